@@ -1,0 +1,80 @@
+"""BaseDataLoader: a DataLoader that can set aside part of its samples for validation."""
+
+import numpy as np
+from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import default_collate
+
+from utils.errors import UserError
+from utils.sampler import EpochSampler
+
+
+class BaseDataLoader(DataLoader):
+    """A DataLoader over the training part of a dataset; split_validation() gives one over the rest.
+
+    dataset: map-style. validation_split: share of the samples (float in [0, 1)) or their number (int) to set aside.
+    shuffle: draw a new order each epoch, a pure function of torch's seed and the epoch that set_epoch names.
+    valid_dataset: the same samples as the validation part should see them, with transforms of its own; by default
+    the dataset itself. Further keywords go to DataLoader.
+
+    Raises UserError for a batch size or a split that leaves nothing to train or validate on.
+    """
+
+    def __init__(
+        self,
+        dataset,
+        batch_size,
+        shuffle,
+        validation_split,
+        num_workers,
+        collate_fn=default_collate,
+        *,
+        valid_dataset=None,
+        **loader_kwargs,
+    ):
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise UserError(f"batch_size: got {batch_size!r}; it should be an integer of at least 1")
+        if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 0:
+            raise UserError(f"num_workers: got {num_workers!r}; it should be an integer from 0 on")
+        self.validation_split = validation_split
+        self.shuffle = shuffle
+        self.n_samples = len(dataset)
+        self.valid_dataset = dataset if valid_dataset is None else valid_dataset
+        train_sampler, self.valid_sampler = self._split_sampler(validation_split)
+        if train_sampler is None:
+            train_sampler = EpochSampler(np.arange(self.n_samples), shuffle)
+        self.init_kwargs = {
+            "batch_size": batch_size,
+            "collate_fn": collate_fn,
+            "num_workers": num_workers,
+            **loader_kwargs,
+        }
+        super().__init__(dataset, sampler=train_sampler, **self.init_kwargs)
+
+    def split_validation(self):
+        """A DataLoader over the samples set aside, in a fixed order; None if there are none."""
+        if self.valid_sampler is None:
+            return None
+        return DataLoader(self.valid_dataset, sampler=self.valid_sampler, **{**self.init_kwargs, "drop_last": False})
+
+    def set_epoch(self, epoch, start_batch=0):
+        """Make the next pass that of the epoch, without its first `start_batch` batches."""
+        if hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(epoch, start_batch * self.batch_size)
+
+    def _split_sampler(self, split):
+        """(sampler of the training part, sampler of the validation part), both None for a split of 0.
+
+        The validation part is the first of the permutation that NumPy draws with seed 0, as in the old template, so
+        that results stay comparable; the global generator is not touched.
+        """
+        if split == 0:
+            return None, None
+        length = split if isinstance(split, int) else int(self.n_samples * split)
+        if isinstance(split, bool) or split < 0 or not 0 < length < self.n_samples:
+            raise UserError(
+                f"validation_split: got {split!r}, which is {length} of {self.n_samples} samples; "
+                "give a share above 0 and below 1, or a number of samples that leaves some to train on"
+            )
+        order = np.random.RandomState(0).permutation(self.n_samples)
+        self.n_samples -= length
+        return EpochSampler(order[length:], getattr(self, "shuffle", True)), EpochSampler(order[:length], shuffle=False)

@@ -1,0 +1,17 @@
+"""BaseModel: a torch module that says how many parameters it trains."""
+
+from abc import ABC, abstractmethod
+
+from torch import nn
+
+
+class BaseModel(nn.Module, ABC):
+    """A model. A subclass writes forward."""
+
+    @abstractmethod
+    def forward(self, *inputs):
+        """The model's output for a batch of inputs."""
+
+    def __str__(self):
+        trainable = sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+        return f"{super().__str__()}\nTrainable parameters: {trainable}"

@@ -1,0 +1,1 @@
+"""YOURS: data loaders."""

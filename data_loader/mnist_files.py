@@ -1,0 +1,65 @@
+"""Find and read the four files of MNIST, and refuse any that is not what LeCun and colleagues published."""
+
+import gzip
+import hashlib
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from utils.errors import UserError
+
+# MD5 of the unpacked files, and the length of the header before their bytes.
+_FILES = {
+    "train-images-idx3-ubyte": ("6bbc9ace898e44ae57da46a324031adb", 16),
+    "train-labels-idx1-ubyte": ("a25bea736e30d166cdddb491f175f624", 8),
+    "t10k-images-idx3-ubyte": ("2646ac647ad5339dbf082846283269ea", 16),
+    "t10k-labels-idx1-ubyte": ("27ae3e4e09519cfbb04c329615203637", 8),
+}
+
+
+def read_mnist(data_dir, training, download=False):
+    """(images (N, 1, 28, 28) uint8, labels (N,) int64): 60,000 for training, 10,000 for testing.
+
+    Looks in data_dir, data_dir/mnist and data_dir/MNIST/raw (where torchvision puts them). download: fetch them
+    into data_dir with torchvision if they are not there. Raises UserError for files missing or altered.
+    """
+    part = "train" if training else "t10k"
+    names = (f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte")
+    if download and not all(_find(data_dir, name) for name in names):
+        _download(data_dir)
+    images, labels = (_read(data_dir, name) for name in names)
+    return images.view(-1, 1, 28, 28), labels.long()
+
+
+def _find(data_dir, name):
+    folders = [Path(data_dir), Path(data_dir, "mnist"), Path(data_dir, "MNIST", "raw")]
+    candidates = [folder / file for folder in folders for file in (f"{name}.gz", name)]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _read(data_dir, name):
+    path = _find(data_dir, name)
+    if path is None:
+        raise UserError(
+            f"data_dir: no {name}.gz in {data_dir}, nor in mnist/ or MNIST/raw/ below it; "
+            'give "data/", where the project keeps MNIST, or set "download": true'
+        )
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: damaged: {error}; put the original file in its place") from None
+    checksum, header_bytes = _FILES[name]
+    if hashlib.md5(content, usedforsecurity=False).hexdigest() != checksum:
+        raise UserError(f"{path}: damaged or altered: its MD5 is not {checksum}; put the original file in its place")
+    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header_bytes).copy())
+
+
+def _download(data_dir):
+    from torchvision.datasets import MNIST
+
+    try:
+        MNIST(data_dir, download=True)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"data_dir: cannot download MNIST into {data_dir}: {error}") from error

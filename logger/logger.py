@@ -1,0 +1,51 @@
+"""Set up python's logging: the console at once, info.log as soon as the run has a folder."""
+
+import logging
+import logging.config
+import logging.handlers
+import sys
+from pathlib import Path
+
+from utils.json_io import read_json
+
+_CONFIG = Path(__file__).with_name("logger_config.json")
+_early = logging.handlers.MemoryHandler(capacity=sys.maxsize, flushLevel=sys.maxsize)  # until there is a folder
+
+
+class ConsoleHandler(logging.Handler):
+    """Prints records on standard output without tearing a progress bar that is being drawn."""
+
+    def emit(self, record):
+        try:
+            from tqdm import tqdm
+
+            tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
+        except Exception:
+            self.handleError(record)
+
+
+def setup_logging(save_dir=None, log_config=_CONFIG):
+    """Send log records to the console and, given a folder, to the files that log_config names, inside that folder.
+
+    Records of the time before there was a folder are written into its files first.
+    """
+    config = read_json(log_config)
+    files = {name for name, handler in config["handlers"].items() if "filename" in handler}
+    for name in files:
+        if save_dir is None:
+            del config["handlers"][name]
+        else:
+            config["handlers"][name]["filename"] = str(Path(save_dir) / config["handlers"][name]["filename"])
+    if save_dir is None:
+        config["root"]["handlers"] = [name for name in config["root"]["handlers"] if name not in files]
+    logging.config.dictConfig(config)
+    root = logging.getLogger()
+    if save_dir is None:
+        root.addHandler(_early)
+        return
+    for record in _early.buffer:
+        for handler in root.handlers:
+            if hasattr(handler, "baseFilename") and record.levelno >= handler.level:
+                handler.handle(record)
+    _early.buffer.clear()

@@ -1,0 +1,86 @@
+"""TensorBoard files of a run."""
+
+import time
+
+
+class TensorboardWriter:
+    """A SummaryWriter that fills in the step and puts the mode behind each tag ("loss/train", "loss/valid").
+
+    log_dir: folder of the event files. enabled: False makes every method do nothing. The SummaryWriter itself is
+    the attribute writer (None if not enabled), for what has no method here.
+    """
+
+    def __init__(self, log_dir, logger, enabled):
+        self.writer = None
+        if enabled:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(log_dir))
+            logger.debug("TensorBoard files go to %s", log_dir)
+        self.step = 0
+        self.mode = ""
+        self._last = None  # (step, time) of the last set_step, by mode
+
+    def set_step(self, step, mode="train"):
+        """Say which step, and of what ("train", "valid"), the next calls are about."""
+        now = time.perf_counter()
+        if self._last and self._last[0] == mode and step > self._last[1]:
+            self.step, self.mode = step, mode
+            self.add_scalar("steps_per_sec", (step - self._last[1]) / (now - self._last[2]))
+        self._last = (mode, step, now)
+        self.step, self.mode = step, mode
+
+    def add_scalar(self, tag, data, *args, **kwargs):
+        """One number."""
+        self._add("add_scalar", tag, data, *args, **kwargs)
+
+    def add_scalars(self, tag, data, *args, **kwargs):
+        """Several numbers in one plot. data: {name: number}."""
+        self._add("add_scalars", tag, data, *args, **kwargs)
+
+    def add_image(self, tag, data, *args, **kwargs):
+        """One picture. data: (C, H, W)."""
+        self._add("add_image", tag, data, *args, **kwargs)
+
+    def add_images(self, tag, data, *args, **kwargs):
+        """Pictures. data: (N, C, H, W)."""
+        self._add("add_images", tag, data, *args, **kwargs)
+
+    def add_audio(self, tag, data, *args, **kwargs):
+        """Sound. data: (1, L), values in [-1, 1]."""
+        self._add("add_audio", tag, data, *args, **kwargs)
+
+    def add_text(self, tag, data, *args, **kwargs):
+        """Text, read as Markdown."""
+        self._add("add_text", tag, data, *args, **kwargs)
+
+    def add_histogram(self, tag, data, *args, **kwargs):
+        """The distribution of a tensor's values."""
+        self._add("add_histogram", tag, data, *args, **kwargs)
+
+    def add_pr_curve(self, tag, data, *args, **kwargs):
+        """A precision-recall curve. data: the true labels (N,), followed by the predicted probabilities (N,)."""
+        self._add("add_pr_curve", tag, data, *args, **kwargs)
+
+    def add_embedding(self, tag, data, *args, **kwargs):
+        """Points for the projector. data: (N, D)."""
+        if self.writer is not None:
+            self.writer.add_embedding(data, *args, tag=self._tagged(tag), global_step=self.step, **kwargs)
+
+    def add_graph(self, model, batch):
+        """The model's graph, traced with a batch of inputs."""
+        if self.writer is not None:
+            self.writer.add_graph(model, batch)
+
+    def close(self):
+        """Write out what is still waiting."""
+        if self.writer is not None:
+            self.writer.close()
+
+    def _add(self, method, tag, data, *args, **kwargs):
+        if self.writer is not None:
+            kwargs.setdefault("global_step", self.step)
+            getattr(self.writer, method)(self._tagged(tag), data, *args, **kwargs)
+
+    def _tagged(self, tag):
+        return f"{tag}/{self.mode}" if self.mode else tag

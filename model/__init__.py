@@ -1,0 +1,1 @@
+"""YOURS: models, losses and metrics."""

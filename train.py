@@ -1,0 +1,77 @@
+"""Train a model: python train.py -c config.json, or go on: python train.py -r <checkpoint>."""
+
+import argparse
+
+from parse_config import PARTS, ConfigParser, CustomArgs
+from utils.errors import clean_exit
+
+
+def main(config):
+    """Build what the config names, cheap parts first, and train."""
+    # Imported here, so that --help and a mistake in the config are answered without waiting for torch.
+    import torch
+
+    import data_loader.data_loaders as module_data
+    import model.loss as module_loss
+    import model.metric as module_metric
+    import model.model as module_arch
+    from trainer import Trainer
+    from utils.device import prepare_device
+    from utils.model_summary import model_summary
+    from utils.seed import make_deterministic, seed_everything
+
+    settings = config.settings
+    seed_everything(settings.seed)
+    if settings.deterministic:
+        make_deterministic()
+    device, device_ids = prepare_device(settings.n_gpu, settings.device)
+
+    # the model, and what trains and measures it
+    model = config.init_obj("arch", module_arch).to(device)
+    criterion = config.init_loss(module_loss)
+    if isinstance(criterion, torch.nn.Module):
+        criterion = criterion.to(device)
+    metrics = config.init_metrics(module_metric)
+    optimizer = config.init_obj("optimizer", torch.optim, [p for p in model.parameters() if p.requires_grad])
+    lr_scheduler = None
+    if config.get("lr_scheduler"):
+        lr_scheduler = config.init_obj("lr_scheduler", torch.optim.lr_scheduler, optimizer)
+
+    # the data
+    data_loader = config.init_obj("data_loader", module_data)
+    valid_data_loader = data_loader.split_validation()
+    example = next(iter(data_loader))[0][:2].to(device)
+    summary = model_summary(model, example)
+
+    # the run
+    if len(device_ids) > 1:
+        model = torch.nn.DataParallel(model, device_ids=device_ids)
+    trainer = Trainer(
+        model,
+        criterion,
+        metrics,
+        optimizer,
+        config,
+        device,
+        data_loader,
+        valid_data_loader=valid_data_loader,
+        lr_scheduler=lr_scheduler,
+    )
+    trainer.logger.info("%s\n", summary)
+    trainer.logger.info("run %s on %s, seed %d", config.save_dir, device, settings.seed)
+    if config.resume is None:
+        trainer.writer.add_graph(model, example)
+    trainer.train()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Train a model as a config says.")
+    parser.add_argument("-c", "--config", metavar="FILE", help="config file: .json, .yaml or .toml")
+    parser.add_argument("-r", "--resume", metavar="CHECKPOINT", help="checkpoint or run folder to go on from, or 'latest'")
+    parser.add_argument("-d", "--device", metavar="DEVICE", help="GPUs to use, as in 2,3; or auto, cpu, cuda, mps")
+    options = [
+        CustomArgs(["--lr", "--learning_rate"], type=float, target="optimizer;args;lr"),
+        CustomArgs(["--bs", "--batch_size"], type=int, target="data_loader;args;batch_size"),
+    ]
+    with clean_exit():
+        main(ConfigParser.from_args(parser, options, parts=PARTS))

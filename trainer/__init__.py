@@ -1,0 +1,5 @@
+"""YOURS to subclass: the loop over batches."""
+
+from trainer.trainer import Trainer
+
+__all__ = ["Trainer"]

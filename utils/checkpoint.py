@@ -1,0 +1,214 @@
+"""Checkpoint files: written whole or not at all, verified before they are trusted, and never able to run code.
+
+A checkpoint is what torch.save writes, a zip archive, whose archive comment holds the SHA-256 of all bytes before
+it. Any program that reads zip or torch files reads it; torch.load(path, weights_only=True) needs nothing of ours.
+"""
+
+import hashlib
+import os
+import re
+from collections import Counter, OrderedDict
+from pathlib import Path
+
+from utils.errors import UserError
+
+_SEAL = b"sha256:"
+_SEAL_BYTES = len(_SEAL) + 64
+_NO_COMMENT = (0).to_bytes(2, "little")  # a zip archive ends with its comment's length and the comment
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be written, found or trusted."""
+
+
+def save_checkpoint(state, path):
+    """Write state to path: temporary file, flush, rename, flush of the folder.
+
+    state: dict of tensors and plain python values. Raises CheckpointError, with the old file untouched, if it
+    holds anything else or if the file cannot be written.
+    """
+    import torch
+
+    path = Path(path)
+    state = plain(state)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        torch.save(state, temporary)
+        _seal(temporary)
+        temporary.replace(path)
+        _flush_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: cannot save the checkpoint: {reason}; earlier ones are untouched") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(path):
+    """The dict that was saved, tensors on the CPU. Raises CheckpointError for anything that is not whole and safe.
+
+    Also reads files without a checksum: those of plain torch.save and of the old template.
+    """
+    import torch
+
+    path = Path(path)
+    sealed = _verify(path)
+    try:
+        if sealed:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            from utils.old_checkpoint import load_old_checkpoint
+
+            state = load_old_checkpoint(path)
+    except Exception as error:  # whatever a damaged or hostile file makes torch's reader raise
+        raise CheckpointError(f"{path}: not a checkpoint that can be trusted: {_first_line(error)}") from error
+    if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
+        raise CheckpointError(f"{path}: not a checkpoint: it holds no 'state_dict'")
+    return state
+
+
+def find_checkpoint(where, save_dir="saved"):
+    """Path of the checkpoint meant by a file, a run folder or "latest" (the newest run below save_dir).
+
+    In a folder it is the newest one that verifies. Returns (path, [why newer ones were passed over]).
+    """
+    where = Path(where)
+    if str(where) == "latest":
+        found = sorted((Path(save_dir) / "models").glob("*/*/*.pth"), key=_modified, reverse=True)
+        candidates = [path for run in dict.fromkeys(path.parent for path in found) for path in _newest_first(run)]
+    elif where.is_dir():
+        candidates = _newest_first(where)
+    else:
+        return where, []
+    damaged = []
+    for path in candidates:
+        try:
+            _verify(path)
+            return path, damaged
+        except CheckpointError as error:
+            damaged.append(str(error))
+    place = Path(save_dir) / "models" if str(where) == "latest" else where
+    raise CheckpointError("\n".join([*damaged, f"{place}: no checkpoint there to resume from"]))
+
+
+def prune_checkpoints(folder, epoch, keep_last=None):
+    """Delete checkpoint-epoch files: those of epochs after this one, which a resume from before them has overtaken,
+    and all but the newest keep_last. model_best.pth stays."""
+    saved = sorted(Path(folder).glob("checkpoint-epoch*.pth"), key=_epoch_of)
+    overtaken = [path for path in saved if _epoch_of(path) > epoch]
+    surplus = saved[: -keep_last - len(overtaken)] if keep_last else []
+    for path in overtaken + surplus:
+        path.unlink(missing_ok=True)
+
+
+def plain(value, where="checkpoint"):
+    """The value with NumPy scalars as python numbers. Raises CheckpointError for what a safe file cannot hold."""
+    import numpy as np
+    import torch
+
+    if value is None or type(value) in (str, bool, int, float):
+        return value
+    if isinstance(value, torch.Tensor):
+        return value.detach()
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) in (dict, OrderedDict, Counter):
+        return _plain_dict(value, where)
+    if type(value) in (list, tuple):
+        return type(value)(plain(item, f"{where}.{i}") for i, item in enumerate(value))
+    raise CheckpointError(
+        f"{where}: a {type(value).__module__}.{type(value).__qualname__} cannot be saved; "
+        "a checkpoint holds tensors, numbers, text, lists and dicts"
+    )
+
+
+def _plain_dict(value, where):
+    """A copy of the same type, which MultiStepLR's Counter needs, with the version marks of a module's state."""
+    copy = type(value)()
+    for key, item in value.items():
+        if type(key) not in (str, int):
+            raise CheckpointError(f"{where}: the key {key!r} cannot be saved; keys are text or integers")
+        copy[key] = plain(item, f"{where}.{key}")
+    if isinstance(value, OrderedDict):
+        vars(copy).update(vars(value))
+    return copy
+
+
+def _seal(path):
+    """Add the checksum as the archive's comment and flush the file to the disk."""
+    with open(path, "r+b") as file:
+        file.seek(-len(_NO_COMMENT), os.SEEK_END)
+        file.write(_SEAL_BYTES.to_bytes(2, "little"))
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0, os.SEEK_END)
+        file.write(_SEAL + digest.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _verify(path):
+    """True if the file's checksum is right, False if it is a whole file that has none. Raises CheckpointError."""
+    try:
+        num_bytes = path.stat().st_size
+        with open(path, "rb") as file:
+            start = file.read(4)
+            file.seek(max(0, num_bytes - _SEAL_BYTES))
+            seal = file.read()
+            file.seek(0)
+            digest = _digest_of_first(file, num_bytes - _SEAL_BYTES) if seal.startswith(_SEAL) else ""
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot read the checkpoint: {error.strerror}") from error
+    if digest and start == b"PK\x03\x04":
+        if seal == _SEAL + digest.encode():
+            return True
+        raise CheckpointError(f"{path}: damaged: its bytes do not match its checksum")
+    if start == b"PK\x03\x04" and seal[-22:-18] == b"PK\x05\x06" and seal.endswith(_NO_COMMENT):
+        return False  # a plain torch file, complete to its end record
+    if start[:2] == b"\x80\x02":
+        return False  # torch's file format before 1.6, a bare pickle
+    if path.suffix in (".json", ".yaml", ".yml", ".toml"):
+        raise CheckpointError(f"{path}: a config, not a checkpoint; give a config with -c")
+    raise CheckpointError(f"{path}: {'empty' if num_bytes == 0 else 'damaged or not a checkpoint'}")
+
+
+def _digest_of_first(file, num_bytes):
+    """SHA-256 of the first num_bytes of the file, in hexadecimal."""
+    digest = hashlib.sha256()
+    while num_bytes > 0:
+        chunk = file.read(min(num_bytes, 1 << 20))
+        if not chunk:
+            break
+        digest.update(chunk)
+        num_bytes -= len(chunk)
+    return digest.hexdigest()
+
+
+def _flush_folder(folder):
+    """Flush a folder's entries, so that a rename in it survives a power cut."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _newest_first(folder):
+    """Checkpoints of one run, the latest epoch first; model_best.pth, whose epoch is unknown here, last."""
+    return sorted(Path(folder).glob("*.pth"), key=_epoch_of, reverse=True)
+
+
+def _modified(path):
+    return path.stat().st_mtime
+
+
+def _epoch_of(path):
+    match = re.fullmatch(r"checkpoint-epoch(\d+)\.pth", path.name)
+    return int(match[1]) if match else -1
+
+
+def _first_line(error):
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,186 @@
+"""Read config files (JSON, YAML, TOML) with what they inherit, merge them, and set single values by path."""
+
+import copy
+import json
+from pathlib import Path
+
+from utils.errors import UserError
+from utils.nearest import did_you_mean
+
+_MAX_BYTES = 1_000_000  # a config is read by people; a larger file is a mistake
+
+
+def read_config(path, _children=()):
+    """The file's config as a plain dict, merged over the files that its "base" names (relative to the file).
+
+    Raises UserError for a file that is missing, cannot be parsed, is not an object or inherits from itself.
+    """
+    path = Path(path)
+    if path.resolve() in _children:
+        raise UserError(f"{path}: inherits from itself through 'base'")
+    config = _parse(path)
+    bases = config.pop("base", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise UserError(f"{path}: base: got {bases!r}; give a path or a list of paths")
+    inherited = {}
+    for base in bases:
+        inherited = deep_merge(inherited, read_config(path.parent / base, (*_children, path.resolve())))
+    return deep_merge(inherited, config)
+
+
+def deep_merge(under, over):
+    """A new dict: over's values, and under's where over has none; dicts are merged, anything else is replaced.
+
+    A section that names another "type" than the one below it does not inherit that one's args.
+    """
+    merged = copy.deepcopy(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(value, dict) and isinstance(below, dict) and value.get("type", below.get("type")) == below.get("type"):
+            merged[key] = deep_merge(below, value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def parse_assignment(text):
+    """(path, value) of "trainer.epochs=5"; the value is read as JSON where it is JSON, else as text."""
+    path, equals, value = text.partition("=")
+    if not equals or not path.strip():
+        raise UserError(f"--set {text}: give it as key=value, such as trainer.epochs=5")
+    try:
+        return path.strip(), json.loads(value, parse_constant=_refuse_constant)
+    except ValueError:
+        return path.strip(), value
+
+
+def split_path(target):
+    """The keys of "optimizer;args;lr", "optimizer.args.lr" or ("optimizer", "args", "lr")."""
+    if isinstance(target, str):
+        target = target.split(";" if ";" in target else ".")
+    return [int(key) if str(key).isdigit() else key for key in target]
+
+
+def set_by_path(config, target, value, known):
+    """Set the value at the path in place.
+
+    known: {path of a section: keys that may be added to it}; to "args" any may be added, since constructors know
+    theirs. Raises UserError, with the nearest name, for a path that is not there and may not be added.
+    """
+    *parents, last = split_path(target)
+    place, walked = config, ()
+    for key in parents:
+        if isinstance(place, dict) and key == "args":
+            place.setdefault("args", {})
+        place = _step(place, key, walked, known)
+        walked += (str(key),)
+    may_add = isinstance(place, dict) and (last in known.get(walked, ()) or (walked and walked[-1] == "args"))
+    if not may_add:
+        _step(place, last, walked, known)
+    place[last] = value
+
+
+def differences(before, after, where=""):
+    """Lines 'path: old -> new' for every value that differs between two configs."""
+    lines = []
+    for key in [*before, *(key for key in after if key not in before)]:
+        path = f"{where}.{key}" if where else str(key)
+        old, new = before.get(key, "(absent)"), after.get(key, "(absent)")
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += differences(old, new, path)
+        elif old != new:
+            lines.append(f"{path}: {json.dumps(old)} -> {json.dumps(new)}")
+    return lines
+
+
+def _step(place, key, walked, known):
+    where = ".".join([*walked, str(key)])
+    if isinstance(place, dict):
+        if key in place:
+            return place[key]
+        names = [*place, *(name for name in known.get(walked, ()) if name not in place)]
+        raise UserError(f"{where}: no such key{did_you_mean(str(key), names)}")
+    if isinstance(place, list):
+        if isinstance(key, int) and key < len(place):
+            return place[key]
+        raise UserError(f"{where}: no such place; the list has {len(place)} entries, counted from 0")
+    raise UserError(f"{where}: no such key; {'.'.join(walked)} is {place!r}")
+
+
+def _parse(path):
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise UserError(f"{path}: larger than {_MAX_BYTES:,} bytes; a config is a small file")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the config: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a config: it is not UTF-8 text; a checkpoint is given with -r") from None
+    if not text.strip():
+        raise UserError(f"{path}: the config is empty")
+    parsers = {".json": _parse_json, ".yaml": _parse_yaml, ".yml": _parse_yaml, ".toml": _parse_toml}
+    if path.suffix.lower() not in parsers:
+        raise UserError(f"{path}: a config ends in {', '.join(parsers)}")
+    try:
+        config = parsers[path.suffix.lower()](text)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: holds {type(config).__name__}; a config is an object of sections")
+    _require_plain(config, path)
+    return config
+
+
+def _parse_json(text):
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise UserError(f"not JSON: line {error.lineno}, column {error.colno}: {error.msg}") from None
+
+
+def _parse_toml(text):
+    import tomllib
+
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"not TOML: {error}") from None
+
+
+def _parse_yaml(text):
+    import yaml
+
+    from utils.yaml_loader import ConfigLoader
+
+    try:
+        return yaml.load(text, Loader=ConfigLoader)  # a SafeLoader: builds plain values only
+    except yaml.YAMLError as error:
+        raise UserError(f"not YAML: {' '.join(str(error).split())}") from None
+
+
+def _unique(pairs):
+    config = dict(pairs)
+    if len(config) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise UserError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
+    return config
+
+
+def _refuse_constant(name):
+    raise UserError(f"{name} is not a JSON value")
+
+
+def _require_plain(value, path, where=""):
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise UserError(f"{path}: {where}{key!r}: a key is text")
+            _require_plain(item, path, f"{where}{key}.")
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            _require_plain(item, path, f"{where}{i}.")
+    elif not isinstance(value, (str, int, float, bool, type(None))):
+        raise UserError(f"{path}: {where[:-1]}: got {value!r}; a config holds text, numbers, true, false, null")

@@ -1,0 +1,197 @@
+"""What a config may say: its sections and the keys of "trainer", each described once, here.
+
+From these descriptions come the checks, config.schema.json and the README's table of trainer keys.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, ValidationError
+
+from utils.nearest import nearest, resembles
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow", use_attribute_docstrings=True)
+
+
+class Component(_Section):
+    """An object built by name."""
+
+    type: str
+    """A name in the section's file ("MnistModel"), in another file of that folder ("mine.MyModel"), or in a library ("torch.nn.CrossEntropyLoss")."""
+    args: dict[str, Any] = {}
+    """Keyword arguments of its constructor or function."""
+
+
+class Metric(Component):
+    """A metric built by name."""
+
+    name: str | None = None
+    """What it is called on screen, in logs and in "monitor"; its type's last word by default."""
+
+
+class Scheduler(Component):
+    """A learning-rate scheduler built by name."""
+
+    interval: Literal["epoch", "step"] = "epoch"
+    """When it steps: after each epoch or after each optimizer step."""
+    monitor: str | None = None
+    """The value that ReduceLROnPlateau watches; by default the one that trainer.monitor names."""
+
+
+def _named(component):
+    """A bare name, or the component with its args."""
+    return Annotated[
+        Annotated[str, Tag("name")] | Annotated[component, Tag("component")],
+        Discriminator(lambda value: "name" if isinstance(value, str) else "component"),
+    ]
+
+
+class RunSettings(_Section):
+    """The keys at the top of a config that are single values."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[\w][\w.+ -]*$")] = "run"
+    """Name of the job, and of its folder below save_dir."""
+    description: str = ""
+    """What the job is and what to expect of it; for people."""
+    n_gpu: Annotated[int, Field(ge=0)] = 1
+    """Largest number of GPUs to use; 0 means the CPU."""
+    device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    """"auto" (CUDA, else Apple's MPS, else the CPU), "cpu", "cuda", "cuda:1" or "mps"."""
+    seed: Annotated[int, Field(ge=0)] = 123
+    """Seed of python, numpy, torch and every loader worker."""
+    deterministic: bool = False
+    """Use only kernels that give the same bits on every run, on CUDA too; slower there."""
+    strict: bool = False
+    """Refuse keys that the framework does not know, instead of listing them as the project's own."""
+
+
+class TrainerSettings(_Section):
+    """The "trainer" section."""
+
+    epochs: Annotated[int, Field(ge=1)]
+    """Number of epochs to train."""
+    save_dir: Annotated[str, Field(min_length=1)] = "saved/"
+    """Folder for runs: checkpoints in models/<name>/<run>/, logs in log/<name>/<run>/."""
+    save_period: Annotated[int, Field(ge=1)] = 1
+    """Save checkpoint-epoch<N>.pth every so many epochs, and after the last one."""
+    keep_last: Annotated[int, Field(ge=1)] | None = None
+    """How many checkpoint-epoch files to keep, the newest ones; null keeps all. model_best.pth always stays."""
+    verbosity: Literal[0, 1, 2] = 2
+    """0: warnings only, 1: the results of each epoch, 2: progress within an epoch too."""
+    monitor: Annotated[str, StringConstraints(pattern=r"^(off|(min|max) \S+)$")] = "off"
+    """Which value makes a model the best, as "min val_loss" or "max val_accuracy"; "off" keeps no best."""
+    early_stop: Annotated[int, Field(ge=0)] = 0
+    """Stop after so many epochs without a better monitored value; 0 never stops early."""
+    tensorboard: bool = True
+    """Write TensorBoard files."""
+    len_epoch: Annotated[int, Field(ge=1)] | None = None
+    """Batches in an epoch, for training by iterations; null means one pass over the data."""
+    log_step: Annotated[int, Field(ge=1)] | None = None
+    """Batches between two log lines and TensorBoard points; null gives about 20 an epoch."""
+    images_every_epochs: Annotated[int, Field(ge=0)] = 1
+    """Show a grid of input images in TensorBoard every so many epochs; 0 never."""
+    histograms_every_epochs: Annotated[int, Field(ge=0)] = 1
+    """Show histograms of all parameters in TensorBoard every so many epochs; 0 never."""
+
+
+class Config(RunSettings):
+    """A training job."""
+
+    arch: Component
+    """The model: a class in model/."""
+    data_loader: Component
+    """The data: a class in data_loader/."""
+    optimizer: Component
+    """The optimizer: a class of torch.optim."""
+    loss: _named(Component)
+    """The loss: a function in model/loss.py, or a loss class such as "torch.nn.CrossEntropyLoss"."""
+    metrics: list[_named(Metric)] = []
+    """The metrics: functions in model/metric.py."""
+    lr_scheduler: Scheduler | None = None
+    """The learning-rate scheduler: a class of torch.optim.lr_scheduler."""
+    trainer: TrainerSettings
+    """How to train."""
+
+
+SECTIONS = tuple(Config.model_fields)
+KNOWN_KEYS = {
+    (): SECTIONS,
+    ("trainer",): tuple(TrainerSettings.model_fields),
+    ("lr_scheduler",): tuple(Scheduler.model_fields),
+}
+
+
+def mistakes_in(config, whole):
+    """(mistakes, own keys) of a config: one line for each wrong value or misspelt key, and the keys unknown here.
+
+    whole: all sections must be there in the form that our own scripts read; otherwise only the top keys and the
+    "trainer" section are checked, since a project with scripts of its own may shape the others as it likes.
+    """
+    misspelt, own = _unknown_keys(config, whole)
+    mistakes = [f"{key}: no such key; did you mean {meant!r}?" for key, meant in misspelt.items()]
+    meant = {".".join([*key.split(".")[:-1], name]) for key, name in misspelt.items()}
+    checked = set(SECTIONS) if whole else {*RunSettings.model_fields, "trainer"}
+    try:
+        Config.model_validate(config)
+    except ValidationError as error:
+        for problem in error.errors():
+            path = [part for i, part in enumerate(problem["loc"]) if i == 0 or part not in ("name", "component")]
+            if path[0] in checked and ".".join(map(str, path)) not in meant:
+                if whole or problem["type"] != "missing":
+                    mistakes.append(_describe(problem, path, config))
+    if config.get("strict") is True:
+        mistakes += [f'{key}: not a key of this framework, and "strict" is on' for key in own]
+    return mistakes, own
+
+
+def _unknown_keys(config, whole):
+    """({misspelt key: the right name}, [keys that resemble none]), all with their dotted paths."""
+    places = [("", Config, config), ("trainer.", TrainerSettings, config.get("trainer"))]
+    if whole:
+        places += [(f"{name}.", Component, config.get(name)) for name in ("arch", "data_loader", "optimizer", "loss")]
+        places += [("lr_scheduler.", Scheduler, config.get("lr_scheduler"))]
+        metrics = config.get("metrics")
+        places += [(f"metrics.{i}.", Metric, item) for i, item in enumerate(metrics if isinstance(metrics, list) else ())]
+    misspelt, own = {}, []
+    for prefix, model, section in places:
+        known = tuple(model.model_fields)
+        for key in section if isinstance(section, dict) else ():
+            if key in known:
+                continue
+            free = [name for name in known if name not in section]
+            meant = resembles(key, free) or (whole and _numbered(key, free)) or resembles(key, known)
+            if meant:
+                misspelt[prefix + key] = meant
+            else:
+                own.append(prefix + key)
+    return misspelt, own
+
+
+def _numbered(key, names):
+    """The name that stands in the key with a number behind it, as in "arch1" where there is no "arch"."""
+    name = key.rstrip("0123456789")
+    return name if name in names else None
+
+
+def _describe(problem, path, config):
+    where = ".".join(map(str, path))
+    if problem["type"] == "missing":
+        parent = config
+        for part in path[:-1]:
+            parent = parent[part]
+        close = nearest(path[-1], [key for key in parent if key not in SECTIONS], cutoff=0.6)
+        return f"{where}: missing" + (f"; is {close!r} meant to be it?" if close else "")
+    if problem["type"] == "string_pattern_mismatch":
+        return f"{where}: got {problem['input']!r}; {_PATTERNS[path[-1]]}"
+    expected = problem["msg"].removeprefix("Input should be ")
+    if problem["type"] in ("model_type", "model_attributes_type"):
+        expected = "an object" if path[0] == "trainer" else 'an object such as {"type": ..., "args": {...}}'
+    return f"{where}: got {problem['input']!r}; it should be {expected}"
+
+
+_PATTERNS = {
+    "name": "a name is letters, digits, '_', '-', '.', '+' and spaces, and no path",
+    "device": "it should be 'auto', 'cpu', 'cuda', 'cuda:0' or 'mps'",
+    "monitor": "it should be 'off', 'min <name>' or 'max <name>', such as 'min val_loss'",
+}

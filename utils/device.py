@@ -1,0 +1,30 @@
+"""Choose the device that a run computes on."""
+
+import logging
+
+from utils.errors import UserError
+
+
+def prepare_device(n_gpu, name="auto"):
+    """(torch.device, ids of the GPUs to use) for at most n_gpu GPUs.
+
+    name: "auto" takes CUDA if there is a GPU and n_gpu is not 0, then Apple's MPS, then the CPU; "cpu", "cuda",
+    "cuda:1" and "mps" are taken at their word. Raises UserError if the named device is not there.
+    """
+    import torch
+
+    num_gpus = torch.cuda.device_count()
+    has_mps = torch.backends.mps.is_available()
+    if name == "auto":
+        name = "cpu" if n_gpu == 0 else "cuda" if num_gpus else "mps" if has_mps else "cpu"
+    if name == "mps" and not has_mps:
+        raise UserError("device: 'mps' given, but torch finds no Apple GPU; use 'auto' or 'cpu'")
+    if not name.startswith("cuda"):
+        return torch.device(name), []
+    index = int(name.partition(":")[2] or 0)
+    if index >= num_gpus:
+        raise UserError(f"device: {name!r} given, but torch finds {num_gpus} CUDA devices; use 'auto' or 'cpu'")
+    if n_gpu > num_gpus:
+        logging.getLogger("train").warning("n_gpu: %d asked for, %d found; using those", n_gpu, num_gpus)
+    last = max(index + 1, min(n_gpu, num_gpus)) if index == 0 else index + 1
+    return torch.device(f"cuda:{index}"), list(range(index, last))

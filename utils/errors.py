@@ -1,0 +1,22 @@
+"""The error that a user can cause, and how a command ends on one."""
+
+import contextlib
+import sys
+
+
+class UserError(ValueError):
+    """A mistake of the user's. Its text says where, what was given and what would do, one mistake a line."""
+
+
+@contextlib.contextmanager
+def clean_exit():
+    """End the command on a user's error with its text and exit status 2, on Ctrl-C with 130; no traceback."""
+    try:
+        yield
+    except UserError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -1,0 +1,40 @@
+"""Claim the folders of a run: checkpoints in <save_dir>/models/<name>/<run>/, logs in <save_dir>/log/<name>/<run>/."""
+
+import itertools
+from datetime import datetime
+from pathlib import Path
+
+from utils.errors import UserError
+
+
+def claim_run_folder(root, name, run_id=None):
+    """(checkpoint folder, log folder) of a new run, both made here; no two runs ever get the same ones.
+
+    run_id: name of the run, by default the present time, with a number behind it if another run has it.
+    Raises UserError if the folders cannot be made, or if the run_id given is taken.
+    """
+    runs = Path(root) / "models" / name
+    started = datetime.now().strftime("%Y%m%d_%H%M%S")
+    names = [run_id] if run_id else (f"{started}-{i}" if i > 1 else started for i in itertools.count(1))
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        for run in names:
+            try:
+                (runs / run).mkdir()  # fails if another process was faster
+                break
+            except FileExistsError:
+                continue
+        else:
+            raise UserError(f"{runs / run_id}: a run of that name exists; choose another run_id")
+        logs = log_folder_of(runs / run)
+    except OSError as error:
+        raise UserError(f"trainer.save_dir: cannot make a run folder in {runs}: {error.strerror}") from None
+    return runs / run, logs
+
+
+def log_folder_of(save_dir):
+    """The log folder that belongs to a run's checkpoint folder, made if it is not there."""
+    name, runs = save_dir.parent.name, save_dir.parent.parent
+    logs = runs.parent / "log" / name / save_dir.name if runs.name == "models" else save_dir / "log"
+    logs.mkdir(parents=True, exist_ok=True)
+    return logs

@@ -1,0 +1,44 @@
+"""Draw the order of an epoch's samples from (seed, epoch) alone."""
+
+import torch
+
+from utils.seed import derive_seed
+
+_ORDER = 1  # sets the order's random stream apart from the epoch's other one
+
+
+class EpochSampler(torch.utils.data.Sampler):
+    """Indices in an order that is a pure function of (seed, epoch), whatever ran before.
+
+    indices: (N,) the samples to draw from. shuffle: False keeps their order. seed: by default the one that torch
+    was seeded with last. Without set_epoch, each pass draws its order from torch's global generator.
+    """
+
+    def __init__(self, indices, shuffle, seed=None):
+        self.indices = torch.as_tensor(indices, dtype=torch.int64)
+        self.shuffle = shuffle
+        self.seed = torch.initial_seed() if seed is None else seed
+        self.epoch = None
+        self.start = 0
+
+    def set_epoch(self, epoch, start=0):
+        """Make the next pass that of the epoch, without its first `start` samples; passes after it are whole."""
+        self.epoch = epoch
+        self.start = start
+
+    def __iter__(self):
+        order = self.indices
+        if self.shuffle:
+            generator = torch.Generator()
+            generator.manual_seed(self._seed_of_pass())
+            order = order[torch.randperm(len(order), generator=generator)]
+        start, self.start = self.start, 0
+        return iter(order[start:].tolist())
+
+    def __len__(self):
+        return len(self.indices)
+
+    def _seed_of_pass(self):
+        if self.epoch is None:
+            return torch.randint(2**62, ()).item()
+        return derive_seed(self.seed, self.epoch, _ORDER)

@@ -1,0 +1,176 @@
+"""Find a class or function in source files, importing nothing.
+
+A misspelt name or argument is so found before torch has loaded, and no code of the config's choosing runs. What
+cannot be read off the source (compiled modules, decorators, names made at run time) is left to the real look-up.
+"""
+
+import ast
+import functools
+import inspect
+from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A class, a function or something else, and the parameters a caller may give, None where they are unsure."""
+
+    kind: str  # "class", "function" or "unsure"
+    parameters: tuple[inspect.Parameter, ...] | None = None
+
+
+_UNSURE = Definition("unsure")
+
+
+def find_definition(module, name):
+    """The Definition of a module's name, or None if the source shows that the module has no such name."""
+    node, home = _find(module, name)
+    if isinstance(node, ast.FunctionDef):
+        return Definition("function", None if node.decorator_list else _parameters(node.args))
+    if isinstance(node, ast.ClassDef):
+        return Definition("class", _constructor(node, home))
+    return node
+
+
+def public_names(module):
+    """Names of the classes and functions that a module's source defines or imports by name."""
+    names = _read(module)
+    defined = [name for name, node in names.items() if isinstance(node, (ast.ClassDef, ast.FunctionDef, tuple))]
+    return [name for name in defined if not name.startswith("_") and name != "*"]
+
+
+def source_of(module):
+    """Path of the module's source file, or None if there is none to read."""
+    search, name = None, ""
+    for part in module.split("."):
+        name = f"{name}.{part}".lstrip(".")
+        spec = PathFinder.find_spec(name, search)
+        if spec is None:
+            return None
+        search = spec.submodule_search_locations
+    return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+
+
+def _find(module, name, depth=8):
+    """(node or _UNSURE or None, the module that holds it)."""
+    names = _read(module)
+    if not names or depth == 0:
+        return _UNSURE, module
+    if name in names:
+        node = names[name]
+        if not isinstance(node, tuple):
+            return node, module
+        found, home = _find(*node, depth - 1) if node[1] else (_UNSURE, module)
+        return (_UNSURE, module) if found is None else (found, home)
+    found = [_find(star, name, depth - 1) for star in names.get("*", ())]
+    for node, home in found:
+        if node is not None:
+            return node, home
+    return None, module
+
+
+@functools.cache
+def _read(module):
+    """{name: its class or function node, (module, name) of an import, or _UNSURE}; {} if it cannot be known.
+
+    "*" lists the modules that the module imports all names from.
+    """
+    path = source_of(module)
+    if path is None:
+        return {}
+    try:
+        source = path.read_text(encoding="utf-8")
+        tree = ast.parse(source)
+    except (OSError, ValueError, SyntaxError):
+        return {}
+    if "globals()" in source or "def __getattr__" in source:
+        return {}
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    names = {"*": []}
+    for node in _statements(tree.body):
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            names[node.name] = node
+        elif isinstance(node, ast.ImportFrom):
+            home = _absolute(node, package)
+            for alias in node.names:
+                if alias.name == "*":
+                    names["*"].append(home)
+                else:
+                    names[alias.asname or alias.name] = (home, alias.name)
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                names[alias.asname or alias.name.partition(".")[0]] = (alias.name, "")
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            for target in ast.walk(node):
+                if isinstance(target, ast.Name) and isinstance(target.ctx, ast.Store):
+                    names[target.id] = _UNSURE
+    return names
+
+
+def _statements(body):
+    """The statements of a module, those inside its if, try and with blocks too."""
+    for node in body:
+        yield node
+        for block in ("body", "orelse", "finalbody"):
+            if not isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+                yield from _statements(getattr(node, block, []))
+        for handler in getattr(node, "handlers", []):
+            yield from _statements(handler.body)
+
+
+def _absolute(node, package):
+    """Full name of the module that a from-import reads."""
+    if not node.level:
+        return node.module
+    parts = package.split(".")
+    return ".".join([*parts[: len(parts) - node.level + 1], *([node.module] if node.module else [])])
+
+
+def _constructor(node, home):
+    """Parameters of the class's constructor without self, its own or its bases'; None where that is unsure."""
+    if node.decorator_list or any(keyword.arg == "metaclass" and _text(keyword.value) != "ABCMeta" for keyword in node.keywords):
+        return None
+    for item in node.body:
+        if isinstance(item, ast.FunctionDef) and item.name in ("__init__", "__new__"):
+            return None if item.decorator_list or item.name == "__new__" else _parameters(item.args)[1:]
+    for base in node.bases:
+        if not isinstance(base, ast.Name):
+            return None
+        above, home_above = _find(home, base.id)
+        if not isinstance(above, ast.ClassDef):
+            return None
+        parameters = _constructor(above, home_above)
+        if parameters is None or parameters:
+            return parameters
+    return ()
+
+
+def _parameters(arguments):
+    """inspect.Parameters of a function's arguments; annotations are source text, defaults are not evaluated."""
+    positional = [*arguments.posonlyargs, *arguments.args]
+    required = len(positional) - len(arguments.defaults)
+    defaults = [inspect.Parameter.empty] * required + arguments.defaults
+    parameters = [
+        _parameter(arg, inspect.Parameter.POSITIONAL_OR_KEYWORD, default)
+        for arg, default in zip(positional, defaults, strict=True)
+    ]
+    if arguments.vararg:
+        parameters.append(_parameter(arguments.vararg, inspect.Parameter.VAR_POSITIONAL))
+    for arg, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        parameters.append(
+            _parameter(arg, inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty if default is None else default)
+        )
+    if arguments.kwarg:
+        parameters.append(_parameter(arguments.kwarg, inspect.Parameter.VAR_KEYWORD))
+    return tuple(parameters)
+
+
+def _parameter(arg, kind, default=inspect.Parameter.empty):
+    annotation = _text(arg.annotation) if arg.annotation else inspect.Parameter.empty
+    default = _text(default) if isinstance(default, ast.AST) else default
+    return inspect.Parameter(arg.arg, kind, default=default, annotation=annotation)
+
+
+def _text(node):
+    return ast.unparse(node)

@@ -1,0 +1,232 @@
+"""Resolve the "type" names of a config to classes and functions, of the right kind and from allowed places only."""
+
+import importlib
+import inspect
+from dataclasses import dataclass
+
+from utils.errors import UserError
+from utils.nearest import did_you_mean
+from utils.source_lookup import find_definition, public_names, source_of
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one section of a config may name, and what the script adds when it builds it."""
+
+    module: str
+    """Where a bare name is looked up; "mine.Name" is looked up in the file mine.py beside it."""
+    bases: tuple[str, ...] = ()
+    """Dotted names of the classes of which a class must derive from one; none: any class will do."""
+    libraries: tuple[str, ...] = ()
+    """Library modules whose classes a dotted name may point to."""
+    factories: tuple[str, ...] = ()
+    """Library modules whose functions it may point to."""
+    classes: bool = True
+    """Whether a class will do."""
+    functions: bool = False
+    """Whether a function of the project will do."""
+    given: int = 0
+    """How many positional arguments the script passes when it builds the object."""
+    called_with: int | None = None
+    """How many positional arguments a function gets when it is used, for a function that is not called to build."""
+
+
+# The sections that train.py and test.py build. A script that builds others, or passes more, says so to from_args.
+PARTS = {
+    "arch": Part(
+        "model.model",
+        bases=("torch.nn.Module",),
+        libraries=("torch.nn", "torchvision.models"),
+        factories=("torchvision.models",),
+        functions=True,
+    ),
+    "loss": Part(
+        "model.loss",
+        bases=("torch.nn.Module",),
+        libraries=("torch.nn",),
+        factories=("torch.nn.functional",),
+        functions=True,
+        called_with=2,
+    ),
+    "metrics": Part("model.metric", factories=("torch.nn.functional",), classes=False, functions=True, called_with=2),
+    "optimizer": Part("torch.optim", bases=("torch.optim.Optimizer",), libraries=("torch.optim",), given=1),
+    "lr_scheduler": Part(
+        "torch.optim.lr_scheduler",
+        bases=("torch.optim.lr_scheduler.LRScheduler",),
+        libraries=("torch.optim.lr_scheduler",),
+        given=1,
+    ),
+    "data_loader": Part("data_loader.data_loaders"),
+}
+_LIBRARIES = ("torch", "torchvision", "torchmetrics")
+_PARTS = tuple(PARTS.values())
+
+# For a section that only the project's own script knows: anything of the module that the script passes, and by
+# dotted name what any of the sections above may name.
+OWN_SECTION = Part(
+    "",
+    bases=tuple(base for part in _PARTS for base in part.bases),
+    libraries=tuple(place for part in _PARTS for place in part.libraries),
+    factories=tuple(place for part in _PARTS for place in part.factories),
+    functions=True,
+)
+
+
+def resolve(name, module, part):
+    """The class or function that a config's "type" names. module: where a bare name is looked up.
+
+    Raises UserError, without the section's name, if there is none, if it is of the wrong kind, or if it lies
+    outside the allowed places.
+    """
+    home, attribute = _home(name, module.__name__, part)
+    if home != module.__name__:
+        try:
+            module = importlib.import_module(home)
+        except ModuleNotFoundError as error:
+            if error.name != home and not home.startswith(f"{error.name}."):
+                raise  # the module is there; what it imports is not
+            raise UserError(f"there is no module {home!r}") from None
+    found = getattr(module, attribute, None)
+    if found is None:
+        raise UserError(_not_found(attribute, module.__name__, [key for key in vars(module) if key[0] != "_"]))
+    if not inspect.isclass(found) and not inspect.isroutine(found):
+        raise UserError(f"{name!r} is neither a class nor a function")
+    _require_kind(found, name, home, part)
+    return found
+
+
+def type_mistake(name, part):
+    """What is wrong with a type name as far as source files tell, importing nothing; None if nothing is."""
+    try:
+        home, attribute = _home(name, part.module, part)
+    except UserError as error:
+        return str(error)
+    if source_of(home) is None and not is_library(home):
+        return f"there is no file {home.replace('.', '/')}.py"
+    definition = find_definition(home, attribute)
+    if definition is None:
+        return _not_found(attribute, home, public_names(home))
+    if definition.kind == "function" and not (part.factories if is_library(home) else part.functions):
+        return f"{name!r} is the wrong kind of function; a class is needed"
+    if definition.kind == "class" and not part.classes:
+        return f"{name!r} is the wrong kind of class; a function is needed"
+    return None
+
+
+def source_argument_mistakes(name, part, args):
+    """What is wrong with a type's arguments as far as source files tell, importing nothing."""
+    definition = find_definition(*_home(name, part.module, part))
+    if definition is None or definition.parameters is None:
+        return []
+    function = definition.kind == "function" and part.called_with is not None
+    return argument_mistakes(definition.parameters, args, part.called_with if function else part.given)
+
+
+def default_in_source(name, part, argument):
+    """Source text of an argument's default, None where it cannot be read."""
+    try:
+        definition = find_definition(*_home(name, part.module, part))
+    except UserError:
+        return None
+    parameters = {parameter.name: parameter for parameter in (definition and definition.parameters) or ()}
+    return parameters[argument].default if argument in parameters else None
+
+
+def signature_of(found):
+    """The parameters of a class or function; open to all keywords where it has no readable signature."""
+    if inspect.isclass(found) and found.__init__ is _import("torch.nn.Module").__init__:
+        return ()  # it looks open to any keyword, and accepts none
+    try:
+        return tuple(inspect.signature(found).parameters.values())
+    except ValueError:
+        return (inspect.Parameter("keywords", inspect.Parameter.VAR_KEYWORD),)
+
+
+def argument_mistakes(parameters, args, given, whole=True):
+    """One 'key: what is wrong' for each argument that does not fit.
+
+    given: how many positional ones come first. whole: an argument without a default must be there.
+    """
+    open_ended = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+    free = [p for p in parameters if p.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)]
+    free = {p.name: p for p in free[given:]}
+    mistakes = []
+    for key, value in args.items():
+        if key in free:
+            if not _accepts(free[key], value):
+                mistakes.append(f"{key}: got {value!r}; it should be {free[key].annotation}")
+        elif not open_ended:
+            mistakes.append(f"{key}: no such argument{did_you_mean(key, list(free)) if free else '; it takes none'}")
+    for key, parameter in free.items():
+        if whole and parameter.default is inspect.Parameter.empty and key not in args:
+            mistakes.append(f"{key}: missing; it has no default")
+    return mistakes
+
+
+def _home(name, module, part):
+    """(module to look in, name to look up) for a type name. Raises UserError for a place that is not allowed."""
+    if not all(piece.isidentifier() and not piece.startswith("_") for piece in name.split(".")):
+        raise UserError(f"{name!r} is not a name such as 'MyModel', 'mine.MyModel' or 'torch.nn.Linear'")
+    place, _, attribute = name.rpartition(".")
+    room = module.rpartition(".")[0]
+    if not place:
+        return module, attribute
+    if place.split(".")[0] in _LIBRARIES:
+        allowed = (*part.libraries, *part.factories)
+        if not any(place == library or place.startswith(f"{library}.") for library in allowed):
+            where = f"what stands here may come from {', '.join(allowed)}" if allowed else "only the project's own will do here"
+            raise UserError(f"{name!r} is not allowed; {where}")
+        return place, attribute
+    if not room or is_library(room):
+        raise UserError(f"{name!r} is not allowed; give a name of {module}")
+    return (place if place.split(".")[0] == room.split(".")[0] else f"{room}.{place}"), attribute
+
+
+def _not_found(attribute, module, names):
+    room = module.rpartition(".")[0]
+    if room and not is_library(module) and source_of(module) is not None:
+        for path in sorted(source_of(module).parent.glob("*.py")):
+            if attribute in public_names(f"{room}.{path.stem}"):
+                return f"{module} has no {attribute!r}; it is in {room}/{path.stem}.py: write '{path.stem}.{attribute}'"
+    return f"{module} has no {attribute!r}{did_you_mean(attribute, [name for name in names if name != attribute])}"
+
+
+def _require_kind(found, name, home, part):
+    if part is OWN_SECTION and "." not in name:
+        return
+    needed = " or ".join(part.bases) or ("class" if part.classes else "function")
+    if inspect.isclass(found):
+        bound = part.bases and (is_library(home) or part is not OWN_SECTION)
+        fits = part.classes and (not bound or issubclass(found, tuple(map(_import, part.bases))))
+    elif is_library(home):
+        fits = any(f"{found.__module__}.".startswith(f"{place}.") for place in part.factories)
+    else:
+        fits = part.functions
+    if not fits:
+        kind = "class" if inspect.isclass(found) else "function"
+        raise UserError(f"{name!r} is the wrong kind of {kind}; a {needed} is needed")
+
+
+def _import(dotted):
+    module, _, name = dotted.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def is_library(module):
+    """Whether the module belongs to a library whose names a config may use."""
+    return module.split(".")[0] in _LIBRARIES
+
+
+_JSON_TYPES = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,), "None": (type(None),), "Tensor": ()}
+
+
+def _accepts(parameter, value):
+    """False only if the parameter's annotation, a union of plain types, leaves no place for the value."""
+    members = [member.strip().removeprefix("torch.") for member in str(parameter.annotation).split("|")]
+    if parameter.annotation is inspect.Parameter.empty or not set(members) <= _JSON_TYPES.keys():
+        return True
+    if value is None:
+        return "None" in members or parameter.default in ("None", None)
+    if isinstance(value, bool):
+        return "bool" in members
+    return any(isinstance(value, _JSON_TYPES[member]) for member in members)

@@ -131,6 +131,11 @@ class ConfigParser:
         found = [self._look_up(name, spec, module, path=f"{name}.{i}", called_with=2) for i, spec in enumerate(specs)]
         return [_bind(function, keywords, spec) for (function, keywords), spec in zip(found, specs, strict=True)]
 
+    def parameters(self, name, module):
+        """Names of the arguments that the class of section `name` takes."""
+        spec = _spec(name, self._config.get(name))
+        return [p.name for p in signature_of(resolve(spec["type"], module, self._parts.get(name, OWN_SECTION)))]
+
     def get_logger(self, name, verbosity=2):
         """A logger that shows warnings (0), results too (1) or progress too (2)."""
         if verbosity not in _LOG_LEVELS:
@@ -217,14 +222,14 @@ class ConfigParser:
             entries = enumerate(section) if isinstance(section, list) else [(None, section)]
             for i, entry in entries:
                 spec = {"type": entry} if isinstance(entry, str) else entry
-                if isinstance(spec, dict) and isinstance(spec.get("type"), str):
-                    if isinstance(spec.get("args", {}), dict):
-                        yield (name if i is None else f"{name}.{i}"), spec, part
+                formed = isinstance(spec, dict) and isinstance(spec.get("type"), str)
+                if formed and isinstance(spec.get("args", {}), dict):
+                    yield (name if i is None else f"{name}.{i}"), spec, part
 
     def _monitor_mistakes(self):
         """What is wrong with the monitored names, as far as the names of what will be logged are known."""
         logged = ["loss", *(metric_name(spec) for path, spec, _ in self._components() if path.startswith("metrics."))]
-        mistakes = [f"metrics: two are called {name!r}; give one a \"name\"" for name in _repeated(logged)]
+        mistakes = [f'metrics: two are called {name!r}; give one a "name"' for name in _repeated(logged)]
         trainer, scheduler = self._config.get("trainer"), self._config.get("lr_scheduler")
         watched = {}
         if isinstance(trainer, dict) and str(trainer.get("monitor", "off")).startswith(("min ", "max ")):
@@ -273,7 +278,7 @@ def _validates(section, part):
 
 
 def _call(path, found, args, keywords):
-    """found(*args, **keywords); what a class has against its arguments becomes a UserError that says where they stand."""
+    """found(*args, **keywords); what it has against its arguments becomes a UserError that says where they stand."""
     try:
         return found(*args, **keywords)
     except (ValueError, TypeError) as error:

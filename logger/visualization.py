@@ -1,6 +1,7 @@
 """TensorBoard files of a run."""
 
 import time
+import warnings
 
 
 class TensorboardWriter:
@@ -11,6 +12,7 @@ class TensorboardWriter:
     """
 
     def __init__(self, log_dir, logger, enabled):
+        self.logger = logger
         self.writer = None
         if enabled:
             from torch.utils.tensorboard import SummaryWriter
@@ -69,8 +71,14 @@ class TensorboardWriter:
 
     def add_graph(self, model, batch):
         """The model's graph, traced with a batch of inputs."""
-        if self.writer is not None:
-            self.writer.add_graph(model, batch)
+        if self.writer is None:
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch calls its tracer deprecated, and TensorBoard's writer has no other
+            try:
+                self.writer.add_graph(model, batch)
+            except Exception as error:  # a model that cannot be traced can be trained all the same
+                self.logger.warning("no model graph in TensorBoard: %s", str(error).splitlines()[0])
 
     def close(self):
         """Write out what is still waiting."""

@@ -125,7 +125,9 @@ class Trainer(BaseTrainer):
         self.writer.add_scalar("lr", self.optimizer.param_groups[0]["lr"])
         bar.set_postfix(loss=f"{latest['loss']:.4f}")
         if bar.disable:
-            self.logger.debug("epoch %d/%d %s  loss %.4f", epoch, self.epochs, self._progress(batch_idx), latest["loss"])
+            self.logger.debug(
+                "epoch %d/%d %s  loss %.4f", epoch, self.epochs, self._progress(batch_idx), latest["loss"]
+            )
 
     def _progress(self, batch_idx):
         """How far the epoch is, as "[120/422 (28%)]"."""

@@ -19,6 +19,7 @@ def read_config(path, _children=()):
     if path.resolve() in _children:
         raise UserError(f"{path}: inherits from itself through 'base'")
     config = _parse(path)
+    config.pop("$schema", None)  # for editors
     bases = config.pop("base", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
@@ -37,7 +38,11 @@ def deep_merge(under, over):
     merged = copy.deepcopy(under)
     for key, value in over.items():
         below = merged.get(key)
-        if isinstance(value, dict) and isinstance(below, dict) and value.get("type", below.get("type")) == below.get("type"):
+        if (
+            isinstance(value, dict)
+            and isinstance(below, dict)
+            and value.get("type", below.get("type")) == below.get("type")
+        ):
             merged[key] = deep_merge(below, value)
         else:
             merged[key] = copy.deepcopy(value)

@@ -18,7 +18,8 @@ class Component(_Section):
     """An object built by name."""
 
     type: str
-    """A name in the section's file ("MnistModel"), in another file of that folder ("mine.MyModel"), or in a library ("torch.nn.CrossEntropyLoss")."""
+    """A name in the room's main file, as "MnistModel"; in another file there, as "mine.MyModel"; or in a library, as
+    "torch.nn.CrossEntropyLoss"."""
     args: dict[str, Any] = {}
     """Keyword arguments of its constructor or function."""
 
@@ -137,9 +138,9 @@ def mistakes_in(config, whole):
     except ValidationError as error:
         for problem in error.errors():
             path = [part for i, part in enumerate(problem["loc"]) if i == 0 or part not in ("name", "component")]
-            if path[0] in checked and ".".join(map(str, path)) not in meant:
-                if whole or problem["type"] != "missing":
-                    mistakes.append(_describe(problem, path, config))
+            ours = path[0] in checked and (whole or problem["type"] != "missing")
+            if ours and ".".join(map(str, path)) not in meant:
+                mistakes.append(_describe(problem, path, config))
     if config.get("strict") is True:
         mistakes += [f'{key}: not a key of this framework, and "strict" is on' for key in own]
     return mistakes, own
@@ -152,7 +153,9 @@ def _unknown_keys(config, whole):
         places += [(f"{name}.", Component, config.get(name)) for name in ("arch", "data_loader", "optimizer", "loss")]
         places += [("lr_scheduler.", Scheduler, config.get("lr_scheduler"))]
         metrics = config.get("metrics")
-        places += [(f"metrics.{i}.", Metric, item) for i, item in enumerate(metrics if isinstance(metrics, list) else ())]
+        places += [
+            (f"metrics.{i}.", Metric, item) for i, item in enumerate(metrics if isinstance(metrics, list) else ())
+        ]
     misspelt, own = {}, []
     for prefix, model, section in places:
         known = tuple(model.model_fields)

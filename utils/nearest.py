@@ -30,7 +30,7 @@ def nearest(name, known, cutoff=0.75):
 
 
 def did_you_mean(name, known):
-    """"; did you mean X?" for the nearest known name, else "; there are ...", for the end of a message."""
+    """ "; did you mean X?" for the nearest known name, else "; there are ...", for the end of a message."""
     close = nearest(name, known, cutoff=0.6)
     if close is not None:
         return f"; did you mean {close!r}?"

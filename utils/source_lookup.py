@@ -129,7 +129,9 @@ def _absolute(node, package):
 
 def _constructor(node, home):
     """Parameters of the class's constructor without self, its own or its bases'; None where that is unsure."""
-    if node.decorator_list or any(keyword.arg == "metaclass" and _text(keyword.value) != "ABCMeta" for keyword in node.keywords):
+    if node.decorator_list or any(
+        keyword.arg == "metaclass" and _text(keyword.value) != "ABCMeta" for keyword in node.keywords
+    ):
         return None
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and item.name in ("__init__", "__new__"):

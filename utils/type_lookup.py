@@ -174,7 +174,11 @@ def _home(name, module, part):
     if place.split(".")[0] in _LIBRARIES:
         allowed = (*part.libraries, *part.factories)
         if not any(place == library or place.startswith(f"{library}.") for library in allowed):
-            where = f"what stands here may come from {', '.join(allowed)}" if allowed else "only the project's own will do here"
+            where = (
+                f"what stands here may come from {', '.join(allowed)}"
+                if allowed
+                else "only the project's own will do here"
+            )
             raise UserError(f"{name!r} is not allowed; {where}")
         return place, attribute
     if not room or is_library(room):
@@ -217,7 +221,14 @@ def is_library(module):
     return module.split(".")[0] in _LIBRARIES
 
 
-_JSON_TYPES = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,), "None": (type(None),), "Tensor": ()}
+_JSON_TYPES = {
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "str": (str,),
+    "None": (type(None),),
+    "Tensor": (),
+}
 
 
 def _accepts(parameter, value):

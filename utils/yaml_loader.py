@@ -1,6 +1,7 @@
 """A safe YAML loader that reads plain values as JSON does: 1e-3 is a number, and on, off, yes and no are text."""
 
 import re
+from typing import ClassVar
 
 import yaml
 
@@ -8,7 +9,7 @@ import yaml
 class ConfigLoader(yaml.SafeLoader):
     """SafeLoader with the scalars of YAML 1.2's core schema, refusing a key that stands twice."""
 
-    yaml_implicit_resolvers = {}
+    yaml_implicit_resolvers: ClassVar[dict] = {}  # none of SafeLoader's
 
     def construct_mapping(self, node, deep=False):
         keys = [key.value for key, _ in node.value]

@@ -1,0 +1,38 @@
+# make train, make test: everything they need is installed into .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: train test lint format docs clean
+
+train: .venv/installed
+	$(BIN)/python train.py -c config.json
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: .venv/installed
+	$(BIN)/python -m utils.config_docs
+
+clean:
+	rm -rf .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+
+.venv/installed: requirements.txt constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install -q -r requirements.txt -c constraints.txt
+	@touch $@
+
+.venv/installed-dev: requirements-dev.txt .venv/installed
+	$(BIN)/python -m pip install -q -r requirements-dev.txt -c constraints.txt
+	@touch $@

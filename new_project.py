@@ -1,0 +1,98 @@
+"""Start a project of your own from this template: python new_project.py ../my_project."""
+
+import argparse
+import json
+import re
+import shutil
+from pathlib import Path
+
+from utils.errors import UserError, clean_exit
+
+TEMPLATE = Path(__file__).resolve().parent
+
+# Everything else at the top of the template, such as runs, benchmarks and its own papers, stays behind.
+CARRIED = [
+    ".gitignore",
+    "LICENSE",
+    "Makefile",
+    "base",
+    "config.json",
+    "config.schema.json",
+    "configs",
+    "constraints.txt",
+    "data",
+    "data_loader",
+    "logger",
+    "model",
+    "parse_config.py",
+    "pyproject.toml",
+    "requirements-dev.txt",
+    "requirements.txt",
+    "test.py",
+    "tests",
+    "train.py",
+    "trainer",
+    "utils",
+]
+LEFT_BEHIND = shutil.ignore_patterns("__pycache__", "*.py[cod]", ".*cache", ".hypothesis", "template")
+
+README = """# {name}
+
+Train: `python train.py -c config.json`. Go on: `python train.py -r latest`. Test: `python test.py -r <checkpoint>`.
+`make train` and `make test` first make `.venv` and install `requirements.txt` into it.
+
+These rooms are yours; the rest is the framework.
+
+| place | what to put there |
+|---|---|
+| `config.json` | which model, data, optimizer and how long; `python train.py -c config.json --check` checks it |
+| `model/` | models in `model.py`, losses in `loss.py`, metrics in `metric.py` |
+| `data_loader/` | loaders in `data_loaders.py` |
+| `trainer/trainer.py` | what happens with a batch, if the usual step is not yours |
+| `data/` | input data |
+
+Runs go to `saved/models/<name>/<run>/` (checkpoints) and `saved/log/<name>/<run>/` (logs, TensorBoard).
+"""
+
+
+def main(target, name):
+    """Copy the framework and its example to the target folder, under the project's name."""
+    target = Path(target).resolve()
+    name = name or target.name
+    if not re.fullmatch(r"[\w][\w.+ -]*", name):
+        raise UserError(f"--name: got {name!r}; a name is letters, digits, '_', '-', '.', '+' and spaces")
+    if target.exists() and not target.is_dir():
+        raise UserError(f"{target}: is a file; give a folder that is not there yet")
+    if target.exists() and any(target.iterdir()):
+        raise UserError(f"{target}: is not empty; give a folder that is not there yet")
+    if target.is_relative_to(TEMPLATE):
+        raise UserError(f"{target}: lies inside the template; give a folder outside {TEMPLATE}")
+    try:
+        copy_template(target, name)
+    except OSError as error:
+        raise UserError(f"{target}: cannot make the project: {error.strerror}") from None
+    print(f"{name} is ready in {target}\nnext: cd {target} && make train")
+
+
+def copy_template(target, name):
+    """Copy what is carried, and give the copy its own name in config.json and its own README."""
+    target.mkdir(parents=True, exist_ok=True)
+    for item in CARRIED:
+        source = TEMPLATE / item
+        if source.is_dir():
+            shutil.copytree(source, target / item, ignore=LEFT_BEHIND)
+        else:
+            shutil.copy(source, target / item)
+    config = target / "config.json"
+    content = re.sub(r'"name": "[^"]*"', lambda _: f'"name": {json.dumps(name)}', config.read_text(), count=1)
+    config.write_text(content)
+    (target / "README.md").write_text(README.format(name=name))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Start a project of your own from this template.")
+    parser.add_argument("path", help="folder to make; it must not be there yet, or be empty")
+    parser.add_argument("--name", help="name of the project, by default the folder's")
+    arguments = parser.parse_args()
+    with clean_exit():
+        main(arguments.path, arguments.name)

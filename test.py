@@ -1,0 +1,87 @@
+"""Measure a checkpoint on the test data: python test.py -r saved/models/<name>/<run>/model_best.pth."""
+
+import argparse
+
+from parse_config import PARTS, ConfigParser
+from utils.errors import UserError, clean_exit
+
+
+def main(config, split, batch_size):
+    """Print the loss and the metrics over a split of the data, and write them beside the checkpoint."""
+    # Imported here, so that --help and a mistake are answered without waiting for torch.
+    import torch
+
+    import data_loader.data_loaders as module_data
+    import model.loss as module_loss
+    import model.metric as module_metric
+    import model.model as module_arch
+    from trainer.evaluate import evaluate
+    from utils import MetricTracker, prepare_device, write_json
+    from utils.checkpoint import load_checkpoint
+    from utils.seed import seed_everything
+    from utils.weights import load_weights
+
+    logger = config.get_logger("test")
+    settings = config.settings
+    seed_everything(settings.seed)
+    device, _ = prepare_device(settings.n_gpu, settings.device)
+
+    model = config.init_obj("arch", module_arch)
+    checkpoint = load_checkpoint(config.resume)
+    load_weights(model, checkpoint["state_dict"])
+    model = model.to(device)
+    criterion = config.init_loss(module_loss)
+    if isinstance(criterion, torch.nn.Module):
+        criterion = criterion.to(device)
+    metrics = config.init_metrics(module_metric)
+    loader = build_loader(config, module_data, split, batch_size)
+
+    tracker = MetricTracker("loss", *(metric.__name__ for metric in metrics))
+    values = evaluate(model, criterion, metrics, loader, device, tracker)
+    samples = len(loader.sampler)
+    logger.info("%s, epoch %s, on %d %s samples", config.resume, checkpoint.get("epoch"), samples, split)
+    for name, value in values.items():
+        logger.info("    %s: %s", name, value)
+    result = {"checkpoint": config.resume.name, "epoch": checkpoint.get("epoch"), "split": split, "samples": samples}
+    try:
+        write_json({**result, **values}, config.resume.parent / "test_results.json")
+    except OSError as error:
+        raise UserError(f"{config.resume.parent}: cannot write test_results.json: {error.strerror}") from None
+
+
+def build_loader(config, module_data, split, batch_size):
+    """The loader over one split, in a fixed order. Raises UserError if the config's loader has no such split."""
+    section = config["data_loader"]
+    args = section.setdefault("args", {})
+    known = config.parameters("data_loader", module_data)
+    if batch_size is not None:
+        args["batch_size"] = batch_size
+    if "shuffle" in known:
+        args["shuffle"] = False
+    if split == "test":
+        if "training" not in known:
+            raise UserError(f"--split test: {section['type']} has no 'training' argument; use --split valid or train")
+        args["training"] = False
+        if "validation_split" in known:
+            args["validation_split"] = 0
+    loader = config.init_obj("data_loader", module_data)
+    if split == "valid":
+        loader = loader.split_validation()
+        if loader is None:
+            raise UserError("--split valid: the config sets no samples aside: data_loader.args.validation_split is 0")
+    return loader
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Measure a checkpoint on data that it was not trained on.")
+    parser.add_argument("-r", "--resume", metavar="CHECKPOINT", help="checkpoint or run folder to test, or 'latest'")
+    parser.add_argument("-c", "--config", metavar="FILE", help="config whose values replace the checkpoint's")
+    parser.add_argument("-d", "--device", metavar="DEVICE", help="GPUs to use, as in 2,3; or auto, cpu, cuda, mps")
+    parser.add_argument("--split", choices=["test", "valid", "train"], default="test", help="which samples (test)")
+    parser.add_argument("--bs", "--batch_size", type=int, metavar="N", help="batch size, by default the config's")
+    with clean_exit():
+        config = ConfigParser.from_args(parser, parts=PARTS)
+        arguments = parser.parse_args()
+        if config.resume is None:
+            raise UserError("nothing to test; give a checkpoint with -r")
+        main(config, arguments.split, arguments.bs)

@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+import torch
+from helpers import TinyData
+
+from base import BaseDataLoader
+from utils import UserError
+
+
+class Numbers(torch.utils.data.Dataset):
+    def __init__(self, sign=1):
+        self.sign = sign
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        return self.sign * index, self.sign * index
+
+
+def samples(loader):
+    return [value for data, _ in loader for value in data.tolist()]
+
+
+def test_every_sample_is_trained_or_validated_once():
+    loader = BaseDataLoader(Numbers(), 3, True, 0.3, 0)
+    assert sorted(samples(loader) + samples(loader.split_validation())) == list(range(20))
+    assert loader.n_samples == 14 and len(loader) == 5
+
+
+def test_validation_samples_are_those_of_the_old_template():
+    order = np.arange(20)
+    np.random.RandomState(0).shuffle(order)
+    assert samples(BaseDataLoader(Numbers(), 4, True, 0.3, 0).split_validation()) == order[:6].tolist()
+
+
+def test_split_counts_samples_when_it_is_an_integer():
+    assert len(samples(BaseDataLoader(Numbers(), 4, True, 7, 0).split_validation())) == 7
+
+
+@pytest.mark.old_defect(6)
+def test_split_leaves_the_global_generator_alone():
+    np.random.seed(42)
+    expected = np.random.RandomState(42).rand()
+    BaseDataLoader(Numbers(), 4, True, 0.3, 0)
+    assert np.random.rand() == expected
+
+
+@pytest.mark.old_defect(7)
+def test_validation_has_its_own_dataset_and_a_fixed_order():
+    loader = BaseDataLoader(Numbers(), 4, True, 0.3, 0, valid_dataset=Numbers(sign=-1))
+    valid = loader.split_validation()
+    assert samples(valid) == samples(valid)
+    assert all(value <= 0 for value in samples(valid))
+    assert all(value >= 0 for value in samples(loader))
+
+
+def test_order_depends_on_seed_and_epoch_only():
+    def order(seed, epoch, draws_before):
+        torch.manual_seed(seed)
+        loader = BaseDataLoader(Numbers(), 4, True, 0.0, 0)
+        torch.rand(draws_before)
+        loader.set_epoch(epoch)
+        return samples(loader)
+
+    assert order(1, 2, 0) == order(1, 2, 17)
+    assert order(1, 2, 0) != order(1, 3, 0)
+    assert order(1, 2, 0) != order(2, 2, 0)
+
+
+def test_order_without_set_epoch_changes_with_each_pass():
+    loader = BaseDataLoader(Numbers(), 4, True, 0.0, 0)
+    assert samples(loader) != samples(loader)
+
+
+def test_no_shuffle_keeps_the_order():
+    assert samples(BaseDataLoader(Numbers(), 4, False, 0.0, 0)) == list(range(20))
+
+
+def test_set_epoch_can_start_at_a_batch():
+    loader = BaseDataLoader(Numbers(), 4, True, 0.0, 0)
+    loader.set_epoch(3)
+    whole = samples(loader)
+    loader.set_epoch(3, start_batch=2)
+    assert samples(loader) == whole[8:]
+    assert samples(loader) == whole
+
+
+def test_workers_draw_the_same_jitter_for_the_same_seed():
+    def pass_of(seed):
+        loader = BaseDataLoader(TinyData(jitter=1.0), 8, False, 0.0, 2)
+        torch.manual_seed(seed)
+        return torch.cat([data for data, _ in loader])
+
+    assert torch.equal(pass_of(1), pass_of(1))
+    assert not torch.equal(pass_of(1), pass_of(2))
+
+
+@pytest.mark.parametrize("split", [1.0, -0.1, 20, 21, -1, 1.5, 0.01, True])
+def test_split_that_leaves_nothing_is_refused(split):
+    with pytest.raises(UserError, match="validation_split"):
+        BaseDataLoader(Numbers(), 4, True, split, 0)
+
+
+@pytest.mark.parametrize(("batch_size", "workers", "word"), [(0, 0, "batch_size"), (-1, 0, "batch_size"), (4, -1, "num_workers"), (2.0, 0, "batch_size")])
+def test_sizes_that_cannot_be_are_refused(batch_size, workers, word):
+    with pytest.raises(UserError, match=word):
+        BaseDataLoader(Numbers(), batch_size, True, 0.0, workers)
+
+
+def test_no_split_has_no_validation():
+    assert BaseDataLoader(Numbers(), 4, True, 0, 0).split_validation() is None

@@ -1,0 +1,309 @@
+import csv
+import json
+import logging
+
+import pytest
+import torch
+from helpers import TinyData, same, tiny_config, tiny_model, tiny_trainer
+
+from base import BaseTrainer
+from parse_config import ConfigParser
+from trainer import Trainer
+from utils import UserError
+from utils.checkpoint import CheckpointError, load_checkpoint
+
+
+def scripted(values, **logged):
+    """A Trainer class whose epochs train nothing and log the listed values as val_loss."""
+
+    class Scripted(Trainer):
+        def _train_epoch(self, epoch):
+            return {"loss": 0.5, "val_loss": values[epoch - 1], **logged}
+
+    return Scripted
+
+
+def names(trainer):
+    return sorted(path.name for path in trainer.checkpoint_dir.glob("*.pth"))
+
+
+def state(trainer):
+    return load_checkpoint(sorted(trainer.checkpoint_dir.glob("checkpoint-epoch*"), key=lambda path: path.stat().st_mtime)[-1])
+
+
+def table(trainer):
+    with open(trainer.config.log_dir / "metrics.csv") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.old_defect(19)
+def test_trainer_without_train_epoch_cannot_be_made():
+    class Empty(BaseTrainer):
+        pass
+
+    with pytest.raises(TypeError, match="abstract"):
+        Empty(None, None, None, None, None)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.old_defect(10)
+def test_resume_after_two_epochs_equals_a_straight_run(tmp_path, num_workers):
+    straight = tiny_trainer(tiny_config(tmp_path / "a", epochs=4), num_workers=num_workers)
+    straight.train()
+    first = tiny_trainer(tiny_config(tmp_path / "b", epochs=2), num_workers=num_workers)
+    first.train()
+    torch.rand(7)  # what runs in between must not matter
+    checkpoint = first.checkpoint_dir / "checkpoint-epoch2.pth"
+    second = tiny_trainer(tiny_config(tmp_path / "b", epochs=4), resume=checkpoint, num_workers=num_workers)
+    second.train()
+    left, right = state(straight), state(second)
+    for key in ("state_dict", "optimizer", "attributes", "rng", "monitor_best", "epoch"):
+        assert same(left[key], right[key]), key
+    assert table(straight) == table(second)
+
+
+def test_resume_equals_a_straight_run_when_training_by_iterations(tmp_path):
+    settings = {"len_epoch": 7, "monitor": "min val_loss"}
+    straight = tiny_trainer(tiny_config(tmp_path / "a", epochs=4, **settings))
+    straight.train()
+    first = tiny_trainer(tiny_config(tmp_path / "b", epochs=2, **settings))
+    first.train()
+    checkpoint = first.checkpoint_dir / "checkpoint-epoch2.pth"
+    second = tiny_trainer(tiny_config(tmp_path / "b", epochs=4, **settings), resume=checkpoint)
+    second.train()
+    assert same(state(straight)["state_dict"], state(second)["state_dict"])
+    assert table(straight) == table(second)
+
+
+@pytest.mark.old_defect(10)
+def test_resume_keeps_the_early_stop_count_and_the_best(tmp_path):
+    config = tiny_config(tmp_path, epochs=3, monitor="min val_loss", early_stop=3)
+    trainer = tiny_trainer(config, trainer_class=scripted([0.5, 0.6, 0.7, 0.8, 0.9]))
+    trainer.train()
+    config["trainer"]["epochs"] = 5
+    resumed = tiny_trainer(
+        config, resume=trainer.checkpoint_dir / "checkpoint-epoch3.pth", trainer_class=scripted([0, 0, 0, 0.8, 0.9])
+    )
+    resumed.train()
+    assert resumed.mnt_best == 0.5 and names(resumed)[-2] == "checkpoint-epoch4.pth"
+
+
+@pytest.mark.old_defect(8)
+def test_best_model_is_saved_in_any_epoch_and_the_last_epoch_on_early_stop(tmp_path):
+    config = tiny_config(tmp_path, epochs=9, save_period=4, monitor="min val_loss", early_stop=3)
+    trainer = tiny_trainer(config, trainer_class=scripted([3, 2, 2.5, 2.6, 2.7, 2.8]))
+    trainer.train()
+    assert names(trainer) == ["checkpoint-epoch4.pth", "checkpoint-epoch5.pth", "model_best.pth"]
+    assert load_checkpoint(trainer.checkpoint_dir / "model_best.pth")["epoch"] == 2
+
+
+def test_last_epoch_is_saved_whatever_the_period(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path, epochs=3, save_period=2), trainer_class=scripted([1, 1, 1]))
+    trainer.train()
+    assert names(trainer) == ["checkpoint-epoch2.pth", "checkpoint-epoch3.pth"]
+
+
+@pytest.mark.old_defect(9)
+@pytest.mark.parametrize("value", [1.0, float("nan")])
+def test_plateau_stops_early(tmp_path, value):
+    config = tiny_config(tmp_path, epochs=9, monitor="min val_loss", early_stop=2)
+    trainer = tiny_trainer(config, trainer_class=scripted([1.0] + [value] * 8))
+    trainer.train()
+    assert [row["epoch"] for row in table(trainer)] == ["1", "2", "3"]
+
+
+def test_max_monitor_keeps_the_largest(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path, epochs=3, monitor="max val_loss"), trainer_class=scripted([1, 3, 2]))
+    trainer.train()
+    assert trainer.mnt_best == 3 and load_checkpoint(trainer.checkpoint_dir / "model_best.pth")["epoch"] == 2
+
+
+@pytest.mark.old_defect(11)
+def test_monitor_that_is_not_logged_ends_the_run_after_saving(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path, monitor="min val_los"), trainer_class=scripted([1, 1]))
+    with pytest.raises(UserError, match=r"'val_los' is logged; logged are loss, val_loss"):
+        trainer.train()
+    assert names(trainer) == ["checkpoint-epoch1.pth"]
+
+
+@pytest.mark.old_defect(13)
+def test_keep_last_prunes_and_spares_the_best(tmp_path):
+    config = tiny_config(tmp_path, epochs=12, keep_last=2, monitor="min val_loss")
+    trainer = tiny_trainer(config, trainer_class=scripted([1] + [2] * 11))
+    trainer.train()
+    assert names(trainer) == ["checkpoint-epoch11.pth", "checkpoint-epoch12.pth", "model_best.pth"]
+
+
+def test_resume_from_an_earlier_epoch_replaces_the_later_ones(tmp_path):
+    config = tiny_config(tmp_path, epochs=5, keep_last=3)
+    trainer = tiny_trainer(config, trainer_class=scripted([1] * 5))
+    trainer.train()
+    config["trainer"]["epochs"] = 4
+    resumed = tiny_trainer(
+        config, resume=trainer.checkpoint_dir / "checkpoint-epoch3.pth", trainer_class=scripted([2] * 5)
+    )
+    resumed.train()
+    assert names(resumed) == ["checkpoint-epoch3.pth", "checkpoint-epoch4.pth"]
+    assert [row["val_loss"] for row in table(resumed)] == ["1", "1", "1", "2"]
+
+
+@pytest.mark.old_defect(15)
+def test_checkpoint_of_a_wrapped_model_loads_into_a_bare_one(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path, epochs=1), model=torch.nn.DataParallel(tiny_model()))
+    trainer.train()
+    checkpoint = load_checkpoint(trainer.checkpoint_dir / "checkpoint-epoch1.pth")
+    tiny_model().load_state_dict(checkpoint["state_dict"])
+    assert checkpoint["arch"] == "Sequential"
+    tiny_trainer(tiny_config(tmp_path), resume=trainer.checkpoint_dir / "checkpoint-epoch1.pth").train()
+
+
+def test_any_attribute_with_a_state_survives(tmp_path):
+    class TwoModels(Trainer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.critic = torch.nn.Linear(1, 1)
+
+        def _train_epoch(self, epoch):
+            self.critic.weight.data.add_(1)
+            return {"loss": 1.0}
+
+    trainer = tiny_trainer(tiny_config(tmp_path, epochs=1), trainer_class=TwoModels)
+    trainer.train()
+    config = tiny_config(tmp_path, epochs=2)
+    resumed = tiny_trainer(config, resume=trainer.checkpoint_dir / "checkpoint-epoch1.pth", trainer_class=TwoModels)
+    resumed.train()
+    assert torch.equal(resumed.critic.weight, trainer.critic.weight + 1)
+
+
+def test_changed_learning_rate_wins_over_the_checkpoint(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path, epochs=2))
+    trainer.train()
+    config = tiny_config(tmp_path, epochs=3)
+    config["optimizer"]["args"]["lr"] = 0.01
+    resumed = tiny_trainer(config, resume=trainer.checkpoint_dir / "checkpoint-epoch2.pth")
+    assert resumed.optimizer.param_groups[0]["lr"] == 0.01
+    assert same(resumed.optimizer.state_dict()["state"], trainer.optimizer.state_dict()["state"])
+    resumed.train()
+    assert [float(row["lr"]) for row in table(resumed)] == pytest.approx([0.1, 0.09, 0.01])
+
+
+def test_another_optimizer_starts_anew(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path, epochs=1))
+    trainer.train()
+    config = tiny_config(tmp_path, epochs=2)
+    config["optimizer"] = {"type": "Adam", "args": {"lr": 0.001}}
+    resumed = tiny_trainer(config, resume=trainer.checkpoint_dir / "checkpoint-epoch1.pth")
+    assert not resumed.optimizer.state_dict()["state"]
+    resumed.train()
+    assert same(state(resumed)["epoch"], 2)
+
+
+def test_checkpoint_of_another_model_is_refused_with_the_entries(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path, epochs=1))
+    trainer.train()
+    other = torch.nn.Sequential(torch.nn.Linear(4, 3))
+    with pytest.raises(UserError, match=r"does not fit the model Sequential: .*size mismatch for 0.weight"):
+        tiny_trainer(tiny_config(tmp_path), resume=trainer.checkpoint_dir / "checkpoint-epoch1.pth", model=other)
+
+
+def test_state_that_no_safe_file_can_hold_fails_the_run_and_leaves_the_old_files(tmp_path):
+    class Odd(Trainer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.memory = Memory()
+
+        def _train_epoch(self, epoch):
+            self.memory.value = {1, 2} if epoch == 2 else 1
+            return {"loss": 1.0}
+
+    class Memory:
+        value = 0
+
+        def state_dict(self):
+            return {"value": self.value}
+
+        def load_state_dict(self, state):
+            self.value = state["value"]
+
+    trainer = tiny_trainer(tiny_config(tmp_path), trainer_class=Odd)
+    with pytest.raises(CheckpointError, match=r"attributes.memory.value: a builtins.set cannot be saved"):
+        trainer.train()
+    assert names(trainer) == ["checkpoint-epoch1.pth"] and state(trainer)["epoch"] == 1
+
+
+def test_interruption_says_what_to_resume_from(tmp_path, caplog):
+    class Interrupted(Trainer):
+        def _train_epoch(self, epoch):
+            if epoch == 2:
+                raise KeyboardInterrupt
+            return {"loss": 1.0}
+
+    trainer = tiny_trainer(tiny_config(tmp_path), trainer_class=Interrupted)
+    logging.getLogger().addHandler(caplog.handler)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert f"epoch 2; resume with: python train.py -r {trainer.checkpoint_dir}/checkpoint-epoch1.pth" in caplog.text
+
+
+def test_finished_run_says_that_nothing_is_left(tmp_path, caplog):
+    trainer = tiny_trainer(tiny_config(tmp_path, epochs=1))
+    trainer.train()
+    resumed = tiny_trainer(tiny_config(tmp_path, epochs=1), resume=trainer.checkpoint_dir / "checkpoint-epoch1.pth")
+    logging.getLogger().addHandler(caplog.handler)
+    resumed.train()
+    assert "nothing left to train: epoch 1 is done" in caplog.text
+
+
+def test_resume_in_a_new_run_keeps_the_old_folder_and_records_the_parent(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path, epochs=1))
+    trainer.train()
+    parent = trainer.checkpoint_dir / "checkpoint-epoch1.pth"
+    child = tiny_trainer(tiny_config(tmp_path, epochs=2), resume=parent, new_run=True)
+    child.train()
+    assert child.checkpoint_dir != trainer.checkpoint_dir
+    assert names(trainer) == ["checkpoint-epoch1.pth"] and names(child) == ["checkpoint-epoch2.pth"]
+    starts = json.loads((child.checkpoint_dir / "environment.json").read_text())
+    assert starts[0]["resumed_from"] == str(parent)
+
+
+def test_subclass_that_knows_only_train_epoch_resumes_exactly(tmp_path):
+    class Plain(BaseTrainer):
+        def __init__(self, model, criterion, metrics, optimizer, config, device, data_loader, **kwargs):
+            super().__init__(model, criterion, metrics, optimizer, config)
+            self.data_loader = data_loader
+            self.lr_scheduler = kwargs["lr_scheduler"]
+
+        def _train_epoch(self, epoch):
+            losses = []
+            for data, target in self.data_loader:
+                self.optimizer.zero_grad()
+                loss = self.criterion(self.model(data), target)
+                loss.backward()
+                self.optimizer.step()
+                losses.append(loss.item())
+            self.lr_scheduler.step()
+            return {"loss": sum(losses)}
+
+    def shuffled(dataset, batch_size, *_):
+        return torch.utils.data.DataLoader(dataset, batch_size, shuffle=True)
+
+    straight = tiny_trainer(tiny_config(tmp_path / "a", epochs=4), trainer_class=Plain, loader_class=shuffled)
+    straight.train()
+    first = tiny_trainer(tiny_config(tmp_path / "b", epochs=2), trainer_class=Plain, loader_class=shuffled)
+    first.train()
+    checkpoint = first.checkpoint_dir / "checkpoint-epoch2.pth"
+    config = tiny_config(tmp_path / "b", epochs=4)
+    second = tiny_trainer(config, resume=checkpoint, trainer_class=Plain, loader_class=shuffled)
+    second.train()
+    assert same(state(straight)["state_dict"], state(second)["state_dict"])
+    assert table(straight) == table(second)
+
+
+def test_the_old_attributes_are_there(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path, monitor="max accuracy", early_stop=4))
+    expected = {"epochs": 2, "save_period": 1, "monitor": "max accuracy", "mnt_mode": "max", "mnt_metric": "accuracy"}
+    assert {key: getattr(trainer, key) for key in expected} == expected
+    assert (trainer.mnt_best, trainer.early_stop, trainer.start_epoch) == (-float("inf"), 4, 1)
+    for name in ("config", "logger", "model", "criterion", "metric_ftns", "optimizer", "checkpoint_dir", "writer"):
+        assert hasattr(trainer, name)
+    assert isinstance(trainer.config, ConfigParser) and len(TinyData()) == 50

@@ -1,0 +1,15 @@
+"""Fixtures of all tests."""
+
+import logging
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _untouched_logging():
+    """Leave no handler behind that writes into a test's folder or holds its output."""
+    yield
+    for handler in logging.getLogger().handlers[:]:
+        if "_pytest" not in type(handler).__module__:
+            logging.getLogger().removeHandler(handler)
+            handler.close()

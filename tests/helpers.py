@@ -1,0 +1,115 @@
+"""What several tests need: tiny jobs that train in milliseconds, and commands run as a user types them."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from base import BaseDataLoader
+from parse_config import ConfigParser
+from trainer import Trainer
+from utils.seed import seed_everything
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def tiny_config(save_dir, **trainer):
+    """A config whose trainer section is given by keywords; the parts are built by tiny_trainer."""
+    settings = {"epochs": 2, "save_dir": str(save_dir), "verbosity": 0, "tensorboard": False, **trainer}
+    optimizer = {"type": "SGD", "args": {"lr": 0.1, "momentum": 0.9}}
+    return {"name": "tiny", "seed": 5, "optimizer": optimizer, "trainer": settings}
+
+
+class TinyData(torch.utils.data.Dataset):
+    """50 samples of 4 features, three classes; the features are jittered anew whenever a sample is read."""
+
+    def __init__(self, jitter=0.01):
+        generator = torch.Generator().manual_seed(1)
+        self.features = torch.randn(50, 4, generator=generator)
+        self.labels = torch.randint(3, (50,), generator=generator)
+        self.jitter = jitter
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return self.features[index] + self.jitter * torch.randn(4), self.labels[index]
+
+
+def tiny_model():
+    """Everything that has a state or draws random numbers: batch norm and dropout."""
+    return torch.nn.Sequential(
+        torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.3), torch.nn.Linear(8, 3)
+    )
+
+
+def accuracy(output, target):
+    return (output.argmax(1) == target).double().mean()
+
+
+def tiny_trainer(
+    config,
+    resume=None,
+    trainer_class=Trainer,
+    schedule=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.9),
+    model=None,
+    loader_class=BaseDataLoader,
+    validation_split=0.2,
+    num_workers=0,
+    new_run=False,
+    **kwargs,
+):
+    """A trainer of the tiny job, built as train.py builds one."""
+    config = ConfigParser(config, resume=resume, new_run=new_run)
+    seed_everything(config.settings.seed)
+    model = model or tiny_model()
+    section = config["optimizer"]
+    optimizer = getattr(torch.optim, section["type"])(model.parameters(), **section["args"])
+    data_loader = loader_class(TinyData(), 8, True, validation_split, num_workers)
+    return trainer_class(
+        model,
+        torch.nn.CrossEntropyLoss(),
+        [accuracy],
+        optimizer,
+        config,
+        torch.device("cpu"),
+        data_loader,
+        valid_data_loader=data_loader.split_validation() if isinstance(data_loader, BaseDataLoader) else None,
+        lr_scheduler=schedule(optimizer) if schedule else None,
+        **kwargs,
+    )
+
+
+def same(left, right):
+    """Whether two states are equal, tensors bit for bit."""
+    if isinstance(left, torch.Tensor):
+        return isinstance(right, torch.Tensor) and left.dtype == right.dtype and torch.equal(left, right)
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
+    if isinstance(left, (list, tuple)):
+        return len(left) == len(right) and all(map(same, left, right))
+    return left == right
+
+
+def run(*arguments, cwd=PROJECT, status=0, timeout=300):
+    """Run `python *arguments`; the finished process, whose exit status must be the one named."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout
+    )
+    assert done.returncode == status, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+SHORT = ("--set", "trainer.epochs=1", "--set", "trainer.len_epoch=5", "--set", "trainer.verbosity=1")
+
+
+def copy_project(target, link_data=True):
+    """A copy of the project's tracked parts in the folder target; the data is linked, since it is only read."""
+    leave = shutil.ignore_patterns(".git", ".venv", "saved", "__pycache__", ".*cache", ".hypothesis", "data")
+    shutil.copytree(PROJECT, target, ignore=leave)
+    (target / "data").symlink_to(PROJECT / "data")
+    return target

@@ -47,12 +47,12 @@ class ConfigParser:
     being "optimizer;args;lr", "optimizer.args.lr" or a tuple; None values are passed over. run_id: name of the
     run's folder, by default its starting time. parts: {section: Part}, what each section may name; without it
     sections are checked only when they are built. new_run: start a run of its own from resume instead of
-    continuing that one.
+    continuing that one. also_logged: names that the trainer logs besides the loss and the metrics.
 
     Raises UserError, all mistakes at once, for a config that cannot be right.
     """
 
-    def __init__(self, config, resume=None, modification=None, run_id=None, parts=None, new_run=False):
+    def __init__(self, config, resume=None, modification=None, run_id=None, parts=None, new_run=False, also_logged=()):
         self._config = deep_merge({}, config)
         self.resume = Path(resume) if resume else None
         self._parts = parts or {}
@@ -64,12 +64,12 @@ class ConfigParser:
                 set_by_path(self._config, target, value, KNOWN_KEYS)
         mistakes, self.own_keys = mistakes_in(self._config, whole=bool(self._parts))
         mistakes += [mistake for path, spec, part in self._components() for mistake in _from_source(path, spec, part)]
-        mistakes += self._monitor_mistakes()
+        mistakes += self._monitor_mistakes(also_logged)
         if mistakes:
             raise UserError("\n".join(dict.fromkeys(mistakes)))
 
     @classmethod
-    def from_args(cls, args, options=(), parts=None):
+    def from_args(cls, args, options=(), parts=None, also_logged=()):
         """The config that a command line asks for. Ends the program on --check, --print-config and mistakes.
 
         args: an ArgumentParser with -c/--config, -r/--resume and -d/--device, or what its parse_args returned.
@@ -80,7 +80,9 @@ class ConfigParser:
             parsed, resume, config, assignments = read_command_line(args, options)
             for target, value in assignments:
                 set_by_path(config, target, value, KNOWN_KEYS)
-            merged = cls(config, resume, parts=parts, new_run=bool(parsed.resume and parsed.config))
+            merged = cls(
+                config, resume, parts=parts, new_run=bool(parsed.resume and parsed.config), also_logged=also_logged
+            )
             if getattr(parsed, "print_config", False):
                 print(json.dumps(merged.config, indent=4))
                 raise SystemExit(0)
@@ -226,7 +228,7 @@ class ConfigParser:
                 if formed and isinstance(spec.get("args", {}), dict):
                     yield (name if i is None else f"{name}.{i}"), spec, part
 
-    def _monitor_mistakes(self):
+    def _monitor_mistakes(self, also_logged):
         """What is wrong with the monitored names, as far as the names of what will be logged are known."""
         logged = ["loss", *(metric_name(spec) for path, spec, _ in self._components() if path.startswith("metrics."))]
         mistakes = [f'metrics: two are called {name!r}; give one a "name"' for name in _repeated(logged)]
@@ -238,6 +240,7 @@ class ConfigParser:
             watched["lr_scheduler.monitor"] = scheduler["monitor"]
         if _validates(self._config.get("data_loader"), self._parts.get("data_loader")):
             logged += [f"val_{name}" for name in logged]
+        logged += also_logged
         mistakes += [
             f"{path}: nothing called {name!r} is logged{did_you_mean(name, logged)}"
             for path, name in watched.items()

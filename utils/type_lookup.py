@@ -183,7 +183,7 @@ def _home(name, module, part):
         return place, attribute
     if not room or is_library(room):
         raise UserError(f"{name!r} is not allowed; give a name of {module}")
-    return (place if place.split(".")[0] == room.split(".")[0] else f"{room}.{place}"), attribute
+    return (place if place.startswith(f"{room}.") else f"{room}.{place}"), attribute
 
 
 def _not_found(attribute, module, names):

@@ -102,7 +102,10 @@ def test_split_that_leaves_nothing_is_refused(split):
         BaseDataLoader(Numbers(), 4, True, split, 0)
 
 
-@pytest.mark.parametrize(("batch_size", "workers", "word"), [(0, 0, "batch_size"), (-1, 0, "batch_size"), (4, -1, "num_workers"), (2.0, 0, "batch_size")])
+@pytest.mark.parametrize(
+    ("batch_size", "workers", "word"),
+    [(0, 0, "batch_size"), (-1, 0, "batch_size"), (4, -1, "num_workers"), (2.0, 0, "batch_size")],
+)
 def test_sizes_that_cannot_be_are_refused(batch_size, workers, word):
     with pytest.raises(UserError, match=word):
         BaseDataLoader(Numbers(), batch_size, True, 0.0, workers)

@@ -28,7 +28,9 @@ def names(trainer):
 
 
 def state(trainer):
-    return load_checkpoint(sorted(trainer.checkpoint_dir.glob("checkpoint-epoch*"), key=lambda path: path.stat().st_mtime)[-1])
+    return load_checkpoint(
+        sorted(trainer.checkpoint_dir.glob("checkpoint-epoch*"), key=lambda path: path.stat().st_mtime)[-1]
+    )
 
 
 def table(trainer):

@@ -1,0 +1,282 @@
+import argparse
+import collections
+import copy
+import json
+import os
+
+import pytest
+import torch
+
+import model.loss
+import model.metric
+import model.model
+from parse_config import PARTS, ConfigParser, CustomArgs
+from utils import UserError
+from utils.json_io import read_json
+
+CONFIG = {
+    "name": "job",
+    "arch": {"type": "MnistModel", "args": {"num_classes": 3}},
+    "data_loader": {"type": "MnistDataLoader", "args": {"data_dir": "data/", "batch_size": 4, "validation_split": 0.1}},
+    "optimizer": {"type": "Adam", "args": {"lr": 0.1}},
+    "loss": "nll_loss",
+    "metrics": ["accuracy", {"type": "top_k_acc", "args": {"k": 2}, "name": "top2"}],
+    "trainer": {"epochs": 2, "save_dir": "unused/", "monitor": "min val_loss"},
+}
+OPTIONS = [CustomArgs(["--lr", "--learning-rate"], type=float, target="optimizer;args;lr")]
+
+
+def config(**sections):
+    return {**copy.deepcopy(CONFIG), **sections}
+
+
+def command(monkeypatch, *arguments, options=OPTIONS, parts=PARTS):
+    monkeypatch.setattr("sys.argv", ["train.py", *map(str, arguments)])
+    parser = argparse.ArgumentParser()
+    for flags in (("-c", "--config"), ("-r", "--resume"), ("-d", "--device")):
+        parser.add_argument(*flags)
+    return ConfigParser.from_args(parser, options, parts=parts)
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config()))
+    return path
+
+
+def test_reads_like_a_dict():
+    parsed = ConfigParser(config(extra={"a": 1}))
+    assert parsed["extra"] == {"a": 1} and "extra" in parsed and "none" not in parsed
+    assert parsed.get("none", 5) == 5 and parsed.config["name"] == "job" and parsed.resume is None
+    assert parsed.own_keys == ["extra"]
+
+
+def test_given_dict_is_not_changed():
+    given = config()
+    ConfigParser(given, modification={"optimizer;args;lr": 0.5})
+    assert given == CONFIG
+
+
+def test_modification_skips_none():
+    parsed = ConfigParser(config(), modification={"optimizer;args;lr": 0.5, "trainer.epochs": None, ("name",): "n"})
+    assert parsed["optimizer"]["args"]["lr"] == 0.5 and parsed["trainer"]["epochs"] == 2 and parsed["name"] == "n"
+
+
+def test_builds_objects_by_name():
+    parsed = ConfigParser(config(), parts=PARTS)
+    network = parsed.init_obj("arch", model.model)
+    assert network.fc2.out_features == 3
+    optimizer = parsed.init_obj("optimizer", torch.optim, network.parameters())
+    assert optimizer.defaults["lr"] == 0.1
+    half = parsed.init_ftn("optimizer", torch.optim, weight_decay=0.5)
+    assert half(network.parameters()).defaults["weight_decay"] == 0.5
+
+
+@pytest.mark.old_defect(18)
+def test_loss_and_metrics_take_arguments():
+    output, target = torch.tensor([[0.1, 0.2, 0.7], [0.5, 0.3, 0.2]]).log(), torch.tensor([1, 2])
+    parsed = ConfigParser(
+        config(loss={"type": "torch.nn.CrossEntropyLoss", "args": {"label_smoothing": 0.1}}), parts=PARTS
+    )
+    assert parsed.init_loss(model.loss).label_smoothing == 0.1
+    metrics = parsed.init_metrics(model.metric)
+    assert [metric.__name__ for metric in metrics] == ["accuracy", "top2"]
+    assert [metric(output, target).item() for metric in metrics] == [0.0, 0.5]
+    plain = ConfigParser(config(), parts=PARTS).init_loss(model.loss)
+    assert plain(output, target) == torch.nn.functional.nll_loss(output, target)
+
+
+def test_argument_given_twice_is_refused():
+    with pytest.raises(UserError, match=r"arch.args.num_classes: given in the config and by the script"):
+        ConfigParser(config()).init_obj("arch", model.model, num_classes=4)
+
+
+def test_what_a_library_class_refuses_names_the_section():
+    parsed = ConfigParser(config(optimizer={"type": "Adam", "args": {"lr": -1.0}}), parts=PARTS)
+    with pytest.raises(UserError, match=r"optimizer.args: Adam: Invalid learning rate: -1.0"):
+        parsed.init_obj("optimizer", torch.optim, [torch.zeros(1, requires_grad=True)])
+
+
+def test_all_mistakes_come_at_once():
+    wrong = config(
+        arch={"type": "MnistModl"},
+        optimizer={"type": "Adam", "args": {"lrr": 1, "eps": "x"}},
+        loss="nl_loss",
+        metrics=["accuracy", "acuracy"],
+        lr_scheduler={"type": "StepLR", "args": {}},
+        trainer={"epocs": 1, "monitor": "min val_los"},
+    )
+    with pytest.raises(UserError) as caught:
+        ConfigParser(wrong, parts=PARTS)
+    places = {line.split(":")[0] for line in str(caught.value).splitlines()}
+    assert places == {
+        "arch.type",
+        "optimizer.args.lrr",
+        "optimizer.args.eps",
+        "loss.type",
+        "metrics.1.type",
+        "lr_scheduler.args.step_size",
+        "trainer.epocs",
+        "trainer.monitor",
+    }
+
+
+@pytest.mark.old_defect(11)
+@pytest.mark.parametrize(
+    ("monitor", "split", "fits"),
+    [
+        ("min val_loss", 0.1, True),
+        ("max val_top2", 0.1, True),
+        ("max top2", 0.0, True),
+        ("min val_loss", 0.0, False),
+        ("max val_top_k_acc", 0.1, False),
+        ("max val_acc", 0.1, False),
+    ],
+)
+def test_monitor_must_name_what_will_be_logged(monitor, split, fits):
+    given = config(trainer={"epochs": 1, "monitor": monitor})
+    given["data_loader"]["args"]["validation_split"] = split
+    if fits:
+        ConfigParser(given, parts=PARTS)
+        return
+    with pytest.raises(UserError, match=r"^trainer.monitor: nothing called .* is logged"):
+        ConfigParser(given, parts=PARTS)
+
+
+def test_two_metrics_of_one_name_are_refused():
+    with pytest.raises(UserError, match="two are called 'accuracy'"):
+        ConfigParser(config(metrics=["accuracy", {"type": "accuracy"}]), parts=PARTS)
+
+
+def test_names_that_a_trainer_of_ones_own_logs_can_be_declared():
+    given = config(trainer={"epochs": 1, "monitor": "max val_f1"})
+    ConfigParser(given, parts=PARTS, also_logged=["val_f1"])
+
+
+def test_without_parts_sections_are_the_projects_own():
+    odd = {
+        "name": "x",
+        "loss": ["a"],
+        "train_loader": {},
+        "optimizer": {"g": {}},
+        "trainer": {"epochs": 1, "warmup": 3},
+    }
+    assert ConfigParser(odd).own_keys == ["train_loader", "trainer.warmup"]
+
+
+def test_precedence_of_file_flag_and_set(monkeypatch, file):
+    assert command(monkeypatch, "-c", file)["optimizer"]["args"]["lr"] == 0.1
+    assert command(monkeypatch, "-c", file, "--lr", 0.2)["optimizer"]["args"]["lr"] == 0.2
+    both = command(monkeypatch, "-c", file, "--lr", 0.2, "--set", "optimizer.args.lr=0.3", "--set", "trainer.epochs=9")
+    assert both["optimizer"]["args"]["lr"] == 0.3 and both["trainer"]["epochs"] == 9
+
+
+@pytest.mark.old_defect(17)
+def test_flags_with_hyphens_and_tuple_targets_work(monkeypatch, file):
+    options = [
+        CustomArgs(["--learning-rate"], type=float, target=("optimizer", "args", "lr")),
+        collections.namedtuple("Theirs", "flags type target")(["--amsgrad"], bool, "optimizer;args;amsgrad"),
+    ]
+    parsed = command(monkeypatch, "-c", file, "--learning-rate", 0.4, "--amsgrad", "false", options=options)
+    assert parsed["optimizer"]["args"] == {"lr": 0.4, "amsgrad": False}
+
+
+@pytest.mark.old_defect(17)
+def test_misspelt_target_of_a_flag_is_refused(monkeypatch, file, capsys):
+    options = [CustomArgs(["--lr"], type=float, target="optimzer;args;lr")]
+    with pytest.raises(SystemExit) as caught:
+        command(monkeypatch, "-c", file, "--lr", 1, options=options)
+    assert caught.value.code == 2 and "did you mean 'optimizer'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ((), "give a config, as in -c config.json"),
+        (("--set", "trainer.epocs=1"), "trainer.epocs: no such key; did you mean 'epochs'?"),
+        (("--set", "sede=1"), "sede: no such key; did you mean 'seed'?"),
+        (("--set", "optimizer.args.momentum=1"), "optimizer.args.momentum: no such argument"),
+        (("-d", "gpu"), "-d gpu: give GPU numbers"),
+        (("-r", "none.pth"), "none.pth: no such checkpoint"),
+    ],
+)
+def test_mistakes_on_the_command_line_exit_2_with_one_line(monkeypatch, file, capsys, arguments, word):
+    given = () if not arguments else ("-c", file, *arguments)
+    with pytest.raises(SystemExit) as caught:
+        command(monkeypatch, *given)
+    error = capsys.readouterr().err
+    assert caught.value.code == 2 and word in error and len(error.splitlines()) == 1
+
+
+def test_print_config_prints_the_merged_config_only(monkeypatch, file, capsys):
+    with pytest.raises(SystemExit) as caught:
+        command(monkeypatch, "-c", file, "--lr", 0.2, "--print-config")
+    printed = json.loads(capsys.readouterr().out)
+    assert caught.value.code == 0 and printed["optimizer"]["args"]["lr"] == 0.2
+
+
+def test_check_makes_nothing(monkeypatch, file, capsys):
+    monkeypatch.chdir(file.parent)
+    with pytest.raises(SystemExit) as caught:
+        command(monkeypatch, "-c", file, "--check", "--set", "trainer.epochs=5")
+    assert caught.value.code == 0 and "no mistakes found" in capsys.readouterr().out
+    assert os.listdir(file.parent) == ["config.json"]
+
+
+def test_own_keys_are_listed_once(monkeypatch, file, capsys):
+    given = config(trainer={"epochs": 1, "warmup": 3})
+    file.write_text(json.dumps(given))
+    command(monkeypatch, "-c", file)
+    assert capsys.readouterr().out == "own keys: trainer.warmup\n"
+
+
+def test_device_numbers_hide_the_other_gpus(monkeypatch, file):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert command(monkeypatch, "-c", file, "-d", "2,3")["device"] == "cuda"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
+    assert command(monkeypatch, "-c", file, "-d", "cpu")["device"] == "cpu"
+
+
+@pytest.mark.old_defect(17)
+def test_run_folder_is_made_when_asked_for_and_no_two_runs_share_it(tmp_path):
+    given = config(trainer={"epochs": 1, "save_dir": str(tmp_path / "saved")})
+    parsed = [ConfigParser(given) for _ in range(5)]
+    assert not (tmp_path / "saved").exists()
+    assert len({run.save_dir for run in parsed}) == 5 and len({run.log_dir for run in parsed}) == 5
+    first = parsed[0]
+    assert first.save_dir.parent == tmp_path / "saved/models/job" and first.log_dir.parent == tmp_path / "saved/log/job"
+    assert len(first.save_dir.name.split("_")[0]) == 8  # the year is in it
+    assert read_json(first.save_dir / "config.json") == given
+    start = read_json(first.save_dir / "environment.json")[0]
+    assert start["libraries"]["torch"] == torch.__version__.split("+")[0] and start["host"] and start["command"]
+
+
+def test_run_id_names_the_folder_and_is_not_used_twice(tmp_path):
+    given = config(trainer={"epochs": 1, "save_dir": str(tmp_path)})
+    assert ConfigParser(given, run_id="mine").save_dir.name == "mine"
+    with pytest.raises(UserError, match="a run of that name exists"):
+        _ = ConfigParser(given, run_id="mine").save_dir
+
+
+def test_unwritable_save_dir_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    parsed = ConfigParser(config(trainer={"epochs": 1, "save_dir": str(tmp_path / "file")}))
+    with pytest.raises(UserError, match="trainer.save_dir: cannot make a run folder in .*: Not a directory"):
+        _ = parsed.save_dir
+
+
+def test_resume_goes_on_in_the_runs_own_folder(tmp_path):
+    given = config(trainer={"epochs": 1, "save_dir": str(tmp_path)})
+    first = ConfigParser(given)
+    checkpoint = first.save_dir / "checkpoint-epoch1.pth"
+    again = ConfigParser(given, resume=checkpoint)
+    assert (again.save_dir, again.log_dir) == (first.save_dir, first.log_dir)
+    assert ConfigParser(given, resume=checkpoint, new_run=True).save_dir != first.save_dir
+    moved = tmp_path / "elsewhere" / "x.pth"
+    assert ConfigParser(given, resume=moved).log_dir == tmp_path / "elsewhere" / "log"
+
+
+def test_verbosity_outside_its_range_is_refused():
+    with pytest.raises(UserError, match="verbosity: got 5"):
+        ConfigParser(config()).get_logger("x", 5)

@@ -1,0 +1,222 @@
+import contextlib
+import csv
+import math
+
+import pytest
+import torch
+from helpers import accuracy, tiny_config, tiny_trainer
+
+from trainer import Trainer
+from utils import MetricTracker, UserError
+from utils.checkpoint import load_checkpoint
+
+
+def table(trainer):
+    with open(trainer.config.log_dir / "metrics.csv") as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+class Counting(Trainer):
+    """Counts the samples that pass."""
+
+    def _batches(self, epoch):
+        for data, target in super()._batches(epoch):
+            self.seen = [*getattr(self, "seen", []), len(target)]
+            yield data, target
+
+
+@pytest.mark.old_defect(4)
+@pytest.mark.parametrize("plain_loader", [False, True])
+def test_iteration_mode_trains_exactly_len_epoch_batches(tmp_path, plain_loader):
+    def loader_class(dataset, batch_size, *_):
+        return torch.utils.data.DataLoader(dataset, batch_size)
+
+    kwargs = {"loader_class": loader_class} if plain_loader else {}
+    trainer = tiny_trainer(tiny_config(tmp_path, epochs=3), trainer_class=Counting, len_epoch=7, **kwargs)
+    trainer.train()
+    assert len(trainer.seen) == 21
+
+
+def test_iterations_continue_one_stream_of_passes(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path, len_epoch=3), validation_split=0.0)  # a pass is 7 batches
+    streamed = [target for epoch in range(1, 8) for _, target in trainer._batches(epoch)]
+    passes = []
+    for epoch in (1, 2, 3):
+        trainer.data_loader.set_epoch(epoch)
+        passes += [target for _, target in trainer.data_loader]
+    assert all(map(torch.equal, streamed, passes)) and len(streamed) == len(passes)
+
+
+def test_len_epoch_argument_wins_over_the_config(tmp_path):
+    assert tiny_trainer(tiny_config(tmp_path, len_epoch=3)).len_epoch == 3
+    assert tiny_trainer(tiny_config(tmp_path, len_epoch=3), len_epoch=5).len_epoch == 5
+    assert tiny_trainer(tiny_config(tmp_path)).len_epoch == 5
+
+
+@pytest.mark.old_defect(5)
+def test_averages_weigh_the_last_small_batch_by_its_samples(tmp_path):
+    class Frozen(Trainer):
+        """Trains with a learning rate of 0 and without dropout, so that an epoch's average can be recomputed."""
+
+    config = tiny_config(tmp_path, epochs=1)
+    config["optimizer"] = {"type": "SGD", "args": {"lr": 0.0}}
+    model = torch.nn.Linear(4, 3)
+    trainer = tiny_trainer(config, trainer_class=Frozen, model=model, schedule=None)
+    trainer.data_loader.dataset.jitter = 0.0
+    trainer.train()
+    dataset = trainer.data_loader.dataset
+    for prefix, sampler in (("", trainer.data_loader.sampler), ("val_", trainer.data_loader.valid_sampler)):
+        indices = sampler.indices
+        output, target = model(dataset.features[indices]), dataset.labels[indices]
+        expected = torch.nn.functional.cross_entropy(output, target).item()
+        assert table(trainer)[0][f"{prefix}loss"] == pytest.approx(expected, rel=1e-6)
+        assert table(trainer)[0][f"{prefix}accuracy"] == accuracy(output, target).item()
+
+
+def test_validation_leaves_the_model_alone(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path))
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer._valid_epoch(1)
+    assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+
+
+def test_scheduler_steps_each_epoch_or_each_batch(tmp_path):
+    def schedule(optimizer):
+        return torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+
+    trainer = tiny_trainer(tiny_config(tmp_path / "a", epochs=3), schedule=schedule)
+    trainer.train()
+    assert [row["lr"] for row in table(trainer)] == [0.1, 0.05, 0.025]
+    config = tiny_config(tmp_path / "b", epochs=2)
+    config["lr_scheduler"] = {"type": "StepLR", "interval": "step"}
+    trainer = tiny_trainer(config, schedule=schedule)
+    trainer.train()
+    assert trainer.optimizer.param_groups[0]["lr"] == 0.1 * 0.5**10
+
+
+@pytest.mark.old_defect(18)
+def test_reduce_on_plateau_follows_the_monitored_value(tmp_path):
+    def schedule(optimizer):
+        return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=10.0, threshold_mode="abs")
+
+    trainer = tiny_trainer(tiny_config(tmp_path, epochs=3, monitor="min val_loss"), schedule=schedule)
+    trainer.train()
+    assert trainer.plateau_metric == "val_loss"
+    assert [row["lr"] for row in table(trainer)] == pytest.approx([0.1, 0.1, 0.01])
+
+
+def test_reduce_on_plateau_survives_a_restart(tmp_path):
+    def schedule(optimizer):
+        return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=10.0, threshold_mode="abs")
+
+    trainer = tiny_trainer(tiny_config(tmp_path, epochs=2), schedule=schedule)
+    trainer.train()
+    checkpoint = trainer.checkpoint_dir / "checkpoint-epoch2.pth"
+    resumed = tiny_trainer(tiny_config(tmp_path, epochs=3), schedule=schedule, resume=checkpoint)
+    resumed.train()
+    assert table(resumed)[2]["lr"] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    ("section", "monitor", "word"),
+    [({}, "max val_accuracy", "args.mode: got 'min'"), ({"interval": "step"}, "off", "interval")],
+)
+def test_plateau_settings_that_contradict_are_refused(tmp_path, section, monitor, word):
+    config = tiny_config(tmp_path, monitor=monitor)
+    config["lr_scheduler"] = {"type": "ReduceLROnPlateau", **section}
+    with pytest.raises(UserError, match=word):
+        tiny_trainer(config, schedule=torch.optim.lr_scheduler.ReduceLROnPlateau)
+
+
+def test_any_scheduler_state_can_be_saved_and_restored(tmp_path):
+    schedulers = torch.optim.lr_scheduler
+
+    def chained(optimizer):
+        warm = schedulers.LinearLR(optimizer, total_iters=2)
+        steps = schedulers.MultiStepLR(optimizer, [1, 3])
+        return schedulers.SequentialLR(optimizer, [warm, steps], milestones=[2])
+
+    kinds = {
+        "chained": chained,
+        "lambda": lambda optimizer: schedulers.LambdaLR(optimizer, lambda epoch: 0.5**epoch),
+        "one_cycle": lambda optimizer: schedulers.OneCycleLR(optimizer, 0.1, total_steps=9),
+        "cosine": lambda optimizer: schedulers.CosineAnnealingWarmRestarts(optimizer, 2),
+        "cyclic": lambda optimizer: schedulers.CyclicLR(optimizer, 0.01, 0.1, step_size_up=2),
+    }
+    for name, schedule in kinds.items():
+        straight = tiny_trainer(tiny_config(tmp_path / name, epochs=4), schedule=schedule)
+        straight.train()
+        first = tiny_trainer(tiny_config(tmp_path / name, epochs=2), schedule=schedule)
+        first.train()
+        checkpoint = first.checkpoint_dir / "checkpoint-epoch2.pth"
+        resumed = tiny_trainer(tiny_config(tmp_path / name, epochs=4), schedule=schedule, resume=checkpoint)
+        resumed.train()
+        assert [row["lr"] for row in table(resumed)] == [row["lr"] for row in table(straight)], name
+
+
+@pytest.mark.old_defect(16)
+def test_no_step_waits_for_the_device_between_log_points(tmp_path, monkeypatch):
+    reads = []
+    for name in ("item", "tolist", "cpu", "numpy", "__float__", "__bool__", "__int__"):
+        original = getattr(torch.Tensor, name)
+
+        def counted(self, *args, _original=original, _name=name, **kwargs):
+            reads.append(_name)
+            return _original(self, *args, **kwargs)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+    trainer = tiny_trainer(tiny_config(tmp_path, epochs=1, log_step=10**6), schedule=None)
+    trainer.data_loader = [next(iter(trainer.data_loader))] * 50
+    trainer.len_epoch = 100  # so that no batch is the epoch's last one, which is a log point
+    reads.clear()
+    at_step = []
+
+    class Bar(contextlib.nullcontext):
+        disable = False
+
+        def update(self):
+            at_step.append(list(reads))
+
+    trainer._progress_bar = lambda epoch: Bar(Bar())
+    trainer._train_epoch(1)
+    assert at_step == [[]] * 50 and reads
+
+
+@pytest.mark.old_defect(16)
+def test_images_and_histograms_come_every_n_epochs_only(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path, tensorboard=True, images_every_epochs=2, histograms_every_epochs=0))
+    calls = []
+    trainer.writer.add_images = lambda tag, data: calls.append((tag, tuple(data.shape)))
+    trainer.writer.add_histogram = lambda tag, data: calls.append((tag, tuple(data.shape)))
+    for epoch in (1, 2, 3):
+        trainer._show_images(torch.rand(64, 3, 5, 5), epoch)
+        trainer._show_histograms(epoch)
+    trainer._show_images(torch.rand(64, 5), 1)
+    assert calls == [("input", (32, 3, 5, 5))] * 2
+
+
+def test_a_batch_of_one_value_images_is_shown(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path, tensorboard=True))
+    trainer._show_images(torch.ones(2, 1, 4, 4), 1)
+    trainer.writer.close()
+
+
+def test_progress_reads_as_in_the_old_template(tmp_path):
+    assert tiny_trainer(tiny_config(tmp_path, len_epoch=8))._progress(1) == "[2/8 (25%)]"
+
+
+def test_trackers_and_flags_have_their_old_names(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path, log_step=3))
+    assert isinstance(trainer.train_metrics, MetricTracker) and isinstance(trainer.valid_metrics, MetricTracker)
+    assert trainer.do_validation is True and trainer.log_step == 3
+    assert not tiny_trainer(tiny_config(tmp_path), validation_split=0.0).do_validation
+
+
+def test_training_learns(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path, epochs=8, monitor="min loss"))
+    trainer.train()
+    rows = table(trainer)
+    assert rows[-1]["loss"] < 0.9 * rows[0]["loss"] and math.isfinite(rows[-1]["val_loss"])
+    assert load_checkpoint(trainer.checkpoint_dir / "model_best.pth")["monitor_best"] == min(
+        row["loss"] for row in rows
+    )

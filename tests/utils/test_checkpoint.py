@@ -1,0 +1,160 @@
+import os
+import pickle
+import resource
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from utils.checkpoint import (
+    CheckpointError,
+    find_checkpoint,
+    load_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+)
+
+STATE = {"state_dict": {"w": torch.arange(6.0)}, "epoch": 3, "config": {"name": "x"}, "betas": (0.9, 0.99)}
+
+
+@pytest.fixture
+def path(tmp_path):
+    save_checkpoint(STATE, tmp_path / "checkpoint-epoch3.pth")
+    return tmp_path / "checkpoint-epoch3.pth"
+
+
+def test_what_is_saved_is_loaded(path):
+    state = load_checkpoint(path)
+    assert torch.equal(state["state_dict"]["w"], torch.arange(6.0))
+    assert state["betas"] == (0.9, 0.99) and state["config"] == {"name": "x"}
+
+
+@pytest.mark.old_defect(2)
+def test_plain_torch_loads_it_with_weights_only(path):
+    assert torch.load(path, weights_only=True)["epoch"] == 3
+
+
+@pytest.mark.old_defect(3)
+def test_tensors_of_another_device_load_on_the_cpu(tmp_path, monkeypatch):
+    asked = []
+    original = torch.load
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: asked.append(kwargs) or original(*args, **kwargs))
+    save_checkpoint(STATE, tmp_path / "a.pth")
+    load_checkpoint(tmp_path / "a.pth")
+    assert asked == [{"map_location": "cpu", "weights_only": True}]
+
+
+def test_every_flipped_byte_and_every_truncation_is_refused(path, tmp_path):
+    content = path.read_bytes()
+    broken = tmp_path / "broken.pth"
+    damaged = [content[:i] + bytes([content[i] ^ 1]) + content[i + 1 :] for i in range(0, len(content), 7)]
+    damaged += [content[:length] for length in range(0, len(content), 13)]
+    for bytes_ in damaged:
+        broken.write_bytes(bytes_)
+        with pytest.raises(CheckpointError, match=str(broken)):
+            load_checkpoint(broken)
+
+
+@pytest.mark.old_defect(13)
+def test_failed_save_is_an_error_and_leaves_the_old_file(path, monkeypatch):
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match="No space left on device; earlier ones are untouched"):
+        save_checkpoint({**STATE, "epoch": 4}, path)
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
+
+
+def test_write_that_breaks_off_is_one_clear_error(path):
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match=r"epoch3\.pth: cannot save the checkpoint: ") as caught:
+            save_checkpoint(STATE, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert len(str(caught.value).splitlines()) == 1
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("value", [{1, 2}, object(), np.zeros(2), torch.Size([1]), {(1, 2): 3}, b"x"])
+def test_values_that_are_not_plain_are_refused_by_path(tmp_path, value):
+    with pytest.raises(CheckpointError, match=r"checkpoint\.extra\.0"):
+        save_checkpoint({**STATE, "extra": [value]}, tmp_path / "a.pth")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_numpy_scalars_become_numbers_and_counters_stay(tmp_path):
+    save_checkpoint({**STATE, "best": np.float64(0.5), "milestones": Counter([1, 1])}, tmp_path / "a.pth")
+    state = load_checkpoint(tmp_path / "a.pth")
+    assert type(state["best"]) is float and type(state["milestones"]) is Counter
+
+
+class Payload:
+    def __reduce__(self):
+        return os.system, ("touch executed",)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda state, path: path.write_bytes(pickle.dumps(state, 2))])
+def test_malicious_file_is_refused_and_not_run(tmp_path, monkeypatch, save):
+    monkeypatch.chdir(tmp_path)
+    save({"state_dict": {}, "config": Payload()}, tmp_path / "evil.pth")
+    with pytest.raises(CheckpointError, match=r"evil\.pth"):
+        load_checkpoint(tmp_path / "evil.pth")
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "word"),
+    [("a.pth", b"", "empty"), ("a.pth", b"hello", "damaged or not"), ("a.json", b"{}", "a config, not a checkpoint")],
+)
+def test_other_files_are_refused_by_name(tmp_path, name, content, word):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=word):
+        load_checkpoint(tmp_path / name)
+
+
+def test_missing_file_and_foreign_content_are_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        load_checkpoint(tmp_path / "none.pth")
+    save_checkpoint({"weights": 1}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="holds no 'state_dict'"):
+        load_checkpoint(tmp_path / "a.pth")
+
+
+def test_folder_gives_the_newest_that_verifies(tmp_path):
+    for epoch in (2, 9, 10):
+        save_checkpoint({**STATE, "epoch": epoch}, tmp_path / f"checkpoint-epoch{epoch}.pth")
+    save_checkpoint(STATE, tmp_path / "model_best.pth")
+    newest = tmp_path / "checkpoint-epoch10.pth"
+    assert find_checkpoint(tmp_path) == (newest, [])
+    newest.write_bytes(newest.read_bytes()[:-1])
+    found, passed_over = find_checkpoint(tmp_path)
+    assert found.name == "checkpoint-epoch9.pth" and "checkpoint-epoch10.pth: damaged" in passed_over[0]
+
+
+def test_latest_is_the_newest_run(tmp_path):
+    for age, run in ((300, "b"), (100, "a"), (200, "c")):
+        folder = tmp_path / "models" / "job" / run
+        folder.mkdir(parents=True)
+        save_checkpoint(STATE, folder / "checkpoint-epoch1.pth")
+        os.utime(folder / "checkpoint-epoch1.pth", (1e9 - age, 1e9 - age))
+    assert find_checkpoint("latest", tmp_path)[0].parent.name == "a"
+    with pytest.raises(CheckpointError, match="no checkpoint there"):
+        find_checkpoint("latest", tmp_path / "elsewhere")
+
+
+def test_pruning_keeps_the_newest_and_drops_the_overtaken(tmp_path):
+    for epoch in (1, 2, 3, 10, 11):
+        (tmp_path / f"checkpoint-epoch{epoch}.pth").touch()
+    (tmp_path / "model_best.pth").touch()
+    prune_checkpoints(tmp_path, 10, keep_last=2)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["checkpoint-epoch10.pth", "checkpoint-epoch3.pth", "model_best.pth"]
+    prune_checkpoints(tmp_path, 3)
+    assert not (tmp_path / "checkpoint-epoch10.pth").exists()

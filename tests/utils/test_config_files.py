@@ -1,0 +1,178 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from utils import UserError
+from utils.config_files import deep_merge, differences, parse_assignment, read_config, set_by_path, split_path
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name, content):
+        (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
+        return tmp_path / name
+
+    return write
+
+
+def test_three_formats_read_alike(write):
+    expected = {"name": "x", "trainer": {"epochs": 3, "lr": 1e-3, "monitor": "off", "on": True}, "metrics": ["a"]}
+    assert read_config(write("a.json", expected)) == expected
+    yaml = "name: x\ntrainer: {epochs: 3, lr: 1e-3, monitor: off, on: true}\nmetrics: [a]\n"
+    assert read_config(write("a.yaml", yaml)) == expected
+    toml = 'name = "x"\nmetrics = ["a"]\n[trainer]\nepochs = 3\nlr = 1e-3\nmonitor = "off"\non = true\n'
+    assert read_config(write("a.toml", toml)) == expected
+
+
+@given(st.one_of(st.integers(), st.booleans(), st.none(), st.floats(allow_nan=False, allow_infinity=False)))
+def test_yaml_reads_json_scalars_as_json_does(value):
+    import yaml
+
+    from utils.yaml_loader import ConfigLoader
+
+    assert yaml.load(json.dumps({"a": value}), Loader=ConfigLoader) == {"a": value}
+
+
+def test_base_is_inherited_deeply_and_relative_to_the_file(tmp_path, write):
+    (tmp_path / "sub").mkdir()
+    write("base.json", {"name": "base", "trainer": {"epochs": 1, "save_dir": "s"}})
+    write("more.yaml", "trainer: {epochs: 2}\n")
+    child = write("sub/child.json", {"base": ["../base.json", "../more.yaml"], "trainer": {"monitor": "off"}})
+    assert read_config(child) == {"name": "base", "trainer": {"epochs": 2, "save_dir": "s", "monitor": "off"}}
+
+
+def test_a_section_of_another_type_does_not_inherit_the_args():
+    under = {"optimizer": {"type": "Adam", "args": {"lr": 1, "amsgrad": True}}}
+    assert deep_merge(under, {"optimizer": {"type": "SGD", "args": {"lr": 2}}})["optimizer"] == {
+        "type": "SGD",
+        "args": {"lr": 2},
+    }
+    assert deep_merge(under, {"optimizer": {"args": {"lr": 2}}})["optimizer"]["args"] == {"lr": 2, "amsgrad": True}
+
+
+@pytest.mark.old_defect(12)
+def test_partial_section_keeps_the_rest():
+    merged = deep_merge({"trainer": {"epochs": 1, "save_dir": "s"}}, {"trainer": {"epochs": 2}})
+    assert merged == {"trainer": {"epochs": 2, "save_dir": "s"}}
+
+
+JSON = st.recursive(st.integers() | st.text(max_size=3), lambda inner: st.dictionaries(st.sampled_from("abc"), inner))
+
+
+@given(JSON.filter(lambda value: isinstance(value, dict)), JSON.filter(lambda value: isinstance(value, dict)))
+def test_merge_takes_every_value_of_the_upper_and_changes_neither(under, over):
+    before = json.dumps([under, over])
+    merged = deep_merge(under, over)
+    assert json.dumps([under, over]) == before
+    assert deep_merge(merged, over) == merged and deep_merge(under, {}) == under
+    assert merged.keys() == under.keys() | over.keys()
+
+
+def test_schema_line_for_editors_is_no_section(write):
+    assert read_config(write("a.json", {"$schema": "x", "name": "y"})) == {"name": "y"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "word"),
+    [
+        ("a.json", "", "is empty"),
+        ("a.json", "{", "not JSON: line 1, column 2"),
+        ("a.json", "[1]", "holds list; a config is an object"),
+        ("a.json", '{"a": 1, "a": 2}', "'a' stands twice"),
+        ("a.json", '{"a": NaN}', "NaN is not a JSON value"),
+        ("a.json", '{"a":' * 100_000, "nested too deeply"),
+        ("a.json", " " * 1_000_001, "larger than"),
+        ("a.yaml", "a: [", "not YAML"),
+        ("a.yaml", "a: 1\na: 2\n", "stands twice"),
+        ("a.yaml", "a: !!python/object/apply:os.system [ls]", "not YAML"),
+        ("a.yaml", "1: 2", "a key is text"),
+        ("a.toml", "a =", "not TOML"),
+        ("a.toml", "a = 2020-01-01", "a: got"),
+        ("a.txt", "a", "a config ends in"),
+        ("a.json", '{"base": 3}', "base: got 3"),
+        ("a.json", '{"base": "a.json"}', "inherits from itself"),
+        ("a.json", '{"base": "none.json"}', "none.json: cannot read the config: No such file"),
+    ],
+)
+def test_wrong_files_are_refused_by_name(write, name, content, word):
+    path = write(name, content)
+    with pytest.raises(UserError, match=word) as caught:
+        read_config(path)
+    assert str(path.parent) in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
+def test_binary_and_missing_files_are_refused(tmp_path):
+    (tmp_path / "a.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="not UTF-8"):
+        read_config(tmp_path / "a.json")
+    with pytest.raises(UserError, match="No such file"):
+        read_config(tmp_path / "b.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a.b=5", 5),
+        ("a.b=max val_accuracy", "max val_accuracy"),
+        ("a.b=[1,2]", [1, 2]),
+        ("a.b=true", True),
+        ("a.b=", ""),
+    ],
+)
+def test_assignment_is_json_else_text(text, value):
+    assert parse_assignment(text) == ("a.b", value)
+
+
+def test_assignment_without_a_value_is_refused():
+    with pytest.raises(UserError, match="key=value"):
+        parse_assignment("a.b")
+
+
+@pytest.mark.old_defect(17)
+@pytest.mark.parametrize("target", ["a;b;c", "a.b.c", ("a", "b", "c")])
+def test_paths_have_three_forms(target):
+    assert split_path(target) == ["a", "b", "c"]
+    config = {"a": {"b": {"c": 1}}}
+    set_by_path(config, target, 2, {})
+    assert config["a"]["b"]["c"] == 2
+
+
+def test_list_entries_are_counted_from_0():
+    config = {"metrics": [{"args": {"k": 1}}]}
+    set_by_path(config, "metrics.0.args.k", 5, {})
+    assert config["metrics"][0]["args"]["k"] == 5
+    with pytest.raises(UserError, match="the list has 1 entries"):
+        set_by_path(config, "metrics.1.args.k", 5, {})
+
+
+@pytest.mark.old_defect(17)
+@pytest.mark.parametrize(
+    ("target", "word"),
+    [
+        ("optimzer.args.lr", "did you mean 'optimizer'"),
+        ("optimizer.arg.lr", "did you mean 'args'"),
+        ("trainer.epocs", "trainer.epocs: no such key; did you mean 'epochs'"),
+        ("name.x", "no such key; name is 'n'"),
+    ],
+)
+def test_misspelt_path_is_refused(target, word):
+    config = {"name": "n", "optimizer": {"type": "A", "args": {}}, "trainer": {"epochs": 1}}
+    with pytest.raises(UserError, match=word):
+        set_by_path(config, target, 1, {("trainer",): ("epochs",)})
+
+
+def test_known_keys_and_args_may_be_added():
+    config = {"trainer": {}, "arch": {"type": "M"}}
+    set_by_path(config, "trainer.epochs", 1, {("trainer",): ("epochs",)})
+    set_by_path(config, "arch.args.width", 2, {})
+    assert config == {"trainer": {"epochs": 1}, "arch": {"type": "M", "args": {"width": 2}}}
+
+
+def test_differences_name_path_and_both_values():
+    assert differences({"a": {"b": 1}, "c": 1}, {"a": {"b": 2}, "d": None}) == [
+        "a.b: 1 -> 2",
+        'c: 1 -> "(absent)"',
+        'd: "(absent)" -> null',
+    ]

@@ -1,0 +1,111 @@
+import copy
+import json
+
+import pytest
+
+from utils.config_schema import SECTIONS, TrainerSettings, mistakes_in
+from utils.nearest import resembles
+
+GOOD = {
+    "name": "x",
+    "arch": {"type": "M"},
+    "data_loader": {"type": "L", "args": {"batch_size": 2}},
+    "optimizer": {"type": "Adam"},
+    "loss": "nll_loss",
+    "metrics": ["accuracy", {"type": "top_k_acc", "args": {"k": 5}, "name": "top5"}],
+    "lr_scheduler": {"type": "StepLR", "interval": "step"},
+    "trainer": {"epochs": 2, "monitor": "max val_accuracy"},
+}
+
+
+def changed(path, value):
+    config = copy.deepcopy(GOOD)
+    place = config
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return config
+
+
+def test_good_config_has_no_mistakes():
+    assert mistakes_in(GOOD, whole=True) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "line"),
+    [
+        (("trainer", "epocs"), 3, "trainer.epocs: no such key; did you mean 'epochs'?"),
+        (("trainer", "save_freq"), 3, "trainer.save_freq: no such key; did you mean 'save_period'?"),
+        (("optimiser",), {}, "optimiser: no such key; did you mean 'optimizer'?"),
+        (("arch", "arg"), {}, "arch.arg: no such key; did you mean 'args'?"),
+        (("metrics", 1, "nam"), "x", "metrics.1.nam: no such key; did you mean 'name'?"),
+        (("trainer", "epochs"), 0, "trainer.epochs: got 0; it should be greater than or equal to 1"),
+        (("trainer", "epochs"), "3", "trainer.epochs: got '3'; it should be a valid integer"),
+        (("trainer", "epochs"), True, "trainer.epochs: got True; it should be a valid integer"),
+        (("trainer", "monitor"), "val_loss", "trainer.monitor: got 'val_loss'; it should be 'off', 'min <name>'"),
+        (("trainer", "verbosity"), 3, "trainer.verbosity: got 3; it should be 0, 1 or 2"),
+        (("trainer",), [], "trainer: got []; it should be an object"),
+        (("arch",), "M", "arch: got 'M'; it should be an object such as"),
+        (("loss",), 3, "loss: got 3"),
+        (("metrics", 0), {"args": {}}, "metrics.0.type: missing"),
+        (("name",), "../x", "name: got '../x'; a name is"),
+        (("name",), "..", "name: got '..'"),
+        (("device",), "gpu", "device: got 'gpu'; it should be 'auto'"),
+        (("seed",), -1, "seed: got -1"),
+    ],
+)
+def test_each_mistake_is_one_line_with_path_and_remedy(path, value, line):
+    mistakes, _ = mistakes_in(changed(path, value), whole=True)
+    assert len(mistakes) == 1 and mistakes[0].startswith(line)
+
+
+def test_missing_sections_are_all_named():
+    mistakes, _ = mistakes_in({}, whole=True)
+    assert [line.split(":")[0] for line in mistakes] == ["arch", "data_loader", "optimizer", "loss", "trainer"]
+
+
+def test_numbered_name_without_the_bare_one_is_a_mistake_for_our_scripts():
+    config = {key: value for key, value in GOOD.items() if key != "arch"} | {"arch1": {"type": "M"}}
+    assert mistakes_in(config, whole=True)[0] == ["arch1: no such key; did you mean 'arch'?"]
+    assert mistakes_in(config, whole=False) == ([], ["arch1"])
+
+
+def test_own_keys_are_kept_and_listed_or_refused_when_strict():
+    own = ["arch2", "train_loader", "trainer.warmup", "trainer.percent"]
+    config = {**GOOD, "arch2": {}, "train_loader": {}, "trainer": {**GOOD["trainer"], "warmup": 1, "percent": 2}}
+    assert mistakes_in(config, whole=True) == ([], own)
+    mistakes, _ = mistakes_in({**config, "strict": True}, whole=True)
+    assert [line.split(":")[0] for line in mistakes] == own
+
+
+def test_project_with_its_own_script_may_shape_its_sections():
+    config = {"loss": ["a", "b"], "optimizer": {"generator": {}}, "data_loader": None, "trainer": {"epochs": 1}}
+    assert mistakes_in(config, whole=False) == ([], [])
+    assert mistakes_in({**config, "trainer": {"epochs": 0}}, whole=False)[0]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "train_loader",
+        "arch1",
+        "optimizer2",
+        "lr_scheduler_G",
+        "warmup",
+        "seq_len",
+        "percent",
+        "mlflow",
+        "dataset",
+        "valid_loader",
+        "visdom",
+    ],
+)
+def test_names_that_old_projects_use_resemble_no_key(name):
+    assert resembles(name, [key for key in SECTIONS if key != name]) is None
+    assert resembles(name, list(TrainerSettings.model_fields)) is None
+
+
+def test_every_key_is_described():
+    for model in (TrainerSettings,):
+        assert all(field.description for field in model.model_fields.values())
+    json.dumps(TrainerSettings.model_json_schema())

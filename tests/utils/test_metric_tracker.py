@@ -1,0 +1,61 @@
+import math
+
+import pytest
+import torch
+
+from utils import MetricTracker
+
+
+def test_average_is_weighted():
+    tracker = MetricTracker("loss")
+    tracker.update("loss", 1.0, n=3)
+    tracker.update("loss", torch.tensor(5.0), n=1)
+    assert tracker.avg("loss") == 2.0 and tracker.result() == {"loss": 2.0}
+
+
+@pytest.mark.old_defect(1)
+def test_pandas_is_not_needed_to_count():
+    tracker = MetricTracker("loss", "accuracy")
+    tracker.update("loss", 2)
+    assert tracker.result()["loss"] == 2 and math.isnan(tracker.result()["accuracy"])
+
+
+def test_collect_gives_the_average_since_the_last_time():
+    tracker = MetricTracker("loss")
+    tracker.update("loss", 1.0)
+    assert tracker.collect() == {"loss": 1.0}
+    tracker.update("loss", 3.0, n=2)
+    tracker.update("loss", torch.tensor(6.0, dtype=torch.float64))
+    assert tracker.collect() == {"loss": 4.0} and tracker.avg("loss") == 13 / 4
+    assert math.isnan(tracker.collect()["loss"])
+
+
+def test_reset_forgets():
+    tracker = MetricTracker("loss")
+    tracker.update("loss", 1.0)
+    tracker.reset()
+    assert math.isnan(tracker.avg("loss"))
+
+
+def test_tensors_of_several_types_and_shapes_are_read():
+    tracker = MetricTracker("a")
+    for value in (torch.tensor([2.0]), torch.tensor(2), torch.tensor(2.0, requires_grad=True), 2, True):
+        tracker.update("a", value, n=1)
+    assert tracker.avg("a") == 9 / 5
+
+
+def test_unknown_name_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="'los' is not tracked; tracked are loss"):
+        MetricTracker("loss").update("los", 1)
+
+
+def test_writer_gets_each_value():
+    class Writer:
+        seen = ()
+
+        def add_scalar(self, tag, value):
+            self.seen += ((tag, value),)
+
+    tracker = MetricTracker("loss", writer=Writer())
+    tracker.update("loss", torch.tensor(1.5))
+    assert tracker.writer.seen == (("loss", 1.5),)

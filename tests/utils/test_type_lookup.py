@@ -1,0 +1,176 @@
+import inspect
+
+import pytest
+import torch
+
+import model.loss
+import model.metric
+import model.model
+from utils import UserError
+from utils.source_lookup import find_definition, public_names
+from utils.type_lookup import (
+    OWN_SECTION,
+    PARTS,
+    Part,
+    argument_mistakes,
+    resolve,
+    source_argument_mistakes,
+    type_mistake,
+)
+
+MODULES = {"arch": model.model, "optimizer": torch.optim, "loss": model.loss, "metrics": model.metric}
+
+
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [
+        ("arch", "MnistModel"),
+        ("arch", "model.MnistModel"),
+        ("arch", "model.model.MnistModel"),
+        ("arch", "torch.nn.Linear"),
+        ("arch", "torchvision.models.resnet18"),
+        ("optimizer", "Adam"),
+        ("optimizer", "torch.optim.AdamW"),
+        ("loss", "nll_loss"),
+        ("loss", "torch.nn.CrossEntropyLoss"),
+        ("loss", "torch.nn.functional.cross_entropy"),
+        ("metrics", "accuracy"),
+        ("metrics", "torch.nn.functional.l1_loss"),
+    ],
+)
+def test_names_that_fit_resolve(section, name):
+    part = PARTS[section]
+    assert type_mistake(name, part) is None
+    assert callable(resolve(name, MODULES[section], part))
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "word"),
+    [
+        ("arch", "MnistModl", "did you mean 'MnistModel'"),
+        ("arch", "mine.Net", "model"),
+        ("arch", "torch.nn.Linaer", "did you mean 'Linear'"),
+        ("arch", "torch.optim.Adam", "not allowed"),
+        ("arch", "os.system", "model"),
+        ("arch", "builtins.eval", "model"),
+        ("arch", "torch.load", "not allowed"),
+        ("arch", "torch.hub.load", "not allowed"),
+        ("arch", "torch.utils.cpp_extension.load", "not allowed"),
+        ("arch", "torch.nn.Module.__init__.__globals__", "is not a name"),
+        ("arch", "__import__", "is not a name"),
+        ("arch", "", "is not a name"),
+        ("arch", "Mnist Model", "is not a name"),
+        ("optimizer", "Adamm", "did you mean 'Adam'"),
+        ("optimizer", "adamw.AdamW", "not allowed"),
+        ("metrics", "torch.nn.Linear", "not allowed"),
+        ("loss", "nll_los", "did you mean 'nll_loss'"),
+    ],
+)
+def test_names_that_do_not_fit_are_refused_before_anything_is_imported(section, name, word):
+    assert word in type_mistake(name, PARTS[section])
+    with pytest.raises(UserError, match=word.replace("(", ".")):
+        resolve(name, MODULES[section], PARTS[section])
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "word"),
+    [
+        ("arch", "torch.nn.functional.relu", "wrong kind of function"),
+        ("arch", "torch.nn.Parameter", "wrong kind of class; a torch.nn.Module"),
+        ("optimizer", "torch.optim.lr_scheduler.StepLR", "wrong kind of class; a torch.optim.Optimizer"),
+        ("loss", "F", "neither a class nor a function"),
+        ("arch", "torchvision.models.resnet.ResNet18_Weights", "wrong kind of class"),
+    ],
+)
+def test_things_of_the_wrong_kind_are_refused(section, name, word):
+    with pytest.raises(UserError, match=word):
+        resolve(name, MODULES[section], PARTS[section])
+
+
+def test_own_section_takes_what_the_script_passes_but_no_stranger():
+    assert resolve("DataLoader", torch.utils.data, OWN_SECTION) is torch.utils.data.DataLoader
+    assert resolve("torch.nn.Linear", model.model, OWN_SECTION) is torch.nn.Linear
+    for name in ("torch.hub.load", "torch.nn.Parameter"):
+        with pytest.raises(UserError):
+            resolve(name, model.model, OWN_SECTION)
+
+
+@pytest.mark.parametrize("name", ["Adam", "SGD", "AdamW", "LBFGS", "RMSprop"])
+def test_signature_in_the_source_is_the_real_one(name):
+    written = find_definition("torch.optim", name).parameters
+    real = inspect.signature(getattr(torch.optim, name)).parameters
+    assert [p.name for p in written] == list(real)
+    assert [p.default is p.empty for p in written] == [p.default is p.empty for p in real.values()]
+    assert [p.kind for p in written] == [p.kind for p in real.values()]
+
+
+def test_every_public_optimizer_and_scheduler_of_torch_is_found():
+    for module in (torch.optim, torch.optim.lr_scheduler):
+        for name, found in vars(module).items():
+            if inspect.isclass(found) and not name.startswith("_"):
+                assert find_definition(module.__name__, name) is not None, name
+    assert "Adam" in public_names("torch.optim")
+
+
+def test_definition_that_cannot_be_read_is_left_to_the_real_look_up():
+    assert find_definition("torch._C", "Anything").kind == "unsure"
+    assert find_definition("torchvision.models", "resnet18").parameters is None  # decorated
+
+
+def project(tmp_path, monkeypatch, source):
+    """A room of a project, a folder in the search path whose name no other test uses."""
+    room = tmp_path / tmp_path.name
+    room.mkdir()
+    (room / "__init__.py").touch()
+    (room / "main.py").write_text(source)
+    (room / "other.py").write_text("class Elsewhere:\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    return Part(f"{room.name}.main")
+
+
+def test_class_of_another_file_is_pointed_to(tmp_path, monkeypatch):
+    part = project(tmp_path, monkeypatch, "")
+    assert "write 'other.Elsewhere'" in type_mistake("Elsewhere", part)
+    assert type_mistake("other.Elsewhere", part) is None
+
+
+def test_names_in_branches_and_renamed_imports_are_found(tmp_path, monkeypatch):
+    source = "try:\n    from .other import Elsewhere as There\nexcept ImportError:\n    class Fallback: pass\nMade = type('Made', (), {})\n"
+    part = project(tmp_path, monkeypatch, source)
+    assert [type_mistake(name, part) for name in ("There", "Fallback", "Made")] == [None] * 3
+    assert "has no 'Elsewher'" in type_mistake("Elsewher", part)
+
+
+def test_names_made_at_run_time_are_not_called_missing(tmp_path, monkeypatch):
+    part = project(tmp_path, monkeypatch, "globals()['Made'] = dict\n")
+    assert type_mistake("Made", part) is None
+
+
+def test_inherited_constructor_is_the_one_checked(tmp_path, monkeypatch):
+    source = "class A:\n    def __init__(self, width, depth=2): pass\nclass B(A):\n    pass\n"
+    part = project(tmp_path, monkeypatch, source)
+    assert source_argument_mistakes("B", part, {"widht": 1}) == [
+        "widht: no such argument; did you mean 'width'?",
+        "width: missing; it has no default",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "good", "bad"),
+    [
+        ("int", [1], ["1", 1.5, True, None]),
+        ("float", [1, 0.5], ["0.5", False]),
+        ("float | None", [1, None], ["x"]),
+        ("bool", [True], [1]),
+        ("str", ["x"], [1]),
+        ("float | Tensor", [0.1], ["0.1"]),
+        ("tuple[float, float]", [[1, 2], "x"], []),
+        ("int | Path", [1, "x"], []),
+    ],
+)
+def test_values_are_checked_where_the_annotation_is_plain(annotation, good, bad):
+    parameter = inspect.Parameter("x", inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
+    for value in good:
+        assert argument_mistakes((parameter,), {"x": value}, 0) == []
+    for value in bad:
+        assert argument_mistakes((parameter,), {"x": value}, 0) == [f"x: got {value!r}; it should be {annotation}"]

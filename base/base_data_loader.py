@@ -43,18 +43,21 @@ class BaseDataLoader(DataLoader):
         if train_sampler is None:
             train_sampler = EpochSampler(np.arange(self.n_samples), shuffle)
         self.init_kwargs = {
+            "dataset": dataset,
             "batch_size": batch_size,
+            "shuffle": False,  # the sampler does it
             "collate_fn": collate_fn,
             "num_workers": num_workers,
             **loader_kwargs,
         }
-        super().__init__(dataset, sampler=train_sampler, **self.init_kwargs)
+        super().__init__(sampler=train_sampler, **self.init_kwargs)
 
     def split_validation(self):
         """A DataLoader over the samples set aside, in a fixed order; None if there are none."""
         if self.valid_sampler is None:
             return None
-        return DataLoader(self.valid_dataset, sampler=self.valid_sampler, **{**self.init_kwargs, "drop_last": False})
+        kwargs = {**self.init_kwargs, "dataset": self.valid_dataset, "drop_last": False}
+        return DataLoader(sampler=self.valid_sampler, **kwargs)
 
     def set_epoch(self, epoch, start_batch=0):
         """Make the next pass that of the epoch, without its first `start_batch` batches."""

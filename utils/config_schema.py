@@ -52,7 +52,7 @@ class RunSettings(_Section):
     """The keys at the top of a config that are single values."""
 
     name: Annotated[str, StringConstraints(pattern=r"^[\w][\w.+ -]*$")] = "run"
-    """Name of the job, and of its folder below save_dir."""
+    """Name of the job, and of its folder below `save_dir`."""
     description: str = ""
     """What the job is and what to expect of it; for people."""
     n_gpu: Annotated[int, Field(ge=0)] = 1
@@ -73,11 +73,11 @@ class TrainerSettings(_Section):
     epochs: Annotated[int, Field(ge=1)]
     """Number of epochs to train."""
     save_dir: Annotated[str, Field(min_length=1)] = "saved/"
-    """Folder for runs: checkpoints in models/<name>/<run>/, logs in log/<name>/<run>/."""
+    """Folder for runs: checkpoints in `models/<name>/<run>/`, logs in `log/<name>/<run>/`."""
     save_period: Annotated[int, Field(ge=1)] = 1
-    """Save checkpoint-epoch<N>.pth every so many epochs, and after the last one."""
+    """Save `checkpoint-epoch<N>.pth` every so many epochs, and after the last one."""
     keep_last: Annotated[int, Field(ge=1)] | None = None
-    """How many checkpoint-epoch files to keep, the newest ones; null keeps all. model_best.pth always stays."""
+    """How many checkpoint-epoch files to keep, the newest ones; null keeps all. `model_best.pth` always stays."""
     verbosity: Literal[0, 1, 2] = 2
     """0: warnings only, 1: the results of each epoch, 2: progress within an epoch too."""
     monitor: Annotated[str, StringConstraints(pattern=r"^(off|(min|max) \S+)$")] = "off"

@@ -1,0 +1,37 @@
+"""Draw a run's curves: python -m logger.plots saved/log/<name>/<run> writes curves.png beside metrics.csv."""
+
+import argparse
+from pathlib import Path
+
+from logger.csv_log import CsvLog
+from utils.errors import UserError, clean_exit
+
+
+def plot_curves(table, picture):
+    """Draw each value of metrics.csv over the epochs, training and validation in one panel, into a PNG."""
+    from matplotlib.figure import Figure
+
+    rows = CsvLog(table).rows()
+    if not rows:
+        raise UserError(f"{table}: no epochs to draw; give the log folder of a run, saved/log/<name>/<run>")
+    epochs = [int(row["epoch"]) for row in rows]
+    names = [name for name in rows[0] if name != "epoch" and not name.startswith("val_")]
+    figure = Figure(figsize=(3.6 * len(names), 3), layout="constrained")
+    for panel, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        for column, label in ((name, "train"), (f"val_{name}", "valid")):
+            if column in rows[0]:
+                panel.plot(epochs, [float(row[column] or "nan") for row in rows], marker=".", label=label)
+        panel.set(title=name, xlabel="epoch")
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.grid(alpha=0.3)
+        panel.legend()
+    figure.savefig(picture, dpi=120)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Draw a run's curves into curves.png beside its metrics.csv.")
+    parser.add_argument("log_dir", type=Path, help="log folder of a run: saved/log/<name>/<run>")
+    log_dir = parser.parse_args().log_dir
+    with clean_exit():
+        plot_curves(log_dir / "metrics.csv", log_dir / "curves.png")
+        print(log_dir / "curves.png")

@@ -30,7 +30,7 @@ def setup_logging(save_dir=None, log_config=_CONFIG):
 
     Records of the time before there was a folder are written into its files first.
     """
-    config = read_json(log_config)
+    config = {"disable_existing_loggers": False, **read_json(log_config)}
     files = {name for name, handler in config["handlers"].items() if "filename" in handler}
     for name in files:
         if save_dir is None:

@@ -1,5 +1,7 @@
 """TensorBoard files of a run."""
 
+import contextlib
+import io
 import time
 import warnings
 
@@ -73,7 +75,7 @@ class TensorboardWriter:
         """The model's graph, traced with a batch of inputs."""
         if self.writer is None:
             return
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")  # torch calls its tracer deprecated, and TensorBoard's writer has no other
             try:
                 self.writer.add_graph(model, batch)

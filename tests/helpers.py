@@ -96,7 +96,7 @@ def same(left, right):
 
 def run(*arguments, cwd=PROJECT, status=0, timeout=300):
     """Run `python *arguments`; the finished process, whose exit status must be the one named."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=cwd,

@@ -262,7 +262,7 @@ def test_run_id_names_the_folder_and_is_not_used_twice(tmp_path):
 def test_unwritable_save_dir_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     parsed = ConfigParser(config(trainer={"epochs": 1, "save_dir": str(tmp_path / "file")}))
-    with pytest.raises(UserError, match="trainer.save_dir: cannot make a run folder in .*: Not a directory"):
+    with pytest.raises(UserError, match=r"trainer.save_dir: cannot make a run folder in .*: Not a directory"):
         _ = parsed.save_dir
 
 

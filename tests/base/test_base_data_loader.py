@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from helpers import TinyData
 
 from base import BaseDataLoader
+from helpers import TinyData
 from utils import UserError
 
 

@@ -4,9 +4,9 @@ import logging
 
 import pytest
 import torch
-from helpers import TinyData, same, tiny_config, tiny_model, tiny_trainer
 
 from base import BaseTrainer
+from helpers import TinyData, same, tiny_config, tiny_model, tiny_trainer
 from parse_config import ConfigParser
 from trainer import Trainer
 from utils import UserError

@@ -1,4 +1,4 @@
-"""A project in the style of the old template, kept as it would have been written, moves in by replacing its framework."""
+"""A project in the style of the old template, kept as one would write it, moves in by replacing its framework."""
 
 import ast
 import csv
@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import PROJECT, run, same
 
+from helpers import PROJECT, run, same
 from utils.checkpoint import load_checkpoint
 from utils.json_io import read_json
 

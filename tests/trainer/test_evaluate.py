@@ -1,7 +1,7 @@
 import pytest
 import torch
-from helpers import accuracy
 
+from helpers import accuracy
 from trainer.evaluate import evaluate
 from utils import MetricTracker
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from helpers import accuracy, tiny_config, tiny_trainer
 
+from helpers import accuracy, tiny_config, tiny_trainer
 from trainer import Trainer
 from utils import MetricTracker, UserError
 from utils.checkpoint import load_checkpoint

@@ -135,7 +135,8 @@ def test_class_of_another_file_is_pointed_to(tmp_path, monkeypatch):
 
 
 def test_names_in_branches_and_renamed_imports_are_found(tmp_path, monkeypatch):
-    source = "try:\n    from .other import Elsewhere as There\nexcept ImportError:\n    class Fallback: pass\nMade = type('Made', (), {})\n"
+    source = "try:\n    from .other import Elsewhere as There\nexcept ImportError:\n    class Fallback: pass\n"
+    source += "Made = type('Made', (), {})\n"
     part = project(tmp_path, monkeypatch, source)
     assert [type_mistake(name, part) for name in ("There", "Fallback", "Made")] == [None] * 3
     assert "has no 'Elsewher'" in type_mistake("Elsewher", part)

@@ -1,0 +1,23 @@
+from logger import CsvLog
+
+
+def test_rows_are_added_and_new_columns_too(tmp_path):
+    table = CsvLog(tmp_path / "a.csv")
+    assert table.rows() == []
+    table.append({"epoch": 1, "loss": 0.5})
+    table.append({"epoch": 2, "loss": 0.25, "val_loss": 1.0})
+    assert (tmp_path / "a.csv").read_text().splitlines() == ["epoch,loss,val_loss", "1,0.5,", "2,0.25,1.0"]
+
+
+def test_a_repeated_epoch_replaces_itself_and_all_after_it(tmp_path):
+    table = CsvLog(tmp_path / "a.csv")
+    for epoch in (1, 2, 3):
+        table.append({"epoch": epoch, "loss": 0.1})
+    table.append({"epoch": 2, "loss": 0.2})
+    assert [(row["epoch"], row["loss"]) for row in table.rows()] == [("1", "0.1"), ("2", "0.2")]
+
+
+def test_numbers_are_written_in_full(tmp_path):
+    table = CsvLog(tmp_path / "a.csv")
+    table.append({"epoch": 1, "loss": 0.1 + 0.2})
+    assert float(table.rows()[0]["loss"]) == 0.1 + 0.2

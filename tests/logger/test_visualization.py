@@ -1,0 +1,80 @@
+import logging
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from logger import TensorboardWriter
+
+
+@pytest.fixture
+def writer(tmp_path):
+    return TensorboardWriter(tmp_path, logging.getLogger("x"), enabled=True)
+
+
+def read(writer, path):
+    writer.close()
+    events = EventAccumulator(str(path))
+    events.Reload()
+    return events
+
+
+def test_step_and_mode_are_filled_in(writer, tmp_path):
+    writer.set_step(3)
+    writer.add_scalar("loss", 0.5)
+    writer.set_step(4, "valid")
+    writer.add_scalar("loss", torch.tensor(0.25))
+    events = read(writer, tmp_path)
+    assert [(event.step, event.value) for event in events.Scalars("loss/train")] == [(3, 0.5)]
+    assert [(event.step, event.value) for event in events.Scalars("loss/valid")] == [(4, 0.25)]
+
+
+def test_rate_is_logged_between_steps_of_one_mode(writer, tmp_path):
+    for step, mode in ((0, "train"), (5, "train"), (5, "train"), (6, "valid")):
+        writer.set_step(step, mode)
+    rates = read(writer, tmp_path).Scalars("steps_per_sec/train")
+    assert [event.step for event in rates] == [5] and rates[0].value > 0
+
+
+def test_every_kind_of_data_can_be_added(writer, tmp_path):
+    writer.set_step(1)
+    writer.add_scalars("several", {"a": 1, "b": 2})
+    writer.add_image("image", torch.rand(3, 8, 8))
+    writer.add_images("images", torch.rand(2, 3, 8, 8))
+    writer.add_audio("audio", torch.rand(1, 100), sample_rate=8000)
+    writer.add_text("text", "words")
+    writer.add_histogram("weights", torch.rand(10), bins="auto")
+    writer.add_pr_curve("curve", torch.tensor([0, 1]), torch.tensor([0.2, 0.9]))
+    writer.add_embedding("points", torch.rand(4, 3))
+    tags = read(writer, tmp_path).Tags()
+    assert {"image/train", "images/train"} <= set(tags["images"]) and tags["audio"] == ["audio/train"]
+    assert tags["histograms"] == ["weights/train"] and len(tags["tensors"]) >= 2
+
+
+def test_graph_is_written_once_and_a_model_that_cannot_be_traced_only_warns(writer, tmp_path, caplog):
+    class Odd(torch.nn.Module):
+        def forward(self, inputs):
+            return {"nested": {"value": inputs}, "text": "x"}
+
+    writer.add_graph(torch.nn.Linear(2, 2), torch.rand(1, 2))
+    logging.getLogger().addHandler(caplog.handler)
+    writer.add_graph(Odd(), torch.rand(1, 2))
+    assert "no model graph in TensorBoard" in caplog.text
+    assert read(writer, tmp_path).Tags()["graph"] is True
+
+
+def test_disabled_writer_does_nothing_and_imports_nothing(tmp_path):
+    writer = TensorboardWriter(tmp_path / "none", logging.getLogger("x"), enabled=False)
+    writer.set_step(1)
+    writer.add_scalar("loss", 1)
+    writer.add_embedding("points", None)
+    writer.add_graph(None, None)
+    writer.close()
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.old_defect(21)
+def test_missing_method_is_named_with_its_class(writer):
+    with pytest.raises(AttributeError, match="'TensorboardWriter' object has no attribute 'add_scalarr'"):
+        writer.add_scalarr("loss", 1)
+    writer.close()

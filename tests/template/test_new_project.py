@@ -1,0 +1,89 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from helpers import PROJECT, SHORT, run
+from utils.json_io import read_json
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A new project, made from a folder that is not the template's."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    done = run(PROJECT / "new_project.py", "sub/my_project", cwd=elsewhere)
+    assert "my_project is ready" in done.stdout
+    return elsewhere / "sub" / "my_project"
+
+
+@pytest.mark.old_defect(20)
+def test_it_is_made_from_any_folder_with_its_data(project):
+    assert (project / "data/mnist/train-images-idx3-ubyte.gz").stat().st_size > 9_000_000
+    present = {path.name for path in project.iterdir()}
+    assert present >= {"train.py", "test.py", "base", "model", "data_loader", "trainer", "utils", "tests", "Makefile"}
+    assert not present & {".git", "saved", "benchmarks", ".venv", "new_project.py", "MIGRATING.md", "__pycache__"}
+    assert not list(project.rglob("__pycache__")) and not (project / "tests" / "template").exists()
+
+
+@pytest.mark.old_defect(20)
+def test_folders_called_data_at_any_depth_are_copied(tmp_path, monkeypatch):
+    import new_project
+
+    template = tmp_path / "template"
+    (template / "model" / "data").mkdir(parents=True)
+    (template / "model" / "data" / "words.txt").touch()
+    (template / "config.json").write_text('{"name": "x"}')
+    monkeypatch.setattr(new_project, "TEMPLATE", template)
+    monkeypatch.setattr(new_project, "CARRIED", ["model", "config.json"])
+    new_project.main(tmp_path / "made", None)
+    assert (tmp_path / "made" / "model" / "data" / "words.txt").exists()
+
+
+def test_it_has_its_own_name_and_readme(project):
+    config = read_json(project / "config.json")
+    assert config["name"] == "my_project" and {**config, "name": ""} == {
+        **read_json(PROJECT / "config.json"),
+        "name": "",
+    }
+    readme = (project / "README.md").read_text()
+    assert readme.startswith("# my_project\n") and len(readme.splitlines()) < 30
+
+
+def test_it_trains_resumes_and_tests(project):
+    run("train.py", "-c", "config.json", *SHORT, cwd=project)
+    (run_folder,) = (project / "saved/models/my_project").iterdir()
+    run("train.py", "-r", "latest", "--set", "trainer.epochs=2", cwd=project)
+    assert (run_folder / "checkpoint-epoch2.pth").exists()
+    run("test.py", "-r", run_folder / "model_best.pth", cwd=project)
+
+
+def test_it_passes_its_own_tests(project):
+    command = [sys.executable, "-m", "pytest", "-q", "-x"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0 and " passed" in done.stdout, done.stdout
+
+
+def test_name_can_be_given(tmp_path):
+    run(PROJECT / "new_project.py", tmp_path / "folder", "--name", "Cats 2.0")
+    assert json.loads((tmp_path / "folder" / "config.json").read_text())["name"] == "Cats 2.0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{tmp}/full"], "is not empty"),
+        (["{tmp}/file"], "is a file"),
+        (["{tmp}/new", "--name", "a/b"], "--name: got 'a/b'"),
+        (["{tmp}/file/x"], "cannot make the project"),
+        ([str(PROJECT / "inside")], "lies inside the template"),
+    ],
+)
+def test_places_and_names_that_will_not_do_are_refused(tmp_path, arguments, message):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "keep").touch()
+    (tmp_path / "file").touch()
+    done = run(PROJECT / "new_project.py", *(text.format(tmp=tmp_path) for text in arguments), status=2)
+    assert message in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "new").exists() and not (PROJECT / "inside").exists()
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["keep"]

@@ -1,0 +1,42 @@
+"""A checkpoint that the old template wrote: LeNet on MNIST, two epochs, its ConfigParser pickled inside."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers import PROJECT, run
+from utils.checkpoint import load_checkpoint
+from utils.json_io import read_json
+
+OLD = Path(__file__).with_name("old_checkpoint")
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    return Path(shutil.copy(OLD / "model_best.pth", tmp_path))
+
+
+@pytest.mark.old_defect(2)
+def test_its_config_is_read_without_running_its_code(checkpoint):
+    with pytest.raises(Exception, match="ConfigParser"):
+        torch.load(checkpoint, weights_only=True)
+    state = load_checkpoint(checkpoint)
+    assert state["config"] == read_json(OLD / "config.json") and state["epoch"] == 2
+
+
+def test_it_gives_the_accuracy_that_the_old_template_reported(checkpoint, tmp_path):
+    run("test.py", "-r", checkpoint, "--split", "valid", "--set", "data_loader.args.num_workers=0")
+    results = read_json(tmp_path / "test_results.json")
+    assert results["accuracy"] == 0.975  # reported as 0.9749, the mean over batches instead of samples
+    assert results["loss"] == pytest.approx(load_checkpoint(checkpoint)["monitor_best"], rel=1e-3)
+
+
+def test_training_goes_on_from_it_in_a_new_run(checkpoint, tmp_path):
+    more = ("--set", f"trainer.save_dir={tmp_path}", "--set", "trainer.epochs=3", "--set", "trainer.len_epoch=5")
+    done = run("train.py", "-r", checkpoint, "-c", "config.json", *more)
+    assert 'lr_scheduler.type: "StepLR" -> "ExponentialLR"' in done.stdout
+    name = read_json(PROJECT / "config.json")["name"]
+    (child,) = (tmp_path / "models" / name).iterdir()
+    assert load_checkpoint(child / "checkpoint-epoch3.pth")["epoch"] == 3

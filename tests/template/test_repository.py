@@ -1,0 +1,37 @@
+"""What keeps the repository itself true: generated files, CI, and a test for each defect of the old template."""
+
+import re
+
+from helpers import PROJECT
+from utils.config_docs import schema_text, with_tables
+
+
+def test_schema_and_readme_tables_are_fresh():
+    assert (PROJECT / "config.schema.json").read_text() == schema_text(), "run make docs"
+    readme = (PROJECT / "README.md").read_text()
+    assert readme == with_tables(readme) and "| `early_stop` | `0` |" in readme, "run make docs"
+
+
+def test_each_of_the_21_defects_of_the_old_template_has_a_test():
+    text = "\n".join(path.read_text() for path in (PROJECT / "tests").rglob("test_*.py"))
+    named = {int(number) for number in re.findall(r"@pytest\.mark\.old_defect\((\d+)\)\n", text)}
+    assert named == set(range(1, 22))
+
+
+def test_ci_runs_the_readmes_test_command():
+    assert "\nmake test\n" in (PROJECT / ".ci" / "run").read_text()
+
+
+def test_constraints_pin_every_requirement():
+    pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", (PROJECT / "constraints.txt").read_text().lower(), re.M))
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        for package, lowest in re.findall(r"^([\w-]+)>=(\S+)$", (PROJECT / name).read_text(), re.M):
+            assert tuple(map(int, pins[package].split("."))) >= tuple(map(int, lowest.split(".")))
+
+
+def test_embedded_mnist_is_what_its_note_says():
+    from data_loader.mnist_files import _FILES
+
+    note = (PROJECT / "data" / "mnist" / "README.md").read_text()
+    assert all(f"`{name}.gz` | `{checksum}`" in note for name, (checksum, _) in _FILES.items())
+    assert "CC BY-SA 3.0" in note

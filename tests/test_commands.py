@@ -1,0 +1,268 @@
+"""The commands, run as a user types them, on the real MNIST in a shortened form."""
+
+import csv
+import fcntl
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import textwrap
+import time
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from helpers import PROJECT, SHORT, copy_project, run, same
+from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.json_io import read_json
+
+NAME = read_json(PROJECT / "config.json")["name"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(folder of a copy of the project, folder of a run of 2 short epochs in it)."""
+    folder = copy_project(tmp_path_factory.mktemp("trained") / "project")
+    two = ("--set", "trainer.epochs=2", "--set", "trainer.len_epoch=20", "--set", "trainer.log_step=5")
+    run("train.py", "-c", "config.json", "--lr", "0.01", "--bs", "128", *two, cwd=folder)
+    return folder, only(folder / "saved/models" / NAME)
+
+
+def only(folder):
+    (child,) = folder.iterdir()
+    return child
+
+
+def logs(run_folder):
+    return run_folder.parents[2] / "log" / run_folder.parent.name / run_folder.name
+
+
+def table(run_folder):
+    with open(logs(run_folder) / "metrics.csv") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_leaves_everything_behind(trained):
+    _, folder = trained
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "checkpoint-epoch1.pth",
+        "checkpoint-epoch2.pth",
+        "model_best.pth",
+        "config.json",
+        "environment.json",
+    }
+    assert [row["epoch"] for row in table(folder)] == ["1", "2"]
+    assert float(table(folder)[1]["val_accuracy"]) > 0.5
+    info = (logs(folder) / "info.log").read_text()
+    assert "fc1         Linear     2 x 50                  16,050" in info and "epoch 2/2" in info
+    start = read_json(folder / "environment.json")[0]
+    assert start["command"][1:4] == ["train.py", "-c", "config.json"] and start["libraries"]["torch"]
+
+
+def test_tensorboard_has_steps_epochs_images_histograms_and_the_graph(trained):
+    events = EventAccumulator(str(logs(trained[1])))
+    events.Reload()
+    steps = [event.step for event in events.Scalars("loss/train")]
+    assert steps == [4, 9, 14, 19, 24, 29, 34, 39] == [event.step for event in events.Scalars("lr/train")]
+    for tag in ("epoch_loss/train", "epoch_accuracy/valid"):
+        assert [event.step for event in events.Scalars(tag)] == [20, 40]
+    assert [event.step for event in events.Images("input/train")][:1] == [0]
+    assert "conv1.weight/train" in events.Tags()["histograms"] and events.Tags()["graph"] is True
+
+
+def test_test_on_the_validation_data_gives_the_training_scripts_figures_exactly(trained):
+    folder, run_folder = trained
+    before = {path: path.stat().st_mtime_ns for path in (folder / "saved").rglob("*") if path.is_file()}
+    run("test.py", "-r", run_folder / "checkpoint-epoch2.pth", "--split", "valid", cwd=folder)
+    results = read_json(run_folder / "test_results.json")
+    last = table(run_folder)[-1]
+    assert {key: results[key] for key in ("checkpoint", "epoch", "split", "samples")} == {
+        "checkpoint": "checkpoint-epoch2.pth",
+        "epoch": 2,
+        "split": "valid",
+        "samples": 6000,
+    }
+    for name in ("loss", "accuracy", "top_k_acc"):
+        assert results[name] == float(last[f"val_{name}"])
+    (run_folder / "test_results.json").unlink()
+    assert before == {path: path.stat().st_mtime_ns for path in (folder / "saved").rglob("*") if path.is_file()}
+
+
+@pytest.mark.old_defect(14)
+def test_test_takes_loader_split_and_batch_size_from_config_and_flags(trained):
+    folder, run_folder = trained
+    values = {}
+    for batch_size in (100, 999):
+        done = run("test.py", "-r", run_folder / "model_best.pth", "--bs", batch_size, cwd=folder)
+        assert "on 10000 test samples" in done.stdout
+        values[batch_size] = read_json(run_folder / "test_results.json")
+    assert values[100]["accuracy"] == pytest.approx(values[999]["accuracy"], abs=1e-12)
+    assert values[100]["loss"] == pytest.approx(values[999]["loss"], rel=1e-6)
+    done = run("test.py", "-r", run_folder / "model_best.pth", "--split", "train", cwd=folder)
+    assert "on 54000 train samples" in done.stdout
+
+
+def test_resume_of_the_real_job_gives_the_same_bits(trained, tmp_path):
+    folder, straight = trained
+    two = ("--set", "trainer.len_epoch=20", "--set", "trainer.log_step=5", "--set", f"trainer.save_dir={tmp_path}")
+    run("train.py", "-c", "config.json", "--lr", "0.01", "--bs", "128", "--set", "trainer.epochs=1", *two, cwd=folder)
+    resumed = only(tmp_path / "models" / NAME)
+    done = run("train.py", "-r", resumed / "checkpoint-epoch1.pth", "--set", "trainer.epochs=2", cwd=folder)
+    assert "changed since: trainer.epochs: 1 -> 2" in done.stdout
+    left, right = (load_checkpoint(place / "checkpoint-epoch2.pth") for place in (straight, resumed))
+    for key in ("state_dict", "optimizer", "attributes", "monitor_best", "not_improved_count", "rng"):
+        assert same(left[key], right[key]), key
+    assert table(straight) == table(resumed)
+    assert len(read_json(resumed / "environment.json")) == 2
+
+
+def test_resume_passes_over_a_damaged_newest_checkpoint(trained, tmp_path):
+    folder, run_folder = trained
+    copy = tmp_path / "models" / NAME / "copy"
+    copy.mkdir(parents=True)
+    for path in run_folder.glob("*.pth"):
+        (copy / path.name).write_bytes(path.read_bytes())
+    content = bytearray((copy / "checkpoint-epoch2.pth").read_bytes())
+    content[1000] ^= 1
+    (copy / "checkpoint-epoch2.pth").write_bytes(content)
+    done = run("train.py", "-r", copy, "--set", "trainer.epochs=2", cwd=folder)
+    assert re.search(r"warning: .*checkpoint-epoch2\.pth: damaged: .*; passed over", done.stderr)
+    assert "checkpoint-epoch1.pth, epoch 1" in done.stdout and "epoch 2/2" in done.stdout
+    assert load_checkpoint(copy / "checkpoint-epoch2.pth")["epoch"] == 2
+    refused = run("train.py", "-r", run_folder / "nothing.pth", cwd=folder, status=2)
+    assert refused.stderr.count("\n") == 1
+
+
+@pytest.mark.old_defect(12)
+def test_resume_with_a_config_starts_a_new_run_and_merges_deeply(trained, tmp_path):
+    folder, run_folder = trained
+    partial = tmp_path / "more.yaml"
+    partial.write_text(f"optimizer: {{args: {{lr: 1e-3}}}}\ntrainer: {{epochs: 3, save_dir: {tmp_path}}}\n")
+    done = run("train.py", "-r", run_folder / "checkpoint-epoch2.pth", "-c", partial, cwd=folder)
+    child = only(tmp_path / "models" / NAME)
+    config = read_json(child / "config.json")
+    assert config["trainer"]["len_epoch"] == 20 and config["optimizer"]["args"] == {
+        "lr": 1e-3,
+        "weight_decay": 0,
+        "amsgrad": True,
+    }
+    assert float(table(child)[0]["lr"]) == 1e-3 and "optimizer.args.lr: 0.01 -> 0.001" in done.stdout
+    assert read_json(child / "environment.json")[0]["resumed_from"].endswith("checkpoint-epoch2.pth")
+
+
+@pytest.mark.parametrize("config", sorted(path.name for path in (PROJECT / "configs").iterdir()))
+def test_every_config_checks_and_trains(config, tmp_path):
+    run("train.py", "-c", f"configs/{config}", "--check")
+    short = ("--set", f"trainer.save_dir={tmp_path}", "--set", "trainer.epochs=1", "--set", "trainer.len_epoch=5")
+    done = run("train.py", "-c", f"configs/{config}", *short)
+    assert "epoch 1/1" in done.stdout
+    run("test.py", "-r", next(tmp_path.rglob("checkpoint-epoch1.pth")))
+
+
+def test_piped_output_is_plain_lines_within_80_columns(tmp_path):
+    short = ("--set", "trainer.len_epoch=5", "--set", "trainer.epochs=1", "--set", f"trainer.save_dir={tmp_path}")
+    done = run("train.py", "-c", "config.json", *short)
+    lines = done.stdout.splitlines()
+    assert done.stderr == "" and "\r" not in done.stdout
+    assert "epoch 1/1 [5/5 (100%)]  loss" in done.stdout
+    assert max(len(line) for line in lines if str(tmp_path) not in line) <= 80
+
+
+def test_on_a_terminal_there_is_a_bar_and_no_progress_lines(tmp_path):
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    short = ["--set", "trainer.len_epoch=40", "--set", "trainer.epochs=1", "--set", f"trainer.save_dir={tmp_path}"]
+    command = [sys.executable, "train.py", "-c", "config.json", *short]
+    process = subprocess.Popen(command, cwd=PROJECT, stdin=follower, stdout=follower, stderr=follower)
+    os.close(follower)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(leader, 65536)
+        except OSError:  # the other side has closed
+            break
+    os.close(leader)
+    text = shown.decode()
+    assert process.wait() == 0 and "epoch 1/1:" in text and "it/s" in text and "loss=" in text
+    assert "[5/40" not in text
+    assert all(len(line) <= 80 for line in re.split("[\r\n]", text) if str(tmp_path) not in line)
+
+
+def test_ctrl_c_ends_cleanly_and_says_what_to_resume_from(tmp_path):
+    command = [sys.executable, "train.py", "-c", "config.json", "--set", "trainer.len_epoch=30"]
+    command += ["--set", f"trainer.save_dir={tmp_path}", "--set", "trainer.epochs=1000", "--set", "trainer.verbosity=1"]
+    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("checkpoint-epoch2.pth")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in output + errors
+    resume = re.search(r"resume with: python train\.py -r (\S+)", output)[1]
+    done = run("train.py", "-r", resume, *SHORT)
+    assert "nothing left to train" in done.stdout
+
+
+WRONG = [
+    (["-c", "none.json"], "none.json: cannot read the config: No such file"),
+    (["-c", "README.md"], "a config ends in .json"),
+    (["-r", "config.json"], "config.json: a config, not a checkpoint"),
+    (["-r", "none.pth"], "none.pth: no such checkpoint"),
+    (
+        ["-c", "config.json", "--set", "trainer.monitor=min val_los"],
+        "trainer.monitor: nothing called 'val_los' is logged",
+    ),
+    (["-c", "config.json", "--set", "data_loader.args.data_dir=none"], "no train-images-idx3-ubyte.gz in none"),
+    (["-c", "config.json", "--set", "data_loader.args.validation_split=1.0"], "validation_split: got 1.0"),
+    (["-c", "config.json", "--set", "data_loader.args.validation_split=-0.5"], "validation_split: got -0.5"),
+    (["-c", "config.json", "--set", "data_loader.args.validation_split=60000"], "validation_split: got 60000"),
+    (["-c", "config.json", "--bs", "0"], "batch_size: got 0"),
+    (["-c", "config.json", "--lr", "-1"], "optimizer.args: Adam: Invalid learning rate"),
+    (["-c", "config.json", "--set", "optimizer.type=os.system"], "optimizer.type: 'os.system' is not allowed"),
+    (["-c", "config.json", "--set", "arch.type=torch.hub.load"], "arch.type: 'torch.hub.load' is not allowed"),
+    (["-c", "config.json", "--set", "optimizer.type=lr_scheduler"], "optimizer.type: "),
+    (["-c", "config.json", "--set", "trainer.save_dir=README.md"], "trainer.save_dir: cannot make a run folder"),
+    (["-c", "config.json", "--set", "device=mps"], "device: 'mps' given"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG, ids=[message for _, message in WRONG])
+def test_bad_input_is_one_line_exit_2_and_nothing_written(arguments, message, tmp_path):
+    folder = copy_project(tmp_path / "project")
+    before = sorted(folder.rglob("*"))
+    done = run("train.py", *arguments, cwd=folder, status=2)
+    assert message in done.stderr and len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: ")
+    written = [path for path in sorted(folder.rglob("*")) if path not in before and "__pycache__" not in path.parts]
+    assert written == []
+
+
+def test_test_refuses_what_it_cannot_measure(trained, tmp_path):
+    folder, run_folder = trained
+    checkpoint = run_folder / "checkpoint-epoch1.pth"
+    assert "give a checkpoint with -r" in run("test.py", "-c", "config.json", cwd=folder, status=2).stderr
+    split = ("--set", "data_loader.args.validation_split=0", "--set", "trainer.monitor=off")
+    done = run("test.py", "-r", checkpoint, "--split", "valid", *split, cwd=folder, status=2)
+    assert "the config sets no samples aside" in done.stderr
+    done = run("test.py", "-r", checkpoint, "--set", "arch.args.num_classes=7", cwd=folder, status=2)
+    assert "does not fit the model MnistModel" in done.stderr and len(done.stderr.splitlines()) == 1
+    save_checkpoint({"state_dict": {}, "epoch": 1}, tmp_path / "bare.pth")
+    assert "holds no config; give one with -c" in run("test.py", "-r", tmp_path / "bare.pth", status=2).stderr
+
+
+def test_a_check_needs_no_package_that_it_does_not_use():
+    program = """
+        import argparse, sys
+        sys.modules.update(dict.fromkeys(["pandas", "matplotlib", "torchvision", "yaml", "tensorboard"]))
+        sys.argv = ["train.py", "-c", "config.json", "--check"]
+        from parse_config import PARTS, ConfigParser
+        parser = argparse.ArgumentParser()
+        parser.add_argument("-c", "--config")
+        parser.add_argument("-r", "--resume")
+        ConfigParser.from_args(parser, parts=PARTS)
+    """
+    assert "no mistakes found" in run("-c", textwrap.dedent(program)).stdout

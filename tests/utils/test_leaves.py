@@ -1,0 +1,106 @@
+"""The small leaves: seeds, devices, folders, JSON, the model summary, the epoch report."""
+
+import concurrent.futures
+import itertools
+import random
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from utils import UserError, ensure_dir, inf_loop, prepare_device, read_json, write_json
+from utils.epoch_report import epoch_report
+from utils.model_summary import model_summary
+from utils.run_folder import claim_run_folder
+from utils.seed import derive_seed, make_deterministic, rng_state, seed_everything, set_rng_state
+
+
+def draws():
+    return random.random(), np.random.rand(), torch.rand(1).item()
+
+
+def test_seeding_repeats_every_generator():
+    seed_everything(2**62)
+    first = draws()
+    seed_everything(2**62)
+    assert draws() == first
+
+
+def test_derived_seeds_are_apart_for_neighbouring_seeds_and_epochs():
+    seeds = [derive_seed(seed, epoch) for seed in range(20) for epoch in range(20)]
+    assert len(set(seeds)) == 400 and all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_generator_states_are_put_back():
+    np.random.randn()  # leaves a second normal number waiting
+    state = rng_state()
+    first = (draws(), np.random.randn())
+    set_rng_state(state)
+    assert (draws(), np.random.randn()) == first
+
+
+def test_deterministic_switch_sets_torch():
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        make_deterministic()
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def test_device_is_the_one_asked_for(monkeypatch):
+    assert prepare_device(1, "cpu") == (torch.device("cpu"), [])
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert prepare_device(1) == (torch.device("cuda:0"), [0])
+    assert prepare_device(2) == (torch.device("cuda:0"), [0, 1])
+    assert prepare_device(4) == (torch.device("cuda:0"), [0, 1])
+    assert prepare_device(0) == (torch.device("cpu"), [])
+    assert prepare_device(1, "cuda:1") == (torch.device("cuda:1"), [1])
+    with pytest.raises(UserError, match="device: 'cuda:2' given, but torch finds 2"):
+        prepare_device(1, "cuda:2")
+
+
+def test_device_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert prepare_device(3) == (torch.device("cpu"), [])
+    for name in ("cuda", "mps"):
+        with pytest.raises(UserError, match=f"device: '{name}' given"):
+            prepare_device(1, name)
+
+
+def test_json_is_written_whole(tmp_path):
+    ensure_dir(tmp_path / "a" / "b")
+    write_json({"x": [1, None]}, tmp_path / "a" / "b" / "c.json")
+    assert read_json(tmp_path / "a" / "b" / "c.json") == {"x": [1, None]}
+    assert len(list((tmp_path / "a" / "b").iterdir())) == 1
+
+
+def test_inf_loop_repeats():
+    assert list(itertools.islice(inf_loop([1, 2]), 5)) == [1, 2, 1, 2, 1]
+
+
+@pytest.mark.old_defect(17)
+def test_runs_of_one_instant_get_a_folder_each(tmp_path):
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        folders = list(pool.map(lambda _: claim_run_folder(tmp_path, "job")[0], range(50)))
+    assert len(set(folders)) == 50
+
+
+def test_summary_counts_and_leaves_the_model_as_it_was():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3)).train()
+    model[0].requires_grad_(False)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    rows = model_summary(model, torch.rand(2, 4)).splitlines()
+    assert rows[0] == "Sequential: 21 parameters, 15 of them fixed"
+    assert re.split(" {2,}", rows[2]) == ["0", "Linear", "2 x 3", "15"]
+    assert model.training and all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert not model[0]._forward_hooks
+
+
+def test_report_fits_80_columns():
+    log = {"epoch": 3, **{f"{prefix}a_long_metric_name_{i}": 0.123456 for prefix in ("", "val_") for i in range(5)}}
+    lines = epoch_report(log, 12, 4.25, improved=True).splitlines()
+    assert lines[0] == "epoch 3/12  4.2 s  best so far" and max(map(len, lines)) <= 80
+    assert sum(line.count("val_") for line in lines) == 5

@@ -72,7 +72,7 @@ def test_tensorboard_has_steps_epochs_images_histograms_and_the_graph(trained):
     for tag in ("epoch_loss/train", "epoch_accuracy/valid"):
         assert [event.step for event in events.Scalars(tag)] == [20, 40]
     assert [event.step for event in events.Images("input/train")][:1] == [0]
-    assert "conv1.weight/train" in events.Tags()["histograms"] and events.Tags()["graph"] is True
+    assert "parameters/conv1.weight/train" in events.Tags()["histograms"] and events.Tags()["graph"] is True
 
 
 def test_test_on_the_validation_data_gives_the_training_scripts_figures_exactly(trained):

@@ -165,7 +165,7 @@ class Trainer(BaseTrainer):
             return
         self.writer.set_step(epoch * self.len_epoch)
         for name, parameter in self.model.named_parameters():
-            self.writer.add_histogram(name, parameter.detach())
+            self.writer.add_histogram(f"parameters/{name}", parameter.detach())
 
     def _plateau_metric(self, name):
         """The value that ReduceLROnPlateau watches, None for another scheduler."""

@@ -19,7 +19,7 @@ format: .venv/installed-dev
 	$(BIN)/ruff format .
 
 docs: .venv/installed
-	$(BIN)/python -m utils.config_docs
+	$(BIN)/python -m utils.config.docs
 
 clean:
 	rm -rf .pytest_cache .ruff_cache .hypothesis

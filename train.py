@@ -17,7 +17,7 @@ def main(config):
     import model.model as module_arch
     from trainer import Trainer
     from utils.device import prepare_device
-    from utils.model_summary import model_summary
+    from utils.model_summary import example_input, model_summary
     from utils.seed import make_deterministic, seed_everything
 
     settings = config.settings
@@ -40,7 +40,7 @@ def main(config):
     # the data
     data_loader = config.init_obj("data_loader", module_data)
     valid_data_loader = data_loader.split_validation()
-    example = next(iter(data_loader))[0][:2].to(device)
+    example = example_input(data_loader, device)
     summary = model_summary(model, example)
 
     # the run
@@ -59,7 +59,7 @@ def main(config):
     )
     trainer.logger.info("%s\n", summary)
     trainer.logger.info("run %s on %s, seed %d", config.save_dir, device, settings.seed)
-    if config.resume is None:
+    if config.resume is None and example is not None:
         trainer.writer.add_graph(model, example)
     trainer.train()
 

@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 
 from logger import CsvLog, TensorboardWriter
 from utils.checkpoint import load_checkpoint, prune_checkpoints, save_checkpoint
-from utils.config_files import differences
-from utils.config_schema import TrainerSettings
+from utils.config.files import differences
+from utils.config.schema import TrainerSettings
 from utils.epoch_report import epoch_report
 from utils.errors import UserError
 from utils.seed import derive_seed, rng_state, seed_everything, set_rng_state

@@ -8,10 +8,10 @@ from utils.errors import UserError
 
 
 def claim_run_folder(root, name, run_id=None):
-    """(checkpoint folder, log folder) of a new run, both made here; no two runs ever get the same ones.
+    """The checkpoint folder of a new run, made here; no two runs ever get the same one.
 
     run_id: name of the run, by default the present time, with a number behind it if another run has it.
-    Raises UserError if the folders cannot be made, or if the run_id given is taken.
+    Raises UserError if the folder cannot be made, or if the run_id given is taken.
     """
     runs = Path(root) / "models" / name
     started = datetime.now().strftime("%Y%m%d_%H%M%S")
@@ -21,15 +21,12 @@ def claim_run_folder(root, name, run_id=None):
         for run in names:
             try:
                 (runs / run).mkdir()  # fails if another process was faster
-                break
+                return runs / run
             except FileExistsError:
                 continue
-        else:
-            raise UserError(f"{runs / run_id}: a run of that name exists; choose another run_id")
-        logs = log_folder_of(runs / run)
     except OSError as error:
         raise UserError(f"trainer.save_dir: cannot make a run folder in {runs}: {error.strerror}") from None
-    return runs / run, logs
+    raise UserError(f"{runs / run_id}: a run of that name exists; choose another run_id")
 
 
 def log_folder_of(save_dir):

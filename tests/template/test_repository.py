@@ -3,7 +3,7 @@
 import re
 
 from helpers import PROJECT
-from utils.config_docs import schema_text, with_tables
+from utils.config.docs import schema_text, with_tables
 
 
 def test_schema_and_readme_tables_are_fresh():

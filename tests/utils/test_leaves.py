@@ -11,7 +11,7 @@ import torch
 
 from utils import UserError, ensure_dir, inf_loop, prepare_device, read_json, write_json
 from utils.epoch_report import epoch_report
-from utils.model_summary import model_summary
+from utils.model_summary import example_input, model_summary
 from utils.run_folder import claim_run_folder
 from utils.seed import derive_seed, make_deterministic, rng_state, seed_everything, set_rng_state
 
@@ -84,7 +84,7 @@ def test_inf_loop_repeats():
 @pytest.mark.old_defect(17)
 def test_runs_of_one_instant_get_a_folder_each(tmp_path):
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        folders = list(pool.map(lambda _: claim_run_folder(tmp_path, "job")[0], range(50)))
+        folders = list(pool.map(lambda _: claim_run_folder(tmp_path, "job"), range(50)))
     assert len(set(folders)) == 50
 
 
@@ -97,6 +97,12 @@ def test_summary_counts_and_leaves_the_model_as_it_was():
     assert re.split(" {2,}", rows[2]) == ["0", "Linear", "2 x 3", "15"]
     assert model.training and all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert not model[0]._forward_hooks
+    assert model_summary(model, None) == rows[0]
+
+
+def test_example_is_two_inputs_or_none():
+    assert example_input([(torch.rand(5, 3), torch.rand(5))], torch.device("cpu")).shape == (2, 3)
+    assert example_input([{"inputs": torch.rand(5, 3)}], torch.device("cpu")) is None
 
 
 def test_report_fits_80_columns():

@@ -4,9 +4,9 @@ import importlib
 import inspect
 from dataclasses import dataclass
 
+from utils.config.nearest import did_you_mean
+from utils.config.source import find_definition, public_names, source_of
 from utils.errors import UserError
-from utils.nearest import did_you_mean
-from utils.source_lookup import find_definition, public_names, source_of
 
 
 @dataclass(frozen=True)

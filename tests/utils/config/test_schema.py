@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from utils.config_schema import SECTIONS, TrainerSettings, mistakes_in
-from utils.nearest import resembles
+from utils.config.nearest import resembles
+from utils.config.schema import SECTIONS, TrainerSettings, mistakes_in
 
 GOOD = {
     "name": "x",

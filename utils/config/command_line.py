@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from utils.checkpoint import find_checkpoint, load_checkpoint
-from utils.config_files import deep_merge, parse_assignment, read_config
+from utils.config.files import deep_merge, parse_assignment, read_config
 from utils.errors import UserError
 
 

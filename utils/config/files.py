@@ -4,8 +4,8 @@ import copy
 import json
 from pathlib import Path
 
+from utils.config.nearest import did_you_mean
 from utils.errors import UserError
-from utils.nearest import did_you_mean
 
 _MAX_BYTES = 1_000_000  # a config is read by people; a larger file is a mistake
 
@@ -158,7 +158,7 @@ def _parse_toml(text):
 def _parse_yaml(text):
     import yaml
 
-    from utils.yaml_loader import ConfigLoader
+    from utils.config.yaml_loader import ConfigLoader
 
     try:
         return yaml.load(text, Loader=ConfigLoader)  # a SafeLoader: builds plain values only

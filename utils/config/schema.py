@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, ValidationError
 
-from utils.nearest import nearest, resembles
+from utils.config.nearest import nearest, resembles
 
 
 class _Section(BaseModel):

@@ -7,8 +7,8 @@ import model.loss
 import model.metric
 import model.model
 from utils import UserError
-from utils.source_lookup import find_definition, public_names
-from utils.type_lookup import (
+from utils.config.source import find_definition, public_names
+from utils.config.types import (
     OWN_SECTION,
     PARTS,
     Part,

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from utils import UserError
-from utils.config_files import deep_merge, differences, parse_assignment, read_config, set_by_path, split_path
+from utils.config.files import deep_merge, differences, parse_assignment, read_config, set_by_path, split_path
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_three_formats_read_alike(write):
 def test_yaml_reads_json_scalars_as_json_does(value):
     import yaml
 
-    from utils.yaml_loader import ConfigLoader
+    from utils.config.yaml_loader import ConfigLoader
 
     assert yaml.load(json.dumps({"a": value}), Loader=ConfigLoader) == {"a": value}
 

@@ -1,0 +1,117 @@
+"""Find all mistakes of a config, before anything is built: first from source files alone, then by importing."""
+
+import collections
+import importlib
+import inspect
+
+from utils.config.nearest import did_you_mean
+from utils.config.schema import mistakes_in
+from utils.config.types import (
+    argument_mistakes,
+    default_in_source,
+    resolve,
+    signature_of,
+    source_argument_mistakes,
+    type_mistake,
+)
+from utils.errors import UserError
+
+
+def check_config(config, parts, also_logged=()):
+    """The config's keys that the framework does not know, its project's own.
+
+    parts: {section: Part} of what is built by name; {} if the project's own script decides that. also_logged: names
+    that the trainer logs besides the loss and the metrics. Nothing is imported, so the answer comes within the
+    first second. Raises UserError with one line for each mistake.
+    """
+    mistakes, own_keys = mistakes_in(config, whole=bool(parts))
+    for path, spec, part in _components(config, parts):
+        wrong = type_mistake(spec["type"], part)
+        mistakes += [f"{path}.type: {wrong}"] if wrong else _source_argument_mistakes(path, spec, part)
+    if parts:
+        mistakes += _name_mistakes(config, parts, also_logged)
+    if mistakes:
+        raise UserError("\n".join(dict.fromkeys(mistakes)))
+    return own_keys
+
+
+def check_types(config, parts):
+    """Look up every type for good and bind its args, building nothing. Raises UserError with all mistakes."""
+    mistakes = []
+    for path, spec, part in _components(config, parts):
+        try:
+            found = resolve(spec["type"], importlib.import_module(part.module), part)
+        except UserError as error:
+            mistakes.append(f"{path}.type: {error}")
+            continue
+        given = part.given if inspect.isclass(found) or part.called_with is None else part.called_with
+        wrong = argument_mistakes(signature_of(found), spec.get("args", {}), given)
+        mistakes += [f"{path}.args.{mistake}" for mistake in wrong]
+    if mistakes:
+        raise UserError("\n".join(mistakes))
+
+
+def as_spec(path, section):
+    """A section as {"type": ..., "args": ...}; a bare name is short for one without args. Raises UserError."""
+    spec = {"type": section} if isinstance(section, str) else section
+    if not isinstance(spec, dict) or not isinstance(spec.get("type"), str):
+        raise UserError(f'{path}: got {section!r}; it should be an object such as {{"type": ..., "args": {{...}}}}')
+    return spec
+
+
+def metric_name(spec):
+    """What a metric is called in logs."""
+    return spec.get("name") or spec["type"].rpartition(".")[2]
+
+
+def _components(config, parts):
+    """(path, spec, Part) of everything that the config names and that is well enough formed to look up."""
+    for name, part in parts.items():
+        section = config.get(name)
+        entries = enumerate(section) if isinstance(section, list) else [(None, section)]
+        for i, entry in entries:
+            spec = {"type": entry} if isinstance(entry, str) else entry
+            formed = isinstance(spec, dict) and isinstance(spec.get("type"), str)
+            if formed and isinstance(spec.get("args", {}), dict):
+                yield (name if i is None else f"{name}.{i}"), spec, part
+
+
+def _source_argument_mistakes(path, spec, part):
+    wrong = source_argument_mistakes(spec["type"], part, spec.get("args", {}))
+    return [f"{path}.args.{mistake}" for mistake in wrong]
+
+
+def _name_mistakes(config, parts, also_logged):
+    """Metrics of one name, and monitored names of which it is known that nothing will log them."""
+    metrics = [metric_name(spec) for path, spec, _ in _components(config, parts) if path.startswith("metrics.")]
+    logged = ["loss", *metrics]
+    repeated = [name for name, count in collections.Counter(logged).items() if count > 1]
+    if _validates(config.get("data_loader"), parts.get("data_loader")):
+        logged += [f"val_{name}" for name in logged]
+    logged += also_logged
+    return [f'metrics: two are called {name!r}; give one a "name"' for name in repeated] + [
+        f"{path}: nothing called {name!r} is logged{did_you_mean(name, logged)}"
+        for path, name in _watched(config).items()
+        if name not in logged
+    ]
+
+
+def _watched(config):
+    """{path: name} of the values that the config monitors."""
+    trainer, scheduler = config.get("trainer"), config.get("lr_scheduler")
+    watched = {}
+    if isinstance(trainer, dict) and str(trainer.get("monitor", "off")).startswith(("min ", "max ")):
+        watched["trainer.monitor"] = trainer["monitor"][4:]
+    if isinstance(scheduler, dict) and isinstance(scheduler.get("monitor"), str):
+        watched["lr_scheduler.monitor"] = scheduler["monitor"]
+    return watched
+
+
+def _validates(section, part):
+    """Whether there will be validation data, as far as it can be told; True if unsure."""
+    if not isinstance(section, dict) or not isinstance(section.get("type"), str) or part is None:
+        return True
+    args = section.get("args", {})
+    if isinstance(args, dict) and "validation_split" in args:
+        return args["validation_split"] != 0
+    return default_in_source(section["type"], part, "validation_split") not in ("0", "0.0")

@@ -3,6 +3,7 @@
 import logging
 import logging.config
 import logging.handlers
+import os
 import sys
 from pathlib import Path
 
@@ -21,6 +22,8 @@ class ConsoleHandler(logging.Handler):
 
             tqdm.write(self.format(record), file=sys.stdout)
             sys.stdout.flush()
+        except OSError:  # nobody reads any more, as behind `| head`; the run goes on, and info.log has every line
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         except Exception:
             self.handleError(record)
 

@@ -173,6 +173,17 @@ def test_piped_output_is_plain_lines_within_80_columns(tmp_path):
     assert max(len(line) for line in lines if str(tmp_path) not in line) <= 80
 
 
+def test_a_run_goes_on_when_nobody_reads_its_output(tmp_path):
+    short = ["--set", "trainer.len_epoch=5", "--set", "trainer.epochs=2", "--set", f"trainer.save_dir={tmp_path}"]
+    command = [sys.executable, "train.py", "-c", "config.json", *short]
+    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait(timeout=120) == 0
+    (info,) = tmp_path.rglob("info.log")
+    assert "epoch 2/2" in info.read_text()
+
+
 def test_on_a_terminal_there_is_a_bar_and_no_progress_lines(tmp_path):
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))

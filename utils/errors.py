@@ -1,6 +1,7 @@
 """The error that a user can cause, and how a command ends on one."""
 
 import contextlib
+import os
 import sys
 
 
@@ -10,7 +11,10 @@ class UserError(ValueError):
 
 @contextlib.contextmanager
 def clean_exit():
-    """End the command on a user's error with its text and exit status 2, on Ctrl-C with 130; no traceback."""
+    """End the command on a user's error with its text and exit status 2, on Ctrl-C with 130; no traceback.
+
+    A reader that closes the pipe, as in `--print-config | head`, ends it silently.
+    """
     try:
         yield
     except UserError as error:
@@ -20,3 +24,6 @@ def clean_exit():
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still waiting goes nowhere
+        raise SystemExit(1) from None

@@ -176,10 +176,11 @@ def test_piped_output_is_plain_lines_within_80_columns(tmp_path):
 def test_a_run_goes_on_when_nobody_reads_its_output(tmp_path):
     short = ["--set", "trainer.len_epoch=5", "--set", "trainer.epochs=2", "--set", f"trainer.save_dir={tmp_path}"]
     command = [sys.executable, "train.py", "-c", "config.json", *short]
-    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    process.stdout.readline()
-    process.stdout.close()
-    assert process.stderr.read() == "" and process.wait(timeout=120) == 0
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=PROJECT, stdout=pipe, stderr=pipe, text=True) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == "" and process.wait(timeout=120) == 0
     (info,) = tmp_path.rglob("info.log")
     assert "epoch 2/2" in info.read_text()
 

@@ -34,7 +34,7 @@ CARRIED = [
     "trainer",
     "utils",
 ]
-LEFT_BEHIND = shutil.ignore_patterns("__pycache__", "*.py[cod]", ".*cache", ".hypothesis", "template")
+LEFT_BEHIND = shutil.ignore_patterns("__pycache__", "*.py[cod]", ".*cache", ".hypothesis")
 
 README = """# {name}
 
@@ -80,13 +80,19 @@ def copy_template(target, name):
     for item in CARRIED:
         source = TEMPLATE / item
         if source.is_dir():
-            shutil.copytree(source, target / item, ignore=LEFT_BEHIND)
+            shutil.copytree(source, target / item, ignore=_left_behind)
         else:
             shutil.copy(source, target / item)
     config = target / "config.json"
     content = re.sub(r'"name": "[^"]*"', lambda _: f'"name": {json.dumps(name)}', config.read_text(), count=1)
     config.write_text(content)
     (target / "README.md").write_text(README.format(name=name))
+
+
+def _left_behind(folder, names):
+    """Caches, and tests/template, which concerns the template alone."""
+    mine = {"template"} & set(names) if Path(folder) == TEMPLATE / "tests" else set()
+    return LEFT_BEHIND(folder, names) | mine
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from utils.config.types import OWN_SECTION, PARTS, argument_mistakes, is_library
 from utils.environment import describe_environment
 from utils.errors import UserError, clean_exit
 from utils.json_io import read_json, write_json
-from utils.run_folder import claim_run_folder, log_folder_of
+from utils.run_folder import claim_run_folder, is_run_folder, log_folder_of
 
 __all__ = ["PARTS", "ConfigParser", "CustomArgs"]
 
@@ -36,17 +36,30 @@ class ConfigParser:
     being "optimizer;args;lr", "optimizer.args.lr" or a tuple; None values are passed over. run_id: name of the
     run's folder, by default its starting time. parts: {section: Part}, what each section may name; without it
     sections are checked only when they are built. new_run: start a run of its own from resume instead of
-    continuing that one. also_logged: names that the trainer logs besides the loss and the metrics.
+    continuing that one; so does a resume that lies in no run's folder. The attribute `continues` says which it is.
+    device: used instead of the config's, without becoming part of it. also_logged: names that the trainer logs
+    besides the loss and the metrics.
 
     Raises UserError, all mistakes at once, for a config that cannot be right.
     """
 
-    def __init__(self, config, resume=None, modification=None, run_id=None, parts=None, new_run=False, also_logged=()):
+    def __init__(
+        self,
+        config,
+        resume=None,
+        modification=None,
+        run_id=None,
+        parts=None,
+        new_run=False,
+        device=None,
+        also_logged=(),
+    ):
         self._config = deep_merge({}, config)
         self.resume = Path(resume) if resume else None
         self._parts = parts or {}
         self._run_id = run_id
-        self._continues = self.resume is not None and not new_run
+        self._device = device
+        self.continues = self.resume is not None and not new_run and is_run_folder(self.resume.parent)
         self._save_dir = self._log_dir = None
         for target, value in (modification or {}).items():
             if value is not None:
@@ -62,20 +75,25 @@ class ConfigParser:
         checkpoint's config, the config file over its "base", the flags, --set.
         """
         with clean_exit():
-            parsed, resume, config, assignments = read_command_line(args, options)
-            for target, value in assignments:
-                set_by_path(config, target, value, KNOWN_KEYS)
+            given = read_command_line(args, options)
+            for target, value in given.assignments:
+                set_by_path(given.config, target, value, KNOWN_KEYS)
             merged = cls(
-                config, resume, parts=parts, new_run=bool(parsed.resume and parsed.config), also_logged=also_logged
+                given.config,
+                given.resume,
+                parts=parts,
+                new_run=given.new_run,
+                device=given.device,
+                also_logged=also_logged,
             )
-            if getattr(parsed, "print_config", False):
+            if given.print_config:
                 print(json.dumps(merged.config, indent=4))
                 raise SystemExit(0)
             check_types(merged.config, merged._parts)
             if merged.own_keys:
                 merged.get_logger("config").info("own keys: %s", ", ".join(merged.own_keys))
-            if getattr(parsed, "check", False):
-                print(f"{parsed.config or parsed.resume}: no mistakes found")
+            if given.check:
+                print("no mistakes found" + ("" if parts else "; types and their args are checked when they are built"))
                 raise SystemExit(0)
             return merged
 
@@ -137,7 +155,8 @@ class ConfigParser:
     @property
     def settings(self):
         """The single values at the top of the config (RunSettings: seed, device, ...) with their defaults."""
-        return RunSettings.model_validate(self._config)
+        settings = RunSettings.model_validate(self._config)
+        return settings.model_copy(update={"device": self._device}) if self._device else settings
 
     @property
     def save_dir(self):
@@ -155,21 +174,21 @@ class ConfigParser:
         """Make the run's folders, or find those of the run that is continued, and record how the run started."""
         if self._save_dir is not None:
             return
-        if self._continues:
+        if self.continues:
             save_dir = self.resume.parent
         else:
             root = self._config.get("trainer", {}).get("save_dir", TrainerSettings.model_fields["save_dir"].default)
-            save_dir = claim_run_folder(root, self.settings.name, self._run_id)
+            save_dir = claim_run_folder(root, self._config.get("name", "run"), self._run_id)
         try:
-            self._log_dir = log_folder_of(save_dir)
-            setup_logging(self._log_dir)
             write_json(self._config, save_dir / "config.json")
+            log_dir = log_folder_of(save_dir)
+            setup_logging(log_dir)
             starts = save_dir / "environment.json"
             start = {**describe_environment(), "resumed_from": str(self.resume) if self.resume else None}
             write_json([*(read_json(starts) if starts.exists() else []), start], starts)
         except OSError as error:
             raise UserError(f"{error.filename or save_dir}: cannot write the run's files: {error.strerror}") from None
-        self._save_dir = save_dir
+        self._save_dir, self._log_dir = save_dir, log_dir
 
     def _look_up(self, name, spec, module, args=(), kwargs=None, path=None, whole=True, called_with=None):
         """(class or function, its keyword arguments) of one section.

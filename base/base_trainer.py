@@ -4,14 +4,16 @@ import math
 import time
 from abc import ABC, abstractmethod
 
+import torch
+
 from logger import CsvLog, TensorboardWriter
-from utils.checkpoint import load_checkpoint, prune_checkpoints, save_checkpoint
+from utils.checkpoint import CheckpointError, load_checkpoint, plain, prune_checkpoints, save_checkpoint
 from utils.config.files import differences
 from utils.config.schema import TrainerSettings
 from utils.epoch_report import epoch_report
 from utils.errors import UserError
 from utils.seed import derive_seed, rng_state, seed_everything, set_rng_state
-from utils.weights import load_optimizer, load_weights, unwrapped
+from utils.weights import load_optimizer, load_state, load_weights, unwrapped
 
 
 class BaseTrainer(ABC):
@@ -44,14 +46,17 @@ class BaseTrainer(ABC):
         self.early_stop = settings.early_stop or math.inf
         self.not_improved_count = 0
 
-        self.checkpoint_dir = config.save_dir
-        self.writer = TensorboardWriter(config.log_dir, self.logger, settings.tensorboard)
-        self.table = CsvLog(config.log_dir / "metrics.csv")
-
+        self._seed = torch.initial_seed()  # what the script has seeded torch with
         self._saved = None  # the newest checkpoint of this run, once there is one
         self._to_restore = {}
+        self._log = {}  # what the newest checkpoint's epoch logged
+        self._unsavable = set()
         if config.resume is not None:
             self._resume_checkpoint(config.resume)
+
+        self.checkpoint_dir = config.save_dir  # makes the run's folders, so only now that nothing can be refused
+        self.writer = TensorboardWriter(config.log_dir, self.logger, settings.tensorboard)
+        self.table = CsvLog(config.log_dir / "metrics.csv")
 
     @abstractmethod
     def _train_epoch(self, epoch):
@@ -59,15 +64,14 @@ class BaseTrainer(ABC):
 
     def train(self):
         """Run the epochs that are left. Each starts from random generators seeded by (seed, epoch)."""
+        self._find_unsavable()
         self._restore_attributes()
         if self.start_epoch > self.epochs:
-            self.logger.warning(
-                "nothing left to train: epoch %d is done and trainer.epochs is %d; raise it to go on, as in "
-                "--set trainer.epochs=%d", self.start_epoch - 1, self.epochs, self.epochs + 5,
-            )  # fmt: skip
+            done = f"epoch {self.start_epoch - 1} is done and trainer.epochs is {self.epochs}"
+            self.logger.warning("nothing left to train: %s; go on with --set trainer.epochs=...", done)
         try:
             for epoch in range(self.start_epoch, self.epochs + 1):
-                seed_everything(derive_seed(self.config.settings.seed, epoch))
+                seed_everything(derive_seed(self._seed, epoch))
                 started = time.perf_counter()
                 log = {"epoch": epoch, **self._train_epoch(epoch)}
                 if self._finish_epoch(log, seconds=time.perf_counter() - started):
@@ -85,11 +89,12 @@ class BaseTrainer(ABC):
         improved = self._track_best(log)
         stop = self.not_improved_count >= self.early_stop
         self.logger.info(epoch_report(log, self.epochs, seconds, improved))
-        self.table.append(log)
+        self._log = {key: value for key, value in log.items() if isinstance(value, (int, float, str))}
         if epoch % self.save_period == 0 or epoch == self.epochs or stop:
             self._save_checkpoint(epoch, save_best=improved)
         elif improved:
             self._save("model_best.pth", epoch)
+        self.table.append(log)
         if self.monitor != "off" and self.mnt_metric not in log:
             raise UserError(
                 f"trainer.monitor: nothing called {self.mnt_metric!r} is logged; logged are "
@@ -128,6 +133,7 @@ class BaseTrainer(ABC):
             "not_improved_count": self.not_improved_count,
             "attributes": {key: value.state_dict() for key, value in self._stateful().items()},
             "rng": rng_state(),
+            "log": self._log,
             "config": self.config.config,
         }
         save_checkpoint(state, self.checkpoint_dir / name)
@@ -136,48 +142,70 @@ class BaseTrainer(ABC):
     def _resume_checkpoint(self, path):
         """Restore model, optimizer, progress and random generators; attributes follow when train() starts.
 
-        What the config has changed since wins over the checkpoint: an optimizer of another type starts anew, and a
-        changed optimizer or scheduler starts the learning rate and the schedule anew.
+        What the config has changed since wins over the checkpoint: an optimizer of another type starts anew, a
+        changed optimizer or lr_scheduler section starts the learning rate and the schedule anew, a changed loss
+        its own state. A run of its own starts with no best value yet.
         """
         checkpoint = load_checkpoint(path)
+        before, now = checkpoint.get("config", {}), self.config.config
+        changed = {key for key in {**before, **now} if before.get(key) != now.get(key)}
         load_weights(self.model, checkpoint["state_dict"])
-        before = checkpoint.get("config") or {}
-        changed = differences(before, self.config.config)
-        rescheduled = any(line.startswith(("optimizer", "lr_scheduler")) for line in changed)
-        if any(line.startswith("optimizer.type:") for line in changed):
-            self.logger.warning("the optimizer is of another type than the checkpoint's: it starts anew")
+        if "optimizer" not in checkpoint or _type_of(before) != _type_of(now):
+            self.logger.warning("the checkpoint holds no state of an optimizer of this type: it starts anew")
         else:
-            settings = [line.split(":")[0].rpartition(".")[2] for line in changed if line.startswith("optimizer.args.")]
-            as_built = [*settings, "lr", "initial_lr"] if rescheduled else ()
-            load_optimizer(self.optimizer, checkpoint["optimizer"], as_built)
-        self.start_epoch = checkpoint["epoch"] + 1
-        if not any(line.startswith("trainer.monitor:") for line in changed):
-            self.mnt_best = checkpoint["monitor_best"]
+            load_optimizer(self.optimizer, checkpoint["optimizer"], bool(changed & {"optimizer", "lr_scheduler"}))
+        self.start_epoch = checkpoint.get("epoch", 0) + 1
+        if self.config.continues and before.get("trainer", {}).get("monitor", "off") == self.monitor:
+            self.mnt_best = checkpoint.get("monitor_best", self.mnt_best)
             self.not_improved_count = checkpoint.get("not_improved_count", 0)
+        self._log = checkpoint.get("log", {}) if self.config.continues else {}
         self._to_restore = dict(checkpoint.get("attributes", {}))
-        if rescheduled:
-            self._to_restore.pop("lr_scheduler", None)
+        for name, sections in _STARTS_ANEW.items():
+            if changed & sections:
+                self._to_restore.pop(name, None)
         if "rng" in checkpoint:
             set_rng_state(checkpoint["rng"])
         self._saved = path
-        self.logger.info("resumed from %s, epoch %d", path, checkpoint["epoch"])
-        for line in changed:
+        self.logger.info("resumed from %s, epoch %d", path, self.start_epoch - 1)
+        for line in differences(before, now):
             self.logger.info("changed since: %s", line)
 
     def _restore_attributes(self):
-        """Give each attribute that a resumed checkpoint holds its state back."""
+        """Give each attribute that a resumed checkpoint holds its state back, and metrics.csv a row it lacks."""
         stateful = self._stateful()
         for name, state in self._to_restore.items():
             if name in stateful:
-                stateful[name].load_state_dict(state)
+                load_state(name, stateful[name], state)
             else:
                 self.logger.warning("the checkpoint holds a state of %r, which this trainer does not have", name)
         self._to_restore = {}
+        if "epoch" in self._log and self._log["epoch"] not in self.table.epochs():
+            self.table.append(self._log)  # the run was killed between the checkpoint and the row
 
     def _stateful(self):
         """{name: attribute} of all that must survive a restart, besides the model and the optimizer."""
         return {
-            name: value
+            name: unwrapped(value)
             for name, value in vars(self).items()
-            if name not in ("model", "optimizer") and hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
+            if name not in ("model", "optimizer", *self._unsavable)
+            and hasattr(value, "state_dict")
+            and hasattr(value, "load_state_dict")
         }
+
+    def _find_unsavable(self):
+        """Say at the start which attributes have a state that no safe file can hold; they start anew on a resume."""
+        for name, value in self._stateful().items():
+            try:
+                plain(value.state_dict(), name)
+            except CheckpointError as error:
+                self.logger.warning("self.%s will not survive a restart: %s", name, error)
+                self._unsavable.add(name)
+
+
+# Attributes that start anew when one of these sections of the config has changed since the checkpoint.
+_STARTS_ANEW = {"lr_scheduler": {"optimizer", "lr_scheduler"}, "criterion": {"loss"}}
+
+
+def _type_of(config):
+    section = config.get("optimizer")
+    return section.get("type") if isinstance(section, dict) else None

@@ -4,6 +4,8 @@ import csv
 import os
 from pathlib import Path
 
+from utils.errors import UserError
+
 
 class CsvLog:
     """A table in a CSV file whose first column is the epoch; columns are added as rows bring them."""
@@ -18,10 +20,16 @@ class CsvLog:
         with open(self.path, newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
+    def epochs(self):
+        """The epochs that have a row. Raises UserError for a table that is not ours."""
+        try:
+            return [int(float(row["epoch"])) for row in self.rows()]
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"{self.path}: has rows without an epoch's number; mend or move the file") from None
+
     def append(self, row):
         """Add a row, in place of any of the same epoch or a later one, which a resumed run repeats."""
-        kept = [old for old in self.rows() if int(old["epoch"]) < row["epoch"]]
-        rows = [*kept, row]
+        rows = [*(old for old, epoch in zip(self.rows(), self.epochs(), strict=True) if epoch < row["epoch"]), row]
         columns = list(dict.fromkeys(column for row in rows for column in row))
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         with open(temporary, "w", newline="", encoding="utf-8") as file:

@@ -22,7 +22,7 @@ class ConsoleHandler(logging.Handler):
 
             tqdm.write(self.format(record), file=sys.stdout)
             sys.stdout.flush()
-        except OSError:  # nobody reads any more, as behind `| head`; the run goes on, and info.log has every line
+        except BrokenPipeError:  # nobody reads any more, as behind `| head`; info.log has every line
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         except Exception:
             self.handleError(record)
@@ -39,7 +39,9 @@ def setup_logging(save_dir=None, log_config=_CONFIG):
         if save_dir is None:
             del config["handlers"][name]
         else:
-            config["handlers"][name]["filename"] = str(Path(save_dir) / config["handlers"][name]["filename"])
+            path = Path(save_dir) / config["handlers"][name]["filename"]
+            path.open("a").close()  # an OSError here says more than dictConfig's
+            config["handlers"][name]["filename"] = str(path)
     if save_dir is None:
         config["root"]["handlers"] = [name for name in config["root"]["handlers"] if name not in files]
     logging.config.dictConfig(config)

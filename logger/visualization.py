@@ -23,16 +23,20 @@ class TensorboardWriter:
             logger.debug("TensorBoard files go to %s", log_dir)
         self.step = 0
         self.mode = ""
-        self._last = None  # (step, time) of the last set_step, by mode
+        self._last = None  # (mode, step, time) of the last timed set_step
 
-    def set_step(self, step, mode="train"):
-        """Say which step, and of what ("train", "valid"), the next calls are about."""
+    def set_step(self, step, mode="train", timed=True):
+        """Say which step, and of what ("train", "valid"), the next calls are about.
+
+        timed: log the rate of steps since the last timed call of the same mode.
+        """
+        self.step, self.mode = step, mode
+        if not timed:
+            return
         now = time.perf_counter()
         if self._last and self._last[0] == mode and step > self._last[1]:
-            self.step, self.mode = step, mode
             self.add_scalar("steps_per_sec", (step - self._last[1]) / (now - self._last[2]))
         self._last = (mode, step, now)
-        self.step, self.mode = step, mode
 
     def add_scalar(self, tag, data, *args, **kwargs):
         """One number."""

@@ -46,6 +46,11 @@ def table(run_folder):
         return list(csv.DictReader(file))
 
 
+def graphs(run_folder):
+    events = [EventAccumulator(str(path)).Reload() for path in logs(run_folder).glob("events*")]
+    return sum(bool(event.Tags()["graph"]) for event in events)
+
+
 def test_a_run_leaves_everything_behind(trained):
     _, folder = trained
     names = {path.name for path in folder.iterdir()}
@@ -119,6 +124,7 @@ def test_resume_of_the_real_job_gives_the_same_bits(trained, tmp_path):
         assert same(left[key], right[key]), key
     assert table(straight) == table(resumed)
     assert len(read_json(resumed / "environment.json")) == 2
+    assert len(list(logs(resumed).glob("events*"))) == 2 and graphs(resumed) == 1
 
 
 def test_resume_passes_over_a_damaged_newest_checkpoint(trained, tmp_path):
@@ -127,6 +133,7 @@ def test_resume_passes_over_a_damaged_newest_checkpoint(trained, tmp_path):
     copy.mkdir(parents=True)
     for path in run_folder.glob("*.pth"):
         (copy / path.name).write_bytes(path.read_bytes())
+    (copy / "environment.json").write_text("[]")  # what makes it a run's folder
     content = bytearray((copy / "checkpoint-epoch2.pth").read_bytes())
     content[1000] ^= 1
     (copy / "checkpoint-epoch2.pth").write_bytes(content)
@@ -153,6 +160,17 @@ def test_resume_with_a_config_starts_a_new_run_and_merges_deeply(trained, tmp_pa
     }
     assert float(table(child)[0]["lr"]) == 1e-3 and "optimizer.args.lr: 0.01 -> 0.001" in done.stdout
     assert read_json(child / "environment.json")[0]["resumed_from"].endswith("checkpoint-epoch2.pth")
+
+
+def test_deterministic_switch_reaches_torch(tmp_path):
+    program = """
+        import runpy, sys, torch
+        sys.argv = ["train.py", *sys.argv[1:]]
+        runpy.run_path("train.py", run_name="__main__")
+        print("deterministic", torch.are_deterministic_algorithms_enabled())
+    """
+    short = ("-c", "config.json", "--set", "deterministic=true", *SHORT, "--set", f"trainer.save_dir={tmp_path}")
+    assert "deterministic True" in run("-c", textwrap.dedent(program), *short).stdout
 
 
 @pytest.mark.parametrize("config", sorted(path.name for path in (PROJECT / "configs").iterdir()))

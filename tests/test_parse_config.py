@@ -231,11 +231,64 @@ def test_own_keys_are_listed_once(monkeypatch, file, capsys):
     assert capsys.readouterr().out == "own keys: trainer.warmup\n"
 
 
-def test_device_numbers_hide_the_other_gpus(monkeypatch, file):
+@pytest.mark.old_defect(3)
+def test_device_of_the_command_line_does_not_travel_in_the_config(monkeypatch, file):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert command(monkeypatch, "-c", file, "-d", "2,3")["device"] == "cuda"
+    parsed = command(monkeypatch, "-c", file, "-d", "2,3")
+    assert parsed.settings.device == "cuda" and "device" not in parsed
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
-    assert command(monkeypatch, "-c", file, "-d", "cpu")["device"] == "cpu"
+    assert command(monkeypatch, "-c", file, "-d", "cpu").settings.device == "cpu"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_flags_of_the_scripts_own_win_over_ours(monkeypatch, file):
+    monkeypatch.setattr("sys.argv", ["train.py", "-c", str(file), "--check", "fast", "--lr", "0.5"])
+    parser = argparse.ArgumentParser()
+    for flags in (("-c", "--config"), ("-r", "--resume"), ("--check",), ("--set",)):
+        parser.add_argument(*flags)
+    assert ConfigParser.from_args(parser, OPTIONS)["optimizer"]["args"]["lr"] == 0.5
+
+
+def test_parsed_arguments_serve_as_well_as_a_parser(file):
+    parsed = argparse.Namespace(config=str(file), resume=None, device=None, lr=0.5)
+    assert ConfigParser.from_args(parsed, OPTIONS)["optimizer"]["args"]["lr"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("section", "monitor", "word"),
+    [
+        (
+            {"args": {}},
+            "max val_accuracy",
+            "lr_scheduler.args.mode: got 'min', but trainer.monitor is 'max val_accuracy'",
+        ),
+        ({"args": {"mode": "max"}}, "min val_loss", "lr_scheduler.args.mode: got 'max'"),
+        ({"interval": "step"}, "off", "lr_scheduler.interval"),
+        ({"type": "StepLR", "args": {"step_size": 1}, "monitor": "loss"}, "off", "lr_scheduler.monitor: only"),
+    ],
+)
+def test_plateau_settings_that_contradict_are_refused(section, monitor, word):
+    scheduler = {"type": "ReduceLROnPlateau", **section}
+    with pytest.raises(UserError, match=word):
+        ConfigParser(config(lr_scheduler=scheduler, trainer={"epochs": 1, "monitor": monitor}), parts=PARTS)
+    ConfigParser(config(lr_scheduler={"type": "ReduceLROnPlateau", "monitor": "loss"}), parts=PARTS)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("batch_size", 0),
+        ("num_workers", -1),
+        ("validation_split", 1.0),
+        ("validation_split", -0.1),
+        ("validation_split", -3),
+    ],
+)
+def test_loader_values_that_cannot_be_are_found_before_any_data(key, value):
+    given = config()
+    given["data_loader"]["args"][key] = value
+    with pytest.raises(UserError, match=f"data_loader.args.{key}: got {value}"):
+        ConfigParser(given, parts=PARTS)
 
 
 @pytest.mark.old_defect(17)
@@ -273,8 +326,15 @@ def test_resume_goes_on_in_the_runs_own_folder(tmp_path):
     again = ConfigParser(given, resume=checkpoint)
     assert (again.save_dir, again.log_dir) == (first.save_dir, first.log_dir)
     assert ConfigParser(given, resume=checkpoint, new_run=True).save_dir != first.save_dir
-    moved = tmp_path / "elsewhere" / "x.pth"
-    assert ConfigParser(given, resume=moved).log_dir == tmp_path / "elsewhere" / "log"
+    assert again.continues and not ConfigParser(given, resume=tmp_path / "elsewhere" / "x.pth").continues
+
+
+def test_resume_from_inside_the_run_folder_finds_its_logs(tmp_path, monkeypatch):
+    given = config(trainer={"epochs": 1, "save_dir": str(tmp_path)})
+    first = ConfigParser(given)
+    monkeypatch.chdir(first.save_dir)
+    again = ConfigParser(given, resume="checkpoint-epoch1.pth")
+    assert again.continues and again.log_dir == first.log_dir
 
 
 def test_verbosity_outside_its_range_is_refused():

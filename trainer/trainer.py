@@ -33,6 +33,8 @@ class Trainer(BaseTrainer):
         lr_scheduler=None,
         len_epoch=None,
     ):
+        if len(data_loader) == 0:
+            raise UserError("data_loader: has no batches; a batch may be larger than the data, with drop_last")
         super().__init__(model, criterion, metric_ftns, optimizer, config)
         self.device = device
         self.data_loader = data_loader
@@ -143,7 +145,7 @@ class Trainer(BaseTrainer):
 
     def _show_epoch(self, values, epoch, mode):
         """Write an epoch's averages to TensorBoard."""
-        self.writer.set_step(epoch * self.len_epoch, mode)
+        self.writer.set_step(epoch * self.len_epoch, mode, timed=False)
         for name, value in values.items():
             self.writer.add_scalar(f"epoch_{name}", value)
 
@@ -155,7 +157,7 @@ class Trainer(BaseTrainer):
         if data.dim() == 4 and data.shape[1] in (1, 3):
             images = data[:32].float()
             low, high = images.min(), images.max()
-            self.writer.set_step((epoch - 1) * self.len_epoch)
+            self.writer.set_step((epoch - 1) * self.len_epoch, timed=False)
             self.writer.add_images("input", (images - low) / (high - low).clamp(min=1e-12))
 
     def _show_histograms(self, epoch):
@@ -163,7 +165,7 @@ class Trainer(BaseTrainer):
         every = self.settings.histograms_every_epochs
         if self.writer.writer is None or not every or epoch % every:
             return
-        self.writer.set_step(epoch * self.len_epoch)
+        self.writer.set_step(epoch * self.len_epoch, timed=False)
         for name, parameter in self.model.named_parameters():
             self.writer.add_histogram(f"parameters/{name}", parameter.detach())
 
@@ -171,15 +173,7 @@ class Trainer(BaseTrainer):
         """The value that ReduceLROnPlateau watches, None for another scheduler."""
         if not isinstance(self.lr_scheduler, ReduceLROnPlateau):
             return None
-        if self.schedule_interval == "step":
-            raise UserError("lr_scheduler.interval: ReduceLROnPlateau steps after an epoch; leave interval out")
-        name = name or self.mnt_metric or ("val_loss" if self.do_validation else "loss")
-        if name == self.mnt_metric and self.lr_scheduler.mode != self.mnt_mode:
-            raise UserError(
-                f"lr_scheduler.args.mode: got {self.lr_scheduler.mode!r}, but trainer.monitor is {self.monitor!r}; "
-                f"give {self.mnt_mode!r}, or another value to watch as lr_scheduler.monitor"
-            )
-        return name
+        return name or self.mnt_metric or ("val_loss" if self.do_validation else "loss")
 
     def _step_scheduler(self, log):
         if self.plateau_metric is None:

@@ -1,4 +1,4 @@
-"""Leaves that the rest of the framework stands on; nothing here imports torch before it is used."""
+"""Leaves that the rest of the framework stands on. What this file imports does not import torch before it is used."""
 
 from utils.device import prepare_device
 from utils.errors import UserError

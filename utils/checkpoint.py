@@ -14,6 +14,8 @@ from utils.errors import UserError
 
 _SEAL = b"sha256:"
 _SEAL_BYTES = len(_SEAL) + 64
+_KINDS = {"epoch": int, "optimizer": dict, "config": dict, "attributes": dict, "rng": dict, "log": dict}
+_OVERTAKEN = "overtaken-"
 _NO_COMMENT = (0).to_bytes(2, "little")  # a zip archive ends with its comment's length and the comment
 
 
@@ -64,6 +66,11 @@ def load_checkpoint(path):
         raise CheckpointError(f"{path}: not a checkpoint that can be trusted: {_first_line(error)}") from error
     if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
         raise CheckpointError(f"{path}: not a checkpoint: it holds no 'state_dict'")
+    for key, kind in _KINDS.items():
+        if key in state and type(state[key]) is not kind:
+            raise CheckpointError(f"{path}: its {key!r} is of type {type(state[key]).__name__}, not {kind.__name__}")
+    if not all(isinstance(name, str) for name in state["state_dict"]):
+        raise CheckpointError(f"{path}: its 'state_dict' has names that are not text")
     return state
 
 
@@ -72,33 +79,38 @@ def find_checkpoint(where, save_dir="saved"):
 
     In a folder it is the newest one that verifies. Returns (path, [why newer ones were passed over]).
     """
-    where = Path(where)
+    folder = Path(where)
     if str(where) == "latest":
-        found = sorted((Path(save_dir) / "models").glob("*/*/*.pth"), key=_modified, reverse=True)
-        candidates = [path for run in dict.fromkeys(path.parent for path in found) for path in _newest_first(run)]
-    elif where.is_dir():
-        candidates = _newest_first(where)
-    else:
-        return where, []
+        runs = Path(save_dir) / "models"
+        newest = max(runs.glob("*/*/*.pth"), key=lambda path: path.stat().st_mtime, default=None)
+        folder = newest.parent if newest else runs
+    elif not folder.is_dir():
+        return folder, []
     damaged = []
-    for path in candidates:
+    for path in sorted(folder.glob("*.pth"), key=_epoch_of, reverse=True):
+        if path.name.startswith(_OVERTAKEN):
+            continue
         try:
             _verify(path)
             return path, damaged
         except CheckpointError as error:
             damaged.append(str(error))
-    place = Path(save_dir) / "models" if str(where) == "latest" else where
-    raise CheckpointError("\n".join([*damaged, f"{place}: no checkpoint there to resume from"]))
+    raise CheckpointError("\n".join([*damaged, f"{folder}: no checkpoint there that could be used"]))
 
 
 def prune_checkpoints(folder, epoch, keep_last=None):
-    """Delete checkpoint-epoch files: those of epochs after this one, which a resume from before them has overtaken,
-    and all but the newest keep_last. model_best.pth stays."""
+    """Keep the newest keep_last of checkpoint-epoch*.pth (None: all). model_best.pth stays.
+
+    Those of epochs after this one, which a resume from before them has overtaken, get "overtaken-" before their
+    names: nothing is lost, and they are no longer taken for the newest.
+    """
     saved = sorted(Path(folder).glob("checkpoint-epoch*.pth"), key=_epoch_of)
     overtaken = [path for path in saved if _epoch_of(path) > epoch]
-    surplus = saved[: -keep_last - len(overtaken)] if keep_last else []
-    for path in overtaken + surplus:
-        path.unlink(missing_ok=True)
+    for path in overtaken:
+        path.replace(path.with_name(_OVERTAKEN + path.name))
+    if keep_last:
+        for path in saved[: -keep_last - len(overtaken)]:
+            path.unlink(missing_ok=True)
 
 
 def plain(value, where="checkpoint"):
@@ -196,16 +208,8 @@ def _flush_folder(folder):
             os.close(descriptor)
 
 
-def _newest_first(folder):
-    """Checkpoints of one run, the latest epoch first; model_best.pth, whose epoch is unknown here, last."""
-    return sorted(Path(folder).glob("*.pth"), key=_epoch_of, reverse=True)
-
-
-def _modified(path):
-    return path.stat().st_mtime
-
-
 def _epoch_of(path):
+    """The epoch in a checkpoint's name; -1 for model_best.pth and others, which so come after all that have one."""
     match = re.fullmatch(r"checkpoint-epoch(\d+)\.pth", path.name)
     return int(match[1]) if match else -1
 

@@ -16,7 +16,10 @@ def model_summary(model, example):
     example: input on the model's device, run through once in evaluation mode and without gradients; None for the
     sums alone.
     """
-    rows = [] if example is None else _layers(model, example)
+    try:
+        rows = [] if example is None else _layers(model, example)
+    except Exception:  # the model may want more than one input; if it is broken, training will say where
+        rows = []
     total = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     fixed = f", {total - trained:,} of them fixed" if trained < total else ""

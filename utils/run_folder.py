@@ -29,9 +29,15 @@ def claim_run_folder(root, name, run_id=None):
     raise UserError(f"{runs / run_id}: a run of that name exists; choose another run_id")
 
 
+def is_run_folder(folder):
+    """Whether the folder is that of a run, rather than one that a checkpoint happens to lie in."""
+    return folder.resolve().parent.parent.name == "models" and (folder / "environment.json").exists()
+
+
 def log_folder_of(save_dir):
     """The log folder that belongs to a run's checkpoint folder, made if it is not there."""
-    name, runs = save_dir.parent.name, save_dir.parent.parent
-    logs = runs.parent / "log" / name / save_dir.name if runs.name == "models" else save_dir / "log"
+    nested = len(save_dir.parts) >= 3 and ".." not in save_dir.parts
+    folder = save_dir if nested else save_dir.resolve()
+    logs = folder.parents[2] / "log" / folder.parent.name / folder.name
     logs.mkdir(parents=True, exist_ok=True)
     return logs

@@ -4,6 +4,8 @@ import random
 
 import numpy as np
 
+from utils.errors import UserError
+
 
 def derive_seed(seed, *path):
     """A 63-bit seed mixed from a seed and a path of integers, so that neighbouring seeds share no stream."""
@@ -45,13 +47,19 @@ def rng_state():
 
 
 def set_rng_state(state):
-    """Put back what rng_state returned. CUDA states are put back where as many devices are present."""
+    """Put back what rng_state returned. CUDA states are put back where as many devices are present.
+
+    Raises UserError for anything else.
+    """
     import torch
 
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    name, keys, *position = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *position))
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    try:
+        version, internal, gauss = state["python"]
+        random.setstate((version, tuple(internal), gauss))
+        name, keys, *position = state["numpy"]
+        np.random.set_state((name, keys.numpy().astype(np.uint32), *position))
+        torch.set_rng_state(state["torch"])
+        if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["cuda"])
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"the checkpoint does not fit the random generators: {error!r}") from None

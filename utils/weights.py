@@ -27,15 +27,29 @@ def load_weights(model, state_dict):
         raise UserError(f"the checkpoint does not fit the model {type(model).__name__}: {' '.join(lines)}") from None
 
 
-def load_optimizer(optimizer, state_dict, as_built=()):
-    """Load an optimizer's state, keeping as built the settings named (such as "lr"), which the config has changed.
+def load_optimizer(optimizer, state_dict, settings_as_built):
+    """Load an optimizer's state; settings_as_built: but keep its learning rate and other settings as they are.
 
     Raises UserError if the state is that of other parameters.
     """
-    built = [{key: group[key] for key in as_built if key in group} for group in optimizer.param_groups]
+    built = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     try:
         optimizer.load_state_dict(state_dict)
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"the checkpoint does not fit the optimizer: {error}") from None
-    for group, settings in zip(optimizer.param_groups, built, strict=True):
-        group.update(settings)
+    if settings_as_built:
+        for group, settings in zip(optimizer.param_groups, built, strict=True):
+            group.update(settings)
+
+
+def load_state(name, target, state):
+    """Load the state of any object that has load_state_dict. Raises UserError, with its name, if it does not fit."""
+    try:
+        if isinstance(target, torch.nn.Module):
+            load_weights(target, state)
+            return
+        if isinstance(target, torch.optim.lr_scheduler.LRScheduler) and state.keys() != target.state_dict().keys():
+            raise ValueError(f"it is not the state of a {type(target).__name__}")
+        target.load_state_dict(state)
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise UserError(f"the checkpoint does not fit {name!r}: {error}") from None

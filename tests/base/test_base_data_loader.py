@@ -113,3 +113,8 @@ def test_sizes_that_cannot_be_are_refused(batch_size, workers, word):
 
 def test_no_split_has_no_validation():
     assert BaseDataLoader(Numbers(), 4, True, 0, 0).split_validation() is None
+
+
+def test_drop_last_drops_no_validation_sample():
+    loader = BaseDataLoader(Numbers(), 4, True, 0.3, 0, drop_last=True)
+    assert len(samples(loader)) == 12 and len(samples(loader.split_validation())) == 6

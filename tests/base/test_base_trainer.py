@@ -10,7 +10,7 @@ from helpers import TinyData, same, tiny_config, tiny_model, tiny_trainer
 from parse_config import ConfigParser
 from trainer import Trainer
 from utils import UserError
-from utils.checkpoint import CheckpointError, load_checkpoint
+from utils.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 
 
 def scripted(values, **logged):
@@ -136,7 +136,7 @@ def test_keep_last_prunes_and_spares_the_best(tmp_path):
     assert names(trainer) == ["checkpoint-epoch11.pth", "checkpoint-epoch12.pth", "model_best.pth"]
 
 
-def test_resume_from_an_earlier_epoch_replaces_the_later_ones(tmp_path):
+def test_resume_from_an_earlier_epoch_sets_the_later_ones_aside(tmp_path):
     config = tiny_config(tmp_path, epochs=5, keep_last=3)
     trainer = tiny_trainer(config, trainer_class=scripted([1] * 5))
     trainer.train()
@@ -145,7 +145,8 @@ def test_resume_from_an_earlier_epoch_replaces_the_later_ones(tmp_path):
         config, resume=trainer.checkpoint_dir / "checkpoint-epoch3.pth", trainer_class=scripted([2] * 5)
     )
     resumed.train()
-    assert names(resumed) == ["checkpoint-epoch3.pth", "checkpoint-epoch4.pth"]
+    left = ["checkpoint-epoch3.pth", "checkpoint-epoch4.pth"]
+    assert names(resumed) == [*left, "overtaken-checkpoint-epoch5.pth"]
     assert [row["val_loss"] for row in table(resumed)] == ["1", "1", "1", "2"]
 
 
@@ -309,3 +310,172 @@ def test_the_old_attributes_are_there(tmp_path):
     for name in ("config", "logger", "model", "criterion", "metric_ftns", "optimizer", "checkpoint_dir", "writer"):
         assert hasattr(trainer, name)
     assert isinstance(trainer.config, ConfigParser) and len(TinyData()) == 50
+
+
+def test_epochs_draw_different_random_numbers_and_seeds_too(tmp_path):
+    class Drawing(Trainer):
+        def _train_epoch(self, epoch):
+            first = next(iter(self._batches(epoch)))[1].tolist()
+            return {"loss": torch.rand(1).item(), "order": sum(label * 3**i for i, label in enumerate(first))}
+
+    drawn = {}
+    for seed in (1, 2):
+        config = {**tiny_config(tmp_path / str(seed)), "seed": seed}
+        trainer = tiny_trainer(config, trainer_class=Drawing)
+        trainer.train()
+        drawn[seed] = [(row["loss"], row["order"]) for row in table(trainer)]
+    streams = [pair for rows in drawn.values() for pair in rows]
+    assert len({loss for loss, _ in streams}) == 4 and len({order for _, order in streams}) == 4
+
+
+def test_generators_of_a_trainer_with_its_own_train_go_on_after_a_resume(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path, epochs=1))
+    trainer.train()
+    expected = torch.rand(3)
+    torch.manual_seed(99)
+    tiny_trainer(tiny_config(tmp_path), resume=trainer.checkpoint_dir / "checkpoint-epoch1.pth")
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_changed_schedule_starts_anew_with_all_its_settings(tmp_path):
+    def one_cycle(largest):
+        return lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(optimizer, largest, total_steps=10)
+
+    def rates(folder, largest, **kwargs):
+        config = tiny_config(folder, epochs=4)
+        config["lr_scheduler"] = {"type": "OneCycleLR", "args": {"max_lr": largest, "total_steps": 10}}
+        trainer = tiny_trainer(config, schedule=one_cycle(largest), **kwargs)
+        trainer.train()
+        return trainer, [float(row["lr"]) for row in table(trainer)]
+
+    first, _ = rates(tmp_path / "a", 0.1)
+    _, fresh = rates(tmp_path / "b", 0.001)
+    checkpoint = first.checkpoint_dir / "checkpoint-epoch2.pth"
+    _, resumed = rates(tmp_path / "a", 0.001, resume=checkpoint)
+    assert resumed[2:] == fresh[:2]
+
+
+def test_other_optimizers_sections_do_not_touch_the_schedule(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path, epochs=2))
+    trainer.train()
+    config = {**tiny_config(tmp_path, epochs=3), "optimizer_D": {"type": "SGD", "args": {"lr": 1}}}
+    resumed = tiny_trainer(config, resume=trainer.checkpoint_dir / "checkpoint-epoch2.pth")
+    resumed.train()
+    assert [float(row["lr"]) for row in table(resumed)] == pytest.approx([0.1, 0.09, 0.081])
+
+
+def test_changed_loss_starts_anew_and_an_unchanged_one_is_restored(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path, epochs=1))
+    trainer.criterion = torch.nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0]))
+    trainer.train()
+    checkpoint = trainer.checkpoint_dir / "checkpoint-epoch1.pth"
+    for loss, expected in ((None, [1.0, 2.0, 3.0]), ("other", [5.0, 5.0, 5.0])):
+        config = {**tiny_config(tmp_path, epochs=1), **({"loss": loss} if loss else {})}
+        resumed = tiny_trainer(config, resume=checkpoint)
+        resumed.criterion = torch.nn.CrossEntropyLoss(weight=torch.tensor([5.0, 5.0, 5.0]))
+        resumed.train()
+        assert resumed.criterion.weight.tolist() == expected
+
+
+def test_new_run_and_changed_monitor_start_with_no_best_yet(tmp_path):
+    config = tiny_config(tmp_path, epochs=1, monitor="min val_loss")
+    trainer = tiny_trainer(config, trainer_class=scripted([0.1, 0.5]))
+    trainer.train()
+    checkpoint = trainer.checkpoint_dir / "checkpoint-epoch1.pth"
+    config["trainer"]["epochs"] = 2
+    child = tiny_trainer(config, resume=checkpoint, new_run=True, trainer_class=scripted([0.1, 0.5]))
+    child.train()
+    assert names(child) == ["checkpoint-epoch2.pth", "model_best.pth"]
+    config["trainer"]["monitor"] = "max val_loss"
+    assert tiny_trainer(config, resume=checkpoint).mnt_best == -float("inf")
+
+
+def test_checkpoint_that_lies_in_no_run_folder_starts_a_new_run(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path / "a", epochs=1))
+    trainer.train()
+    moved = tmp_path / "downloads" / "checkpoint-epoch1.pth"
+    moved.parent.mkdir()
+    moved.write_bytes((trainer.checkpoint_dir / moved.name).read_bytes())
+    (moved.parent / "config.json").write_text("mine")
+    child = tiny_trainer(tiny_config(tmp_path / "b"), resume=moved)
+    child.train()
+    assert child.checkpoint_dir.is_relative_to(tmp_path / "b")
+    assert sorted(path.name for path in moved.parent.iterdir()) == ["checkpoint-epoch1.pth", "config.json"]
+    assert (moved.parent / "config.json").read_text() == "mine"
+
+
+def test_refused_checkpoint_leaves_the_run_as_it_was(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path, epochs=1))
+    trainer.train()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UserError):
+        tiny_trainer(
+            tiny_config(tmp_path, epochs=9),
+            resume=trainer.checkpoint_dir / "checkpoint-epoch1.pth",
+            model=torch.nn.Sequential(torch.nn.Linear(4, 5)),
+        )
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_row_that_a_kill_left_out_is_written_on_resume(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path, epochs=2))
+    trainer.train()
+    rows = table(trainer)
+    text = trainer.table.path.read_text().splitlines(keepends=True)
+    trainer.table.path.write_text("".join(text[:-1]))
+    resumed = tiny_trainer(tiny_config(tmp_path, epochs=2), resume=trainer.checkpoint_dir / "checkpoint-epoch2.pth")
+    resumed.train()
+    assert table(resumed) == rows
+
+
+def test_bare_weights_can_be_trained_on(tmp_path, caplog):
+    save_checkpoint({"state_dict": tiny_model().state_dict()}, tmp_path / "weights.pth")
+    trainer = tiny_trainer(tiny_config(tmp_path, epochs=1), resume=tmp_path / "weights.pth")
+    trainer.train()
+    assert names(trainer) == ["checkpoint-epoch1.pth"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"optimizer": {"state": {}, "param_groups": []}}, "does not fit the optimizer"),
+        (
+            {"attributes": {"lr_scheduler": {"step": "zap"}}},
+            "does not fit 'lr_scheduler': it is not the state of a StepLR",
+        ),
+        ({"attributes": {"criterion": {"zap": torch.ones(1)}}}, "does not fit the model CrossEntropyLoss"),
+        ({"rng": {}}, "random generators"),
+    ],
+)
+def test_state_that_does_not_fit_is_refused_by_name(tmp_path, wrong, message):
+    trainer = tiny_trainer(tiny_config(tmp_path, epochs=1))
+    trainer.train()
+    path = trainer.checkpoint_dir / "checkpoint-epoch1.pth"
+    save_checkpoint({**load_checkpoint(path), **wrong}, path)
+    with pytest.raises(UserError, match=message):
+        tiny_trainer(tiny_config(tmp_path), resume=path).train()
+
+
+def test_attribute_whose_state_cannot_be_saved_is_told_of_and_left_out(tmp_path, caplog):
+    class Warmup(torch.optim.lr_scheduler.LRScheduler):
+        """Holds another scheduler, as many projects' warm-ups do."""
+
+        def __init__(self, optimizer):
+            self.after = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+            super().__init__(optimizer)
+
+        def get_lr(self):
+            return [0.1 for _ in self.optimizer.param_groups]
+
+    trainer = tiny_trainer(tiny_config(tmp_path, epochs=1), schedule=Warmup)
+    logging.getLogger().addHandler(caplog.handler)
+    trainer.train()
+    assert "self.lr_scheduler will not survive a restart" in caplog.text
+    assert "lr_scheduler" not in state(trainer)["attributes"]
+
+
+@pytest.mark.parametrize(("verbosity", "lines", "progress"), [(0, 0, 0), (1, 2, 0), (2, 2, 3)])
+def test_verbosity_chooses_what_is_printed(tmp_path, capsys, verbosity, lines, progress):
+    tiny_trainer(tiny_config(tmp_path, verbosity=verbosity, log_step=4)).train()
+    output = capsys.readouterr().out
+    assert output.count("val_loss") == lines and output.count("epoch 1/2 [") == progress - (progress > 0)

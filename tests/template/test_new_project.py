@@ -31,13 +31,14 @@ def test_folders_called_data_at_any_depth_are_copied(tmp_path, monkeypatch):
     import new_project
 
     template = tmp_path / "template"
-    (template / "model" / "data").mkdir(parents=True)
-    (template / "model" / "data" / "words.txt").touch()
+    for name in ("data", "template"):
+        (template / "model" / name).mkdir(parents=True)
+        (template / "model" / name / "words.txt").touch()
     (template / "config.json").write_text('{"name": "x"}')
     monkeypatch.setattr(new_project, "TEMPLATE", template)
     monkeypatch.setattr(new_project, "CARRIED", ["model", "config.json"])
     new_project.main(tmp_path / "made", None)
-    assert (tmp_path / "made" / "model" / "data" / "words.txt").exists()
+    assert len(list((tmp_path / "made").rglob("words.txt"))) == 2
 
 
 def test_it_has_its_own_name_and_readme(project):

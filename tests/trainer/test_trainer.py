@@ -117,17 +117,6 @@ def test_reduce_on_plateau_survives_a_restart(tmp_path):
     assert table(resumed)[2]["lr"] == pytest.approx(0.01)
 
 
-@pytest.mark.parametrize(
-    ("section", "monitor", "word"),
-    [({}, "max val_accuracy", "args.mode: got 'min'"), ({"interval": "step"}, "off", "interval")],
-)
-def test_plateau_settings_that_contradict_are_refused(tmp_path, section, monitor, word):
-    config = tiny_config(tmp_path, monitor=monitor)
-    config["lr_scheduler"] = {"type": "ReduceLROnPlateau", **section}
-    with pytest.raises(UserError, match=word):
-        tiny_trainer(config, schedule=torch.optim.lr_scheduler.ReduceLROnPlateau)
-
-
 def test_any_scheduler_state_can_be_saved_and_restored(tmp_path):
     schedulers = torch.optim.lr_scheduler
 
@@ -210,6 +199,23 @@ def test_trackers_and_flags_have_their_old_names(tmp_path):
     assert isinstance(trainer.train_metrics, MetricTracker) and isinstance(trainer.valid_metrics, MetricTracker)
     assert trainer.do_validation is True and trainer.log_step == 3
     assert not tiny_trainer(tiny_config(tmp_path), validation_split=0.0).do_validation
+
+
+def test_loader_without_batches_is_refused_and_nothing_is_written(tmp_path):
+    def loader_class(dataset, *_):
+        return torch.utils.data.DataLoader(dataset, batch_size=64, drop_last=True)
+
+    with pytest.raises(UserError, match="data_loader: has no batches"):
+        tiny_trainer(tiny_config(tmp_path), loader_class=loader_class)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_writer_is_closed_when_training_ends(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path, epochs=1))
+    closed = []
+    trainer.writer.close = lambda: closed.append(True)
+    trainer.train()
+    assert closed == [True]
 
 
 def test_training_learns(tmp_path):

@@ -1,6 +1,7 @@
 import os
 import pickle
 import resource
+import stat
 from collections import Counter
 
 import numpy as np
@@ -155,6 +156,54 @@ def test_pruning_keeps_the_newest_and_drops_the_overtaken(tmp_path):
     (tmp_path / "model_best.pth").touch()
     prune_checkpoints(tmp_path, 10, keep_last=2)
     left = sorted(path.name for path in tmp_path.iterdir())
-    assert left == ["checkpoint-epoch10.pth", "checkpoint-epoch3.pth", "model_best.pth"]
+    overtaken = "overtaken-checkpoint-epoch11.pth"
+    assert left == ["checkpoint-epoch10.pth", "checkpoint-epoch3.pth", "model_best.pth", overtaken]
     prune_checkpoints(tmp_path, 3)
     assert not (tmp_path / "checkpoint-epoch10.pth").exists()
+    assert (tmp_path / "overtaken-checkpoint-epoch10.pth").exists()
+
+
+def test_overtaken_checkpoints_are_not_taken_for_the_newest(tmp_path):
+    for epoch in (1, 2):
+        save_checkpoint(STATE, tmp_path / f"checkpoint-epoch{epoch}.pth")
+    prune_checkpoints(tmp_path, 1)
+    assert find_checkpoint(tmp_path)[0].name == "checkpoint-epoch1.pth"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epoch": "x"},
+        {"optimizer": [1]},
+        {"config": [1]},
+        {"rng": 3},
+        {"attributes": []},
+        {"log": 1},
+        {"state_dict": {1: 2}},
+        {"state_dict": None},
+    ],
+)
+def test_checkpoint_of_the_wrong_shape_is_refused(tmp_path, wrong):
+    save_checkpoint({**STATE, **wrong}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"a\.pth: (its|not a checkpoint)"):
+        load_checkpoint(tmp_path / "a.pth")
+
+
+@pytest.mark.old_defect(13)
+def test_the_old_file_is_whole_until_a_rename_puts_the_flushed_new_one_in_its_place(path, monkeypatch):
+    before, steps = path.read_bytes(), []
+    sync, replace = os.fsync, type(path).replace
+
+    def recorded_sync(descriptor):
+        steps.append("flush folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "flush file")
+        sync(descriptor)
+
+    def recorded_replace(self, target):
+        assert path.read_bytes() == before and load_checkpoint(self)["epoch"] == 4
+        steps.append("rename")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", recorded_sync)
+    monkeypatch.setattr(type(path), "replace", recorded_replace)
+    save_checkpoint({**STATE, "epoch": 4}, path)
+    assert steps == ["flush file", "rename", "flush folder"] and load_checkpoint(path)["epoch"] == 4

@@ -29,7 +29,7 @@ def check_config(config, parts, also_logged=()):
         wrong = type_mistake(spec["type"], part)
         mistakes += [f"{path}.type: {wrong}"] if wrong else _source_argument_mistakes(path, spec, part)
     if parts:
-        mistakes += _name_mistakes(config, parts, also_logged)
+        mistakes += _name_mistakes(config, parts, also_logged) + _plateau_mistakes(config) + _loader_mistakes(config)
     if mistakes:
         raise UserError("\n".join(dict.fromkeys(mistakes)))
     return own_keys
@@ -94,6 +94,47 @@ def _name_mistakes(config, parts, also_logged):
         for path, name in _watched(config).items()
         if name not in logged
     ]
+
+
+def _plateau_mistakes(config):
+    """What contradicts ReduceLROnPlateau, and what only it understands."""
+    trainer, scheduler = config.get("trainer"), config.get("lr_scheduler")
+    if not isinstance(trainer, dict) or not isinstance(scheduler, dict):
+        return []
+    if not str(scheduler.get("type")).endswith("ReduceLROnPlateau"):
+        return ["lr_scheduler.monitor: only ReduceLROnPlateau watches a value"] if scheduler.get("monitor") else []
+    mistakes = []
+    if scheduler.get("interval") == "step":
+        mistakes.append("lr_scheduler.interval: ReduceLROnPlateau steps after an epoch; leave interval out")
+    mode, _, monitored = str(trainer.get("monitor", "off")).partition(" ")
+    args = scheduler.get("args", {})
+    given = args.get("mode", "min") if isinstance(args, dict) else "min"
+    if mode in ("min", "max") and scheduler.get("monitor", monitored) == monitored and given != mode:
+        mistakes.append(
+            f"lr_scheduler.args.mode: got {given!r}, but trainer.monitor is {trainer['monitor']!r}; give {mode!r}, "
+            "or another value to watch as lr_scheduler.monitor"
+        )
+    return mistakes
+
+
+def _loader_mistakes(config):
+    """Values that no BaseDataLoader takes, whatever its data."""
+    section = config.get("data_loader")
+    args = section.get("args") if isinstance(section, dict) else None
+    if not isinstance(args, dict):
+        return []
+    mistakes = []
+    for key, lowest in (("batch_size", 1), ("num_workers", 0)):
+        value = args.get(key, lowest)
+        if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+            mistakes.append(f"data_loader.args.{key}: got {value!r}; it should be an integer of at least {lowest}")
+    split = args.get("validation_split", 0)
+    share = isinstance(split, float) and 0 <= split < 1
+    number = isinstance(split, int) and not isinstance(split, bool) and split >= 0
+    if not share and not number:
+        where = "data_loader.args.validation_split"
+        mistakes.append(f"{where}: got {split!r}; give a share from 0.0 to below 1.0, or a number of samples")
+    return mistakes
 
 
 def _watched(config):

@@ -1,32 +1,56 @@
 """Read the command line that train.py and test.py share: which config, which checkpoint, what to set on top."""
 
 import argparse
+import contextlib
 import os
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from utils.checkpoint import find_checkpoint, load_checkpoint
-from utils.config.files import deep_merge, parse_assignment, read_config
+from utils.config.files import deep_merge, parse_assignment, read_config, require_plain, split_path
 from utils.errors import UserError
 
 
-def read_command_line(args, options):
-    """(parsed arguments, checkpoint or None, config before any setting, [(path, value) to set]).
+@dataclass(frozen=True)
+class CommandLine:
+    """What a command line asks for."""
 
-    args: an ArgumentParser with -c, -r and -d, which gets --set, --check, --print-config and the options, or what
-    its parse_args returned. options: objects with flags, type and target. Raises UserError.
+    config: dict
+    """The config before anything is set on top: the checkpoint's, under the config file's."""
+    assignments: list
+    """(path, value) to set on top, in this order."""
+    resume: Path | None
+    """The checkpoint to go on from."""
+    new_run: bool
+    """Whether a run of its own starts from the checkpoint."""
+    device: str | None
+    """The device to use instead of the config's."""
+    check: bool
+    print_config: bool
+
+
+def read_command_line(args, options):
+    """The CommandLine of an ArgumentParser with -c, -r and -d, or of what its parse_args returned.
+
+    A parser gets --set, --check, --print-config and the options, which have flags, type and target. Raises UserError.
     """
     parsed = _parse(args, options) if isinstance(args, argparse.ArgumentParser) else args
-    assignments = []
-    for i, option in enumerate(options):
-        value = getattr(parsed, f"option_{i}", None)
-        if value is not None:
-            assignments.append((option.target, value))
-    assignments += map(parse_assignment, getattr(parsed, "set", None) or ())
-    if getattr(parsed, "device", None):
-        assignments.append(("device", _choose_device(parsed.device)))
-    return parsed, *_read(parsed), assignments
+    assignments = [(option.target, getattr(parsed, _dest(option), None)) for option in options]
+    assignments = [(target, value) for target, value in assignments if value is not None]
+    assignments += map(parse_assignment, getattr(parsed, "_set", None) or ())
+    device = _choose_device(parsed.device) if getattr(parsed, "device", None) else None
+    resume, config = _read(parsed, assignments)
+    return CommandLine(
+        config,
+        assignments,
+        resume,
+        new_run=bool(parsed.resume and parsed.config),
+        device=device,
+        check=getattr(parsed, "_check", False),
+        print_config=getattr(parsed, "_print_config", False),
+    )
 
 
 def _parse(parser, options):
@@ -36,33 +60,42 @@ def _parse(parser, options):
         "--print-config": {"action": "store_true", "help": "print the merged config and stop"},
     }
     for flag, settings in ours.items():
-        if flag not in parser._option_string_actions:  # a project's script may have a flag of that name
-            parser.add_argument(flag, **settings)
-    for i, option in enumerate(options):
-        metavar = option.flags[-1].lstrip("-").upper()
+        # a project's script may have a flag of that name
+        with contextlib.suppress(argparse.ArgumentError):
+            parser.add_argument(flag, dest=flag[1:].replace("-", "_"), **settings)
+    for option in options:
         convert = _to_bool if option.type is bool else option.type
         target = option.target if isinstance(option.target, str) else ".".join(option.target)
+        metavar = option.flags[-1].lstrip("-").upper()
         text = f"sets {target.replace(';', '.')}"
-        parser.add_argument(*option.flags, dest=f"option_{i}", type=convert, metavar=metavar, help=text)
+        parser.add_argument(*option.flags, dest=_dest(option), type=convert, metavar=metavar, help=text)
     return parser.parse_args()
 
 
-def _read(parsed):
+def _dest(option):
+    """The attribute that argparse would choose: the first long flag's name."""
+    long = [flag for flag in option.flags if flag.startswith("--")]
+    return (long or option.flags)[0].lstrip("-").replace("-", "_")
+
+
+def _read(parsed, assignments):
     """(checkpoint or None, config): the checkpoint's config, under the config file if both are given."""
     if not parsed.resume and not parsed.config:
         raise UserError("nothing to run; give a config, as in -c config.json, or a checkpoint with -r")
     given = read_config(parsed.config) if parsed.config else {}
     if not parsed.resume:
         return None, given
-    resume, passed_over = find_checkpoint(parsed.resume, _save_dir(given))
+    save_dirs = [value for target, value in assignments if split_path(target) == ["trainer", "save_dir"]]
+    resume, passed_over = find_checkpoint(parsed.resume, *(save_dirs[-1:] or [_save_dir(given)]))
     for reason in passed_over:
         print(f"warning: {reason}; passed over", file=sys.stderr)
     if str(resume) != parsed.resume:
-        print(f"resuming from {resume}")
+        print(f"using {resume}", file=sys.stderr)
     config = load_checkpoint(resume).get("config")
-    if not isinstance(config, dict) and not parsed.config:
+    if config is None and not parsed.config:
         raise UserError(f"{resume}: holds no config; give one with -c")
-    return resume, deep_merge(config if isinstance(config, dict) else {}, given)
+    require_plain(config or {}, resume)
+    return resume, deep_merge(config or {}, given)
 
 
 def _save_dir(config):
@@ -74,11 +107,13 @@ def _save_dir(config):
 
 
 def _choose_device(text):
-    """The device to set for -d: a name, or "cuda" after hiding all GPUs but the listed ones from torch."""
+    """The device that -d means: a name, or "cuda" after hiding all GPUs but the listed ones from torch."""
     if re.fullmatch(r"\d+(,\d+)*", text):
         os.environ["CUDA_VISIBLE_DEVICES"] = text  # read when torch first looks for GPUs
         return "cuda"
-    if text.partition(":")[0] in ("auto", "cpu", "cuda", "mps"):
+    if text == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # so that a script which asks torch itself finds none
+    if re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
         return text
     raise UserError(f"-d {text}: give GPU numbers, as in -d 2,3, or auto, cpu, cuda or mps")
 

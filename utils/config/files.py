@@ -2,12 +2,14 @@
 
 import copy
 import json
+import math
 from pathlib import Path
 
 from utils.config.nearest import did_you_mean
 from utils.errors import UserError
 
 _MAX_BYTES = 1_000_000  # a config is read by people; a larger file is a mistake
+_MAX_VALUES = 100_000  # a small YAML file can name one value a billion times over
 
 
 def read_config(path, _children=()):
@@ -20,6 +22,8 @@ def read_config(path, _children=()):
         raise UserError(f"{path}: inherits from itself through 'base'")
     config = _parse(path)
     config.pop("$schema", None)  # for editors
+    if isinstance(config.get("base"), dict):
+        return config  # a section of the project's own that has this name
     bases = config.pop("base", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
@@ -135,7 +139,7 @@ def _parse(path):
         raise UserError(f"{path}: nested too deeply") from None
     if not isinstance(config, dict):
         raise UserError(f"{path}: holds {type(config).__name__}; a config is an object of sections")
-    _require_plain(config, path)
+    require_plain(config, path)
     return config
 
 
@@ -144,6 +148,10 @@ def _parse_json(text):
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise UserError(f"not JSON: line {error.lineno}, column {error.colno}: {error.msg}") from None
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"not JSON: {error}") from None
 
 
 def _parse_toml(text):
@@ -162,7 +170,7 @@ def _parse_yaml(text):
 
     try:
         return yaml.load(text, Loader=ConfigLoader)  # a SafeLoader: builds plain values only
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"not YAML: {' '.join(str(error).split())}") from None
 
 
@@ -178,14 +186,22 @@ def _refuse_constant(name):
     raise UserError(f"{name} is not a JSON value")
 
 
-def _require_plain(value, path, where=""):
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise UserError(f"{path}: {where}{key!r}: a key is text")
-            _require_plain(item, path, f"{where}{key}.")
-    elif isinstance(value, list):
-        for i, item in enumerate(value):
-            _require_plain(item, path, f"{where}{i}.")
-    elif not isinstance(value, (str, int, float, bool, type(None))):
-        raise UserError(f"{path}: {where[:-1]}: got {value!r}; a config holds text, numbers, true, false, null")
+def require_plain(value, path):
+    """Raise UserError, naming the file and the place, unless a config's value holds plain finite values only."""
+    left = [("", value)]
+    for _ in range(_MAX_VALUES):
+        if not left:
+            return
+        where, value = left.pop()
+        if isinstance(value, dict):
+            wrong = next((key for key in value if not isinstance(key, str)), None)
+            if wrong is not None:
+                raise UserError(f"{path}: {where}{wrong!r}: a key is text")
+            left += [(f"{where}{key}.", item) for key, item in value.items()]
+        elif isinstance(value, list):
+            left += [(f"{where}{i}.", item) for i, item in enumerate(value)]
+        elif not isinstance(value, (str, int, float, bool, type(None))) or value in (math.inf, -math.inf):
+            raise UserError(f"{path}: {where[:-1]}: got {value!r}; a config holds text, numbers, true, false, null")
+        elif value != value:
+            raise UserError(f"{path}: {where[:-1]}: got nan, which is no number")
+    raise UserError(f"{path}: holds more than {_MAX_VALUES:,} values; a config is a small file")

@@ -51,7 +51,7 @@ def _named(component):
 class RunSettings(_Section):
     """The keys at the top of a config that are single values."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[\w][\w.+ -]*$")] = "run"
+    name: Annotated[str, StringConstraints(pattern=r"^[^/\\\x00-\x1f]*[^/\\\x00-\x1f.][^/\\\x00-\x1f]*$")] = "run"
     """Name of the job, and of its folder below `save_dir`."""
     description: str = ""
     """What the job is and what to expect of it; for people."""
@@ -59,7 +59,7 @@ class RunSettings(_Section):
     """Largest number of GPUs to use; 0 means the CPU."""
     device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     """"auto" (CUDA, else Apple's MPS, else the CPU), "cpu", "cuda", "cuda:1" or "mps"."""
-    seed: Annotated[int, Field(ge=0)] = 123
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 123
     """Seed of python, numpy, torch and every loader worker."""
     deterministic: bool = False
     """Use only kernels that give the same bits on every run, on CUDA too; slower there."""
@@ -132,7 +132,7 @@ def mistakes_in(config, whole):
     misspelt, own = _unknown_keys(config, whole)
     mistakes = [f"{key}: no such key; did you mean {meant!r}?" for key, meant in misspelt.items()]
     meant = {".".join([*key.split(".")[:-1], name]) for key, name in misspelt.items()}
-    checked = set(SECTIONS) if whole else {*RunSettings.model_fields, "trainer"}
+    checked = set(SECTIONS) if whole else {"name", "n_gpu", "trainer"}
     try:
         Config.model_validate(config)
     except ValidationError as error:
@@ -160,10 +160,10 @@ def _unknown_keys(config, whole):
     for prefix, model, section in places:
         known = tuple(model.model_fields)
         for key in section if isinstance(section, dict) else ():
-            if key in known:
+            if key in known or key == "$schema":
                 continue
             free = [name for name in known if name not in section]
-            meant = resembles(key, free) or (whole and _numbered(key, free)) or resembles(key, known)
+            meant = resembles(key, free) or (whole and (_numbered(key, free) or resembles(key, known)))
             if meant:
                 misspelt[prefix + key] = meant
             else:
@@ -194,7 +194,7 @@ def _describe(problem, path, config):
 
 
 _PATTERNS = {
-    "name": "a name is letters, digits, '_', '-', '.', '+' and spaces, and no path",
+    "name": "a name becomes a folder's: it is one line of text without a slash",
     "device": "it should be 'auto', 'cpu', 'cuda', 'cuda:0' or 'mps'",
     "monitor": "it should be 'off', 'min <name>' or 'max <name>', such as 'min val_loss'",
 }

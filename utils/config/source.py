@@ -85,7 +85,7 @@ def _read(module):
         tree = ast.parse(source)
     except (OSError, ValueError, SyntaxError):
         return {}
-    if "globals()" in source or "def __getattr__" in source:
+    if any(sign in source for sign in ("globals()", "sys.modules", "def __getattr__", "exec(")):
         return {}
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     names = {"*": []}
@@ -102,11 +102,19 @@ def _read(module):
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 names[alias.asname or alias.name.partition(".")[0]] = (alias.name, "")
-        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-            for target in ast.walk(node):
-                if isinstance(target, ast.Name) and isinstance(target.ctx, ast.Store):
-                    names[target.id] = _UNSURE
+        else:
+            for name in _bound_in(node):
+                names.setdefault(name, _UNSURE)
     return names
+
+
+def _bound_in(node):
+    """Names that a statement of another kind binds anywhere in it, as assignments, loops, `with` and `match` do."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
+            yield part.id
+        elif isinstance(part, (ast.MatchAs, ast.MatchStar)) and part.name:
+            yield part.name
 
 
 def _statements(body):

@@ -2,7 +2,9 @@
 
 import importlib
 import inspect
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from utils.config.nearest import did_you_mean
 from utils.config.source import find_definition, public_names, source_of
@@ -58,14 +60,18 @@ PARTS = {
     ),
     "data_loader": Part("data_loader.data_loaders"),
 }
-_LIBRARIES = ("torch", "torchvision", "torchmetrics")
+_LIBRARIES = ("torch", "torchvision")
 _PARTS = tuple(PARTS.values())
 
 # For a section that only the project's own script knows: anything of the module that the script passes, and by
 # dotted name what any of the sections above may name.
 OWN_SECTION = Part(
     "",
-    bases=tuple(base for part in _PARTS for base in part.bases),
+    bases=(
+        *(base for part in _PARTS for base in part.bases),
+        "torch.utils.data.DataLoader",
+        "torch.utils.data.Dataset",
+    ),
     libraries=tuple(place for part in _PARTS for place in part.libraries),
     factories=tuple(place for part in _PARTS for place in part.factories),
     functions=True,
@@ -196,19 +202,35 @@ def _not_found(attribute, module, names):
 
 
 def _require_kind(found, name, home, part):
-    if part is OWN_SECTION and "." not in name:
-        return
+    """Raise UserError unless what a name leads to is of a kind that its section may hold.
+
+    What the project defines itself is trusted. What its files import, or a library holds, must be a class of one of
+    the section's bases or a function of one of its factory modules: a config cannot reach `system` through a file
+    that imports it.
+    """
+    own = _project_of(found.__module__) == _project_of(home) and not is_library(home)
+    passed_in = part is OWN_SECTION and "." not in name and found.__module__.split(".")[0] == home.split(".")[0]
     needed = " or ".join(part.bases) or ("class" if part.classes else "function")
     if inspect.isclass(found):
-        bound = part.bases and (is_library(home) or part is not OWN_SECTION)
-        fits = part.classes and (not bound or issubclass(found, tuple(map(_import, part.bases))))
-    elif is_library(home):
-        fits = any(f"{found.__module__}.".startswith(f"{place}.") for place in part.factories)
+        bound = part.bases and not (own and part is OWN_SECTION)
+        fits = part.classes and (issubclass(found, tuple(map(_import, part.bases))) if bound else own)
     else:
-        fits = part.functions
-    if not fits:
+        factory = any(f"{found.__module__}.".startswith(f"{place}.") for place in part.factories)
+        fits = (own and part.functions) or factory
+    if not fits and not passed_in:
         kind = "class" if inspect.isclass(found) else "function"
-        raise UserError(f"{name!r} is the wrong kind of {kind}; a {needed} is needed")
+        origin = "" if own or found.__module__ == home else f", from {found.__module__},"
+        raise UserError(f"{name!r}{origin} is the wrong kind of {kind}; a {needed} is needed")
+
+
+def _project_of(module):
+    """The folder that holds a module's top package; None for what has no file, such as builtins."""
+    top = sys.modules.get((module or "").split(".")[0])
+    path = getattr(top, "__file__", None) or next(iter(getattr(top, "__path__", ())), None)
+    if path is None:
+        return None
+    path = Path(path).resolve()
+    return path.parent.parent if path.name == "__init__.py" else path.parent
 
 
 def _import(dotted):

@@ -11,6 +11,9 @@ class ConfigLoader(yaml.SafeLoader):
 
     yaml_implicit_resolvers: ClassVar[dict] = {}  # none of SafeLoader's
 
+    def construct_yaml_int(self, node):
+        return int(self.construct_scalar(node))  # 010 is ten
+
     def construct_mapping(self, node, deep=False):
         keys = [key.value for key, _ in node.value]
         for key in keys:
@@ -27,3 +30,4 @@ for _tag, _pattern, _first in (
     ("merge", r"<<", "<"),
 ):
     ConfigLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+ConfigLoader.add_constructor("tag:yaml.org,2002:int", ConfigLoader.construct_yaml_int)

@@ -70,6 +70,14 @@ def test_merge_takes_every_value_of_the_upper_and_changes_neither(under, over):
     assert merged.keys() == under.keys() | over.keys()
 
 
+def test_own_section_called_base_is_no_inheritance(write):
+    assert read_config(write("a.json", {"base": {"type": "x"}})) == {"base": {"type": "x"}}
+
+
+def test_yaml_integers_are_decimal(write):
+    assert read_config(write("a.yaml", "a: 010\nb: 08\nc: -3\n")) == {"a": 10, "b": 8, "c": -3}
+
+
 def test_schema_line_for_editors_is_no_section(write):
     assert read_config(write("a.json", {"$schema": "x", "name": "y"})) == {"name": "y"}
 
@@ -91,6 +99,17 @@ def test_schema_line_for_editors_is_no_section(write):
         ("a.toml", "a =", "not TOML"),
         ("a.toml", "a = 2020-01-01", "a: got"),
         ("a.txt", "a", "a config ends in"),
+        ("a.json", '{"seed": ' + "1" * 5000 + "}", "not JSON: "),
+        ("a.toml", "a = inf", "a: got inf"),
+        ("a.toml", "a = nan", "a: got nan"),
+        (
+            "a.yaml",
+            "a: &a [x, x, x, x, x, x, x, x, x, x]\n"
+            + "".join(
+                f"{n}: &{n} [{', '.join([f'*{last}'] * 10)}]\n" for last, n in zip("abcdefgh", "bcdefghi", strict=True)
+            ),
+            "holds more than 100,000 values",
+        ),
         ("a.json", '{"base": 3}', "base: got 3"),
         ("a.json", '{"base": "a.json"}', "inherits from itself"),
         ("a.json", '{"base": "none.json"}', "none.json: cannot read the config: No such file"),

@@ -48,7 +48,7 @@ def test_good_config_has_no_mistakes():
         (("arch",), "M", "arch: got 'M'; it should be an object such as"),
         (("loss",), 3, "loss: got 3"),
         (("metrics", 0), {"args": {}}, "metrics.0.type: missing"),
-        (("name",), "../x", "name: got '../x'; a name is"),
+        (("name",), "../x", "name: got '../x'; a name becomes a folder's"),
         (("name",), "..", "name: got '..'"),
         (("device",), "gpu", "device: got 'gpu'; it should be 'auto'"),
         (("seed",), -1, "seed: got -1"),
@@ -103,6 +103,17 @@ def test_project_with_its_own_script_may_shape_its_sections():
 def test_names_that_old_projects_use_resemble_no_key(name):
     assert resembles(name, [key for key in SECTIONS if key != name]) is None
     assert resembles(name, list(TrainerSettings.model_fields)) is None
+
+
+def test_known_names_beside_a_lookalike_are_the_projects_own_without_our_scripts():
+    config = {**GOOD, "losses": [], "optimizers": {}, "$schema": "x", "device": 0, "seed": None}
+    assert mistakes_in(config, whole=False) == ([], ["losses", "optimizers"])
+    assert [line.split(":")[0] for line in mistakes_in(config, whole=True)[0]][:2] == ["losses", "optimizers"]
+
+
+@pytest.mark.parametrize("name", ["Mnist (v2)", "lr=0.1,bs=32", "a b", "x.y"])
+def test_a_name_may_be_any_folders_name(name):
+    assert mistakes_in(changed(("name",), name), whole=True) == ([], [])
 
 
 def test_every_key_is_described():

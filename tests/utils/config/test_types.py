@@ -1,3 +1,5 @@
+import dataclasses
+import importlib
 import inspect
 
 import pytest
@@ -145,6 +147,26 @@ def test_names_in_branches_and_renamed_imports_are_found(tmp_path, monkeypatch):
 def test_names_made_at_run_time_are_not_called_missing(tmp_path, monkeypatch):
     part = project(tmp_path, monkeypatch, "globals()['Made'] = dict\n")
     assert type_mistake("Made", part) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["for Made in (dict,): pass", "with open('x') as Made: pass", "match 1:\n    case Made: pass", "(Made := dict)"],
+)
+def test_names_bound_by_any_statement_are_found(tmp_path, monkeypatch, line):
+    part = project(tmp_path, monkeypatch, f"{line}\n")
+    assert type_mistake("Made", part) is None and type_mistake("Maid", part) is not None
+
+
+@pytest.mark.parametrize("line", ["from os import system as Made", "from subprocess import Popen as Made"])
+def test_names_that_a_room_imports_from_elsewhere_are_out_of_a_configs_reach(tmp_path, monkeypatch, line):
+    part = project(tmp_path, monkeypatch, f"{line}\ndef own(): pass\nclass Own: pass\n")
+    module = importlib.import_module(part.module)
+    for kind in (part, dataclasses.replace(part, functions=True), OWN_SECTION):
+        with pytest.raises(UserError, match="wrong kind"):
+            resolve("Made", module, kind)
+        assert resolve("Own", module, kind) is module.Own
+    assert resolve("own", module, OWN_SECTION) is module.own
 
 
 def test_inherited_constructor_is_the_one_checked(tmp_path, monkeypatch):

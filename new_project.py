@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import os
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -58,20 +60,21 @@ Runs go to `saved/models/<name>/<run>/` (checkpoints) and `saved/log/<name>/<run
 def main(target, name):
     """Copy the framework and its example to the target folder, under the project's name."""
     target = Path(target).resolve()
-    name = name or target.name
+    name = target.name if name is None else name
     if not re.fullmatch(r"[\w][\w.+ -]*", name):
         raise UserError(f"--name: got {name!r}; a name is letters, digits, '_', '-', '.', '+' and spaces")
-    if target.exists() and not target.is_dir():
+    if os.path.isfile(target):
         raise UserError(f"{target}: is a file; give a folder that is not there yet")
-    if target.exists() and any(target.iterdir()):
+    if os.path.isdir(target) and any(target.iterdir()):
         raise UserError(f"{target}: is not empty; give a folder that is not there yet")
     if target.is_relative_to(TEMPLATE):
         raise UserError(f"{target}: lies inside the template; give a folder outside {TEMPLATE}")
     try:
         copy_template(target, name)
     except OSError as error:
-        raise UserError(f"{target}: cannot make the project: {error.strerror}") from None
-    print(f"{name} is ready in {target}\nnext: cd {target} && make train")
+        reason = error.strerror or "not all of it could be copied; is the disk full?"
+        raise UserError(f"{target}: cannot make the project: {reason}") from None
+    print(f"{name} is ready in {target}\nnext: cd {shlex.quote(str(target))} && make train")
 
 
 def copy_template(target, name):

@@ -13,7 +13,7 @@ from pathlib import Path
 from logger import setup_logging
 from utils.config.check import as_spec, check_config, check_types, metric_name
 from utils.config.command_line import read_command_line
-from utils.config.files import deep_merge, set_by_path
+from utils.config.files import deep_merge, require_plain, set_by_path
 from utils.config.schema import KNOWN_KEYS, RunSettings, TrainerSettings
 from utils.config.types import OWN_SECTION, PARTS, argument_mistakes, is_library, resolve, signature_of
 from utils.environment import describe_environment
@@ -78,6 +78,7 @@ class ConfigParser:
             given = read_command_line(args, options)
             for target, value in given.assignments:
                 set_by_path(given.config, target, value, KNOWN_KEYS)
+            require_plain(given.config, "command line")
             merged = cls(
                 given.config,
                 given.resume,
@@ -186,6 +187,8 @@ class ConfigParser:
             starts = save_dir / "environment.json"
             start = {**describe_environment(), "resumed_from": str(self.resume) if self.resume else None}
             write_json([*(read_json(starts) if starts.exists() else []), start], starts)
+        except ValueError as error:
+            raise UserError(f"{starts}: not what this program wrote: {error}") from None
         except OSError as error:
             raise UserError(f"{error.filename or save_dir}: cannot write the run's files: {error.strerror}") from None
         self._save_dir, self._log_dir = save_dir, log_dir

@@ -69,11 +69,12 @@ class BaseTrainer(ABC):
         if self.start_epoch > self.epochs:
             done = f"epoch {self.start_epoch - 1} is done and trainer.epochs is {self.epochs}"
             self.logger.warning("nothing left to train: %s; go on with --set trainer.epochs=...", done)
+        epoch = self.start_epoch
         try:
             for epoch in range(self.start_epoch, self.epochs + 1):
                 seed_everything(derive_seed(self._seed, epoch))
                 started = time.perf_counter()
-                log = {"epoch": epoch, **self._train_epoch(epoch)}
+                log = {"epoch": epoch} | self._train_epoch(epoch) | {"epoch": epoch}
                 if self._finish_epoch(log, seconds=time.perf_counter() - started):
                     break
         except KeyboardInterrupt:

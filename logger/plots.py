@@ -11,10 +11,9 @@ def plot_curves(table, picture):
     """Draw each value of metrics.csv over the epochs, training and validation in one panel, into a PNG."""
     from matplotlib.figure import Figure
 
-    rows = CsvLog(table).rows()
-    if not rows:
+    rows, epochs = CsvLog(table).rows(), CsvLog(table).epochs()
+    if not rows or len(rows[0]) == 1:
         raise UserError(f"{table}: no epochs to draw; give the log folder of a run, saved/log/<name>/<run>")
-    epochs = [int(row["epoch"]) for row in rows]
     names = [name for name in rows[0] if name != "epoch" and not name.startswith("val_")]
     figure = Figure(figsize=(3.6 * len(names), 3), layout="constrained")
     for panel, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):

@@ -33,8 +33,7 @@ class Trainer(BaseTrainer):
         lr_scheduler=None,
         len_epoch=None,
     ):
-        if len(data_loader) == 0:
-            raise UserError("data_loader: has no batches; a batch may be larger than the data, with drop_last")
+        _refuse_lengths(config, data_loader, lr_scheduler, len_epoch)
         super().__init__(model, criterion, metric_ftns, optimizer, config)
         self.device = device
         self.data_loader = data_loader
@@ -138,7 +137,7 @@ class Trainer(BaseTrainer):
 
     def _progress_bar(self, epoch):
         """A bar on a terminal; silent where the output goes into a file, which gets lines instead."""
-        on_terminal = sys.stdout.isatty() and sys.stderr.isatty()
+        on_terminal = all(stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr))
         description = f"epoch {epoch}/{self.epochs}"
         silent = not on_terminal or self.settings.verbosity < 2
         return tqdm(total=self.len_epoch, desc=description, leave=False, disable=silent, dynamic_ncols=True)
@@ -167,6 +166,9 @@ class Trainer(BaseTrainer):
             return
         self.writer.set_step(epoch * self.len_epoch, timed=False)
         for name, parameter in self.model.named_parameters():
+            if not parameter.isfinite().all():
+                self.logger.warning("epoch %d: %s holds values that are not finite", epoch, name)
+                continue
             self.writer.add_histogram(f"parameters/{name}", parameter.detach())
 
     def _plateau_metric(self, name):
@@ -184,3 +186,16 @@ class Trainer(BaseTrainer):
             raise UserError(
                 f"lr_scheduler.monitor: nothing called {self.plateau_metric!r} is logged; there are {', '.join(log)}"
             )
+
+
+def _refuse_lengths(config, data_loader, lr_scheduler, len_epoch):
+    """Raise UserError, before the run has a folder, if there is nothing to train on or the schedule is too short."""
+    if len(data_loader) == 0:
+        raise UserError("data_loader: has no batches; a batch may be larger than the data, with drop_last")
+    total = getattr(lr_scheduler, "total_steps", None)
+    by_step = (config.get("lr_scheduler") or {}).get("interval") == "step"
+    trainer = config["trainer"]
+    steps = trainer["epochs"] * ((len_epoch or trainer.get("len_epoch") or len(data_loader)) if by_step else 1)
+    if total is not None and steps > total:
+        unit = "batches" if by_step else "epochs"
+        raise UserError(f"lr_scheduler.args.total_steps: it is {total}, but the run has {steps} {unit} to step after")

@@ -14,7 +14,15 @@ from utils.errors import UserError
 
 _SEAL = b"sha256:"
 _SEAL_BYTES = len(_SEAL) + 64
-_KINDS = {"epoch": int, "optimizer": dict, "config": dict, "attributes": dict, "rng": dict, "log": dict}
+_KINDS = {
+    "epoch": int,
+    "not_improved_count": int,
+    "optimizer": dict,
+    "config": dict,
+    "attributes": dict,
+    "rng": dict,
+    "log": dict,
+}
 _OVERTAKEN = "overtaken-"
 _NO_COMMENT = (0).to_bytes(2, "little")  # a zip archive ends with its comment's length and the comment
 
@@ -40,7 +48,7 @@ def save_checkpoint(state, path):
         temporary.replace(path)
         _flush_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or "not all of it could be written; is the disk full?"
         raise CheckpointError(f"{path}: cannot save the checkpoint: {reason}; earlier ones are untouched") from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -63,12 +71,16 @@ def load_checkpoint(path):
 
             state = load_old_checkpoint(path)
     except Exception as error:  # whatever a damaged or hostile file makes torch's reader raise
-        raise CheckpointError(f"{path}: not a checkpoint that can be trusted: {_first_line(error)}") from error
+        name = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it refers to {name[1]}" if name else "its content is not that of a checkpoint"
+        raise CheckpointError(f"{path}: refused: {reason}; only tensors and plain values are read") from error
     if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
         raise CheckpointError(f"{path}: not a checkpoint: it holds no 'state_dict'")
     for key, kind in _KINDS.items():
         if key in state and type(state[key]) is not kind:
             raise CheckpointError(f"{path}: its {key!r} is of type {type(state[key]).__name__}, not {kind.__name__}")
+    if not isinstance(state.get("monitor_best", 0), (int, float)):
+        raise CheckpointError(f"{path}: its 'monitor_best' is no number")
     if not all(isinstance(name, str) for name in state["state_dict"]):
         raise CheckpointError(f"{path}: its 'state_dict' has names that are not text")
     return state
@@ -82,9 +94,10 @@ def find_checkpoint(where, save_dir="saved"):
     folder = Path(where)
     if str(where) == "latest":
         runs = Path(save_dir) / "models"
-        newest = max(runs.glob("*/*/*.pth"), key=lambda path: path.stat().st_mtime, default=None)
+        found = [path for path in runs.glob("*/*/*.pth") if path.is_file()]
+        newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
         folder = newest.parent if newest else runs
-    elif not folder.is_dir():
+    elif not os.path.isdir(folder):
         return folder, []
     damaged = []
     for path in sorted(folder.glob("*.pth"), key=_epoch_of, reverse=True):
@@ -108,6 +121,8 @@ def prune_checkpoints(folder, epoch, keep_last=None):
     overtaken = [path for path in saved if _epoch_of(path) > epoch]
     for path in overtaken:
         path.replace(path.with_name(_OVERTAKEN + path.name))
+    for left_over in Path(folder).glob(".*.pth.*.tmp"):  # by a process that was killed while it saved
+        left_over.unlink(missing_ok=True)
     if keep_last:
         for path in saved[: -keep_last - len(overtaken)]:
             path.unlink(missing_ok=True)
@@ -162,6 +177,8 @@ def _seal(path):
 def _verify(path):
     """True if the file's checksum is right, False if it is a whole file that has none. Raises CheckpointError."""
     try:
+        if path.exists() and not path.is_file():
+            raise CheckpointError(f"{path}: not a file")
         num_bytes = path.stat().st_size
         with open(path, "rb") as file:
             start = file.read(4)
@@ -212,7 +229,3 @@ def _epoch_of(path):
     """The epoch in a checkpoint's name; -1 for model_best.pth and others, which so come after all that have one."""
     match = re.fullmatch(r"checkpoint-epoch(\d+)\.pth", path.name)
     return int(match[1]) if match else -1
-
-
-def _first_line(error):
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -54,7 +54,7 @@ def _fetch(values):
     """The values as python floats; tensors of one device and dtype travel together."""
     groups = {}
     for position, value in enumerate(values):
-        if hasattr(value, "device"):
+        if hasattr(value, "detach"):  # a tensor, and no NumPy scalar, which has a device too
             groups.setdefault((value.device, value.dtype), []).append(position)
     fetched = list(values)
     for positions in groups.values():

@@ -24,8 +24,9 @@ def claim_run_folder(root, name, run_id=None):
                 return runs / run
             except FileExistsError:
                 continue
-    except OSError as error:
-        raise UserError(f"trainer.save_dir: cannot make a run folder in {runs}: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"trainer.save_dir: cannot make a run folder in {runs}: {reason}") from None
     raise UserError(f"{runs / run_id}: a run of that name exists; choose another run_id")
 
 

@@ -1,5 +1,6 @@
 import contextlib
 import csv
+import logging
 import math
 
 import pytest
@@ -208,6 +209,45 @@ def test_loader_without_batches_is_refused_and_nothing_is_written(tmp_path):
     with pytest.raises(UserError, match="data_loader: has no batches"):
         tiny_trainer(tiny_config(tmp_path), loader_class=loader_class)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("interval", "total", "fits"), [("epoch", 2, True), ("epoch", 1, False), ("step", 10, True), ("step", 9, False)]
+)
+def test_schedule_too_short_for_the_run_is_refused_and_nothing_is_written(tmp_path, interval, total, fits):
+    config = tiny_config(tmp_path)
+    config["lr_scheduler"] = {"type": "OneCycleLR", "interval": interval}
+
+    def schedule(optimizer):
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=total)
+
+    if fits:
+        tiny_trainer(config, schedule=schedule).train()
+        return
+    with pytest.raises(UserError, match=f"total_steps: it is {total}, but the run has"):
+        tiny_trainer(config, schedule=schedule)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_diverged_run_is_saved_and_told_of(tmp_path, caplog):
+    config = tiny_config(tmp_path, tensorboard=True, epochs=2)
+    config["optimizer"]["args"]["lr"] = 1e30
+    trainer = tiny_trainer(config)
+    logging.getLogger().addHandler(caplog.handler)
+    trainer.train()
+    assert "holds values that are not finite" in caplog.text
+    assert (trainer.checkpoint_dir / "checkpoint-epoch2.pth").exists() and len(table(trainer)) == 2
+
+
+def test_a_logged_epoch_does_not_take_the_place_of_the_real_one(tmp_path):
+    class Odd(Trainer):
+        def _train_epoch(self, epoch):
+            return {"loss": 1.0, "epoch": 0.25}
+
+    trainer = tiny_trainer(tiny_config(tmp_path), trainer_class=Odd)
+    trainer.train()
+    assert [row["epoch"] for row in table(trainer)] == [1, 2]
+    assert (trainer.checkpoint_dir / "checkpoint-epoch2.pth").exists()
 
 
 def test_writer_is_closed_when_training_ends(tmp_path):

@@ -105,8 +105,9 @@ class Payload:
 def test_malicious_file_is_refused_and_not_run(tmp_path, monkeypatch, save):
     monkeypatch.chdir(tmp_path)
     save({"state_dict": {}, "config": Payload()}, tmp_path / "evil.pth")
-    with pytest.raises(CheckpointError, match=r"evil\.pth"):
+    with pytest.raises(CheckpointError, match=r"evil\.pth: refused: it refers to \w+\.system; only tensors") as caught:
         load_checkpoint(tmp_path / "evil.pth")
+    assert len(str(caught.value).splitlines()) == 1 and "weights_only" not in str(caught.value)
     assert not (tmp_path / "executed").exists()
 
 
@@ -118,6 +119,24 @@ def test_other_files_are_refused_by_name(tmp_path, name, content, word):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=word):
         load_checkpoint(tmp_path / name)
+
+
+def test_what_is_no_file_is_refused_and_links_to_nothing_are_passed_over(tmp_path):
+    with pytest.raises(CheckpointError, match="not a file"):
+        load_checkpoint("/dev/zero")
+    with pytest.raises(CheckpointError, match="cannot read the checkpoint"):
+        load_checkpoint("x" * 5000)
+    run = tmp_path / "models" / "job" / "run"
+    run.mkdir(parents=True)
+    (run / "gone.pth").symlink_to("nowhere")
+    save_checkpoint(STATE, run / "checkpoint-epoch1.pth")
+    assert find_checkpoint("latest", tmp_path)[0].name == "checkpoint-epoch1.pth"
+
+
+def test_what_a_killed_save_left_is_removed_after_the_next(tmp_path):
+    (tmp_path / ".checkpoint-epoch1.pth.123.tmp").touch()
+    prune_checkpoints(tmp_path, 1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_file_and_foreign_content_are_refused(tmp_path):
@@ -181,6 +200,8 @@ def test_overtaken_checkpoints_are_not_taken_for_the_newest(tmp_path):
         {"log": 1},
         {"state_dict": {1: 2}},
         {"state_dict": None},
+        {"monitor_best": "x"},
+        {"not_improved_count": None},
     ],
 )
 def test_checkpoint_of_the_wrong_shape_is_refused(tmp_path, wrong):

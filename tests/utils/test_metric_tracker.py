@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -42,6 +43,13 @@ def test_tensors_of_several_types_and_shapes_are_read():
     for value in (torch.tensor([2.0]), torch.tensor(2), torch.tensor(2.0, requires_grad=True), 2, True):
         tracker.update("a", value, n=1)
     assert tracker.avg("a") == 9 / 5
+
+
+def test_numpy_numbers_are_read():
+    tracker = MetricTracker("a")
+    for value in (np.float32(0.5), np.array(0.5), np.int64(2), torch.tensor(1.0)):
+        tracker.update("a", value)
+    assert tracker.avg("a") == 1.0
 
 
 def test_unknown_name_is_refused_with_the_known_ones():

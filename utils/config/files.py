@@ -9,6 +9,7 @@ from utils.config.nearest import did_you_mean
 from utils.errors import UserError
 
 _MAX_BYTES = 1_000_000  # a config is read by people; a larger file is a mistake
+_MAX_DEPTH = 50
 _MAX_VALUES = 100_000  # a small YAML file can name one value a billion times over
 
 
@@ -18,6 +19,8 @@ def read_config(path, _children=()):
     Raises UserError for a file that is missing, cannot be parsed, is not an object or inherits from itself.
     """
     path = Path(path)
+    if "\0" in str(path):
+        raise UserError(f"{str(path)!r}: not a path")
     if path.resolve() in _children:
         raise UserError(f"{path}: inherits from itself through 'base'")
     config = _parse(path)
@@ -60,7 +63,9 @@ def parse_assignment(text):
         raise UserError(f"--set {text}: give it as key=value, such as trainer.epochs=5")
     try:
         return path.strip(), json.loads(value, parse_constant=_refuse_constant)
-    except ValueError:
+    except UserError:
+        raise
+    except (ValueError, RecursionError):
         return path.strip(), value
 
 
@@ -68,7 +73,7 @@ def split_path(target):
     """The keys of "optimizer;args;lr", "optimizer.args.lr" or ("optimizer", "args", "lr")."""
     if isinstance(target, str):
         target = target.split(";" if ";" in target else ".")
-    return [int(key) if str(key).isdigit() else key for key in target]
+    return [int(key) if str(key).isdecimal() and str(key).isascii() else key for key in target]
 
 
 def set_by_path(config, target, value, known):
@@ -80,10 +85,12 @@ def set_by_path(config, target, value, known):
     *parents, last = split_path(target)
     place, walked = config, ()
     for key in parents:
+        key = str(key) if isinstance(place, dict) else key
         if isinstance(place, dict) and key == "args":
             place.setdefault("args", {})
         place = _step(place, key, walked, known)
         walked += (str(key),)
+    last = str(last) if isinstance(place, dict) else last
     may_add = isinstance(place, dict) and (last in known.get(walked, ()) or (walked and walked[-1] == "args"))
     if not may_add:
         _step(place, last, walked, known)
@@ -119,9 +126,11 @@ def _step(place, key, walked, known):
 
 def _parse(path):
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: not a file")
         if path.stat().st_size > _MAX_BYTES:
             raise UserError(f"{path}: larger than {_MAX_BYTES:,} bytes; a config is a small file")
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"{path}: cannot read the config: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -170,7 +179,7 @@ def _parse_yaml(text):
 
     try:
         return yaml.load(text, Loader=ConfigLoader)  # a SafeLoader: builds plain values only
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise UserError(f"not YAML: {' '.join(str(error).split())}") from None
 
 
@@ -193,6 +202,8 @@ def require_plain(value, path):
         if not left:
             return
         where, value = left.pop()
+        if where.count(".") > _MAX_DEPTH:
+            raise UserError(f"{path}: nested too deeply")
         if isinstance(value, dict):
             wrong = next((key for key in value if not isinstance(key, str)), None)
             if wrong is not None:

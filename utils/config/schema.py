@@ -11,7 +11,7 @@ from utils.config.nearest import nearest, resembles
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow", use_attribute_docstrings=True)
+    model_config = ConfigDict(strict=True, extra="allow", use_attribute_docstrings=True, regex_engine="python-re")
 
 
 class Component(_Section):
@@ -24,10 +24,14 @@ class Component(_Section):
     """Keyword arguments of its constructor or function."""
 
 
+# Names of a metric: no space, since "monitor" has one; no "val_", which tells validation values apart.
+_METRIC_NAME = r"^(?!(epoch|lr|loss)$)(?!val_)[\w.+-]{1,60}$"
+
+
 class Metric(Component):
     """A metric built by name."""
 
-    name: str | None = None
+    name: Annotated[str, StringConstraints(pattern=_METRIC_NAME)] | None = None
     """What it is called on screen, in logs and in "monitor"; its type's last word by default."""
 
 
@@ -40,11 +44,14 @@ class Scheduler(Component):
     """The value that ReduceLROnPlateau watches; by default the one that trainer.monitor names."""
 
 
+_NAME, _OBJECT = "a name", "an object"  # the two forms of a loss or a metric; no key of a config is called so
+
+
 def _named(component):
     """A bare name, or the component with its args."""
     return Annotated[
-        Annotated[str, Tag("name")] | Annotated[component, Tag("component")],
-        Discriminator(lambda value: "name" if isinstance(value, str) else "component"),
+        Annotated[str, Tag(_NAME)] | Annotated[component, Tag(_OBJECT)],
+        Discriminator(lambda value: _NAME if isinstance(value, str) else _OBJECT),
     ]
 
 
@@ -137,7 +144,7 @@ def mistakes_in(config, whole):
         Config.model_validate(config)
     except ValidationError as error:
         for problem in error.errors():
-            path = [part for i, part in enumerate(problem["loc"]) if i == 0 or part not in ("name", "component")]
+            path = [part for part in problem["loc"] if part not in (_NAME, _OBJECT)]
             ours = path[0] in checked and (whole or problem["type"] != "missing")
             if ours and ".".join(map(str, path)) not in meant:
                 mistakes.append(_describe(problem, path, config))
@@ -186,8 +193,10 @@ def _describe(problem, path, config):
         close = nearest(path[-1], [key for key in parent if key not in SECTIONS], cutoff=0.6)
         return f"{where}: missing" + (f"; is {close!r} meant to be it?" if close else "")
     if problem["type"] == "string_pattern_mismatch":
-        return f"{where}: got {problem['input']!r}; {_PATTERNS[path[-1]]}"
-    expected = problem["msg"].removeprefix("Input should be ")
+        pattern = "metric" if path[0] == "metrics" else path[-1]
+        return f"{where}: got {problem['input']!r}; {_PATTERNS[pattern]}"
+    expected = problem["msg"].removeprefix("Input should be ").removeprefix("String should ").replace("a valid", "a")
+    expected = expected.replace("a integer", "an integer")
     if problem["type"] in ("model_type", "model_attributes_type"):
         expected = "an object" if path[0] == "trainer" else 'an object such as {"type": ..., "args": {...}}'
     return f"{where}: got {problem['input']!r}; it should be {expected}"
@@ -195,6 +204,7 @@ def _describe(problem, path, config):
 
 _PATTERNS = {
     "name": "a name becomes a folder's: it is one line of text without a slash",
+    "metric": "a metric's name is letters, digits and '_.+-', not epoch, lr or loss, and does not begin with val_",
     "device": "it should be 'auto', 'cpu', 'cuda', 'cuda:0' or 'mps'",
     "monitor": "it should be 'off', 'min <name>' or 'max <name>', such as 'min val_loss'",
 }

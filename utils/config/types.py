@@ -58,7 +58,7 @@ PARTS = {
         libraries=("torch.optim.lr_scheduler",),
         given=1,
     ),
-    "data_loader": Part("data_loader.data_loaders"),
+    "data_loader": Part("data_loader.data_loaders", bases=("base.base_data_loader.BaseDataLoader",)),
 }
 _LIBRARIES = ("torch", "torchvision")
 _PARTS = tuple(PARTS.values())
@@ -181,7 +181,7 @@ def _home(name, module, part):
         allowed = (*part.libraries, *part.factories)
         if not any(place == library or place.startswith(f"{library}.") for library in allowed):
             where = (
-                f"what stands here may come from {', '.join(allowed)}"
+                f"what stands here may come from {', '.join(dict.fromkeys(allowed))}"
                 if allowed
                 else "only the project's own will do here"
             )

@@ -18,6 +18,8 @@ def main(config):
 
     logger.info('Loading checkpoint: {} ...'.format(config.resume))
     checkpoint = torch.load(config.resume)
+    if config['n_gpu'] > 1:
+        model = torch.nn.DataParallel(model)
     model.load_state_dict(checkpoint['state_dict'])
     model.eval()
     total_loss = 0.0

@@ -100,6 +100,12 @@ def test_schema_line_for_editors_is_no_section(write):
         ("a.toml", "a = 2020-01-01", "a: got"),
         ("a.txt", "a", "a config ends in"),
         ("a.json", '{"seed": ' + "1" * 5000 + "}", "not JSON: "),
+        ("a.json", '{"a": 1e999}', "a: got inf"),
+        ("a.json", '{"a":' * 900 + "1" + "}" * 900, "nested too deeply"),
+        ("a.yaml", "a: &a [*a]", "nested too deeply"),
+        ("a.yaml", "a: !!timestamp x", "not YAML"),
+        ("a.yaml", "a: !!int x", "not YAML"),
+        ("a.json", '{"base": "a\\u0000b"}', "not a path"),
         ("a.toml", "a = inf", "a: got inf"),
         ("a.toml", "a = nan", "a: got nan"),
         (
@@ -119,7 +125,7 @@ def test_wrong_files_are_refused_by_name(write, name, content, word):
     path = write(name, content)
     with pytest.raises(UserError, match=word) as caught:
         read_config(path)
-    assert str(path.parent) in str(caught.value) and len(str(caught.value).splitlines()) == 1
+    assert path.parent.name in str(caught.value) and len(str(caught.value).splitlines()) == 1
 
 
 def test_binary_and_missing_files_are_refused(tmp_path):
@@ -187,6 +193,24 @@ def test_known_keys_and_args_may_be_added():
     set_by_path(config, "trainer.epochs", 1, {("trainer",): ("epochs",)})
     set_by_path(config, "arch.args.width", 2, {})
     assert config == {"trainer": {"epochs": 1}, "arch": {"type": "M", "args": {"width": 2}}}
+
+
+def test_odd_keys_are_only_keys():
+    config = {"args": {}, "metrics": ["a"]}
+    set_by_path(config, "args.0", 1, {})
+    assert config["args"] == {"0": 1}
+    with pytest.raises(UserError, match=r"metrics.²: no such place"):
+        set_by_path(config, "metrics.²", 1, {})
+
+
+def test_windows_mark_before_the_text_is_passed_over(tmp_path):
+    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert read_config(tmp_path / "a.json") == {"a": 1}
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match="not a file"):
+        read_config("/dev/zero")
 
 
 def test_differences_name_path_and_both_values():

@@ -38,7 +38,7 @@ class ConfigParser:
     sections are checked only when they are built. new_run: start a run of its own from resume instead of
     continuing that one; so does a resume that lies in no run's folder. The attribute `continues` says which it is.
     device: used instead of the config's, without becoming part of it. also_logged: names that the trainer logs
-    besides the loss and the metrics.
+    besides the loss and the metrics; None if nothing will be monitored.
 
     Raises UserError, all mistakes at once, for a config that cannot be right.
     """

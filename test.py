@@ -4,6 +4,7 @@ import argparse
 
 from parse_config import PARTS, ConfigParser
 from utils.errors import UserError, clean_exit
+from utils.json_io import read_json, write_json
 
 
 def main(config, split, batch_size):
@@ -16,7 +17,7 @@ def main(config, split, batch_size):
     import model.metric as module_metric
     import model.model as module_arch
     from trainer.evaluate import evaluate
-    from utils import MetricTracker, prepare_device, write_json
+    from utils import MetricTracker, prepare_device
     from utils.checkpoint import load_checkpoint
     from utils.seed import seed_everything
     from utils.weights import load_weights
@@ -42,11 +43,8 @@ def main(config, split, batch_size):
     logger.info("%s, epoch %s, on %d %s samples", config.resume, checkpoint.get("epoch"), samples, split)
     for name, value in values.items():
         logger.info("    %s: %s", name, value)
-    result = {"checkpoint": config.resume.name, "epoch": checkpoint.get("epoch"), "split": split, "samples": samples}
-    try:
-        write_json({**result, **values}, config.resume.parent / "test_results.json")
-    except OSError as error:
-        raise UserError(f"{config.resume.parent}: cannot write test_results.json: {error.strerror}") from None
+    result = {"epoch": checkpoint.get("epoch"), "samples": samples, **values}
+    record_result(config.resume.parent / "test_results.json", config.resume.name, split, result)
 
 
 def build_loader(config, module_data, split, batch_size):
@@ -72,6 +70,18 @@ def build_loader(config, module_data, split, batch_size):
     return loader
 
 
+def record_result(path, checkpoint, split, result):
+    """Put a result into the file, {checkpoint: {split: result}}, beside those of other checkpoints and splits."""
+    try:
+        results = read_json(path) if path.exists() else {}
+        results.setdefault(checkpoint, {})[split] = result
+        write_json(results, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot write the results: {error.strerror}") from None
+    except (ValueError, AttributeError):
+        raise UserError(f"{path}: is not what this program wrote; move it away") from None
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Measure a checkpoint on data that it was not trained on.")
     parser.add_argument("-r", "--resume", metavar="CHECKPOINT", help="checkpoint or run folder to test, or 'latest'")
@@ -80,7 +90,7 @@ if __name__ == "__main__":
     parser.add_argument("--split", choices=["test", "valid", "train"], default="test", help="which samples (test)")
     parser.add_argument("--bs", "--batch_size", type=int, metavar="N", help="batch size, by default the config's")
     with clean_exit():
-        config = ConfigParser.from_args(parser, parts=PARTS)
+        config = ConfigParser.from_args(parser, parts=PARTS, also_logged=None)
         arguments = parser.parse_args()
         if config.resume is None:
             raise UserError("nothing to test; give a checkpoint with -r")

@@ -84,14 +84,9 @@ def test_test_on_the_validation_data_gives_the_training_scripts_figures_exactly(
     folder, run_folder = trained
     before = {path: path.stat().st_mtime_ns for path in (folder / "saved").rglob("*") if path.is_file()}
     run("test.py", "-r", run_folder / "checkpoint-epoch2.pth", "--split", "valid", cwd=folder)
-    results = read_json(run_folder / "test_results.json")
+    results = read_json(run_folder / "test_results.json")["checkpoint-epoch2.pth"]["valid"]
     last = table(run_folder)[-1]
-    assert {key: results[key] for key in ("checkpoint", "epoch", "split", "samples")} == {
-        "checkpoint": "checkpoint-epoch2.pth",
-        "epoch": 2,
-        "split": "valid",
-        "samples": 6000,
-    }
+    assert (results["epoch"], results["samples"]) == (2, 6000)
     for name in ("loss", "accuracy", "top_k_acc"):
         assert results[name] == float(last[f"val_{name}"])
     (run_folder / "test_results.json").unlink()
@@ -105,11 +100,12 @@ def test_test_takes_loader_split_and_batch_size_from_config_and_flags(trained):
     for batch_size in (100, 999):
         done = run("test.py", "-r", run_folder / "model_best.pth", "--bs", batch_size, cwd=folder)
         assert "on 10000 test samples" in done.stdout
-        values[batch_size] = read_json(run_folder / "test_results.json")
+        values[batch_size] = read_json(run_folder / "test_results.json")["model_best.pth"]["test"]
     assert values[100]["accuracy"] == pytest.approx(values[999]["accuracy"], abs=1e-12)
     assert values[100]["loss"] == pytest.approx(values[999]["loss"], rel=1e-6)
     done = run("test.py", "-r", run_folder / "model_best.pth", "--split", "train", cwd=folder)
     assert "on 54000 train samples" in done.stdout
+    assert read_json(run_folder / "test_results.json")["model_best.pth"].keys() == {"test", "train"}
 
 
 def test_resume_of_the_real_job_gives_the_same_bits(trained, tmp_path):
@@ -253,7 +249,6 @@ WRONG = [
     (["-c", "config.json", "--set", "data_loader.args.validation_split=60000"], "validation_split: got 60000"),
     (["-c", "config.json", "--bs", "0"], "batch_size: got 0"),
     (["-c", "config.json", "--lr", "inf"], "optimizer.args.lr: got inf"),
-    (["-c", "config.json", "--set", "data_loader.type=MnistDataset"], "data_loader."),
     (["-c", "config.json", "--lr", "-1"], "optimizer.args: Adam: Invalid learning rate"),
     (["-c", "config.json", "--set", "optimizer.type=os.system"], "optimizer.type: 'os.system' is not allowed"),
     (["-c", "config.json", "--set", "arch.type=torch.hub.load"], "arch.type: 'torch.hub.load' is not allowed"),
@@ -277,24 +272,10 @@ def test_test_refuses_what_it_cannot_measure(trained, tmp_path):
     folder, run_folder = trained
     checkpoint = run_folder / "checkpoint-epoch1.pth"
     assert "give a checkpoint with -r" in run("test.py", "-c", "config.json", cwd=folder, status=2).stderr
-    split = ("--set", "data_loader.args.validation_split=0", "--set", "trainer.monitor=off")
+    split = ("--set", "data_loader.args.validation_split=0")  # what the config monitors does not matter here
     done = run("test.py", "-r", checkpoint, "--split", "valid", *split, cwd=folder, status=2)
     assert "the config sets no samples aside" in done.stderr
     done = run("test.py", "-r", checkpoint, "--set", "arch.args.num_classes=7", cwd=folder, status=2)
     assert "does not fit the model MnistModel" in done.stderr and len(done.stderr.splitlines()) == 1
     save_checkpoint({"state_dict": {}, "epoch": 1}, tmp_path / "bare.pth")
     assert "holds no config; give one with -c" in run("test.py", "-r", tmp_path / "bare.pth", status=2).stderr
-
-
-def test_a_check_needs_no_package_that_it_does_not_use():
-    program = """
-        import argparse, sys
-        sys.modules.update(dict.fromkeys(["pandas", "matplotlib", "torchvision", "yaml", "tensorboard"]))
-        sys.argv = ["train.py", "-c", "config.json", "--check"]
-        from parse_config import PARTS, ConfigParser
-        parser = argparse.ArgumentParser()
-        parser.add_argument("-c", "--config")
-        parser.add_argument("-r", "--resume")
-        ConfigParser.from_args(parser, parts=PARTS)
-    """
-    assert "no mistakes found" in run("-c", textwrap.dedent(program)).stdout

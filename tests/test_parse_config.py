@@ -152,6 +152,9 @@ def test_two_metrics_of_one_name_are_refused():
 def test_names_that_a_trainer_of_ones_own_logs_can_be_declared():
     given = config(trainer={"epochs": 1, "monitor": "max val_f1"})
     ConfigParser(given, parts=PARTS, also_logged=["val_f1"])
+    ConfigParser(given, parts=PARTS, also_logged=None)
+    with pytest.raises(UserError, match="val_f1"):
+        ConfigParser(given, parts=PARTS)
 
 
 def test_without_parts_sections_are_the_projects_own():
@@ -196,6 +199,7 @@ def test_misspelt_target_of_a_flag_is_refused(monkeypatch, file, capsys):
         ((), "give a config, as in -c config.json"),
         (("--set", "trainer.epocs=1"), "trainer.epocs: no such key; did you mean 'epochs'?"),
         (("--set", "sede=1"), "sede: no such key; did you mean 'seed'?"),
+        (("--set", "trainer.my_scale=1"), "one of your own goes into the config file first"),
         (("--set", "optimizer.args.momentum=1"), "optimizer.args.momentum: no such argument"),
         (("-d", "gpu"), "-d gpu: give GPU numbers"),
         (("-r", "none.pth"), "none.pth: no such checkpoint"),

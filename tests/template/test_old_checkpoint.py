@@ -28,7 +28,7 @@ def test_its_config_is_read_without_running_its_code(checkpoint):
 
 def test_it_gives_the_accuracy_that_the_old_template_reported(checkpoint, tmp_path):
     run("test.py", "-r", checkpoint, "--split", "valid", "--set", "data_loader.args.num_workers=0")
-    results = read_json(tmp_path / "test_results.json")
+    results = read_json(tmp_path / "test_results.json")["model_best.pth"]["valid"]
     assert results["accuracy"] == 0.975  # reported as 0.9749, the mean over batches instead of samples
     assert results["loss"] == pytest.approx(load_checkpoint(checkpoint)["monitor_best"], rel=1e-3)
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from helpers import PROJECT, copy_project, run
+from utils.json_io import read_json
 
 README = (PROJECT / "README.md").read_text()
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines()]
@@ -23,6 +24,11 @@ def folder(tmp_path_factory):
         path.write_text(text.replace('"epochs": 3,', '"epochs": 3, "len_epoch": 5,'))
     run("train.py", "-c", "config.json", cwd=folder)
     return folder
+
+
+def test_default_job_keeps_the_checkpoint_that_the_readme_resumes_from():
+    config = read_json(PROJECT / "config.json")["trainer"]
+    assert "checkpoint-epoch3.pth" in README and config.get("keep_last") is None and config["epochs"] > 3
 
 
 def test_the_two_commands_come_first():
@@ -58,7 +64,7 @@ def test_examples_of_code_run(tmp_path):
     with open(folder / "model" / "model.py", "a") as file:
         file.write("\n\n" + model)
     with open(folder / "data_loader" / "data_loaders.py", "a") as file:
-        file.write("\n\nimport pandas, torch\nfrom torch.utils.data import TensorDataset\n\n" + loader)
+        file.write("\n\n" + loader)
     (section,) = re.findall(r"```json\n(.*?)```", README, re.S)
     (folder / "mine.json").write_text('{"base": "config.json", ' + section + "}")
     short = ("--set", "trainer.epochs=1", "--set", "trainer.len_epoch=3")
@@ -72,10 +78,12 @@ def test_examples_of_code_run(tmp_path):
     assert done.stdout.strip() == "[(4, 2)]", done.stderr
 
 
-def test_every_top_level_place_is_in_the_tree():
+def test_every_source_file_is_in_the_tree():
     tree = re.search(r"## What is where\n\n```\n(.*?)```", README, re.S)[1]
-    listed = {line.split()[0].rstrip("/") for line in tree.splitlines() if line.strip()}
-    for name in listed - {"saved"}:
-        assert (PROJECT / name).exists(), name
-    for path in [*PROJECT.glob("*.py"), *(path for path in PROJECT.iterdir() if (path / "__init__.py").exists())]:
-        assert path.name in listed, path.name
+    listed = {word.rstrip("/") for line in tree.splitlines() for word in re.findall(r"[\w.]+\.\w+|^[\w]+/", line)}
+    for path in PROJECT.rglob("*.py"):
+        place = path.relative_to(PROJECT)
+        if place.parts[0] not in ("tests", ".venv", "saved") and place.parts[:2] != ("utils", "config"):
+            assert path.name in listed or path.name == "__init__.py", place
+    for name in listed:
+        assert name == "saved" or list(PROJECT.glob(name)) + list(PROJECT.glob(f"*/{name}")), name

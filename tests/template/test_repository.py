@@ -1,8 +1,9 @@
 """What keeps the repository itself true: generated files, CI, and a test for each defect of the old template."""
 
 import re
+import textwrap
 
-from helpers import PROJECT
+from helpers import PROJECT, run
 from utils.config.docs import schema_text, with_tables
 
 
@@ -35,3 +36,17 @@ def test_embedded_mnist_is_what_its_note_says():
     note = (PROJECT / "data" / "mnist" / "README.md").read_text()
     assert all(f"`{name}.gz` | `{checksum}`" in note for name, (checksum, _) in _FILES.items())
     assert "CC BY-SA 3.0" in note
+
+
+def test_a_check_needs_no_package_that_it_does_not_use():
+    program = """
+        import argparse, sys
+        sys.modules.update(dict.fromkeys(["pandas", "matplotlib", "torchvision", "yaml", "tensorboard"]))
+        sys.argv = ["train.py", "-c", "config.json", "--check"]
+        from parse_config import PARTS, ConfigParser
+        parser = argparse.ArgumentParser()
+        parser.add_argument("-c", "--config")
+        parser.add_argument("-r", "--resume")
+        ConfigParser.from_args(parser, parts=PARTS)
+    """
+    assert "no mistakes found" in run("-c", textwrap.dedent(program)).stdout

@@ -21,15 +21,16 @@ def check_config(config, parts, also_logged=()):
     """The config's keys that the framework does not know, its project's own.
 
     parts: {section: Part} of what is built by name; {} if the project's own script decides that. also_logged: names
-    that the trainer logs besides the loss and the metrics. Nothing is imported, so the answer comes within the
-    first second. Raises UserError with one line for each mistake.
+    that the trainer logs besides the loss and the metrics, None if nothing will be monitored. Nothing is imported,
+    so the answer comes within the first second. Raises UserError with one line for each mistake.
     """
     mistakes, own_keys = mistakes_in(config, whole=bool(parts))
     for path, spec, part in _components(config, parts):
         wrong = type_mistake(spec["type"], part)
         mistakes += [f"{path}.type: {wrong}"] if wrong else _source_argument_mistakes(path, spec, part)
     if parts:
-        mistakes += _name_mistakes(config, parts, also_logged) + _plateau_mistakes(config) + _loader_mistakes(config)
+        mistakes += _name_mistakes(config, parts, also_logged)
+        mistakes += _plateau_mistakes(config) + _loader_mistakes(config)
     if mistakes:
         raise UserError("\n".join(dict.fromkeys(mistakes)))
     return own_keys
@@ -86,10 +87,13 @@ def _name_mistakes(config, parts, also_logged):
     metrics = [metric_name(spec) for path, spec, _ in _components(config, parts) if path.startswith("metrics.")]
     logged = ["loss", *metrics]
     repeated = [name for name, count in collections.Counter(logged).items() if count > 1]
+    mistakes = [f'metrics: two are called {name!r}; give one a "name"' for name in repeated]
+    if also_logged is None or not isinstance(config.get("metrics", []), list):
+        return mistakes
     if _validates(config.get("data_loader"), parts.get("data_loader")):
         logged += [f"val_{name}" for name in logged]
     logged += also_logged
-    return [f'metrics: two are called {name!r}; give one a "name"' for name in repeated] + [
+    return mistakes + [
         f"{path}: nothing called {name!r} is logged{did_you_mean(name, logged)}"
         for path, name in _watched(config).items()
         if name not in logged

@@ -5,7 +5,7 @@ import json
 import math
 from pathlib import Path
 
-from utils.config.nearest import did_you_mean
+from utils.config.nearest import did_you_mean, nearest
 from utils.errors import UserError
 
 _MAX_BYTES = 1_000_000  # a config is read by people; a larger file is a mistake
@@ -116,6 +116,8 @@ def _step(place, key, walked, known):
         if key in place:
             return place[key]
         names = [*place, *(name for name in known.get(walked, ()) if name not in place)]
+        if walked in known and nearest(str(key), names, cutoff=0.6) is None:
+            raise UserError(f"{where}: no such key; one of your own goes into the config file first")
         raise UserError(f"{where}: no such key{did_you_mean(str(key), names)}")
     if isinstance(place, list):
         if isinstance(key, int) and key < len(place):

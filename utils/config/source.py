@@ -36,7 +36,11 @@ def find_definition(module, name):
 def public_names(module):
     """Names of the classes and functions that a module's source defines or imports."""
     names = _read(module)
-    defined = [name for name, node in names.items() if isinstance(node, (ast.ClassDef, ast.FunctionDef, tuple))]
+    defined = [
+        name
+        for name, node in names.items()
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) or (isinstance(node, tuple) and node[1])
+    ]
     inherited = [name for star in names.get("*", ()) if star != module for name in public_names(star)]
     return [name for name in dict.fromkeys(defined + inherited) if not name.startswith("_")]
 

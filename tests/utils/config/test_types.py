@@ -5,6 +5,7 @@ import inspect
 import pytest
 import torch
 
+import data_loader.data_loaders
 import model.loss
 import model.metric
 import model.model
@@ -20,7 +21,13 @@ from utils.config.types import (
     type_mistake,
 )
 
-MODULES = {"arch": model.model, "optimizer": torch.optim, "loss": model.loss, "metrics": model.metric}
+MODULES = {
+    "data_loader": data_loader.data_loaders,
+    "arch": model.model,
+    "optimizer": torch.optim,
+    "loss": model.loss,
+    "metrics": model.metric,
+}
 
 
 @pytest.mark.parametrize(
@@ -79,6 +86,7 @@ def test_names_that_do_not_fit_are_refused_before_anything_is_imported(section, 
     [
         ("arch", "torch.nn.functional.relu", "wrong kind of function"),
         ("arch", "torch.nn.Parameter", "wrong kind of class; a torch.nn.Module"),
+        ("data_loader", "MnistDataset", "wrong kind of class; a base.base_data_loader.BaseDataLoader"),
         ("optimizer", "torch.optim.lr_scheduler.StepLR", "wrong kind of class; a torch.optim.Optimizer"),
         ("loss", "F", "neither a class nor a function"),
         ("arch", "torchvision.models.resnet.ResNet18_Weights", "wrong kind of class"),

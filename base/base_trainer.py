@@ -7,7 +7,14 @@ from abc import ABC, abstractmethod
 import torch
 
 from logger import CsvLog, TensorboardWriter
-from utils.checkpoint import CheckpointError, load_checkpoint, plain, prune_checkpoints, save_checkpoint
+from utils.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    plain,
+    prune_checkpoints,
+    save_checkpoint,
+    set_aside_overtaken,
+)
 from utils.config.files import differences
 from utils.config.schema import TrainerSettings
 from utils.epoch_report import epoch_report
@@ -121,7 +128,7 @@ class BaseTrainer(ABC):
         self._saved = self._save(f"checkpoint-epoch{epoch}.pth", epoch)
         if save_best:
             self._save("model_best.pth", epoch)
-        prune_checkpoints(self.checkpoint_dir, epoch, self.settings.keep_last)
+        prune_checkpoints(self.checkpoint_dir, self.settings.keep_last)
 
     def _save(self, name, epoch):
         model = unwrapped(self.model)
@@ -137,6 +144,7 @@ class BaseTrainer(ABC):
             "log": self._log,
             "config": self.config.config,
         }
+        set_aside_overtaken(self.checkpoint_dir, epoch)
         save_checkpoint(state, self.checkpoint_dir / name)
         return self.checkpoint_dir / name
 

@@ -7,6 +7,7 @@ it. Any program that reads zip or torch files reads it; torch.load(path, weights
 import hashlib
 import os
 import re
+import shutil
 from collections import Counter, OrderedDict
 from pathlib import Path
 
@@ -111,20 +112,26 @@ def find_checkpoint(where, save_dir="saved"):
     raise CheckpointError("\n".join([*damaged, f"{folder}: no checkpoint there that could be used"]))
 
 
-def prune_checkpoints(folder, epoch, keep_last=None):
-    """Keep the newest keep_last of checkpoint-epoch*.pth (None: all). model_best.pth stays.
+def set_aside_overtaken(folder, epoch):
+    """Put "overtaken-" before the names of checkpoints of epochs after this one, which is about to be saved.
 
-    Those of epochs after this one, which a resume from before them has overtaken, get "overtaken-" before their
-    names: nothing is lost, and they are no longer taken for the newest.
+    A resume from before them has overtaken them: nothing is lost, and they are no longer taken for the newest.
+    model_best.pth, which may be one of theirs, is copied.
     """
-    saved = sorted(Path(folder).glob("checkpoint-epoch*.pth"), key=_epoch_of)
-    overtaken = [path for path in saved if _epoch_of(path) > epoch]
-    for path in overtaken:
+    later = [path for path in Path(folder).glob("checkpoint-epoch*.pth") if _epoch_of(path) > epoch]
+    best = Path(folder) / "model_best.pth"
+    if later and best.exists():
+        shutil.copyfile(best, best.with_name(_OVERTAKEN + best.name))
+    for path in later:
         path.replace(path.with_name(_OVERTAKEN + path.name))
-    for left_over in Path(folder).glob(".*.pth.*.tmp"):  # by a process that was killed while it saved
+
+
+def prune_checkpoints(folder, keep_last=None):
+    """Delete all but the newest keep_last of checkpoint-epoch*.pth (None: keep all), and what killed saves left."""
+    for left_over in Path(folder).glob(".*.pth.*.tmp"):
         left_over.unlink(missing_ok=True)
     if keep_last:
-        for path in saved[: -keep_last - len(overtaken)]:
+        for path in sorted(Path(folder).glob("checkpoint-epoch*.pth"), key=_epoch_of)[:-keep_last]:
             path.unlink(missing_ok=True)
 
 

@@ -14,6 +14,7 @@ from utils.checkpoint import (
     load_checkpoint,
     prune_checkpoints,
     save_checkpoint,
+    set_aside_overtaken,
 )
 
 STATE = {"state_dict": {"w": torch.arange(6.0)}, "epoch": 3, "config": {"name": "x"}, "betas": (0.9, 0.99)}
@@ -135,7 +136,7 @@ def test_what_is_no_file_is_refused_and_links_to_nothing_are_passed_over(tmp_pat
 
 def test_what_a_killed_save_left_is_removed_after_the_next(tmp_path):
     (tmp_path / ".checkpoint-epoch1.pth.123.tmp").touch()
-    prune_checkpoints(tmp_path, 1)
+    prune_checkpoints(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -169,24 +170,26 @@ def test_latest_is_the_newest_run(tmp_path):
         find_checkpoint("latest", tmp_path / "elsewhere")
 
 
-def test_pruning_keeps_the_newest_and_drops_the_overtaken(tmp_path):
-    for epoch in (1, 2, 3, 10, 11):
+def test_pruning_keeps_the_newest(tmp_path):
+    for epoch in (1, 2, 3, 10):
         (tmp_path / f"checkpoint-epoch{epoch}.pth").touch()
     (tmp_path / "model_best.pth").touch()
-    prune_checkpoints(tmp_path, 10, keep_last=2)
+    prune_checkpoints(tmp_path, keep_last=2)
     left = sorted(path.name for path in tmp_path.iterdir())
-    overtaken = "overtaken-checkpoint-epoch11.pth"
-    assert left == ["checkpoint-epoch10.pth", "checkpoint-epoch3.pth", "model_best.pth", overtaken]
-    prune_checkpoints(tmp_path, 3)
-    assert not (tmp_path / "checkpoint-epoch10.pth").exists()
-    assert (tmp_path / "overtaken-checkpoint-epoch10.pth").exists()
+    assert left == ["checkpoint-epoch10.pth", "checkpoint-epoch3.pth", "model_best.pth"]
+    prune_checkpoints(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_overtaken_checkpoints_are_not_taken_for_the_newest(tmp_path):
-    for epoch in (1, 2):
-        save_checkpoint(STATE, tmp_path / f"checkpoint-epoch{epoch}.pth")
-    prune_checkpoints(tmp_path, 1)
+def test_overtaken_checkpoints_are_kept_but_not_taken_for_the_newest(tmp_path):
+    for name in ("checkpoint-epoch1.pth", "checkpoint-epoch2.pth", "model_best.pth"):
+        save_checkpoint(STATE, tmp_path / name)
+    set_aside_overtaken(tmp_path, 2)
+    assert not list(tmp_path.glob("overtaken-*"))
+    set_aside_overtaken(tmp_path, 1)
     assert find_checkpoint(tmp_path)[0].name == "checkpoint-epoch1.pth"
+    assert load_checkpoint(tmp_path / "overtaken-checkpoint-epoch2.pth")["epoch"] == 3
+    assert (tmp_path / "overtaken-model_best.pth").exists() and (tmp_path / "model_best.pth").exists()
 
 
 @pytest.mark.parametrize(

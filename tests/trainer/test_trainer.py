@@ -48,6 +48,14 @@ def test_iterations_continue_one_stream_of_passes(tmp_path):
     assert all(map(torch.equal, streamed, passes)) and len(streamed) == len(passes)
 
 
+def test_order_of_an_epoch_is_the_loaders_own_whatever_ran_before(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path))
+    trainer.data_loader.set_epoch(2)
+    expected = [target for _, target in trainer.data_loader]
+    torch.rand(11)
+    assert all(map(torch.equal, (target for _, target in trainer._batches(2)), expected))
+
+
 def test_len_epoch_argument_wins_over_the_config(tmp_path):
     assert tiny_trainer(tiny_config(tmp_path, len_epoch=3)).len_epoch == 3
     assert tiny_trainer(tiny_config(tmp_path, len_epoch=3), len_epoch=5).len_epoch == 5

@@ -52,6 +52,7 @@ def test_order_of_an_epoch_is_the_loaders_own_whatever_ran_before(tmp_path):
     trainer = tiny_trainer(tiny_config(tmp_path))
     trainer.data_loader.set_epoch(2)
     expected = [target for _, target in trainer.data_loader]
+    trainer.data_loader.set_epoch(5)
     torch.rand(11)
     assert all(map(torch.equal, (target for _, target in trainer._batches(2)), expected))
 

@@ -60,6 +60,11 @@ class BaseTrainer(ABC):
         self._unsavable = set()
         if config.resume is not None:
             self._resume_checkpoint(config.resume)
+            if not config.continues and self.start_epoch > self.epochs:
+                raise UserError(
+                    f"trainer.epochs: it is {self.epochs}, and the checkpoint is of epoch {self.start_epoch - 1} "
+                    "already; raise it, since the count goes on"
+                )
 
         self.checkpoint_dir = config.save_dir  # makes the run's folders, so only now that nothing can be refused
         self.writer = TensorboardWriter(config.log_dir, self.logger, settings.tensorboard)
@@ -98,12 +103,13 @@ class BaseTrainer(ABC):
         stop = self.not_improved_count >= self.early_stop
         self.logger.info(epoch_report(log, self.epochs, seconds, improved))
         self._log = {key: value for key, value in log.items() if isinstance(value, (int, float, str))}
-        if epoch % self.save_period == 0 or epoch == self.epochs or stop:
+        misnamed = self.monitor != "off" and self.mnt_metric not in log
+        if epoch % self.save_period == 0 or epoch == self.epochs or stop or misnamed:
             self._save_checkpoint(epoch, save_best=improved)
         elif improved:
             self._save("model_best.pth", epoch)
         self.table.append(log)
-        if self.monitor != "off" and self.mnt_metric not in log:
+        if misnamed:
             raise UserError(
                 f"trainer.monitor: nothing called {self.mnt_metric!r} is logged; logged are "
                 f"{', '.join(key for key in log if key != 'epoch')} (epoch {epoch} is saved)"

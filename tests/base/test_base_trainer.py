@@ -122,7 +122,8 @@ def test_max_monitor_keeps_the_largest(tmp_path):
 
 @pytest.mark.old_defect(11)
 def test_monitor_that_is_not_logged_ends_the_run_after_saving(tmp_path):
-    trainer = tiny_trainer(tiny_config(tmp_path, monitor="min val_los"), trainer_class=scripted([1, 1]))
+    config = tiny_config(tmp_path, monitor="min val_los", save_period=2)
+    trainer = tiny_trainer(config, trainer_class=scripted([1, 1]))
     with pytest.raises(UserError, match=r"'val_los' is logged; logged are loss, val_loss"):
         trainer.train()
     assert names(trainer) == ["checkpoint-epoch1.pth"]
@@ -255,6 +256,14 @@ def test_finished_run_says_that_nothing_is_left(tmp_path, caplog):
     logging.getLogger().addHandler(caplog.handler)
     resumed.train()
     assert "nothing left to train: epoch 1 is done" in caplog.text
+
+
+def test_new_run_that_has_no_epochs_left_is_refused_and_leaves_no_folder(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path / "a", epochs=2))
+    trainer.train()
+    with pytest.raises(UserError, match=r"trainer.epochs: it is 2, and the checkpoint is of epoch 2 already"):
+        tiny_trainer(tiny_config(tmp_path / "b"), resume=trainer.checkpoint_dir / "checkpoint-epoch2.pth", new_run=True)
+    assert not (tmp_path / "b").exists()
 
 
 def test_resume_in_a_new_run_keeps_the_old_folder_and_records_the_parent(tmp_path):

@@ -76,17 +76,20 @@ class ConfigParser:
         """
         with clean_exit():
             given = read_command_line(args, options)
-            for target, value in given.assignments:
-                set_by_path(given.config, target, value, KNOWN_KEYS)
-            require_plain(given.config, "command line")
-            merged = cls(
-                given.config,
-                given.resume,
-                parts=parts,
-                new_run=given.new_run,
-                device=given.device,
-                also_logged=also_logged,
-            )
+            mistakes = _set_all(given.config, given.assignments)
+            try:
+                merged = cls(
+                    given.config,
+                    given.resume,
+                    parts=parts,
+                    new_run=given.new_run,
+                    device=given.device,
+                    also_logged=also_logged,
+                )
+            except UserError as error:
+                mistakes.append(str(error))
+            if mistakes:
+                raise UserError("\n".join(mistakes))
             if given.print_config:
                 print(json.dumps(merged.config, indent=4))
                 raise SystemExit(0)
@@ -213,6 +216,18 @@ class ConfigParser:
         if wrong:
             raise UserError("\n".join(f"{path}.args.{mistake}" for mistake in wrong))
         return found, keywords
+
+
+def _set_all(config, assignments):
+    """Set each (path, value) in place; returns one line for each that cannot be set."""
+    mistakes = []
+    for target, value in assignments:
+        try:
+            require_plain(value, target)
+            set_by_path(config, target, value, KNOWN_KEYS)
+        except UserError as error:
+            mistakes.append(str(error))
+    return mistakes
 
 
 def _call(path, found, args, keywords):

@@ -248,7 +248,7 @@ WRONG = [
     (["-c", "config.json", "--set", "data_loader.args.validation_split=-0.5"], "validation_split: got -0.5"),
     (["-c", "config.json", "--set", "data_loader.args.validation_split=60000"], "validation_split: got 60000"),
     (["-c", "config.json", "--bs", "0"], "batch_size: got 0"),
-    (["-c", "config.json", "--lr", "inf"], "optimizer.args.lr: got inf"),
+    (["-c", "config.json", "--lr", "inf"], "got inf; a config holds text, numbers"),
     (["-c", "config.json", "--lr", "-1"], "optimizer.args: Adam: Invalid learning rate"),
     (["-c", "config.json", "--set", "optimizer.type=os.system"], "optimizer.type: 'os.system' is not allowed"),
     (["-c", "config.json", "--set", "arch.type=torch.hub.load"], "arch.type: 'torch.hub.load' is not allowed"),

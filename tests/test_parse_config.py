@@ -213,6 +213,14 @@ def test_mistakes_on_the_command_line_exit_2_with_one_line(monkeypatch, file, ca
     assert caught.value.code == 2 and word in error and len(error.splitlines()) == 1
 
 
+def test_all_mistakes_of_a_command_line_come_at_once(monkeypatch, file, capsys):
+    wrong = ("--set", "trainer.epocs=1", "--set", "optimizer.type=Adm", "--set", "sede=1", "--lr", "nan")
+    with pytest.raises(SystemExit):
+        command(monkeypatch, "-c", file, *wrong)
+    lines = [line.removeprefix("error: ") for line in capsys.readouterr().err.splitlines()]
+    assert [line.split(":")[0] for line in lines] == ["optimizer;args;lr", "trainer.epocs", "sede", "optimizer.type"]
+
+
 def test_print_config_prints_the_merged_config_only(monkeypatch, file, capsys):
     with pytest.raises(SystemExit) as caught:
         command(monkeypatch, "-c", file, "--lr", 0.2, "--print-config")

@@ -214,7 +214,8 @@ def require_plain(value, path):
         elif isinstance(value, list):
             left += [(f"{where}{i}.", item) for i, item in enumerate(value)]
         elif not isinstance(value, (str, int, float, bool, type(None))) or value in (math.inf, -math.inf):
-            raise UserError(f"{path}: {where[:-1]}: got {value!r}; a config holds text, numbers, true, false, null")
+            place = f"{path}: {where[:-1]}".removesuffix(": ")
+            raise UserError(f"{place}: got {value!r}; a config holds text, numbers, true, false, null")
         elif value != value:
             raise UserError(f"{path}: {where[:-1]}: got nan, which is no number")
     raise UserError(f"{path}: holds more than {_MAX_VALUES:,} values; a config is a small file")

@@ -219,10 +219,16 @@ def test_on_a_terminal_there_is_a_bar_and_no_progress_lines(tmp_path):
     assert all(len(line) <= 80 for line in re.split("[\r\n]", text) if str(tmp_path) not in line)
 
 
+def _heed_ctrl_c():
+    """A shell starts its background jobs deaf to Ctrl-C, and their children with them."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_ctrl_c_ends_cleanly_and_says_what_to_resume_from(tmp_path):
     command = [sys.executable, "train.py", "-c", "config.json", "--set", "trainer.len_epoch=30"]
     command += ["--set", f"trainer.save_dir={tmp_path}", "--set", "trainer.epochs=1000", "--set", "trainer.verbosity=1"]
-    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, cwd=PROJECT, stdout=pipe, stderr=pipe, text=True, preexec_fn=_heed_ctrl_c)
     deadline = time.monotonic() + 120
     while not list(tmp_path.rglob("checkpoint-epoch2.pth")) and time.monotonic() < deadline:
         time.sleep(0.05)

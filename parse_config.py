@@ -11,6 +11,7 @@ import logging
 from pathlib import Path
 
 from logger import setup_logging
+from utils.checkpoint import load_checkpoint
 from utils.config.check import as_spec, check_config, check_types, metric_name
 from utils.config.command_line import read_command_line
 from utils.config.files import deep_merge, require_plain, set_by_path
@@ -64,6 +65,7 @@ class ConfigParser:
         for target, value in (modification or {}).items():
             if value is not None:
                 set_by_path(self._config, target, value, KNOWN_KEYS)
+        self._checkpoint = None  # its content, once from_args has read it
         self.own_keys = check_config(self._config, self._parts, also_logged)
 
     @classmethod
@@ -93,6 +95,7 @@ class ConfigParser:
             if given.print_config:
                 print(json.dumps(merged.config, indent=4))
                 raise SystemExit(0)
+            merged._checkpoint = given.checkpoint
             check_types(merged.config, merged._parts)
             if merged.own_keys:
                 merged.get_logger("config").info("own keys: %s", ", ".join(merged.own_keys))
@@ -130,6 +133,11 @@ class ConfigParser:
         """Names of the arguments that the class of section `name` takes."""
         spec = as_spec(name, self._config.get(name))
         return [p.name for p in signature_of(resolve(spec["type"], module, self._parts.get(name, OWN_SECTION)))]
+
+    def load_checkpoint(self):
+        """What the checkpoint to go on from holds; a big file is read once, and not kept after this."""
+        state, self._checkpoint = self._checkpoint, None
+        return load_checkpoint(self.resume) if state is None else state
 
     def get_logger(self, name, verbosity=2):
         """A logger that shows warnings (0), results too (1) or progress too (2)."""

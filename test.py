@@ -17,8 +17,9 @@ def main(config, split, batch_size):
     import model.metric as module_metric
     import model.model as module_arch
     from trainer.evaluate import evaluate
+    from trainer.speed import apply_switches
     from utils import MetricTracker, prepare_device
-    from utils.checkpoint import load_checkpoint
+    from utils.config.schema import TrainerSettings
     from utils.seed import seed_everything
     from utils.weights import load_weights
 
@@ -28,17 +29,19 @@ def main(config, split, batch_size):
     device, _ = prepare_device(settings.n_gpu, settings.device)
 
     model = config.init_obj("arch", module_arch)
-    checkpoint = load_checkpoint(config.resume)
+    checkpoint = config.load_checkpoint()
     load_weights(model, checkpoint["state_dict"])
     model = model.to(device)
+    trained_with = TrainerSettings.model_validate(config["trainer"])
+    apply_switches(model, trained_with.model_copy(update={"compile": False}), device)
     criterion = config.init_loss(module_loss)
     if isinstance(criterion, torch.nn.Module):
         criterion = criterion.to(device)
     metrics = config.init_metrics(module_metric)
-    loader = build_loader(config, module_data, split, batch_size)
+    loader = build_loader(config, module_data, split, batch_size, device)
 
     tracker = MetricTracker("loss", *(metric.__name__ for metric in metrics))
-    values = evaluate(model, criterion, metrics, loader, device, tracker)
+    values = evaluate(model, criterion, metrics, loader, device, tracker, trained_with.precision)
     samples = len(loader.sampler)
     logger.info("%s, epoch %s, on %d %s samples", config.resume, checkpoint.get("epoch"), samples, split)
     for name, value in values.items():
@@ -47,7 +50,7 @@ def main(config, split, batch_size):
     record_result(config.resume.parent / "test_results.json", config.resume.name, split, result)
 
 
-def build_loader(config, module_data, split, batch_size):
+def build_loader(config, module_data, split, batch_size, device):
     """The loader over one split, in a fixed order. Raises UserError if the config's loader has no such split."""
     section = config["data_loader"]
     args = section.setdefault("args", {})
@@ -62,7 +65,7 @@ def build_loader(config, module_data, split, batch_size):
         args["training"] = False
         if "validation_split" in known:
             args["validation_split"] = 0
-    loader = config.init_obj("data_loader", module_data)
+    loader = config.init_obj("data_loader", module_data).to(device)
     if split == "valid":
         loader = loader.split_validation()
         if loader is None:

@@ -3,5 +3,6 @@
 from base.base_data_loader import BaseDataLoader
 from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer
+from base.in_memory_dataset import InMemoryDataset, memory_map, whole_batch
 
-__all__ = ["BaseDataLoader", "BaseModel", "BaseTrainer"]
+__all__ = ["BaseDataLoader", "BaseModel", "BaseTrainer", "InMemoryDataset", "memory_map", "whole_batch"]

@@ -1,9 +1,12 @@
 """BaseDataLoader: a DataLoader that can set aside part of its samples for validation."""
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import default_collate
 
+from base.in_memory_dataset import InMemoryDataset, whole_batch
+from base.seeded_dataset import SeededDataset
 from utils.errors import UserError
 from utils.sampler import EpochSampler
 
@@ -11,10 +14,12 @@ from utils.sampler import EpochSampler
 class BaseDataLoader(DataLoader):
     """A DataLoader over the training part of a dataset; split_validation() gives one over the rest.
 
-    dataset: map-style. validation_split: share of the samples (float in [0, 1)) or their number (int) to set aside.
+    dataset: map-style; each sample gets random numbers of its own, a pure function of (seed, epoch, index).
+    validation_split: share of the samples (float in [0, 1)) or their number (int) to set aside.
     shuffle: draw a new order each epoch, a pure function of torch's seed and the epoch that set_epoch names.
     valid_dataset: the same samples as the validation part should see them, with transforms of its own; by default
-    the dataset itself. Further keywords go to DataLoader.
+    the dataset itself. device_resident: keep an InMemoryDataset on the device that `to` names. Further keywords go to
+    DataLoader; workers live as long as the loader unless persistent_workers=False is given.
 
     Raises UserError for a batch size or a split that leaves nothing to train or validate on.
     """
@@ -29,6 +34,7 @@ class BaseDataLoader(DataLoader):
         collate_fn=default_collate,
         *,
         valid_dataset=None,
+        device_resident=False,
         **loader_kwargs,
     ):
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
@@ -39,15 +45,23 @@ class BaseDataLoader(DataLoader):
         self.shuffle = shuffle
         self.n_samples = len(dataset)
         self.valid_dataset = dataset if valid_dataset is None else valid_dataset
+        self.device_resident = device_resident
+        if device_resident and (num_workers or not isinstance(dataset, InMemoryDataset)):
+            raise UserError("device_resident: needs an InMemoryDataset and num_workers 0")
+        if isinstance(dataset, InMemoryDataset) and collate_fn is default_collate:
+            collate_fn = whole_batch
         train_sampler, self.valid_sampler = self._split_sampler(validation_split)
         if train_sampler is None:
             train_sampler = EpochSampler(np.arange(self.n_samples), shuffle)
         self.init_kwargs = {
-            "dataset": dataset,
+            "dataset": SeededDataset(dataset),
             "batch_size": batch_size,
             "shuffle": False,  # the sampler does it
             "collate_fn": collate_fn,
             "num_workers": num_workers,
+            "persistent_workers": num_workers > 0,
+            # so that starting workers, which a resume does at another time, takes nothing from the global generator
+            "generator": torch.Generator().manual_seed(torch.initial_seed()),
             **loader_kwargs,
         }
         super().__init__(sampler=train_sampler, **self.init_kwargs)
@@ -56,11 +70,26 @@ class BaseDataLoader(DataLoader):
         """A DataLoader over the samples set aside, in a fixed order; None if there are none."""
         if self.valid_sampler is None:
             return None
-        kwargs = {**self.init_kwargs, "dataset": self.valid_dataset, "drop_last": False}
+        dataset = SeededDataset(self.valid_dataset)
+        dataset.seeder.set_epoch(0)  # the same random numbers in every epoch, so that epochs compare
+        kwargs = {**self.init_kwargs, "dataset": dataset, "drop_last": False}
         return DataLoader(sampler=self.valid_sampler, **kwargs)
+
+    def to(self, device):
+        """Make ready to feed the device: pinned memory for CUDA, or the samples themselves if device_resident.
+
+        To be called before split_validation. Returns the loader.
+        """
+        if self.device_resident:
+            for dataset in {self.dataset.dataset, self.valid_dataset}:
+                dataset.to(device)
+        elif device.type == "cuda":
+            self.pin_memory = self.init_kwargs["pin_memory"] = True
+        return self
 
     def set_epoch(self, epoch, start_batch=0):
         """Make the next pass that of the epoch, without its first `start_batch` batches."""
+        self.dataset.seeder.set_epoch(epoch)
         if hasattr(self.sampler, "set_epoch"):
             self.sampler.set_epoch(epoch, start_batch * self.batch_size)
 

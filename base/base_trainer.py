@@ -1,5 +1,6 @@
 """BaseTrainer: runs the epochs, keeps the best model, saves after each and resumes."""
 
+import functools
 import math
 import time
 from abc import ABC, abstractmethod
@@ -7,8 +8,10 @@ from abc import ABC, abstractmethod
 import torch
 
 from logger import CsvLog, TensorboardWriter
+from utils.background import BackgroundWriter
 from utils.checkpoint import (
     CheckpointError,
+    copy_checkpoint,
     load_checkpoint,
     plain,
     prune_checkpoints,
@@ -66,6 +69,7 @@ class BaseTrainer(ABC):
                     "already; raise it, since the count goes on"
                 )
 
+        self.saver = BackgroundWriter(enabled=settings.async_save)
         self.checkpoint_dir = config.save_dir  # makes the run's folders, so only now that nothing can be refused
         self.writer = TensorboardWriter(config.log_dir, self.logger, settings.tensorboard)
         self.table = CsvLog(config.log_dir / "metrics.csv")
@@ -89,11 +93,16 @@ class BaseTrainer(ABC):
                 log = {"epoch": epoch} | self._train_epoch(epoch) | {"epoch": epoch}
                 if self._finish_epoch(log, seconds=time.perf_counter() - started):
                     break
+            self.saver.wait()
         except KeyboardInterrupt:
+            self.saver.wait()
             resume = f"resume with: python train.py -r {self._saved}" if self._saved else "no checkpoint was saved yet"
             self.logger.warning("stopped by Ctrl-C in epoch %d; %s", epoch, resume)
             raise
         finally:
+            error = self.saver.close()
+            if error is not None:  # only beside another one, which is on its way already
+                self.logger.error("%s", error)
             self.writer.close()
 
     def _finish_epoch(self, log, seconds):
@@ -107,7 +116,7 @@ class BaseTrainer(ABC):
         if epoch % self.save_period == 0 or epoch == self.epochs or stop or misnamed:
             self._save_checkpoint(epoch, save_best=improved)
         elif improved:
-            self._save("model_best.pth", epoch)
+            self._save(["model_best.pth"], epoch)
         self.table.append(log)
         if misnamed:
             raise UserError(
@@ -131,14 +140,26 @@ class BaseTrainer(ABC):
 
     def _save_checkpoint(self, epoch, save_best=False):
         """Save checkpoint-epoch<N>.pth, and model_best.pth too if this epoch is the best so far."""
-        self._saved = self._save(f"checkpoint-epoch{epoch}.pth", epoch)
-        if save_best:
-            self._save("model_best.pth", epoch)
+        names = [f"checkpoint-epoch{epoch}.pth", "model_best.pth"]
+        self._save(names if save_best else names[:1], epoch)
+
+    def _save(self, names, epoch):
+        """Write one checkpoint under all names; in the background, from a copy in memory, with trainer.async_save."""
+        state = plain(self._state(epoch), copy=self.settings.async_save)
+        self.saver.submit(functools.partial(self._write, state, [self.checkpoint_dir / name for name in names]))
+
+    def _write(self, state, paths):
+        set_aside_overtaken(self.checkpoint_dir, state["epoch"])
+        save_checkpoint(state, paths[0])
+        self._saved = paths[0]
+        for path in paths[1:]:
+            copy_checkpoint(paths[0], path)
         prune_checkpoints(self.checkpoint_dir, self.settings.keep_last)
 
-    def _save(self, name, epoch):
+    def _state(self, epoch):
+        """All that must survive a restart."""
         model = unwrapped(self.model)
-        state = {
+        return {
             "arch": type(model).__name__,
             "epoch": epoch,
             "state_dict": model.state_dict(),
@@ -150,9 +171,6 @@ class BaseTrainer(ABC):
             "log": self._log,
             "config": self.config.config,
         }
-        set_aside_overtaken(self.checkpoint_dir, epoch)
-        save_checkpoint(state, self.checkpoint_dir / name)
-        return self.checkpoint_dir / name
 
     def _resume_checkpoint(self, path):
         """Restore model, optimizer, progress and random generators; attributes follow when train() starts.
@@ -161,7 +179,7 @@ class BaseTrainer(ABC):
         changed optimizer or lr_scheduler section starts the learning rate and the schedule anew, a changed loss
         its own state. A run of its own starts with no best value yet.
         """
-        checkpoint = load_checkpoint(path)
+        checkpoint = self.config.load_checkpoint() if path == self.config.resume else load_checkpoint(path)
         before, now = checkpoint.get("config", {}), self.config.config
         changed = {key for key in {**before, **now} if before.get(key) != now.get(key)}
         load_weights(self.model, checkpoint["state_dict"])

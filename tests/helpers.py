@@ -60,6 +60,7 @@ def tiny_trainer(
     validation_split=0.2,
     num_workers=0,
     new_run=False,
+    criterion=None,
     **kwargs,
 ):
     """A trainer of the tiny job, built as train.py builds one."""
@@ -71,7 +72,7 @@ def tiny_trainer(
     data_loader = loader_class(TinyData(), 8, True, validation_split, num_workers)
     return trainer_class(
         model,
-        torch.nn.CrossEntropyLoss(),
+        criterion or torch.nn.CrossEntropyLoss(),
         [accuracy],
         optimizer,
         config,

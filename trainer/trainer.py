@@ -1,14 +1,18 @@
 """YOURS to subclass: what happens in an epoch and with a batch."""
 
 import itertools
+import math
 import sys
 
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
 from base import BaseTrainer
-from trainer.evaluate import evaluate, record
+from trainer.evaluate import evaluate, record, reduction_of
+from trainer.optim_step import OptimStep
+from trainer.speed import apply_switches, autocast, grad_scaler
 from utils import MetricTracker, UserError, inf_loop
+from utils.config.schema import TrainerSettings
 
 
 class Trainer(BaseTrainer):
@@ -34,25 +38,37 @@ class Trainer(BaseTrainer):
         len_epoch=None,
     ):
         _refuse_lengths(config, data_loader, lr_scheduler, len_epoch)
+        apply_switches(model, TrainerSettings.model_validate(config["trainer"]), device)
         super().__init__(model, criterion, metric_ftns, optimizer, config)
+        settings = self.settings
         self.device = device
         self.data_loader = data_loader
         self.valid_data_loader = valid_data_loader
         self.do_validation = valid_data_loader is not None
         self.lr_scheduler = lr_scheduler
 
-        len_epoch = len_epoch or self.settings.len_epoch
+        self.reduction = reduction_of(criterion)
+        self.optim_step = OptimStep(
+            optimizer,
+            accumulate=settings.accumulate,
+            reduction=self.reduction,
+            clip_norm=settings.clip_norm,
+            clip_value=settings.clip_value,
+            scaler=grad_scaler(settings.precision, device),
+        )
+
+        len_epoch = len_epoch or settings.len_epoch
         self.by_iterations = len_epoch is not None
         self.len_epoch = len_epoch or len(data_loader)
         self._endless = inf_loop(data_loader)  # for a loader without set_epoch, trained by iterations
-        self.log_step = self.settings.log_step or max(1, self.len_epoch // 20)
+        self.log_step = settings.log_step or max(1, self.len_epoch // 20)
 
         names = ["loss", *(metric.__name__ for metric in metric_ftns)]
         self.train_metrics = MetricTracker(*names)
         self.valid_metrics = MetricTracker(*names)
 
         schedule = config.get("lr_scheduler") or {}
-        self.schedule_interval = schedule.get("interval", "epoch")
+        self.schedule_interval = schedule.get("interval", "epoch") if lr_scheduler is not None else None
         self.plateau_metric = self._plateau_metric(schedule.get("monitor"))
 
     def _train_epoch(self, epoch):
@@ -61,21 +77,22 @@ class Trainer(BaseTrainer):
         self.train_metrics.reset()
         with self._progress_bar(epoch) as bar:
             for batch_idx, (data, target) in enumerate(self._batches(epoch)):
-                data, target = data.to(self.device), target.to(self.device)
+                data, target = data.to(self.device, non_blocking=True), target.to(self.device, non_blocking=True)
                 if batch_idx == 0:
                     self._show_images(data, epoch)
 
-                self.optimizer.zero_grad()
-                output = self.model(data)
-                loss = self.criterion(output, target)
-                loss.backward()
-                self.optimizer.step()
-                if self.lr_scheduler is not None and self.schedule_interval == "step":
+                with autocast(self.settings.precision, self.device):
+                    output = self.model(data)
+                    loss = self.criterion(output, target)
+                last = batch_idx + 1 == self.len_epoch
+                updated = self.optim_step.step(loss, len(target), last)  # backward, and at a window's end the update
+                if updated and self.schedule_interval == "step":
                     self.lr_scheduler.step()
 
-                record(self.train_metrics, self.metric_ftns, loss, output, target)
+                record(self.train_metrics, self.metric_ftns, loss, output, target, self.reduction)
                 bar.update()
-                if (batch_idx + 1) % self.log_step == 0 or batch_idx + 1 == self.len_epoch:
+                self.saver.check()
+                if last or (batch_idx + 1) % self.log_step == 0:
                     self._log_batch(batch_idx, epoch, bar)
 
         log = {**self.train_metrics.result(), "lr": self.optimizer.param_groups[0]["lr"]}
@@ -84,14 +101,20 @@ class Trainer(BaseTrainer):
         if self.do_validation:
             result = self._valid_epoch(epoch)
             log.update({f"val_{name}": value for name, value in result.items()})
-        if self.lr_scheduler is not None and self.schedule_interval == "epoch":
+        if self.schedule_interval == "epoch":
             self._step_scheduler(log)
         return log
 
     def _valid_epoch(self, epoch):
         """Validate; returns {name: average over the validation samples}."""
         result = evaluate(
-            self.model, self.criterion, self.metric_ftns, self.valid_data_loader, self.device, self.valid_metrics
+            self.model,
+            self.criterion,
+            self.metric_ftns,
+            self.valid_data_loader,
+            self.device,
+            self.valid_metrics,
+            self.settings.precision,
         )
         self._show_epoch(result, epoch, mode="valid")
         return result
@@ -195,7 +218,8 @@ def _refuse_lengths(config, data_loader, lr_scheduler, len_epoch):
     total = getattr(lr_scheduler, "total_steps", None)
     by_step = (config.get("lr_scheduler") or {}).get("interval") == "step"
     trainer = config["trainer"]
-    steps = trainer["epochs"] * ((len_epoch or trainer.get("len_epoch") or len(data_loader)) if by_step else 1)
+    batches = len_epoch or trainer.get("len_epoch") or len(data_loader)
+    steps = trainer["epochs"] * (math.ceil(batches / trainer.get("accumulate", 1)) if by_step else 1)
     if total is not None and steps > total:
-        unit = "batches" if by_step else "epochs"
+        unit = "updates" if by_step else "epochs"
         raise UserError(f"lr_scheduler.args.total_steps: it is {total}, but the run has {steps} {unit} to step after")

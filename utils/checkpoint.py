@@ -4,6 +4,7 @@ A checkpoint is what torch.save writes, a zip archive, whose archive comment hol
 it. Any program that reads zip or torch files reads it; torch.load(path, weights_only=True) needs nothing of ours.
 """
 
+import contextlib
 import hashlib
 import os
 import re
@@ -40,19 +41,18 @@ def save_checkpoint(state, path):
     """
     import torch
 
-    path = Path(path)
     state = plain(state)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with _replacing(Path(path)) as temporary:
         torch.save(state, temporary)
         _seal(temporary)
-        temporary.replace(path)
-        _flush_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        reason = getattr(error, "strerror", None) or "not all of it could be written; is the disk full?"
-        raise CheckpointError(f"{path}: cannot save the checkpoint: {reason}; earlier ones are untouched") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def copy_checkpoint(source, path):
+    """Put a copy of a checkpoint file at path, as safely as save_checkpoint writes one."""
+    with _replacing(Path(path)) as temporary, open(source, "rb") as original, open(temporary, "wb") as copy:
+        shutil.copyfileobj(original, copy, 1 << 24)
+        copy.flush()
+        os.fsync(copy.fileno())
 
 
 def load_checkpoint(path):
@@ -135,37 +135,55 @@ def prune_checkpoints(folder, keep_last=None):
             path.unlink(missing_ok=True)
 
 
-def plain(value, where="checkpoint"):
-    """The value with NumPy scalars as python numbers. Raises CheckpointError for what a safe file cannot hold."""
+def plain(value, where="checkpoint", copy=False):
+    """The value with NumPy scalars as python numbers. Raises CheckpointError for what a safe file cannot hold.
+
+    copy: with tensors of its own, in host memory, that later training does not change.
+    """
     import numpy as np
     import torch
 
     if value is None or type(value) in (str, bool, int, float):
         return value
     if isinstance(value, torch.Tensor):
-        return value.detach()
+        return value.detach().to("cpu", copy=True) if copy else value.detach()
     if isinstance(value, np.generic):
         return value.item()
     if type(value) in (dict, OrderedDict, Counter):
-        return _plain_dict(value, where)
+        return _plain_dict(value, where, copy)
     if type(value) in (list, tuple):
-        return type(value)(plain(item, f"{where}.{i}") for i, item in enumerate(value))
+        return type(value)(plain(item, f"{where}.{i}", copy) for i, item in enumerate(value))
     raise CheckpointError(
         f"{where}: a {type(value).__module__}.{type(value).__qualname__} cannot be saved; "
         "a checkpoint holds tensors, numbers, text, lists and dicts"
     )
 
 
-def _plain_dict(value, where):
-    """A copy of the same type, which MultiStepLR's Counter needs, with the version marks of a module's state."""
-    copy = type(value)()
+def _plain_dict(value, where, copy):
+    """A dict of the same type, which MultiStepLR's Counter needs, with the version marks of a module's state."""
+    new = type(value)()
     for key, item in value.items():
         if type(key) not in (str, int):
             raise CheckpointError(f"{where}: the key {key!r} cannot be saved; keys are text or integers")
-        copy[key] = plain(item, f"{where}.{key}")
+        new[key] = plain(item, f"{where}.{key}", copy)
     if isinstance(value, OrderedDict):
-        vars(copy).update(vars(value))
-    return copy
+        vars(new).update(vars(value))
+    return new
+
+
+@contextlib.contextmanager
+def _replacing(path):
+    """A temporary file's path; the file, once it is written and flushed, takes the place of the one at path."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+        _flush_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        reason = getattr(error, "strerror", None) or "not all of it could be written; is the disk full?"
+        raise CheckpointError(f"{path}: cannot save the checkpoint: {reason}; earlier ones are untouched") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _seal(path):

@@ -88,12 +88,46 @@ def test_set_epoch_can_start_at_a_batch():
 
 def test_workers_draw_the_same_jitter_for_the_same_seed():
     def pass_of(seed):
-        loader = BaseDataLoader(TinyData(jitter=1.0), 8, False, 0.0, 2)
         torch.manual_seed(seed)
+        loader = BaseDataLoader(TinyData(jitter=1.0), 8, False, 0.0, 2)
         return torch.cat([data for data, _ in loader])
 
     assert torch.equal(pass_of(1), pass_of(1))
     assert not torch.equal(pass_of(1), pass_of(2))
+
+
+def test_workers_outlive_an_epoch_and_draw_anew_in_each():
+    def passes(loader, epochs):
+        for epoch in epochs:
+            loader.set_epoch(epoch)
+            yield torch.cat([data for data, _ in loader])
+
+    torch.manual_seed(1)
+    loaders = [BaseDataLoader(TinyData(jitter=1.0), 8, True, 0.0, num_workers) for num_workers in (0, 1, 2)]
+    assert [loader.persistent_workers for loader in loaders] == [False, True, True]
+    first, second, third = passes(loaders[0], (1, 2, 3))
+    assert not torch.equal(first, second)
+    for loader in loaders[1:]:
+        assert all(map(torch.equal, passes(loader, (1, 2, 3)), (first, second, third)))
+    assert torch.equal(next(passes(loaders[1], [2])), second)
+
+
+def test_validation_samples_are_drawn_the_same_in_every_epoch():
+    loader = BaseDataLoader(TinyData(jitter=1.0), 8, True, 10, 0)
+    valid = loader.split_validation()
+    loader.set_epoch(1)
+    first = next(iter(valid))[0]
+    loader.set_epoch(2)
+    assert torch.equal(next(iter(valid))[0], first)
+
+
+def test_loading_takes_nothing_from_the_global_generator():
+    for num_workers in (0, 2):
+        loader = BaseDataLoader(TinyData(), 8, True, 0.0, num_workers)
+        loader.set_epoch(1)
+        before = torch.get_rng_state()
+        list(loader)
+        assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("split", [1.0, -0.1, 20, 21, -1, 1.5, 0.01, True])

@@ -1,10 +1,14 @@
+import concurrent.futures
 import csv
 import json
 import logging
+import threading
+import time
 
 import pytest
 import torch
 
+import base.base_trainer
 from base import BaseTrainer
 from helpers import TinyData, same, tiny_config, tiny_model, tiny_trainer
 from parse_config import ConfigParser
@@ -488,3 +492,72 @@ def test_verbosity_chooses_what_is_printed(tmp_path, capsys, verbosity, lines, p
     tiny_trainer(tiny_config(tmp_path, verbosity=verbosity, log_step=4)).train()
     output = capsys.readouterr().out
     assert output.count("val_loss") == lines and output.count("epoch 1/2 [") == progress - (progress > 0)
+
+
+def test_background_saves_hold_what_ordinary_ones_hold(tmp_path):
+    plain = tiny_trainer(tiny_config(tmp_path / "a", epochs=3, monitor="min loss"))
+    plain.train()
+    background = tiny_trainer(tiny_config(tmp_path / "b", epochs=3, monitor="min loss", async_save=True))
+    background.train()
+    assert names(plain) == names(background) and len(names(plain)) == 4
+    for name in names(plain):
+        left, right = (load_checkpoint(trainer.checkpoint_dir / name) for trainer in (plain, background))
+        del left["config"], right["config"]
+        assert same(left, right), name
+
+
+def test_a_background_save_holds_the_state_of_its_moment(tmp_path, monkeypatch):
+    """Not what training has made of it by the time that the file is written."""
+    trainer = tiny_trainer(tiny_config(tmp_path, async_save=True))
+    gate = threading.Event()
+    write = base.base_trainer.save_checkpoint
+    monkeypatch.setattr(base.base_trainer, "save_checkpoint", lambda *args: (gate.wait(10), write(*args)))
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer._save_checkpoint(1)
+    with torch.no_grad():
+        for value in trainer.model.state_dict().values():
+            value.zero_()
+    assert not list(trainer.checkpoint_dir.glob("*.pth"))  # it did not wait
+    gate.set()
+    trainer.saver.wait()
+    assert same(load_checkpoint(trainer.checkpoint_dir / "checkpoint-epoch1.pth")["state_dict"], before)
+
+
+def test_a_background_save_that_fails_ends_the_run_at_the_next_step(tmp_path, monkeypatch):
+    trainer = tiny_trainer(tiny_config(tmp_path, async_save=True))
+    trainer._save_checkpoint(1)
+    trainer.saver.wait()
+
+    def full(state, path):
+        raise CheckpointError("the disk is full")
+
+    monkeypatch.setattr(base.base_trainer, "save_checkpoint", full)
+    trainer._save_checkpoint(2)
+    concurrent.futures.wait([trainer.saver._job])
+    steps = []
+    step = trainer.optim_step.step
+    monkeypatch.setattr(trainer.optim_step, "step", lambda *args: steps.append(args) or step(*args))
+    with pytest.raises(CheckpointError, match="the disk is full"):
+        trainer._train_epoch(3)
+    assert len(steps) == 1 and names(trainer) == ["checkpoint-epoch1.pth"]
+
+
+def test_the_last_background_save_is_waited_for_and_its_error_told(tmp_path, monkeypatch):
+    trainer = tiny_trainer(tiny_config(tmp_path, epochs=1, async_save=True))
+
+    def late(state, path):
+        time.sleep(0.3)
+        raise CheckpointError("the disk is full")
+
+    monkeypatch.setattr(base.base_trainer, "save_checkpoint", late)
+    with pytest.raises(CheckpointError, match="the disk is full"):
+        trainer.train()
+
+
+def test_a_resume_reads_the_checkpoint_once(tmp_path, monkeypatch):
+    trainer = tiny_trainer(tiny_config(tmp_path))
+    trainer.train()
+    config = ConfigParser(trainer.config.config, resume=trainer.checkpoint_dir / "checkpoint-epoch2.pth")
+    config._checkpoint = content = load_checkpoint(config.resume)
+    monkeypatch.setattr(torch, "load", None)
+    assert config.load_checkpoint() is content and config._checkpoint is None

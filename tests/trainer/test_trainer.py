@@ -72,9 +72,9 @@ def test_averages_weigh_the_last_small_batch_by_its_samples(tmp_path):
     config["optimizer"] = {"type": "SGD", "args": {"lr": 0.0}}
     model = torch.nn.Linear(4, 3)
     trainer = tiny_trainer(config, trainer_class=Frozen, model=model, schedule=None)
-    trainer.data_loader.dataset.jitter = 0.0
+    dataset = trainer.data_loader.dataset.dataset
+    dataset.jitter = 0.0
     trainer.train()
-    dataset = trainer.data_loader.dataset
     for prefix, sampler in (("", trainer.data_loader.sampler), ("val_", trainer.data_loader.valid_sampler)):
         indices = sampler.indices
         output, target = model(dataset.features[indices]), dataset.labels[indices]
@@ -154,7 +154,8 @@ def test_any_scheduler_state_can_be_saved_and_restored(tmp_path):
 
 
 @pytest.mark.old_defect(16)
-def test_no_step_waits_for_the_device_between_log_points(tmp_path, monkeypatch):
+@pytest.mark.parametrize("switches", [{}, {"accumulate": 3, "clip_norm": 1.0, "clip_value": 0.1, "precision": "bf16"}])
+def test_no_step_waits_for_the_device_between_log_points(tmp_path, monkeypatch, switches):
     reads = []
     for name in ("item", "tolist", "cpu", "numpy", "__float__", "__bool__", "__int__"):
         original = getattr(torch.Tensor, name)
@@ -164,7 +165,7 @@ def test_no_step_waits_for_the_device_between_log_points(tmp_path, monkeypatch):
             return _original(self, *args, **kwargs)
 
         monkeypatch.setattr(torch.Tensor, name, counted)
-    trainer = tiny_trainer(tiny_config(tmp_path, epochs=1, log_step=10**6), schedule=None)
+    trainer = tiny_trainer(tiny_config(tmp_path, epochs=1, log_step=10**6, **switches), schedule=None)
     trainer.data_loader = [next(iter(trainer.data_loader))] * 50
     trainer.len_epoch = 100  # so that no batch is the epoch's last one, which is a log point
     reads.clear()
@@ -275,3 +276,37 @@ def test_training_learns(tmp_path):
     assert load_checkpoint(trainer.checkpoint_dir / "model_best.pth")["monitor_best"] == min(
         row["loss"] for row in rows
     )
+
+
+def test_accumulation_updates_once_a_window_and_at_the_epochs_end(tmp_path):
+    class Counting(torch.optim.SGD):
+        steps = 0
+
+        def step(self, closure=None):
+            Counting.steps += 1
+            return super().step(closure)
+
+    config = tiny_config(tmp_path, epochs=2, accumulate=4)
+    config["lr_scheduler"] = {"type": "StepLR", "interval": "step"}
+    model = torch.nn.Linear(4, 3)
+    optimizer = Counting(model.parameters(), lr=0.1)
+    trainer = tiny_trainer(config, model=model, schedule=lambda _: torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5))
+    trainer.optimizer = trainer.optim_step.optimizer = optimizer
+    trainer.train()
+    assert trainer.len_epoch == 5 and Counting.steps == 4  # two windows an epoch, of four batches and of one
+    assert optimizer.param_groups[0]["lr"] == 0.1 * 0.5**4
+    tiny_trainer({**config, "trainer": {**config["trainer"], "accumulate": 100}}, model=model).train()
+
+
+def test_a_sum_reduced_loss_is_reported_as_a_mean_over_samples(tmp_path):
+    losses = []
+    for reduction in ("mean", "sum"):
+        torch.manual_seed(0)
+        config = tiny_config(tmp_path / reduction, epochs=1)
+        config["optimizer"]["args"] = {"lr": 0.0}
+        trainer = tiny_trainer(
+            config, model=torch.nn.Linear(4, 3), criterion=torch.nn.CrossEntropyLoss(reduction=reduction)
+        )
+        trainer.train()
+        losses.append([table(trainer)[0][name] for name in ("loss", "val_loss")])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)

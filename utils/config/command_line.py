@@ -23,6 +23,8 @@ class CommandLine:
     """(path, value) to set on top, in this order."""
     resume: Path | None
     """The checkpoint to go on from."""
+    checkpoint: dict | None
+    """What it holds."""
     new_run: bool
     """Whether a run of its own starts from the checkpoint."""
     device: str | None
@@ -41,11 +43,12 @@ def read_command_line(args, options):
     assignments = [(target, value) for target, value in assignments if value is not None]
     assignments += map(parse_assignment, getattr(parsed, "_set", None) or ())
     device = _choose_device(parsed.device) if getattr(parsed, "device", None) else None
-    resume, config = _read(parsed, assignments)
+    resume, checkpoint, config = _read(parsed, assignments)
     return CommandLine(
         config,
         assignments,
         resume,
+        checkpoint,
         new_run=bool(parsed.resume and parsed.config),
         device=device,
         check=getattr(parsed, "_check", False),
@@ -79,23 +82,24 @@ def _dest(option):
 
 
 def _read(parsed, assignments):
-    """(checkpoint or None, config): the checkpoint's config, under the config file if both are given."""
+    """(path of the checkpoint, its content, config): its config, under the config file if both are given."""
     if not parsed.resume and not parsed.config:
         raise UserError("nothing to run; give a config, as in -c config.json, or a checkpoint with -r")
     given = read_config(parsed.config) if parsed.config else {}
     if not parsed.resume:
-        return None, given
+        return None, None, given
     save_dirs = [value for target, value in assignments if split_path(target) == ["trainer", "save_dir"]]
     resume, passed_over = find_checkpoint(parsed.resume, *(save_dirs[-1:] or [_save_dir(given)]))
     for reason in passed_over:
         print(f"warning: {reason}; passed over", file=sys.stderr)
     if str(resume) != parsed.resume:
         print(f"using {resume}", file=sys.stderr)
-    config = load_checkpoint(resume).get("config")
+    checkpoint = load_checkpoint(resume)
+    config = checkpoint.get("config")
     if config is None and not parsed.config:
         raise UserError(f"{resume}: holds no config; give one with -c")
     require_plain(config or {}, resume)
-    return resume, deep_merge(config or {}, given)
+    return resume, checkpoint, deep_merge(config or {}, given)
 
 
 def _save_dir(config):

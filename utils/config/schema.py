@@ -101,6 +101,25 @@ class TrainerSettings(_Section):
     """Show a grid of input images in TensorBoard every so many epochs; 0 never."""
     histograms_every_epochs: Annotated[int, Field(ge=0)] = 1
     """Show histograms of all parameters in TensorBoard every so many epochs; 0 never."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Batches whose gradients make one update, as if they were one batch; an epoch's last update may have fewer."""
+    clip_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Scale gradients down to this norm, taken over all parameters."""
+    clip_value: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Cut each entry of the gradients to plus or minus this value."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    """Of the arithmetic: "fp32"; "tf32" lets NVIDIA GPUs round matrix products; "bf16" and "fp16" are torch's autocast,
+    the latter with scaled gradients and on CUDA only."""
+    channels_last: bool = False
+    """Keep images and convolutions in the memory order that convolutions are fastest in."""
+    compile: bool | Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = False
+    """Compile the model with torch.compile, true or one of its modes."""
+    fused: bool | None = None
+    """Use the optimizer's fused kernel; null means wherever torch has one that fits the model."""
+    cudnn_benchmark: bool = False
+    """Let cuDNN try which algorithm is fastest; good where all batches have one shape."""
+    async_save: bool = False
+    """Write checkpoints in the background, while training goes on."""
 
 
 class Config(RunSettings):

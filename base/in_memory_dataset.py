@@ -1,0 +1,168 @@
+"""InMemoryDataset: samples held in arrays and served a whole batch at a time, through an ordinary DataLoader."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from utils.errors import UserError
+from utils.sample_seeder import try_out
+
+
+class InMemoryDataset(Dataset):
+    """Arrays of equal length; sample i is row i of each. A batch is one indexing operation, whatever its size.
+
+    arrays: tensors or NumPy arrays (N, ...), also memory maps larger than memory. transform: a function of a batch of
+    the first array's rows (B, ...), or a list of functions, or a Compose of torchvision. From the first to the last
+    one that draws random numbers they are called with one sample (...) at a time, so that each draws its own; a
+    function that itself draws for each sample of a batch has the attribute draws_per_sample = True.
+
+    A DataLoader over it needs collate_fn=whole_batch; BaseDataLoader sees to that. Raises UserError for arrays that
+    do not fit together and for a transform that changes the number of samples.
+    """
+
+    def __init__(self, *arrays, transform=None):
+        self.arrays = [_checked(array, i) for i, array in enumerate(arrays)]
+        lengths = [len(array) for array in self.arrays]
+        if len(set(lengths)) != 1:
+            raise UserError(f"the arrays of a dataset have as many rows each; got {', '.join(map(str, lengths))}")
+        self._before, self._per_sample, self._after = self._split(_functions(transform))
+        if len(self) > 0:
+            try_out(self.__getitems__, list(range(min(2, len(self)))))  # a transform that does not fit fails here
+
+    def __len__(self):
+        return len(self.arrays[0])
+
+    def __getitem__(self, index):
+        """The sample: a tuple of the arrays' rows, the first one transformed."""
+        index = range(len(self))[index]  # an IndexError ends iteration, and negative ones count from the end
+        return tuple(rows[0] for rows in self.__getitems__([index]))
+
+    def __getitems__(self, indices, seeder=None):
+        """The batch of these samples: a tuple of tensors (B, ...). seeder: the SampleSeeder for random transforms."""
+        rows = [_rows(array, indices) for array in self.arrays]
+        rows[0] = self._transformed(rows[0], indices, seeder)
+        return tuple(rows)
+
+    def to(self, device):
+        """Move the arrays to the device; batches are then made and transformed there."""
+        self.arrays = [_as_tensor(array).to(device) for array in self.arrays]
+        return self
+
+    def _transformed(self, batch, indices, seeder):
+        num_samples = len(batch)
+        for i, function in enumerate(self._before):
+            batch = _apply_to_batch(function, batch, indices, seeder, place=i)
+        if self._per_sample:
+            samples = map(self._draw, batch) if seeder is None else seeder.map(self._draw, indices, batch)
+            batch = torch.stack(list(samples))
+        for i, function in enumerate(self._after):
+            batch = _apply_to_batch(function, batch, indices, seeder, place=len(self._before) + i)
+        if len(batch) != num_samples:
+            raise UserError(f"transform: it made {len(batch)} samples of {num_samples}; labels would no longer fit")
+        return batch
+
+    def _draw(self, sample):
+        for function in self._per_sample:
+            sample = function(sample)
+        return sample
+
+    def _split(self, functions):
+        """(functions before the first that draws, from there to the last that does, after it), found by trying."""
+        if len(self) == 0:
+            return functions, [], []
+        batch = _rows(self.arrays[0], [0])
+        drawing = []
+        for i, function in enumerate(functions):
+            if getattr(function, "draws_per_sample", False):
+                batch, _ = try_out(function, batch)
+            else:
+                sample, drew = try_out(function, batch[0])
+                batch = sample.unsqueeze(0)
+                drawing += [i] if drew else []
+        if not drawing:
+            return functions, [], []
+        first, end = drawing[0], drawing[-1] + 1
+        per_sample = functions[first:end]
+        if any(getattr(function, "draws_per_sample", False) for function in per_sample):
+            raise UserError("transform: one with draws_per_sample stands between two that want one sample at a time")
+        return functions[:first], per_sample, functions[end:]
+
+
+def whole_batch(batch):
+    """The batch as it is, put together by the dataset already."""
+    return batch
+
+
+def memory_map(path, sample_shape=None, dtype=None):
+    """The array in a .npy file, read row by row as it is indexed. sample_shape, dtype: what a row has to be.
+
+    Raises UserError for a file that is missing, damaged, of python objects, or of another shape or dtype.
+    """
+    path = Path(path)
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the array: {error.strerror or error}") from None
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path}: not a whole .npy file of numbers: {error}") from None
+    if not isinstance(array, np.memmap):
+        raise UserError(f"{path}: holds several arrays or none; save one with numpy.save")
+    if sample_shape is not None and array.shape[1:] != tuple(sample_shape):
+        raise UserError(f"{path}: its shape is {array.shape}; it should be (N, {', '.join(map(str, sample_shape))})")
+    if dtype is not None and array.dtype != np.dtype(dtype):
+        raise UserError(f"{path}: its dtype is {array.dtype}; it should be {np.dtype(dtype)}")
+    return array
+
+
+def _checked(array, i):
+    """The array as NumPy sees it, whose take is the fastest; a tensor where NumPy has no such thing."""
+    if not isinstance(array, torch.Tensor):
+        array = np.asarray(array)
+    elif array.device.type == "cpu" and array.dtype != torch.bfloat16:
+        array = array.detach().numpy()
+    if array.ndim == 0:
+        raise UserError(f"array {i} of the dataset is a single number; it should have one row a sample")
+    if isinstance(array, np.ndarray):
+        try:
+            torch.from_numpy(np.empty(0, array.dtype))
+        except (TypeError, ValueError):
+            raise UserError(f"array {i} of the dataset has dtype {array.dtype.str}, which torch has not") from None
+    return array
+
+
+def _as_tensor(array):
+    """A tensor of the array, sharing its memory where that may be written to."""
+    if isinstance(array, torch.Tensor):
+        return array
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _functions(transform):
+    """The functions that a transform consists of. A Compose of torchvision, of either generation, is taken apart."""
+    if transform is None:
+        return []
+    if type(transform).__name__ == "Compose" and isinstance(getattr(transform, "transforms", None), (list, tuple)):
+        transform = transform.transforms
+    functions = list(transform) if isinstance(transform, (list, tuple)) else [transform]
+    wrong = [function for function in functions if not callable(function)]
+    if wrong:
+        raise UserError(f"transform: {wrong[0]!r} cannot be called")
+    return functions
+
+
+def _rows(array, indices):
+    if isinstance(array, np.ndarray):
+        return torch.from_numpy(array.take(indices, axis=0))
+    indices = torch.as_tensor(indices)
+    if array.is_cuda:  # from pinned memory, a copy makes nobody wait
+        indices = indices.pin_memory().to(array.device, non_blocking=True)
+    return array.index_select(0, indices)
+
+
+def _apply_to_batch(function, batch, indices, seeder, place):
+    if seeder is None or not getattr(function, "draws_per_sample", False):
+        return function(batch)
+    stream = hash((place, *indices))  # of integers alone, so the same in every process
+    return seeder.map(function, [stream], [batch])[0]

@@ -1,0 +1,165 @@
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Subset
+from torchvision.transforms import v2
+
+from base import BaseDataLoader, InMemoryDataset, memory_map, whole_batch
+from utils import UserError
+from utils.seed import seed_everything
+
+
+def images(count=12):
+    return torch.randint(256, (count, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_batch_is_its_samples_and_the_arrays_stay_as_they_are():
+    stored, labels = images(), torch.arange(12)
+    dataset = InMemoryDataset(stored, labels, transform=lambda batch: batch.float().div_(255))
+    batch, targets = dataset.__getitems__([3, 1])
+    assert torch.equal(batch, torch.stack([dataset[3][0], dataset[1][0]])) and targets.tolist() == [3, 1]
+    assert torch.equal(batch, stored[[3, 1]].float() / 255) and torch.equal(stored, images())
+    assert len(dataset) == 12 and dataset[-1][1] == 11 and len(list(dataset)) == 12
+
+
+def test_a_deterministic_transform_sees_whole_batches():
+    seen = []
+
+    def scale(batch):
+        seen.append(tuple(batch.shape))
+        return batch.float()
+
+    loader = DataLoader(InMemoryDataset(images(), transform=[scale]), batch_size=5, collate_fn=whole_batch)
+    assert [len(batch[0]) for batch in loader] == [5, 5, 2]
+    assert seen[-3:] == [(5, 3, 8, 8), (5, 3, 8, 8), (2, 3, 8, 8)]
+
+
+@pytest.mark.parametrize("compose", [v2.Compose, list])
+def test_random_transforms_of_torchvision_are_drawn_per_sample(compose):
+    same_image = torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8).expand(200, -1, -1, -1).contiguous()
+    transform = compose(
+        [v2.ToDtype(torch.float32, scale=True), v2.RandomCrop(8, padding=2), v2.Normalize([0.5], [0.5])]
+    )
+    batch = InMemoryDataset(same_image, transform=transform).__getitems__(list(range(200)))[0]
+    assert batch.shape == (200, 1, 8, 8) and len(batch.unique(dim=0)) == 25  # all offsets from (0, 0) to (4, 4)
+
+
+def test_a_batch_equals_what_a_dataset_of_single_samples_gives():
+    """Both paths, whatever the number of workers, draw the same for the same (seed, epoch, sample)."""
+    transform = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.RandomCrop(8, padding=2), v2.RandomErasing()])
+
+    class Single(torch.utils.data.Dataset):
+        def __len__(self):
+            return 12
+
+        def __getitem__(self, index):
+            return transform(images()[index]), index
+
+    seed_everything(3)
+    loaders = [
+        BaseDataLoader(InMemoryDataset(images(), torch.arange(12), transform=transform), 5, True, 0, 0),
+        BaseDataLoader(InMemoryDataset(images(), torch.arange(12), transform=transform), 5, True, 0, 2),
+        BaseDataLoader(Single(), 5, True, 0, 0),
+        BaseDataLoader(Single(), 5, True, 0, 1),
+        BaseDataLoader(Single(), 5, True, 0, 2),
+    ]
+    epochs = []
+    for epoch in (1, 2):
+        passes = []
+        for loader in loaders:
+            loader.set_epoch(epoch)
+            batches = list(loader)
+            passes.append((torch.cat([b[0] for b in batches]), torch.cat([b[1] for b in batches])))
+        assert all(torch.equal(data, passes[0][0]) and torch.equal(order, passes[0][1]) for data, order in passes)
+        epochs.append(passes[0][0][passes[0][1].argsort()])
+    assert not torch.equal(*epochs)  # the next epoch draws anew
+
+
+def test_a_transform_that_draws_for_each_sample_itself_gets_whole_batches():
+    def flip(batch):
+        return torch.where(torch.rand(len(batch), 1, 1, 1) < 0.5, batch.flip(-1), batch)
+
+    flip.draws_per_sample = True
+    seed_everything(3)
+    loader = BaseDataLoader(InMemoryDataset(images(), transform=[flip, lambda batch: batch.float()]), 6, False, 0, 0)
+    loader.set_epoch(1)
+    first, again = torch.cat([b[0] for b in loader]), torch.cat([b[0] for b in loader])
+    flipped = (first != images().float()).flatten(1).any(1)
+    assert torch.equal(first, again) and 0 < flipped.sum() < 12
+    with pytest.raises(UserError, match="draws_per_sample stands between two"):
+        InMemoryDataset(images(), transform=[v2.RandomCrop(4), flip, v2.RandomCrop(2)])
+
+
+def test_memory_maps_are_read_row_by_row(tmp_path):
+    np.save(tmp_path / "x.npy", images().numpy())
+    mapped = memory_map(tmp_path / "x.npy", sample_shape=(3, 8, 8), dtype="uint8")
+    assert isinstance(mapped, np.memmap)
+    dataset = InMemoryDataset(mapped, torch.arange(12))
+    batch, targets = dataset.__getitems__([7, 2])
+    assert torch.equal(batch, images()[[7, 2]]) and targets.tolist() == [7, 2]
+    assert isinstance(dataset.arrays[0].base, np.memmap)  # still no copy in memory
+    assert torch.equal(dataset.to("cpu").__getitems__([7])[0], images()[[7]])
+
+
+def test_wrong_memory_maps_are_refused_by_name(tmp_path):
+    path = tmp_path / "x.npy"
+    np.save(path, images().numpy())
+    with pytest.raises(UserError, match=r"x.npy: its shape is \(12, 3, 8, 8\); it should be \(N, 1, 28, 28\)"):
+        memory_map(path, sample_shape=(1, 28, 28))
+    with pytest.raises(UserError, match=r"x.npy: its dtype is uint8; it should be float32"):
+        memory_map(path, dtype="float32")
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(UserError, match=r"x.npy: not a whole .npy file"):
+        memory_map(path)
+    np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(UserError, match=r"x.npy: not a whole .npy file of numbers"):
+        memory_map(path)
+    np.savez(tmp_path / "x.npz", a=np.zeros(2))
+    with pytest.raises(UserError, match="holds several arrays"):
+        memory_map(tmp_path / "x.npz")
+    with pytest.raises(UserError, match="cannot read the array: No such file"):
+        memory_map(tmp_path / "none.npy")
+
+
+@pytest.mark.parametrize(
+    "arrays, message",
+    [
+        ((torch.zeros(3, 2), torch.zeros(4)), "as many rows each; got 3, 4"),
+        ((torch.zeros(3), torch.tensor(1)), "array 1 of the dataset is a single number"),
+        ((np.array(["a", "b"]),), "array 0 of the dataset has dtype <U1"),
+        ((np.zeros(2, ">f4"),), "array 0 of the dataset has dtype >f4"),
+    ],
+)
+def test_arrays_that_cannot_be_a_dataset_are_refused(arrays, message):
+    with pytest.raises(UserError, match=message):
+        InMemoryDataset(*arrays)
+
+
+def test_a_transform_that_changes_the_number_of_samples_is_refused_at_once():
+    with pytest.raises(UserError, match="transform: it made 1 samples of 2"):
+        InMemoryDataset(images(), transform=lambda batch: batch[:1])
+    with pytest.raises(UserError, match="transform: 'crop' cannot be called"):
+        InMemoryDataset(images(), transform=["crop"])
+
+
+def test_trying_out_a_transform_leaves_the_generators_alone():
+    seed_everything(1)
+    expected = torch.rand(3)
+    seed_everything(1)
+    InMemoryDataset(images(), transform=v2.RandomCrop(4))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_subset_serves_whole_batches_too():
+    loader = DataLoader(
+        Subset(InMemoryDataset(images(), torch.arange(12)), [4, 5]), batch_size=2, collate_fn=whole_batch
+    )
+    assert next(iter(loader))[1].tolist() == [4, 5]
+
+
+def test_device_residence_needs_data_that_can_move():
+    with pytest.raises(UserError, match="device_resident: needs an InMemoryDataset and num_workers 0"):
+        BaseDataLoader(InMemoryDataset(images()), 2, False, 0, 2, device_resident=True)
+    loader = BaseDataLoader(InMemoryDataset(images()), 2, False, 4, 0, device_resident=True).to(torch.device("cpu"))
+    assert isinstance(loader.dataset.dataset.arrays[0], torch.Tensor) and len(next(iter(loader))[0]) == 2
+    assert len(next(iter(loader.split_validation()))[0]) == 2

@@ -1,0 +1,76 @@
+"""The switches that make a job faster without changing what it computes: layout, precision, kernels, compiler."""
+
+import contextlib
+import importlib.util
+import os
+import shutil
+
+import torch
+
+from utils.errors import UserError
+from utils.weights import unwrapped
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_FUSED = ("Adam", "AdamW", "SGD")  # torch.optim's classes whose fused kernel runs on the CPU and on CUDA alike
+
+
+def apply_switches(model, settings, device):
+    """Set the model and torch up as the trainer's settings say.
+
+    Raises UserError, naming the switch, for what this device or machine cannot do.
+    """
+    if settings.precision == "fp16" and device.type != "cuda":
+        raise UserError(
+            f"trainer.precision: 'fp16' needs a CUDA GPU, and this run is on {device}; use 'bf16' or 'fp32'"
+        )
+    if settings.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+        raise UserError(f"trainer.precision: {torch.cuda.get_device_name(device)} has no bf16; use 'fp16' or 'fp32'")
+    if settings.compile:
+        _require_compiler(device)
+    if settings.precision == "tf32":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+    if settings.cudnn_benchmark:
+        torch.backends.cudnn.benchmark = True
+    if settings.channels_last:
+        model.to(memory_format=torch.channels_last)
+    if settings.compile:
+        unwrapped(model).compile(mode=settings.compile if isinstance(settings.compile, str) else None)
+
+
+def autocast(precision, device):
+    """A context, to be entered anew for each batch, in which models and losses compute in the precision."""
+    if precision not in _DTYPES:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, _DTYPES[precision])
+
+
+def grad_scaler(precision, device):
+    """The scaler that float16 gradients need, None for other precisions."""
+    return torch.amp.GradScaler(device.type) if precision == "fp16" else None
+
+
+def fused_option(config, model):
+    """The optimizer's keyword for its fused kernel: {"fused": True} if the config asks for it or it is sure to fit."""
+    section, wanted = config["optimizer"], config["trainer"].get("fused")
+    given = section.get("args", {})
+    if wanted is None:
+        known = section["type"].removeprefix("torch.optim.") in _FUSED
+        own_choice = any(key in given for key in ("fused", "foreach", "differentiable"))
+        parameters = list(model.parameters())
+        dense = not any(getattr(module, "sparse", False) for module in model.modules())
+        fits = dense and all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+        wanted = known and fits and not own_choice
+    return {"fused": True} if wanted else {}
+
+
+def _require_compiler(device):
+    """Raise UserError if torch.compile would find no compiler for the device."""
+    compilers = [name for name in (os.environ.get("CXX"), "c++", "g++", "clang++", "cl") if name]
+    if not any(map(shutil.which, compilers)):
+        found = f"no C++ compiler is installed (looked for {', '.join(compilers)})"
+    elif device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        found = "the package triton is not installed"
+    else:
+        return
+    raise UserError(f"trainer.compile: {found}; install it, or go on without: --set trainer.compile=false")

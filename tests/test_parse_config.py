@@ -352,3 +352,32 @@ def test_resume_from_inside_the_run_folder_finds_its_logs(tmp_path, monkeypatch)
 def test_verbosity_outside_its_range_is_refused():
     with pytest.raises(UserError, match="verbosity: got 5"):
         ConfigParser(config()).get_logger("x", 5)
+
+
+@pytest.mark.parametrize(
+    ("keys", "word"),
+    [
+        ({"precision": "fp17"}, r"trainer.precision: got 'fp17'; it should be 'fp32', 'tf32', 'bf16' or 'fp16'"),
+        ({"accumulate": 0}, "trainer.accumulate: got 0"),
+        ({"clip_norm": -1.0}, "trainer.clip_norm: got -1.0; it should be greater than 0"),
+        ({"clip_value": 0}, "trainer.clip_value: got 0; it should be greater than 0"),
+        ({"compile": "fast"}, "trainer.compile: got 'fast'; it should be False, True, 'default'"),
+        ({"acumulate": 2}, "trainer.acumulate: no such key; did you mean 'accumulate'"),
+    ],
+)
+def test_impossible_switches_are_refused(keys, word):
+    with pytest.raises(UserError, match=word):
+        ConfigParser(config(trainer={"epochs": 1, **keys}), parts=PARTS)
+
+
+def test_switches_that_the_device_or_the_optimizer_cannot_follow_are_refused():
+    half = {"epochs": 1, "precision": "fp16"}
+    for device in ({"device": "cpu"}, {"n_gpu": 0}):
+        with pytest.raises(UserError, match=r"trainer.precision: 'fp16' needs a CUDA GPU"):
+            ConfigParser(config(trainer=half, **device), parts=PARTS)
+    fused = {"epochs": 1, "fused": True}
+    with pytest.raises(UserError, match=r"trainer.fused: RMSprop has no fused kernel"):
+        ConfigParser(config(trainer=fused, optimizer={"type": "RMSprop", "args": {}}), parts=PARTS)
+    with pytest.raises(UserError, match=r"trainer.fused: optimizer.args.fused says it already"):
+        ConfigParser(config(trainer=fused, optimizer={"type": "SGD", "args": {"fused": True}}), parts=PARTS)
+    ConfigParser(config(trainer=fused, optimizer={"type": "torch.optim.SGD", "args": {}}), parts=PARTS)

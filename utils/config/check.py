@@ -30,7 +30,7 @@ def check_config(config, parts, also_logged=()):
         mistakes += [f"{path}.type: {wrong}"] if wrong else _source_argument_mistakes(path, spec, part)
     if parts:
         mistakes += _name_mistakes(config, parts, also_logged)
-        mistakes += _plateau_mistakes(config) + _loader_mistakes(config)
+        mistakes += _plateau_mistakes(config) + _loader_mistakes(config) + _switch_mistakes(config, parts)
     if mistakes:
         raise UserError("\n".join(dict.fromkeys(mistakes)))
     return own_keys
@@ -138,6 +138,24 @@ def _loader_mistakes(config):
     if not share and not number:
         where = "data_loader.args.validation_split"
         mistakes.append(f"{where}: got {split!r}; give a share from 0.0 to below 1.0, or a number of samples")
+    return mistakes
+
+
+def _switch_mistakes(config, parts):
+    """Switches of the trainer that the device or the optimizer of the config cannot follow."""
+    trainer, optimizer = config.get("trainer"), config.get("optimizer")
+    if not isinstance(trainer, dict):
+        return []
+    mistakes = []
+    if trainer.get("precision") == "fp16" and (config.get("device") in ("cpu", "mps") or config.get("n_gpu") == 0):
+        mistakes.append(
+            "trainer.precision: 'fp16' needs a CUDA GPU, which the config does not use; give 'bf16' or 'fp32'"
+        )
+    if trainer.get("fused") and isinstance(optimizer, dict) and isinstance(optimizer.get("type"), str):
+        if "fused" in (optimizer.get("args") or {}):
+            mistakes.append("trainer.fused: optimizer.args.fused says it already; leave one of them out")
+        elif "optimizer" in parts and default_in_source(optimizer["type"], parts["optimizer"], "fused") is None:
+            mistakes.append(f"trainer.fused: {optimizer['type']} has no fused kernel; leave it out")
     return mistakes
 
 

@@ -112,7 +112,7 @@ class TrainerSettings(_Section):
     the latter with scaled gradients and on CUDA only."""
     channels_last: bool = False
     """Keep images and convolutions in the memory order that convolutions are fastest in."""
-    compile: bool | Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = False
+    compile: Literal[False, True, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = False
     """Compile the model with torch.compile, true or one of its modes."""
     fused: bool | None = None
     """Use the optimizer's fused kernel; null means wherever torch has one that fits the model."""

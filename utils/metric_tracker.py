@@ -25,7 +25,7 @@ class MetricTracker:
             raise ValueError(f"metric {key!r} is not tracked; tracked are {', '.join(self.keys)}")
         if self.writer is not None:
             self.writer.add_scalar(key, float(value))
-        self._pending[key].append((value.detach() if hasattr(value, "detach") else value, n))
+        self._pending[key].append((value.detach() if getattr(value, "requires_grad", False) else value, n))
 
     def avg(self, key):
         """The average of all samples so far as a float, nan before the first."""
@@ -60,7 +60,8 @@ def _fetch(values):
     for positions in groups.values():
         import torch
 
-        stacked = torch.stack([values[position].reshape(()) for position in positions])
+        scalars = [values[position] for position in positions]
+        stacked = torch.stack([scalar if scalar.dim() == 0 else scalar.reshape(()) for scalar in scalars])
         for position, value in zip(positions, stacked.tolist(), strict=True):
             fetched[position] = value
     return [float(value) for value in fetched]

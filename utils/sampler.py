@@ -1,9 +1,12 @@
 """Draw the order of an epoch's samples from (seed, epoch) alone."""
 
+import itertools
+
 import torch
 
 from utils.seed import derive_seed
 
+_CHUNK = 1 << 16
 _ORDER = 1  # sets the order's random stream apart from the epoch's other one
 
 
@@ -33,7 +36,8 @@ class EpochSampler(torch.utils.data.Sampler):
             generator.manual_seed(self._seed_of_pass())
             order = order[torch.randperm(len(order), generator=generator)]
         start, self.start = self.start, 0
-        return iter(order[start:].tolist())
+        chunks = order[start:].split(_CHUNK)  # python integers take five times the memory of the order itself
+        return itertools.chain.from_iterable(chunk.tolist() for chunk in chunks)
 
     def __len__(self):
         return len(self.indices)

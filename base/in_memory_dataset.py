@@ -14,9 +14,9 @@ class InMemoryDataset(Dataset):
     """Arrays of equal length; sample i is row i of each. A batch is one indexing operation, whatever its size.
 
     arrays: tensors or NumPy arrays (N, ...), also memory maps larger than memory. transform: a function of a batch of
-    the first array's rows (B, ...), or a list of functions, or a Compose of torchvision. From the first to the last
-    one that draws random numbers they are called with one sample (...) at a time, so that each draws its own; a
-    function that itself draws for each sample of a batch has the attribute draws_per_sample = True.
+    the first array's rows (B, ...), or a list of functions, or a Compose of torchvision. One that draws random numbers,
+    or does not take a batch, is called with one sample (...) at a time, so that each has its own draw; so are those
+    between two such. A function that draws for each sample of a batch itself has the attribute draws_per_sample = True.
 
     A DataLoader over it needs collate_fn=whole_batch; BaseDataLoader sees to that. Raises UserError for arrays that
     do not fit together and for a transform that changes the number of samples.
@@ -55,13 +55,19 @@ class InMemoryDataset(Dataset):
         for i, function in enumerate(self._before):
             batch = _apply_to_batch(function, batch, indices, seeder, place=i)
         if self._per_sample:
-            samples = map(self._draw, batch) if seeder is None else seeder.map(self._draw, indices, batch)
-            batch = torch.stack(list(samples))
+            batch = self._drawn(batch, indices, seeder)
         for i, function in enumerate(self._after):
             batch = _apply_to_batch(function, batch, indices, seeder, place=len(self._before) + i)
         if len(batch) != num_samples:
             raise UserError(f"transform: it made {len(batch)} samples of {num_samples}; labels would no longer fit")
         return batch
+
+    def _drawn(self, batch, indices, seeder):
+        samples = list(map(self._draw, batch)) if seeder is None else seeder.map(self._draw, indices, batch)
+        shapes = {tuple(sample.shape) for sample in samples}
+        if len(shapes) > 1:
+            raise UserError(f"transform: samples come out in different shapes, {sorted(shapes)}; a batch needs one")
+        return torch.stack(samples)
 
     def _draw(self, sample):
         for function in self._per_sample:
@@ -69,21 +75,16 @@ class InMemoryDataset(Dataset):
         return sample
 
     def _split(self, functions):
-        """(functions before the first that draws, from there to the last that does, after it), found by trying."""
+        """(functions of batches, from the first to the last that takes single samples, the rest), found by trying."""
         if len(self) == 0:
             return functions, [], []
-        batch = _rows(self.arrays[0], [0])
-        drawing = []
+        batch, single = _rows(self.arrays[0], [0]), []
         for i, function in enumerate(functions):
-            if getattr(function, "draws_per_sample", False):
-                batch, _ = try_out(function, batch)
-            else:
-                sample, drew = try_out(function, batch[0])
-                batch = sample.unsqueeze(0)
-                drawing += [i] if drew else []
-        if not drawing:
+            batch, takes_single = _tried(function, batch)
+            single += [i] if takes_single else []
+        if not single:
             return functions, [], []
-        first, end = drawing[0], drawing[-1] + 1
+        first, end = single[0], single[-1] + 1
         per_sample = functions[first:end]
         if any(getattr(function, "draws_per_sample", False) for function in per_sample):
             raise UserError("transform: one with draws_per_sample stands between two that want one sample at a time")
@@ -150,6 +151,23 @@ def _functions(transform):
     if wrong:
         raise UserError(f"transform: {wrong[0]!r} cannot be called")
     return functions
+
+
+def _tried(function, batch):
+    """(the function's result for a batch of one sample, whether it is to be called with the sample alone)."""
+    if getattr(function, "draws_per_sample", False):
+        return try_out(function, batch)[0], False
+    try:
+        result, drew = try_out(function, batch)
+        refusal = None
+    except Exception as error:  # perhaps it takes single samples only
+        drew, refusal = True, error
+    if not drew:
+        return result, False
+    try:
+        return try_out(function, batch[0])[0].unsqueeze(0), True
+    except Exception as error:
+        raise refusal or error from None
 
 
 def _rows(array, indices):

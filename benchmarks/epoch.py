@@ -18,6 +18,7 @@ EPOCHS = 6  # the first is a warm-up
 PAIRS = {
     ("ours", "hand_written"): 3,  # A B B A so many times
     ("ours", "ours_without_saves"): 2,
+    ("ours", "ours_without_tensorboard"): 1,
     ("ours", "lightning_fast"): 1,
     ("ours", "ignite"): 1,
     ("ours", "accelerate"): 1,
@@ -25,7 +26,10 @@ PAIRS = {
     ("ours", "old_template"): 1,
     ("ours_per_sample", "hand_written_per_sample"): 1,
 }
-SAME_WEIGHTS = {"ours", "ours_without_saves", "hand_written"}, {"ours_per_sample", "hand_written_per_sample"}
+SAME_WEIGHTS = (
+    {"ours", "ours_without_saves", "ours_without_tensorboard", "hand_written"},
+    {"ours_per_sample", "hand_written_per_sample"},
+)
 
 
 def main():

@@ -105,6 +105,11 @@ def ours_without_saves(watch, epochs, folder):
     return ours(watch, epochs, folder, save_period=10**6, monitor="off", early_stop=0)
 
 
+def ours_without_tensorboard(watch, epochs, folder):
+    """The same as ours without TensorBoard."""
+    return ours(watch, epochs, folder, tensorboard=False)
+
+
 def hand_written(watch, epochs, folder, per_sample=False):
     """A loop as good as we can write it, with our order and our random numbers, so that the weights must be equal."""
     from torch.utils.tensorboard import SummaryWriter
@@ -155,53 +160,58 @@ def hand_written_per_sample(watch, epochs, folder):
 
 
 def old_template(watch, epochs, folder):
-    """The old template's shape of work: two workers, memory order and Adam as torch has them, and at every step a wait
-    for each number, TensorBoard scalars at once, and image grids."""
+    """The old template's shape of work: two workers that are started anew for each pass, memory order and Adam as torch
+    has them, at every step a wait for each number, a table of pandas and TensorBoard scalars, and image grids."""
+    import pandas
     from torch.utils.tensorboard import SummaryWriter
     from torchvision.utils import make_grid
 
     seed_everything(SEED)
     model = MnistModel().to(DEVICE)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.002, amsgrad=True)
-    train_loader, valid_loader = per_sample_loaders(2)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.8)
+    train_loader, valid_loader = per_sample_loaders(2, persistent_workers=False)
     writer = SummaryWriter(folder)
-    count = 0
+    names = ["loss", "accuracy", "top_k_acc"]
 
-    def record(mode, loss, output, target, data, show):
-        writer.add_scalar(f"loss/{mode}", loss.item(), count)
-        value = loss.item()
-        for metric in (accuracy, top_k_acc):
-            number = metric(output, target).item()
-            writer.add_scalar(f"{metric.__name__}/{mode}", number, count)
-        if show:
-            writer.add_image(f"input/{mode}", make_grid(data.cpu(), nrow=8, normalize=True), count)
-        return value
-
-    for epoch in range(1, epochs + 1):
-        model.train()
-        for i, (data, target) in enumerate(train_loader):
+    def one_pass(loader, mode, count, images_every):
+        table = pandas.DataFrame(0.0, index=names, columns=["total", "counts", "average"])
+        previous = time.perf_counter()
+        for i, (data, target) in enumerate(loader):
             data, target = data.to(DEVICE), target.to(DEVICE)
-            optimizer.zero_grad()
+            if mode == "train":
+                optimizer.zero_grad()
             output = model(data)
             loss = nll_loss(output, target)
-            loss.backward()
-            optimizer.step()
-            watch.step()
-            count += 1
-            record("train", loss, output, target, data, show=i % 11 == 0)
+            if mode == "train":
+                loss.backward()
+                optimizer.step()
+                watch.step()
+            step = count * len(loader) + i
+            writer.add_scalar(f"steps_per_sec/{mode}", 1 / (time.perf_counter() - previous), step)
+            previous = time.perf_counter()
+            values = loss.item(), accuracy(output, target).item(), top_k_acc(output, target).item()
+            for name, value in zip(names, values, strict=True):
+                writer.add_scalar(f"{name}/{mode}", value, step)
+                table.loc[name, "total"] += value
+                table.loc[name, "counts"] += 1
+                table.loc[name, "average"] = table.loc[name, "total"] / table.loc[name, "counts"]
+            if i % images_every == 0:
+                writer.add_image(f"input/{mode}", make_grid(data.cpu(), nrow=8, normalize=True), step)
+        return dict(table["average"])
+
+    for epoch in range(epochs):
+        model.train()
+        one_pass(train_loader, "train", epoch, images_every=11)
         model.eval()
-        correct = 0
         with torch.no_grad():
-            for data, target in valid_loader:
-                data, target = data.to(DEVICE), target.to(DEVICE)
-                output = model(data)
-                record("valid", nll_loss(output, target), output, target, data, show=True)
-                correct += (output.argmax(1) == target).sum().item()
+            values = one_pass(valid_loader, "valid", epoch, images_every=1)
         for name, parameter in model.named_parameters():
             writer.add_histogram(name, parameter, epoch, bins="auto")
+        scheduler.step()
         torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, Path(folder, f"{epoch}.pth"))
         watch.epoch()
-    return model, correct / 6000
+    return model, values["accuracy"]
 
 
 def lightning(watch, epochs, folder, per_sample=True):
@@ -370,6 +380,7 @@ JOBS = {
         ours,
         ours_per_sample,
         ours_without_saves,
+        ours_without_tensorboard,
         hand_written,
         hand_written_per_sample,
         lightning,
@@ -398,10 +409,10 @@ def fast_loaders(sampler=EpochSampler):
     return loaders(dataset, sampler, collate_fn=whole_batch)
 
 
-def per_sample_loaders(num_workers, sampler=EpochSampler):
+def per_sample_loaders(num_workers, sampler=EpochSampler, persistent_workers=True):
     """The same over single samples."""
     dataset = PerSampleMnist(*read_mnist("data/", True))
-    return loaders(dataset, sampler, num_workers=num_workers, persistent_workers=True)
+    return loaders(dataset, sampler, num_workers=num_workers, persistent_workers=persistent_workers)
 
 
 def loaders(dataset, sampler, **kwargs):

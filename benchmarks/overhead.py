@@ -47,10 +47,10 @@ def main():
     sizes = [10**power for power in range(3, 8)]
     data = [run_fresh(__file__, "data", size, 0) for size in sizes]
     cells = [
-        [f"{size:,}", *(f"{row[key]:.1f}" for key in ("ours", "indexing", "memory_mb"))]
+        [f"{size:,}", *(f"{row[key]:.1f}" for key in ("ours", "indexing"))]
         for size, row in zip(sizes, data, strict=True)
     ]
-    print_table(["rows", "our loader, us a batch", "bare indexing, us a batch", "process memory, MB"], cells)
+    print_table(["rows", "our loader, us a batch", "bare indexing, us a batch"], cells)
     draw(curves, sizes, data, PROJECT / "docs" / "overhead.png")
 
 
@@ -257,7 +257,6 @@ FRAMEWORKS = {function.__name__: function for function in (ours, ignite, acceler
 def measure_data(num_rows):
     """What a batch of 128 costs from a memory map of num_rows rows of 64 bytes, through our loader and by hand."""
     from base import BaseDataLoader, InMemoryDataset, memory_map
-    from harness import peak_memory_mb
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "rows.npy")
@@ -287,7 +286,6 @@ def measure_data(num_rows):
         return {
             "ours": statistics.median(ours[1:]) * 1e6,
             "indexing": statistics.median(indexing[1:]) * 1e6,
-            "memory_mb": peak_memory_mb(),
         }
 
 

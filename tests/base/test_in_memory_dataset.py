@@ -142,6 +142,33 @@ def test_a_transform_that_changes_the_number_of_samples_is_refused_at_once():
         InMemoryDataset(images(), transform=["crop"])
 
 
+def test_a_function_that_takes_no_batch_is_called_with_single_samples():
+    def top_half(image):
+        _, height, _ = image.shape
+        return image[:, : height // 2]
+
+    def channels_at_the_end(batch):
+        return batch.permute(0, 2, 3, 1)
+
+    dataset = InMemoryDataset(images(), transform=[top_half, channels_at_the_end])
+    assert torch.equal(dataset.__getitems__([4, 2])[0], images()[[4, 2], :, :4].permute(0, 2, 3, 1))
+    with pytest.raises(IndexError, match="no such channel"):
+
+        def fails(image):
+            raise IndexError("no such channel")
+
+        InMemoryDataset(images(), transform=fails)
+
+
+def test_samples_that_come_out_in_different_shapes_are_refused_at_once():
+    def cut(image):
+        _, _, _ = image.shape
+        return image[:, : 1 + int(image[0, 0, 0]) % 7]
+
+    with pytest.raises(UserError, match="transform: samples come out in different shapes"):
+        InMemoryDataset(images(), transform=cut)
+
+
 def test_trying_out_a_transform_leaves_the_generators_alone():
     seed_everything(1)
     expected = torch.rand(3)

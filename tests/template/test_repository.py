@@ -3,7 +3,7 @@
 import re
 import textwrap
 
-from helpers import PROJECT, run
+from helpers import PROJECT, SHORT, run
 from utils.config.docs import schema_text, with_tables
 
 
@@ -36,6 +36,16 @@ def test_embedded_mnist_is_what_its_note_says():
     note = (PROJECT / "data" / "mnist" / "README.md").read_text()
     assert all(f"`{name}.gz` | `{checksum}`" in note for name, (checksum, _) in _FILES.items())
     assert "CC BY-SA 3.0" in note
+
+
+def test_training_needs_no_package_that_it_does_not_use(tmp_path):
+    program = f"""
+        import runpy, sys
+        sys.modules.update(dict.fromkeys(["pandas", "matplotlib", "torchvision", "yaml"]))
+        sys.argv = ["train.py", "-c", "config.json", *{SHORT!r}, "--set", "trainer.save_dir={tmp_path}"]
+        runpy.run_path("train.py", run_name="__main__")
+    """
+    assert "epoch 1/1" in run("-c", textwrap.dedent(program)).stdout
 
 
 def test_a_check_needs_no_package_that_it_does_not_use():

@@ -1,0 +1,62 @@
+"""That the benchmarks measure what they say: the same work, paired, with an honest interval."""
+
+import json
+import sys
+
+import pytest
+
+from helpers import PROJECT, run
+
+sys.path.append(str(PROJECT / "benchmarks"))
+import harness
+
+
+def test_the_default_job_comes_to_the_weights_of_a_hand_written_loop_bit_for_bit(tmp_path):
+    program = (
+        "import runpy, sys; sys.path[:0] = ['.', 'benchmarks']; runpy.run_module('mnist_jobs', run_name='__main__')"
+    )
+    results = []
+    for name in ("ours", "hand_written"):
+        folder = tmp_path / name
+        folder.mkdir()
+        done = run("-W", "ignore", "-c", program, name, "1", folder)
+        results.append(json.loads(done.stdout.splitlines()[-1]))
+    assert results[0]["weights"] == results[1]["weights"]
+    assert (
+        results[0]["valid_accuracy"] == pytest.approx(results[1]["valid_accuracy"], abs=1e-12)
+        and results[0]["valid_accuracy"] > 0.97
+    )
+
+
+def test_pairs_are_run_in_the_order_a_b_b_a():
+    order = []
+
+    def measure(name):
+        order.append(name)
+        return len(order)
+
+    assert harness.abba("A", "B", measure, repeats=2) == ([1, 4, 5, 8], [2, 3, 6, 7])
+    assert "".join(order) == "ABBAABBA"
+
+
+def test_a_ratio_is_the_median_over_pairs_within_its_interval():
+    middle, low, high = harness.ratio([2, 4, 9, 8, 10], [1, 2, 3, 4, 5])
+    assert middle == 2 and low <= 2 <= high <= 3
+    assert harness.ratio([3, 3], [2, 2]) == (1.5, 1.5, 1.5)
+
+
+def test_tables_are_markdown(capsys):
+    harness.print_table(["job", "seconds"], [["ours", 2], ["another", 10]])
+    assert (
+        capsys.readouterr().out
+        == "| job     | seconds |\n|---------|--------:|\n| ours    |       2 |\n| another |      10 |\n"
+    )
+
+
+def test_jobs_that_should_agree_and_do_not_stop_the_benchmark():
+    import epoch
+
+    runs = {"ours": [{"weights": "a"}], "hand_written": [{"weights": "b"}]}
+    with pytest.raises(SystemExit, match="should have come to equal weights"):
+        epoch.compare_weights(runs)
+    epoch.compare_weights({"ours": [{"weights": "a"}], "lightning": [{"weights": "b"}]})

@@ -1,0 +1,67 @@
+import contextlib
+
+import pytest
+import torch
+
+from base import BaseDataLoader, InMemoryDataset
+from helpers import tiny_config
+from parse_config import ConfigParser
+from trainer import Trainer
+from utils.seed import seed_everything
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+def cuda_trainer(save_dir, device_resident=False, **switches):
+    seed_everything(5)
+    device = torch.device("cuda:0")
+    images = torch.randint(256, (64, 3, 8, 8), dtype=torch.uint8)
+    dataset = InMemoryDataset(images, torch.arange(64) % 4, transform=lambda batch: batch.float().div_(255))
+    loader = BaseDataLoader(dataset, 8, True, 16, 0, device_resident=device_resident).to(device)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.Linear(288, 4)).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    config = ConfigParser(tiny_config(save_dir, epochs=2, log_step=10**6, **switches))
+    valid = loader.split_validation()
+    return Trainer(model, torch.nn.CrossEntropyLoss(), [], optimizer, config, device, loader, valid)
+
+
+@pytest.mark.parametrize("device_resident", [False, True])
+@pytest.mark.parametrize(
+    "switches",
+    [{}, {"precision": "bf16"}, {"precision": "fp16", "accumulate": 2, "clip_norm": 1.0, "channels_last": True}],
+)
+def test_no_step_waits_for_the_device_between_log_points(tmp_path, device_resident, switches):
+    trainer = cuda_trainer(tmp_path, device_resident, **switches)
+    trainer._train_epoch(1)  # buffers are made and kernels chosen in the first epoch
+    steps = []
+
+    class Bar(contextlib.nullcontext):
+        disable = False
+
+        def update(self):
+            steps.append(1)
+            torch.cuda.set_sync_debug_mode("error" if len(steps) < trainer.len_epoch - 1 else "default")
+
+        def set_postfix(self, **values):
+            pass
+
+    trainer._progress_bar = lambda epoch: Bar(Bar())
+    try:
+        trainer._train_epoch(2)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(steps) == trainer.len_epoch == 6
+
+
+def test_resident_data_trains_to_the_same_weights_as_data_that_is_copied(tmp_path):
+    trainers = [cuda_trainer(tmp_path / str(resident), resident) for resident in (False, True)]
+    for trainer in trainers:
+        trainer.train()
+    assert trainers[1].data_loader.dataset.dataset.arrays[0].is_cuda
+    assert all(map(torch.equal, *(trainer.model.parameters() for trainer in trainers)))
+
+
+def test_the_loss_scale_survives_a_resume(tmp_path):
+    trainer = cuda_trainer(tmp_path, precision="fp16")
+    trainer.train()
+    assert trainer.optim_step.state_dict()["scaler"]["scale"] > 0

@@ -135,7 +135,7 @@ class ConfigParser:
         return [p.name for p in signature_of(resolve(spec["type"], module, self._parts.get(name, OWN_SECTION)))]
 
     def load_checkpoint(self):
-        """What the checkpoint to go on from holds; a big file is read once, and not kept after this."""
+        """What the checkpoint to go on from holds. What from_args has read is handed out once and not kept."""
         state, self._checkpoint = self._checkpoint, None
         return load_checkpoint(self.resume) if state is None else state
 

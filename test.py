@@ -33,7 +33,9 @@ def main(config, split, batch_size):
     load_weights(model, checkpoint["state_dict"])
     model = model.to(device)
     trained_with = TrainerSettings.model_validate(config["trainer"])
-    apply_switches(model, trained_with.model_copy(update={"compile": False}), device)
+    not_here = trained_with.precision == "fp16" and device.type != "cuda"
+    precision = "fp32" if not_here else trained_with.precision
+    apply_switches(model, trained_with.model_copy(update={"compile": False, "precision": precision}), device)
     criterion = config.init_loss(module_loss)
     if isinstance(criterion, torch.nn.Module):
         criterion = criterion.to(device)
@@ -41,7 +43,7 @@ def main(config, split, batch_size):
     loader = build_loader(config, module_data, split, batch_size, device)
 
     tracker = MetricTracker("loss", *(metric.__name__ for metric in metrics))
-    values = evaluate(model, criterion, metrics, loader, device, tracker, trained_with.precision)
+    values = evaluate(model, criterion, metrics, loader, device, tracker, precision)
     samples = len(loader.sampler)
     logger.info("%s, epoch %s, on %d %s samples", config.resume, checkpoint.get("epoch"), samples, split)
     for name, value in values.items():

@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import default_collate
 
 from base.in_memory_dataset import InMemoryDataset, whole_batch
-from base.seeded_dataset import SeededDataset
+from base.seeded_dataset import SeededDataset, makes_whole_batches
 from utils.errors import UserError
 from utils.sampler import EpochSampler
 
@@ -41,15 +41,19 @@ class BaseDataLoader(DataLoader):
             raise UserError(f"batch_size: got {batch_size!r}; it should be an integer of at least 1")
         if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 0:
             raise UserError(f"num_workers: got {num_workers!r}; it should be an integer from 0 on")
+        if not hasattr(dataset, "__len__"):
+            raise UserError("dataset: has no length, so no samples can be set aside; use torch's DataLoader for it")
+        if valid_dataset is not None and len(valid_dataset) != len(dataset):
+            raise UserError(f"valid_dataset: has {len(valid_dataset)} samples, and the dataset has {len(dataset)}")
         self.validation_split = validation_split
         self.shuffle = shuffle
         self.n_samples = len(dataset)
         self.valid_dataset = dataset if valid_dataset is None else valid_dataset
         self.device_resident = device_resident
-        if device_resident and (num_workers or not isinstance(dataset, InMemoryDataset)):
+        in_memory = all(isinstance(part, InMemoryDataset) for part in (dataset, self.valid_dataset))
+        if device_resident and (num_workers or not in_memory):
             raise UserError("device_resident: needs an InMemoryDataset and num_workers 0")
-        if isinstance(dataset, InMemoryDataset) and collate_fn is default_collate:
-            collate_fn = whole_batch
+        self._collate_fn = collate_fn
         train_sampler, self.valid_sampler = self._split_sampler(validation_split)
         if train_sampler is None:
             train_sampler = EpochSampler(np.arange(self.n_samples), shuffle)
@@ -57,7 +61,7 @@ class BaseDataLoader(DataLoader):
             "dataset": SeededDataset(dataset),
             "batch_size": batch_size,
             "shuffle": False,  # the sampler does it
-            "collate_fn": collate_fn,
+            "collate_fn": self._collate_fn_for(dataset),
             "num_workers": num_workers,
             "persistent_workers": num_workers > 0,
             # so that starting workers, which a resume does at another time, takes nothing from the global generator
@@ -72,7 +76,8 @@ class BaseDataLoader(DataLoader):
             return None
         dataset = SeededDataset(self.valid_dataset)
         dataset.seeder.set_epoch(0)  # the same random numbers in every epoch, so that epochs compare
-        kwargs = {**self.init_kwargs, "dataset": dataset, "drop_last": False}
+        collate_fn = self._collate_fn_for(self.valid_dataset)
+        kwargs = {**self.init_kwargs, "dataset": dataset, "collate_fn": collate_fn, "drop_last": False}
         return DataLoader(sampler=self.valid_sampler, **kwargs)
 
     def to(self, device):
@@ -92,6 +97,10 @@ class BaseDataLoader(DataLoader):
         self.dataset.seeder.set_epoch(epoch)
         if hasattr(self.sampler, "set_epoch"):
             self.sampler.set_epoch(epoch, start_batch * self.batch_size)
+
+    def _collate_fn_for(self, dataset):
+        ready = self._collate_fn is default_collate and makes_whole_batches(dataset)
+        return whole_batch if ready else self._collate_fn
 
     def _split_sampler(self, split):
         """(sampler of the training part, sampler of the validation part), both None for a split of 0.

@@ -107,6 +107,7 @@ class BaseTrainer(ABC):
 
     def _finish_epoch(self, log, seconds):
         """Report the epoch, record it and save; returns whether training stops early."""
+        self.saver.check()
         epoch = log["epoch"]
         improved = self._track_best(log)
         stop = self.not_improved_count >= self.early_stop
@@ -119,6 +120,7 @@ class BaseTrainer(ABC):
             self._save(["model_best.pth"], epoch)
         self.table.append(log)
         if misnamed:
+            self.saver.wait()
             raise UserError(
                 f"trainer.monitor: nothing called {self.mnt_metric!r} is logged; logged are "
                 f"{', '.join(key for key in log if key != 'epoch')} (epoch {epoch} is saved)"
@@ -145,6 +147,7 @@ class BaseTrainer(ABC):
 
     def _save(self, names, epoch):
         """Write one checkpoint under all names; in the background, from a copy in memory, with trainer.async_save."""
+        self.saver.wait()  # so that there is never more than one copy
         state = plain(self._state(epoch), copy=self.settings.async_save)
         self.saver.submit(functools.partial(self._write, state, [self.checkpoint_dir / name for name in names]))
 

@@ -1,5 +1,7 @@
 """InMemoryDataset: samples held in arrays and served a whole batch at a time, through an ordinary DataLoader."""
 
+import mmap
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,8 @@ from torch.utils.data import Dataset
 
 from utils.errors import UserError
 from utils.sample_seeder import try_out
+
+_TRIALS = 8  # samples for which a function draws nothing and repeats itself, before it is believed not to be random
 
 
 class InMemoryDataset(Dataset):
@@ -23,6 +27,8 @@ class InMemoryDataset(Dataset):
     """
 
     def __init__(self, *arrays, transform=None):
+        if not arrays:
+            raise UserError("a dataset needs at least one array")
         self.arrays = [_checked(array, i) for i, array in enumerate(arrays)]
         lengths = [len(array) for array in self.arrays]
         if len(set(lengths)) != 1:
@@ -50,6 +56,14 @@ class InMemoryDataset(Dataset):
         self.arrays = [_as_tensor(array).to(device) for array in self.arrays]
         return self
 
+    def __getstate__(self):
+        """For worker processes that are not forked: memory maps travel as names of files, other arrays as tensors."""
+        return {**vars(self), "arrays": [_MappedFile.of(array) or _as_tensor(array) for array in self.arrays]}
+
+    def __setstate__(self, state):
+        arrays = [array.open() if isinstance(array, _MappedFile) else array for array in state["arrays"]]
+        vars(self).update(state, arrays=[_checked(array, i) for i, array in enumerate(arrays)])
+
     def _transformed(self, batch, indices, seeder):
         num_samples = len(batch)
         for i, function in enumerate(self._before):
@@ -59,17 +73,20 @@ class InMemoryDataset(Dataset):
         for i, function in enumerate(self._after):
             batch = _apply_to_batch(function, batch, indices, seeder, place=len(self._before) + i)
         if len(batch) != num_samples:
-            raise UserError(f"transform: it made {len(batch)} samples of {num_samples}; labels would no longer fit")
+            raise UserError(f"transform: it makes {len(batch)} samples of {num_samples}; labels would no longer fit")
         return batch
 
     def _drawn(self, batch, indices, seeder):
         samples = list(map(self._draw, batch)) if seeder is None else seeder.map(self._draw, indices, batch)
+        if not all(isinstance(sample, torch.Tensor) for sample in samples):
+            raise UserError(f"transform: it makes a {type(samples[0]).__name__} of a sample; it should make a tensor")
         shapes = {tuple(sample.shape) for sample in samples}
         if len(shapes) > 1:
             raise UserError(f"transform: samples come out in different shapes, {sorted(shapes)}; a batch needs one")
         return torch.stack(samples)
 
     def _draw(self, sample):
+        sample = sample.clone()  # it may be changed in place, and made anew
         for function in self._per_sample:
             sample = function(sample)
         return sample
@@ -78,9 +95,10 @@ class InMemoryDataset(Dataset):
         """(functions of batches, from the first to the last that takes single samples, the rest), found by trying."""
         if len(self) == 0:
             return functions, [], []
-        batch, single = _rows(self.arrays[0], [0]), []
+        rows = sorted({i * (len(self) - 1) // (_TRIALS - 1) for i in range(_TRIALS)})
+        values, single = [_rows(self.arrays[0], [row]) for row in rows], []
         for i, function in enumerate(functions):
-            batch, takes_single = _tried(function, batch)
+            values, takes_single = _tried(function, values)
             single += [i] if takes_single else []
         if not single:
             return functions, [], []
@@ -115,6 +133,29 @@ def memory_map(path, sample_shape=None, dtype=None):
     if dtype is not None and array.dtype != np.dtype(dtype):
         raise UserError(f"{path}: its dtype is {array.dtype}; it should be {np.dtype(dtype)}")
     return array
+
+
+@dataclass
+class _MappedFile:
+    """A whole array in a file, and how to map it again."""
+
+    path: str
+    dtype: np.dtype
+    shape: tuple
+    offset: int
+    order: str
+
+    @classmethod
+    def of(cls, array):
+        """The file that a view of a memory map shows whole; None for any other array."""
+        mapped = getattr(array, "base", None)
+        if not isinstance(mapped, np.memmap) or not isinstance(mapped.base, mmap.mmap) or mapped.filename is None:
+            return None
+        order = "C" if mapped.flags.c_contiguous else "F"
+        return cls(str(mapped.filename), mapped.dtype, mapped.shape, mapped.offset, order)
+
+    def open(self):
+        return np.memmap(self.path, self.dtype, "r", self.offset, self.shape, self.order)
 
 
 def _checked(array, i):
@@ -153,21 +194,50 @@ def _functions(transform):
     return functions
 
 
-def _tried(function, batch):
-    """(the function's result for a batch of one sample, whether it is to be called with the sample alone)."""
-    if getattr(function, "draws_per_sample", False):
-        return try_out(function, batch)[0], False
+def _tried(function, values):
+    """(the function's results for the values, whether it is to be called with single samples).
+
+    values: batches of one sample each, or, after a function that makes images of PIL's of them, the samples.
+    """
+    refusal = None
+    if isinstance(values[0], torch.Tensor):
+        try:
+            results, drew = try_out(_results, function, values)
+            again, _ = try_out(_results, function, values)
+        except Exception as error:  # perhaps it takes single samples only
+            refusal = error
+        else:
+            known = getattr(function, "draws_per_sample", False)
+            if known or (not drew and all(map(_equal, results, again))):
+                _require_batches_of_one(function, results)
+                return results, False
+        values = [value[0] for value in values]
     try:
-        result, drew = try_out(function, batch)
-        refusal = None
-    except Exception as error:  # perhaps it takes single samples only
-        drew, refusal = True, error
-    if not drew:
-        return result, False
-    try:
-        return try_out(function, batch[0])[0].unsqueeze(0), True
+        results, _ = try_out(_results, function, values)
     except Exception as error:
         raise refusal or error from None
+    return [result.unsqueeze(0) if isinstance(result, torch.Tensor) else result for result in results], True
+
+
+def _results(function, values):
+    return [function(value.clone() if isinstance(value, torch.Tensor) else value) for value in values]
+
+
+def _equal(left, right):
+    """Whether two results are equal; nan equals nan."""
+    if not isinstance(left, torch.Tensor) or not isinstance(right, torch.Tensor):
+        return type(left) is type(right)
+    return left.shape == right.shape and torch.allclose(left, right, rtol=0, atol=0, equal_nan=True)
+
+
+def _require_batches_of_one(function, results):
+    name = getattr(function, "__name__", type(function).__name__)
+    for result in results:
+        if not isinstance(result, torch.Tensor):
+            raise UserError(f"transform: {name} makes a {type(result).__name__} of a batch; it should make a tensor")
+        if result.dim() == 0 or len(result) != 1:
+            made = len(result) if result.dim() else "no"
+            raise UserError(f"transform: {name} makes {made} samples of 1; labels would no longer fit")
 
 
 def _rows(array, indices):
@@ -183,4 +253,4 @@ def _apply_to_batch(function, batch, indices, seeder, place):
     if seeder is None or not getattr(function, "draws_per_sample", False):
         return function(batch)
     stream = hash((place, *indices))  # of integers alone, so the same in every process
-    return seeder.map(function, [stream], [batch])[0]
+    return seeder.map(lambda samples: function(samples.clone()), [stream], [batch])[0]

@@ -64,7 +64,7 @@ def draw(curves, sizes, data, path):
     for (name, tensorboard), added in curves.items():
         if not tensorboard:
             left.plot(METRICS, added, marker="o", label=name)
-    left.set(xlabel="metrics", ylabel="added microseconds a step", ylim=(0, None), title="cost of the framework")
+    left.set(xlabel="metrics", ylabel="added microseconds a step", yscale="log", title="cost of the framework")
     left.legend()
     right.plot(sizes, [row["ours"] for row in data], marker="o", label="our loader")
     right.plot(sizes, [row["indexing"] for row in data], marker="o", label="bare indexing")

@@ -32,8 +32,13 @@ class CsvLog:
         rows = [*(old for old, epoch in zip(self.rows(), self.epochs(), strict=True) if epoch < row["epoch"]), row]
         columns = list(dict.fromkeys(column for row in rows for column in row))
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, restval="")
-            writer.writeheader()
-            writer.writerows(rows)
-        temporary.replace(self.path)
+        try:
+            with open(temporary, "w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, columns, restval="")
+                writer.writeheader()
+                writer.writerows(rows)
+            temporary.replace(self.path)
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot write the table: {error.strerror}") from error
+        finally:
+            temporary.unlink(missing_ok=True)

@@ -380,4 +380,11 @@ def test_switches_that_the_device_or_the_optimizer_cannot_follow_are_refused():
         ConfigParser(config(trainer=fused, optimizer={"type": "RMSprop", "args": {}}), parts=PARTS)
     with pytest.raises(UserError, match=r"trainer.fused: optimizer.args.fused says it already"):
         ConfigParser(config(trainer=fused, optimizer={"type": "SGD", "args": {"fused": True}}), parts=PARTS)
+    with pytest.raises(UserError, match=r"trainer.fused: optimizer.args.foreach asks for another kernel"):
+        ConfigParser(config(trainer=fused, optimizer={"type": "SGD", "args": {"foreach": True}}), parts=PARTS)
     ConfigParser(config(trainer=fused, optimizer={"type": "torch.optim.SGD", "args": {}}), parts=PARTS)
+    with pytest.raises(UserError, match=r"trainer.cudnn_benchmark: .*deterministic"):
+        ConfigParser(config(trainer={"epochs": 1, "cudnn_benchmark": True}, deterministic=True), parts=PARTS)
+    graphs = {"epochs": 1, "compile": "reduce-overhead", "accumulate": 2}
+    with pytest.raises(UserError, match=r"trainer.compile: 'reduce-overhead' records CUDA graphs"):
+        ConfigParser(config(trainer=graphs), parts=PARTS)

@@ -2,7 +2,8 @@
 
 import torch
 
-from trainer.speed import autocast
+from trainer.speed import autocast, to_device
+from utils.errors import UserError
 
 
 def evaluate(model, criterion, metric_ftns, data_loader, device, tracker, precision="fp32"):
@@ -11,7 +12,7 @@ def evaluate(model, criterion, metric_ftns, data_loader, device, tracker, precis
     tracker.reset()
     with torch.no_grad():
         for data, target in data_loader:
-            data, target = data.to(device, non_blocking=True), target.to(device, non_blocking=True)
+            data, target = to_device(data, device), to_device(target, device)
             with autocast(precision, device):
                 output = model(data)
                 loss = criterion(output, target)
@@ -29,6 +30,9 @@ def record(tracker, metric_ftns, loss, output, target, reduction="mean"):
 
 
 def reduction_of(criterion):
-    """ "sum" if the criterion adds up its batch's losses, as torch's do when told to, else "mean"."""
+    """ "sum" or "mean": how the criterion reduces its batch's losses. Raises UserError if it does not."""
     given = getattr(criterion, "keywords", {}).get("reduction")  # of a function with its arguments bound
-    return "sum" if "sum" in (given, getattr(criterion, "reduction", None)) else "mean"
+    reduction = given or getattr(criterion, "reduction", None)
+    if reduction == "none":
+        raise UserError("loss: with reduction 'none' there is one for each sample; give 'mean' or 'sum'")
+    return "sum" if reduction == "sum" else "mean"

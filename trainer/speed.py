@@ -14,6 +14,11 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _FUSED = ("Adam", "AdamW", "SGD")  # torch.optim's classes whose fused kernel runs on the CPU and on CUDA alike
 
 
+def to_device(tensor, device):
+    """The tensor on the device; a copy to CUDA does not wait for it, and on other devices that would be unsafe."""
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
 def apply_switches(model, settings, device):
     """Set the model and torch up as the trainer's settings say.
 
@@ -26,7 +31,11 @@ def apply_switches(model, settings, device):
     if settings.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
         raise UserError(f"trainer.precision: {torch.cuda.get_device_name(device)} has no bf16; use 'fp16' or 'fp32'")
     if settings.compile:
+        if unwrapped(model) is not model:
+            raise UserError("trainer.compile: a model on several GPUs cannot be compiled; set n_gpu to 1")
         _require_compiler(device)
+    if settings.channels_last and any(parameter.dim() == 5 for parameter in model.parameters()):
+        raise UserError("trainer.channels_last: is for images, and the model has 3d convolutions; set it to false")
     if settings.precision == "tf32":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True
@@ -35,7 +44,7 @@ def apply_switches(model, settings, device):
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)
     if settings.compile:
-        unwrapped(model).compile(mode=settings.compile if isinstance(settings.compile, str) else None)
+        model.compile(mode=settings.compile if isinstance(settings.compile, str) else None)
 
 
 def autocast(precision, device):
@@ -66,7 +75,7 @@ def fused_option(config, model):
 
 def _require_compiler(device):
     """Raise UserError if torch.compile would find no compiler for the device."""
-    compilers = [name for name in (os.environ.get("CXX"), "c++", "g++", "clang++", "cl") if name]
+    compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++", "cl"]
     if not any(map(shutil.which, compilers)):
         found = f"no C++ compiler is installed (looked for {', '.join(compilers)})"
     elif device.type == "cuda" and importlib.util.find_spec("triton") is None:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from base import BaseTrainer
 from trainer.evaluate import evaluate, record, reduction_of
 from trainer.optim_step import OptimStep
-from trainer.speed import apply_switches, autocast, grad_scaler
+from trainer.speed import apply_switches, autocast, grad_scaler, to_device
 from utils import MetricTracker, UserError, inf_loop
 from utils.config.schema import TrainerSettings
 
@@ -19,7 +19,7 @@ class Trainer(BaseTrainer):
     """Trains on batches (data, target) and validates after each epoch.
 
     device: where batches are sent. data_loader: of the training part. valid_data_loader: None for no validation.
-    lr_scheduler: steps after each epoch, or after each batch if its config section says so. len_epoch: batches in
+    lr_scheduler: steps after each epoch, or after each update if its config section says so. len_epoch: batches in
     an epoch, by default trainer.len_epoch of the config, else one pass over data_loader; with it the epochs
     continue one endless stream of passes.
     """
@@ -38,6 +38,7 @@ class Trainer(BaseTrainer):
         len_epoch=None,
     ):
         _refuse_lengths(config, data_loader, lr_scheduler, len_epoch)
+        self.reduction = reduction_of(criterion)
         apply_switches(model, TrainerSettings.model_validate(config["trainer"]), device)
         super().__init__(model, criterion, metric_ftns, optimizer, config)
         settings = self.settings
@@ -47,7 +48,6 @@ class Trainer(BaseTrainer):
         self.do_validation = valid_data_loader is not None
         self.lr_scheduler = lr_scheduler
 
-        self.reduction = reduction_of(criterion)
         self.optim_step = OptimStep(
             optimizer,
             accumulate=settings.accumulate,
@@ -77,23 +77,23 @@ class Trainer(BaseTrainer):
         self.train_metrics.reset()
         with self._progress_bar(epoch) as bar:
             for batch_idx, (data, target) in enumerate(self._batches(epoch)):
-                data, target = data.to(self.device, non_blocking=True), target.to(self.device, non_blocking=True)
+                data, target = to_device(data, self.device), to_device(target, self.device)
                 if batch_idx == 0:
                     self._show_images(data, epoch)
 
                 with autocast(self.settings.precision, self.device):
                     output = self.model(data)
                     loss = self.criterion(output, target)
-                last = batch_idx + 1 == self.len_epoch
-                updated = self.optim_step.step(loss, len(target), last)  # backward, and at a window's end the update
-                if updated and self.schedule_interval == "step":
-                    self.lr_scheduler.step()
+                if self.optim_step.step(loss, len(target)):  # backward, and at a window's end the update
+                    self._after_update()
 
                 record(self.train_metrics, self.metric_ftns, loss, output, target, self.reduction)
                 bar.update()
                 self.saver.check()
-                if last or (batch_idx + 1) % self.log_step == 0:
+                if (batch_idx + 1) % self.log_step == 0 or batch_idx + 1 == self.len_epoch:
                     self._log_batch(batch_idx, epoch, bar)
+            if self.optim_step.finish():  # the epoch's last window was a short one
+                self._after_update()
 
         log = {**self.train_metrics.result(), "lr": self.optimizer.param_groups[0]["lr"]}
         self._show_epoch(log, epoch, mode="train")
@@ -118,6 +118,10 @@ class Trainer(BaseTrainer):
         )
         self._show_epoch(result, epoch, mode="valid")
         return result
+
+    def _after_update(self):
+        if self.schedule_interval == "step":
+            self.lr_scheduler.step()
 
     def _batches(self, epoch):
         """The epoch's batches, in an order that depends on (seed, epoch) only."""

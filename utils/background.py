@@ -28,13 +28,21 @@ class BackgroundWriter:
 
     def wait(self):
         """Return when all is written."""
-        job, self._job = self._job, None
+        job = self._job
         if job is not None:
-            job.result()
+            try:
+                job.result()
+            finally:
+                if job.done():  # not if Ctrl-C came first
+                    self._job = None
 
     def close(self):
-        """Wait and end the thread; returns an error that has not been raised yet, None if there is none."""
+        """Wait and end the thread; returns an error that has not been raised yet, None if there is none.
+
+        Later jobs are run where they are submitted.
+        """
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.shutdown()
         job, self._job = self._job, None
-        if self._thread is not None:
-            self._thread.shutdown()
         return None if job is None else job.exception()

@@ -181,6 +181,7 @@ def _replacing(path):
         _flush_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         reason = getattr(error, "strerror", None) or "not all of it could be written; is the disk full?"
+        reason = reason if path.parent.is_dir() else "its folder is no longer there"
         raise CheckpointError(f"{path}: cannot save the checkpoint: {reason}; earlier ones are untouched") from error
     finally:
         temporary.unlink(missing_ok=True)

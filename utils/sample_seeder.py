@@ -4,6 +4,7 @@ import random
 
 import numpy as np
 import torch
+from torch.utils.data import get_worker_info
 
 from utils.seed import derive_seed
 
@@ -18,31 +19,35 @@ class SampleSeeder:
     generators as they are. The epoch lies in shared memory, so that worker processes which outlive it see the next.
 
     A generator is seeded only once a function has been seen to draw from it; the samples of that call are then made
-    anew. So what draws no random numbers costs a comparison of states a batch and no seeding.
+    anew. So what draws no random numbers costs a comparison of states a batch and no seeding. Generators are those of
+    torch (on the CPU), NumPy and python; one that a dataset keeps for itself is out of reach.
     """
 
     def __init__(self, seed=None):
         self.seed = torch.initial_seed() if seed is None else seed
-        self._epoch = torch.full((), -1, dtype=torch.int64).share_memory_()
+        self.epoch = -1
+        self._shared_epoch = torch.tensor(self.epoch).share_memory_()  # what workers go by
         self._drawn_from = set()
 
     def set_epoch(self, epoch):
         """Make the samples read from now on those of the epoch."""
-        self._epoch.fill_(epoch)
+        self.epoch = epoch
+        self._shared_epoch.fill_(epoch)
 
     def map(self, function, indices, samples):
         """[function(sample), ...], each under the random numbers of its sample's index."""
-        epoch = self._epoch.item()
+        epoch = self.epoch if get_worker_info() is None else self._shared_epoch.item()
         if epoch < 0:
             return [function(sample) for sample in samples]
         before = {name: state() for name, (state, _, _) in _GENERATORS.items()}
         base = derive_seed(self.seed, epoch, _AUGMENTATION)
         try:
-            results = self._seeded(function, indices, samples, base)
-            newly_drawn_from = {name for name in before.keys() - self._drawn_from if _changed(name, before[name])}
-            if newly_drawn_from:
-                self._drawn_from |= newly_drawn_from
+            while True:
                 results = self._seeded(function, indices, samples, base)
+                newly = {name for name in before.keys() - self._drawn_from if _changed(name, before[name])}
+                if not newly:
+                    break
+                self._drawn_from |= newly
         finally:
             for name in self._drawn_from:
                 _GENERATORS[name][1](before[name])
@@ -53,7 +58,7 @@ class SampleSeeder:
         results = []
         for index, sample in zip(indices, samples, strict=True):
             for seed_generator in seeders:
-                seed_generator(_mix(base + index))
+                seed_generator(_mix(base + int(index)))
             results.append(function(sample))
         return results
 

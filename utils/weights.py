@@ -34,12 +34,27 @@ def load_optimizer(optimizer, state_dict, settings_as_built):
     """
     built = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     try:
-        optimizer.load_state_dict(state_dict)
+        groups = [group | _kernel(own) for group, own in zip(state_dict["param_groups"], built, strict=True)]
+        optimizer.load_state_dict({**state_dict, "param_groups": groups})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"the checkpoint does not fit the optimizer: {error}") from None
+    for parameter, state in optimizer.state.items():
+        state.update({name: _laid_out_like(parameter, value) for name, value in state.items()})
     if settings_as_built:
         for group, settings in zip(optimizer.param_groups, built, strict=True):
             group.update(settings)
+
+
+def _kernel(settings):
+    """Which kernel computes the update: a matter of this run, not of the checkpoint."""
+    return {key: settings[key] for key in ("fused", "foreach") if key in settings}
+
+
+def _laid_out_like(parameter, value):
+    """The value in the parameter's memory order, which fused kernels take for granted."""
+    if not isinstance(value, torch.Tensor) or value.shape != parameter.shape or value.stride() == parameter.stride():
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def load_state(name, target, state):

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import Subset, TensorDataset
 
-from base import BaseDataLoader
+from base import BaseDataLoader, InMemoryDataset
 from helpers import TinyData
 from utils import UserError
 
@@ -152,3 +153,37 @@ def test_no_split_has_no_validation():
 def test_drop_last_drops_no_validation_sample():
     loader = BaseDataLoader(Numbers(), 4, True, 0.3, 0, drop_last=True)
     assert len(samples(loader)) == 12 and len(samples(loader.split_validation())) == 6
+
+
+def test_subsets_are_seen_through():
+    inner = TinyData(jitter=1.0)
+    plain, subset = (BaseDataLoader(data, 8, False, 0.0, 0) for data in (inner, Subset(inner, list(range(50)))))
+    other_size = BaseDataLoader(Subset(Subset(inner, range(50)), list(range(50))), 7, False, 0.0, 0)
+    passes = []
+    for loader in (plain, subset, other_size):
+        loader.set_epoch(1)
+        passes.append(torch.cat([data for data, _ in loader]))
+    assert torch.equal(passes[0], passes[1]) and torch.equal(passes[0], passes[2])
+    loader = BaseDataLoader(Subset(InMemoryDataset(torch.arange(10.0)), [3, 4, 5]), 2, False, 0.0, 0)
+    assert [batch[0].tolist() for batch in loader] == [[3, 4], [5]]
+
+
+def test_training_and_validation_data_may_be_of_different_kinds():
+    in_memory = InMemoryDataset(torch.arange(20.0), torch.arange(20))
+    single = TensorDataset(torch.arange(20.0), torch.arange(20))
+    for train, valid in ((in_memory, single), (single, in_memory)):
+        loader = BaseDataLoader(train, 4, False, 8, 0, valid_dataset=valid)
+        for part in (loader, loader.split_validation()):
+            data, target = next(iter(part))
+            assert torch.equal(data, target.float()) and len(data) == 4
+    with pytest.raises(UserError, match="valid_dataset: has 3 samples, and the dataset has 20"):
+        BaseDataLoader(in_memory, 4, False, 8, 0, valid_dataset=[1, 2, 3])
+
+
+def test_data_without_a_length_is_refused():
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(range(3))
+
+    with pytest.raises(UserError, match="dataset: has no length"):
+        BaseDataLoader(Stream(), 4, False, 0, 0)

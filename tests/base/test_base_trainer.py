@@ -561,3 +561,40 @@ def test_a_resume_reads_the_checkpoint_once(tmp_path, monkeypatch):
     config._checkpoint = content = load_checkpoint(config.resume)
     monkeypatch.setattr(torch, "load", None)
     assert config.load_checkpoint() is content and config._checkpoint is None
+
+
+def test_a_loop_of_the_projects_own_hears_of_a_failed_save_at_its_epochs_end(tmp_path, monkeypatch):
+    config = tiny_config(tmp_path, epochs=9, save_period=3, async_save=True)
+    trainer = tiny_trainer(config, trainer_class=scripted([1.0] * 9))
+    finish = trainer._finish_epoch
+
+    def full(state, path):
+        raise CheckpointError("the disk is full")
+
+    def finish_after_the_save(log, seconds):
+        if trainer.saver._job is not None:
+            concurrent.futures.wait([trainer.saver._job])
+        return finish(log, seconds)
+
+    monkeypatch.setattr(base.base_trainer, "save_checkpoint", full)
+    monkeypatch.setattr(trainer, "_finish_epoch", finish_after_the_save)
+    with pytest.raises(CheckpointError, match="the disk is full"):
+        trainer.train()
+    assert trainer.table.epochs() == [1, 2, 3]
+
+
+def test_a_ctrl_c_while_a_save_is_awaited_names_the_checkpoint_that_it_made(tmp_path, monkeypatch, capsys):
+    trainer = tiny_trainer(tiny_config(tmp_path, epochs=1, async_save=True))
+    wait, calls = trainer.saver.wait, []
+
+    def interrupted_once():
+        if trainer.saver._job is not None and not calls:
+            calls.append(1)
+            raise KeyboardInterrupt
+        wait()
+
+    monkeypatch.setattr(trainer.saver, "wait", interrupted_once)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    printed = capsys.readouterr().out
+    assert calls and "resume with: python train.py -r" in printed and "checkpoint-epoch1.pth" in printed

@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -136,7 +138,7 @@ def test_arrays_that_cannot_be_a_dataset_are_refused(arrays, message):
 
 
 def test_a_transform_that_changes_the_number_of_samples_is_refused_at_once():
-    with pytest.raises(UserError, match="transform: it made 1 samples of 2"):
+    with pytest.raises(UserError, match="transform: it makes 1 samples of 2"):
         InMemoryDataset(images(), transform=lambda batch: batch[:1])
     with pytest.raises(UserError, match="transform: 'crop' cannot be called"):
         InMemoryDataset(images(), transform=["crop"])
@@ -190,3 +192,77 @@ def test_device_residence_needs_data_that_can_move():
     loader = BaseDataLoader(InMemoryDataset(images()), 2, False, 4, 0, device_resident=True).to(torch.device("cpu"))
     assert isinstance(loader.dataset.dataset.arrays[0], torch.Tensor) and len(next(iter(loader))[0]) == 2
     assert len(next(iter(loader.split_validation()))[0]) == 2
+
+
+def test_a_function_with_a_generator_of_its_own_is_called_with_single_samples():
+    generator = np.random.default_rng(0)
+
+    def flip(image):
+        return image.flip(-1) if generator.random() < 0.5 else image
+
+    same_image = images(1).expand(40, -1, -1, -1).contiguous()
+    batch = InMemoryDataset(same_image, transform=flip).__getitems__(list(range(40)))[0]
+    assert len(batch.unique(dim=0)) == 2
+
+
+def test_a_random_transform_that_works_in_place_is_applied_once():
+    def shift(image):
+        return image.add_(torch.randn(1))
+
+    def shift_each(batch):
+        return batch.add_(torch.randn(len(batch), 1, 1, 1))
+
+    shift_each.draws_per_sample = True
+    for transform in (shift, shift_each):
+        stored = images().float()
+        seed_everything(3)
+        loaders = [BaseDataLoader(InMemoryDataset(stored, transform=transform), 5, False, 0, n) for n in (0, 1)]
+        passes = []
+        for loader in (*loaders, loaders[0]):
+            loader.set_epoch(1)
+            passes.append(torch.cat([batch[0] for batch in loader]))
+        assert torch.equal(passes[0], passes[1]) and torch.equal(passes[0], passes[2])
+        shifts = passes[0] - images().float()
+        assert torch.equal(stored, images().float()) and shifts.abs().max() < 6  # one draw of a normal, not a sum
+
+
+def test_images_of_pil_can_stand_between():
+    from torchvision import transforms
+
+    transform = transforms.Compose([transforms.ToPILImage(), transforms.RandomCrop(8, 2), transforms.ToTensor()])
+    batch = InMemoryDataset(images(), transform=transform).__getitems__([0, 1, 2])[0]
+    assert batch.shape == (3, 3, 8, 8) and batch.dtype == torch.float32
+    with pytest.raises(UserError, match="transform: it makes a Image of a sample"):
+        InMemoryDataset(images(), transform=transforms.ToPILImage())
+
+
+@pytest.mark.parametrize(
+    "transform, message",
+    [
+        (lambda batch: batch.numpy(), "makes a ndarray of a batch"),
+        (lambda batch: (batch, batch), "makes a tuple of a batch"),
+        (lambda batch: batch.squeeze(), "makes 3 samples of 1"),
+        (lambda batch: batch.float().mean(), "makes no samples of 1"),
+    ],
+)
+def test_what_is_no_batch_is_refused_at_once(transform, message):
+    with pytest.raises(UserError, match=message):
+        InMemoryDataset(images(), transform=transform)
+
+
+def test_memory_maps_travel_to_other_processes_by_name(tmp_path):
+    np.save(tmp_path / "x.npy", np.arange(80_000, dtype=np.float32).reshape(-1, 8))
+    dataset = InMemoryDataset(memory_map(tmp_path / "x.npy"), torch.arange(10_000))
+    assert len(pickle.dumps(dataset.arrays[0])) > 300_000
+    parts = [InMemoryDataset(memory_map(tmp_path / "x.npy")), InMemoryDataset(memory_map(tmp_path / "x.npy")[5:])]
+    sizes = [len(pickle.dumps(part)) for part in parts]
+    assert sizes[0] < 2000 < 300_000 < sizes[1]  # a part of a file travels as it is
+    for left, right in ((dataset, dataset), *zip(parts, parts, strict=True)):
+        copied = pickle.loads(pickle.dumps(left))
+        assert all(map(torch.equal, copied.__getitems__([3, 77]), right.__getitems__([3, 77])))
+    assert isinstance(pickle.loads(pickle.dumps(parts[0])).arrays[0].base, np.memmap)
+
+
+def test_no_arrays_are_no_dataset():
+    with pytest.raises(UserError, match="at least one array"):
+        InMemoryDataset()

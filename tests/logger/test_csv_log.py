@@ -1,4 +1,7 @@
+import pytest
+
 from logger import CsvLog
+from utils import UserError
 
 
 def test_rows_are_added_and_new_columns_too(tmp_path):
@@ -21,3 +24,8 @@ def test_numbers_are_written_in_full(tmp_path):
     table = CsvLog(tmp_path / "a.csv")
     table.append({"epoch": 1, "loss": 0.1 + 0.2})
     assert float(table.rows()[0]["loss"]) == 0.1 + 0.2
+
+
+def test_a_table_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"metrics.csv: cannot write the table"):
+        CsvLog(tmp_path / "gone" / "metrics.csv").append({"epoch": 1})

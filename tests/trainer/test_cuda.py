@@ -12,7 +12,7 @@ from utils.seed import seed_everything
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
-def cuda_trainer(save_dir, device_resident=False, **switches):
+def cuda_trainer(save_dir, device_resident=False, resume=None, **switches):
     seed_everything(5)
     device = torch.device("cuda:0")
     images = torch.randint(256, (64, 3, 8, 8), dtype=torch.uint8)
@@ -20,7 +20,7 @@ def cuda_trainer(save_dir, device_resident=False, **switches):
     loader = BaseDataLoader(dataset, 8, True, 16, 0, device_resident=device_resident).to(device)
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.Linear(288, 4)).to(device)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    config = ConfigParser(tiny_config(save_dir, epochs=2, log_step=10**6, **switches))
+    config = ConfigParser(tiny_config(save_dir, epochs=2, log_step=10**6, **switches), resume=resume)
     valid = loader.split_validation()
     return Trainer(model, torch.nn.CrossEntropyLoss(), [], optimizer, config, device, loader, valid)
 
@@ -62,6 +62,12 @@ def test_resident_data_trains_to_the_same_weights_as_data_that_is_copied(tmp_pat
 
 
 def test_the_loss_scale_survives_a_resume(tmp_path):
-    trainer = cuda_trainer(tmp_path, precision="fp16")
-    trainer.train()
-    assert trainer.optim_step.state_dict()["scaler"]["scale"] > 0
+    straight = cuda_trainer(tmp_path, precision="fp16")
+    straight.optim_step.scaler.update(1024.0)  # not the one that a new scaler starts with
+    straight.train()
+    checkpoint = straight.checkpoint_dir / "checkpoint-epoch1.pth"
+    resumed = cuda_trainer(tmp_path, resume=checkpoint, precision="fp16")
+    resumed.train()
+    assert resumed.optim_step.state_dict() == straight.optim_step.state_dict()
+    assert resumed.optim_step.scaler.get_scale() == 1024.0
+    assert all(map(torch.equal, straight.model.parameters(), resumed.model.parameters()))

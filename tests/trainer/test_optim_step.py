@@ -52,12 +52,10 @@ def test_the_gradient_of_a_window_is_that_of_its_samples_as_one_batch(sizes, acc
     optimizer = Recorder(model.parameters())
     optim_step = OptimStep(optimizer, accumulate, reduction)
     batches = list(zip(inputs.split(sizes), targets.split(sizes), strict=True))
-    updated = [
-        optim_step.step(loss_of(model, x, y, reduction), len(x), last=i + 1 == len(batches))
-        for i, (x, y) in enumerate(batches)
-    ]
+    updated = [optim_step.step(loss_of(model, x, y, reduction), len(x)) for x, y in batches]
     windows = [batches[i : i + accumulate] for i in range(0, len(batches), accumulate)]
-    assert updated == [flag for window in windows for flag in [False] * (len(window) - 1) + [True]]
+    assert updated == [(i + 1) % accumulate == 0 for i in range(len(batches))]
+    assert optim_step.finish() == (len(batches) % accumulate != 0) and not optim_step.finish()
     total = [torch.zeros_like(parameter) for parameter in model.parameters()]
     for seen, window in zip(optimizer.seen, windows, strict=True):
         x, y = (torch.cat(parts) for parts in zip(*window, strict=True))

@@ -8,6 +8,7 @@ from helpers import same, tiny_config, tiny_trainer
 from trainer.speed import autocast, fused_option
 from utils import UserError
 from utils.checkpoint import load_checkpoint
+from utils.weights import load_optimizer
 
 CPU = torch.device("cpu")
 
@@ -120,3 +121,61 @@ def test_the_fused_kernel_is_chosen_where_it_is_sure_to_fit(optimizer, trainer_s
 def test_the_fused_kernel_is_not_chosen_for_sparse_gradients():
     model = torch.nn.Embedding(3, 2, sparse=True)
     assert fused_option({"optimizer": {"type": "SGD"}, "trainer": {}}, model) == {}
+
+
+@pytest.mark.parametrize("name, arguments", [("Adam", {"lr": 0.01}), ("SGD", {"lr": 0.1, "momentum": 0.9})])
+@pytest.mark.parametrize("before, after", [(False, True), (True, False)])
+def test_channels_last_may_change_on_a_resume(tmp_path, name, arguments, before, after):
+    """The fused kernels take the moments to lie in memory as the weights do."""
+
+    def job(epochs, channels_last, resume=None):
+        config = tiny_config(tmp_path / str(channels_last), epochs=epochs, channels_last=channels_last)
+        config["optimizer"] = {"type": name, "args": {**arguments, "fused": True}}
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(
+            torch.nn.Linear(4, 48),
+            torch.nn.Unflatten(1, (3, 4, 4)),
+            torch.nn.Conv2d(3, 4, 3),
+            torch.nn.Flatten(),
+            torch.nn.Linear(16, 3),
+        )
+        trainer = tiny_trainer(config, resume=resume, model=model, schedule=None)
+        trainer.train()
+        return trainer
+
+    straight = job(2, before)
+    resumed = job(2, after, resume=straight.checkpoint_dir / "checkpoint-epoch1.pth")
+    pairs = zip(straight.model.parameters(), resumed.model.parameters(), strict=True)
+    assert all(torch.allclose(*pair, atol=1e-5) for pair in pairs)
+    for parameter, state in resumed.optimizer.state.items():
+        assert all(value.stride() == parameter.stride() for value in state.values() if value.shape == parameter.shape)
+
+
+@pytest.mark.parametrize("before, after", [(False, True), (True, False)])
+def test_the_kernel_is_that_of_this_run_not_of_the_checkpoint(before, after):
+    weights = [torch.nn.Parameter(torch.ones(3))]
+    old, new = (torch.optim.Adam(weights, fused=fused) for fused in (before, after))
+    weights[0].grad = torch.ones(3)
+    old.step()
+    load_optimizer(new, old.state_dict(), settings_as_built=False)
+    assert new.param_groups[0]["fused"] is after
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(weights[0].sum()).backward()
+    scaler.step(new)  # refuses a kernel that is not the one that the optimizer was built with
+    assert new.state[weights[0]]["step"] == 2
+
+
+def test_what_several_gpus_or_3d_convolutions_cannot_do_is_refused(tmp_path):
+    wrapped = torch.nn.DataParallel(convolutional())
+    with pytest.raises(UserError, match=r"trainer.compile: a model on several GPUs"):
+        tiny_trainer(tiny_config(tmp_path / "a", compile=True), model=wrapped)
+    model = torch.nn.Sequential(torch.nn.Conv3d(1, 1, 1), torch.nn.Linear(4, 3))
+    with pytest.raises(UserError, match=r"trainer.channels_last: .* 3d convolutions"):
+        tiny_trainer(tiny_config(tmp_path / "a", channels_last=True), model=model)
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_compiler_that_cxx_names_is_the_one_that_counts(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    with pytest.raises(UserError, match=r"no C\+\+ compiler is installed \(looked for /nowhere/g\+\+\)"):
+        trained(tmp_path, "compiled", compile=True)

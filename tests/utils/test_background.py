@@ -45,3 +45,27 @@ def test_without_a_thread_jobs_run_where_they_are_submitted():
     writer.check()
     writer.wait()
     assert writer.close() is None
+
+
+def test_an_interrupted_wait_forgets_nothing(monkeypatch):
+    writer, gate = BackgroundWriter(), threading.Event()
+    writer.submit(lambda: (gate.wait(10), fail()))
+    result = writer._job.result
+
+    def interrupted():
+        monkeypatch.setattr(writer._job, "result", result)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writer._job, "result", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        writer.wait()
+    gate.set()
+    with pytest.raises(OSError, match="disk full"):
+        writer.wait()
+
+
+def test_after_close_jobs_run_where_they_are_submitted():
+    writer, done = BackgroundWriter(), []
+    assert writer.close() is None
+    writer.submit(lambda: done.append(1))
+    assert done == [1]

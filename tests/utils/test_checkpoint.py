@@ -231,3 +231,8 @@ def test_the_old_file_is_whole_until_a_rename_puts_the_flushed_new_one_in_its_pl
     monkeypatch.setattr(type(path), "replace", recorded_replace)
     save_checkpoint({**STATE, "epoch": 4}, path)
     assert steps == ["flush file", "rename", "flush folder"] and load_checkpoint(path)["epoch"] == 4
+
+
+def test_a_save_into_a_folder_that_has_gone_says_so(tmp_path):
+    with pytest.raises(CheckpointError, match="its folder is no longer there"):
+        save_checkpoint({"state_dict": {}}, tmp_path / "gone" / "a.pth")

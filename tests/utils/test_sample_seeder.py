@@ -74,3 +74,27 @@ def test_drawing_is_noticed(draw):
     seed_everything(1)
     assert try_out(draw, 0) == (draw(0), True)
     assert try_out(len, "abc") == (3, False)
+
+
+def test_draws_that_follow_from_other_draws_are_seeded_too():
+    def draw(_):
+        return torch.rand(()).item() if random.random() < 0.1 else 0
+
+    def fresh():
+        seeder = SampleSeeder(7)
+        seeder.set_epoch(1)
+        return seeder
+
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = fresh().map(draw, range(60), range(60))
+    assert torch.equal(torch.get_rng_state(), before) and any(first)
+    torch.manual_seed(2)
+    assert fresh().map(draw, range(60), range(60)) == first
+
+
+def test_indices_may_be_numpys():
+    seeder = SampleSeeder(7)
+    seeder.set_epoch(1)
+    for draw in DRAWS.values():
+        assert seeder.map(draw, np.arange(3), range(3)) == seeder.map(draw, [0, 1, 2], range(3))

@@ -151,9 +151,16 @@ def _switch_mistakes(config, parts):
         mistakes.append(
             "trainer.precision: 'fp16' needs a CUDA GPU, which the config does not use; give 'bf16' or 'fp32'"
         )
+    if trainer.get("cudnn_benchmark") and config.get("deterministic"):
+        mistakes.append('trainer.cudnn_benchmark: chooses kernels by time, and "deterministic" is on; leave one out')
+    if trainer.get("compile") in ("reduce-overhead", "max-autotune") and trainer.get("accumulate", 1) != 1:
+        mode = f"trainer.compile: {trainer['compile']!r} records CUDA graphs, which overwrite accumulated gradients"
+        mistakes.append(f"{mode}; give true or 'max-autotune-no-cudagraphs'")
     if trainer.get("fused") and isinstance(optimizer, dict) and isinstance(optimizer.get("type"), str):
         if "fused" in (optimizer.get("args") or {}):
             mistakes.append("trainer.fused: optimizer.args.fused says it already; leave one of them out")
+        elif (optimizer.get("args") or {}).get("foreach"):
+            mistakes.append("trainer.fused: optimizer.args.foreach asks for another kernel; leave one of them out")
         elif "optimizer" in parts and default_in_source(optimizer["type"], parts["optimizer"], "fused") is None:
             mistakes.append(f"trainer.fused: {optimizer['type']} has no fused kernel; leave it out")
     return mistakes

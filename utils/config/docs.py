@@ -27,7 +27,7 @@ def key_table(model):
     lines = ["| key | default | meaning |", "|---|---|---|"]
     for name, field in model.model_fields.items():
         default = "required" if field.is_required() else f"`{json.dumps(field.default)}`"
-        lines.append(f"| `{name}` | {default} | {field.description} |")
+        lines.append(f"| `{name}` | {default} | {' '.join(field.description.split())} |")
     return "\n".join(lines)
 
 

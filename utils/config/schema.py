@@ -108,10 +108,10 @@ class TrainerSettings(_Section):
     clip_value: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Cut each entry of the gradients to plus or minus this value."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
-    """Of the arithmetic: "fp32"; "tf32" lets NVIDIA GPUs round matrix products; "bf16" and "fp16" are torch's autocast,
-    the latter with scaled gradients and on CUDA only."""
+    """Arithmetic: "fp32" is torch's own, in which cuDNN may round convolutions; "tf32" rounds matrix products on CUDA
+    too; "bf16" and "fp16" are torch's autocast, "fp16" with scaled gradients and on CUDA only."""
     channels_last: bool = False
-    """Keep images and convolutions in the memory order that convolutions are fastest in."""
+    """Keep the weights of convolutions, and so what they compute, in the memory order that is fastest for them."""
     compile: Literal[False, True, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = False
     """Compile the model with torch.compile, true or one of its modes."""
     fused: bool | None = None

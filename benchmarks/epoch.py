@@ -41,10 +41,10 @@ def main():
     for (ours, other), repeats in pairs.items():
         our_runs, other_runs = abba(ours, other, measure, repeats)
         compare_weights({ours: our_runs, other: other_runs})
-        rows.append([f"{other} / {ours}", *summary(other_runs, our_runs)])
         if not any(row[0] == ours for row in rows):
-            rows.insert(0, [ours, *summary(our_runs, our_runs)])
-        print(f" {other}", file=sys.stderr)
+            rows.append([ours, *summary(our_runs, our_runs)])
+        rows.append([f"{other} / {ours}", *summary(other_runs, our_runs)])
+        print(f" {rows[-1]}", file=sys.stderr)
     print_circumstances("lightning", "pytorch-ignite", "accelerate")
     header = ["job / what it is compared with", "median epoch, s", "min-max", "ratio", "95 %", "first step, s"]
     print_table([*header, "peak memory, MB", "validation accuracy"], rows)
@@ -58,7 +58,7 @@ def measure(name):
 def summary(runs, references):
     """The table's cells of a job. The ratio is of its epochs to those of the run beside it."""
     seconds = [second for run in runs for second in run["epoch_seconds"]]
-    middle, low, high = ratio(seconds, [second for run in references for second in run["epoch_seconds"]])
+    middle, low, high = ratio(*([run["epoch_seconds"] for run in side] for side in (runs, references)))
     return [
         f"{statistics.median(seconds):.2f}",
         f"{min(seconds):.2f}-{max(seconds):.2f}",

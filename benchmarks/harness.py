@@ -35,11 +35,19 @@ def abba(first, second, run, repeats=1):
     return results[first], results[second]
 
 
-def ratio(values, references):
-    """(median, low, high) of values / references, taken pair by pair: the median's 95 % bootstrap interval."""
-    ratios = np.asarray(values, float) / np.asarray(references, float)
-    draws = np.random.default_rng(0).choice(ratios, (4000, len(ratios)))
-    low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
+def ratio(runs, references):
+    """(median, low, high) of the ratios of paired measurements: the median and its 95 % bootstrap interval.
+
+    runs, references: for each process the list of its measurements, which share that process's luck; so processes are
+    drawn first, and then measurements within each.
+    """
+    ratios = np.asarray(runs, float) / np.asarray(references, float)
+    generator = np.random.default_rng(0)
+    medians = []
+    for _ in range(4000):
+        drawn = ratios[generator.integers(len(ratios), size=len(ratios))]
+        medians.append(np.median(drawn[:, generator.integers(drawn.shape[1], size=drawn.shape[1])]))
+    low, high = np.quantile(medians, [0.025, 0.975])
     return float(np.median(ratios)), float(low), float(high)
 
 

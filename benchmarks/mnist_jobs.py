@@ -229,7 +229,7 @@ def lightning(watch, epochs, folder, per_sample=True):
             data, target = batch
             output = self.model(data)
             loss = nll_loss(output, target)
-            self.log("loss", loss, on_step=True, on_epoch=True, prog_bar=True)
+            self.log("loss", loss, on_step=True, on_epoch=True)
             self.log("accuracy", accuracy(output, target), on_step=False, on_epoch=True)
             self.log("top_k_acc", top_k_acc(output, target), on_step=False, on_epoch=True)
             return loss
@@ -254,12 +254,13 @@ def lightning(watch, epochs, folder, per_sample=True):
                 watch.epoch()
 
     pl.seed_everything(SEED, verbose=False)
-    train_loader, valid_loader = per_sample_loaders(2, Shuffled) if per_sample else fast_loaders(Shuffled)
+    train_loader, valid_loader = per_sample_loaders(2) if per_sample else fast_loaders()
     trainer = pl.Trainer(
         max_epochs=epochs,
         default_root_dir=folder,
         callbacks=[Marks()],
         log_every_n_steps=21,
+        enable_progress_bar=False,
         accelerator="auto",
         devices=1,
     )
@@ -276,7 +277,6 @@ def lightning_fast(watch, epochs, folder):
 
 def ignite(watch, epochs, folder):
     """Ignite with our whole batches, memory order and fused Adam; its metrics, TensorBoard and checkpoints."""
-    from ignite.contrib.handlers import ProgressBar
     from ignite.engine import Engine, Events, create_supervised_evaluator
     from ignite.handlers import Checkpoint, DiskSaver, TensorboardLogger
     from ignite.handlers.tensorboard_logger import OutputHandler
@@ -284,7 +284,7 @@ def ignite(watch, epochs, folder):
 
     seed_everything(SEED)
     model, optimizer, scheduler = parts()
-    train_loader, valid_loader = fast_loaders(Shuffled)
+    train_loader, valid_loader = fast_loaders()
 
     def update(engine, batch):
         model.train()
@@ -309,7 +309,6 @@ def ignite(watch, epochs, folder):
     for name, metric in metrics(lambda out: (out["y_pred"], out["y"])).items():
         metric.attach(engine, name)
     evaluator = create_supervised_evaluator(model, metrics(), device=DEVICE)
-    ProgressBar().attach(engine, output_transform=None)
     logger = TensorboardLogger(log_dir=folder)
     every = Events.ITERATION_COMPLETED(every=21)
     logger.attach(engine, OutputHandler("train", output_transform=lambda out: {"loss": out["loss"].item()}), every)
@@ -339,7 +338,7 @@ def accelerate(watch, epochs, folder):
     accelerator.init_trackers("mnist")
     seed_everything(SEED)
     model, optimizer, scheduler = parts()
-    train_loader, valid_loader = fast_loaders(Shuffled)
+    train_loader, valid_loader = fast_loaders()
     model, optimizer, scheduler, train_loader, valid_loader = accelerator.prepare(
         model, optimizer, scheduler, train_loader, valid_loader
     )
@@ -392,10 +391,6 @@ JOBS = {
 }
 
 
-class Shuffled(EpochSampler):
-    """The training order of a loop that does not call set_epoch: a new one in each pass."""
-
-
 def parts():
     """The model, its optimizer and its schedule, with the default job's settings."""
     model = MnistModel().to(DEVICE).to(memory_format=torch.channels_last)
@@ -403,24 +398,24 @@ def parts():
     return model, optimizer, torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.8)
 
 
-def fast_loaders(sampler=EpochSampler):
+def fast_loaders():
     """Loaders of whole batches over the training and the validation part."""
     dataset = InMemoryDataset(*read_mnist("data/", True), transform=normalize)
-    return loaders(dataset, sampler, collate_fn=whole_batch)
+    return loaders(dataset, collate_fn=whole_batch)
 
 
-def per_sample_loaders(num_workers, sampler=EpochSampler, persistent_workers=True):
+def per_sample_loaders(num_workers, persistent_workers=True):
     """The same over single samples."""
     dataset = PerSampleMnist(*read_mnist("data/", True))
-    return loaders(dataset, sampler, num_workers=num_workers, persistent_workers=persistent_workers)
+    return loaders(dataset, num_workers=num_workers, persistent_workers=persistent_workers)
 
 
-def loaders(dataset, sampler, **kwargs):
+def loaders(dataset, **kwargs):
     order = np.random.RandomState(0).permutation(60000)
     train_indices, valid_indices = order[6000:], order[:6000]
     kwargs |= {"pin_memory": DEVICE.type == "cuda", "generator": torch.Generator()}
     return (
-        DataLoader(dataset, 128, sampler=sampler(train_indices, shuffle=True), **kwargs),
+        DataLoader(dataset, 128, sampler=EpochSampler(train_indices, shuffle=True), **kwargs),
         DataLoader(dataset, 128, sampler=EpochSampler(valid_indices, shuffle=False), **kwargs),
     )
 

@@ -4,7 +4,8 @@
 
 Each framework runs in a process of its own, its epochs alternating with those of a bare loop that does the same
 arithmetic: forward, backward, update and every metric. What is printed is the difference. A second table shows what a
-batch costs as the dataset grows, read through a memory map; docs/overhead.png has both as curves.
+batch costs as the dataset grows, read through a memory map, with its share of drawing the epoch's order;
+docs/overhead.png has both as curves.
 """
 
 import functools
@@ -175,6 +176,18 @@ def lightning(batches, clock, num_metrics, tensorboard, folder):
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), lr=0.01, fused=True)
 
+    class Batches:
+        """A loader in Lightning's eyes, to which a list is several loaders."""
+
+        def __init__(self, batches):
+            self.batches = batches
+
+        def __iter__(self):
+            return iter(self.batches)
+
+        def __len__(self):
+            return len(self.batches)
+
     class Marks(pl.Callback):
         def on_train_epoch_start(self, *args):
             clock.start()
@@ -193,7 +206,7 @@ def lightning(batches, clock, num_metrics, tensorboard, folder):
         enable_model_summary=False,
         devices=1,
     )
-    trainer.fit(Module(), torch.utils.data.DataLoader(batches, batch_size=None))
+    trainer.fit(Module(), Batches(batches))
 
 
 def ignite(batches, clock, num_metrics, tensorboard, folder):
@@ -233,21 +246,20 @@ def accelerate(batches, clock, num_metrics, tensorboard, folder):
     )
     if tensorboard:
         accelerator.init_trackers("overhead")
-    model, optimizer, loader = accelerator.prepare(*new_parts(), torch.utils.data.DataLoader(batches, batch_size=None))
+    model, optimizer = accelerator.prepare(*new_parts())
     for _ in range(EPOCHS):
         clock.start()
-        sums = torch.zeros(1 + num_metrics, device=DEVICE)
-        for i, (data, target) in enumerate(loader):
+        for i, (data, target) in enumerate(batches):
             optimizer.zero_grad()
             output = model(data)
             loss = torch.nn.functional.cross_entropy(output, target)
             accelerator.backward(loss)
             optimizer.step()
             with torch.no_grad():
-                sums += torch.stack([loss.detach(), *(metric(output, target).float() for _ in range(num_metrics))])
+                for _ in range(num_metrics):
+                    metric(output, target)  # Accelerate itself keeps no averages
             if tensorboard and i % LOG_EVERY == 0:
                 accelerator.log({"loss": loss.item()}, step=i)
-        sums.tolist()
         clock.stop()
 
 
@@ -267,22 +279,24 @@ def measure_data(num_rows):
         mapped = memory_map(path)
         labels = np.zeros(num_rows, np.int64)
         loader = BaseDataLoader(InMemoryDataset(mapped, labels), 128, True, 0, 0)
-        order = np.random.default_rng(0).permutation(num_rows)
         ours, indexing = [], []
+        in_epoch, timed = len(loader), min(len(loader), 2000)
         for repeat in range(7):
-            batches = min(num_rows // 128 + 1, 2000)
             loader.set_epoch(repeat)
             iterator = iter(loader)
-            next(iterator)  # the order of the epoch has been drawn
             started = time.perf_counter()
-            for _ in range(batches - 1):
+            next(iterator)  # draws the epoch's order
+            ordered = time.perf_counter()
+            for _ in range(timed - 1):
                 next(iterator)
-            ours.append((time.perf_counter() - started) / max(1, batches - 1))
+            ours.append((ordered - started) / in_epoch + (time.perf_counter() - ordered) / max(1, timed - 1))
             started = time.perf_counter()
-            for i in range(batches):
+            order = np.random.default_rng(repeat).permutation(num_rows)
+            ordered = time.perf_counter()
+            for i in range(timed):
                 indices = order[i * 128 : (i + 1) * 128]
                 torch.from_numpy(mapped[indices]), torch.from_numpy(labels[indices])
-            indexing.append((time.perf_counter() - started) / batches)
+            indexing.append((ordered - started) / in_epoch + (time.perf_counter() - ordered) / timed)
         return {
             "ours": statistics.median(ours[1:]) * 1e6,
             "indexing": statistics.median(indexing[1:]) * 1e6,

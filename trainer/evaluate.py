@@ -24,6 +24,8 @@ def record(tracker, metric_ftns, loss, output, target, reduction="mean"):
     """Count a batch's loss (0-dim) and metrics, weighted by its samples. target: (N, ...)."""
     num_samples = len(target)
     tracker.update("loss", loss / num_samples if reduction == "sum" else loss, n=num_samples)
+    if not metric_ftns:
+        return
     with torch.no_grad():
         for metric in metric_ftns:
             tracker.update(metric.__name__, metric(output, target), n=num_samples)

@@ -16,6 +16,8 @@ _FUSED = ("Adam", "AdamW", "SGD")  # torch.optim's classes whose fused kernel ru
 
 def to_device(tensor, device):
     """The tensor on the device; a copy to CUDA does not wait for it, and on other devices that would be unsafe."""
+    if tensor.device == device:
+        return tensor
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 

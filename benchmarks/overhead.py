@@ -41,7 +41,8 @@ def main():
     bare = run_fresh(__file__, "ours", 0, 0)["bare"]
     print_circumstances("lightning", "pytorch-ignite", "accelerate")
     print(
-        f"Added microseconds a step: median (quartiles) of {EPOCHS - 1} pairs of epochs; the bare step takes {bare:.0f}.\n"
+        f"Added microseconds a step: median (quartiles) of {EPOCHS - 1} pairs of epochs; the bare step takes "
+        f"{bare:.0f}.\n"
     )
     print_table(["framework", "TensorBoard", *(f"{count} metrics" for count in METRICS)], rows)
     print()

@@ -18,6 +18,7 @@ CARRIED = [
     "LICENSE",
     "Makefile",
     "base",
+    "compare.py",
     "config.json",
     "config.schema.json",
     "configs",

@@ -20,7 +20,7 @@ from utils.config.types import OWN_SECTION, PARTS, argument_mistakes, is_library
 from utils.environment import describe_environment
 from utils.errors import UserError, clean_exit
 from utils.json_io import read_json, write_json
-from utils.run_folder import claim_run_folder, is_run_folder, log_folder_of
+from utils.run_folder import RunLock, claim_run_folder, is_run_folder, log_folder_of
 
 __all__ = ["PARTS", "ConfigParser", "CustomArgs"]
 
@@ -192,12 +192,15 @@ class ConfigParser:
             root = self._config.get("trainer", {}).get("save_dir", TrainerSettings.model_fields["save_dir"].default)
             save_dir = claim_run_folder(root, self._config.get("name", "run"), self._run_id)
         try:
+            self._lock = RunLock(save_dir)
             write_json(self._config, save_dir / "config.json")
             log_dir = log_folder_of(save_dir)
             setup_logging(log_dir)
             starts = save_dir / "environment.json"
             start = {**describe_environment(), "resumed_from": str(self.resume) if self.resume else None}
             write_json([*(read_json(starts) if starts.exists() else []), start], starts)
+        except UserError:
+            raise
         except ValueError as error:
             raise UserError(f"{starts}: not what this program wrote: {error}") from None
         except OSError as error:

@@ -5,6 +5,8 @@ import argparse
 from parse_config import PARTS, ConfigParser, CustomArgs
 from utils.errors import clean_exit
 
+RESUME_HELP = "checkpoint or run folder to go on from; 'latest'; or 'auto': the newest run of the config's name, if any"
+
 
 def main(config):
     """Build what the config names, cheap parts first, and train."""
@@ -69,9 +71,7 @@ def main(config):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Train a model as a config says.")
     parser.add_argument("-c", "--config", metavar="FILE", help="config file: .json, .yaml or .toml")
-    parser.add_argument(
-        "-r", "--resume", metavar="CHECKPOINT", help="checkpoint or run folder to go on from, or 'latest'"
-    )
+    parser.add_argument("-r", "--resume", metavar="CHECKPOINT", help=RESUME_HELP)
     parser.add_argument("-d", "--device", metavar="DEVICE", help="GPUs to use, as in 2,3; or auto, cpu, cuda, mps")
     options = [
         CustomArgs(["--lr", "--learning_rate"], type=float, target="optimizer;args;lr"),

@@ -10,6 +10,8 @@ from base.seeded_dataset import SeededDataset, makes_whole_batches
 from utils.errors import UserError
 from utils.sampler import EpochSampler
 
+_PATIENCE_SECONDS = 1800
+
 
 class BaseDataLoader(DataLoader):
     """A DataLoader over the training part of a dataset; split_validation() gives one over the rest.
@@ -19,7 +21,8 @@ class BaseDataLoader(DataLoader):
     shuffle: draw a new order each epoch, a pure function of torch's seed and the epoch that set_epoch names.
     valid_dataset: the same samples as the validation part should see them, with transforms of its own; by default
     the dataset itself. device_resident: keep an InMemoryDataset on the device that `to` names. Further keywords go to
-    DataLoader; workers live as long as the loader unless persistent_workers=False is given.
+    DataLoader; workers live as long as the loader unless persistent_workers=False is given, and one that brings no
+    batch for half an hour (timeout) ends the run.
 
     Raises UserError for a batch size or a split that leaves nothing to train or validate on.
     """
@@ -68,6 +71,8 @@ class BaseDataLoader(DataLoader):
             "generator": torch.Generator().manual_seed(torch.initial_seed()),
             **loader_kwargs,
         }
+        # torch would look for dead workers only when its own timeout is over, so batches_of waits instead
+        self.patience_seconds = self.init_kwargs.pop("timeout", _PATIENCE_SECONDS)
         super().__init__(sampler=train_sampler, **self.init_kwargs)
 
     def split_validation(self):
@@ -78,7 +83,9 @@ class BaseDataLoader(DataLoader):
         dataset.seeder.set_epoch(0)  # the same random numbers in every epoch, so that epochs compare
         collate_fn = self._collate_fn_for(self.valid_dataset)
         kwargs = {**self.init_kwargs, "dataset": dataset, "collate_fn": collate_fn, "drop_last": False}
-        return DataLoader(sampler=self.valid_sampler, **kwargs)
+        loader = DataLoader(sampler=self.valid_sampler, **kwargs)
+        loader.patience_seconds = self.patience_seconds
+        return loader
 
     def to(self, device):
         """Make ready to feed the device: pinned memory for CUDA, or the samples themselves if device_resident.
@@ -97,6 +104,18 @@ class BaseDataLoader(DataLoader):
         self.dataset.seeder.set_epoch(epoch)
         if hasattr(self.sampler, "set_epoch"):
             self.sampler.set_epoch(epoch, start_batch * self.batch_size)
+
+    @property
+    def seekable(self):
+        """Whether an epoch can begin at any batch: not with a sampler of one's own."""
+        return isinstance(self.sampler, EpochSampler)
+
+    def batch_indices(self, epoch, batch_idx):
+        """Indices into the dataset of the samples in one batch of an epoch; [] with a sampler of one's own."""
+        if not self.seekable:
+            return []
+        order = self.sampler.order(epoch)
+        return order[batch_idx * self.batch_size : (batch_idx + 1) * self.batch_size].tolist()
 
     def _collate_fn_for(self, dataset):
         ready = self._collate_fn is default_collate and makes_whole_batches(dataset)

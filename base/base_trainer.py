@@ -7,10 +7,12 @@ from abc import ABC, abstractmethod
 
 import torch
 
+from base.named_state import find_unsavable, restore_attributes, stateful_attributes
 from logger import CsvLog, TensorboardWriter
 from utils.background import BackgroundWriter
+from utils.batches import DataError
 from utils.checkpoint import (
-    CheckpointError,
+    checkpoint_name,
     copy_checkpoint,
     load_checkpoint,
     plain,
@@ -22,12 +24,17 @@ from utils.config.files import differences
 from utils.config.schema import TrainerSettings
 from utils.epoch_report import epoch_report
 from utils.errors import UserError
+from utils.nonfinite import MAX_LEFT_OUT, NonFiniteError, finite_state, require_finite
 from utils.seed import derive_seed, rng_state, seed_everything, set_rng_state
-from utils.weights import load_optimizer, load_state, load_weights, unwrapped
+from utils.stop_signal import StopSignal
+from utils.weights import load_optimizer, load_weights, unwrapped
 
 
 class BaseTrainer(ABC):
     """Trains a model epoch by epoch. A subclass writes _train_epoch; train() does the rest.
+
+    A _train_epoch that can begin after any batch sets resumes_within_epochs, counts with _count_batch and calls
+    _save_if_due after each batch: such a run can be stopped and resumed anywhere. Others resume after an epoch.
 
     model: an nn.Module on its device. criterion: callable (output, target) -> 0-dim tensor. metric_ftns: callables
     (output, target) -> number, each with a __name__. optimizer: of the model's parameters. config: a ConfigParser.
@@ -35,6 +42,8 @@ class BaseTrainer(ABC):
     Every attribute that has state_dict and load_state_dict (a scheduler, a second model, a scaler) is saved with
     each checkpoint under its name, and restored when train() starts.
     """
+
+    resumes_within_epochs = False
 
     def __init__(self, model, criterion, metric_ftns, optimizer, config):
         self.config = config
@@ -49,6 +58,11 @@ class BaseTrainer(ABC):
         self.epochs = settings.epochs
         self.save_period = settings.save_period
         self.start_epoch = 1
+        self.epoch = 1  # under way
+        self.batches_done = 0  # of it
+        self.step = 0  # batches since the beginning
+        self.validated_step = 0  # the last one after which the model was validated within an epoch
+        self.left_out = set()  # (epoch, batch_idx) of batches that are not trained on
 
         self.monitor = settings.monitor
         self.mnt_mode, _, self.mnt_metric = settings.monitor.partition(" ")
@@ -58,9 +72,12 @@ class BaseTrainer(ABC):
 
         self._seed = torch.initial_seed()  # what the script has seeded torch with
         self._saved = None  # the newest checkpoint of this run, once there is one
+        self._saved_at = time.monotonic()
         self._to_restore = {}
+        self._rng = None  # to begin with within an epoch; or of a moment to go back to, while the model is validated
         self._log = {}  # what the newest checkpoint's epoch logged
         self._unsavable = set()
+        self.stop_signal = StopSignal()
         if config.resume is not None:
             self._resume_checkpoint(config.resume)
             if not config.continues and self.start_epoch > self.epochs:
@@ -69,7 +86,14 @@ class BaseTrainer(ABC):
                     "already; raise it, since the count goes on"
                 )
 
+        self._must_be_finite = finite_state(unwrapped(model))
         self.saver = BackgroundWriter(enabled=settings.async_save)
+        saves_within = settings.save_every_steps or settings.save_every_minutes
+        if saves_within and not self.resumes_within_epochs:
+            raise UserError(
+                "trainer.save_every_steps, trainer.save_every_minutes: this trainer with this data_loader cannot go on "
+                "within an epoch; leave them out, or give the loader set_epoch(epoch, start_batch) or state_dict"
+            )
         self.checkpoint_dir = config.save_dir  # makes the run's folders, so only now that nothing can be refused
         self.writer = TensorboardWriter(config.log_dir, self.logger, settings.tensorboard)
         self.table = CsvLog(config.log_dir / "metrics.csv")
@@ -80,34 +104,63 @@ class BaseTrainer(ABC):
 
     def train(self):
         """Run the epochs that are left. Each starts from random generators seeded by (seed, epoch)."""
-        self._find_unsavable()
+        self._unsavable = find_unsavable(self, self.logger)
         self._restore_attributes()
         if self.start_epoch > self.epochs:
             done = f"epoch {self.start_epoch - 1} is done and trainer.epochs is {self.epochs}"
             self.logger.warning("nothing left to train: %s; go on with --set trainer.epochs=...", done)
-        epoch = self.start_epoch
-        try:
-            for epoch in range(self.start_epoch, self.epochs + 1):
-                seed_everything(derive_seed(self._seed, epoch))
-                started = time.perf_counter()
-                log = {"epoch": epoch} | self._train_epoch(epoch) | {"epoch": epoch}
-                if self._finish_epoch(log, seconds=time.perf_counter() - started):
-                    break
-            self.saver.wait()
-        except KeyboardInterrupt:
-            self.saver.wait()
-            resume = f"resume with: python train.py -r {self._saved}" if self._saved else "no checkpoint was saved yet"
-            self.logger.warning("stopped by Ctrl-C in epoch %d; %s", epoch, resume)
-            raise
-        finally:
-            error = self.saver.close()
-            if error is not None:  # only beside another one, which is on its way already
-                self.logger.error("%s", error)
-            self.writer.close()
+        elif self.not_improved_count >= self.early_stop:
+            since = f"no better {self.mnt_metric} for {self.not_improved_count} epochs"
+            self.logger.warning("nothing left to train: %s; go on with --set trainer.early_stop=...", since)
+        with self.stop_signal:  # also while the last checkpoint is written
+            try:
+                self._run_epochs()
+                self.saver.wait()
+            except (KeyboardInterrupt, SystemExit):
+                self._tell_where_to_resume()
+                raise
+            except DataError:
+                self._save_within_epoch()
+                self._tell_where_to_resume()
+                if self.stop_signal.received:  # and has ended the workers before
+                    self.stop_signal.end()
+                raise
+            finally:
+                error = self.saver.close()
+                if error is not None:  # only beside another one, which is on its way already
+                    self.logger.error("%s", error)
+                self.writer.close()
+
+    def _tell_where_to_resume(self):
+        self.saver.wait()
+        resume = f"resume with: python train.py -r {self._saved}" if self._saved else "no checkpoint was saved yet"
+        self.logger.warning("stopped%s in epoch %d; %s", self.stop_signal.by, self.epoch, resume)
+
+    def _run_epochs(self):
+        if self.config.continues:
+            set_aside_overtaken(self.checkpoint_dir, self.start_epoch - 1, self.batches_done)
+        if self.settings.on_nonfinite == "rollback":  # needs a checkpoint of this config to go back to
+            self._save([checkpoint_name(self.start_epoch - 1, self.batches_done)], self.start_epoch - 1)
+        self.epoch, stop = self.start_epoch, self.not_improved_count >= self.early_stop
+        while self.epoch <= self.epochs and not stop:
+            if self.batches_done:
+                set_rng_state(self._rng)
+            else:
+                seed_everything(derive_seed(self._seed, self.epoch))
+            self._rng = None
+            started = time.perf_counter()
+            try:
+                log = {"epoch": self.epoch} | self._train_epoch(self.epoch) | {"epoch": self.epoch}
+                self.batches_done = 0
+                stop = self._finish_epoch(log, seconds=time.perf_counter() - started)
+                self.epoch += 1
+            except NonFiniteError as error:
+                self._roll_back(error)
 
     def _finish_epoch(self, log, seconds):
         """Report the epoch, record it and save; returns whether training stops early."""
         self.saver.check()
+        log = {key: value.item() if getattr(value, "ndim", None) == 0 else value for key, value in log.items()}
         epoch = log["epoch"]
         improved = self._track_best(log)
         stop = self.not_improved_count >= self.early_stop
@@ -140,24 +193,75 @@ class BaseTrainer(ABC):
         self.not_improved_count = 0 if improved else self.not_improved_count + 1
         return improved
 
+    def _count_batch(self, batch_idx):
+        """Say that the epoch's batch of this index, from 0, is done."""
+        self.batches_done = batch_idx + 1
+        self.step += 1
+
+    def _save_if_due(self):
+        """Between two batches: save if it is time to, and stop if a signal asks for it."""
+        self.saver.check()
+        every, minutes = self.settings.save_every_steps, self.settings.save_every_minutes
+        due = every is not None and self.step % every == 0
+        if due or (minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes):
+            self._save_within_epoch()
+        self._stop_if_asked()
+
+    def _stop_if_asked(self):
+        """Save and end the run if a signal has asked for it; to be called where the run could begin again."""
+        if self.resumes_within_epochs and self.stop_signal.asks():
+            self._save_within_epoch()
+            self.stop_signal.end()
+
+    def _save_within_epoch(self):
+        """Save all that is needed to go on after the batches done, if this trainer can."""
+        self.saver.wait()
+        name = checkpoint_name(self.epoch - 1, self.batches_done)
+        begun = self.epoch > 1 or self.batches_done
+        if self.resumes_within_epochs and begun and self._saved != self.checkpoint_dir / name:
+            self._save([name], self.epoch - 1)
+
     def _save_checkpoint(self, epoch, save_best=False):
         """Save checkpoint-epoch<N>.pth, and model_best.pth too if this epoch is the best so far."""
-        names = [f"checkpoint-epoch{epoch}.pth", "model_best.pth"]
-        self._save(names if save_best else names[:1], epoch)
+        names = ["model_best.pth", f"checkpoint-epoch{epoch}.pth"]  # the best first: who resumes has it then
+        self._save(names if save_best else names[1:], epoch)
 
     def _save(self, names, epoch):
         """Write one checkpoint under all names; in the background, from a copy in memory, with trainer.async_save."""
         self.saver.wait()  # so that there is never more than one copy
+        if self.settings.on_nonfinite != "ignore":
+            self._require_finite()
+        self._saved_at = time.monotonic()
         state = plain(self._state(epoch), copy=self.settings.async_save)
         self.saver.submit(functools.partial(self._write, state, [self.checkpoint_dir / name for name in names]))
 
     def _write(self, state, paths):
-        set_aside_overtaken(self.checkpoint_dir, state["epoch"])
+        set_aside_overtaken(self.checkpoint_dir, state["epoch"], state["batch"])
         save_checkpoint(state, paths[0])
-        self._saved = paths[0]
         for path in paths[1:]:
             copy_checkpoint(paths[0], path)
+        self._saved = paths[-1]
         prune_checkpoints(self.checkpoint_dir, self.settings.keep_last)
+
+    def _require_finite(self):
+        """Raise NonFiniteError rather than let a poisoned model be saved."""
+        require_finite(self._must_be_finite, f"epoch {self.epoch}")
+
+    def _roll_back(self, error):
+        """Go back to the newest checkpoint, to train on from there without the error's batches; or raise it."""
+        if self.settings.on_nonfinite != "rollback" or not error.batches:
+            last = f"the last checkpoint is {self._saved}" if self._saved else "no checkpoint was saved yet"
+            raise UserError(f"{error}; {last}; trainer.on_nonfinite says what to do then") from error
+        self.left_out |= {(self.epoch, batch_idx) for batch_idx in error.batches}
+        if len([batch for batch in self.left_out if batch[0] == self.epoch]) > MAX_LEFT_OUT:
+            raise UserError(f"{error}; {MAX_LEFT_OUT} batches of this epoch have been left out already") from error
+        self.saver.wait()
+        self.logger.warning("%s: back to %s, to train on without it", error, self._saved)
+        left_out = self.left_out
+        self._resume_checkpoint(self._saved)
+        self._restore_attributes()
+        self.left_out |= left_out
+        self.epoch = self.start_epoch
 
     def _state(self, epoch):
         """All that must survive a restart."""
@@ -165,12 +269,20 @@ class BaseTrainer(ABC):
         return {
             "arch": type(model).__name__,
             "epoch": epoch,
+            "batch": self.batches_done,
+            "step": self.step,
+            "validated_step": self.validated_step,
+            "left_out": sorted(self.left_out),
             "state_dict": model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "monitor_best": self.mnt_best,
             "not_improved_count": self.not_improved_count,
-            "attributes": {key: value.state_dict() for key, value in self._stateful().items()},
-            "rng": rng_state(),
+            "attributes": {
+                key: value.state_dict()
+                for key, value in stateful_attributes(self).items()
+                if key not in self._unsavable
+            },
+            "rng": self._rng or rng_state(),
             "log": self._log,
             "config": self.config.config,
         }
@@ -191,57 +303,73 @@ class BaseTrainer(ABC):
         else:
             load_optimizer(self.optimizer, checkpoint["optimizer"], bool(changed & {"optimizer", "lr_scheduler"}))
         self.start_epoch = checkpoint.get("epoch", 0) + 1
-        if self.config.continues and before.get("trainer", {}).get("monitor", "off") == self.monitor:
+        self.batches_done = checkpoint.get("batch", 0)
+        self.step = checkpoint.get("step", 0)
+        self.validated_step = checkpoint.get("validated_step", 0)
+        self.left_out = _left_out_of(checkpoint)
+        if self.batches_done and not (self.resumes_within_epochs and _order_of_data(before) == _order_of_data(now)):
+            self.logger.warning("epoch %d starts over: its batches are no longer the same ones", self.start_epoch)
+            self.batches_done = 0
+        same_run = self.config.continues or path != self.config.resume
+        if same_run and _section(before, "trainer").get("monitor", "off") == self.monitor:
             self.mnt_best = checkpoint.get("monitor_best", self.mnt_best)
             self.not_improved_count = checkpoint.get("not_improved_count", 0)
-        self._log = checkpoint.get("log", {}) if self.config.continues else {}
+        self._log = checkpoint.get("log", {}) if same_run else {}
         self._to_restore = dict(checkpoint.get("attributes", {}))
+        if checkpoint.get("batch") and not self.batches_done:
+            self._to_restore = {k: v for k, v in self._to_restore.items() if k not in ("data_loader", "stream")}
         for name, sections in _STARTS_ANEW.items():
             if changed & sections:
                 self._to_restore.pop(name, None)
         if "rng" in checkpoint:
-            set_rng_state(checkpoint["rng"])
+            self._rng = checkpoint["rng"]
+            set_rng_state(self._rng)
         self._saved = path
-        self.logger.info("resumed from %s, epoch %d", path, self.start_epoch - 1)
+        within = f", after {self.batches_done} batches of epoch {self.start_epoch}" if self.batches_done else ""
+        self.logger.info("resumed from %s, epoch %d%s", path, self.start_epoch - 1, within)
         for line in differences(before, now):
             self.logger.info("changed since: %s", line)
 
     def _restore_attributes(self):
         """Give each attribute that a resumed checkpoint holds its state back, and metrics.csv a row it lacks."""
-        stateful = self._stateful()
-        for name, state in self._to_restore.items():
-            if name in stateful:
-                load_state(name, stateful[name], state)
-            else:
-                self.logger.warning("the checkpoint holds a state of %r, which this trainer does not have", name)
+        restore_attributes(self, self._to_restore, self.logger)
         self._to_restore = {}
         if "epoch" in self._log and self._log["epoch"] not in self.table.epochs():
             self.table.append(self._log)  # the run was killed between the checkpoint and the row
-
-    def _stateful(self):
-        """{name: attribute} of all that must survive a restart, besides the model and the optimizer."""
-        return {
-            name: unwrapped(value)
-            for name, value in vars(self).items()
-            if name not in ("model", "optimizer", *self._unsavable)
-            and hasattr(value, "state_dict")
-            and hasattr(value, "load_state_dict")
-        }
-
-    def _find_unsavable(self):
-        """Say at the start which attributes have a state that no safe file can hold; they start anew on a resume."""
-        for name, value in self._stateful().items():
-            try:
-                plain(value.state_dict(), name)
-            except CheckpointError as error:
-                self.logger.warning("self.%s will not survive a restart: %s", name, error)
-                self._unsavable.add(name)
 
 
 # Attributes that start anew when one of these sections of the config has changed since the checkpoint.
 _STARTS_ANEW = {"lr_scheduler": {"optimizer", "lr_scheduler"}, "criterion": {"loss"}}
 
 
+def _left_out_of(checkpoint):
+    try:
+        return {(int(epoch), int(batch_idx)) for epoch, batch_idx in checkpoint.get("left_out", ())}
+    except (TypeError, ValueError):
+        raise UserError("the checkpoint's 'left_out' is no list of pairs of numbers") from None
+
+
+def _section(config, name):
+    section = config.get(name)
+    return section if isinstance(section, dict) else {}
+
+
 def _type_of(config):
-    section = config.get("optimizer")
-    return section.get("type") if isinstance(section, dict) else None
+    return _section(config, "optimizer").get("type")
+
+
+def _order_of_data(config):
+    """What decides which samples a batch holds."""
+    loader = _section(config, "data_loader")
+    which = {key: value for key, value in _section(loader, "args").items() if key not in _HOW_DATA_ARE_READ}
+    return config.get("seed"), _section(config, "trainer").get("len_epoch"), loader.get("type"), which
+
+
+_HOW_DATA_ARE_READ = {
+    "device_resident",
+    "num_workers",
+    "persistent_workers",
+    "pin_memory",
+    "prefetch_factor",
+    "timeout",
+}

@@ -3,6 +3,7 @@
 from torch.utils.data import Dataset, Subset
 
 from base.in_memory_dataset import InMemoryDataset
+from utils.batches import sample_error
 from utils.sample_seeder import SampleSeeder
 
 
@@ -10,7 +11,8 @@ class SeededDataset(Dataset):
     """A dataset seen through a SampleSeeder; BaseDataLoader wraps every one in it. The attribute dataset is yours.
 
     So a sample's augmentation is the same whatever the number of workers, and after a resume. One whose __getitems__
-    makes whole batches gets its numbers a batch at a time.
+    makes whole batches gets its numbers a batch at a time. Raises DataError, naming the sample, for whatever reading
+    one raises.
     """
 
     def __init__(self, dataset):
@@ -21,9 +23,15 @@ class SeededDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index):
-        return self.seeder.map(self.dataset.__getitem__, [index], [index])[0]
+        return self.seeder.map(_reader(self.dataset), [index], [index])[0]
 
     def __getitems__(self, indices):
+        try:
+            return self._batch(indices)
+        except StopIteration as error:  # which would be taken for the end of the data
+            raise sample_error(self.dataset, indices[0], error) from error
+
+    def _batch(self, indices):
         dataset = self.dataset
         while type(dataset) is Subset:
             indices, dataset = [dataset.indices[index] for index in indices], dataset.dataset
@@ -31,7 +39,19 @@ class SeededDataset(Dataset):
             return dataset.__getitems__(indices, self.seeder)
         if hasattr(dataset, "__getitems__"):
             return self.seeder.map(dataset.__getitems__, [hash(tuple(indices))], [indices])[0]
-        return self.seeder.map(dataset.__getitem__, indices, indices)
+        return self.seeder.map(_reader(dataset), indices, indices)
+
+
+def _reader(dataset):
+    """dataset.__getitem__ with errors that name the sample."""
+
+    def read(index):
+        try:
+            return dataset[index]
+        except Exception as error:
+            raise sample_error(dataset, index, error) from error
+
+    return read
 
 
 def makes_whole_batches(dataset):

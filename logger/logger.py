@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+from utils.errors import UserError
 from utils.json_io import read_json
 
 _CONFIG = Path(__file__).with_name("logger_config.json")
@@ -40,6 +41,8 @@ def setup_logging(save_dir=None, log_config=_CONFIG):
             del config["handlers"][name]
         else:
             path = Path(save_dir) / config["handlers"][name]["filename"]
+            if path.is_symlink():
+                raise UserError(f"{path}: is a link; a log is not written through one")
             path.open("a").close()  # an OSError here says more than dictConfig's
             config["handlers"][name]["filename"] = str(path)
     if save_dir is None:

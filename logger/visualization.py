@@ -2,8 +2,12 @@
 
 import contextlib
 import io
+import os
 import time
 import warnings
+from pathlib import Path
+
+from utils.errors import UserError
 
 
 class TensorboardWriter:
@@ -11,19 +15,30 @@ class TensorboardWriter:
 
     log_dir: folder of the event files. enabled: False makes every method do nothing. The SummaryWriter itself is
     the attribute writer (None if not enabled), for what has no method here.
+
+    A run that resumes takes back, through load_state_dict, what was written after its checkpoint, so that no point is
+    there twice. Raises UserError if the files cannot be written.
     """
 
     def __init__(self, log_dir, logger, enabled):
+        self.log_dir = log_dir
         self.logger = logger
-        self.writer = None
-        if enabled:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.writer = SummaryWriter(str(log_dir))
-            logger.debug("TensorBoard files go to %s", log_dir)
+        self.enabled = enabled
         self.step = 0
         self.mode = ""
         self._last = None  # (mode, step, time) of the last timed set_step
+        self._writer = None
+
+    @property
+    def writer(self):
+        """The SummaryWriter, made when it is first asked for."""
+        if self._writer is None and self.enabled:
+            from torch.utils.tensorboard import SummaryWriter
+
+            with self._told():
+                self._writer = SummaryWriter(str(self.log_dir))
+            self.logger.debug("TensorBoard files go to %s", self.log_dir)
+        return self._writer
 
     def set_step(self, step, mode="train", timed=True):
         """Say which step, and of what ("train", "valid"), the next calls are about.
@@ -72,8 +87,10 @@ class TensorboardWriter:
 
     def add_embedding(self, tag, data, *args, **kwargs):
         """Points for the projector. data: (N, D)."""
-        if self.writer is not None:
-            self.writer.add_embedding(data, *args, tag=self._tagged(tag), global_step=self.step, **kwargs)
+        if self.enabled:
+            writer = self.writer
+            with self._told():
+                writer.add_embedding(data, *args, tag=self._tagged(tag), global_step=self.step, **kwargs)
 
     def add_graph(self, model, batch):
         """The model's graph, traced with a batch of inputs."""
@@ -86,15 +103,54 @@ class TensorboardWriter:
             except Exception as error:  # a model that cannot be traced can be trained all the same
                 self.logger.warning("no model graph in TensorBoard: %s", str(error).splitlines()[0])
 
+    def flush(self):
+        """Write out what is still waiting, so that it is there if the run is killed from now on."""
+        if self._writer is not None:
+            with self._told():
+                self._writer.flush()
+
     def close(self):
-        """Write out what is still waiting."""
-        if self.writer is not None:
-            self.writer.close()
+        """Write out what is still waiting, and end."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with self._told():
+                writer.close()
+
+    def state_dict(self):
+        """How long the files are, all that was written so far included."""
+        self.flush()
+        return {"files": {path.name: path.stat().st_size for path in self._files()}}
+
+    def load_state_dict(self, state):
+        """Cut the files back to that length; those begun later are no longer called TensorBoard's."""
+        self.close()
+        self._last = None
+        for path in self._files():
+            size = state["files"].get(path.name)
+            with self._told():
+                if size is None:
+                    path.rename(path.with_name(path.name.replace("tfevents", "overtaken")))
+                elif size < path.stat().st_size:
+                    os.truncate(path, size)
 
     def _add(self, method, tag, data, *args, **kwargs):
-        if self.writer is not None:
+        if self.enabled:
             kwargs.setdefault("global_step", self.step)
-            getattr(self.writer, method)(self._tagged(tag), data, *args, **kwargs)
+            writer = self.writer
+            with self._told():
+                getattr(writer, method)(self._tagged(tag), data, *args, **kwargs)
+
+    def _files(self):
+        return [path for path in Path(self.log_dir).glob("*tfevents*") if path.is_file() and not path.is_symlink()]
+
+    @contextlib.contextmanager
+    def _told(self):
+        """Raise an OSError of TensorBoard's, which may be one of its thread's, as a UserError."""
+        try:
+            yield
+        except OSError as error:
+            self._writer = self.enabled = None  # it would raise the same at every further call
+            raise UserError(f"{self.log_dir}: cannot write the TensorBoard files: {error.strerror or error}") from error
 
     def _tagged(self, tag):
         return f"{tag}/{self.mode}" if self.mode else tag

@@ -3,20 +3,26 @@
 import torch
 
 from trainer.speed import autocast, to_device
+from utils.batches import batches_of
 from utils.errors import UserError
 
 
-def evaluate(model, criterion, metric_ftns, data_loader, device, tracker, precision="fp32"):
-    """{name: average over all samples} of the loss and the metrics. tracker: a MetricTracker of those names."""
+def evaluate(model, criterion, metric_ftns, data_loader, device, tracker, precision="fp32", after_batch=None):
+    """{name: average over all samples} of the loss and the metrics. tracker: a MetricTracker of those names.
+
+    after_batch: called after each batch, which may raise to end this early.
+    """
     model.eval()
     tracker.reset()
     with torch.no_grad():
-        for data, target in data_loader:
+        for data, target in batches_of(data_loader):
             data, target = to_device(data, device), to_device(target, device)
             with autocast(precision, device):
                 output = model(data)
                 loss = criterion(output, target)
             record(tracker, metric_ftns, loss, output, target, reduction_of(criterion))
+            if after_batch is not None:
+                after_batch()
     return tracker.result()
 
 

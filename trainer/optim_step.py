@@ -13,10 +13,25 @@ class OptimStep:
     with the reduction "sum", their sum. (One with class weights or an ignore_index is neither.)
 
     clip_norm, clip_value: what the gradient is clipped to, as torch.nn.utils.clip_grad_norm_ and clip_grad_value_ do.
-    scaler: a torch.amp.GradScaler for losses computed in float16.
+    scaler: a torch.amp.GradScaler for losses computed in float16; it skips updates whose gradients are not finite.
+    measure_norm: leave the norm of each update's gradient over all parameters, before clipping, in the attribute norm,
+    a 0-dim tensor. It stays None with a scaler, where infinite gradients are a matter of course.
+    skip_nonfinite: skip such updates without a scaler too; that waits for the device before each update. buffers: the
+    model's, which a skipped update puts back as they were after the last one.
     """
 
-    def __init__(self, optimizer, accumulate=1, reduction="mean", clip_norm=None, clip_value=None, scaler=None):
+    def __init__(
+        self,
+        optimizer,
+        accumulate=1,
+        reduction="mean",
+        clip_norm=None,
+        clip_value=None,
+        scaler=None,
+        measure_norm=False,
+        skip_nonfinite=False,
+        buffers=(),
+    ):
         if isinstance(optimizer, torch.optim.LBFGS):
             raise UserError("optimizer.type: LBFGS wants to compute the loss itself, several times a step; use another")
         self.optimizer = optimizer
@@ -25,6 +40,15 @@ class OptimStep:
         self.clip_norm = clip_norm
         self.clip_value = clip_value
         self.scaler = scaler
+        self.measure_norm = measure_norm or skip_nonfinite
+        self.skip_nonfinite = skip_nonfinite
+        self.buffers = list(buffers) if skip_nonfinite else []
+        self._good_buffers = [buffer.clone() for buffer in self.buffers]
+        self.norm = None
+        self.reset()
+
+    def reset(self):
+        """Forget the open window."""
         self.num_batches = 0  # in the open window
         self._num_samples = 0
         self._first_samples = 0  # of the window's first batch, the unit in which the others are weighted
@@ -53,13 +77,27 @@ class OptimStep:
         return True
 
     def state_dict(self):
-        """What must survive a restart."""
-        return {} if self.scaler is None else {"scaler": self.scaler.state_dict()}
+        """What must survive a restart: the open window with its gradients, and the scaler."""
+        state = {"window": [self.num_batches, self._num_samples, self._first_samples]}
+        if self.num_batches:
+            state["gradients"] = [parameter.grad for parameter in self._parameters()]
+            state["buffers"] = self._good_buffers
+        if self.scaler is not None:
+            state["scaler"] = self.scaler.state_dict()
+        return state
 
     def load_state_dict(self, state):
         """Put it back; the state of another precision is left alone."""
         if self.scaler is not None and "scaler" in state:
             self.scaler.load_state_dict(state["scaler"])
+        self.num_batches, self._num_samples, self._first_samples = state.get("window", (0, 0, 0))
+        if self.num_batches:
+            for parameter, gradient in zip(self._parameters(), state["gradients"], strict=True):
+                dense = gradient is not None and gradient.layout == torch.strided
+                like = torch.empty_like(parameter).copy_(gradient) if dense else gradient
+                parameter.grad = like if like is None else like.to(parameter.device)
+            for saved, buffer in zip(state.get("buffers", ()), self._good_buffers, strict=False):
+                buffer.copy_(saved)
 
     def _update(self):
         if self.scaler is not None:
@@ -68,17 +106,28 @@ class OptimStep:
             for gradient in self._gradients():
                 gradient.div_(self._num_samples / self._first_samples)
         if self.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self._parameters(), self.clip_norm)
+            norm = torch.nn.utils.clip_grad_norm_(self._parameters(), self.clip_norm)
+        else:
+            norm = torch.nn.utils.get_total_norm(self._gradients()) if self.measure_norm else None
         if self.clip_value is not None:
             torch.nn.utils.clip_grad_value_(self._parameters(), self.clip_value)
-        if self.scaler is None:
-            self.optimizer.step()
-        else:
+        if self.scaler is not None:
             self.scaler.step(self.optimizer)  # waits for the device unless the optimizer is a fused one
             self.scaler.update()
+            return
+        self.norm = norm if self.measure_norm else None
+        good = not self.skip_nonfinite or bool(norm.isfinite())
+        if good:
+            self.optimizer.step()
+        _copy_all(*((self.buffers, self._good_buffers) if good else (self._good_buffers, self.buffers)))
 
     def _parameters(self):
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def _gradients(self):
         return [parameter.grad for parameter in self._parameters() if parameter.grad is not None]
+
+
+def _copy_all(sources, targets):
+    for source, target in zip(sources, targets, strict=True):
+        target.copy_(source)

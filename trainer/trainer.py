@@ -1,6 +1,5 @@
 """YOURS to subclass: what happens in an epoch and with a batch."""
 
-import itertools
 import math
 import sys
 
@@ -8,11 +7,14 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
 from base import BaseTrainer
+from trainer.batch_stream import BatchStream, num_batches
 from trainer.evaluate import evaluate, record, reduction_of
 from trainer.optim_step import OptimStep
 from trainer.speed import apply_switches, autocast, grad_scaler, to_device
-from utils import MetricTracker, UserError, inf_loop
+from utils import MetricTracker, UserError
 from utils.config.schema import TrainerSettings
+from utils.nonfinite import NonFiniteError, StepLog
+from utils.seed import rng_state
 
 
 class Trainer(BaseTrainer):
@@ -22,6 +24,9 @@ class Trainer(BaseTrainer):
     lr_scheduler: steps after each epoch, or after each update if its config section says so. len_epoch: batches in
     an epoch, by default trainer.len_epoch of the config, else one pass over data_loader; with it the epochs
     continue one endless stream of passes.
+
+    A run goes on from any batch if data_loader says where it is: through set_epoch(epoch, start_batch), as
+    BaseDataLoader does, or through state_dict and load_state_dict of its own or of the dataset that it iterates.
     """
 
     def __init__(
@@ -38,9 +43,17 @@ class Trainer(BaseTrainer):
         len_epoch=None,
     ):
         _refuse_lengths(config, data_loader, lr_scheduler, len_epoch)
+        own_validation = type(self)._valid_epoch is not Trainer._valid_epoch
+        if own_validation and config["trainer"].get("validate_every_steps"):
+            raise UserError("trainer.validate_every_steps: is not for a trainer with a _valid_epoch of its own")
         self.reduction = reduction_of(criterion)
         apply_switches(model, TrainerSettings.model_validate(config["trainer"]), device)
+        self.stream = BatchStream(data_loader, len_epoch or config["trainer"].get("len_epoch"))
+        own_loop = type(self)._train_epoch is not Trainer._train_epoch and not type(self).resumes_within_epochs
+        self.resumes_within_epochs = self.stream.keeps_position and not own_loop
         super().__init__(model, criterion, metric_ftns, optimizer, config)
+        if not self.resumes_within_epochs and not own_loop:
+            self.logger.warning("data_loader cannot tell where it is: if stopped within an epoch, the run repeats it")
         settings = self.settings
         self.device = device
         self.data_loader = data_loader
@@ -55,16 +68,19 @@ class Trainer(BaseTrainer):
             clip_norm=settings.clip_norm,
             clip_value=settings.clip_value,
             scaler=grad_scaler(settings.precision, device),
+            measure_norm=settings.on_nonfinite != "ignore",
+            skip_nonfinite=settings.on_nonfinite == "skip",
+            buffers=model.buffers(),
         )
 
-        len_epoch = len_epoch or settings.len_epoch
-        self.by_iterations = len_epoch is not None
-        self.len_epoch = len_epoch or len(data_loader)
-        self._endless = inf_loop(data_loader)  # for a loader without set_epoch, trained by iterations
+        self.len_epoch = self.stream.len_epoch
         self.log_step = settings.log_step or max(1, self.len_epoch // 20)
 
         names = ["loss", *(metric.__name__ for metric in metric_ftns)]
-        self.train_metrics = MetricTracker(*names)
+        skips = settings.on_nonfinite == "skip"
+        self.train_metrics = MetricTracker(*names, finite_only=skips)
+        self.update_metrics = MetricTracker("grad_norm", finite_only=skips)
+        self.step_log = StepLog()
         self.valid_metrics = MetricTracker(*names)
 
         schedule = config.get("lr_scheduler") or {}
@@ -74,9 +90,15 @@ class Trainer(BaseTrainer):
     def _train_epoch(self, epoch):
         """Train and validate one epoch; returns {name: average over the epoch's samples}."""
         self.model.train()
-        self.train_metrics.reset()
+        if self.batches_done == 0:
+            self.train_metrics.reset()
+            self.update_metrics.reset()
+            self.step_log.reset()
+            self.optim_step.reset()
+        self._stop_if_asked()
+        self._validate_if_due(epoch)  # which a signal may have put off
         with self._progress_bar(epoch) as bar:
-            for batch_idx, (data, target) in enumerate(self._batches(epoch)):
+            for batch_idx, (data, target) in self._batches(epoch):
                 data, target = to_device(data, self.device), to_device(target, self.device)
                 if batch_idx == 0:
                     self._show_images(data, epoch)
@@ -85,28 +107,61 @@ class Trainer(BaseTrainer):
                     output = self.model(data)
                     loss = self.criterion(output, target)
                 if self.optim_step.step(loss, len(target)):  # backward, and at a window's end the update
-                    self._after_update()
+                    self._after_update(batch_idx)
 
                 record(self.train_metrics, self.metric_ftns, loss, output, target, self.reduction)
+                self.step_log.batches.append(batch_idx)
+                self._count_batch(batch_idx)
                 bar.update()
-                self.saver.check()
-                if (batch_idx + 1) % self.log_step == 0 or batch_idx + 1 == self.len_epoch:
+                if (batch_idx + 1) % self.log_step == 0 and batch_idx + 1 < self.len_epoch:
                     self._log_batch(batch_idx, epoch, bar)
+                self._validate_if_due(epoch)
+                self._save_if_due()
             if self.optim_step.finish():  # the epoch's last window was a short one
-                self._after_update()
+                self._after_update(self.batches_done - 1)
+            if self.train_metrics.window("loss"):
+                self._log_batch(self.batches_done - 1, epoch, bar)
 
-        log = {**self.train_metrics.result(), "lr": self.optimizer.param_groups[0]["lr"]}
-        self._show_epoch(log, epoch, mode="train")
-        self._show_histograms(epoch)
+        averages = {**self.train_metrics.result(), "lr": self.optimizer.param_groups[0]["lr"]}
+        log = dict(averages)
         if self.do_validation:
             result = self._valid_epoch(epoch)
             log.update({f"val_{name}": value for name, value in result.items()})
+        self._show_epoch(averages, epoch, mode="train")  # now that no signal can have it done twice
+        self._show_histograms(epoch)
         if self.schedule_interval == "epoch":
             self._step_scheduler(log)
         return log
 
     def _valid_epoch(self, epoch):
         """Validate; returns {name: average over the validation samples}."""
+        result = self._measure()
+        self._show_epoch(result, epoch, mode="valid")
+        return result
+
+    def _validate_if_due(self, epoch):
+        """Validate within the epoch, every validate_every_steps; the best model so far is kept."""
+        every = self.settings.validate_every_steps
+        within = 0 < self.batches_done < self.len_epoch
+        due = every and within and self.step % every == 0 and self.step != self.validated_step
+        if not due or not self.do_validation:
+            return
+        result = self._measure()
+        self.validated_step = self.step
+        self.model.train()
+        self.logger.info("    step %d: %s", self.step, "  ".join(f"val_{k} {v:.4f}" for k, v in result.items()))
+        self.writer.set_step(self._step_of(epoch, self.batches_done), "valid", timed=False)
+        for name, value in result.items():
+            self.writer.add_scalar(name, value)
+        count = self.not_improved_count
+        improved = self._track_best({f"val_{name}": value for name, value in result.items()})
+        self.not_improved_count = -1 if improved else count  # early_stop counts epochs, and this one is not without
+        if improved:
+            self._save(["model_best.pth"], epoch - 1)
+
+    def _measure(self):
+        """The averages over the validation samples. A signal that asks to stop is obeyed after any batch."""
+        self._rng = rng_state()  # the run would go on from before the validation
         result = evaluate(
             self.model,
             self.criterion,
@@ -115,39 +170,34 @@ class Trainer(BaseTrainer):
             self.device,
             self.valid_metrics,
             self.settings.precision,
+            after_batch=self._stop_if_asked,
         )
-        self._show_epoch(result, epoch, mode="valid")
+        self._rng = None
         return result
 
-    def _after_update(self):
+    def _after_update(self, batch_idx):
+        if self.optim_step.norm is not None:
+            self.update_metrics.update("grad_norm", self.optim_step.norm)
+            self.step_log.updates.append(batch_idx)
         if self.schedule_interval == "step":
             self.lr_scheduler.step()
 
     def _batches(self, epoch):
-        """The epoch's batches, in an order that depends on (seed, epoch) only."""
-        loader = self.data_loader
-        if not hasattr(loader, "set_epoch"):
-            yield from itertools.islice(self._endless, self.len_epoch) if self.by_iterations else loader
-            return
-        if not self.by_iterations:
-            loader.set_epoch(epoch)
-            yield from loader
-            return
-        position = (epoch - 1) * self.len_epoch  # in the endless stream of passes
-        end = position + self.len_epoch
-        while position < end:
-            passes, start_batch = divmod(position, len(loader))
-            loader.set_epoch(passes + 1, start_batch)
-            for batch in loader:
-                yield batch
-                position += 1
-                if position == end:
-                    return
+        """(batch_idx, batch) of what is left of the epoch, in an order that depends on (seed, epoch) only."""
+        for batch_idx, batch in enumerate(self.stream.batches(epoch, self.batches_done), self.batches_done):
+            if (epoch, batch_idx) not in self.left_out:
+                yield batch_idx, batch
 
     def _log_batch(self, batch_idx, epoch, bar):
         """Report the batches since the last report; here alone the loop waits for the device."""
+        self._check_steps()
+        if self.settings.on_nonfinite == "skip":
+            self._report_skipped()
         latest = self.train_metrics.collect()
-        self.writer.set_step((epoch - 1) * self.len_epoch + batch_idx)
+        if self.update_metrics.window("grad_norm"):
+            latest |= self.update_metrics.collect()
+        self.step_log.clear()
+        self.writer.set_step(self._step_of(epoch, batch_idx + 1))
         for name, value in latest.items():
             self.writer.add_scalar(name, value)
         self.writer.add_scalar("lr", self.optimizer.param_groups[0]["lr"])
@@ -156,6 +206,10 @@ class Trainer(BaseTrainer):
             self.logger.debug(
                 "epoch %d/%d %s  loss %.4f", epoch, self.epochs, self._progress(batch_idx), latest["loss"]
             )
+
+    def _step_of(self, epoch, batches_done):
+        """The place on TensorBoard's axis: batches since the beginning."""
+        return (epoch - 1) * self.len_epoch + batches_done
 
     def _progress(self, batch_idx):
         """How far the epoch is, as "[120/422 (28%)]"."""
@@ -171,27 +225,27 @@ class Trainer(BaseTrainer):
 
     def _show_epoch(self, values, epoch, mode):
         """Write an epoch's averages to TensorBoard."""
-        self.writer.set_step(epoch * self.len_epoch, mode, timed=False)
+        self.writer.set_step(self._step_of(epoch, self.len_epoch), mode, timed=False)
         for name, value in values.items():
             self.writer.add_scalar(f"epoch_{name}", value)
 
     def _show_images(self, data, epoch):
         """Write up to 32 input images (N, 1 or 3, H, W) to TensorBoard, their values stretched to [0, 1]."""
         every = self.settings.images_every_epochs
-        if self.writer.writer is None or not every or (epoch - 1) % every:
+        if not self.writer.enabled or not every or (epoch - 1) % every:
             return
         if data.dim() == 4 and data.shape[1] in (1, 3):
             images = data[:32].float()
             low, high = images.min(), images.max()
-            self.writer.set_step((epoch - 1) * self.len_epoch, timed=False)
+            self.writer.set_step(self._step_of(epoch, 1), timed=False)
             self.writer.add_images("input", (images - low) / (high - low).clamp(min=1e-12))
 
     def _show_histograms(self, epoch):
         """Write the distribution of each parameter to TensorBoard."""
         every = self.settings.histograms_every_epochs
-        if self.writer.writer is None or not every or epoch % every:
+        if not self.writer.enabled or not every or epoch % every:
             return
-        self.writer.set_step(epoch * self.len_epoch, timed=False)
+        self.writer.set_step(self._step_of(epoch, self.len_epoch), timed=False)
         for name, parameter in self.model.named_parameters():
             if not parameter.isfinite().all():
                 self.logger.warning("epoch %d: %s holds values that are not finite", epoch, name)
@@ -203,6 +257,33 @@ class Trainer(BaseTrainer):
         if not isinstance(self.lr_scheduler, ReduceLROnPlateau):
             return None
         return name or self.mnt_metric or ("val_loss" if self.do_validation else "loss")
+
+    def _require_finite(self):
+        if self.batches_done:  # else the epoch's end has looked at all of them
+            self._check_steps()
+        super()._require_finite()
+
+    def _check_steps(self):
+        """Raise NonFiniteError for the first loss or gradient norm since the last report that is not finite."""
+        if self.settings.on_nonfinite in ("stop", "rollback"):
+            for batches, what in self._nonfinite_steps():
+                raise NonFiniteError(self._describe_steps(batches, what), batches)
+
+    def _report_skipped(self):
+        for batches, what in self._nonfinite_steps():
+            self.logger.warning("%s; the update is skipped", self._describe_steps(batches, what))
+
+    def _nonfinite_steps(self):
+        return self.step_log.faults(self.train_metrics.window("loss"), self.update_metrics.window("grad_norm"))
+
+    def _describe_steps(self, batches, what):
+        place = f"epoch {self.epoch}, batch {' and '.join(str(i + 1) for i in batches)} of {self.len_epoch}"
+        samples = [index for batch_idx in batches for index in self.stream.samples(self.epoch, batch_idx)]
+        return f"{place}: {what}" + (f"; samples {', '.join(map(str, samples))}" if samples else "")
+
+    def _roll_back(self, error):
+        super()._roll_back(error)
+        self.stream.restart()
 
     def _step_scheduler(self, log):
         if self.plateau_metric is None:
@@ -217,12 +298,14 @@ class Trainer(BaseTrainer):
 
 def _refuse_lengths(config, data_loader, lr_scheduler, len_epoch):
     """Raise UserError, before the run has a folder, if there is nothing to train on or the schedule is too short."""
-    if len(data_loader) == 0:
+    trainer = config["trainer"]
+    batches = len_epoch or trainer.get("len_epoch") or num_batches(data_loader)
+    if batches is None:
+        raise UserError("data_loader: has no length; say with trainer.len_epoch how many batches make an epoch")
+    if num_batches(data_loader) == 0:
         raise UserError("data_loader: has no batches; a batch may be larger than the data, with drop_last")
     total = getattr(lr_scheduler, "total_steps", None)
     by_step = (config.get("lr_scheduler") or {}).get("interval") == "step"
-    trainer = config["trainer"]
-    batches = len_epoch or trainer.get("len_epoch") or len(data_loader)
     steps = trainer["epochs"] * (math.ceil(batches / trainer.get("accumulate", 1)) if by_step else 1)
     if total is not None and steps > total:
         unit = "updates" if by_step else "epochs"

@@ -5,7 +5,9 @@ it. Any program that reads zip or torch files reads it; torch.load(path, weights
 """
 
 import contextlib
+import glob
 import hashlib
+import itertools
 import os
 import re
 import shutil
@@ -18,14 +20,19 @@ _SEAL = b"sha256:"
 _SEAL_BYTES = len(_SEAL) + 64
 _KINDS = {
     "epoch": int,
+    "batch": int,
+    "step": int,
+    "validated_step": int,
     "not_improved_count": int,
     "optimizer": dict,
     "config": dict,
     "attributes": dict,
     "rng": dict,
+    "left_out": list,
     "log": dict,
 }
 _OVERTAKEN = "overtaken-"
+_KEPT_WITHIN_EPOCHS = 2  # newest ones, the second in case the first is damaged
 _NO_COMMENT = (0).to_bytes(2, "little")  # a zip archive ends with its comment's length and the comment
 
 
@@ -42,17 +49,19 @@ def save_checkpoint(state, path):
     import torch
 
     state = plain(state)
-    with _replacing(Path(path)) as temporary:
-        torch.save(state, temporary)
-        _seal(temporary)
+    with _replacing(Path(path)) as file:
+        sealed = _SealedFile(file)
+        try:
+            torch.save(state, sealed)
+        except RuntimeError as error:
+            raise sealed.error or error from None  # torch's says only that bytes are missing
+        sealed.finish()
 
 
 def copy_checkpoint(source, path):
     """Put a copy of a checkpoint file at path, as safely as save_checkpoint writes one."""
-    with _replacing(Path(path)) as temporary, open(source, "rb") as original, open(temporary, "wb") as copy:
+    with open(source, "rb") as original, _replacing(Path(path)) as copy:
         shutil.copyfileobj(original, copy, 1 << 24)
-        copy.flush()
-        os.fsync(copy.fileno())
 
 
 def load_checkpoint(path):
@@ -80,6 +89,9 @@ def load_checkpoint(path):
     for key, kind in _KINDS.items():
         if key in state and type(state[key]) is not kind:
             raise CheckpointError(f"{path}: its {key!r} is of type {type(state[key]).__name__}, not {kind.__name__}")
+    for key in ("epoch", "batch", "step"):
+        if state.get(key, 0) < 0:
+            raise CheckpointError(f"{path}: its {key!r} is {state[key]}")
     if not isinstance(state.get("monitor_best", 0), (int, float)):
         raise CheckpointError(f"{path}: its 'monitor_best' is no number")
     if not all(isinstance(name, str) for name in state["state_dict"]):
@@ -94,14 +106,11 @@ def find_checkpoint(where, save_dir="saved"):
     """
     folder = Path(where)
     if str(where) == "latest":
-        runs = Path(save_dir) / "models"
-        found = [path for path in runs.glob("*/*/*.pth") if path.is_file()]
-        newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
-        folder = newest.parent if newest else runs
+        folder = newest_run(save_dir) or Path(save_dir) / "models"
     elif not os.path.isdir(folder):
         return folder, []
     damaged = []
-    for path in sorted(folder.glob("*.pth"), key=_epoch_of, reverse=True):
+    for path in sorted(folder.glob("*.pth"), key=_progress_of, reverse=True):
         if path.name.startswith(_OVERTAKEN):
             continue
         try:
@@ -112,27 +121,60 @@ def find_checkpoint(where, save_dir="saved"):
     raise CheckpointError("\n".join([*damaged, f"{folder}: no checkpoint there that could be used"]))
 
 
-def set_aside_overtaken(folder, epoch):
-    """Put "overtaken-" before the names of checkpoints of epochs after this one, which is about to be saved.
+def newest_run(save_dir, name="*"):
+    """Folder of the run below save_dir that saved a checkpoint last, of a job of that name; None if none did."""
+    runs = Path(save_dir) / "models"
+    found = [path for path in runs.glob(f"{name if name == '*' else glob.escape(name)}/*/*.pth") if path.is_file()]
+    newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
+    return newest and newest.parent
 
-    A resume from before them has overtaken them: nothing is lost, and they are no longer taken for the newest.
-    model_best.pth, which may be one of theirs, is copied.
+
+def checkpoint_name(epoch, batch=0):
+    """File name of the checkpoint after an epoch, or after the first batches of the epoch that follows it."""
+    return f"checkpoint-epoch{epoch + 1}-batch{batch}.pth" if batch else f"checkpoint-epoch{epoch}.pth"
+
+
+def set_aside_overtaken(folder, epoch, batch=0):
+    """Put "overtaken-" before the names of checkpoints further on than this one, from which a run goes on.
+
+    Nothing is lost, and they are no longer taken for the newest; nor model_best.pth for the best, if it is of theirs.
     """
-    later = [path for path in Path(folder).glob("checkpoint-epoch*.pth") if _epoch_of(path) > epoch]
-    best = Path(folder) / "model_best.pth"
-    if later and best.exists():
-        shutil.copyfile(best, best.with_name(_OVERTAKEN + best.name))
+    folder = Path(folder)
+    later = [path for path in folder.glob("checkpoint-epoch*.pth") if _progress_of(path) > (epoch, batch)]
+    best = folder / "model_best.pth"
+    if later and best.exists() and _is_further(best, epoch, batch):
+        later.append(best)
     for path in later:
-        path.replace(path.with_name(_OVERTAKEN + path.name))
+        path.replace(_free_name(path))
+
+
+def _is_further(path, epoch, batch):
+    try:
+        state = load_checkpoint(path)
+    except CheckpointError:
+        return True
+    return (state.get("epoch", 0), state.get("batch", 0)) > (epoch, batch)
+
+
+def _free_name(path):
+    numbers = itertools.chain([""], (f"{number}-" for number in itertools.count(2)))
+    places = (path.with_name(f"{_OVERTAKEN}{number}{path.name}") for number in numbers)
+    return next(place for place in places if not place.exists())
 
 
 def prune_checkpoints(folder, keep_last=None):
-    """Delete all but the newest keep_last of checkpoint-epoch*.pth (None: keep all), and what killed saves left."""
-    for left_over in Path(folder).glob(".*.pth.*.tmp"):
+    """Delete all but the newest keep_last of the checkpoints after epochs (None: keep all), and what killed saves left.
+
+    Those within epochs, from which a run that was killed goes on, are deleted once there are two newer checkpoints.
+    """
+    for left_over in filter(Path.is_file, Path(folder).glob(".*.pth.*.tmp")):
         left_over.unlink(missing_ok=True)
-    if keep_last:
-        for path in sorted(Path(folder).glob("checkpoint-epoch*.pth"), key=_epoch_of)[:-keep_last]:
-            path.unlink(missing_ok=True)
+    files = filter(Path.is_file, Path(folder).glob("checkpoint-epoch*.pth"))
+    saved = sorted(filter(_progress_of, files), key=_progress_of)
+    after_epochs = [path for path in saved if _progress_of(path)[1] == 0]
+    old = after_epochs[:-keep_last] if keep_last else []
+    for path in [*old, *(path for path in saved[:-_KEPT_WITHIN_EPOCHS] if _progress_of(path)[1])]:
+        path.unlink(missing_ok=True)
 
 
 def plain(value, where="checkpoint", copy=False):
@@ -173,31 +215,57 @@ def _plain_dict(value, where, copy):
 
 @contextlib.contextmanager
 def _replacing(path):
-    """A temporary file's path; the file, once it is written and flushed, takes the place of the one at path."""
+    """A temporary file to write, which then, flushed to the disk, takes the place of the one at path."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        temporary.replace(path)
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
         _flush_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        reason = getattr(error, "strerror", None) or "not all of it could be written; is the disk full?"
-        reason = reason if path.parent.is_dir() else "its folder is no longer there"
+    except OSError as error:
+        reason = error.strerror if path.parent.is_dir() else "its folder is no longer there"
         raise CheckpointError(f"{path}: cannot save the checkpoint: {reason}; earlier ones are untouched") from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _seal(path):
-    """Add the checksum as the archive's comment and flush the file to the disk."""
-    with open(path, "r+b") as file:
-        file.seek(-len(_NO_COMMENT), os.SEEK_END)
-        file.write(_SEAL_BYTES.to_bytes(2, "little"))
-        file.seek(0)
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        file.seek(0, os.SEEK_END)
-        file.write(_SEAL + digest.encode())
-        file.flush()
-        os.fsync(file.fileno())
+class _SealedFile:
+    """What torch.save writes a zip archive to; its bytes go on into the file, and their checksum behind them.
+
+    The archive's last bytes, the length of its empty comment, are held back, for the checksum becomes its comment.
+    """
+
+    def __init__(self, file):
+        self._file = file
+        self._digest = hashlib.sha256()
+        self._held = b""
+        self.error = None
+
+    def write(self, data):
+        if len(data) < len(_NO_COMMENT):
+            data = self._held + bytes(data)
+        else:
+            self._put(self._held)
+        self._put(data[: -len(_NO_COMMENT)])
+        self._held = bytes(data[-len(_NO_COMMENT) :])
+
+    def flush(self):
+        """For torch.save, which calls it before the file is complete."""
+
+    def finish(self):
+        """Write what was held back, and the checksum."""
+        self._put(_SEAL_BYTES.to_bytes(len(self._held), "little"))
+        self._file.write(_SEAL + self._digest.hexdigest().encode())
+
+    def _put(self, data):
+        self._digest.update(data)
+        try:
+            self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
 
 def _verify(path):
@@ -251,7 +319,9 @@ def _flush_folder(folder):
             os.close(descriptor)
 
 
-def _epoch_of(path):
-    """The epoch in a checkpoint's name; -1 for model_best.pth and others, which so come after all that have one."""
-    match = re.fullmatch(r"checkpoint-epoch(\d+)\.pth", path.name)
-    return int(match[1]) if match else -1
+def _progress_of(path):
+    """(whole epochs, batches beyond them) by a checkpoint's name; () for others, which so come after all of these."""
+    match = re.fullmatch(r"checkpoint-epoch(\d+)(?:-batch(\d+))?\.pth", path.name)
+    if match is None:
+        return ()
+    return (int(match[1]), 0) if match[2] is None else (int(match[1]) - 1, int(match[2]))

@@ -1,6 +1,8 @@
 """Claim the folders of a run: checkpoints in <save_dir>/models/<name>/<run>/, logs in <save_dir>/log/<name>/<run>/."""
 
+import errno
 import itertools
+import os
 from datetime import datetime
 from pathlib import Path
 
@@ -18,6 +20,7 @@ def claim_run_folder(root, name, run_id=None):
     names = [run_id] if run_id else (f"{started}-{i}" if i > 1 else started for i in itertools.count(1))
     try:
         runs.mkdir(parents=True, exist_ok=True)
+        _require_inside(root, runs)
         for run in names:
             try:
                 (runs / run).mkdir()  # fails if another process was faster
@@ -28,6 +31,31 @@ def claim_run_folder(root, name, run_id=None):
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"trainer.save_dir: cannot make a run folder in {runs}: {reason}") from None
     raise UserError(f"{runs / run_id}: a run of that name exists; choose another run_id")
+
+
+class RunLock:
+    """Tells other processes, as long as it lives, that this one trains the run in the folder.
+
+    Raises UserError if another one does. Where the file system has no locks, nobody is told.
+    """
+
+    def __init__(self, folder):
+        self._file = os.open(Path(folder) / ".lock", os.O_WRONLY | os.O_CREAT)
+        try:
+            import fcntl
+
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of this process alone, not of its workers
+        except ImportError:
+            pass
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise UserError(
+                    f"{folder}: another process trains this run; wait for its end, or start a new one"
+                ) from None
+
+    def __del__(self):
+        if hasattr(self, "_file"):
+            os.close(self._file)
 
 
 def is_run_folder(folder):
@@ -41,4 +69,11 @@ def log_folder_of(save_dir):
     folder = save_dir if nested else save_dir.resolve()
     logs = folder.parents[2] / "log" / folder.parent.name / folder.name
     logs.mkdir(parents=True, exist_ok=True)
+    _require_inside(folder.parents[2], logs)
     return logs
+
+
+def _require_inside(root, folder):
+    """Raise UserError if a link below root leads out of it, as one in an archive from a stranger may."""
+    if not folder.resolve().is_relative_to(Path(root).resolve()):
+        raise UserError(f"{folder}: a link in it leads out of {root}, to {folder.resolve()}; nothing is written there")

@@ -30,11 +30,7 @@ class EpochSampler(torch.utils.data.Sampler):
         self.start = start
 
     def __iter__(self):
-        order = self.indices
-        if self.shuffle:
-            generator = torch.Generator()
-            generator.manual_seed(self._seed_of_pass())
-            order = order[torch.randperm(len(order), generator=generator)]
+        order = self.order(self.epoch)
         start, self.start = self.start, 0
         chunks = order[start:].split(_CHUNK)  # python integers take five times the memory of the order itself
         return itertools.chain.from_iterable(chunk.tolist() for chunk in chunks)
@@ -42,7 +38,9 @@ class EpochSampler(torch.utils.data.Sampler):
     def __len__(self):
         return len(self.indices)
 
-    def _seed_of_pass(self):
-        if self.epoch is None:
-            return torch.randint(2**62, ()).item()
-        return derive_seed(self.seed, self.epoch, _ORDER)
+    def order(self, epoch):
+        """(N,) int64: the indices in the epoch's order; for None in one drawn from torch's global generator."""
+        if not self.shuffle:
+            return self.indices
+        seed = torch.randint(2**62, ()).item() if epoch is None else derive_seed(self.seed, epoch, _ORDER)
+        return self.indices[torch.randperm(len(self.indices), generator=torch.Generator().manual_seed(seed))]

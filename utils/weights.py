@@ -38,11 +38,23 @@ def load_optimizer(optimizer, state_dict, settings_as_built):
         optimizer.load_state_dict({**state_dict, "param_groups": groups})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"the checkpoint does not fit the optimizer: {error}") from None
+    optimizer._opt_called = True  # by the run before this one; else torch warns that the schedule goes ahead of it
+    _require_shapes(optimizer)
     for parameter, state in optimizer.state.items():
         state.update({name: _laid_out_like(parameter, value) for name, value in state.items()})
     if settings_as_built:
         for group, settings in zip(optimizer.param_groups, built, strict=True):
             group.update(settings)
+
+
+def _require_shapes(optimizer):
+    """Raise UserError for a state that is not shaped like its parameter where a fused kernel takes that for granted."""
+    fused = [p for group in optimizer.param_groups if group.get("fused") for p in group["params"]]
+    for parameter in fused:
+        for name, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, torch.Tensor) and value.numel() != 1 and value.shape != parameter.shape:
+                shapes = f"{tuple(value.shape)}, not {tuple(parameter.shape)}"
+                raise UserError(f"the checkpoint does not fit the optimizer: a state {name!r} has the shape {shapes}")
 
 
 def _kernel(settings):
@@ -66,5 +78,5 @@ def load_state(name, target, state):
         if isinstance(target, torch.optim.lr_scheduler.LRScheduler) and state.keys() != target.state_dict().keys():
             raise ValueError(f"it is not the state of a {type(target).__name__}")
         target.load_state_dict(state)
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         raise UserError(f"the checkpoint does not fit {name!r}: {error}") from None

@@ -1,3 +1,5 @@
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -187,3 +189,32 @@ def test_data_without_a_length_is_refused():
 
     with pytest.raises(UserError, match="dataset: has no length"):
         BaseDataLoader(Stream(), 4, False, 0, 0)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_samples_are_the_same_whatever_reads_them(in_memory):
+    """Any number of workers, and of threads in the process that reads."""
+
+    def noisy(image):
+        return image + torch.randn(4) + float(np.random.rand()) + random.random()
+
+    class Noisy(TinyData):
+        def __getitem__(self, index):
+            return noisy(self.features[index]), self.labels[index]
+
+    data = TinyData()
+    threads = torch.get_num_threads()
+    read = []
+    try:
+        for num_workers, num_threads in ((0, 1), (0, 2), (1, 1), (2, 1), (4, 2)):
+            torch.set_num_threads(num_threads)
+            dataset = InMemoryDataset(data.features, data.labels, transform=noisy) if in_memory else Noisy()
+            loader = BaseDataLoader(dataset, 8, True, 0.2, num_workers)
+            loader.set_epoch(3, start_batch=2)
+            read.append([part for batch in loader for part in batch])
+            if num_workers:
+                loader._iterator._shutdown_workers()
+    finally:
+        torch.set_num_threads(threads)
+    assert all(all(map(torch.equal, read[0], other)) for other in read[1:]) and len(read[0]) == 6

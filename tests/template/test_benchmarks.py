@@ -61,3 +61,19 @@ def test_jobs_that_should_agree_and_do_not_stop_the_benchmark():
     with pytest.raises(SystemExit, match="should have come to equal weights"):
         epoch.compare_weights(runs)
     epoch.compare_weights({"ours": [{"weights": "a"}], "lightning": [{"weights": "b"}]})
+
+
+def test_runs_that_were_killed_come_to_the_bits_of_runs_left_alone():
+    done = run(
+        "-W", "ignore", "benchmarks/chaos.py", "--runs", "2", "--kills", "6", "--kills-in-a-run", "3", timeout=500
+    )
+    runs, *kinds, kills, unreadable, differences = (int(cell) for cell in done.stdout.splitlines()[-1].split("|")[1:-1])
+    assert runs >= 2 and kills == sum(kinds) >= 6 and (unreadable, differences) == (0, 0)
+
+
+def test_a_long_run_does_not_grow():
+    done = run("-W", "ignore", "benchmarks/soak.py", "--epochs", "60")
+    rows = [[float(cell) for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if line[2:3].isdigit()]
+    columns = list(zip(*rows[2:], strict=True))
+    assert rows[-1][0] == 60 and max(columns[2]) - min(columns[2]) <= 2 and max(columns[3]) - min(columns[3]) <= 2
+    assert max(columns[1]) - min(columns[1]) < 30 and max(columns[4]) <= 10

@@ -1,9 +1,10 @@
 import contextlib
+import signal
 
 import pytest
 import torch
 
-from base import BaseDataLoader, InMemoryDataset
+from base import BaseDataLoader, BaseTrainer, InMemoryDataset
 from helpers import tiny_config
 from parse_config import ConfigParser
 from trainer import Trainer
@@ -71,3 +72,25 @@ def test_the_loss_scale_survives_a_resume(tmp_path):
     assert resumed.optim_step.state_dict() == straight.optim_step.state_dict()
     assert resumed.optim_step.scaler.get_scale() == 1024.0
     assert all(map(torch.equal, straight.model.parameters(), resumed.model.parameters()))
+
+
+@pytest.mark.parametrize("switches", [{}, {"precision": "fp16", "accumulate": 2}])
+def test_a_run_stopped_within_an_epoch_resumes_to_the_same_bits(tmp_path, switches):
+    def weights(trainer):
+        return [parameter.detach().cpu() for parameter in trainer.model.parameters()]
+
+    torch.use_deterministic_algorithms(True)
+    try:
+        straight = cuda_trainer(tmp_path / "a", **switches)
+        straight.train()
+        first = cuda_trainer(tmp_path / "b", **switches)
+        first.stop_signal.received = signal.SIGTERM
+        first._save_if_due = lambda: BaseTrainer._save_if_due(first) if first.step == 4 else None
+        first._stop_if_asked = lambda: BaseTrainer._stop_if_asked(first) if first.step == 4 else None
+        with pytest.raises(SystemExit):
+            first.train()
+        second = cuda_trainer(tmp_path / "b", resume=first.checkpoint_dir / "checkpoint-epoch1-batch4.pth", **switches)
+        second.train()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(map(torch.equal, weights(straight), weights(second)))

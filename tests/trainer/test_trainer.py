@@ -22,9 +22,9 @@ class Counting(Trainer):
     """Counts the samples that pass."""
 
     def _batches(self, epoch):
-        for data, target in super()._batches(epoch):
+        for batch_idx, (data, target) in super()._batches(epoch):
             self.seen = [*getattr(self, "seen", []), len(target)]
-            yield data, target
+            yield batch_idx, (data, target)
 
 
 @pytest.mark.old_defect(4)
@@ -41,7 +41,7 @@ def test_iteration_mode_trains_exactly_len_epoch_batches(tmp_path, plain_loader)
 
 def test_iterations_continue_one_stream_of_passes(tmp_path):
     trainer = tiny_trainer(tiny_config(tmp_path, len_epoch=3), validation_split=0.0)  # a pass is 7 batches
-    streamed = [target for epoch in range(1, 8) for _, target in trainer._batches(epoch)]
+    streamed = [target for epoch in range(1, 8) for _, (_, target) in trainer._batches(epoch)]
     passes = []
     for epoch in (1, 2, 3):
         trainer.data_loader.set_epoch(epoch)
@@ -55,7 +55,7 @@ def test_order_of_an_epoch_is_the_loaders_own_whatever_ran_before(tmp_path):
     expected = [target for _, target in trainer.data_loader]
     trainer.data_loader.set_epoch(5)
     torch.rand(11)
-    assert all(map(torch.equal, (target for _, target in trainer._batches(2)), expected))
+    assert all(map(torch.equal, (target for _, (_, target) in trainer._batches(2)), expected))
 
 
 def test_len_epoch_argument_wins_over_the_config(tmp_path):
@@ -177,6 +177,9 @@ def test_no_step_waits_for_the_device_between_log_points(tmp_path, monkeypatch, 
         def update(self):
             at_step.append(list(reads))
 
+        def set_postfix(self, **values):
+            pass
+
     trainer._progress_bar = lambda epoch: Bar(Bar())
     trainer._train_epoch(1)
     order_of_the_pass = ["item", "tolist"]  # drawn on the CPU, once a pass, by torch's loader and by our sampler
@@ -241,7 +244,7 @@ def test_schedule_too_short_for_the_run_is_refused_and_nothing_is_written(tmp_pa
 
 
 def test_diverged_run_is_saved_and_told_of(tmp_path, caplog):
-    config = tiny_config(tmp_path, tensorboard=True, epochs=2)
+    config = tiny_config(tmp_path, tensorboard=True, epochs=2, on_nonfinite="ignore")
     config["optimizer"]["args"]["lr"] = 1e30
     trainer = tiny_trainer(config)
     logging.getLogger().addHandler(caplog.handler)

@@ -50,8 +50,8 @@ def test_tensors_of_another_device_load_on_the_cpu(tmp_path, monkeypatch):
 def test_every_flipped_byte_and_every_truncation_is_refused(path, tmp_path):
     content = path.read_bytes()
     broken = tmp_path / "broken.pth"
-    damaged = [content[:i] + bytes([content[i] ^ 1]) + content[i + 1 :] for i in range(0, len(content), 7)]
-    damaged += [content[:length] for length in range(0, len(content), 13)]
+    damaged = [content[:i] + bytes([content[i] ^ 1]) + content[i + 1 :] for i in range(len(content))]
+    damaged += [content[:length] for length in range(len(content))]
     for bytes_ in damaged:
         broken.write_bytes(bytes_)
         with pytest.raises(CheckpointError, match=str(broken)):
@@ -189,7 +189,12 @@ def test_overtaken_checkpoints_are_kept_but_not_taken_for_the_newest(tmp_path):
     set_aside_overtaken(tmp_path, 1)
     assert find_checkpoint(tmp_path)[0].name == "checkpoint-epoch1.pth"
     assert load_checkpoint(tmp_path / "overtaken-checkpoint-epoch2.pth")["epoch"] == 3
-    assert (tmp_path / "overtaken-model_best.pth").exists() and (tmp_path / "model_best.pth").exists()
+    assert (tmp_path / "overtaken-model_best.pth").exists() and not (tmp_path / "model_best.pth").exists()
+    save_checkpoint(STATE, tmp_path / "checkpoint-epoch4.pth")
+    save_checkpoint({**STATE, "epoch": 1}, tmp_path / "model_best.pth")
+    save_checkpoint(STATE, tmp_path / "checkpoint-epoch2.pth")
+    set_aside_overtaken(tmp_path, 1)
+    assert (tmp_path / "overtaken-2-checkpoint-epoch2.pth").exists() and (tmp_path / "model_best.pth").exists()
 
 
 @pytest.mark.parametrize(
@@ -216,19 +221,19 @@ def test_checkpoint_of_the_wrong_shape_is_refused(tmp_path, wrong):
 @pytest.mark.old_defect(13)
 def test_the_old_file_is_whole_until_a_rename_puts_the_flushed_new_one_in_its_place(path, monkeypatch):
     before, steps = path.read_bytes(), []
-    sync, replace = os.fsync, type(path).replace
+    sync, replace = os.fsync, os.replace
 
     def recorded_sync(descriptor):
         steps.append("flush folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "flush file")
         sync(descriptor)
 
-    def recorded_replace(self, target):
-        assert path.read_bytes() == before and load_checkpoint(self)["epoch"] == 4
+    def recorded_replace(source, target):
+        assert path.read_bytes() == before and load_checkpoint(source)["epoch"] == 4
         steps.append("rename")
-        return replace(self, target)
+        return replace(source, target)
 
     monkeypatch.setattr(os, "fsync", recorded_sync)
-    monkeypatch.setattr(type(path), "replace", recorded_replace)
+    monkeypatch.setattr(os, "replace", recorded_replace)
     save_checkpoint({**STATE, "epoch": 4}, path)
     assert steps == ["flush file", "rename", "flush folder"] and load_checkpoint(path)["epoch"] == 4
 

@@ -8,8 +8,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.checkpoint import find_checkpoint, load_checkpoint
-from utils.config.files import deep_merge, parse_assignment, read_config, require_plain, split_path
+from utils.checkpoint import find_checkpoint, load_checkpoint, newest_run
+from utils.config.files import deep_merge, parse_assignment, read_config, require_plain, set_by_path, split_path
+from utils.config.schema import KNOWN_KEYS
 from utils.errors import UserError
 
 
@@ -49,7 +50,7 @@ def read_command_line(args, options):
         assignments,
         resume,
         checkpoint,
-        new_run=bool(parsed.resume and parsed.config),
+        new_run=bool(parsed.resume and parsed.config and parsed.resume != "auto"),
         device=device,
         check=getattr(parsed, "_check", False),
         print_config=getattr(parsed, "_print_config", False),
@@ -86,20 +87,45 @@ def _read(parsed, assignments):
     if not parsed.resume and not parsed.config:
         raise UserError("nothing to run; give a config, as in -c config.json, or a checkpoint with -r")
     given = read_config(parsed.config) if parsed.config else {}
+    if parsed.resume == "auto":
+        return _read_auto(parsed, given, assignments)
     if not parsed.resume:
         return None, None, given
     save_dirs = [value for target, value in assignments if split_path(target) == ["trainer", "save_dir"]]
     resume, passed_over = find_checkpoint(parsed.resume, *(save_dirs[-1:] or [_save_dir(given)]))
-    for reason in passed_over:
-        print(f"warning: {reason}; passed over", file=sys.stderr)
-    if str(resume) != parsed.resume:
-        print(f"using {resume}", file=sys.stderr)
+    _tell(parsed.resume, resume, passed_over)
     checkpoint = load_checkpoint(resume)
     config = checkpoint.get("config")
     if config is None and not parsed.config:
         raise UserError(f"{resume}: holds no config; give one with -c")
     require_plain(config or {}, resume)
     return resume, checkpoint, deep_merge(config or {}, given)
+
+
+def _read_auto(parsed, given, assignments):
+    """The same for -r auto, which continues the newest run of the config's name, if there is one, with that config."""
+    if not parsed.config:
+        raise UserError("-r auto: needs a config with -c, whose run it starts or continues")
+    merged = deep_merge({}, given)
+    for target, value in assignments:
+        if split_path(target) in (["name"], ["trainer", "save_dir"]):
+            set_by_path(merged, target, value, KNOWN_KEYS)
+    save_dir, name = _save_dir(merged), merged.get("name", "run")
+    if not isinstance(save_dir, str) or not isinstance(name, str):
+        return None, None, given  # the check of the config says more
+    run = newest_run(save_dir, name)
+    if run is None:
+        return None, None, given
+    resume, passed_over = find_checkpoint(run)
+    _tell(parsed.resume, resume, passed_over)
+    return resume, load_checkpoint(resume), given
+
+
+def _tell(asked, found, passed_over):
+    for reason in passed_over:
+        print(f"warning: {reason}; passed over", file=sys.stderr)
+    if str(found) != asked:
+        print(f"using {found}", file=sys.stderr)
 
 
 def _save_dir(config):

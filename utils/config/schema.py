@@ -24,8 +24,10 @@ class Component(_Section):
     """Keyword arguments of its constructor or function."""
 
 
+# In the patterns, "$" alone would let a line break at the end pass.
+
 # Names of a metric: no space, since "monitor" has one; no "val_", which tells validation values apart.
-_METRIC_NAME = r"^(?!(epoch|lr|loss)$)(?!val_)[\w.+-]{1,60}$"
+_METRIC_NAME = r"^(?!(epoch|lr|loss)$)(?!val_)[\w.+-]{1,60}$(?!\n)"
 
 
 class Metric(Component):
@@ -58,13 +60,13 @@ def _named(component):
 class RunSettings(_Section):
     """The keys at the top of a config that are single values."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[^/\\\x00-\x1f]*[^/\\\x00-\x1f.][^/\\\x00-\x1f]*$")] = "run"
+    name: Annotated[str, StringConstraints(pattern=r"^[^/\\\x00-\x1f]*[^/\\\x00-\x1f.][^/\\\x00-\x1f]*$(?!\n)")] = "run"
     """Name of the job, and of its folder below `save_dir`."""
     description: str = ""
     """What the job is and what to expect of it; for people."""
     n_gpu: Annotated[int, Field(ge=0)] = 1
     """Largest number of GPUs to use; 0 means the CPU."""
-    device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$(?!\n)")] = "auto"
     """"auto" (CUDA, else Apple's MPS, else the CPU), "cpu", "cuda", "cuda:1" or "mps"."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 123
     """Seed of python, numpy, torch and every loader worker."""
@@ -85,9 +87,9 @@ class TrainerSettings(_Section):
     """Save `checkpoint-epoch<N>.pth` every so many epochs, and after the last one."""
     keep_last: Annotated[int, Field(ge=1)] | None = None
     """How many checkpoint-epoch files to keep, the newest ones; null keeps all. `model_best.pth` always stays."""
-    verbosity: Literal[0, 1, 2] = 2
+    verbosity: Annotated[int, Field(ge=0, le=2)] = 2
     """0: warnings only, 1: the results of each epoch, 2: progress within an epoch too."""
-    monitor: Annotated[str, StringConstraints(pattern=r"^(off|(min|max) \S+)$")] = "off"
+    monitor: Annotated[str, StringConstraints(pattern=r"^(off|(min|max) \S+)$(?!\n)")] = "off"
     """Which value makes a model the best, as "min val_loss" or "max val_accuracy"; "off" keeps no best."""
     early_stop: Annotated[int, Field(ge=0)] = 0
     """Stop after so many epochs without a better monitored value; 0 never stops early."""
@@ -118,6 +120,15 @@ class TrainerSettings(_Section):
     """Use the optimizer's fused kernel; null means wherever torch has one that fits the model."""
     cudnn_benchmark: bool = False
     """Let cuDNN try which algorithm is fastest; good where all batches have one shape."""
+    save_every_steps: Annotated[int, Field(ge=1)] | None = None
+    """Save within epochs too, after every so many batches; of these files the newest are kept."""
+    save_every_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Save within epochs too, when so much time has passed since the last save."""
+    validate_every_steps: Annotated[int, Field(ge=1)] | None = None
+    """Validate within epochs too, after every so many batches; the best model of these validations is kept."""
+    on_nonfinite: Literal["stop", "skip", "rollback", "ignore"] = "stop"
+    """When a loss or gradient is nan or infinite: "stop", "skip" the update (and wait for the GPU before each), or
+    "rollback" to the last checkpoint and leave the batch out. "ignore" looks at none, and saves what there is."""
     async_save: bool = False
     """Write checkpoints in the background, while training goes on."""
 

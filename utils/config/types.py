@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.config.nearest import did_you_mean
+from utils.config.nearest import did_you_mean, nearest
 from utils.config.source import find_definition, public_names, source_of
 from utils.errors import UserError
 
@@ -91,7 +91,7 @@ def resolve(name, module, part):
         except ModuleNotFoundError as error:
             if error.name != home and not home.startswith(f"{error.name}."):
                 raise  # the module is there; what it imports is not
-            raise UserError(f"there is no module {home!r}") from None
+            raise UserError(f"there is no module {home!r}{_meant(name, part)}") from None
     found = getattr(module, attribute, None)
     if found is None:
         raise UserError(_not_found(attribute, module.__name__, [key for key in vars(module) if key[0] != "_"]))
@@ -108,7 +108,7 @@ def type_mistake(name, part):
     except UserError as error:
         return str(error)
     if source_of(home) is None and not is_library(home):
-        return f"there is no file {home.replace('.', '/')}.py"
+        return f"there is no file {home.replace('.', '/')}.py{_meant(name, part)}"
     definition = find_definition(home, attribute)
     if definition is None:
         return _not_found(attribute, home, public_names(home))
@@ -185,11 +185,18 @@ def _home(name, module, part):
                 if allowed
                 else "only the project's own will do here"
             )
-            raise UserError(f"{name!r} is not allowed; {where}")
+            raise UserError(f"{name!r} is not allowed; {where}{_meant(name, part)}")
         return place, attribute
     if not room or is_library(room):
         raise UserError(f"{name!r} is not allowed; give a name of {module}")
     return (place if place.startswith(f"{room}.") else f"{room}.{place}"), attribute
+
+
+def _meant(name, part):
+    """ "; did you mean ...?", if the dotted name resembles one of a library's that the section may hold."""
+    places = dict.fromkeys((*part.libraries, *part.factories))
+    close = nearest(name, [f"{place}.{public}" for place in places for public in public_names(place)], cutoff=0.8)
+    return f"; did you mean {close!r}?" if close else ""
 
 
 def _not_found(attribute, module, names):
@@ -250,6 +257,8 @@ _JSON_TYPES = {
     "str": (str,),
     "None": (type(None),),
     "Tensor": (),
+    "list[float]": (list,),
+    "list[int]": (list,),
 }
 
 

@@ -43,7 +43,7 @@ def test_good_config_has_no_mistakes():
         (("trainer", "epochs"), "3", "trainer.epochs: got '3'; it should be an integer"),
         (("trainer", "epochs"), True, "trainer.epochs: got True; it should be an integer"),
         (("trainer", "monitor"), "val_loss", "trainer.monitor: got 'val_loss'; it should be 'off', 'min <name>'"),
-        (("trainer", "verbosity"), 3, "trainer.verbosity: got 3; it should be 0, 1 or 2"),
+        (("trainer", "verbosity"), 3, "trainer.verbosity: got 3; it should be less than or equal to 2"),
         (("trainer",), [], "trainer: got []; it should be an object"),
         (("arch",), "M", "arch: got 'M'; it should be an object such as"),
         (("loss",), 3, "loss: got 3"),

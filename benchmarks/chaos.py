@@ -1,0 +1,125 @@
+"""Kill a run again and again, and compare it with one that was left alone: they must be equal, bit for bit.
+
+    python benchmarks/chaos.py [--runs 20] [--kills 200] [--seed 0]
+
+A project of its own trains a small model with everything that has a state or draws random numbers (batch norm,
+dropout, momentum, a schedule by steps, accumulated gradients, validation within epochs, augmentation with three random
+generators). The process is killed with SIGKILL between steps, half-way through a save, in validation and at any moment
+at all, and started again with the same command line, -r auto, but another number of workers and threads for them.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from harness import PROJECT, print_circumstances, print_table
+
+sys.path.insert(0, str(PROJECT))
+JOB = PROJECT / "benchmarks" / "chaos_job"
+KINDS = {"step": (1, 30), "file": (1, 300), "valid": (1, 12), "ms": (1500, 4500)}  # what to count, and how far
+
+
+def main(runs, kills, kills_in_a_run, seed):
+    chance = random.Random(seed)
+    killed, differences, unreadable = Counter(), [], []
+    with tempfile.TemporaryDirectory() as folder:
+        project = make_project(Path(folder))
+        number = 0
+        while number < runs or sum(killed.values()) < kills:
+            number += 1
+            job = ["-c", "chaos.json", "--set", f"seed={number}"]
+            straight = train(project, [*job, "--set", "name=straight"])
+            if straight.returncode:
+                raise SystemExit(straight.stderr[-3000:])
+            job += ["-r", "auto", "--set", "name=killed"]
+            for _ in range(kills_in_a_run):
+                kind = chance.choice(list(KINDS))
+                trap = [kind, str(chance.randint(*KINDS[kind]))]
+                ended = train(project, [*job, *other_workers(chance)], trap)
+                if ended.returncode == 0:
+                    break
+                if ended.returncode != -signal.SIGKILL:
+                    raise SystemExit(f"run {number} failed by itself:\n{ended.stderr[-3000:]}")
+                killed[kind] += 1
+                unreadable += [path for path in project.glob("saved/models/killed/*/*.pth") if not loads(path)]
+            last = train(project, [*job, *other_workers(chance)])
+            if last.returncode:
+                raise SystemExit(f"run {number} did not go on after a kill:\n{last.stderr[-3000:]}")
+            found = compare_runs(project)
+            differences += [f"run {number}: {name}" for name in found]
+            print(f"run {number}: {sum(killed.values())} kills so far, {len(found)} differences", file=sys.stderr)
+            shutil.rmtree(project / "saved")
+    print_circumstances()
+    print_table(
+        ["runs", *(f"killed at {kind}" for kind in KINDS), "kills", "unreadable checkpoints", "differences"],
+        [[number, *(killed[kind] for kind in KINDS), sum(killed.values()), len(unreadable), len(differences)]],
+    )
+    for line in [*differences, *map(str, unreadable)]:
+        print(line)
+    return bool(differences or unreadable)
+
+
+def make_project(folder):
+    """A new project that holds the job's model, data and config."""
+    project = folder / "project"
+    subprocess.run([sys.executable, "new_project.py", str(project)], cwd=PROJECT, check=True, capture_output=True)
+    shutil.copy(JOB / "small_net.py", project / "model")
+    shutil.copy(JOB / "small_images.py", project / "data_loader")
+    shutil.copy(JOB / "config.json", project / "chaos.json")
+    return project
+
+
+def train(project, arguments, trap=None):
+    """Run train.py, in a process that kills itself as the trap (KIND, COUNT) says."""
+    program = [str(PROJECT / "tests" / "killed.py"), *trap] if trap else ["train.py"]
+    environment = {**os.environ, "PYTHONPATH": ""}
+    command = [sys.executable, *program, *arguments]
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
+
+
+def other_workers(chance):
+    return ["--set", f"data_loader.args.num_workers={chance.choice([0, 0, 1, 2, 4])}"]
+
+
+def loads(path):
+    from utils.checkpoint import load_checkpoint
+
+    try:
+        return bool(load_checkpoint(path))
+    except ValueError:
+        return False
+
+
+def compare_runs(project):
+    """Names of what differs between the run that was left alone and the one that was killed."""
+    from compare import comparable_state, differing_values, tensorboard_scalars
+
+    (straight,) = project.glob("saved/models/straight/*")
+    newest = max(project.glob("saved/models/killed/*"), key=lambda run: run.stat().st_mtime)
+    logs = [project / "saved/log" / run.parent.name / run.name for run in (straight, newest)]
+    found = []
+    for name in ("checkpoint-epoch6.pth", "model_best.pth"):
+        states = [comparable_state(run / name) for run in (straight, newest)]
+        found += [f"{name} {path}" for path in differing_values(*states)]
+    if (logs[0] / "metrics.csv").read_bytes() != (logs[1] / "metrics.csv").read_bytes():
+        found.append("metrics.csv")
+    scalars = [tensorboard_scalars(log) for log in logs]
+    names = sorted(scalars[0].keys() | scalars[1].keys())
+    return found + [f"TensorBoard {name}" for name in names if scalars[0].get(name) != scalars[1].get(name)]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=20, metavar="N", help="at least so many")
+    parser.add_argument("--kills", type=int, default=200, metavar="N", help="at least so many over all runs")
+    parser.add_argument("--kills-in-a-run", type=int, default=12, metavar="N", help="at most so many in one")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments to kill at")
+    given = parser.parse_args()
+    raise SystemExit(main(given.runs, given.kills, given.kills_in_a_run, given.seed))

@@ -1,0 +1,126 @@
+"""Say whether two runs are the same, bit for bit: python compare.py --same saved/models/<name>/<run> <other run>."""
+
+import argparse
+from pathlib import Path
+
+from logger.csv_log import CsvLog
+from utils.errors import UserError, clean_exit
+from utils.run_folder import is_run_folder
+
+
+def main(one, other):
+    """Print what the runs have in common, or from which step on they differ; returns whether they are the same."""
+    logs = [run.resolve().parents[2] / "log" / run.resolve().parent.name / run.resolve().name for run in (one, other)]
+    found = scalar_differences(*map(tensorboard_scalars, logs))
+    row = table_difference(logs)
+    names = [{path.name for path in run.glob("*.pth") if "overtaken" not in path.name} for run in (one, other)]
+    passing = {name for name in names[0] ^ names[1] if "-batch" in name}  # only a run that was stopped has these
+    names = [mine - passing for mine in names]
+    common = sorted(names[0] & names[1])
+    if not common:
+        raise UserError(f"{one}, {other}: no checkpoints of the same name, so nothing to compare")
+    for name in common:
+        states = [comparable_state(run / name) for run in (one, other)]
+        found += [(states[0].get("step", 0), f"{name}: {place}") for place in differing_values(*states)[:3]]
+    if found:
+        step = min(step for step, _ in found)
+        print(f"different from step {step} on: {'; '.join(what for at, what in found if at == step)}")
+    elif row:
+        print(f"different: {row}")
+    elif names[0] != names[1]:
+        print(f"the same as far as both go; one alone has {', '.join(sorted(names[0] ^ names[1]))}")
+    else:
+        print(f"the same: {len(common)} checkpoints, metrics.csv, and what TensorBoard shows but for the pace")
+    return not found and not row and names[0] == names[1]
+
+
+def comparable_state(path):
+    """What a checkpoint holds, but for the config, which names the run, and the names of its TensorBoard files."""
+    from utils.checkpoint import load_checkpoint
+
+    state = load_checkpoint(path)
+    state.pop("config", None)
+    state.get("attributes", {}).pop("writer", None)
+    return state
+
+
+def scalar_differences(one, other):
+    """[(step, what differs)] of two runs' {tag: [(step, value), ...]}; the first difference of each tag."""
+    found = []
+    for tag in sorted(one.keys() | other.keys()):
+        points = [*one.get(tag, ())], [*other.get(tag, ())]
+        for left, right in zip(*points, strict=False):
+            if left != right and not (left[0] == right[0] and left[1] != left[1] and right[1] != right[1]):
+                found.append((min(left[0], right[0]), f"{tag} is {left[1]:.9g} and {right[1]:.9g}"))
+                break
+        else:
+            length = min(map(len, points))
+            rest = [*points[0][length:], *points[1][length:]]
+            if rest:
+                found.append((rest[0][0], f"{tag} is in one alone"))
+    return found
+
+
+def table_difference(logs):
+    """The first place at which the rows that both runs' metrics.csv have differ; None if there is none."""
+    tables = [CsvLog(log / "metrics.csv").rows() for log in logs]
+    if not all(tables) and any(tables):
+        return "one alone has a metrics.csv"
+    for left, right in zip(*tables, strict=False):
+        for column in dict.fromkeys([*left, *right]):
+            if left.get(column) != right.get(column):
+                values = f"{left.get(column)} and {right.get(column)}"
+                return f"in metrics.csv, from epoch {left.get('epoch')} on: {column} is {values}"
+    return None
+
+
+def tensorboard_scalars(folder):
+    """{tag: [(step, value), ...]} of a run's TensorBoard files, as TensorBoard shows them, without the pace."""
+    import logging
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of what a resumed run has taken back
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith("steps_per_sec")]
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
+
+
+def differing_values(one, other, place=""):
+    """Places at which two nested states differ, in bits, type or presence."""
+    import torch
+
+    if type(one) is not type(other):
+        return [place]
+    if isinstance(one, dict):
+        names = dict.fromkeys([*one, *other])
+        return [p for name in names for p in differing_values(one.get(name), other.get(name), f"{place}.{name}")]
+    if isinstance(one, (list, tuple)):
+        if len(one) != len(other):
+            return [place]
+        pairs = enumerate(zip(one, other, strict=True))
+        return [p for i, pair in pairs for p in differing_values(*pair, f"{place}.{i}")]
+    if isinstance(one, torch.Tensor):
+        same = one.dtype == other.dtype and one.shape == other.shape
+        bits = [tensor.flatten().contiguous().view(torch.uint8) for tensor in (one, other)]
+        return [] if same and torch.equal(*bits) else [place.lstrip(".")]
+    return [] if repr(one) == repr(other) else [place.lstrip(".")]
+
+
+def run_folder(text):
+    """The folder of a run's checkpoints, given it, its logs or a checkpoint. Raises UserError for another place."""
+    path = Path(text)
+    folder = path.parent if path.is_file() else path
+    if folder.parent.parent.name == "log":
+        folder = folder.parents[2] / "models" / folder.parent.name / folder.name
+    if not is_run_folder(folder):
+        raise UserError(f"{text}: not a run; give its folder, saved/models/<name>/<run>")
+    return folder
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Say whether two runs are the same, bit for bit.")
+    parser.add_argument("--same", nargs=2, metavar="RUN", required=True, help="folders of two runs; exit status 0 or 1")
+    with clean_exit():
+        raise SystemExit(0 if main(*map(run_folder, parser.parse_args().same)) else 1)

@@ -1,0 +1,167 @@
+"""What goes wrong while data are read is told with the sample, and the run is saved first."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from base import BaseDataLoader, InMemoryDataset
+from helpers import PROJECT, TinyData, tiny_config, tiny_trainer
+from utils import inf_loop
+from utils.batches import DataError, batches_of
+from utils.checkpoint import find_checkpoint, load_checkpoint
+
+
+class Raising(TinyData):
+    """Sample 7 cannot be read."""
+
+    def __init__(self, error=None):
+        super().__init__()
+        self.error = error or ValueError("a broken picture")
+
+    def __getitem__(self, index):
+        if index == 7:
+            raise self.error
+        return super().__getitem__(index)
+
+
+class WithFiles(Raising):
+    def __init__(self):
+        super().__init__()
+        self.samples = [(f"pictures/{i}.png", 0) for i in range(50)]
+
+
+def end_workers(loader):
+    """End them here: the garbage collector, which would find them in the traceback's frames, waits 5 s for each."""
+    if loader._iterator is not None:
+        loader._iterator._shutdown_workers()
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        (Raising(), r"data_loader: sample 7: ValueError: a broken picture \(.*test_batches.py:\d+\)"),
+        (WithFiles(), r"data_loader: sample 7 \(pictures/7.png\): ValueError: a broken picture"),
+        (Raising(FileNotFoundError(2, "No such file or directory", "x.png")), r"sample 7 \(x.png\): FileNotFoundError"),
+        (Raising(KeyError("label")), r"sample 7: KeyError: 'label'"),
+        (torch.utils.data.Subset(Raising(), list(range(5, 20))), r"sample 7: ValueError: a broken picture"),
+    ],
+)
+def test_a_sample_that_cannot_be_read_is_named(dataset, message, num_workers):
+    loader = BaseDataLoader(dataset, 4, True, 0, num_workers)
+    loader.set_epoch(1)
+    with pytest.raises(DataError, match=message) as error:
+        list(batches_of(loader))
+    end_workers(loader)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_samples_that_do_not_fit_together_are_one_line(num_workers):
+    class Ragged(TinyData):
+        def __getitem__(self, index):
+            return torch.zeros(index), 0
+
+    loader = BaseDataLoader(Ragged(), 4, False, 0, num_workers)
+    with pytest.raises(DataError, match=r"^data_loader: RuntimeError: .*size") as error:
+        list(batches_of(loader))
+    end_workers(loader)
+    assert "\n" not in str(error.value)
+
+
+def test_the_run_is_saved_before_it_ends_on_bad_data(tmp_path):
+    trainer = tiny_trainer(
+        tiny_config(tmp_path, epochs=2), loader_class=lambda data, *args: BaseDataLoader(Raising(), *args)
+    )
+    batches = [trainer.data_loader.batch_indices(1, i) for i in range(5)]
+    bad = next((i for i, batch in enumerate(batches) if 7 in batch), None)
+    with pytest.raises(DataError, match="sample 7"):
+        trainer.train()
+    (saved,) = trainer.checkpoint_dir.glob("checkpoint*")
+    state = load_checkpoint(saved)
+    assert (state["epoch"], state["batch"]) == (0, bad if bad is not None else 5)
+
+
+_JOB = """
+import os, signal, sys, time
+sys.path[:0] = [{project!r}, {tests!r}]
+from pathlib import Path
+from helpers import TinyData, tiny_config, tiny_trainer
+from base import BaseDataLoader, InMemoryDataset
+from utils.errors import clean_exit
+
+class Faulty(TinyData):
+    reads = 0
+
+    def __getitem__(self, index):
+        self.reads += 1
+        if self.reads > 40:
+            {fault}
+        return super().__getitem__(index)
+
+def loader(data, batch_size, shuffle, split, workers):
+    return BaseDataLoader(Faulty(), batch_size, False, split, 2, timeout={timeout})
+
+with clean_exit():
+    tiny_trainer(tiny_config({folder!r}, epochs=9), loader_class=loader).train()
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "timeout", "message"),
+    [
+        (
+            "os.kill(os.getpid(), signal.SIGKILL)",
+            1800,
+            "data_loader: a worker process ended by SIGKILL; the system may",
+        ),
+        ("os._exit(3)", 0, "data_loader: a worker process ended with status 3"),
+        ("time.sleep(1000)", 2, "data_loader: no batch came for 2 seconds: a worker hangs"),
+    ],
+)
+def test_a_worker_that_dies_or_hangs_ends_the_run_with_a_checkpoint(tmp_path, fault, timeout, message):
+    program = _JOB.format(
+        project=str(PROJECT), tests=str(PROJECT / "tests"), folder=str(tmp_path), fault=fault, timeout=timeout
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2 and f"error: {message}" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert time.monotonic() - started < 60
+    newest, damaged = find_checkpoint(next(tmp_path.glob("models/*/*")))
+    assert load_checkpoint(newest)["epoch"] >= 1 and not damaged
+
+
+def test_torchs_handler_for_dead_workers_is_taken_out():
+    loader = BaseDataLoader(TinyData(), 8, False, 0, 1)
+    next(batches_of(loader))
+    end_workers(loader)
+    handler = signal.getsignal(signal.SIGCHLD)
+    os.kill(os.getpid(), signal.SIGCHLD)
+    assert callable(handler) and "torch" not in handler.__module__
+
+
+def test_every_pass_over_a_plain_loader_has_an_order_of_its_own():
+    loader = torch.utils.data.DataLoader(torch.arange(50), batch_size=50, shuffle=True, num_workers=1)
+    batches = inf_loop(loader)
+    orders = {tuple(next(batches).tolist()) for _ in range(3)}
+    batches.close()
+    assert len(orders) == 3
+
+
+def test_an_end_of_iteration_within_a_sample_is_not_the_end_of_the_data():
+    broken = []
+
+    def transform(images):
+        if broken:
+            raise StopIteration
+        return images
+
+    loader = BaseDataLoader(InMemoryDataset(torch.zeros(9, 2), torch.zeros(9), transform=transform), 3, False, 0, 0)
+    broken.append(True)
+    with pytest.raises(DataError, match="StopIteration"):
+        list(batches_of(loader))

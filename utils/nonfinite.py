@@ -1,0 +1,70 @@
+"""Numbers that are not finite: put down to their batches, and refused before they are saved."""
+
+import math
+
+from utils.errors import UserError
+
+MAX_LEFT_OUT = 10
+
+
+class NonFiniteError(UserError):
+    """A loss, a gradient or a parameter that is nan or infinite. batches: indices of the epoch's batches at fault."""
+
+    def __init__(self, message, batches=()):
+        super().__init__(message)
+        self.batches = batches
+
+
+class StepLog:
+    """Which batches stand behind the losses and the updates since the last report. It survives a restart."""
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self):
+        """Begin an epoch."""
+        self.batches = []  # indices, one for each loss
+        self.updates = []  # the last batch of each update
+        self.last_update = -1  # of those before
+
+    def clear(self):
+        """Begin a report."""
+        self.batches = []
+        self.last_update, self.updates = [self.last_update, *self.updates][-1], []
+
+    def faults(self, losses, norms):
+        """[(batches, what is not finite), ...] of losses and gradient norms, first one first; one for each update."""
+        bad = [(i, loss) for i, loss in zip(self.batches, losses, strict=False) if not math.isfinite(loss)]
+        found = {batch: ([batch], f"the loss is {loss}") for batch, loss in bad}
+        begins = [self.last_update, *self.updates][: len(self.updates)]
+        for before, end, norm in zip(begins, self.updates, norms, strict=False):
+            window = list(range(before + 1, end + 1))
+            if not math.isfinite(norm) and not found.keys() & set(window):
+                found[end] = (window, f"the norm of the gradient is {norm}")
+        return [found[batch] for batch in sorted(found)]
+
+    def state_dict(self):
+        """Both lists."""
+        return {"batches": self.batches, "updates": self.updates, "last_update": self.last_update}
+
+    def load_state_dict(self, state):
+        """Put them back."""
+        self.batches, self.updates = list(map(int, state["batches"])), list(map(int, state["updates"]))
+        self.last_update = int(state["last_update"])
+
+
+def finite_state(model):
+    """{name: tensor} of what must stay finite: the parameters that are trained, and the buffers that are so now."""
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad and p.is_floating_point()}
+    buffers = {name: b for name, b in model.named_buffers() if b.is_floating_point() and b.isfinite().all()}
+    return parameters | buffers
+
+
+def require_finite(tensors, when):
+    """Raise NonFiniteError, naming them, if any of {name: tensor} holds nan or infinity; waits for the device."""
+    import torch
+
+    finite = [tensor.detach().isfinite().all() for tensor in tensors.values()]
+    if finite and not torch.stack([value.to(finite[0].device) for value in finite]).all():
+        bad = [name for name, value in zip(tensors, finite, strict=True) if not value]
+        raise NonFiniteError(f"{when}: {', '.join(bad[:3])} of the model hold nan or infinity; not saved")

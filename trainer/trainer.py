@@ -176,8 +176,8 @@ class Trainer(BaseTrainer):
         return result
 
     def _after_update(self, batch_idx):
-        if self.optim_step.norm is not None:
-            self.update_metrics.update("grad_norm", self.optim_step.norm)
+        if self.optim_step.norms:
+            self.update_metrics.update("grad_norm", self.optim_step.norms)
             self.step_log.updates.append(batch_idx)
         if self.schedule_interval == "step":
             self.lr_scheduler.step()

@@ -1,5 +1,6 @@
 """Average numbers over an epoch, each batch weighted by its samples."""
 
+import itertools
 import math
 
 
@@ -20,11 +21,14 @@ class MetricTracker:
         """Forget all values."""
         self._sums = dict.fromkeys(self.keys, 0.0)
         self._weights = dict.fromkeys(self.keys, 0)
-        self._window = {key: [] for key in self.keys}  # [value, n] since the last collect, read already
+        self._window = {key: [] for key in self.keys}  # (value, n) since the last collect, read already
         self._pending = {key: [] for key in self.keys}  # and not yet read
 
     def update(self, key, value, n=1):
-        """Add the mean of n samples. value: a number or a 0-dim tensor, which is not copied to the CPU yet."""
+        """Add the mean of n samples. value: a number or a 0-dim tensor, which is not copied to the CPU yet.
+
+        A list of such tensors, the norms of a thing's parts, stands for the norm of the whole.
+        """
         if key not in self._pending:
             raise ValueError(f"metric {key!r} is not tracked; tracked are {', '.join(self.keys)}")
         if self.writer is not None:
@@ -70,13 +74,21 @@ class MetricTracker:
         for key in self.keys:
             if key in state["sums"]:
                 self._sums[key], self._weights[key] = float(state["sums"][key]), int(state["weights"][key])
-                self._window[key] = [[float(value), int(n)] for value, n in state["window"][key]]
+                self._window[key] = [(float(value), int(n)) for value, n in state["window"][key]]
 
     def _read_pending(self):
         pending, self._pending = self._pending, {key: [] for key in self.keys}
-        fetched = iter(_fetch([value for batches in pending.values() for value, _ in batches]))
+        numbers = iter(_read([value for batches in pending.values() for value, _ in batches]))
         for key, batches in pending.items():
-            self._window[key] += [[next(fetched), n] for _, n in batches]
+            self._window[key] += [(next(numbers), n) for _, n in batches]
+
+
+def _read(values):
+    """The values as floats; or, if they are lists of norms, the norms of the wholes."""
+    if not any(isinstance(value, list) for value in values):
+        return _fetch(values)
+    fetched = iter(_fetch([part for parts in values for part in parts]))
+    return [math.hypot(*itertools.islice(fetched, len(parts))) for parts in values]
 
 
 def _fetch(values):

@@ -14,11 +14,12 @@ class OptimStep:
 
     clip_norm, clip_value: what the gradient is clipped to, as torch.nn.utils.clip_grad_norm_ and clip_grad_value_ do.
     scaler: a torch.amp.GradScaler for losses computed in float16; it skips updates whose gradients are not finite.
-    measure_norm: leave the norms of each update's gradient, before clipping, in the attribute norms: a list of 0-dim
-    tensors, one for each parameter or one for all. It stays empty with a scaler, where infinite ones are a matter of
-    course.
-    skip_nonfinite: skip such updates without a scaler too; that waits for the device before each update. buffers: the
-    model's, which a skipped update puts back as they were after the last one.
+    watch: a GradientWatch that looks at each update's gradient. It is not asked with a scaler, where infinite gradients
+    are a matter of course.
+    skip_nonfinite: skip updates in which the watch finds something; that waits for the device before each of them.
+    buffers: the model's, which a skipped update puts back as they were after the last one.
+
+    The attribute norm is that of the last update's gradient before clip_norm, as a 0-dim tensor; None without clipping.
     """
 
     def __init__(
@@ -29,7 +30,7 @@ class OptimStep:
         clip_norm=None,
         clip_value=None,
         scaler=None,
-        measure_norm=False,
+        watch=None,
         skip_nonfinite=False,
         buffers=(),
     ):
@@ -41,11 +42,11 @@ class OptimStep:
         self.clip_norm = clip_norm
         self.clip_value = clip_value
         self.scaler = scaler
-        self.measure_norm = measure_norm or skip_nonfinite
+        self.watch = watch if scaler is None else None
         self.skip_nonfinite = skip_nonfinite
         self.buffers = list(buffers) if skip_nonfinite else []
         self._good_buffers = [buffer.clone() for buffer in self.buffers]
-        self.norms = []
+        self.norm = None
         self.reset()
 
     def reset(self):
@@ -106,33 +107,26 @@ class OptimStep:
         if self.reduction == "mean" and self._num_samples != self._first_samples:
             for gradient in self._gradients():
                 gradient.div_(self._num_samples / self._first_samples)
+        found = self.watch.look(self._gradients()) if self.watch is not None else []
         if self.clip_norm is not None:
-            norms = [torch.nn.utils.clip_grad_norm_(self._parameters(), self.clip_norm)]
-        else:
-            norms = _norms(self._gradients()) if self.measure_norm and self.scaler is None else []
+            self.norm = torch.nn.utils.clip_grad_norm_(self._parameters(), self.clip_norm)
         if self.clip_value is not None:
             torch.nn.utils.clip_grad_value_(self._parameters(), self.clip_value)
         if self.scaler is not None:
             self.scaler.step(self.optimizer)  # waits for the device unless the optimizer is a fused one
             self.scaler.update()
             return
-        self.norms = norms if self.measure_norm else []
-        good = not self.skip_nonfinite or bool(torch.stack(norms).isfinite().all())
-        if good:
+        if self.skip_nonfinite and any(found):
+            _copy_all(self._good_buffers, self.buffers)
+        else:
             self.optimizer.step()
-        _copy_all(*((self.buffers, self._good_buffers) if good else (self._good_buffers, self.buffers)))
+            _copy_all(self.buffers, self._good_buffers)
 
     def _parameters(self):
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def _gradients(self):
-        return [parameter.grad for parameter in self._parameters() if parameter.grad is not None]
-
-
-def _norms(gradients):
-    """The norm of each. torch.nn.utils.get_total_norm, which joins them, takes five times as long for a small model."""
-    dense = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in gradients]
-    return list(torch._foreach_norm(dense)) if dense else []
+        return [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
 
 
 def _copy_all(sources, targets):

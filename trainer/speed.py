@@ -11,6 +11,7 @@ from utils.errors import UserError
 from utils.weights import unwrapped
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_AS_IS = contextlib.nullcontext()
 _FUSED = ("Adam", "AdamW", "SGD")  # torch.optim's classes whose fused kernel runs on the CPU and on CUDA alike
 
 
@@ -52,7 +53,7 @@ def apply_switches(model, settings, device):
 def autocast(precision, device):
     """A context, to be entered anew for each batch, in which models and losses compute in the precision."""
     if precision not in _DTYPES:
-        return contextlib.nullcontext()
+        return _AS_IS
     return torch.autocast(device.type, _DTYPES[precision])
 
 

@@ -9,6 +9,7 @@ from tqdm import tqdm
 from base import BaseTrainer
 from trainer.batch_stream import BatchStream, num_batches
 from trainer.evaluate import evaluate, record, reduction_of
+from trainer.gradient_watch import GradientWatch
 from trainer.optim_step import OptimStep
 from trainer.speed import apply_switches, autocast, grad_scaler, to_device
 from utils import MetricTracker, UserError
@@ -61,6 +62,8 @@ class Trainer(BaseTrainer):
         self.do_validation = valid_data_loader is not None
         self.lr_scheduler = lr_scheduler
 
+        skips = settings.on_nonfinite == "skip"
+        self.gradient_watch = GradientWatch()
         self.optim_step = OptimStep(
             optimizer,
             accumulate=settings.accumulate,
@@ -68,8 +71,8 @@ class Trainer(BaseTrainer):
             clip_norm=settings.clip_norm,
             clip_value=settings.clip_value,
             scaler=grad_scaler(settings.precision, device),
-            measure_norm=settings.on_nonfinite != "ignore",
-            skip_nonfinite=settings.on_nonfinite == "skip",
+            watch=self.gradient_watch if settings.on_nonfinite != "ignore" else None,
+            skip_nonfinite=skips,
             buffers=model.buffers(),
         )
 
@@ -77,7 +80,6 @@ class Trainer(BaseTrainer):
         self.log_step = settings.log_step or max(1, self.len_epoch // 20)
 
         names = ["loss", *(metric.__name__ for metric in metric_ftns)]
-        skips = settings.on_nonfinite == "skip"
         self.train_metrics = MetricTracker(*names, finite_only=skips)
         self.update_metrics = MetricTracker("grad_norm", finite_only=skips)
         self.step_log = StepLog()
@@ -94,6 +96,7 @@ class Trainer(BaseTrainer):
             self.train_metrics.reset()
             self.update_metrics.reset()
             self.step_log.reset()
+            self.gradient_watch.clear()
             self.optim_step.reset()
         self._stop_if_asked()
         self._validate_if_due(epoch)  # which a signal may have put off
@@ -142,9 +145,9 @@ class Trainer(BaseTrainer):
     def _validate_if_due(self, epoch):
         """Validate within the epoch, every validate_every_steps; the best model so far is kept."""
         every = self.settings.validate_every_steps
-        within = 0 < self.batches_done < self.len_epoch
-        due = every and within and self.step % every == 0 and self.step != self.validated_step
-        if not due or not self.do_validation:
+        if every is None or self.step % every or self.step == self.validated_step or not self.do_validation:
+            return
+        if not 0 < self.batches_done < self.len_epoch:
             return
         result = self._measure()
         self.validated_step = self.step
@@ -176,9 +179,9 @@ class Trainer(BaseTrainer):
         return result
 
     def _after_update(self, batch_idx):
-        if self.optim_step.norms:
-            self.update_metrics.update("grad_norm", self.optim_step.norms)
-            self.step_log.updates.append(batch_idx)
+        self.step_log.updates.append(batch_idx)
+        if self.optim_step.norm is not None:
+            self.update_metrics.update("grad_norm", self.optim_step.norm)
         if self.schedule_interval == "step":
             self.lr_scheduler.step()
 
@@ -194,9 +197,10 @@ class Trainer(BaseTrainer):
         if self.settings.on_nonfinite == "skip":
             self._report_skipped()
         latest = self.train_metrics.collect()
-        if self.update_metrics.window("grad_norm"):
+        if self.settings.clip_norm is not None:
             latest |= self.update_metrics.collect()
         self.step_log.clear()
+        self.gradient_watch.clear()
         self.writer.set_step(self._step_of(epoch, batch_idx + 1))
         for name, value in latest.items():
             self.writer.add_scalar(name, value)
@@ -274,7 +278,7 @@ class Trainer(BaseTrainer):
             self.logger.warning("%s; the update is skipped", self._describe_steps(batches, what))
 
     def _nonfinite_steps(self):
-        return self.step_log.faults(self.train_metrics.window("loss"), self.update_metrics.window("grad_norm"))
+        return self.step_log.faults(self.train_metrics.window("loss"), self.gradient_watch.read())
 
     def _describe_steps(self, batches, what):
         place = f"epoch {self.epoch}, batch {' and '.join(str(i + 1) for i in batches)} of {self.len_epoch}"

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import operator
 
 
 class MetricTracker:
@@ -21,19 +22,16 @@ class MetricTracker:
         """Forget all values."""
         self._sums = dict.fromkeys(self.keys, 0.0)
         self._weights = dict.fromkeys(self.keys, 0)
-        self._window = {key: [] for key in self.keys}  # (value, n) since the last collect, read already
-        self._pending = {key: [] for key in self.keys}  # and not yet read
+        self._clear()
 
     def update(self, key, value, n=1):
-        """Add the mean of n samples. value: a number or a 0-dim tensor, which is not copied to the CPU yet.
-
-        A list of such tensors, the norms of a thing's parts, stands for the norm of the whole.
-        """
-        if key not in self._pending:
+        """Add the mean of n samples. value: a number or a 0-dim tensor, which is not copied to the CPU yet."""
+        if key not in self._values:
             raise ValueError(f"metric {key!r} is not tracked; tracked are {', '.join(self.keys)}")
         if self.writer is not None:
             self.writer.add_scalar(key, float(value))
-        self._pending[key].append((value.detach() if getattr(value, "requires_grad", False) else value, n))
+        self._values[key].append(value.detach() if getattr(value, "requires_grad", False) else value)
+        self._counts[key].append(n)
 
     def avg(self, key):
         """The average of all samples so far as a float, nan before the first."""
@@ -46,27 +44,21 @@ class MetricTracker:
 
     def window(self, key):
         """The values since the last collect, as floats."""
-        self._read_pending()
-        return [value for value, _ in self._window[key]]
+        self._read()
+        return self._values[key]
 
     def collect(self):
         """{name: average since the last call}. Fetches all waiting tensors in one transfer a device."""
-        self._read_pending()
-        window, self._window = self._window, {key: [] for key in self.keys}
-        latest = {}
-        for key, batches in window.items():
-            counted = [(value, n) for value, n in batches if not self.finite_only or math.isfinite(value)]
-            weight = sum(n for _, n in counted)
-            total = sum(value * n for value, n in counted)
-            self._sums[key] += total
-            self._weights[key] += weight
-            latest[key] = total / weight if weight else float("nan")
+        self._read()
+        latest = {key: self._collect(key) for key in self.keys}
+        self._clear()
         return latest
 
     def state_dict(self):
         """All values so far; they are read, which waits for the device."""
-        self._read_pending()
-        return {"sums": dict(self._sums), "weights": dict(self._weights), "window": dict(self._window)}
+        self._read()
+        window = {key: list(zip(self._values[key], self._counts[key], strict=True)) for key in self.keys}
+        return {"sums": dict(self._sums), "weights": dict(self._weights), "window": window}
 
     def load_state_dict(self, state):
         """Go on from the values so far of those names that are tracked here."""
@@ -74,25 +66,35 @@ class MetricTracker:
         for key in self.keys:
             if key in state["sums"]:
                 self._sums[key], self._weights[key] = float(state["sums"][key]), int(state["weights"][key])
-                self._window[key] = [(float(value), int(n)) for value, n in state["window"][key]]
+                for value, n in state["window"][key]:
+                    self.update(key, float(value), int(n))
 
-    def _read_pending(self):
-        pending, self._pending = self._pending, {key: [] for key in self.keys}
-        numbers = iter(_read([value for batches in pending.values() for value, _ in batches]))
-        for key, batches in pending.items():
-            self._window[key] += [(next(numbers), n) for _, n in batches]
+    def _clear(self):
+        self._values = {key: [] for key in self.keys}  # since the last collect
+        self._counts = {key: [] for key in self.keys}  # the samples of each
+        self._num_read = dict.fromkeys(self.keys, 0)  # floats already, at the front
+
+    def _read(self):
+        """Turn all values into floats."""
+        waiting = [value for key in self.keys for value in self._values[key][self._num_read[key] :]]
+        numbers = iter(read_numbers(waiting))
+        for key, values in self._values.items():
+            values[self._num_read[key] :] = itertools.islice(numbers, len(values) - self._num_read[key])
+            self._num_read[key] = len(values)
+
+    def _collect(self, key):
+        values, counts = self._values[key], self._counts[key]
+        if self.finite_only:
+            finite = list(map(math.isfinite, values))
+            values, counts = (list(itertools.compress(numbers, finite)) for numbers in (values, counts))
+        total, weight = sum(map(operator.mul, values, counts)), sum(counts)
+        self._sums[key] += total
+        self._weights[key] += weight
+        return total / weight if weight else float("nan")
 
 
-def _read(values):
-    """The values as floats; or, if they are lists of norms, the norms of the wholes."""
-    if not any(isinstance(value, list) for value in values):
-        return _fetch(values)
-    fetched = iter(_fetch([part for parts in values for part in parts]))
-    return [math.hypot(*itertools.islice(fetched, len(parts))) for parts in values]
-
-
-def _fetch(values):
-    """The values as python floats; tensors of one device and dtype travel together."""
+def read_numbers(values):
+    """Numbers and 0-dim tensors as python floats; tensors of one device and dtype travel together."""
     groups = {}
     for position, value in enumerate(values):
         if hasattr(value, "detach"):  # a tensor, and no NumPy scalar, which has a device too

@@ -29,26 +29,29 @@ class StepLog:
 
     def clear(self):
         """Begin a report."""
-        self.batches = []
-        self.last_update, self.updates = [self.last_update, *self.updates][-1], []
+        self.last_update = self.updates[-1] if self.updates else self.last_update
+        self.batches, self.updates = [], []
 
-    def faults(self, losses, norms):
-        """[(batches, what is not finite), ...] of losses and gradient norms, first one first; one for each update."""
+    def faults(self, losses, found):
+        """[(batches, what is not finite), ...], the first one first; one for each update at most.
+
+        losses: of the batches. found: for each update whether its gradient was not finite; or nothing.
+        """
         bad = [(i, loss) for i, loss in zip(self.batches, losses, strict=False) if not math.isfinite(loss)]
-        found = {batch: ([batch], f"the loss is {loss}") for batch, loss in bad}
-        begins = [self.last_update, *self.updates][: len(self.updates)]
-        for before, end, norm in zip(begins, self.updates, norms, strict=False):
+        faults = {batch: ([batch], f"the loss is {loss}") for batch, loss in bad}
+        begins = [self.last_update, *self.updates]
+        for before, end, bad in zip(begins, self.updates, found, strict=False):
             window = list(range(before + 1, end + 1))
-            if not math.isfinite(norm) and not found.keys() & set(window):
-                found[end] = (window, f"the norm of the gradient is {norm}")
-        return [found[batch] for batch in sorted(found)]
+            if bad and not faults.keys() & set(window):
+                faults[end] = (window, "the gradient is not finite")
+        return [faults[batch] for batch in sorted(faults)]
 
     def state_dict(self):
-        """Both lists."""
+        """All of it."""
         return {"batches": self.batches, "updates": self.updates, "last_update": self.last_update}
 
     def load_state_dict(self, state):
-        """Put them back."""
+        """Put it back."""
         self.batches, self.updates = list(map(int, state["batches"])), list(map(int, state["updates"]))
         self.last_update = int(state["last_update"])
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import trainer.optim_step
 from base import BaseDataLoader, BaseTrainer
 from helpers import TinyData, same, tiny_config, tiny_model, tiny_trainer
 from trainer import Trainer
+from trainer.gradient_watch import GradientWatch
 from utils import UserError
 from utils.checkpoint import load_checkpoint
 from utils.nonfinite import StepLog
@@ -83,7 +83,7 @@ def test_an_infinite_gradient_of_a_finite_loss_is_found_in_its_own_step(tmp_path
             return BadGradient.apply(output) if self.calls == 3 and self.training else output
 
     trainer = tiny_trainer(tiny_config(tmp_path, **settings(log_step=5)), model=Trapped())
-    with pytest.raises(UserError, match="epoch 1, batch 3 of 5: the norm of the gradient is nan; samples"):
+    with pytest.raises(UserError, match="epoch 1, batch 3 of 5: the gradient is not finite; samples"):
         trainer.train()
 
 
@@ -154,21 +154,25 @@ def test_ignore_looks_at_nothing(tmp_path):
     faulty(tmp_path, on_nonfinite="ignore", monitor="off").train()
 
 
+GRADIENT = "the gradient is not finite"
+
+
 @pytest.mark.parametrize(
-    ("batches", "updates", "last_update", "losses", "norms", "expected"),
+    ("batches", "updates", "last_update", "losses", "found", "expected"),
     [
-        ([3, 4], [3, 4], 2, [1, 2], [1, 1], []),
-        ([3, 4], [3, 4], 2, [1, math.nan], [1, math.nan], [([4], "the loss is nan")]),
-        ([3, 4], [3, 4], 2, [1, 1], [math.inf, 1], [([3], "the norm of the gradient is inf")]),
-        ([3, 4], [3], 1, [1, 1], [math.inf], [([2, 3], "the norm of the gradient is inf")]),
-        ([3, 4], [3], 1, [math.nan, 1], [math.nan], [([3], "the loss is nan")]),
+        ([3, 4], [3, 4], 2, [1, 2], [False, False], []),
+        ([3, 4], [3, 4], 2, [1, math.nan], [False, True], [([4], "the loss is nan")]),
+        ([3, 4], [3, 4], 2, [1, 1], [True, False], [([3], GRADIENT)]),
+        ([3, 4], [3], 1, [1, 1], [True], [([2, 3], GRADIENT)]),
+        ([3, 4], [3], 1, [math.nan, 1], [True], [([3], "the loss is nan")]),
         ([3, 4], [], -1, [1, math.inf], [], [([4], "the loss is inf")]),
+        ([3, 4], [3, 4], 2, [1, math.inf], [], [([4], "the loss is inf")]),
     ],
 )
-def test_faults_are_put_down_to_their_batches(batches, updates, last_update, losses, norms, expected):
+def test_faults_are_put_down_to_their_batches(batches, updates, last_update, losses, found, expected):
     log = StepLog()
     log.load_state_dict({"batches": batches, "updates": updates, "last_update": last_update})
-    assert log.faults(losses, norms) == expected
+    assert log.faults(losses, found) == expected
     log.clear()
     assert log.last_update == (updates or [last_update])[-1] and not log.batches + log.updates
 
@@ -207,11 +211,20 @@ def test_rollback_in_the_first_epoch_shows_no_point_twice(tmp_path):
     assert steps == [i + 1 for i in range(5) if i != bad]
 
 
-def test_norms_are_not_computed_where_nobody_looks(tmp_path, monkeypatch):
+def test_gradients_are_not_looked_at_where_nobody_asks(tmp_path, monkeypatch):
     calls = []
-    norms = trainer.optim_step._norms
-    monkeypatch.setattr(trainer.optim_step, "_norms", lambda gradients: calls.append(1) or norms(gradients))
+    look = GradientWatch.look
+    monkeypatch.setattr(GradientWatch, "look", lambda self, gradients: calls.append(1) or look(self, gradients))
     tiny_trainer(tiny_config(tmp_path / "a", **settings(on_nonfinite="ignore", epochs=1))).train()
     assert not calls
     tiny_trainer(tiny_config(tmp_path / "b", **settings(epochs=1))).train()
     assert len(calls) == 5
+
+
+def test_the_norm_of_the_gradient_is_shown_where_it_is_clipped(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path, **settings(clip_norm=1e-9, tensorboard=True, log_step=1, epochs=1)))
+    trainer.train()
+    events = EventAccumulator(str(trainer.config.log_dir))
+    events.Reload()
+    norms = [event.value for event in events.Scalars("grad_norm/train")]
+    assert len(norms) == 5 and min(norms) > 1e-6

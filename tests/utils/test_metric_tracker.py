@@ -67,11 +67,3 @@ def test_writer_gets_each_value():
     tracker = MetricTracker("loss", writer=Writer())
     tracker.update("loss", torch.tensor(1.5))
     assert tracker.writer.seen == (("loss", 1.5),)
-
-
-def test_norms_of_parts_are_joined_to_the_norm_of_the_whole():
-    tracker = MetricTracker("norm")
-    whole = torch.randn(50, dtype=torch.float64)
-    tracker.update("norm", [part.norm() for part in whole.split(20)])
-    tracker.update("norm", [torch.tensor(1.0), torch.tensor(math.nan)])
-    assert tracker.window("norm")[0] == pytest.approx(whole.norm().item()) and math.isnan(tracker.window("norm")[1])

@@ -201,7 +201,7 @@ class ConfigParser:
             write_json([*(read_json(starts) if starts.exists() else []), start], starts)
         except UserError:
             raise
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise UserError(f"{starts}: not what this program wrote: {error}") from None
         except OSError as error:
             raise UserError(f"{error.filename or save_dir}: cannot write the run's files: {error.strerror}") from None

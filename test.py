@@ -45,10 +45,12 @@ def main(config, split, batch_size):
     tracker = MetricTracker("loss", *(metric.__name__ for metric in metrics))
     values = evaluate(model, criterion, metrics, loader, device, tracker, precision)
     samples = len(loader.sampler)
-    logger.info("%s, epoch %s, on %d %s samples", config.resume, checkpoint.get("epoch"), samples, split)
+    within = f" and {checkpoint['batch']} batches" if checkpoint.get("batch") else ""
+    logger.info("%s, epoch %s%s, on %d %s samples", config.resume, checkpoint.get("epoch"), within, samples, split)
     for name, value in values.items():
         logger.info("    %s: %s", name, value)
-    result = {"epoch": checkpoint.get("epoch"), "samples": samples, **values}
+    trained = {"epoch": checkpoint.get("epoch")} | ({"batch": checkpoint["batch"]} if within else {})
+    result = {**trained, "samples": samples, **values}
     record_result(config.resume.parent / "test_results.json", config.resume.name, split, result)
 
 

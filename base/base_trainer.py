@@ -310,6 +310,8 @@ class BaseTrainer(ABC):
         if self.batches_done and not (self.resumes_within_epochs and _order_of_data(before) == _order_of_data(now)):
             self.logger.warning("epoch %d starts over: its batches are no longer the same ones", self.start_epoch)
             self.batches_done = 0
+        if self.batches_done and changed & {"loss", "metrics"}:
+            self.logger.warning("epoch %d: its averages are partly of the loss and metrics before", self.start_epoch)
         same_run = self.config.continues or path != self.config.resume
         if same_run and _section(before, "trainer").get("monitor", "off") == self.monitor:
             self.mnt_best = checkpoint.get("monitor_best", self.mnt_best)

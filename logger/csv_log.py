@@ -14,11 +14,14 @@ class CsvLog:
         self.path = Path(path)
 
     def rows(self):
-        """The rows as a list of {column: text}, empty if there is no file yet."""
-        if not self.path.exists():
+        """The rows as a list of {column: text}, empty if there is no file yet. Raises UserError for another file."""
+        try:
+            with open(self.path, newline="", encoding="utf-8") as file:
+                return list(csv.DictReader(file))
+        except FileNotFoundError:
             return []
-        with open(self.path, newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        except (OSError, ValueError, csv.Error) as error:
+            raise UserError(f"{self.path}: cannot read the table: {error}; mend or move the file") from None
 
     def epochs(self):
         """The epochs that have a row. Raises UserError for a table that is not ours."""

@@ -287,3 +287,20 @@ def test_test_refuses_what_it_cannot_measure(trained, tmp_path):
     assert "does not fit the model MnistModel" in done.stderr and len(done.stderr.splitlines()) == 1
     save_checkpoint({"state_dict": {}, "epoch": 1}, tmp_path / "bare.pth")
     assert "holds no config; give one with -c" in run("test.py", "-r", tmp_path / "bare.pth", status=2).stderr
+
+
+def test_a_checkpoint_within_an_epoch_is_tested_as_what_it_is(tmp_path):
+    run(
+        "train.py",
+        "-c",
+        "config.json",
+        *SHORT,
+        "--set",
+        f"trainer.save_dir={tmp_path}",
+        "--set",
+        "trainer.save_every_steps=2",
+    )
+    checkpoint = next(tmp_path.rglob("checkpoint-epoch1-batch4.pth"))
+    assert "epoch 0 and 4 batches, on 10000 test samples" in run("test.py", "-r", checkpoint).stdout
+    result = read_json(checkpoint.parent / "test_results.json")[checkpoint.name]["test"]
+    assert (result["epoch"], result["batch"]) == (0, 4)

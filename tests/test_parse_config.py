@@ -12,6 +12,7 @@ import model.metric
 import model.model
 from parse_config import PARTS, ConfigParser, CustomArgs
 from utils import UserError
+from utils.checkpoint import save_checkpoint
 from utils.json_io import read_json
 
 CONFIG = {
@@ -315,6 +316,16 @@ def test_run_folder_is_made_when_asked_for_and_no_two_runs_share_it(tmp_path):
     assert read_json(first.save_dir / "config.json") == given
     start = read_json(first.save_dir / "environment.json")[0]
     assert start["libraries"]["torch"] == torch.__version__.split("+")[0] and start["host"] and start["command"]
+
+
+@pytest.mark.parametrize("content", ["5", "{", "null"])
+def test_a_record_of_starts_that_is_none_is_named(tmp_path, content):
+    first = config(trainer={"epochs": 1, "save_dir": str(tmp_path)})
+    folder = ConfigParser(first).save_dir
+    save_checkpoint({"state_dict": {}, "config": first}, folder / "checkpoint-epoch1.pth")
+    (folder / "environment.json").write_text(content)
+    with pytest.raises(UserError, match=r"environment.json: not what this program wrote"):
+        _ = ConfigParser(first, resume=folder / "checkpoint-epoch1.pth").save_dir
 
 
 def test_run_id_names_the_folder_and_is_not_used_twice(tmp_path):

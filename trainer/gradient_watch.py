@@ -55,7 +55,7 @@ class GradientWatch:
     def load_state_dict(self, state):
         """Put it back."""
         self.clear()
-        self._found = list(map(bool, state["found"]))
+        self._found = [bool(found) for found in state["found"]]
 
     def _make_flags(self, device):
         flags = torch.zeros(max(256, 2 * self._num_flagged), device=device)

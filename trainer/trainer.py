@@ -120,6 +120,7 @@ class Trainer(BaseTrainer):
                     self._log_batch(batch_idx, epoch, bar)
                 self._validate_if_due(epoch)
                 self._save_if_due()
+            self._warn_if_short(epoch)
             if self.optim_step.finish():  # the epoch's last window was a short one
                 self._after_update(self.batches_done - 1)
             if self.train_metrics.window("loss"):
@@ -184,6 +185,13 @@ class Trainer(BaseTrainer):
             self.update_metrics.update("grad_norm", self.optim_step.norm)
         if self.schedule_interval == "step":
             self.lr_scheduler.step()
+
+    def _warn_if_short(self, epoch):
+        """Tell of a loader that ended before its length said so."""
+        left_out = max((batch_idx + 1 for at, batch_idx in self.left_out if at == epoch), default=0)
+        if max(self.batches_done, left_out) < self.len_epoch:
+            gave = f"{self.batches_done} batches, and its length says {self.len_epoch}"
+            self.logger.warning("epoch %d: data_loader gave %s", epoch, gave)
 
     def _batches(self, epoch):
         """(batch_idx, batch) of what is left of the epoch, in an order that depends on (seed, epoch) only."""

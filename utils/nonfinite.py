@@ -54,6 +54,8 @@ class StepLog:
         """Put it back."""
         self.batches, self.updates = list(map(int, state["batches"])), list(map(int, state["updates"]))
         self.last_update = int(state["last_update"])
+        if not all(-1 <= batch_idx < 2**63 for batch_idx in [*self.batches, *self.updates, self.last_update]):
+            raise ValueError("a batch's index is out of range")
 
 
 def finite_state(model):

@@ -35,7 +35,14 @@ def load_optimizer(optimizer, state_dict, settings_as_built):
     built = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     try:
         groups = [group | _kernel(own) for group, own in zip(state_dict["param_groups"], built, strict=True)]
+        _require_like(built, groups, "")
+        if not all(type(number) is int for group in groups for number in group["params"]):
+            raise ValueError("its parameters are not numbered")
         optimizer.load_state_dict({**state_dict, "param_groups": groups})
+        if not all(isinstance(state, dict) for state in optimizer.state.values()):
+            raise ValueError("a parameter's state is no dict")
+        if not all(isinstance(parameter, torch.Tensor) for parameter in optimizer.state):
+            raise ValueError("it holds a state of no parameter")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"the checkpoint does not fit the optimizer: {error}") from None
     optimizer._opt_called = True  # by the run before this one; else torch warns that the schedule goes ahead of it
@@ -48,13 +55,40 @@ def load_optimizer(optimizer, state_dict, settings_as_built):
 
 
 def _require_shapes(optimizer):
-    """Raise UserError for a state that is not shaped like its parameter where a fused kernel takes that for granted."""
-    fused = [p for group in optimizer.param_groups if group.get("fused") for p in group["params"]]
-    for parameter in fused:
+    """Raise UserError for a state of one of torch's optimizers that does not belong to its parameter."""
+    kind = type(optimizer)
+    if not kind.__module__.startswith("torch.optim") or kind.__name__ in ("Adafactor", "LBFGS"):  # shaped as they like
+        return
+    for parameter in (p for group in optimizer.param_groups for p in group["params"]):
         for name, value in optimizer.state.get(parameter, {}).items():
+            if not isinstance(value, (torch.Tensor, type(None))) and name != "step":
+                raise UserError(f"the checkpoint does not fit the optimizer: a state {name!r} is no tensor")
             if isinstance(value, torch.Tensor) and value.numel() != 1 and value.shape != parameter.shape:
                 shapes = f"{tuple(value.shape)}, not {tuple(parameter.shape)}"
                 raise UserError(f"the checkpoint does not fit the optimizer: a state {name!r} has the shape {shapes}")
+
+
+def _require_like(built, saved, place):
+    """Raise ValueError if numbers and lists are saved as something else. built: the same of an object that is new."""
+    if isinstance(built, dict) and isinstance(saved, dict):
+        for key in built.keys() & saved.keys():
+            _require_like(built[key], saved[key], f"{place}{key!r}")
+    elif isinstance(built, (list, tuple)) and built:
+        if not isinstance(saved, (list, tuple)):
+            raise ValueError(f"{place} is {saved!r}, where a list was expected")
+        for item in saved:
+            _require_like(built[0], item, place)
+    elif isinstance(built, bool):
+        if not isinstance(saved, bool):
+            raise ValueError(f"{place} is {saved!r}, where true or false was expected")
+    elif isinstance(built, (int, float)) and not _is_number(saved):
+        raise ValueError(f"{place} is {saved!r}, where a number was expected")
+
+
+def _is_number(value):
+    if isinstance(value, torch.Tensor):
+        return value.dim() == 0
+    return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
 
 
 def _kernel(settings):
@@ -77,6 +111,8 @@ def load_state(name, target, state):
             return
         if isinstance(target, torch.optim.lr_scheduler.LRScheduler) and state.keys() != target.state_dict().keys():
             raise ValueError(f"it is not the state of a {type(target).__name__}")
+        if isinstance(target, torch.optim.lr_scheduler.LRScheduler):
+            _require_like(target.state_dict(), state, "")
         target.load_state_dict(state)
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError, IndexError) as error:
         raise UserError(f"the checkpoint does not fit {name!r}: {error}") from None

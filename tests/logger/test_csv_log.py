@@ -29,3 +29,14 @@ def test_numbers_are_written_in_full(tmp_path):
 def test_a_table_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(UserError, match=r"metrics.csv: cannot write the table"):
         CsvLog(tmp_path / "gone" / "metrics.csv").append({"epoch": 1})
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"epoch,loss\n1," + b"9" * 200_000, None])
+def test_a_table_that_cannot_be_read_is_named(tmp_path, content):
+    path = tmp_path / "metrics.csv"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"metrics.csv: cannot read the table"):
+        CsvLog(path).rows()

@@ -488,3 +488,13 @@ def test_signal_to_all_processes_of_a_run_with_workers_saves_and_ends_it(tmp_pat
     assert "resume with: python train.py -r saved" in output and "Traceback" not in output
     (saved,) = project.glob("saved/models/*/*/checkpoint*")
     assert saved.name.startswith("checkpoint-epoch1-batch") and load_checkpoint(saved)["batch"] >= 21
+
+
+def test_a_changed_loss_within_an_epoch_is_told(tmp_path, capsys):
+    first = tiny_trainer(tiny_config(tmp_path, **settings()), trainer_class=stopped_at(7))
+    with pytest.raises(SystemExit):
+        first.train()
+    newest, _ = find_checkpoint(first.checkpoint_dir)
+    config = {**tiny_config(tmp_path, **settings(verbosity=1)), "loss": "nll_loss"}
+    tiny_trainer(config, resume=newest)
+    assert "epoch 2: its averages are partly of the loss and metrics before" in capsys.readouterr().out

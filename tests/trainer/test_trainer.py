@@ -307,16 +307,17 @@ def test_accumulation_updates_once_a_window_and_at_the_epochs_end(tmp_path):
     assert Counting.steps == 2  # one an epoch
 
 
-def test_a_window_ends_with_the_epoch_even_if_the_loader_has_less_than_it_says(tmp_path):
+def test_a_window_ends_with_the_epoch_even_if_the_loader_has_less_than_it_says(tmp_path, capsys):
     class Short(BaseDataLoader):
         def __len__(self):
             return 100
 
-    trainer = tiny_trainer(tiny_config(tmp_path, epochs=1, accumulate=50), loader_class=Short)
+    trainer = tiny_trainer(tiny_config(tmp_path, epochs=1, accumulate=50, verbosity=1), loader_class=Short)
     before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
     trainer.train()
     assert trainer.optim_step.num_batches == 0
     assert not all(map(torch.equal, before, trainer.model.parameters()))
+    assert "data_loader gave 5 batches, and its length says 100" in capsys.readouterr().out
 
 
 def test_losses_and_optimizers_that_the_loop_cannot_serve_are_refused(tmp_path):

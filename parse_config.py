@@ -197,8 +197,10 @@ class ConfigParser:
             log_dir = log_folder_of(save_dir)
             setup_logging(log_dir)
             starts = save_dir / "environment.json"
+            before = read_json(starts) if starts.exists() else []
             start = {**describe_environment(), "resumed_from": str(self.resume) if self.resume else None}
-            write_json([*(read_json(starts) if starts.exists() else []), start], starts)
+            write_json([*before, start], starts)
+            self._warn_if_other_threads([*before, start])
         except UserError:
             raise
         except (ValueError, TypeError) as error:
@@ -206,6 +208,12 @@ class ConfigParser:
         except OSError as error:
             raise UserError(f"{error.filename or save_dir}: cannot write the run's files: {error.strerror}") from None
         self._save_dir, self._log_dir = save_dir, log_dir
+
+    def _warn_if_other_threads(self, starts):
+        threads = [start.get("threads") if isinstance(start, dict) else None for start in starts[-2:]]
+        if None not in threads and len({*threads}) == 2:
+            what = "%d threads compute now, %d did before; on a CPU the last bits of all numbers may differ"
+            self.get_logger("config").warning(what, *reversed(threads))
 
     def _look_up(self, name, spec, module, args=(), kwargs=None, path=None, whole=True, called_with=None):
         """(class or function, its keyword arguments) of one section.
@@ -245,6 +253,8 @@ def _call(path, found, args, keywords):
     """found(*args, **keywords); what it has against its arguments becomes a UserError that says where they stand."""
     try:
         return found(*args, **keywords)
+    except OSError as error:
+        raise UserError(f"{path}: {found.__name__}: {error}") from error
     except (ValueError, TypeError) as error:
         if not isinstance(error, UserError) and not is_library(found.__module__):
             raise

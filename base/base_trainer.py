@@ -14,6 +14,7 @@ from utils.batches import DataError
 from utils.checkpoint import (
     checkpoint_name,
     copy_checkpoint,
+    find_logged,
     load_checkpoint,
     plain,
     prune_checkpoints,
@@ -105,13 +106,13 @@ class BaseTrainer(ABC):
     def train(self):
         """Run the epochs that are left. Each starts from random generators seeded by (seed, epoch)."""
         self._unsavable = find_unsavable(self, self.logger)
+        ended = self._why_ended()
+        if ended:
+            self.logger.warning("nothing left to train: %s", ended)
+            self._to_restore.pop("writer", None)  # which would take back what later epochs have shown
         self._restore_attributes()
-        if self.start_epoch > self.epochs:
-            done = f"epoch {self.start_epoch - 1} is done and trainer.epochs is {self.epochs}"
-            self.logger.warning("nothing left to train: %s; go on with --set trainer.epochs=...", done)
-        elif self.not_improved_count >= self.early_stop:
-            since = f"no better {self.mnt_metric} for {self.not_improved_count} epochs"
-            self.logger.warning("nothing left to train: %s; go on with --set trainer.early_stop=...", since)
+        if self.config.continues and not ended:
+            self._leave_later_epochs()
         with self.stop_signal:  # also while the last checkpoint is written
             try:
                 self._run_epochs()
@@ -131,14 +132,34 @@ class BaseTrainer(ABC):
                     self.logger.error("%s", error)
                 self.writer.close()
 
+    def _why_ended(self):
+        """Why there is nothing to train, None if there is."""
+        if self.start_epoch > self.epochs:
+            done = f"epoch {self.start_epoch - 1} is done and trainer.epochs is {self.epochs}"
+            return f"{done}; go on with --set trainer.epochs=..."
+        if self.not_improved_count >= self.early_stop:
+            since = f"no better {self.mnt_metric} for {self.not_improved_count} epochs"
+            return f"{since}; go on with --set trainer.early_stop=..."
+        return None
+
+    def _leave_later_epochs(self):
+        """Set aside what a run that goes on from an earlier checkpoint overtakes, and bring the best before it back."""
+        names = set_aside_overtaken(self.checkpoint_dir, self.start_epoch - 1, self.batches_done)
+        if names:
+            self.logger.info("set aside as overtaken-...: %s", ", ".join(names))
+        if "model_best.pth" in names and self.monitor != "off":
+            best = find_logged(self.checkpoint_dir, self.mnt_metric, self.mnt_best)
+            if best is not None:
+                copy_checkpoint(best, self.checkpoint_dir / "model_best.pth")
+            again = f"model_best.pth is {best.name} again" if best else "there is no model_best.pth: its epoch is gone"
+            self.logger.info(again)
+
     def _tell_where_to_resume(self):
         self.saver.wait()
         resume = f"resume with: python train.py -r {self._saved}" if self._saved else "no checkpoint was saved yet"
         self.logger.warning("stopped%s in epoch %d; %s", self.stop_signal.by, self.epoch, resume)
 
     def _run_epochs(self):
-        if self.config.continues:
-            set_aside_overtaken(self.checkpoint_dir, self.start_epoch - 1, self.batches_done)
         if self.settings.on_nonfinite == "rollback":  # needs a checkpoint of this config to go back to
             self._save([checkpoint_name(self.start_epoch - 1, self.batches_done)], self.start_epoch - 1)
         self.epoch, stop = self.start_epoch, self.not_improved_count >= self.early_stop
@@ -162,6 +183,8 @@ class BaseTrainer(ABC):
         self.saver.check()
         log = {key: value.item() if getattr(value, "ndim", None) == 0 else value for key, value in log.items()}
         epoch = log["epoch"]
+        for name in (key for key, value in log.items() if isinstance(value, float) and not math.isfinite(value)):
+            self.logger.warning("epoch %d: %s is %s", epoch, name, log[name])
         improved = self._track_best(log)
         stop = self.not_improved_count >= self.early_stop
         self.logger.info(epoch_report(log, self.epochs, seconds, improved))
@@ -251,7 +274,8 @@ class BaseTrainer(ABC):
         """Go back to the newest checkpoint, to train on from there without the error's batches; or raise it."""
         if self.settings.on_nonfinite != "rollback" or not error.batches:
             last = f"the last checkpoint is {self._saved}" if self._saved else "no checkpoint was saved yet"
-            raise UserError(f"{error}; {last}; trainer.on_nonfinite says what to do then") from error
+            other = 'trainer.on_nonfinite: "skip" and "rollback" go on without it'
+            raise UserError(f"{error}; {last}; {other}") from error
         self.left_out |= {(self.epoch, batch_idx) for batch_idx in error.batches}
         if len([batch for batch in self.left_out if batch[0] == self.epoch]) > MAX_LEFT_OUT:
             raise UserError(f"{error}; {MAX_LEFT_OUT} batches of this epoch have been left out already") from error
@@ -308,7 +332,8 @@ class BaseTrainer(ABC):
         self.validated_step = checkpoint.get("validated_step", 0)
         self.left_out = _left_out_of(checkpoint)
         if self.batches_done and not (self.resumes_within_epochs and _order_of_data(before) == _order_of_data(now)):
-            self.logger.warning("epoch %d starts over: its batches are no longer the same ones", self.start_epoch)
+            trained = f"its batches are no longer the same ones, and {self.batches_done} of them have been trained on"
+            self.logger.warning("epoch %d starts over: %s", self.start_epoch, trained)
             self.batches_done = 0
         if self.batches_done and changed & {"loss", "metrics"}:
             self.logger.warning("epoch %d: its averages are partly of the loss and metrics before", self.start_epoch)
@@ -327,8 +352,8 @@ class BaseTrainer(ABC):
             self._rng = checkpoint["rng"]
             set_rng_state(self._rng)
         self._saved = path
-        within = f", after {self.batches_done} batches of epoch {self.start_epoch}" if self.batches_done else ""
-        self.logger.info("resumed from %s, epoch %d%s", path, self.start_epoch - 1, within)
+        within = f"after {self.batches_done} batches of epoch {self.start_epoch}"
+        self.logger.info("resumed from %s, %s", path, within if self.batches_done else f"epoch {self.start_epoch - 1}")
         for line in differences(before, now):
             self.logger.info("changed since: %s", line)
 

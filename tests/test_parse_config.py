@@ -3,6 +3,7 @@ import collections
 import copy
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -399,3 +400,29 @@ def test_switches_that_the_device_or_the_optimizer_cannot_follow_are_refused():
     graphs = {"epochs": 1, "compile": "reduce-overhead", "accumulate": 2}
     with pytest.raises(UserError, match=r"trainer.compile: 'reduce-overhead' records CUDA graphs"):
         ConfigParser(config(trainer=graphs), parts=PARTS)
+
+
+def test_other_threads_than_before_are_told(tmp_path, capsys):
+    given = config(trainer={"epochs": 1, "save_dir": str(tmp_path)})
+    folder = ConfigParser(given).save_dir
+    save_checkpoint({"state_dict": {}, "config": given}, folder / "checkpoint-epoch1.pth")
+    starts = read_json(folder / "environment.json")
+    assert starts[0]["threads"] == torch.get_num_threads()
+    _ = ConfigParser(given, resume=folder / "checkpoint-epoch1.pth").save_dir
+    assert "threads" not in capsys.readouterr().out
+    (folder / "environment.json").write_text(json.dumps([{**starts[0], "threads": 77}]))
+    _ = ConfigParser(given, resume=folder / "checkpoint-epoch1.pth").save_dir
+    assert f"{torch.get_num_threads()} threads compute now, 77 did before" in capsys.readouterr().out
+
+
+def test_a_file_that_a_part_does_not_find_is_named(monkeypatch):
+    class Loads:
+        __module__ = "model.model"
+
+        def __init__(self, path):
+            Path(path).read_text()
+
+    monkeypatch.setattr(model.model, "Loads", Loads, raising=False)
+    given = config(data={"type": "Loads", "args": {"path": "gone.csv"}})
+    with pytest.raises(UserError, match=r"data: Loads: .*gone.csv"):
+        ConfigParser(given).init_obj("data", model.model)

@@ -109,6 +109,8 @@ class Trainer(BaseTrainer):
                 with autocast(self.settings.precision, self.device):
                     output = self.model(data)
                     loss = self.criterion(output, target)
+                if loss.dim():
+                    raise UserError(f"loss: gave a tensor of shape {tuple(loss.shape)}; one number a batch is needed")
                 if self.optim_step.step(loss, len(target)):  # backward, and at a window's end the update
                     self._after_update(batch_idx)
 

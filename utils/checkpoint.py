@@ -138,6 +138,7 @@ def set_aside_overtaken(folder, epoch, batch=0):
     """Put "overtaken-" before the names of checkpoints further on than this one, from which a run goes on.
 
     Nothing is lost, and they are no longer taken for the newest; nor model_best.pth for the best, if it is of theirs.
+    Returns the names that they had.
     """
     folder = Path(folder)
     later = [path for path in folder.glob("checkpoint-epoch*.pth") if _progress_of(path) > (epoch, batch)]
@@ -146,6 +147,17 @@ def set_aside_overtaken(folder, epoch, batch=0):
         later.append(best)
     for path in later:
         path.replace(_free_name(path))
+    return sorted(path.name for path in later)
+
+
+def find_logged(folder, name, value):
+    """Path of the checkpoint in the folder whose epoch logged this value under the name; None if there is none."""
+    for path in sorted(Path(folder).glob("checkpoint-epoch*.pth")):
+        with contextlib.suppress(CheckpointError):
+            state = load_checkpoint(path)
+            if not state.get("batch") and state.get("log", {}).get(name) == value:
+                return path
+    return None
 
 
 def _is_further(path, epoch, batch):

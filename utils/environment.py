@@ -11,7 +11,11 @@ _LIBRARIES = ("torch", "torchvision", "numpy", "pandas", "tensorboard", "tqdm", 
 
 
 def describe_environment():
-    """Time, command line, host, library versions, and the git commit and whether its tree was dirty (None: no git)."""
+    """Time, command line, host, library versions, and the git commit and whether its tree was dirty (None: no git).
+
+    And the number of threads that torch computes with, None if it is not imported.
+    """
+    torch = sys.modules.get("torch")
     commit = _git("rev-parse", "HEAD")
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -19,6 +23,7 @@ def describe_environment():
         "host": platform.node(),
         "platform": platform.platform(),
         "python": platform.python_version(),
+        "threads": torch and torch.get_num_threads(),
         "libraries": {name: _version(name) for name in _LIBRARIES},
         "git_commit": commit or None,
         "git_dirty": bool(_git("status", "--porcelain")) if commit else None,

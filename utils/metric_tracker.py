@@ -4,6 +4,8 @@ import itertools
 import math
 import operator
 
+from utils.errors import UserError
+
 
 class MetricTracker:
     """Weighted averages by name. Values may be 0-dim tensors on any device: they are read only when asked for.
@@ -77,10 +79,18 @@ class MetricTracker:
     def _read(self):
         """Turn all values into floats."""
         waiting = [value for key in self.keys for value in self._values[key][self._num_read[key] :]]
+        self._require_scalars()
         numbers = iter(read_numbers(waiting))
         for key, values in self._values.items():
             values[self._num_read[key] :] = itertools.islice(numbers, len(values) - self._num_read[key])
             self._num_read[key] = len(values)
+
+    def _require_scalars(self):
+        """Raise UserError for what cannot be averaged."""
+        for key, values in self._values.items():
+            value = values[-1] if values else 0.0
+            if getattr(value, "size", 1) != 1 and math.prod(value.shape) != 1:
+                raise UserError(f"{key}: gave a tensor of shape {tuple(value.shape)}; one number a batch is needed")
 
     def _collect(self, key):
         values, counts = self._values[key], self._counts[key]

@@ -58,6 +58,16 @@ class RunLock:
             os.close(self._file)
 
 
+def is_being_trained(folder):
+    """Whether a process trains the run in the folder now."""
+    try:
+        if (folder / ".lock").exists():
+            RunLock(folder)
+    except UserError:
+        return True
+    return False
+
+
 def is_run_folder(folder):
     """Whether the folder is that of a run, rather than one that a checkpoint happens to lie in."""
     return folder.resolve().parent.parent.name == "models" and (folder / "environment.json").exists()

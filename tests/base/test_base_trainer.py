@@ -2,6 +2,7 @@ import concurrent.futures
 import csv
 import json
 import logging
+import math
 import threading
 import time
 
@@ -153,6 +154,52 @@ def test_resume_from_an_earlier_epoch_sets_the_later_ones_aside(tmp_path):
     left = ["checkpoint-epoch3.pth", "checkpoint-epoch4.pth"]
     assert names(resumed) == [*left, "overtaken-checkpoint-epoch4.pth", "overtaken-checkpoint-epoch5.pth"]
     assert [row["val_loss"] for row in table(resumed)] == ["1", "1", "1", "2"]
+
+
+def ran(folder, values, **changes):
+    """A run whose epochs came to these validation losses."""
+    config = tiny_config(folder, **{"epochs": len(values), "monitor": "min val_loss", "verbosity": 1, **changes})
+    trainer = tiny_trainer(config, trainer_class=scripted(values))
+    trainer.train()
+    return config, trainer
+
+
+def test_going_back_brings_the_best_before_it_back(tmp_path, capsys):
+    config, first = ran(tmp_path, [3, 1, 2, 0.5])
+    worse = scripted([9] * 4)
+    tiny_trainer(config, resume=first.checkpoint_dir / "checkpoint-epoch3.pth", trainer_class=worse).train()
+    assert load_checkpoint(first.checkpoint_dir / "model_best.pth")["epoch"] == 2
+    assert load_checkpoint(first.checkpoint_dir / "overtaken-model_best.pth")["epoch"] == 4
+    told = capsys.readouterr().out
+    assert "set aside as overtaken-...: checkpoint-epoch4.pth, model_best.pth" in told
+    assert "model_best.pth is checkpoint-epoch2.pth again" in told
+
+
+def test_going_back_says_when_the_best_before_it_is_gone(tmp_path, capsys):
+    config, first = ran(tmp_path, [3, 1, 2, 0.5])
+    (first.checkpoint_dir / "checkpoint-epoch2.pth").unlink()
+    tiny_trainer(config, resume=first.checkpoint_dir / "checkpoint-epoch3.pth", trainer_class=scripted([9] * 4)).train()
+    assert "there is no model_best.pth: its epoch is gone" in capsys.readouterr().out
+    assert not (first.checkpoint_dir / "model_best.pth").exists()
+
+
+def test_going_back_with_nothing_left_to_train_changes_nothing(tmp_path, capsys):
+    def content():
+        files = [*first.checkpoint_dir.glob("*.pth"), *first.config.log_dir.glob("[!i]*")]
+        return {path.name: path.read_bytes() for path in files}
+
+    config, first = ran(tmp_path, [3, 1, 2], tensorboard=True)
+    before = content()
+    config["trainer"]["epochs"] = 2
+    tiny_trainer(config, resume=first.checkpoint_dir / "checkpoint-epoch2.pth", trainer_class=scripted([9] * 4)).train()
+    assert "nothing left to train: epoch 2 is done and trainer.epochs is 2" in capsys.readouterr().out
+    assert {name: data for name, data in content().items() if name in before} == before
+
+
+def test_values_that_are_not_finite_are_told(tmp_path, capsys):
+    _, trainer = ran(tmp_path, [1, math.nan])
+    assert "epoch 2: val_loss is nan" in capsys.readouterr().out
+    assert load_checkpoint(trainer.checkpoint_dir / "model_best.pth")["epoch"] == 1
 
 
 @pytest.mark.old_defect(15)

@@ -21,6 +21,7 @@ from helpers import PROJECT, TinyData, copy_project, run, same, tiny_config, tin
 from trainer import Trainer
 from utils import UserError
 from utils.checkpoint import find_checkpoint, load_checkpoint
+from utils.run_folder import RunLock
 
 STEPS = 15  # three epochs of five batches
 
@@ -466,6 +467,17 @@ def test_auto_starts_a_run_and_then_goes_on_with_it(tmp_path):
     assert len(list(project.glob("saved/models/another/*"))) == 1
     done = run("train.py", "-r", "auto", cwd=project, status=2)
     assert "-r auto: needs a config" in done.stderr
+
+
+def test_auto_starts_no_second_run_beside_one_that_has_saved_nothing_yet(tmp_path):
+    folder = tmp_path / "models/again/first"
+    folder.mkdir(parents=True)
+    command = ["train.py", "-c", "config.json", "-r", "auto", "--set", "name=again"]
+    command += ["--set", f"trainer.save_dir={tmp_path}", "--check"]
+    lock = RunLock(folder)
+    assert "first: another process trains this run, and has saved nothing yet" in run(*command, status=2).stderr
+    del lock
+    run(*command)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)])

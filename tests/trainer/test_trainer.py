@@ -342,3 +342,16 @@ def test_a_sum_reduced_loss_is_reported_as_a_mean_over_samples(tmp_path):
         trainer.train()
         losses.append([table(trainer)[0][name] for name in ("loss", "val_loss")])
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_losses_and_metrics_that_are_no_single_number_are_named(tmp_path):
+    def by_sample(output, target):
+        return (output.argmax(1) == target).double()
+
+    trainer = tiny_trainer(tiny_config(tmp_path / "a"))
+    trainer.metric_ftns = [by_sample]
+    trainer.train_metrics = MetricTracker("loss", "by_sample")
+    with pytest.raises(UserError, match=r"by_sample: gave a tensor of shape \(8,\); one number a batch"):
+        trainer.train()
+    with pytest.raises(UserError, match=r"loss: gave a tensor of shape \(8, 3\); one number a batch"):
+        tiny_trainer(tiny_config(tmp_path / "b"), criterion=lambda output, target: output).train()

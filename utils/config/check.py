@@ -93,8 +93,10 @@ def _name_mistakes(config, parts, also_logged):
     if _validates(config.get("data_loader"), parts.get("data_loader")):
         logged += [f"val_{name}" for name in logged]
     logged += also_logged
+    not_split = "; data_loader.args.validation_split sets no samples aside"
     return mistakes + [
-        f"{path}: nothing called {name!r} is logged{did_you_mean(name, logged)}"
+        f"{path}: nothing called {name!r} is logged"
+        + (not_split if name.removeprefix("val_") in logged else did_you_mean(name, logged))
         for path, name in _watched(config).items()
         if name not in logged
     ]

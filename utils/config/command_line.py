@@ -12,6 +12,7 @@ from utils.checkpoint import find_checkpoint, load_checkpoint, newest_run
 from utils.config.files import deep_merge, parse_assignment, read_config, require_plain, set_by_path, split_path
 from utils.config.schema import KNOWN_KEYS
 from utils.errors import UserError
+from utils.run_folder import is_being_trained
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,9 @@ def _read_auto(parsed, given, assignments):
     if not isinstance(save_dir, str) or not isinstance(name, str):
         return None, None, given  # the check of the config says more
     run = newest_run(save_dir, name)
+    for begun in filter(Path.is_dir, (Path(save_dir) / "models" / name).glob("*")):
+        if not any(begun.glob("*.pth")) and is_being_trained(begun):
+            raise UserError(f"{begun}: another process trains this run, and has saved nothing yet; wait for its end")
     if run is None:
         return None, None, given
     resume, passed_over = find_checkpoint(run)

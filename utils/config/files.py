@@ -97,16 +97,23 @@ def set_by_path(config, target, value, known):
     place[last] = value
 
 
+_ABSENT = object()
+
+
+def _as_json(value):
+    return "(absent)" if value is _ABSENT else json.dumps(value)
+
+
 def differences(before, after, where=""):
     """Lines 'path: old -> new' for every value that differs between two configs."""
     lines = []
     for key in [*before, *(key for key in after if key not in before)]:
         path = f"{where}.{key}" if where else str(key)
-        old, new = before.get(key, "(absent)"), after.get(key, "(absent)")
+        old, new = before.get(key, _ABSENT), after.get(key, _ABSENT)
         if isinstance(old, dict) and isinstance(new, dict):
             lines += differences(old, new, path)
         elif old != new:
-            lines.append(f"{path}: {json.dumps(old)} -> {json.dumps(new)}")
+            lines.append(f"{path}: {_as_json(old)} -> {_as_json(new)}")
     return lines
 
 

@@ -127,8 +127,9 @@ class TrainerSettings(_Section):
     validate_every_steps: Annotated[int, Field(ge=1)] | None = None
     """Validate within epochs too, after every so many batches; the best model of these validations is kept."""
     on_nonfinite: Literal["stop", "skip", "rollback", "ignore"] = "stop"
-    """When a loss or gradient is nan or infinite: "stop", "skip" the update (and wait for the GPU before each), or
-    "rollback" to the last checkpoint and leave the batch out. "ignore" looks at none, and saves what there is."""
+    """When a training loss or gradient is nan or infinite: "stop", "skip" the update (and wait for the GPU before
+    each), or "rollback" to the last checkpoint, of epoch 0 at first, and leave the batch out. "ignore" looks at none,
+    and saves what there is."""
     async_save: bool = False
     """Write checkpoints in the background, while training goes on."""
 

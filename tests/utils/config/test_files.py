@@ -216,6 +216,6 @@ def test_what_is_no_file_is_refused(tmp_path):
 def test_differences_name_path_and_both_values():
     assert differences({"a": {"b": 1}, "c": 1}, {"a": {"b": 2}, "d": None}) == [
         "a.b: 1 -> 2",
-        'c: 1 -> "(absent)"',
-        'd: "(absent)" -> null',
+        "c: 1 -> (absent)",
+        "d: (absent) -> null",
     ]

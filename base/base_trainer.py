@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 
 import torch
 
-from base.named_state import find_unsavable, restore_attributes, stateful_attributes
+from base.trainer_state import find_unsavable, restore_attributes, restore_trainer, trainer_state
 from logger import CsvLog, TensorboardWriter
 from utils.background import BackgroundWriter
 from utils.batches import DataError
@@ -15,20 +15,18 @@ from utils.checkpoint import (
     checkpoint_name,
     copy_checkpoint,
     find_logged,
-    load_checkpoint,
     plain,
     prune_checkpoints,
     save_checkpoint,
     set_aside_overtaken,
 )
-from utils.config.files import differences
 from utils.config.schema import TrainerSettings
 from utils.epoch_report import epoch_report
 from utils.errors import UserError
 from utils.nonfinite import MAX_LEFT_OUT, NonFiniteError, finite_state, require_finite
-from utils.seed import derive_seed, rng_state, seed_everything, set_rng_state
+from utils.seed import derive_seed, seed_everything, set_rng_state
 from utils.stop_signal import StopSignal
-from utils.weights import load_optimizer, load_weights, unwrapped
+from utils.weights import unwrapped
 
 
 class BaseTrainer(ABC):
@@ -255,7 +253,7 @@ class BaseTrainer(ABC):
         if self.settings.on_nonfinite != "ignore":
             self._require_finite()
         self._saved_at = time.monotonic()
-        state = plain(self._state(epoch), copy=self.settings.async_save)
+        state = plain(trainer_state(self, epoch, self._unsavable), copy=self.settings.async_save)
         self.saver.submit(functools.partial(self._write, state, [self.checkpoint_dir / name for name in names]))
 
     def _write(self, state, paths):
@@ -287,75 +285,9 @@ class BaseTrainer(ABC):
         self.left_out |= left_out
         self.epoch = self.start_epoch
 
-    def _state(self, epoch):
-        """All that must survive a restart."""
-        model = unwrapped(self.model)
-        return {
-            "arch": type(model).__name__,
-            "epoch": epoch,
-            "batch": self.batches_done,
-            "step": self.step,
-            "validated_step": self.validated_step,
-            "left_out": sorted(self.left_out),
-            "state_dict": model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "monitor_best": self.mnt_best,
-            "not_improved_count": self.not_improved_count,
-            "attributes": {
-                key: value.state_dict()
-                for key, value in stateful_attributes(self).items()
-                if key not in self._unsavable
-            },
-            "rng": self._rng or rng_state(),
-            "log": self._log,
-            "config": self.config.config,
-        }
-
     def _resume_checkpoint(self, path):
-        """Restore model, optimizer, progress and random generators; attributes follow when train() starts.
-
-        What the config has changed since wins over the checkpoint: an optimizer of another type starts anew, a
-        changed optimizer or lr_scheduler section starts the learning rate and the schedule anew, a changed loss
-        its own state. A run of its own starts with no best value yet.
-        """
-        checkpoint = self.config.load_checkpoint() if path == self.config.resume else load_checkpoint(path)
-        before, now = checkpoint.get("config", {}), self.config.config
-        changed = {key for key in {**before, **now} if before.get(key) != now.get(key)}
-        load_weights(self.model, checkpoint["state_dict"])
-        if "optimizer" not in checkpoint or _type_of(before) != _type_of(now):
-            self.logger.warning("the checkpoint holds no state of an optimizer of this type: it starts anew")
-        else:
-            load_optimizer(self.optimizer, checkpoint["optimizer"], bool(changed & {"optimizer", "lr_scheduler"}))
-        self.start_epoch = checkpoint.get("epoch", 0) + 1
-        self.batches_done = checkpoint.get("batch", 0)
-        self.step = checkpoint.get("step", 0)
-        self.validated_step = checkpoint.get("validated_step", 0)
-        self.left_out = _left_out_of(checkpoint)
-        if self.batches_done and not (self.resumes_within_epochs and _order_of_data(before) == _order_of_data(now)):
-            trained = f"its batches are no longer the same ones, and {self.batches_done} of them have been trained on"
-            self.logger.warning("epoch %d starts over: %s", self.start_epoch, trained)
-            self.batches_done = 0
-        if self.batches_done and changed & {"loss", "metrics"}:
-            self.logger.warning("epoch %d: its averages are partly of the loss and metrics before", self.start_epoch)
-        same_run = self.config.continues or path != self.config.resume
-        if same_run and _section(before, "trainer").get("monitor", "off") == self.monitor:
-            self.mnt_best = checkpoint.get("monitor_best", self.mnt_best)
-            self.not_improved_count = checkpoint.get("not_improved_count", 0)
-        self._log = checkpoint.get("log", {}) if same_run else {}
-        self._to_restore = dict(checkpoint.get("attributes", {}))
-        if checkpoint.get("batch") and not self.batches_done:
-            self._to_restore = {k: v for k, v in self._to_restore.items() if k not in ("data_loader", "stream")}
-        for name, sections in _STARTS_ANEW.items():
-            if changed & sections:
-                self._to_restore.pop(name, None)
-        if "rng" in checkpoint:
-            self._rng = checkpoint["rng"]
-            set_rng_state(self._rng)
-        self._saved = path
-        within = f"after {self.batches_done} batches of epoch {self.start_epoch}"
-        self.logger.info("resumed from %s, %s", path, within if self.batches_done else f"epoch {self.start_epoch - 1}")
-        for line in differences(before, now):
-            self.logger.info("changed since: %s", line)
+        """Go on from a checkpoint; the attributes that have a state get theirs when train() starts."""
+        restore_trainer(self, path)
 
     def _restore_attributes(self):
         """Give each attribute that a resumed checkpoint holds its state back, and metrics.csv a row it lacks."""
@@ -363,40 +295,3 @@ class BaseTrainer(ABC):
         self._to_restore = {}
         if "epoch" in self._log and self._log["epoch"] not in self.table.epochs():
             self.table.append(self._log)  # the run was killed between the checkpoint and the row
-
-
-# Attributes that start anew when one of these sections of the config has changed since the checkpoint.
-_STARTS_ANEW = {"lr_scheduler": {"optimizer", "lr_scheduler"}, "criterion": {"loss"}}
-
-
-def _left_out_of(checkpoint):
-    try:
-        return {(int(epoch), int(batch_idx)) for epoch, batch_idx in checkpoint.get("left_out", ())}
-    except (TypeError, ValueError):
-        raise UserError("the checkpoint's 'left_out' is no list of pairs of numbers") from None
-
-
-def _section(config, name):
-    section = config.get(name)
-    return section if isinstance(section, dict) else {}
-
-
-def _type_of(config):
-    return _section(config, "optimizer").get("type")
-
-
-def _order_of_data(config):
-    """What decides which samples a batch holds."""
-    loader = _section(config, "data_loader")
-    which = {key: value for key, value in _section(loader, "args").items() if key not in _HOW_DATA_ARE_READ}
-    return config.get("seed"), _section(config, "trainer").get("len_epoch"), loader.get("type"), which
-
-
-_HOW_DATA_ARE_READ = {
-    "device_resident",
-    "num_workers",
-    "persistent_workers",
-    "pin_memory",
-    "prefetch_factor",
-    "timeout",
-}

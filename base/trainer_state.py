@@ -1,0 +1,153 @@
+"""What of a trainer survives a restart: gathered for a checkpoint, and put back."""
+
+from utils.checkpoint import CheckpointError, load_checkpoint, plain
+from utils.config.files import differences
+from utils.errors import UserError
+from utils.seed import rng_state, set_rng_state
+from utils.weights import load_optimizer, load_state, load_weights, unwrapped
+
+_SAVED_APART = ("model", "optimizer")
+
+
+def stateful_attributes(trainer):
+    """{name: attribute} of all that have state_dict and load_state_dict, besides the model and the optimizer."""
+    return {
+        name: unwrapped(value)
+        for name, value in vars(trainer).items()
+        if name not in _SAVED_APART and hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
+    }
+
+
+def find_unsavable(trainer, logger):
+    """Names of the attributes whose state no safe file can hold; the log tells of them."""
+    names = set()
+    for name, value in stateful_attributes(trainer).items():
+        try:
+            plain(value.state_dict(), name)
+        except CheckpointError as error:
+            logger.warning("self.%s will not survive a restart: %s", name, error)
+            names.add(name)
+    return names
+
+
+def restore_attributes(trainer, states, logger):
+    """Give the attributes the states that a checkpoint holds, {name: state}. Raises UserError if one does not fit."""
+    stateful = stateful_attributes(trainer)
+    for name, state in states.items():
+        if name in stateful:
+            load_state(name, stateful[name], state)
+        else:
+            logger.warning("the checkpoint holds a state of %r, which this trainer does not have", name)
+
+
+def trainer_state(trainer, epoch, unsavable=()):
+    """All that must survive a restart after an epoch, but for the attributes that are named unsavable."""
+    model = unwrapped(trainer.model)
+    return {
+        "arch": type(model).__name__,
+        "epoch": epoch,
+        "batch": trainer.batches_done,
+        "step": trainer.step,
+        "validated_step": trainer.validated_step,
+        "left_out": sorted(trainer.left_out),
+        "state_dict": model.state_dict(),
+        "optimizer": trainer.optimizer.state_dict(),
+        "monitor_best": trainer.mnt_best,
+        "not_improved_count": trainer.not_improved_count,
+        "attributes": {
+            key: value.state_dict() for key, value in stateful_attributes(trainer).items() if key not in unsavable
+        },
+        "rng": trainer._rng or rng_state(),
+        "log": trainer._log,
+        "config": trainer.config.config,
+    }
+
+
+def restore_trainer(trainer, path):
+    """Restore model, optimizer, progress and random generators; attributes follow when train() starts.
+
+    What the config has changed since wins over the checkpoint: an optimizer of another type starts anew, a
+    changed optimizer or lr_scheduler section starts the learning rate and the schedule anew, a changed loss
+    its own state. A run of its own starts with no best value yet.
+    """
+    checkpoint = trainer.config.load_checkpoint() if path == trainer.config.resume else load_checkpoint(path)
+    before, now = checkpoint.get("config", {}), trainer.config.config
+    changed = {key for key in {**before, **now} if before.get(key) != now.get(key)}
+    load_weights(trainer.model, checkpoint["state_dict"])
+    if "optimizer" not in checkpoint or _type_of(before) != _type_of(now):
+        trainer.logger.warning("the checkpoint holds no state of an optimizer of this type: it starts anew")
+    else:
+        load_optimizer(trainer.optimizer, checkpoint["optimizer"], bool(changed & {"optimizer", "lr_scheduler"}))
+    _restore_progress(trainer, checkpoint, _order_of_data(before) == _order_of_data(now))
+    if trainer.batches_done and changed & {"loss", "metrics"}:
+        trainer.logger.warning("epoch %d: its averages are partly of the loss and metrics before", trainer.start_epoch)
+    same_run = trainer.config.continues or path != trainer.config.resume
+    if same_run and _section(before, "trainer").get("monitor", "off") == trainer.monitor:
+        trainer.mnt_best = checkpoint.get("monitor_best", trainer.mnt_best)
+        trainer.not_improved_count = checkpoint.get("not_improved_count", 0)
+    trainer._log = checkpoint.get("log", {}) if same_run else {}
+    trainer._to_restore = dict(checkpoint.get("attributes", {}))
+    if checkpoint.get("batch") and not trainer.batches_done:
+        trainer._to_restore = {k: v for k, v in trainer._to_restore.items() if k not in ("data_loader", "stream")}
+    for name, sections in _STARTS_ANEW.items():
+        if changed & sections:
+            trainer._to_restore.pop(name, None)
+    if "rng" in checkpoint:
+        trainer._rng = checkpoint["rng"]
+        set_rng_state(trainer._rng)
+    trainer._saved = path
+    within = f"after {trainer.batches_done} batches of epoch {trainer.start_epoch}"
+    place = within if trainer.batches_done else f"epoch {trainer.start_epoch - 1}"
+    trainer.logger.info("resumed from %s, %s", path, place)
+    for line in differences(before, now):
+        trainer.logger.info("changed since: %s", line)
+
+
+def _restore_progress(trainer, checkpoint, same_data):
+    """Go on after the checkpoint's batch; or from the beginning of its epoch, if the epoch's batches are others now."""
+    trainer.start_epoch = checkpoint.get("epoch", 0) + 1
+    trainer.batches_done = checkpoint.get("batch", 0)
+    trainer.step = checkpoint.get("step", 0)
+    trainer.validated_step = checkpoint.get("validated_step", 0)
+    trainer.left_out = _left_out_of(checkpoint)
+    if trainer.batches_done and not (trainer.resumes_within_epochs and same_data):
+        trained = f"its batches are no longer the same ones, and {trainer.batches_done} of them have been trained on"
+        trainer.logger.warning("epoch %d starts over: %s", trainer.start_epoch, trained)
+        trainer.batches_done = 0
+
+
+# Attributes that start anew when one of these sections of the config has changed since the checkpoint.
+_STARTS_ANEW = {"lr_scheduler": {"optimizer", "lr_scheduler"}, "criterion": {"loss"}}
+
+
+def _left_out_of(checkpoint):
+    try:
+        return {(int(epoch), int(batch_idx)) for epoch, batch_idx in checkpoint.get("left_out", ())}
+    except (TypeError, ValueError):
+        raise UserError("the checkpoint's 'left_out' is no list of pairs of numbers") from None
+
+
+def _section(config, name):
+    section = config.get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def _type_of(config):
+    return _section(config, "optimizer").get("type")
+
+
+def _order_of_data(config):
+    """What decides which samples a batch holds."""
+    loader = _section(config, "data_loader")
+    which = {key: value for key, value in _section(loader, "args").items() if key not in _HOW_DATA_ARE_READ}
+    return config.get("seed"), _section(config, "trainer").get("len_epoch"), loader.get("type"), which
+
+
+_HOW_DATA_ARE_READ = {
+    "device_resident",
+    "num_workers",
+    "persistent_workers",
+    "pin_memory",
+    "prefetch_factor",
+    "timeout",
+}

@@ -5,6 +5,7 @@ It touches no disk until a run's folder is asked for through save_dir or log_dir
 
 import collections
 import functools
+import importlib
 import inspect
 import json
 import logging
@@ -128,6 +129,13 @@ class ConfigParser:
         specs = [as_spec(f"{name}.{i}", entry) for i, entry in enumerate(self._config.get(name, []))]
         found = [self._look_up(name, spec, module, path=f"{name}.{i}", called_with=2) for i, spec in enumerate(specs)]
         return [_bind(function, keywords, spec) for (function, keywords), spec in zip(found, specs, strict=True)]
+
+    def init_callbacks(self, name="callbacks"):
+        """The callbacks, in the config's order, from trainer/callbacks.py or a file beside it."""
+        specs = [as_spec(f"{name}.{i}", entry) for i, entry in enumerate(self._config.get(name, []))]
+        module = importlib.import_module(PARTS[name].module) if specs else None
+        found = [self._look_up(name, spec, module, path=f"{name}.{i}") for i, spec in enumerate(specs)]
+        return [_call(f"{name}.{i}", callback, (), keywords) for i, (callback, keywords) in enumerate(found)]
 
     def parameters(self, name, module):
         """Names of the arguments that the class of section `name` takes."""

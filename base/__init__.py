@@ -1,8 +1,9 @@
 """The contracts: what a model, a data loader and a trainer are."""
 
+from base.base_callback import BaseCallback
 from base.base_data_loader import BaseDataLoader
 from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer
 from base.in_memory_dataset import InMemoryDataset, memory_map, whole_batch
 
-__all__ = ["BaseDataLoader", "BaseModel", "BaseTrainer", "InMemoryDataset", "memory_map", "whole_batch"]
+__all__ = ["BaseCallback", "BaseDataLoader", "BaseModel", "BaseTrainer", "InMemoryDataset", "memory_map", "whole_batch"]

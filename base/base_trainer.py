@@ -1,5 +1,6 @@
 """BaseTrainer: runs the epochs, keeps the best model, saves after each and resumes."""
 
+import contextlib
 import functools
 import math
 import time
@@ -7,6 +8,7 @@ from abc import ABC, abstractmethod
 
 import torch
 
+from base.base_callback import CallbackList
 from base.trainer_state import find_unsavable, restore_attributes, restore_trainer, trainer_state
 from logger import CsvLog, TensorboardWriter
 from utils.background import BackgroundWriter
@@ -77,6 +79,10 @@ class BaseTrainer(ABC):
         self._log = {}  # what the newest checkpoint's epoch logged
         self._unsavable = set()
         self.stop_signal = StopSignal()
+        self.stop_reason = None  # of a callback
+        self._names = []  # under which the next checkpoint is saved too
+        self._replaced = []  # names of files that it takes the place of
+        self.callbacks = CallbackList(config.init_callbacks())
         if config.resume is not None:
             self._resume_checkpoint(config.resume)
             if not config.continues and self.start_epoch > self.epochs:
@@ -109,20 +115,29 @@ class BaseTrainer(ABC):
             self.logger.warning("nothing left to train: %s", ended)
             self._to_restore.pop("writer", None)  # which would take back what later epochs have shown
         self._restore_attributes()
-        if self.config.continues and not ended:
-            self._leave_later_epochs()
         with self.stop_signal:  # also while the last checkpoint is written
             try:
-                self._run_epochs()
+                self.callbacks.call("on_train_start", self)
+                if self.config.continues and not ended and self.stop_reason is None:
+                    self._leave_later_epochs()
+                with contextlib.suppress(_Stopped):
+                    self._run_epochs()
                 self.saver.wait()
+                self.callbacks.call("on_train_end", self)
+                if self.stop_reason:
+                    self.logger.info("training stops: %s; the last checkpoint is %s", self.stop_reason, self._saved)
             except (KeyboardInterrupt, SystemExit):
                 self._tell_where_to_resume()
                 raise
-            except DataError:
+            except DataError as error:
+                self.callbacks.call("on_error", self, error)
                 self._save_within_epoch()
                 self._tell_where_to_resume()
                 if self.stop_signal.received:  # and has ended the workers before
                     self.stop_signal.end()
+                raise
+            except Exception as error:
+                self.callbacks.call("on_error", self, error)
                 raise
             finally:
                 error = self.saver.close()
@@ -160,7 +175,8 @@ class BaseTrainer(ABC):
     def _run_epochs(self):
         if self.settings.on_nonfinite == "rollback":  # needs a checkpoint of this config to go back to
             self._save([checkpoint_name(self.start_epoch - 1, self.batches_done)], self.start_epoch - 1)
-        self.epoch, stop = self.start_epoch, self.not_improved_count >= self.early_stop
+        self.epoch = self.start_epoch
+        stop = self.not_improved_count >= self.early_stop or self.stop_reason is not None
         while self.epoch <= self.epochs and not stop:
             if self.batches_done:
                 set_rng_state(self._rng)
@@ -183,15 +199,16 @@ class BaseTrainer(ABC):
         epoch = log["epoch"]
         for name in (key for key, value in log.items() if isinstance(value, float) and not math.isfinite(value)):
             self.logger.warning("epoch %d: %s is %s", epoch, name, log[name])
+        self.callbacks.call("on_epoch_end", self, log)
         improved = self._track_best(log)
-        stop = self.not_improved_count >= self.early_stop
+        stop = self.not_improved_count >= self.early_stop or self.stop_reason is not None
         self.logger.info(epoch_report(log, self.epochs, seconds, improved))
         self._log = {key: value for key, value in log.items() if isinstance(value, (int, float, str))}
         misnamed = self.monitor != "off" and self.mnt_metric not in log
         if epoch % self.save_period == 0 or epoch == self.epochs or stop or misnamed:
             self._save_checkpoint(epoch, save_best=improved)
-        elif improved:
-            self._save(["model_best.pth"], epoch)
+        elif improved or self._names:
+            self._save(["model_best.pth"] if improved else [], epoch)
         self.table.append(log)
         if misnamed:
             self.saver.wait()
@@ -199,7 +216,7 @@ class BaseTrainer(ABC):
                 f"trainer.monitor: nothing called {self.mnt_metric!r} is logged; logged are "
                 f"{', '.join(key for key in log if key != 'epoch')} (epoch {epoch} is saved)"
             )
-        if stop:
+        if stop and self.stop_reason is None:
             self.logger.info("no better %s for %d epochs: training stops", self.mnt_metric, self.not_improved_count)
         return stop
 
@@ -233,6 +250,18 @@ class BaseTrainer(ABC):
         if self.resumes_within_epochs and self.stop_signal.asks():
             self._save_within_epoch()
             self.stop_signal.end()
+        if self.resumes_within_epochs and self.stop_reason is not None:
+            self._save_within_epoch()
+            raise _Stopped
+
+    def stop(self, reason):
+        """End training after this batch, or after this epoch if the trainer cannot go on within one. It is saved."""
+        self.stop_reason = self.stop_reason or reason
+
+    def save_as(self, name, instead_of=()):
+        """Save what is saved next under this file name too, and then delete files of other names."""
+        self._names.append(name)
+        self._replaced += instead_of
 
     def _save_within_epoch(self):
         """Save all that is needed to go on after the batches done, if this trainer can."""
@@ -254,14 +283,19 @@ class BaseTrainer(ABC):
             self._require_finite()
         self._saved_at = time.monotonic()
         state = plain(trainer_state(self, epoch, self._unsavable), copy=self.settings.async_save)
-        self.saver.submit(functools.partial(self._write, state, [self.checkpoint_dir / name for name in names]))
+        paths = [self.checkpoint_dir / name for name in [*self._names, *names]]
+        replaced = [self.checkpoint_dir / name for name in self._replaced]
+        self._names, self._replaced = [], []
+        self.saver.submit(functools.partial(self._write, state, paths, replaced))
 
-    def _write(self, state, paths):
+    def _write(self, state, paths, replaced):
         set_aside_overtaken(self.checkpoint_dir, state["epoch"], state["batch"])
         save_checkpoint(state, paths[0])
         for path in paths[1:]:
             copy_checkpoint(paths[0], path)
         self._saved = paths[-1]
+        for path in replaced:
+            path.unlink(missing_ok=True)
         prune_checkpoints(self.checkpoint_dir, self.settings.keep_last)
 
     def _require_finite(self):
@@ -295,3 +329,7 @@ class BaseTrainer(ABC):
         self._to_restore = {}
         if "epoch" in self._log and self._log["epoch"] not in self.table.epochs():
             self.table.append(self._log)  # the run was killed between the checkpoint and the row
+
+
+class _Stopped(Exception):
+    """Raised within an epoch to end it, after it has been saved."""

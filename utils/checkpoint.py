@@ -142,6 +142,7 @@ def set_aside_overtaken(folder, epoch, batch=0):
     """
     folder = Path(folder)
     later = [path for path in folder.glob("checkpoint-epoch*.pth") if _progress_of(path) > (epoch, batch)]
+    later += [path for path in folder.glob("top-*.pth") if _epoch_at_top(path) > epoch]
     best = folder / "model_best.pth"
     if later and best.exists() and _is_further(best, epoch, batch):
         later.append(best)
@@ -329,6 +330,12 @@ def _flush_folder(folder):
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _epoch_at_top(path):
+    """The epoch in the name of a file that the callback SaveTopK wrote; 0 for others."""
+    match = re.fullmatch(r"top-.+-epoch(\d+)\.pth", path.name)
+    return int(match[1]) if match else 0
 
 
 def _progress_of(path):

@@ -60,15 +60,20 @@ def test_every_command_that_a_user_is_promised_is_there():
 
 def test_examples_of_code_run(tmp_path):
     folder = copy_project(tmp_path / "project")
-    model, loader = re.findall(r"```python\n(.*?)```", README, re.S)
+    model, loader, callback = re.findall(r"```python\n(.*?)```", README, re.S)
     with open(folder / "model" / "model.py", "a") as file:
         file.write("\n\n" + model)
     with open(folder / "data_loader" / "data_loaders.py", "a") as file:
         file.write("\n\n" + loader)
-    (section,) = re.findall(r"```json\n(.*?)```", README, re.S)
-    (folder / "mine.json").write_text('{"base": "config.json", ' + section + "}")
+    with open(folder / "trainer" / "callbacks.py", "a") as file:
+        file.write("\n\n" + callback)
+    section, callbacks = re.findall(r"```json\n(.*?)```", README, re.S)
+    callbacks = callbacks.replace("[", '["StopWhenTheRateIsSmall", ')
+    (folder / "mine.json").write_text('{"base": "config.json", ' + section + ", " + callbacks + "}")
     short = ("--set", "trainer.epochs=1", "--set", "trainer.len_epoch=3")
-    assert "TwoLayers: " in run("train.py", "-c", "mine.json", *short, cwd=folder).stdout
+    told = run("train.py", "-c", "mine.json", *short, cwd=folder).stdout
+    assert "TwoLayers: " in told and "small 0" in told
+    assert list(folder.glob("saved/models/*/*/top-val_accuracy-epoch1.pth"))
     (folder / "points.csv").write_text("x,y,label\n" + "\n".join(f"{i},{-i},{i % 10}" for i in range(40)))
     loader_test = (
         "from data_loader.data_loaders import CsvDataLoader as L;"

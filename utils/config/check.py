@@ -170,10 +170,15 @@ def _switch_mistakes(config, parts):
 
 def _watched(config):
     """{path: name} of the values that the config monitors."""
-    trainer, scheduler = config.get("trainer"), config.get("lr_scheduler")
+    trainer, scheduler, callbacks = (config.get(name) for name in ("trainer", "lr_scheduler", "callbacks"))
     watched = {}
     if isinstance(trainer, dict) and str(trainer.get("monitor", "off")).startswith(("min ", "max ")):
         watched["trainer.monitor"] = trainer["monitor"][4:]
+    for i, callback in enumerate(callbacks if isinstance(callbacks, list) else ()):
+        args = callback.get("args") if isinstance(callback, dict) else None
+        monitor = args.get("monitor") if isinstance(args, dict) else None
+        if str(monitor).startswith(("min ", "max ")):
+            watched[f"callbacks.{i}.args.monitor"] = monitor[4:]
     if isinstance(scheduler, dict) and isinstance(scheduler.get("monitor"), str):
         watched["lr_scheduler.monitor"] = scheduler["monitor"]
     return watched

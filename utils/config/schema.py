@@ -149,6 +149,8 @@ class Config(RunSettings):
     """The metrics: functions in model/metric.py."""
     lr_scheduler: Scheduler | None = None
     """The learning-rate scheduler: a class of torch.optim.lr_scheduler."""
+    callbacks: list[_named(Component)] = []
+    """What happens at moments of a run, in this order: classes in trainer/callbacks.py."""
     trainer: TrainerSettings
     """How to train."""
 

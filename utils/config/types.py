@@ -58,6 +58,7 @@ PARTS = {
         libraries=("torch.optim.lr_scheduler",),
         given=1,
     ),
+    "callbacks": Part("trainer.callbacks", bases=("base.base_callback.BaseCallback",)),
     "data_loader": Part("data_loader.data_loaders", bases=("base.base_data_loader.BaseDataLoader",)),
 }
 _LIBRARIES = ("torch", "torchvision")

@@ -1,0 +1,75 @@
+"""BaseCallback: something that happens at moments of a training run, named in the config's "callbacks"."""
+
+from collections import Counter
+
+HOOKS = ("on_train_start", "on_step_end", "on_valid_end", "on_epoch_end", "on_error", "on_train_end")
+
+
+class BaseCallback:
+    """Watches, reports, stops or saves at moments. A subclass overrides the hooks that it wants; others cost nothing.
+
+    trainer: the BaseTrainer at work, with its model, optimizer, epoch, step, logger and writer. trainer.stop(reason)
+    ends the run, trainer.save_as(name) has what is saved next saved under that name too. What must survive a restart
+    goes into state_dict.
+    """
+
+    def on_train_start(self, trainer):
+        """Before the first batch of this process, after a resume has put everything back."""
+
+    def on_step_end(self, trainer):
+        """After each batch, whether or not it brought an update; not in a _train_epoch of a project's own."""
+
+    def on_valid_end(self, trainer, log):
+        """After each validation, within epochs too. log: {name: number}, as {"val_loss": 0.1}."""
+
+    def on_epoch_end(self, trainer, log):
+        """After each epoch and before it is saved. log: {name: number} of all it came to; what is added, is logged."""
+
+    def on_error(self, trainer, error):
+        """When an error ends the run, before it is raised."""
+
+    def on_train_end(self, trainer):
+        """After the last epoch, or the one in which training was stopped."""
+
+    def state_dict(self):
+        """What must survive a restart: tensors and plain values."""
+        return {}
+
+    def load_state_dict(self, state):
+        """Put it back."""
+
+
+class CallbackList:
+    """Callbacks, called in the order of the list. Its states go by the callbacks' class names."""
+
+    def __init__(self, callbacks=()):
+        self.callbacks = list(callbacks)
+        self._called = {hook: [getattr(c, hook) for c in self.callbacks if _overrides(c, hook)] for hook in HOOKS}
+
+    def call(self, hook, *arguments):
+        """Call the hook of each callback that has one."""
+        for method in self._called[hook]:
+            method(*arguments)
+
+    def state_dict(self):
+        """{name: state} of each."""
+        return {name: callback.state_dict() for name, callback in self._named().items()}
+
+    def load_state_dict(self, states):
+        """Put them back; a callback that has none begins anew."""
+        for name, callback in self._named().items():
+            if name in states:
+                callback.load_state_dict(states[name])
+
+    def _named(self):
+        """{class name: callback}, with a number behind it from the second of a class on."""
+        seen, named = Counter(), {}
+        for callback in self.callbacks:
+            name = type(callback).__name__
+            seen[name] += 1
+            named[name if seen[name] == 1 else f"{name}.{seen[name]}"] = callback
+        return named
+
+
+def _overrides(callback, hook):
+    return getattr(type(callback), hook, None) is not getattr(BaseCallback, hook)

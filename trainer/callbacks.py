@@ -1,0 +1,147 @@
+"""YOURS to extend: what happens at moments of a run, named in the config's "callbacks". See base/base_callback.py."""
+
+import math
+import re
+import time
+
+from base import BaseCallback
+from utils import UserError
+
+
+class EarlyStopping(BaseCallback):
+    """Stops training when a value gets no better.
+
+    monitor: "min val_loss", "max val_accuracy" or another logged value. patience: epochs without a better one before
+    it stops. min_delta: how much better counts. baseline: a value that must be beaten first. target: a value at which
+    it stops at once, in validations within epochs too.
+    """
+
+    def __init__(self, monitor, patience=10, min_delta=0.0, baseline=None, target=None):
+        self.mode, self.name = parse_monitor(monitor)
+        require(isinstance(patience, int) and patience >= 1, "patience", patience, "a number of epochs from 1 on")
+        require(min_delta >= 0, "min_delta", min_delta, "0 or more")
+        self.patience, self.min_delta, self.target = patience, min_delta, target
+        self.best = baseline
+        self.count = 0
+
+    def on_train_start(self, trainer):
+        if self.count >= self.patience:
+            trainer.stop(f"no better {self.name} for {self.count} epochs")
+
+    def on_valid_end(self, trainer, log):
+        value = log.get(self.name, math.nan)
+        if self.target is not None and (value == self.target or better(self.mode, value, self.target)):
+            trainer.stop(f"{self.name} is {value:.6g}, and {self.target:g} was the target")
+
+    def on_epoch_end(self, trainer, log):
+        self.on_valid_end(trainer, log)  # the target may be a value of the training part
+        value = logged(log, self.name)
+        first = self.best is None and math.isfinite(value)
+        improved = first or (self.best is not None and better(self.mode, value, self.best, self.min_delta))
+        self.best = value if improved else self.best
+        self.count = 0 if improved else self.count + 1
+        if self.count >= self.patience:
+            trainer.stop(f"no better {self.name} for {self.count} epochs")
+
+    def state_dict(self):
+        return {"best": self.best, "count": self.count}
+
+    def load_state_dict(self, state):
+        self.best, self.count = state["best"], int(state["count"])
+
+
+class SaveTopK(BaseCallback):
+    """Keeps the checkpoints of the best k epochs, as top-<value's name>-epoch<N>.pth.
+
+    monitor: as for EarlyStopping. k: how many.
+    """
+
+    def __init__(self, monitor, k=3):
+        self.mode, self.name = parse_monitor(monitor)
+        require(isinstance(k, int) and k >= 1, "k", k, "a number of checkpoints from 1 on")
+        self.k = k
+        self.kept = []  # (value, epoch), the best first
+
+    def on_epoch_end(self, trainer, log):
+        value = logged(log, self.name)
+        if not math.isfinite(value):
+            return
+        ranked = sorted([*self.kept, (value, log["epoch"])], key=lambda kept: (self._rank(kept[0]), kept[1]))
+        self.kept = ranked[: self.k]
+        if (value, log["epoch"]) in self.kept:
+            trainer.save_as(self._file(log["epoch"]), instead_of=[self._file(epoch) for _, epoch in ranked[self.k :]])
+
+    def state_dict(self):
+        return {"kept": [list(kept) for kept in self.kept]}
+
+    def load_state_dict(self, state):
+        self.kept = [(float(value), int(epoch)) for value, epoch in state["kept"]]
+
+    def _rank(self, value):
+        return value if self.mode == "min" else -value
+
+    def _file(self, epoch):
+        return f"top-{self.name}-epoch{epoch}.pth"
+
+
+class TimeLimit(BaseCallback):
+    """Saves and stops when the run has taken so long, all its restarts together.
+
+    max_time: "hours:minutes:seconds", as "00:30:00".
+    """
+
+    def __init__(self, max_time):
+        match = re.fullmatch(r"(\d+):([0-5]\d):([0-5]\d)", str(max_time))
+        require(match is not None, "max_time", max_time, '"hours:minutes:seconds", as "00:30:00"')
+        hours, minutes, seconds = map(int, match.groups())
+        self.max_time = max_time
+        self.max_seconds = 3600 * hours + 60 * minutes + seconds
+        self.before = 0.0  # seconds that earlier processes took
+        self.started = time.monotonic()
+
+    def on_train_start(self, trainer):
+        self.started = time.monotonic()
+        self.on_step_end(trainer)
+
+    def on_step_end(self, trainer):
+        if self.seconds >= self.max_seconds:
+            trainer.stop(f"the time limit of {self.max_time} is reached")
+
+    def on_epoch_end(self, trainer, log):
+        self.on_step_end(trainer)
+
+    @property
+    def seconds(self):
+        return self.before + time.monotonic() - self.started
+
+    def state_dict(self):
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state):
+        self.before = float(state["seconds"])
+        self.started = time.monotonic()
+
+
+def parse_monitor(monitor):
+    """("min" or "max", name of the value) of "min val_loss". Raises UserError for another text."""
+    mode, _, name = str(monitor).partition(" ")
+    require(mode in ("min", "max") and name, "monitor", monitor, '"min" or "max" and a name, as "min val_loss"')
+    return mode, name
+
+
+def better(mode, value, best, by=0.0):
+    """Whether a value is better than the best by more than `by`; nan is not."""
+    return (best - value if mode == "min" else value - best) > by
+
+
+def logged(log, name):
+    """The value of that name. Raises UserError if nothing of the name is logged."""
+    if name not in log:
+        raise UserError(f"callbacks: nothing called {name!r} is logged; there are {', '.join(log)}")
+    return log[name]
+
+
+def require(fits, argument, value, wanted):
+    """Raise UserError unless the value fits."""
+    if not fits:
+        raise UserError(f"{argument}: got {value!r}; it should be {wanted}")

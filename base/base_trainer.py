@@ -1,7 +1,6 @@
 """BaseTrainer: runs the epochs, keeps the best model, saves after each and resumes."""
 
 import contextlib
-import functools
 import math
 import time
 from abc import ABC, abstractmethod
@@ -9,18 +8,12 @@ from abc import ABC, abstractmethod
 import torch
 
 from base.base_callback import CallbackList
+from base.checkpoint_saver import CheckpointSaver
 from base.trainer_state import find_unsavable, restore_attributes, restore_trainer, trainer_state
 from logger import CsvLog, TensorboardWriter
-from utils.background import BackgroundWriter
 from utils.batches import DataError
 from utils.checkpoint import (
     checkpoint_name,
-    copy_checkpoint,
-    find_logged,
-    plain,
-    prune_checkpoints,
-    save_checkpoint,
-    set_aside_overtaken,
 )
 from utils.config.schema import TrainerSettings
 from utils.epoch_report import epoch_report
@@ -72,17 +65,13 @@ class BaseTrainer(ABC):
         self.not_improved_count = 0
 
         self._seed = torch.initial_seed()  # what the script has seeded torch with
-        self._saved = None  # the newest checkpoint of this run, once there is one
-        self._saved_at = time.monotonic()
         self._to_restore = {}
         self._rng = None  # to begin with within an epoch; or of a moment to go back to, while the model is validated
         self._log = {}  # what the newest checkpoint's epoch logged
         self._unsavable = set()
         self.stop_signal = StopSignal()
         self.stop_reason = None  # of a callback
-        self._names = []  # under which the next checkpoint is saved too
-        self._replaced = []  # names of files that it takes the place of
-        self.callbacks = CallbackList(config.init_callbacks())
+        self._callbacks = CallbackList(config.init_callbacks())
         if config.resume is not None:
             self._resume_checkpoint(config.resume)
             if not config.continues and self.start_epoch > self.epochs:
@@ -92,7 +81,6 @@ class BaseTrainer(ABC):
                 )
 
         self._must_be_finite = finite_state(unwrapped(model))
-        self.saver = BackgroundWriter(enabled=settings.async_save)
         saves_within = settings.save_every_steps or settings.save_every_minutes
         if saves_within and not self.resumes_within_epochs:
             raise UserError(
@@ -100,6 +88,7 @@ class BaseTrainer(ABC):
                 "within an epoch; leave them out, or give the loader set_epoch(epoch, start_batch) or state_dict"
             )
         self.checkpoint_dir = config.save_dir  # makes the run's folders, so only now that nothing can be refused
+        self.saver = CheckpointSaver(self.checkpoint_dir, config.resume, settings.keep_last, settings.async_save)
         self.writer = TensorboardWriter(config.log_dir, self.logger, settings.tensorboard)
         self.table = CsvLog(config.log_dir / "metrics.csv")
 
@@ -117,27 +106,31 @@ class BaseTrainer(ABC):
         self._restore_attributes()
         with self.stop_signal:  # also while the last checkpoint is written
             try:
-                self.callbacks.call("on_train_start", self)
+                self._callbacks.call("on_train_start", self)
                 if self.config.continues and not ended and self.stop_reason is None:
-                    self._leave_later_epochs()
+                    monitored = None if self.monitor == "off" else self.mnt_metric
+                    place = self.start_epoch - 1, self.batches_done
+                    self.saver.leave_later_epochs(*place, monitored, self.mnt_best, self.logger)
                 with contextlib.suppress(_Stopped):
                     self._run_epochs()
                 self.saver.wait()
-                self.callbacks.call("on_train_end", self)
+                self._callbacks.call("on_train_end", self)
                 if self.stop_reason:
-                    self.logger.info("training stops: %s; the last checkpoint is %s", self.stop_reason, self._saved)
+                    self.logger.info(
+                        "training stops: %s; the last checkpoint is %s", self.stop_reason, self.saver.newest
+                    )
             except (KeyboardInterrupt, SystemExit):
                 self._tell_where_to_resume()
                 raise
             except DataError as error:
-                self.callbacks.call("on_error", self, error)
+                self._callbacks.call("on_error", self, error)
                 self._save_within_epoch()
                 self._tell_where_to_resume()
                 if self.stop_signal.received:  # and has ended the workers before
                     self.stop_signal.end()
                 raise
             except Exception as error:
-                self.callbacks.call("on_error", self, error)
+                self._callbacks.call("on_error", self, error)
                 raise
             finally:
                 error = self.saver.close()
@@ -155,21 +148,13 @@ class BaseTrainer(ABC):
             return f"{since}; go on with --set trainer.early_stop=..."
         return None
 
-    def _leave_later_epochs(self):
-        """Set aside what a run that goes on from an earlier checkpoint overtakes, and bring the best before it back."""
-        names = set_aside_overtaken(self.checkpoint_dir, self.start_epoch - 1, self.batches_done)
-        if names:
-            self.logger.info("set aside as overtaken-...: %s", ", ".join(names))
-        if "model_best.pth" in names and self.monitor != "off":
-            best = find_logged(self.checkpoint_dir, self.mnt_metric, self.mnt_best)
-            if best is not None:
-                copy_checkpoint(best, self.checkpoint_dir / "model_best.pth")
-            again = f"model_best.pth is {best.name} again" if best else "there is no model_best.pth: its epoch is gone"
-            self.logger.info(again)
-
     def _tell_where_to_resume(self):
         self.saver.wait()
-        resume = f"resume with: python train.py -r {self._saved}" if self._saved else "no checkpoint was saved yet"
+        resume = (
+            f"resume with: python train.py -r {self.saver.newest}"
+            if self.saver.newest
+            else "no checkpoint was saved yet"
+        )
         self.logger.warning("stopped%s in epoch %d; %s", self.stop_signal.by, self.epoch, resume)
 
     def _run_epochs(self):
@@ -199,7 +184,7 @@ class BaseTrainer(ABC):
         epoch = log["epoch"]
         for name in (key for key, value in log.items() if isinstance(value, float) and not math.isfinite(value)):
             self.logger.warning("epoch %d: %s is %s", epoch, name, log[name])
-        self.callbacks.call("on_epoch_end", self, log)
+        self._callbacks.call("on_epoch_end", self, log)
         improved = self._track_best(log)
         stop = self.not_improved_count >= self.early_stop or self.stop_reason is not None
         self.logger.info(epoch_report(log, self.epochs, seconds, improved))
@@ -207,7 +192,7 @@ class BaseTrainer(ABC):
         misnamed = self.monitor != "off" and self.mnt_metric not in log
         if epoch % self.save_period == 0 or epoch == self.epochs or stop or misnamed:
             self._save_checkpoint(epoch, save_best=improved)
-        elif improved or self._names:
+        elif improved or self.saver.names:
             self._save(["model_best.pth"] if improved else [], epoch)
         self.table.append(log)
         if misnamed:
@@ -241,7 +226,7 @@ class BaseTrainer(ABC):
         self.saver.check()
         every, minutes = self.settings.save_every_steps, self.settings.save_every_minutes
         due = every is not None and self.step % every == 0
-        if due or (minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes):
+        if due or (minutes is not None and time.monotonic() - self.saver.saved_at >= 60 * minutes):
             self._save_within_epoch()
         self._stop_if_asked()
 
@@ -260,15 +245,14 @@ class BaseTrainer(ABC):
 
     def save_as(self, name, instead_of=()):
         """Save what is saved next under this file name too, and then delete files of other names."""
-        self._names.append(name)
-        self._replaced += instead_of
+        self.saver.save_as(name, instead_of)
 
     def _save_within_epoch(self):
         """Save all that is needed to go on after the batches done, if this trainer can."""
         self.saver.wait()
         name = checkpoint_name(self.epoch - 1, self.batches_done)
         begun = self.epoch > 1 or self.batches_done
-        if self.resumes_within_epochs and begun and self._saved != self.checkpoint_dir / name:
+        if self.resumes_within_epochs and begun and self.saver.newest != self.checkpoint_dir / name:
             self._save([name], self.epoch - 1)
 
     def _save_checkpoint(self, epoch, save_best=False):
@@ -281,22 +265,7 @@ class BaseTrainer(ABC):
         self.saver.wait()  # so that there is never more than one copy
         if self.settings.on_nonfinite != "ignore":
             self._require_finite()
-        self._saved_at = time.monotonic()
-        state = plain(trainer_state(self, epoch, self._unsavable), copy=self.settings.async_save)
-        paths = [self.checkpoint_dir / name for name in [*self._names, *names]]
-        replaced = [self.checkpoint_dir / name for name in self._replaced]
-        self._names, self._replaced = [], []
-        self.saver.submit(functools.partial(self._write, state, paths, replaced))
-
-    def _write(self, state, paths, replaced):
-        set_aside_overtaken(self.checkpoint_dir, state["epoch"], state["batch"])
-        save_checkpoint(state, paths[0])
-        for path in paths[1:]:
-            copy_checkpoint(paths[0], path)
-        self._saved = paths[-1]
-        for path in replaced:
-            path.unlink(missing_ok=True)
-        prune_checkpoints(self.checkpoint_dir, self.settings.keep_last)
+        self.saver.save(trainer_state(self, epoch, self._unsavable), names)
 
     def _require_finite(self):
         """Raise NonFiniteError rather than let a poisoned model be saved."""
@@ -305,16 +274,16 @@ class BaseTrainer(ABC):
     def _roll_back(self, error):
         """Go back to the newest checkpoint, to train on from there without the error's batches; or raise it."""
         if self.settings.on_nonfinite != "rollback" or not error.batches:
-            last = f"the last checkpoint is {self._saved}" if self._saved else "no checkpoint was saved yet"
+            last = f"the last checkpoint is {self.saver.newest}" if self.saver.newest else "no checkpoint was saved yet"
             other = 'trainer.on_nonfinite: "skip" and "rollback" go on without it'
             raise UserError(f"{error}; {last}; {other}") from error
         self.left_out |= {(self.epoch, batch_idx) for batch_idx in error.batches}
         if len([batch for batch in self.left_out if batch[0] == self.epoch]) > MAX_LEFT_OUT:
             raise UserError(f"{error}; {MAX_LEFT_OUT} batches of this epoch have been left out already") from error
         self.saver.wait()
-        self.logger.warning("%s: back to %s, to train on without it", error, self._saved)
+        self.logger.warning("%s: back to %s, to train on without it", error, self.saver.newest)
         left_out = self.left_out
-        self._resume_checkpoint(self._saved)
+        self._resume_checkpoint(self.saver.newest)
         self._restore_attributes()
         self.left_out |= left_out
         self.epoch = self.start_epoch

@@ -95,7 +95,6 @@ def restore_trainer(trainer, path):
     if "rng" in checkpoint:
         trainer._rng = checkpoint["rng"]
         set_rng_state(trainer._rng)
-    trainer._saved = path
     within = f"after {trainer.batches_done} batches of epoch {trainer.start_epoch}"
     place = within if trainer.batches_done else f"epoch {trainer.start_epoch - 1}"
     trainer.logger.info("resumed from %s, %s", path, place)

@@ -117,7 +117,7 @@ class Trainer(BaseTrainer):
                 record(self.train_metrics, self.metric_ftns, loss, output, target, self.reduction)
                 self.step_log.batches.append(batch_idx)
                 self._count_batch(batch_idx)
-                self.callbacks.call("on_step_end", self)
+                self._callbacks.call("on_step_end", self)
                 bar.update()
                 if (batch_idx + 1) % self.log_step == 0 and batch_idx + 1 < self.len_epoch:
                     self._log_batch(batch_idx, epoch, bar)
@@ -180,7 +180,7 @@ class Trainer(BaseTrainer):
             after_batch=self._stop_if_asked,
         )
         self._rng = None
-        self.callbacks.call("on_valid_end", self, {f"val_{name}": value for name, value in result.items()})
+        self._callbacks.call("on_valid_end", self, {f"val_{name}": value for name, value in result.items()})
         return result
 
     def _after_update(self, batch_idx):

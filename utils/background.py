@@ -10,6 +10,7 @@ class BackgroundWriter:
     """
 
     def __init__(self, enabled=True):
+        self.in_background = enabled
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer") if enabled else None
         self._job = None
 

@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-import base.base_trainer
+import base.checkpoint_saver
 from base import BaseTrainer
 from helpers import TinyData, same, tiny_config, tiny_model, tiny_trainer
 from parse_config import ConfigParser
@@ -557,8 +557,8 @@ def test_a_background_save_holds_the_state_of_its_moment(tmp_path, monkeypatch):
     """Not what training has made of it by the time that the file is written."""
     trainer = tiny_trainer(tiny_config(tmp_path, async_save=True))
     gate = threading.Event()
-    write = base.base_trainer.save_checkpoint
-    monkeypatch.setattr(base.base_trainer, "save_checkpoint", lambda *args: (gate.wait(10), write(*args)))
+    write = base.checkpoint_saver.save_checkpoint
+    monkeypatch.setattr(base.checkpoint_saver, "save_checkpoint", lambda *args: (gate.wait(10), write(*args)))
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     trainer._save_checkpoint(1)
     with torch.no_grad():
@@ -578,7 +578,7 @@ def test_a_background_save_that_fails_ends_the_run_at_the_next_step(tmp_path, mo
     def full(state, path):
         raise CheckpointError("the disk is full")
 
-    monkeypatch.setattr(base.base_trainer, "save_checkpoint", full)
+    monkeypatch.setattr(base.checkpoint_saver, "save_checkpoint", full)
     trainer._save_checkpoint(2)
     concurrent.futures.wait([trainer.saver._job])
     steps = []
@@ -596,7 +596,7 @@ def test_the_last_background_save_is_waited_for_and_its_error_told(tmp_path, mon
         time.sleep(0.3)
         raise CheckpointError("the disk is full")
 
-    monkeypatch.setattr(base.base_trainer, "save_checkpoint", late)
+    monkeypatch.setattr(base.checkpoint_saver, "save_checkpoint", late)
     with pytest.raises(CheckpointError, match="the disk is full"):
         trainer.train()
 
@@ -623,7 +623,7 @@ def test_a_loop_of_the_projects_own_hears_of_a_failed_save_at_its_epochs_end(tmp
             concurrent.futures.wait([trainer.saver._job])
         return finish(log, seconds)
 
-    monkeypatch.setattr(base.base_trainer, "save_checkpoint", full)
+    monkeypatch.setattr(base.checkpoint_saver, "save_checkpoint", full)
     monkeypatch.setattr(trainer, "_finish_epoch", finish_after_the_save)
     with pytest.raises(CheckpointError, match="the disk is full"):
         trainer.train()

@@ -115,7 +115,7 @@ def test_states_survive_a_restart_anywhere(tmp_path, notes, stop_at):
     left, right = (load_checkpoint(t.checkpoint_dir / "checkpoint-epoch2.pth") for t in (straight, resumed))
     for key in ("state_dict", "optimizer", "rng", "log", "monitor_best"):
         assert same(left[key], right[key]), key
-    left, right = (state["attributes"]["callbacks"] for state in (left, right))
+    left, right = (state["attributes"]["_callbacks"] for state in (left, right))
     assert left["EarlyStopping"] == right["EarlyStopping"] and left["SaveTopK"] == right["SaveTopK"]
     assert right["Diary"]["count"] == left["Diary"]["count"] + 1  # the second start
 

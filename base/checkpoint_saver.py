@@ -1,0 +1,69 @@
+"""CheckpointSaver: a run's checkpoint files, written one after the other, at once or in the background."""
+
+import functools
+import time
+
+from utils.background import BackgroundWriter
+from utils.checkpoint import (
+    copy_checkpoint,
+    find_logged,
+    plain,
+    prune_checkpoints,
+    save_checkpoint,
+    set_aside_overtaken,
+)
+
+
+class CheckpointSaver(BackgroundWriter):
+    """Writes checkpoints into the folder of a run.
+
+    newest: the checkpoint to go on from, if there is one already. keep_last: how many after epochs stay, None for all.
+    in_background: write a copy in host memory while training goes on.
+    """
+
+    def __init__(self, folder, newest=None, keep_last=None, in_background=False):
+        super().__init__(enabled=in_background)
+        self.folder = folder
+        self.newest = newest
+        self.keep_last = keep_last
+        self.saved_at = time.monotonic()
+        self.names = []  # under which the next checkpoint is saved too
+        self._replaced = []  # names of files that it takes the place of
+
+    def save_as(self, name, instead_of=()):
+        """Save what is saved next under this name too, and then delete the files of other names."""
+        self.names.append(name)
+        self._replaced += instead_of
+
+    def save(self, state, names):
+        """Write one checkpoint under all names. Nothing else may be under way, so that there is one copy at most."""
+        self.saved_at = time.monotonic()
+        paths = [self.folder / name for name in [*self.names, *names]]
+        replaced = [self.folder / name for name in self._replaced]
+        self.names, self._replaced = [], []
+        self.submit(functools.partial(self._write, plain(state, copy=self.in_background), paths, replaced))
+
+    def leave_later_epochs(self, epoch, batch, monitored, best, logger):
+        """Set aside what a run overtakes that goes on from here, and bring back the best model before it.
+
+        monitored: the name under which epochs logged the best value; None if none was watched.
+        """
+        names = set_aside_overtaken(self.folder, epoch, batch)
+        if names:
+            logger.info("set aside as overtaken-...: %s", ", ".join(names))
+        if "model_best.pth" in names and monitored is not None:
+            path = find_logged(self.folder, monitored, best)
+            if path is not None:
+                copy_checkpoint(path, self.folder / "model_best.pth")
+            again = f"model_best.pth is {path.name} again" if path else "there is no model_best.pth: its epoch is gone"
+            logger.info(again)
+
+    def _write(self, state, paths, replaced):
+        set_aside_overtaken(self.folder, state["epoch"], state["batch"])
+        save_checkpoint(state, paths[0])
+        for path in paths[1:]:
+            copy_checkpoint(paths[0], path)
+        self.newest = paths[-1]
+        for path in replaced:
+            path.unlink(missing_ok=True)
+        prune_checkpoints(self.folder, self.keep_last)

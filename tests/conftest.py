@@ -1,8 +1,11 @@
 """Fixtures of all tests."""
 
 import logging
+import os
 
 import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: tests run side by side, and threads would fight
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ import re
 import signal
 import threading
 import traceback
+import weakref
 
 from utils.errors import UserError
 
@@ -57,11 +58,15 @@ def _read(iterator):
 
 
 def _wait_patiently(iterator, seconds):
-    """Let torch's iterator raise TimeoutError once its workers have brought nothing for so long; 0: never."""
-    ask, asked = iterator._try_get_data, []
+    """Let torch's iterator raise TimeoutError once its workers have brought nothing for so long; 0: never.
+
+    It holds the iterator weakly: in a cycle with it, it would leave the ending of the workers to the garbage collector,
+    which takes the queues to them apart first, so that each would be waited for in vain.
+    """
+    ask, itself, asked = type(iterator)._try_get_data, weakref.ref(iterator), []
 
     def ask_again(timeout=_ASK_SECONDS):
-        found = ask(min(timeout, seconds or timeout))
+        found = ask(itself(), min(timeout, seconds or timeout))
         asked.append(timeout)
         if found[0]:
             asked.clear()

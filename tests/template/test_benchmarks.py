@@ -65,10 +65,10 @@ def test_jobs_that_should_agree_and_do_not_stop_the_benchmark():
 
 def test_runs_that_were_killed_come_to_the_bits_of_runs_left_alone():
     done = run(
-        "-W", "ignore", "benchmarks/chaos.py", "--runs", "2", "--kills", "6", "--kills-in-a-run", "3", timeout=500
+        "-W", "ignore", "benchmarks/chaos.py", "--runs", "1", "--kills", "4", "--kills-in-a-run", "4", timeout=500
     )
     runs, *kinds, kills, unreadable, differences = (int(cell) for cell in done.stdout.splitlines()[-1].split("|")[1:-1])
-    assert runs >= 2 and kills == sum(kinds) >= 6 and (unreadable, differences) == (0, 0)
+    assert runs >= 1 and kills == sum(kinds) >= 4 and (unreadable, differences) == (0, 0)
 
 
 def test_a_long_run_does_not_grow():

@@ -1,5 +1,6 @@
 """What goes wrong while data are read is told with the sample, and the run is saved first."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -165,3 +166,15 @@ def test_an_end_of_iteration_within_a_sample_is_not_the_end_of_the_data():
     broken.append(True)
     with pytest.raises(DataError, match="StopIteration"):
         list(batches_of(loader))
+
+
+def test_workers_end_with_their_loader_and_wait_for_no_garbage_collector():
+    loader = BaseDataLoader(TinyData(), 8, True, 0, 2)
+    list(batches_of(loader))
+    workers = loader._iterator._workers
+    gc.disable()  # which would take the queues to the workers apart before it tells the workers to end
+    try:
+        del loader
+        assert not any(worker.is_alive() for worker in workers)
+    finally:
+        gc.enable()

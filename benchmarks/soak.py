@@ -46,6 +46,7 @@ def soak(folder, epochs):
         def _finish_epoch(self, log, seconds):
             stop = super()._finish_epoch(log, seconds)
             if log["epoch"] in marks:
+                self.saver.wait()  # which deletes files, too
                 rows.append(measure(log["epoch"], self.checkpoint_dir, self.config.log_dir, seconds))
                 print(rows[-1], file=sys.stderr)
             return stop

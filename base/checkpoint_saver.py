@@ -1,6 +1,7 @@
 """CheckpointSaver: a run's checkpoint files, written one after the other, at once or in the background."""
 
 import functools
+import math
 import time
 
 from utils.background import BackgroundWriter
@@ -51,7 +52,8 @@ class CheckpointSaver(BackgroundWriter):
         names = set_aside_overtaken(self.folder, epoch, batch)
         if names:
             logger.info("set aside as overtaken-...: %s", ", ".join(names))
-        if "model_best.pth" in names and monitored is not None:
+        lost = not (self.folder / "model_best.pth").exists()  # now, or by a run killed before it was brought back
+        if lost and monitored is not None and math.isfinite(best):
             path = find_logged(self.folder, monitored, best)
             if path is not None:
                 copy_checkpoint(path, self.folder / "model_best.pth")

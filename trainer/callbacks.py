@@ -16,7 +16,14 @@ class EarlyStopping(BaseCallback):
     it stops at once, in validations within epochs too.
     """
 
-    def __init__(self, monitor, patience=10, min_delta=0.0, baseline=None, target=None):
+    def __init__(
+        self,
+        monitor: str,
+        patience: int = 10,
+        min_delta: float = 0.0,
+        baseline: float | None = None,
+        target: float | None = None,
+    ):
         self.mode, self.name = parse_monitor(monitor)
         require(isinstance(patience, int) and patience >= 1, "patience", patience, "a number of epochs from 1 on")
         require(min_delta >= 0, "min_delta", min_delta, "0 or more")
@@ -56,7 +63,7 @@ class SaveTopK(BaseCallback):
     monitor: as for EarlyStopping. k: how many.
     """
 
-    def __init__(self, monitor, k=3):
+    def __init__(self, monitor: str, k: int = 3):
         self.mode, self.name = parse_monitor(monitor)
         require(isinstance(k, int) and k >= 1, "k", k, "a number of checkpoints from 1 on")
         self.k = k
@@ -90,7 +97,7 @@ class TimeLimit(BaseCallback):
     max_time: "hours:minutes:seconds", as "00:30:00".
     """
 
-    def __init__(self, max_time):
+    def __init__(self, max_time: str):
         match = re.fullmatch(r"(\d+):([0-5]\d):([0-5]\d)", str(max_time))
         require(match is not None, "max_time", max_time, '"hours:minutes:seconds", as "00:30:00"')
         hours, minutes, seconds = map(int, match.groups())

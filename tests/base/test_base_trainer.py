@@ -175,6 +175,20 @@ def test_going_back_brings_the_best_before_it_back(tmp_path, capsys):
     assert "model_best.pth is checkpoint-epoch2.pth again" in told
 
 
+def test_a_kill_while_the_best_is_brought_back_does_not_lose_it(tmp_path, monkeypatch):
+    def killed(*paths):
+        raise KeyboardInterrupt
+
+    config, first = ran(tmp_path, [3, 1, 2, 0.5])
+    back = first.checkpoint_dir / "checkpoint-epoch3.pth"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(base.checkpoint_saver, "copy_checkpoint", killed)
+        tiny_trainer(config, resume=back, trainer_class=scripted([9] * 4)).train()
+    assert not (first.checkpoint_dir / "model_best.pth").exists()
+    tiny_trainer(config, resume=back, trainer_class=scripted([9] * 4)).train()
+    assert load_checkpoint(first.checkpoint_dir / "model_best.pth")["epoch"] == 2
+
+
 def test_going_back_says_when_the_best_before_it_is_gone(tmp_path, capsys):
     config, first = ran(tmp_path, [3, 1, 2, 0.5])
     (first.checkpoint_dir / "checkpoint-epoch2.pth").unlink()

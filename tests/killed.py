@@ -48,23 +48,27 @@ def set_trap(kind, count):
         count_operations(utils.checkpoint, count)
 
 
+class FileWrapper:
+    """A file of which a subclass changes what it likes."""
+
+    def __init__(self, file):
+        self._file = file
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._file.close()
+
+
 def count_operations(module, count):
     """Let the count-th open, write, flush, rename or removal that the module asks for be the last."""
     step = dying_at(count, lambda: None)
 
-    class Watched:
-        def __init__(self, file):
-            self._file = file
-
-        def __getattr__(self, name):
-            return getattr(self._file, name)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
-            self._file.close()
-
+    class Watched(FileWrapper):
         def write(self, data):
             self._file.write(data[: len(data) // 2])
             step()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from killed import FileWrapper
 
 import utils.checkpoint as checkpoints
 from helpers import PROJECT, copy_project, run
@@ -257,22 +258,14 @@ def _content(writes, num_synced, chance):
     return bytes(left)
 
 
-class RecordingFile:
+class RecordingFile(FileWrapper):
     def __init__(self, file, inode, operations):
-        self._file, self._inode, self._operations = file, inode, operations
+        super().__init__(file)
+        self._inode, self._operations = inode, operations
 
     def write(self, data):
         self._operations.append(("write", self._inode, bytes(data)))
         return self._file.write(data)
-
-    def __getattr__(self, name):
-        return getattr(self._file, name)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self._file.close()
 
 
 def test_power_lost_at_any_moment_leaves_a_checkpoint_that_is_as_new_as_was_promised(tmp_path, monkeypatch):

@@ -13,6 +13,9 @@ class BaseCallback:
     goes into state_dict.
     """
 
+    def check(self, trainer):
+        """Before the run has a folder, the trainer being half made: to raise UserError for what cannot work."""
+
     def on_train_start(self, trainer):
         """Before the first batch of this process, after a resume has put everything back."""
 
@@ -44,7 +47,9 @@ class CallbackList:
 
     def __init__(self, callbacks=()):
         self.callbacks = list(callbacks)
-        self._called = {hook: [getattr(c, hook) for c in self.callbacks if _overrides(c, hook)] for hook in HOOKS}
+        self._called = {
+            hook: [getattr(c, hook) for c in self.callbacks if _overrides(c, hook)] for hook in ("check", *HOOKS)
+        }
 
     def call(self, hook, *arguments):
         """Call the hook of each callback that has one."""

@@ -9,16 +9,16 @@ import torch
 
 from base.base_callback import CallbackList
 from base.checkpoint_saver import CheckpointSaver
+from base.messages import how_to_resume, run_report
+from base.rollback import roll_back
+from base.standard_callbacks import BestModel, SavePeriod, require_monitored, save_is_due
 from base.trainer_state import find_unsavable, restore_attributes, restore_trainer, trainer_state
 from logger import CsvLog, TensorboardWriter
 from utils.batches import DataError
-from utils.checkpoint import (
-    checkpoint_name,
-)
+from utils.checkpoint import BEST_MODEL, checkpoint_name
 from utils.config.schema import TrainerSettings
 from utils.epoch_report import epoch_report
-from utils.errors import UserError
-from utils.nonfinite import MAX_LEFT_OUT, NonFiniteError, finite_state, require_finite
+from utils.nonfinite import NonFiniteError, finite_state, require_finite
 from utils.seed import derive_seed, seed_everything, set_rng_state
 from utils.stop_signal import StopSignal
 from utils.weights import unwrapped
@@ -63,30 +63,22 @@ class BaseTrainer(ABC):
         self.mnt_best = {"min": math.inf, "max": -math.inf}.get(self.mnt_mode, 0)
         self.early_stop = settings.early_stop or math.inf
         self.not_improved_count = 0
+        self.best_epoch = 0  # none yet
 
         self._seed = torch.initial_seed()  # what the script has seeded torch with
         self._to_restore = {}
         self._rng = None  # to begin with within an epoch; or of a moment to go back to, while the model is validated
         self._log = {}  # what the newest checkpoint's epoch logged
         self._unsavable = set()
+        self.averaged_model = None  # what is measured and saved in the model's place, if a callback makes one
         self.stop_signal = StopSignal()
-        self.stop_reason = None  # of a callback
-        self._callbacks = CallbackList(config.init_callbacks())
+        self.stop_reason = None  # why training ends before its last epoch
+        self._callbacks = CallbackList([*config.init_callbacks(), BestModel(), SavePeriod()])
         if config.resume is not None:
             self._resume_checkpoint(config.resume)
-            if not config.continues and self.start_epoch > self.epochs:
-                raise UserError(
-                    f"trainer.epochs: it is {self.epochs}, and the checkpoint is of epoch {self.start_epoch - 1} "
-                    "already; raise it, since the count goes on"
-                )
 
         self._must_be_finite = finite_state(unwrapped(model))
-        saves_within = settings.save_every_steps or settings.save_every_minutes
-        if saves_within and not self.resumes_within_epochs:
-            raise UserError(
-                "trainer.save_every_steps, trainer.save_every_minutes: this trainer with this data_loader cannot go on "
-                "within an epoch; leave them out, or give the loader set_epoch(epoch, start_batch) or state_dict"
-            )
+        self._callbacks.call("check", self)
         self.checkpoint_dir = config.save_dir  # makes the run's folders, so only now that nothing can be refused
         self.saver = CheckpointSaver(self.checkpoint_dir, config.resume, settings.keep_last, settings.async_save)
         self.writer = TensorboardWriter(config.log_dir, self.logger, settings.tensorboard)
@@ -99,33 +91,21 @@ class BaseTrainer(ABC):
     def train(self):
         """Run the epochs that are left. Each starts from random generators seeded by (seed, epoch)."""
         self._unsavable = find_unsavable(self, self.logger)
-        ended = self._why_ended()
-        if ended:
-            self.logger.warning("nothing left to train: %s", ended)
-            self._to_restore.pop("writer", None)  # which would take back what later epochs have shown
-        self._restore_attributes()
         with self.stop_signal:  # also while the last checkpoint is written
             try:
-                self._callbacks.call("on_train_start", self)
-                if self.config.continues and not ended and self.stop_reason is None:
-                    monitored = None if self.monitor == "off" else self.mnt_metric
-                    place = self.start_epoch - 1, self.batches_done
-                    self.saver.leave_later_epochs(*place, monitored, self.mnt_best, self.logger)
+                self._begin()
                 with contextlib.suppress(_Stopped):
                     self._run_epochs()
                 self.saver.wait()
                 self._callbacks.call("on_train_end", self)
-                if self.stop_reason:
-                    self.logger.info(
-                        "training stops: %s; the last checkpoint is %s", self.stop_reason, self.saver.newest
-                    )
+                self.logger.info(run_report(self))
             except (KeyboardInterrupt, SystemExit):
-                self._tell_where_to_resume()
+                self.logger.warning(how_to_resume(self))
                 raise
             except DataError as error:
                 self._callbacks.call("on_error", self, error)
                 self._save_within_epoch()
-                self._tell_where_to_resume()
+                self.logger.warning(how_to_resume(self))
                 if self.stop_signal.received:  # and has ended the workers before
                     self.stop_signal.end()
                 raise
@@ -138,31 +118,28 @@ class BaseTrainer(ABC):
                     self.logger.error("%s", error)
                 self.writer.close()
 
-    def _why_ended(self):
-        """Why there is nothing to train, None if there is."""
+    def _begin(self):
+        """Put back what a checkpoint held, and see whether there is anything left to train."""
+        shown = {"writer": self._to_restore.pop("writer")} if "writer" in self._to_restore else {}
+        self._restore_attributes()
         if self.start_epoch > self.epochs:
             done = f"epoch {self.start_epoch - 1} is done and trainer.epochs is {self.epochs}"
-            return f"{done}; go on with --set trainer.epochs=..."
-        if self.not_improved_count >= self.early_stop:
-            since = f"no better {self.mnt_metric} for {self.not_improved_count} epochs"
-            return f"{since}; go on with --set trainer.early_stop=..."
-        return None
-
-    def _tell_where_to_resume(self):
-        self.saver.wait()
-        resume = (
-            f"resume with: python train.py -r {self.saver.newest}"
-            if self.saver.newest
-            else "no checkpoint was saved yet"
-        )
-        self.logger.warning("stopped%s in epoch %d; %s", self.stop_signal.by, self.epoch, resume)
+            self.stop(f"{done}; go on with --set trainer.epochs=...")
+        self._callbacks.call("on_train_start", self)
+        if self.stop_reason:
+            self.logger.warning("nothing left to train: %s", self.stop_reason)
+            return
+        restore_attributes(self, shown, self.logger)  # which takes back what later epochs have shown
+        if self.config.continues:
+            monitored = None if self.monitor == "off" else self.mnt_metric
+            place = self.start_epoch - 1, self.batches_done
+            self.saver.leave_later_epochs(*place, monitored, self.mnt_best, self.logger)
 
     def _run_epochs(self):
         if self.settings.on_nonfinite == "rollback":  # needs a checkpoint of this config to go back to
             self._save([checkpoint_name(self.start_epoch - 1, self.batches_done)], self.start_epoch - 1)
         self.epoch = self.start_epoch
-        stop = self.not_improved_count >= self.early_stop or self.stop_reason is not None
-        while self.epoch <= self.epochs and not stop:
+        while self.epoch <= self.epochs and self.stop_reason is None:
             if self.batches_done:
                 set_rng_state(self._rng)
             else:
@@ -172,49 +149,29 @@ class BaseTrainer(ABC):
             try:
                 log = {"epoch": self.epoch} | self._train_epoch(self.epoch) | {"epoch": self.epoch}
                 self.batches_done = 0
-                stop = self._finish_epoch(log, seconds=time.perf_counter() - started)
+                self._finish_epoch(log, seconds=time.perf_counter() - started)
                 self.epoch += 1
             except NonFiniteError as error:
                 self._roll_back(error)
 
     def _finish_epoch(self, log, seconds):
-        """Report the epoch, record it and save; returns whether training stops early."""
+        """Report the epoch, record it, and save what the callbacks have asked for."""
         self.saver.check()
         log = {key: value.item() if getattr(value, "ndim", None) == 0 else value for key, value in log.items()}
         epoch = log["epoch"]
         for name in (key for key, value in log.items() if isinstance(value, float) and not math.isfinite(value)):
             self.logger.warning("epoch %d: %s is %s", epoch, name, log[name])
         self._callbacks.call("on_epoch_end", self, log)
-        improved = self._track_best(log)
-        stop = self.not_improved_count >= self.early_stop or self.stop_reason is not None
-        self.logger.info(epoch_report(log, self.epochs, seconds, improved))
+        best = BEST_MODEL in self.saver.names
+        self.logger.info(epoch_report(log, self.epochs, seconds, best))
         self._log = {key: value for key, value in log.items() if isinstance(value, (int, float, str))}
-        misnamed = self.monitor != "off" and self.mnt_metric not in log
-        if epoch % self.save_period == 0 or epoch == self.epochs or stop or misnamed:
-            self._save_checkpoint(epoch, save_best=improved)
-        elif improved or self.saver.names:
-            self._save(["model_best.pth"] if improved else [], epoch)
+        if checkpoint_name(epoch) in self.saver.names:
+            self._save_checkpoint(epoch, save_best=best)
+            self.saver.names = []  # whatever a subclass has made of them
+        elif self.saver.names:
+            self._save([], epoch)
         self.table.append(log)
-        if misnamed:
-            self.saver.wait()
-            raise UserError(
-                f"trainer.monitor: nothing called {self.mnt_metric!r} is logged; logged are "
-                f"{', '.join(key for key in log if key != 'epoch')} (epoch {epoch} is saved)"
-            )
-        if stop and self.stop_reason is None:
-            self.logger.info("no better %s for %d epochs: training stops", self.mnt_metric, self.not_improved_count)
-        return stop
-
-    def _track_best(self, log):
-        """Whether this epoch is the best so far; a tie or a nan is not."""
-        value = log.get(self.mnt_metric, math.nan)
-        improved = value < self.mnt_best if self.mnt_mode == "min" else value > self.mnt_best
-        if self.monitor == "off" or self.mnt_metric not in log:
-            return False
-        if improved:
-            self.mnt_best = value
-        self.not_improved_count = 0 if improved else self.not_improved_count + 1
-        return improved
+        require_monitored(self, log)
 
     def _count_batch(self, batch_idx):
         """Say that the epoch's batch of this index, from 0, is done."""
@@ -224,9 +181,7 @@ class BaseTrainer(ABC):
     def _save_if_due(self):
         """Between two batches: save if it is time to, and stop if a signal asks for it."""
         self.saver.check()
-        every, minutes = self.settings.save_every_steps, self.settings.save_every_minutes
-        due = every is not None and self.step % every == 0
-        if due or (minutes is not None and time.monotonic() - self.saver.saved_at >= 60 * minutes):
+        if save_is_due(self):
             self._save_within_epoch()
         self._stop_if_asked()
 
@@ -257,8 +212,8 @@ class BaseTrainer(ABC):
 
     def _save_checkpoint(self, epoch, save_best=False):
         """Save checkpoint-epoch<N>.pth, and model_best.pth too if this epoch is the best so far."""
-        names = ["model_best.pth", f"checkpoint-epoch{epoch}.pth"]  # the best first: who resumes has it then
-        self._save(names if save_best else names[1:], epoch)
+        best = [BEST_MODEL] if save_best else []  # first, so that who resumes has it
+        self._save([*best, checkpoint_name(epoch)], epoch)
 
     def _save(self, names, epoch):
         """Write one checkpoint under all names; in the background, from a copy in memory, with trainer.async_save."""
@@ -273,20 +228,7 @@ class BaseTrainer(ABC):
 
     def _roll_back(self, error):
         """Go back to the newest checkpoint, to train on from there without the error's batches; or raise it."""
-        if self.settings.on_nonfinite != "rollback" or not error.batches:
-            last = f"the last checkpoint is {self.saver.newest}" if self.saver.newest else "no checkpoint was saved yet"
-            other = 'trainer.on_nonfinite: "skip" and "rollback" go on without it'
-            raise UserError(f"{error}; {last}; {other}") from error
-        self.left_out |= {(self.epoch, batch_idx) for batch_idx in error.batches}
-        if len([batch for batch in self.left_out if batch[0] == self.epoch]) > MAX_LEFT_OUT:
-            raise UserError(f"{error}; {MAX_LEFT_OUT} batches of this epoch have been left out already") from error
-        self.saver.wait()
-        self.logger.warning("%s: back to %s, to train on without it", error, self.saver.newest)
-        left_out = self.left_out
-        self._resume_checkpoint(self.saver.newest)
-        self._restore_attributes()
-        self.left_out |= left_out
-        self.epoch = self.start_epoch
+        roll_back(self, error)
 
     def _resume_checkpoint(self, path):
         """Go on from a checkpoint; the attributes that have a state get theirs when train() starts."""

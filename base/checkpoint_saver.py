@@ -6,6 +6,7 @@ import time
 
 from utils.background import BackgroundWriter
 from utils.checkpoint import (
+    BEST_MODEL,
     copy_checkpoint,
     find_logged,
     plain,
@@ -39,7 +40,7 @@ class CheckpointSaver(BackgroundWriter):
     def save(self, state, names):
         """Write one checkpoint under all names. Nothing else may be under way, so that there is one copy at most."""
         self.saved_at = time.monotonic()
-        paths = [self.folder / name for name in [*self.names, *names]]
+        paths = [self.folder / name for name in dict.fromkeys([*self.names, *names])]
         replaced = [self.folder / name for name in self._replaced]
         self.names, self._replaced = [], []
         self.submit(functools.partial(self._write, plain(state, copy=self.in_background), paths, replaced))
@@ -52,11 +53,11 @@ class CheckpointSaver(BackgroundWriter):
         names = set_aside_overtaken(self.folder, epoch, batch)
         if names:
             logger.info("set aside as overtaken-...: %s", ", ".join(names))
-        lost = not (self.folder / "model_best.pth").exists()  # now, or by a run killed before it was brought back
+        lost = not (self.folder / BEST_MODEL).exists()  # now, or by a run killed before it was brought back
         if lost and monitored is not None and math.isfinite(best):
             path = find_logged(self.folder, monitored, best)
             if path is not None:
-                copy_checkpoint(path, self.folder / "model_best.pth")
+                copy_checkpoint(path, self.folder / BEST_MODEL)
             again = f"model_best.pth is {path.name} again" if path else "there is no model_best.pth: its epoch is gone"
             logger.info(again)
 

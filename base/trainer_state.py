@@ -6,11 +6,11 @@ from utils.errors import UserError
 from utils.seed import rng_state, set_rng_state
 from utils.weights import load_optimizer, load_state, load_weights, unwrapped
 
-_SAVED_APART = ("model", "optimizer")
+_SAVED_APART = ("model", "optimizer", "averaged_model")
 
 
 def stateful_attributes(trainer):
-    """{name: attribute} of all that have state_dict and load_state_dict, besides the model and the optimizer."""
+    """{name: attribute} of all that have state_dict and load_state_dict, besides the models and the optimizer."""
     return {
         name: unwrapped(value)
         for name, value in vars(trainer).items()
@@ -43,6 +43,7 @@ def restore_attributes(trainer, states, logger):
 def trainer_state(trainer, epoch, unsavable=()):
     """All that must survive a restart after an epoch, but for the attributes that are named unsavable."""
     model = unwrapped(trainer.model)
+    averaged = trainer.averaged_model
     return {
         "arch": type(model).__name__,
         "epoch": epoch,
@@ -50,9 +51,11 @@ def trainer_state(trainer, epoch, unsavable=()):
         "step": trainer.step,
         "validated_step": trainer.validated_step,
         "left_out": sorted(trainer.left_out),
-        "state_dict": model.state_dict(),
+        "state_dict": model.state_dict() if averaged is None else averaged.state_dict(),
+        **({} if averaged is None else {"trained_state_dict": model.state_dict()}),
         "optimizer": trainer.optimizer.state_dict(),
         "monitor_best": trainer.mnt_best,
+        "best_epoch": trainer.best_epoch,
         "not_improved_count": trainer.not_improved_count,
         "attributes": {
             key: value.state_dict() for key, value in stateful_attributes(trainer).items() if key not in unsavable
@@ -73,7 +76,7 @@ def restore_trainer(trainer, path):
     checkpoint = trainer.config.load_checkpoint() if path == trainer.config.resume else load_checkpoint(path)
     before, now = checkpoint.get("config", {}), trainer.config.config
     changed = {key for key in {**before, **now} if before.get(key) != now.get(key)}
-    load_weights(trainer.model, checkpoint["state_dict"])
+    load_weights(trainer.model, checkpoint.get("trained_state_dict", checkpoint["state_dict"]))
     if "optimizer" not in checkpoint or _type_of(before) != _type_of(now):
         trainer.logger.warning("the checkpoint holds no state of an optimizer of this type: it starts anew")
     else:
@@ -84,6 +87,7 @@ def restore_trainer(trainer, path):
     same_run = trainer.config.continues or path != trainer.config.resume
     if same_run and _section(before, "trainer").get("monitor", "off") == trainer.monitor:
         trainer.mnt_best = checkpoint.get("monitor_best", trainer.mnt_best)
+        trainer.best_epoch = checkpoint.get("best_epoch", 0)
         trainer.not_improved_count = checkpoint.get("not_improved_count", 0)
     trainer._log = checkpoint.get("log", {}) if same_run else {}
     trainer._to_restore = dict(checkpoint.get("attributes", {}))
@@ -95,6 +99,11 @@ def restore_trainer(trainer, path):
     if "rng" in checkpoint:
         trainer._rng = checkpoint["rng"]
         set_rng_state(trainer._rng)
+    if not trainer.config.continues and trainer.start_epoch > trainer.epochs:
+        raise UserError(
+            f"trainer.epochs: it is {trainer.epochs}, and the checkpoint is of epoch {trainer.start_epoch - 1} "
+            "already; raise it, since the count goes on"
+        )
     within = f"after {trainer.batches_done} batches of epoch {trainer.start_epoch}"
     place = within if trainer.batches_done else f"epoch {trainer.start_epoch - 1}"
     trainer.logger.info("resumed from %s, %s", path, place)

@@ -44,12 +44,11 @@ def soak(folder, epochs):
 
     class Watched(Trainer):
         def _finish_epoch(self, log, seconds):
-            stop = super()._finish_epoch(log, seconds)
+            super()._finish_epoch(log, seconds)
             if log["epoch"] in marks:
                 self.saver.wait()  # which deletes files, too
                 rows.append(measure(log["epoch"], self.checkpoint_dir, self.config.log_dir, seconds))
                 print(rows[-1], file=sys.stderr)
-            return stop
 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     criterion = torch.nn.CrossEntropyLoss()

@@ -55,10 +55,11 @@ class OptimStep:
         self._num_samples = 0
         self._first_samples = 0  # of the window's first batch, the unit in which the others are weighted
 
-    def step(self, loss, num_samples):
+    def step(self, loss, num_samples, last=False):
         """Whether this batch completed a window, and with it an update. loss: 0-dim, of num_samples samples.
 
-        A scaler skips an update whose gradients are not finite; that counts as one all the same.
+        last: of its epoch, which completes a short window too. A scaler skips an update whose gradients are not finite;
+        that counts as one all the same.
         """
         if self.num_batches == 0:
             self.optimizer.zero_grad()
@@ -68,7 +69,7 @@ class OptimStep:
         if self.reduction == "mean" and num_samples != self._first_samples:
             loss = loss * (num_samples / self._first_samples)
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
-        return self.num_batches >= self.accumulate and self.finish()
+        return (last or self.num_batches >= self.accumulate) and self.finish()
 
     def finish(self):
         """Update with the batches since the last update, if there are any; whether there were."""

@@ -111,7 +111,8 @@ class Trainer(BaseTrainer):
                     loss = self.criterion(output, target)
                 if loss.dim():
                     raise UserError(f"loss: gave a tensor of shape {tuple(loss.shape)}; one number a batch is needed")
-                if self.optim_step.step(loss, len(target)):  # backward, and at a window's end the update
+                last = batch_idx + 1 == self.len_epoch
+                if self.optim_step.step(loss, len(target), last):  # backward, and at a window's end the update
                     self._after_update(batch_idx)
 
                 record(self.train_metrics, self.metric_ftns, loss, output, target, self.reduction)
@@ -124,7 +125,7 @@ class Trainer(BaseTrainer):
                 self._validate_if_due(epoch)
                 self._save_if_due()
             self._warn_if_short(epoch)
-            if self.optim_step.finish():  # the epoch's last window was a short one
+            if self.optim_step.finish():  # the loader ended before its length said so
                 self._after_update(self.batches_done - 1)
             if self.train_metrics.window("loss"):
                 self._log_batch(self.batches_done - 1, epoch, bar)
@@ -160,17 +161,14 @@ class Trainer(BaseTrainer):
         self.writer.set_step(self._step_of(epoch, self.batches_done), "valid", timed=False)
         for name, value in result.items():
             self.writer.add_scalar(name, value)
-        count = self.not_improved_count
-        improved = self._track_best({f"val_{name}": value for name, value in result.items()})
-        self.not_improved_count = -1 if improved else count  # early_stop counts epochs, and this one is not without
-        if improved:
-            self._save(["model_best.pth"], epoch - 1)
+        if self.saver.names:
+            self._save([], epoch - 1)
 
     def _measure(self):
         """The averages over the validation samples. A signal that asks to stop is obeyed after any batch."""
         self._rng = rng_state()  # the run would go on from before the validation
         result = evaluate(
-            self.model,
+            self.model if self.averaged_model is None else self.averaged_model,
             self.criterion,
             self.metric_ftns,
             self.valid_data_loader,

@@ -23,7 +23,9 @@ _KINDS = {
     "batch": int,
     "step": int,
     "validated_step": int,
+    "best_epoch": int,
     "not_improved_count": int,
+    "trained_state_dict": dict,
     "optimizer": dict,
     "config": dict,
     "attributes": dict,
@@ -31,6 +33,7 @@ _KINDS = {
     "left_out": list,
     "log": dict,
 }
+BEST_MODEL = "model_best.pth"
 _OVERTAKEN = "overtaken-"
 _KEPT_WITHIN_EPOCHS = 2  # newest ones, the second in case the first is damaged
 _NO_COMMENT = (0).to_bytes(2, "little")  # a zip archive ends with its comment's length and the comment
@@ -94,7 +97,7 @@ def load_checkpoint(path):
             raise CheckpointError(f"{path}: its {key!r} is {state[key]}")
     if not isinstance(state.get("monitor_best", 0), (int, float)):
         raise CheckpointError(f"{path}: its 'monitor_best' is no number")
-    if not all(isinstance(name, str) for name in state["state_dict"]):
+    if not all(isinstance(name, str) for name in [*state["state_dict"], *state.get("trained_state_dict", ())]):
         raise CheckpointError(f"{path}: its 'state_dict' has names that are not text")
     return state
 
@@ -143,7 +146,7 @@ def set_aside_overtaken(folder, epoch, batch=0):
     folder = Path(folder)
     later = [path for path in folder.glob("checkpoint-epoch*.pth") if _progress_of(path) > (epoch, batch)]
     later += [path for path in folder.glob("top-*.pth") if _epoch_at_top(path) > epoch]
-    best = folder / "model_best.pth"
+    best = folder / BEST_MODEL
     if later and best.exists() and _is_further(best, epoch, batch):
         later.append(best)
     for path in later:

@@ -1,0 +1,27 @@
+"""What a run says when it ends."""
+
+from utils.checkpoint import BEST_MODEL
+
+
+def run_report(trainer):
+    """Text for the console: how training ended, the best value, where things are, and what to type next."""
+    done = f"training stops: {trainer.stop_reason}" if trainer.stop_reason else f"done: {trainer.epochs} epochs"
+    best = f"best {trainer.mnt_metric} {trainer.mnt_best:.6g}, epoch {trainer.best_epoch}" if trainer.best_epoch else ""
+    newest = trainer.saver.newest
+    there = trainer.checkpoint_dir / BEST_MODEL
+    lines = [
+        ("best", best),
+        ("checkpoints", trainer.checkpoint_dir),
+        ("logs", trainer.config.log_dir),
+        ("go on with", f"python train.py -r {newest}" if newest and trainer.stop_reason else ""),
+        ("test with", f"python test.py -r {there if there.exists() else newest}" if newest else ""),
+    ]
+    return "\n".join([done, *(f"    {head:<13}{text}" for head, text in lines if text)])
+
+
+def how_to_resume(trainer):
+    """Text for the console, when a run is ended from outside; waits for a save under way."""
+    trainer.saver.wait()
+    newest = trainer.saver.newest
+    resume = f"resume with: python train.py -r {newest}" if newest else "no checkpoint was saved yet"
+    return f"stopped{trainer.stop_signal.by} in epoch {trainer.epoch}; {resume}"

@@ -132,10 +132,17 @@ class ConfigParser:
 
     def init_callbacks(self, name="callbacks"):
         """The callbacks, in the config's order, from trainer/callbacks.py or a file beside it."""
-        specs = [as_spec(f"{name}.{i}", entry) for i, entry in enumerate(self._config.get(name, []))]
-        module = importlib.import_module(PARTS[name].module) if specs else None
-        found = [self._look_up(name, spec, module, path=f"{name}.{i}") for i, spec in enumerate(specs)]
-        return [_call(f"{name}.{i}", callback, (), keywords) for i, (callback, keywords) in enumerate(found)]
+        return [self.build(f"{name}.{i}", entry) for i, entry in enumerate(self._config.get(name, []))]
+
+    def build(self, path, spec, *args, **kwargs):
+        """The object that a spec {"type", "args"} describes, as init_obj builds it, wherever it stands in a section.
+
+        path: where that is, as "lr_scheduler.args.schedulers.0"; its first word says where types are looked up.
+        """
+        section = path.partition(".")[0]
+        module = importlib.import_module(PARTS[section].module)
+        found, keywords = self._look_up(section, as_spec(path, spec), module, args, kwargs, path=path)
+        return _call(path, found, args, keywords)
 
     def parameters(self, name, module):
         """Names of the arguments that the class of section `name` takes."""

@@ -18,7 +18,8 @@ def main(config):
     import model.metric as module_metric
     import model.model as module_arch
     from trainer import Trainer
-    from trainer.speed import fused_option
+    from trainer.optimizers import build_optimizer
+    from trainer.schedules import build_schedule
     from utils.device import prepare_device
     from utils.model_summary import example_input, model_summary
     from utils.seed import make_deterministic, seed_everything
@@ -35,15 +36,12 @@ def main(config):
     if isinstance(criterion, torch.nn.Module):
         criterion = criterion.to(device)
     metrics = config.init_metrics(module_metric)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = config.init_obj("optimizer", torch.optim, parameters, **fused_option(config, model))
-    lr_scheduler = None
-    if config.get("lr_scheduler"):
-        lr_scheduler = config.init_obj("lr_scheduler", torch.optim.lr_scheduler, optimizer)
+    optimizer = build_optimizer(config, model)
 
     # the data
     data_loader = config.init_obj("data_loader", module_data).to(device)
     valid_data_loader = data_loader.split_validation()
+    lr_scheduler = build_schedule(config, optimizer, data_loader)
     example = example_input(data_loader, device)
     summary = model_summary(model, example)
 

@@ -2,6 +2,7 @@
 
 from utils.checkpoint import CheckpointError, load_checkpoint, plain
 from utils.config.files import differences
+from utils.config.schema import names_several
 from utils.errors import UserError
 from utils.seed import rng_state, set_rng_state
 from utils.weights import load_optimizer, load_state, load_weights, unwrapped
@@ -141,7 +142,13 @@ def _section(config, name):
 
 
 def _type_of(config):
-    return _section(config, "optimizer").get("type")
+    """The optimizer's type; {name: type} of several."""
+    section = _section(config, "optimizer")
+    return (
+        {name: _section(section, name).get("type") for name in section}
+        if names_several(section)
+        else section.get("type")
+    )
 
 
 def _order_of_data(config):

@@ -61,6 +61,7 @@ def tiny_trainer(
     num_workers=0,
     new_run=False,
     criterion=None,
+    optimizer=None,
     **kwargs,
 ):
     """A trainer of the tiny job, built as train.py builds one."""
@@ -68,7 +69,7 @@ def tiny_trainer(
     seed_everything(config.settings.seed)
     model = model or tiny_model()
     section = config["optimizer"]
-    optimizer = getattr(torch.optim, section["type"])(model.parameters(), **section["args"])
+    optimizer = optimizer or getattr(torch.optim, section["type"])(model.parameters(), **section["args"])
     data_loader = loader_class(TinyData(), 8, True, validation_split, num_workers)
     return trainer_class(
         model,

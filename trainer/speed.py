@@ -62,9 +62,11 @@ def grad_scaler(precision, device):
     return torch.amp.GradScaler(device.type) if precision == "fp16" else None
 
 
-def fused_option(config, model):
-    """The optimizer's keyword for its fused kernel: {"fused": True} if the config asks for it or it is sure to fit."""
-    section, wanted = config["optimizer"], config["trainer"].get("fused")
+def fused_option(section, wanted, model):
+    """The optimizer's keyword for its fused kernel: {"fused": True} if it is wanted, or None and it is sure to fit.
+
+    section: {"type": ..., "args": ...} of the optimizer.
+    """
     given = section.get("args", {})
     if wanted is None:
         known = section["type"].removeprefix("torch.optim.") in _FUSED

@@ -11,6 +11,7 @@ from trainer.batch_stream import BatchStream, num_batches
 from trainer.evaluate import evaluate, record, reduction_of
 from trainer.gradient_watch import GradientWatch
 from trainer.optim_step import OptimStep
+from trainer.schedules import interval_of
 from trainer.speed import apply_switches, autocast, grad_scaler, to_device
 from utils import MetricTracker, UserError
 from utils.config.schema import TrainerSettings
@@ -86,7 +87,7 @@ class Trainer(BaseTrainer):
         self.valid_metrics = MetricTracker(*names)
 
         schedule = config.get("lr_scheduler") or {}
-        self.schedule_interval = schedule.get("interval", "epoch") if lr_scheduler is not None else None
+        self.schedule_interval = interval_of(schedule) if lr_scheduler is not None else None
         self.plateau_metric = self._plateau_metric(schedule.get("monitor"))
 
     def _train_epoch(self, epoch):
@@ -319,7 +320,7 @@ def _refuse_lengths(config, data_loader, lr_scheduler, len_epoch):
     if num_batches(data_loader) == 0:
         raise UserError("data_loader: has no batches; a batch may be larger than the data, with drop_last")
     total = getattr(lr_scheduler, "total_steps", None)
-    by_step = (config.get("lr_scheduler") or {}).get("interval") == "step"
+    by_step = interval_of(config.get("lr_scheduler") or {}) == "step"
     steps = trainer["epochs"] * (math.ceil(batches / trainer.get("accumulate", 1)) if by_step else 1)
     if total is not None and steps > total:
         unit = "updates" if by_step else "epochs"

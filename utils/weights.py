@@ -32,6 +32,9 @@ def load_optimizer(optimizer, state_dict, settings_as_built):
 
     Raises UserError if the state is that of other parameters.
     """
+    if hasattr(optimizer, "by_name"):
+        _load_optimizers(optimizer, state_dict, settings_as_built)
+        return
     built = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     try:
         groups = [group | _kernel(own) for group, own in zip(state_dict["param_groups"], built, strict=True)]
@@ -52,6 +55,16 @@ def load_optimizer(optimizer, state_dict, settings_as_built):
     if settings_as_built:
         for group, settings in zip(optimizer.param_groups, built, strict=True):
             group.update(settings)
+
+
+def _load_optimizers(optimizers, states, settings_as_built):
+    """The same for several, {name: state}."""
+    if states.keys() != {"steps", *optimizers.by_name} or type(states["steps"]) is not int or states["steps"] < 0:
+        names = ", ".join(optimizers.by_name)
+        raise UserError(f"the checkpoint does not fit the optimizers: it is not one of a run with {names}")
+    for name, optimizer in optimizers.by_name.items():
+        load_optimizer(optimizer, states[name], settings_as_built)
+    optimizers.steps = states["steps"]
 
 
 def _require_shapes(optimizer):

@@ -115,12 +115,12 @@ def test_autocast_is_entered_for_half_precision_only():
     ],
 )
 def test_the_fused_kernel_is_chosen_where_it_is_sure_to_fit(optimizer, trainer_section, expected):
-    assert fused_option({"optimizer": optimizer, "trainer": trainer_section}, torch.nn.Linear(2, 2)) == expected
+    assert fused_option(optimizer, trainer_section.get("fused"), torch.nn.Linear(2, 2)) == expected
 
 
 def test_the_fused_kernel_is_not_chosen_for_sparse_gradients():
     model = torch.nn.Embedding(3, 2, sparse=True)
-    assert fused_option({"optimizer": {"type": "SGD"}, "trainer": {}}, model) == {}
+    assert fused_option({"type": "SGD"}, None, model) == {}
 
 
 @pytest.mark.parametrize("name, arguments", [("Adam", {"lr": 0.01}), ("SGD", {"lr": 0.1, "momentum": 0.9})])

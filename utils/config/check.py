@@ -5,7 +5,7 @@ import importlib
 import inspect
 
 from utils.config.nearest import did_you_mean
-from utils.config.schema import mistakes_in
+from utils.config.schema import mistakes_in, names_several
 from utils.config.types import (
     argument_mistakes,
     default_in_source,
@@ -14,6 +14,7 @@ from utils.config.types import (
     source_argument_mistakes,
     type_mistake,
 )
+from utils.duration import is_duration
 from utils.errors import UserError
 
 
@@ -30,7 +31,12 @@ def check_config(config, parts, also_logged=()):
         mistakes += [f"{path}.type: {wrong}"] if wrong else _source_argument_mistakes(path, spec, part)
     if parts:
         mistakes += _name_mistakes(config, parts, also_logged)
-        mistakes += _plateau_mistakes(config) + _loader_mistakes(config) + _switch_mistakes(config, parts)
+        mistakes += (
+            _optimizer_mistakes(config)
+            + _plateau_mistakes(config)
+            + _loader_mistakes(config)
+            + _switch_mistakes(config, parts)
+        )
     if mistakes:
         raise UserError("\n".join(dict.fromkeys(mistakes)))
     return own_keys
@@ -69,12 +75,40 @@ def _components(config, parts):
     """(path, spec, Part) of everything that the config names and that is well enough formed to look up."""
     for name, part in parts.items():
         section = config.get(name)
-        entries = enumerate(section) if isinstance(section, list) else [(None, section)]
-        for i, entry in entries:
+        if isinstance(section, list):
+            entries = {f"{name}.{i}": entry for i, entry in enumerate(section)}
+        elif names_several(section):
+            entries = {f"{name}.{key}": entry for key, entry in section.items()}
+        else:
+            entries = {name: section}
+        for path, entry in entries.items():
             spec = {"type": entry} if isinstance(entry, str) else entry
-            formed = isinstance(spec, dict) and isinstance(spec.get("type"), str)
-            if formed and isinstance(spec.get("args", {}), dict):
-                yield (name if i is None else f"{name}.{i}"), spec, part
+            if _is_formed(spec):
+                yield from _with_nested(path, spec, part)
+
+
+def _is_formed(spec):
+    return isinstance(spec, dict) and isinstance(spec.get("type"), str) and isinstance(spec.get("args", {}), dict)
+
+
+def _with_nested(path, spec, part):
+    """A component and those within it: what is nested in its arguments, or what its groups of parameters set."""
+    groups = spec.get("groups")
+    for i, group in enumerate(groups if isinstance(groups, list) else ()):
+        settings = {"type": spec["type"], "args": group.get("args", {})} if isinstance(group, dict) else {}
+        if _is_formed(settings):
+            yield f"{path}.groups.{i}", settings, part
+    if not part.nested:
+        yield path, spec, part
+        return
+    args = {}
+    for key, value in spec.get("args", {}).items():
+        items = value if isinstance(value, list) else [value]
+        for i, item in enumerate(items):
+            if _is_formed(item):
+                yield from _with_nested(f"{path}.args.{key}" + (f".{i}" if items is value else ""), item, part)
+        args[key] = 1 if is_duration(value) else value
+    yield path, {**spec, "args": args}, part
 
 
 def _source_argument_mistakes(path, spec, part):
@@ -102,11 +136,24 @@ def _name_mistakes(config, parts, also_logged):
     ]
 
 
+def _optimizer_mistakes(config):
+    """Keys that only one of several optimizers has."""
+    section = config.get("optimizer")
+    alone = isinstance(section, dict) and not names_several(section)
+    return [
+        f"optimizer.{key}: is for one of several optimizers; choose what one trains with requires_grad or Freeze"
+        for key in ("params", "every")
+        if alone and key in section
+    ]
+
+
 def _plateau_mistakes(config):
     """What contradicts ReduceLROnPlateau, and what only it understands."""
     trainer, scheduler = config.get("trainer"), config.get("lr_scheduler")
     if not isinstance(trainer, dict) or not isinstance(scheduler, dict):
         return []
+    if str(scheduler.get("type")).endswith("ChainedScheduler"):
+        return ["lr_scheduler.type: ChainedScheduler cannot be described in a config; SequentialLR can"]
     if not str(scheduler.get("type")).endswith("ReduceLROnPlateau"):
         return ["lr_scheduler.monitor: only ReduceLROnPlateau watches a value"] if scheduler.get("monitor") else []
     mistakes = []

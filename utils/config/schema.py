@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, ValidationError
 
 from utils.config.nearest import nearest, resembles
+from utils.duration import FORM, WANTED
 
 
 class _Section(BaseModel):
@@ -37,16 +38,50 @@ class Metric(Component):
     """What it is called on screen, in logs and in "monitor"; its type's last word by default."""
 
 
+# The forms of a loss or a metric, and of an optimizer or a schedule; no key of a config is called so.
+_NAME, _OBJECT, _SEVERAL, _NUMBER = "a name", "an object", "several under names", "a number"
+
+Duration = Annotated[
+    Annotated[int, Field(ge=1), Tag(_NUMBER)]
+    | Annotated[str, StringConstraints(pattern=f"^{FORM}$(?!\\n)"), Tag(_NAME)],
+    Discriminator(lambda value: _NAME if isinstance(value, str) else _NUMBER),
+]
+
+
+class ParameterGroup(_Section):
+    """Parameters with settings of their own."""
+
+    params: str | list[str]
+    """Patterns of their names, as "encoder.*"; a parameter belongs to the first group that fits."""
+    lr_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """What their learning rate is multiplied by."""
+    args: dict[str, Any] = {}
+    """Arguments of the optimizer that differ for them, as {"weight_decay": 0}."""
+
+
+class Optimizer(Component):
+    """An optimizer built by name."""
+
+    groups: list[ParameterGroup] = []
+    """Groups of parameters with settings of their own."""
+    decay_biases_and_norms: bool = True
+    """Whether weight_decay acts on biases and the weights of norms, which have one dimension, too."""
+    params: str | list[str] | None = None
+    """Of one of several optimizers: patterns of the parameters it trains; by default those of the model's part of its
+    name, as "generator.*"."""
+    every: Annotated[int, Field(ge=1)] = 1
+    """Of one of several optimizers: after how many updates it steps."""
+
+
 class Scheduler(Component):
-    """A learning-rate scheduler built by name."""
+    """A learning-rate scheduler built by name. Its args may be durations, as "500 steps" or "5%"."""
 
     interval: Literal["epoch", "step"] = "epoch"
     """When it steps: after each epoch or after each optimizer step."""
+    warmup: Duration | None = None
+    """How long the learning rate rises to its value first: a duration, or a number of the scheduler's steps."""
     monitor: str | None = None
     """The value that ReduceLROnPlateau watches; by default the one that trainer.monitor names."""
-
-
-_NAME, _OBJECT = "a name", "an object"  # the two forms of a loss or a metric; no key of a config is called so
 
 
 def _named(component):
@@ -54,6 +89,24 @@ def _named(component):
     return Annotated[
         Annotated[str, Tag(_NAME)] | Annotated[component, Tag(_OBJECT)],
         Discriminator(lambda value: _NAME if isinstance(value, str) else _OBJECT),
+    ]
+
+
+def names_several(section):
+    """Whether a section holds objects under names of their own, as {"generator": {"type": ...}, ...}."""
+    return (
+        isinstance(section, dict)
+        and len(section) > 0
+        and not section.keys() & {"type", "args"}
+        and all(isinstance(value, dict) for value in section.values())
+    )
+
+
+def _one_or_several(component):
+    """The component, or several under names."""
+    return Annotated[
+        Annotated[component, Tag(_OBJECT)] | Annotated[dict[str, component], Tag(_SEVERAL)],
+        Discriminator(lambda value: _SEVERAL if names_several(value) else _OBJECT),
     ]
 
 
@@ -141,14 +194,14 @@ class Config(RunSettings):
     """The model: a class in model/."""
     data_loader: Component
     """The data: a class in data_loader/."""
-    optimizer: Component
-    """The optimizer: a class of torch.optim."""
+    optimizer: _one_or_several(Optimizer)
+    """The optimizer: a class of torch.optim. Or several under names, for parts of the model that are called so."""
     loss: _named(Component)
     """The loss: a function in model/loss.py, or a loss class such as "torch.nn.CrossEntropyLoss"."""
     metrics: list[_named(Metric)] = []
     """The metrics: functions in model/metric.py."""
-    lr_scheduler: Scheduler | None = None
-    """The learning-rate scheduler: a class of torch.optim.lr_scheduler."""
+    lr_scheduler: _one_or_several(Scheduler) | None = None
+    """The learning-rate scheduler: a class of torch.optim.lr_scheduler. Or several under the names of optimizers."""
     callbacks: list[_named(Component)] = []
     """What happens at moments of a run, in this order: classes in trainer/callbacks.py."""
     trainer: TrainerSettings
@@ -159,6 +212,7 @@ SECTIONS = tuple(Config.model_fields)
 KNOWN_KEYS = {
     (): SECTIONS,
     ("trainer",): tuple(TrainerSettings.model_fields),
+    ("optimizer",): tuple(Optimizer.model_fields),
     ("lr_scheduler",): tuple(Scheduler.model_fields),
 }
 
@@ -177,7 +231,7 @@ def mistakes_in(config, whole):
         Config.model_validate(config)
     except ValidationError as error:
         for problem in error.errors():
-            path = [part for part in problem["loc"] if part not in (_NAME, _OBJECT)]
+            path = [part for part in problem["loc"] if part not in (_NAME, _OBJECT, _SEVERAL, _NUMBER)]
             ours = path[0] in checked and (whole or problem["type"] != "missing")
             if ours and ".".join(map(str, path)) not in meant:
                 mistakes.append(_describe(problem, path, config))
@@ -190,8 +244,11 @@ def _unknown_keys(config, whole):
     """({misspelt key: the right name}, [keys that resemble none]), all with their dotted paths."""
     places = [("", Config, config), ("trainer.", TrainerSettings, config.get("trainer"))]
     if whole:
-        places += [(f"{name}.", Component, config.get(name)) for name in ("arch", "data_loader", "optimizer", "loss")]
-        places += [("lr_scheduler.", Scheduler, config.get("lr_scheduler"))]
+        places += [(f"{name}.", Component, config.get(name)) for name in ("arch", "data_loader", "loss")]
+        for name, model in (("optimizer", Optimizer), ("lr_scheduler", Scheduler)):
+            section = config.get(name)
+            several = section if names_several(section) else {None: section}
+            places += [(f"{name}.{key}." if key else f"{name}.", model, spec) for key, spec in several.items()]
         metrics = config.get("metrics")
         places += [
             (f"metrics.{i}.", Metric, item) for i, item in enumerate(metrics if isinstance(metrics, list) else ())
@@ -239,5 +296,6 @@ _PATTERNS = {
     "name": "a name becomes a folder's: it is one line of text without a slash",
     "metric": "a metric's name is letters, digits and '_.+-', not epoch, lr or loss, and does not begin with val_",
     "device": "it should be 'auto', 'cpu', 'cuda', 'cuda:0' or 'mps'",
+    "warmup": WANTED,
     "monitor": "it should be 'off', 'min <name>' or 'max <name>', such as 'min val_loss'",
 }

@@ -31,6 +31,8 @@ class Part:
     """How many positional arguments the script passes when it builds the object."""
     called_with: int | None = None
     """How many positional arguments a function gets when it is used, for a function that is not called to build."""
+    nested: bool = False
+    """Whether arguments may be durations, and other objects of the part."""
 
 
 # The sections that train.py and test.py build. A script that builds others, or passes more, says so to from_args.
@@ -57,6 +59,7 @@ PARTS = {
         bases=("torch.optim.lr_scheduler.LRScheduler",),
         libraries=("torch.optim.lr_scheduler",),
         given=1,
+        nested=True,
     ),
     "callbacks": Part("trainer.callbacks", bases=("base.base_callback.BaseCallback",)),
     "data_loader": Part("data_loader.data_loaders", bases=("base.base_data_loader.BaseDataLoader",)),

@@ -1,0 +1,120 @@
+"""What an "lr_scheduler" section makes: durations, warm-up, chains, and a schedule for each optimizer."""
+
+import pytest
+import torch
+
+from parse_config import PARTS, ConfigParser
+from trainer.optimizers import build_optimizer
+from trainer.schedules import build_schedule
+from utils.errors import UserError
+from utils.json_io import read_json
+
+LOADER = torch.utils.data.DataLoader(torch.zeros(70, 1), batch_size=10)  # 7 batches
+
+
+def rates(section, steps, optimizer=None, **trainer):
+    """The learning rate of each of the first steps, 1.0 to begin with."""
+    sgd = {"type": "SGD", "args": {"lr": 1.0}}
+    config = ConfigParser(
+        {"optimizer": optimizer or sgd, "lr_scheduler": section, "trainer": {"epochs": 10, **trainer}}
+    )
+    built = build_optimizer(config, torch.nn.Linear(2, 2))
+    scheduler = build_schedule(config, built, LOADER)
+    seen = []
+    for _ in range(steps):
+        seen.append([group["lr"] for group in built.param_groups])
+        built.step()
+        scheduler.step()
+    return [pytest.approx(rate[0] if len(rate) == 1 else rate) for rate in seen]
+
+
+def test_durations_are_in_the_units_of_the_interval():
+    section = {"type": "StepLR", "args": {"step_size": "2 epochs", "gamma": 0.5}}
+    assert rates(section, 5) == [1, 1, 0.5, 0.5, 0.25]
+    by_step = rates({**section, "interval": "step"}, 15)
+    assert by_step == [1] * 14 + [0.5]
+    accumulated = rates({**section, "interval": "step"}, 9, accumulate=2)  # 4 updates an epoch
+    assert accumulated == [1] * 8 + [0.5]
+    listed = {"type": "MultiStepLR", "args": {"milestones": ["20%", "30%"], "gamma": 0.1}}
+    assert rates(listed, 4) == [1, 1, 0.1, 0.01]
+
+
+def test_warm_up_rises_to_the_rate_and_the_schedule_follows_from_its_beginning():
+    section = {"type": "ExponentialLR", "args": {"gamma": 0.5}, "interval": "step", "warmup": "4 steps"}
+    assert rates(section, 7) == [0.25, 0.5, 0.75, 1, 1, 0.5, 0.25]
+    assert rates({**section, "warmup": 1}, 3) == [1, 1, 0.5]
+    assert rates({**section, "interval": "epoch", "warmup": "20%"}, 5) == [0.5, 1, 1, 0.5, 0.25]
+
+
+def test_schedules_follow_each_other():
+    parts = [
+        {"type": "LinearLR", "args": {"start_factor": 0.5, "total_iters": "2 epochs"}},
+        {"type": "ConstantLR", "args": {"factor": 0.1, "total_iters": 100}},
+    ]
+    section = {"type": "SequentialLR", "args": {"schedulers": parts, "milestones": ["3 epochs"]}}
+    assert rates(section, 5) == [0.5, 0.75, 1, 0.1, 0.1]
+
+
+SEVERAL = {
+    "weight": {"type": "SGD", "args": {"lr": 1.0}, "params": "weight"},
+    "bias": {"type": "SGD", "args": {"lr": 2.0}, "params": "bias"},
+}
+
+
+def test_each_optimizer_has_its_schedule():
+    section = {
+        "weight": {"type": "StepLR", "args": {"step_size": 1}},
+        "bias": {"type": "ExponentialLR", "args": {"gamma": 0.5}},
+    }
+    assert rates(section, 3, SEVERAL) == [[1, 2], [0.1, 1], [0.01, 0.5]]
+    assert rates({"bias": section["bias"]}, 2, SEVERAL) == [[1, 2], [1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("section", "optimizer", "message"),
+    [
+        ({"type": "StepLR", "args": {"step_size": 1}}, SEVERAL, "lr_scheduler: there are several optimizers; give"),
+        ({"bais": {"type": "StepLR"}}, SEVERAL, "lr_scheduler.bais: no optimizer is called so; there are weight, bias"),
+        ({"a": {"type": "StepLR"}}, None, "lr_scheduler.a: no optimizer is called so; the config names one optimizer"),
+        (
+            {"weight": {"type": "StepLR", "interval": "step"}, "bias": {"type": "StepLR"}},
+            SEVERAL,
+            "lr_scheduler: one steps after epochs and one after updates",
+        ),
+        ({"type": "ReduceLROnPlateau", "warmup": 3}, None, "lr_scheduler.warmup: ReduceLROnPlateau cannot follow"),
+    ],
+)
+def test_what_contradicts_the_optimizers_is_refused(section, optimizer, message):
+    with pytest.raises(UserError, match=message):
+        rates(section, 1, optimizer)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"type": "StepLR", "args": {"step_size": "5 parsecs"}}, "lr_scheduler.args.step_size: got '5 parsecs'"),
+        (
+            {"type": "StepLR", "args": {"step_size": 1}, "warmup": "soon"},
+            "lr_scheduler.warmup: got 'soon'; a duration is",
+        ),
+        ({"type": "ChainedScheduler", "args": {"schedulers": []}}, "lr_scheduler.type: ChainedScheduler cannot be"),
+        ({"type": "StepLR", "args": {"step_size": 1}, "warmup": -3}, "lr_scheduler.warmup: got -3"),
+        (
+            {"type": "StepLR", "args": {"step_size": 1}, "warmpu": 3},
+            "lr_scheduler.warmpu: no such key; did you mean 'warmup'?",
+        ),
+        (
+            {"type": "SequentialLR", "args": {"schedulers": [{"type": "StepLT"}], "milestones": []}},
+            "lr_scheduler.args.schedulers.0.type: torch.optim.lr_scheduler has no 'StepLT'",
+        ),
+        (
+            {"type": "SequentialLR", "args": {"schedulers": [{"type": "StepLR"}], "milestones": []}},
+            "lr_scheduler.args.schedulers.0.args.step_size: missing; it has no default",
+        ),
+    ],
+)  # fmt: skip
+def test_check_finds_mistakes_without_building(section, message):
+    config = read_json("config.json") | {"lr_scheduler": section}
+    with pytest.raises(UserError) as told:
+        ConfigParser(config, parts=PARTS)
+    assert any(line.startswith(message) for line in str(told.value).splitlines()), told.value

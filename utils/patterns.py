@@ -1,0 +1,21 @@
+"""Patterns that choose parameters by their names, as shells choose files: "encoder.*", "*.bias"."""
+
+import fnmatch
+
+from utils.config.nearest import nearest
+from utils.errors import UserError
+
+
+def choose_names(patterns, names, where):
+    """The names that one of the patterns fits, in their order. where: of the patterns in the config, for errors.
+
+    Raises UserError for a pattern that fits none.
+    """
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    names = list(names)
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            close = nearest(pattern.replace("*", ""), names, cutoff=0.4)
+            there = f"; is {close!r} meant?" if close else f"; there are {', '.join(names[:4])}, ..."
+            raise UserError(f"{where}: no parameter is called {pattern!r}{there}")
+    return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]

@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+from utils.errors import UserError
+
 HOOKS = ("on_train_start", "on_step_end", "on_valid_end", "on_epoch_end", "on_error", "on_train_end")
 
 
@@ -14,7 +16,8 @@ class BaseCallback:
     """
 
     def check(self, trainer):
-        """Before the run has a folder, the trainer being half made: to raise UserError for what cannot work."""
+        """Before the run has a folder, to raise UserError for what cannot work. Of the trainer there are the model,
+        optimizer, settings and, of our Trainer, the loaders."""
 
     def on_train_start(self, trainer):
         """Before the first batch of this process, after a resume has put everything back."""
@@ -43,18 +46,28 @@ class BaseCallback:
 
 
 class CallbackList:
-    """Callbacks, called in the order of the list. Its states go by the callbacks' class names."""
+    """Callbacks, called in the order of the list: the config's, whose errors say so, and after them the standard ones.
 
-    def __init__(self, callbacks=()):
-        self.callbacks = list(callbacks)
+    Its states go by the callbacks' class names.
+    """
+
+    def __init__(self, callbacks=(), standard=()):
+        self.callbacks = [*callbacks, *standard]
+        places = [f"callbacks.{i}.args: " for i in range(len(callbacks))] + [""] * len(standard)
+        named = list(zip(places, self.callbacks, strict=True))
         self._called = {
-            hook: [getattr(c, hook) for c in self.callbacks if _overrides(c, hook)] for hook in ("check", *HOOKS)
+            hook: [(place, getattr(c, hook)) for place, c in named if _overrides(c, hook)] for hook in ("check", *HOOKS)
         }
 
     def call(self, hook, *arguments):
         """Call the hook of each callback that has one."""
-        for method in self._called[hook]:
-            method(*arguments)
+        for place, method in self._called[hook]:
+            try:
+                method(*arguments)
+            except UserError as error:
+                if type(error) is not UserError or not place:
+                    raise
+                raise UserError(f"{place}{error}") from error
 
     def state_dict(self):
         """{name: state} of each."""

@@ -73,7 +73,7 @@ class BaseTrainer(ABC):
         self.averaged_model = None  # what is measured and saved in the model's place, if a callback makes one
         self.stop_signal = StopSignal()
         self.stop_reason = None  # why training ends before its last epoch
-        self._callbacks = CallbackList([*config.init_callbacks(), BestModel(), SavePeriod()])
+        self._callbacks = CallbackList(config.init_callbacks(), [BestModel(), SavePeriod()])
         if config.resume is not None:
             self._resume_checkpoint(config.resume)
 
@@ -168,8 +168,7 @@ class BaseTrainer(ABC):
         if checkpoint_name(epoch) in self.saver.names:
             self._save_checkpoint(epoch, save_best=best)
             self.saver.names = []  # whatever a subclass has made of them
-        elif self.saver.names:
-            self._save([], epoch)
+        self.save_asked(epoch)
         self.table.append(log)
         require_monitored(self, log)
 
@@ -202,6 +201,11 @@ class BaseTrainer(ABC):
         """Save what is saved next under this file name too, and then delete files of other names."""
         self.saver.save_as(name, instead_of)
 
+    def save_asked(self, epoch):
+        """Save now what save_as has asked for, if anything, under no other name. epoch: the last whole one."""
+        if self.saver.names:
+            self._save([], epoch)
+
     def _save_within_epoch(self):
         """Save all that is needed to go on after the batches done, if this trainer can."""
         self.saver.wait()
@@ -212,8 +216,7 @@ class BaseTrainer(ABC):
 
     def _save_checkpoint(self, epoch, save_best=False):
         """Save checkpoint-epoch<N>.pth, and model_best.pth too if this epoch is the best so far."""
-        best = [BEST_MODEL] if save_best else []  # first, so that who resumes has it
-        self._save([*best, checkpoint_name(epoch)], epoch)
+        self._save([BEST_MODEL] * save_best + [checkpoint_name(epoch)], epoch)  # the best first: who resumes has it
 
     def _save(self, names, epoch):
         """Write one checkpoint under all names; in the background, from a copy in memory, with trainer.async_save."""

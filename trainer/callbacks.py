@@ -5,7 +5,25 @@ import re
 import time
 
 from base import BaseCallback
+from trainer.monitors import GradientNorm, LearningRateMonitor, SamplePredictions, ThroughputMonitor
+from trainer.weight_averaging import EMA, SWA
 from utils import UserError
+from utils.duration import RunLength
+from utils.patterns import choose_names
+from utils.weights import unwrapped
+
+__all__ = [
+    "EMA",
+    "SWA",
+    "EarlyStopping",
+    "Freeze",
+    "GradientNorm",
+    "LearningRateMonitor",
+    "SamplePredictions",
+    "SaveTopK",
+    "ThroughputMonitor",
+    "TimeLimit",
+]
 
 
 class EarlyStopping(BaseCallback):
@@ -129,6 +147,54 @@ class TimeLimit(BaseCallback):
         self.started = time.monotonic()
 
 
+class Freeze(BaseCallback):
+    """Keeps parameters as they are for some epochs.
+
+    params: patterns of their names, as "encoder.*" or ["conv*", "*.bias"]. start: a duration after which they are
+    frozen. until: one after which they are trained again; None for never. Both count whole epochs. Statistics of batch
+    norm are no parameters and go on.
+    """
+
+    def __init__(self, params: str | list, start: str | int = 0, until: str | int | None = None):
+        self.params, self.start, self.until = params, start, until
+        self._frozen, self._first, self._last = [], 0, math.inf
+
+    def check(self, trainer):
+        named = dict(unwrapped(trainer.model).named_parameters())
+        chosen = choose_names(self.params, named, "params")
+        self._frozen = [
+            named[name] for name in chosen if named[name].requires_grad
+        ]  # else it is the model that fixes it
+        loader = getattr(trainer, "data_loader", None)
+        length = RunLength(trainer.epochs, getattr(trainer, "len_epoch", None), getattr(loader, "batch_size", None))
+        self._first = self._epochs(length, "start", self.start)
+        self._last = math.inf if self.until is None else self._epochs(length, "until", self.until)
+        require(self._first < self._last, "until", self.until, f"later than start, which is {self.start!r}")
+        always = self._first == 0 and self._last >= trainer.epochs
+        if always and all(id(p) in map(id, self._frozen) for p in named.values() if p.requires_grad):
+            raise UserError(f"params: {self.params!r} freezes all parameters, so there is nothing to train")
+
+    def on_train_start(self, trainer):
+        self._begin(trainer, trainer.start_epoch)
+
+    def on_epoch_end(self, trainer, log):
+        self._begin(trainer, log["epoch"] + 1)
+
+    def _begin(self, trainer, epoch):
+        """Freeze or thaw for the epoch."""
+        frozen = self._first < epoch <= self._last
+        for parameter in self._frozen:
+            parameter.requires_grad_(not frozen)
+        if epoch <= trainer.epochs and not any(p.requires_grad for p in trainer.model.parameters()):
+            raise UserError(f"params: {self.params!r} leaves nothing to train in epoch {epoch}")
+
+    def _epochs(self, length, argument, duration):
+        try:
+            return length.in_epochs(duration)
+        except UserError as error:
+            raise UserError(f"{argument}: {error}") from None
+
+
 def parse_monitor(monitor):
     """("min" or "max", name of the value) of "min val_loss". Raises UserError for another text."""
     mode, _, name = str(monitor).partition(" ")
@@ -144,7 +210,7 @@ def better(mode, value, best, by=0.0):
 def logged(log, name):
     """The value of that name. Raises UserError if nothing of the name is logged."""
     if name not in log:
-        raise UserError(f"callbacks: nothing called {name!r} is logged; there are {', '.join(log)}")
+        raise UserError(f"monitor: nothing called {name!r} is logged; there are {', '.join(log)}")
     return log[name]
 
 

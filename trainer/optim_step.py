@@ -19,7 +19,8 @@ class OptimStep:
     skip_nonfinite: skip updates in which the watch finds something; that waits for the device before each of them.
     buffers: the model's, which a skipped update puts back as they were after the last one.
 
-    The attribute norm is that of the last update's gradient before clip_norm, as a 0-dim tensor; None without clipping.
+    The attribute norm is that of the last update's gradient before clipping, as a 0-dim tensor; None unless clip_norm
+    or the attribute measures_norm asks for it.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class OptimStep:
         self.skip_nonfinite = skip_nonfinite
         self.buffers = list(buffers) if skip_nonfinite else []
         self._good_buffers = [buffer.clone() for buffer in self.buffers]
+        self.measures_norm = False
         self.norm = None
         self.reset()
 
@@ -111,6 +113,8 @@ class OptimStep:
         found = self.watch.look(self._gradients()) if self.watch is not None else []
         if self.clip_norm is not None:
             self.norm = torch.nn.utils.clip_grad_norm_(self._parameters(), self.clip_norm)
+        elif self.measures_norm:
+            self.norm = torch.nn.utils.get_total_norm(self._gradients())
         if self.clip_value is not None:
             torch.nn.utils.clip_grad_value_(self._parameters(), self.clip_value)
         if self.scaler is not None:

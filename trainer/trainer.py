@@ -53,16 +53,16 @@ class Trainer(BaseTrainer):
         self.stream = BatchStream(data_loader, len_epoch or config["trainer"].get("len_epoch"))
         own_loop = type(self)._train_epoch is not Trainer._train_epoch and not type(self).resumes_within_epochs
         self.resumes_within_epochs = self.stream.keeps_position and not own_loop
-        super().__init__(model, criterion, metric_ftns, optimizer, config)
-        if not self.resumes_within_epochs and not own_loop:
-            self.logger.warning("data_loader cannot tell where it is: if stopped within an epoch, the run repeats it")
-        settings = self.settings
+        self.len_epoch = self.stream.len_epoch
         self.device = device
         self.data_loader = data_loader
         self.valid_data_loader = valid_data_loader
         self.do_validation = valid_data_loader is not None
         self.lr_scheduler = lr_scheduler
-
+        super().__init__(model, criterion, metric_ftns, optimizer, config)
+        if not self.resumes_within_epochs and not own_loop:
+            self.logger.warning("data_loader cannot tell where it is: if stopped within an epoch, the run repeats it")
+        settings = self.settings
         skips = settings.on_nonfinite == "skip"
         self.gradient_watch = GradientWatch()
         self.optim_step = OptimStep(
@@ -77,7 +77,6 @@ class Trainer(BaseTrainer):
             buffers=model.buffers(),
         )
 
-        self.len_epoch = self.stream.len_epoch
         self.log_step = settings.log_step or max(1, self.len_epoch // 20)
 
         names = ["loss", *(metric.__name__ for metric in metric_ftns)]
@@ -162,8 +161,7 @@ class Trainer(BaseTrainer):
         self.writer.set_step(self._step_of(epoch, self.batches_done), "valid", timed=False)
         for name, value in result.items():
             self.writer.add_scalar(name, value)
-        if self.saver.names:
-            self._save([], epoch - 1)
+        self.save_asked(epoch - 1)
 
     def _measure(self):
         """The averages over the validation samples. A signal that asks to stop is obeyed after any batch."""
@@ -208,7 +206,7 @@ class Trainer(BaseTrainer):
         if self.settings.on_nonfinite == "skip":
             self._report_skipped()
         latest = self.train_metrics.collect()
-        if self.settings.clip_norm is not None:
+        if self.optim_step.norm is not None:
             latest |= self.update_metrics.collect()
         self.step_log.clear()
         self.gradient_watch.clear()

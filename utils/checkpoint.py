@@ -25,7 +25,6 @@ _KINDS = {
     "validated_step": int,
     "best_epoch": int,
     "not_improved_count": int,
-    "trained_state_dict": dict,
     "optimizer": dict,
     "config": dict,
     "attributes": dict,
@@ -97,8 +96,10 @@ def load_checkpoint(path):
             raise CheckpointError(f"{path}: its {key!r} is {state[key]}")
     if not isinstance(state.get("monitor_best", 0), (int, float)):
         raise CheckpointError(f"{path}: its 'monitor_best' is no number")
-    if not all(isinstance(name, str) for name in [*state["state_dict"], *state.get("trained_state_dict", ())]):
-        raise CheckpointError(f"{path}: its 'state_dict' has names that are not text")
+    for key in ("state_dict", "trained_state_dict"):
+        weights = state.get(key, {})
+        if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
+            raise CheckpointError(f"{path}: its {key!r} is no dict of names that are text")
     return state
 
 

@@ -1,14 +1,17 @@
 """Callbacks of the config: called at their moments, saved with the run, and the built-in ones."""
 
+import copy
+import itertools
 import math
 import time
 
 import pytest
+import torch
 
 import trainer.callbacks
 from base import BaseCallback
 from base.base_callback import HOOKS
-from helpers import run, same, tiny_config, tiny_trainer
+from helpers import run, same, tiny_config, tiny_model, tiny_trainer
 from trainer import Trainer
 from utils import UserError
 from utils.checkpoint import find_checkpoint, load_checkpoint
@@ -259,3 +262,79 @@ def test_a_real_job_trains_and_resumes_with_callbacks(tmp_path):
     assert (folder / "top-val_accuracy-epoch1.pth").exists() and not (folder / "checkpoint-epoch2.pth").exists()
     resumed = run("train.py", "-r", folder, "--set", "callbacks=[]")
     assert "epoch 3/3" in resumed.stdout and "changed since: callbacks" in resumed.stdout
+
+
+def weights_at_epochs_ends(folder, *callbacks, **changes):
+    """[{name: tensor}] before training and after each epoch."""
+    done = tiny_trainer(config(folder, *callbacks, **changes))
+    seen = [copy.deepcopy(done.model.state_dict())]
+    finish = done._finish_epoch
+    done._finish_epoch = lambda *a, **k: (seen.append(copy.deepcopy(done.model.state_dict())), finish(*a, **k))
+    done.train()
+    return done, seen
+
+
+def moves(seen, name):
+    return [not torch.equal(before[name], after[name]) for before, after in itertools.pairwise(seen)]
+
+
+@pytest.mark.parametrize(
+    ("args", "moving"),
+    [
+        ({"until": 2}, [False, False, True, True]),
+        ({"until": "50%"}, [False, False, True, True]),
+        ({"start": "5 steps", "until": "3 epochs"}, [True, False, False, True]),
+        ({"start": "16 samples"}, [True, False, False, False]),
+        ({}, [False, False, False, False]),
+    ],
+)
+def test_parameters_are_frozen_for_their_epochs(tmp_path, args, moving):
+    _, seen = weights_at_epochs_ends(tmp_path, spec("Freeze", params=["0.*"], **args), epochs=4)
+    assert moves(seen, "0.weight") == moving
+    assert moves(seen, "3.weight") == [True] * 4
+
+
+@pytest.mark.parametrize("step", [3, 5, 8])
+def test_a_frozen_run_resumes_to_the_same_bits(tmp_path, step):
+    freeze = spec("Freeze", params="0.*", until="1 epoch")
+    straight, _ = weights_at_epochs_ends(tmp_path / "a", freeze)
+
+    class Stops(Trainer):
+        def _count_batch(self, batch_idx):
+            super()._count_batch(batch_idx)
+            if self.step == step:
+                self.stop("enough")
+
+    first = tiny_trainer(config(tmp_path / "b", freeze), trainer_class=Stops)
+    first.train()
+    resumed = tiny_trainer(config(tmp_path / "b", freeze), resume=first.saver.newest)
+    resumed.train()
+    assert same(straight.model.state_dict(), resumed.model.state_dict())
+
+
+def test_what_the_model_itself_fixes_is_not_thawed(tmp_path):
+    model = tiny_model()
+    model[3].bias.requires_grad_(False)
+    tiny_trainer(config(tmp_path, spec("Freeze", params="3.*", until=1)), model=model).train()
+    assert not model[3].bias.requires_grad and model[3].weight.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "told"),
+    [
+        ([spec("Freeze", params="conv*")], r"callbacks.0.args: params: no parameter is called 'conv\*'"),
+        ([spec("Freeze", params="*")], r"callbacks.0.args: params: '\*' freezes all parameters"),
+        ([spec("Freeze", params="0.*", start=3, until=2)], "callbacks.0.args: until: got 2; it should be later than"),
+        ([spec("Freeze", params="0.*", until="x")], "callbacks.0.args: until: got 'x'; a duration is such as"),
+    ],
+)
+def test_freezing_that_cannot_be_is_refused_before_there_is_a_run(tmp_path, callbacks, told):
+    with pytest.raises(UserError, match=told):
+        tiny_trainer(config(tmp_path, *callbacks))
+    assert not list(tmp_path.iterdir())
+
+
+def test_freezing_the_last_that_trains_is_refused(tmp_path):
+    both = [spec("Freeze", params=["0.*", "1.*"]), spec("Freeze", params="3.*")]
+    with pytest.raises(UserError, match=r"callbacks.1.args: params: '3.\*' leaves nothing to train in epoch 1"):
+        tiny_trainer(config(tmp_path, *both)).train()

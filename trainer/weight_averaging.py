@@ -1,0 +1,121 @@
+"""Callbacks that average the weights over the course of training; what is measured and saved is the average."""
+
+import copy
+
+from torch.optim.swa_utils import get_ema_multi_avg_fn, update_bn
+
+from base import BaseCallback
+from trainer.evaluate import evaluate
+from utils import UserError
+from utils.duration import RunLength
+from utils.weights import load_weights, unwrapped
+
+
+class EMA(BaseCallback):
+    """Keeps an exponential moving average of the weights, which validation measures and checkpoints hold.
+
+    decay: share of the average that stays at each update of the weights, 0.999 for the mean of about the last 1,000.
+    The weights as trained are in a checkpoint's "trained_state_dict", for a resume. Buffers, as batch norm has them,
+    are those of the model.
+    """
+
+    def __init__(self, decay: float = 0.999):
+        if not 0 < decay < 1:
+            raise UserError(f"decay: got {decay!r}; it should be above 0 and below 1")
+        self._average = get_ema_multi_avg_fn(decay)
+        self._model = None
+        self._to_load = None
+
+    def on_train_start(self, trainer):
+        model = unwrapped(trainer.model)
+        self._model = trainer.averaged_model = _copy_of(model)
+        if self._to_load is not None:
+            load_weights(self._model, self._to_load)
+        averages = dict(zip(model.parameters(), self._model.parameters(), strict=True))
+        for optimizer in getattr(trainer.optimizer, "by_name", {"": trainer.optimizer}).values():
+            trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            pairs = [averages[parameter] for parameter in trained], trained
+            optimizer.register_step_post_hook(lambda *step, pairs=pairs: self._average(*pairs, None))
+
+    def state_dict(self):
+        return {} if self._model is None else {"average": self._model.state_dict()}
+
+    def load_state_dict(self, state):
+        self._to_load = state.get("average")
+        if self._model is not None and self._to_load is not None:
+            load_weights(self._model, self._to_load)
+
+
+class SWA(BaseCallback):
+    """Averages the weights of the epochs' ends, and measures and saves the average as swa.pth when training ends.
+
+    start: a duration, after which the first epoch counts. Statistics of batch norm are taken anew from the training
+    data. Source: Izmailov et al., Averaging Weights Leads to Wider Optima, 2018, without its learning rates, which
+    lr_scheduler sets.
+    """
+
+    def __init__(self, start: str | int = "75%"):
+        self.start = start
+        self._first_epoch = 0
+        self._model = None
+        self._to_load = None
+        self.count = 0  # epochs in the average
+
+    def check(self, trainer):
+        if not hasattr(trainer, "len_epoch"):
+            raise UserError("SWA needs the loop of trainer/trainer.py")
+        length = RunLength(trainer.epochs, trainer.len_epoch, getattr(trainer.data_loader, "batch_size", None))
+        try:
+            self._first_epoch = length.in_epochs(self.start) + 1
+        except UserError as error:
+            raise UserError(f"start: {error}") from None
+        if self._first_epoch > trainer.epochs:
+            raise UserError(f"start: got {self.start!r}, which is the end of training or later; give less")
+
+    def on_train_start(self, trainer):
+        self._model = _copy_of(unwrapped(trainer.model), share_buffers=False)
+        if self._to_load is not None:
+            load_weights(self._model, self._to_load)
+
+    def on_step_end(self, trainer):
+        if trainer.batches_done == trainer.len_epoch and trainer.epoch >= self._first_epoch:
+            weights = list(unwrapped(trainer.model).parameters())
+            average = get_ema_multi_avg_fn(decay=self.count / (self.count + 1))
+            average(list(self._model.parameters()), [weight.detach() for weight in weights], None)
+            self.count += 1
+
+    def on_train_end(self, trainer):
+        if not self.count:
+            trainer.logger.warning("SWA: training ended before epoch %d: nothing is averaged", self._first_epoch)
+            return
+        update_bn(trainer.data_loader, self._model, trainer.device)
+        trainer.averaged_model = self._model
+        trainer.save_as("swa.pth")
+        trainer.save_asked(trainer.epoch - 1)
+        values = {}
+        if trainer.do_validation:
+            values = evaluate(
+                self._model,
+                trainer.criterion,
+                trainer.metric_ftns,
+                trainer.valid_data_loader,
+                trainer.device,
+                trainer.valid_metrics,
+                trainer.settings.precision,
+            )
+        measured = "".join(f"  val_{name} {value:.4g}" for name, value in values.items())
+        trainer.logger.info("swa.pth: the average over %d epochs%s", self.count, measured)
+
+    def state_dict(self):
+        return {"count": self.count} | ({} if self._model is None else {"average": self._model.state_dict()})
+
+    def load_state_dict(self, state):
+        self.count, self._to_load = int(state["count"]), state.get("average")
+        if self._model is not None and self._to_load is not None:
+            load_weights(self._model, self._to_load)
+
+
+def _copy_of(model, share_buffers=True):
+    """A copy of the model whose weights nothing trains, with the buffers of the original if they are shared."""
+    shared = {id(buffer): buffer for buffer in model.buffers()} if share_buffers else {}
+    return copy.deepcopy(model, shared).requires_grad_(False)

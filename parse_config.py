@@ -118,6 +118,11 @@ class ConfigParser:
         found, keywords = self._look_up(name, as_spec(name, self._config.get(name)), module, args, kwargs, whole=False)
         return functools.partial(found, *args, **keywords)
 
+    def find_type(self, name, module, default):
+        """The class or function that the type of section `name` names; without one, the default of that name."""
+        spec = {"type": self._config[name].get("type", default)}
+        return self._look_up(name, spec, module, whole=False)[0]
+
     def init_loss(self, module, name="loss"):
         """The loss: callable (output, target) -> 0-dim tensor, from a function or a loss class."""
         spec = as_spec(name, self._config.get(name))

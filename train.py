@@ -17,7 +17,7 @@ def main(config):
     import model.loss as module_loss
     import model.metric as module_metric
     import model.model as module_arch
-    from trainer import Trainer
+    import trainer.trainer as module_trainer
     from trainer.optimizers import build_optimizer
     from trainer.schedules import build_schedule
     from utils.device import prepare_device
@@ -48,7 +48,7 @@ def main(config):
     # the run
     if len(device_ids) > 1:
         model = torch.nn.DataParallel(model, device_ids=device_ids)
-    trainer = Trainer(
+    trainer = config.find_type("trainer", module_trainer, "Trainer")(
         model,
         criterion,
         metrics,

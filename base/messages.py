@@ -5,8 +5,8 @@ from utils.checkpoint import BEST_MODEL
 
 def run_report(trainer):
     """Text for the console: how training ended, the best value, where things are, and what to type next."""
-    done = f"training stops: {trainer.stop_reason}" if trainer.stop_reason else f"done: {trainer.epochs} epochs"
-    best = f"best {trainer.mnt_metric} {trainer.mnt_best:.6g}, epoch {trainer.best_epoch}" if trainer.best_epoch else ""
+    done = f"training stops: {trainer.stop_reason}" if trainer.stop_reason else f"done: {_epochs(trainer.epochs)}"
+    best = f"{trainer.mnt_metric} {trainer.mnt_best:.6g} in epoch {trainer.best_epoch}" if trainer.best_epoch else ""
     newest = trainer.saver.newest
     there = trainer.checkpoint_dir / BEST_MODEL
     lines = [
@@ -25,3 +25,7 @@ def how_to_resume(trainer):
     newest = trainer.saver.newest
     resume = f"resume with: python train.py -r {newest}" if newest else "no checkpoint was saved yet"
     return f"stopped{trainer.stop_signal.by} in epoch {trainer.epoch}; {resume}"
+
+
+def _epochs(number):
+    return "1 epoch" if number == 1 else f"{number} epochs"

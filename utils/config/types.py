@@ -61,6 +61,7 @@ PARTS = {
         given=1,
         nested=True,
     ),
+    "trainer": Part("trainer.trainer", bases=("base.base_trainer.BaseTrainer",), given=7),
     "callbacks": Part("trainer.callbacks", bases=("base.base_callback.BaseCallback",)),
     "data_loader": Part("data_loader.data_loaders", bases=("base.base_data_loader.BaseDataLoader",)),
 }

@@ -1,8 +1,7 @@
 """What of a trainer survives a restart: gathered for a checkpoint, and put back."""
 
 from utils.checkpoint import CheckpointError, load_checkpoint, plain
-from utils.config.files import differences
-from utils.config.schema import names_several
+from utils.config.files import differences, names_several
 from utils.errors import UserError
 from utils.seed import rng_state, set_rng_state
 from utils.weights import load_optimizer, load_state, load_weights, unwrapped

@@ -2,7 +2,7 @@
 
 from trainer.speed import fused_option
 from utils import UserError
-from utils.config.schema import names_several
+from utils.config.files import names_several
 from utils.patterns import choose_names
 
 

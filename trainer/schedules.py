@@ -4,7 +4,7 @@ from torch.optim.lr_scheduler import LinearLR, ReduceLROnPlateau, SequentialLR
 
 from trainer.batch_stream import num_batches
 from utils import UserError
-from utils.config.schema import names_several
+from utils.config.files import names_several
 from utils.duration import RunLength, is_duration
 from utils.weights import load_state
 

@@ -68,7 +68,6 @@ def test_examples_of_code_run(tmp_path):
     with open(folder / "trainer" / "callbacks.py", "a") as file:
         file.write("\n\n" + callback)
     section, callbacks = re.findall(r"```json\n(.*?)```", README, re.S)
-    callbacks = callbacks.replace("[", '["StopWhenTheRateIsSmall", ')
     (folder / "mine.json").write_text('{"base": "config.json", ' + section + ", " + callbacks + "}")
     short = ("--set", "trainer.epochs=1", "--set", "trainer.len_epoch=3")
     told = run("train.py", "-c", "mine.json", *short, cwd=folder).stdout

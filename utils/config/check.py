@@ -4,8 +4,9 @@ import collections
 import importlib
 import inspect
 
+from utils.config.files import names_several
 from utils.config.nearest import did_you_mean
-from utils.config.schema import mistakes_in, names_several
+from utils.config.schema import mistakes_in
 from utils.config.types import (
     argument_mistakes,
     default_in_source,

@@ -40,20 +40,34 @@ def read_config(path, _children=()):
 def deep_merge(under, over):
     """A new dict: over's values, and under's where over has none; dicts are merged, anything else is replaced.
 
-    A section that names another "type" than the one below it does not inherit that one's args.
+    A section that names another "type" than the one below it does not inherit that one's args; nor does one that names
+    a type where several objects stood under names, or the other way round.
     """
     merged = copy.deepcopy(under)
     for key, value in over.items():
         below = merged.get(key)
-        if (
-            isinstance(value, dict)
-            and isinstance(below, dict)
-            and value.get("type", below.get("type")) == below.get("type")
-        ):
+        if isinstance(value, dict) and isinstance(below, dict) and _inherits(value, below):
             merged[key] = deep_merge(below, value)
         else:
             merged[key] = copy.deepcopy(value)
     return merged
+
+
+def names_several(section):
+    """Whether a section holds objects under names of their own, as {"generator": {"type": ...}, ...}."""
+    return (
+        isinstance(section, dict)
+        and len(section) > 0
+        and not section.keys() & {"type", "args"}
+        and all(isinstance(value, dict) for value in section.values())
+    )
+
+
+def _inherits(value, below):
+    if "type" in value and "type" in below:
+        return value["type"] == below["type"]
+    other = below if "type" in value else value
+    return not ("type" in value or "type" in below) or not names_several(other)
 
 
 def parse_assignment(text):

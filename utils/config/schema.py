@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, ValidationError
 
+from utils.config.files import names_several
 from utils.config.nearest import nearest, resembles
 from utils.duration import FORM, WANTED
 
@@ -90,16 +91,6 @@ def _named(component):
         Annotated[str, Tag(_NAME)] | Annotated[component, Tag(_OBJECT)],
         Discriminator(lambda value: _NAME if isinstance(value, str) else _OBJECT),
     ]
-
-
-def names_several(section):
-    """Whether a section holds objects under names of their own, as {"generator": {"type": ...}, ...}."""
-    return (
-        isinstance(section, dict)
-        and len(section) > 0
-        and not section.keys() & {"type", "args"}
-        and all(isinstance(value, dict) for value in section.values())
-    )
 
 
 def _one_or_several(component):

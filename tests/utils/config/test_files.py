@@ -219,3 +219,18 @@ def test_differences_name_path_and_both_values():
         "c: 1 -> (absent)",
         "d: (absent) -> null",
     ]
+
+
+def test_several_objects_under_names_and_one_object_do_not_mix():
+    one, several = {"type": "Adam", "args": {"lr": 1}}, {"a": {"type": "SGD"}, "b": {"type": "SGD"}}
+    assert deep_merge({"optimizer": one}, {"optimizer": several}) == {"optimizer": several}
+    assert deep_merge({"optimizer": several}, {"optimizer": one}) == {"optimizer": one}
+    merged = deep_merge({"optimizer": several}, {"optimizer": {"b": {"args": {"lr": 2}}}})
+    assert merged == {"optimizer": {"a": {"type": "SGD"}, "b": {"type": "SGD", "args": {"lr": 2}}}}
+
+
+def test_a_trainer_of_another_type_keeps_the_settings_below():
+    assert deep_merge({"trainer": {"epochs": 5}}, {"trainer": {"type": "Mine"}})["trainer"] == {
+        "epochs": 5,
+        "type": "Mine",
+    }

@@ -106,15 +106,7 @@ class Trainer(BaseTrainer):
                 if batch_idx == 0:
                     self._show_images(data, epoch)
 
-                with autocast(self.settings.precision, self.device):
-                    output = self.model(data)
-                    loss = self.criterion(output, target)
-                if loss.dim():
-                    raise UserError(f"loss: gave a tensor of shape {tuple(loss.shape)}; one number a batch is needed")
-                last = batch_idx + 1 == self.len_epoch
-                if self.optim_step.step(loss, len(target), last):  # backward, and at a window's end the update
-                    self._after_update(batch_idx)
-
+                loss, output = self._train_batch(batch_idx, data, target)
                 record(self.train_metrics, self.metric_ftns, loss, output, target, self.reduction)
                 self.step_log.batches.append(batch_idx)
                 self._count_batch(batch_idx)
@@ -140,6 +132,18 @@ class Trainer(BaseTrainer):
         if self.schedule_interval == "epoch":
             self._step_scheduler(log)
         return log
+
+    def _train_batch(self, batch_idx, data, target):
+        """Learn from one batch; returns (loss, output). The place for what is unusual about a step."""
+        with autocast(self.settings.precision, self.device):
+            output = self.model(data)
+            loss = self.criterion(output, target)
+        if loss.dim():
+            raise UserError(f"loss: gave a tensor of shape {tuple(loss.shape)}; one number a batch is needed")
+        last = batch_idx + 1 == self.len_epoch
+        if self.optim_step.step(loss, len(target), last):  # backward, and at a window's end the update
+            self._after_update(batch_idx)
+        return loss, output
 
     def _valid_epoch(self, epoch):
         """Validate; returns {name: average over the validation samples}."""

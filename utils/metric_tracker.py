@@ -26,6 +26,11 @@ class MetricTracker:
         self._weights = dict.fromkeys(self.keys, 0)
         self._clear()
 
+    def track(self, *keys):
+        """Take further names, which a subclass of the Trainer updates; forgets all values."""
+        self.keys += keys
+        self.reset()
+
     def update(self, key, value, n=1):
         """Add the mean of n samples. value: a number or a 0-dim tensor, which is not copied to the CPU yet."""
         if key not in self._values:

@@ -7,8 +7,9 @@ from torch.utils.data.dataloader import default_collate
 
 from base.in_memory_dataset import InMemoryDataset, whole_batch
 from base.seeded_dataset import SeededDataset, makes_whole_batches
+from base.splits import split_samples
 from utils.errors import UserError
-from utils.sampler import EpochSampler
+from utils.sampler import BalancedSampler, EpochSampler
 
 _PATIENCE_SECONDS = 1800
 
@@ -20,12 +21,17 @@ class BaseDataLoader(DataLoader):
     validation_split: share of the samples (float in [0, 1)) or their number (int) to set aside.
     shuffle: draw a new order each epoch, a pure function of torch's seed and the epoch that set_epoch names.
     valid_dataset: the same samples as the validation part should see them, with transforms of its own; by default
-    the dataset itself. device_resident: keep an InMemoryDataset on the device that `to` names. Further keywords go to
-    DataLoader; workers live as long as the loader unless persistent_workers=False is given, and one that brings no
+    the dataset itself. device_resident: keep an InMemoryDataset on the device that `to` names. fold, stratify, groups:
+    how to split, see split_samples. balance_classes: classes (N,), drawn equally often in training. Further keywords go
+    to DataLoader; workers live as long as the loader unless persistent_workers=False is given, and one that brings no
     batch for half an hour (timeout) ends the run.
 
     Raises UserError for a batch size or a split that leaves nothing to train or validate on.
     """
+
+    fits_on_training_part = False
+    """Whether test data are prepared by what the training part holds, so that test.py builds this loader with the
+    config's validation_split and fold, which must not touch the test data then."""
 
     def __init__(
         self,
@@ -38,6 +44,10 @@ class BaseDataLoader(DataLoader):
         *,
         valid_dataset=None,
         device_resident=False,
+        fold=None,
+        stratify=None,
+        groups=None,
+        balance_classes=None,
         **loader_kwargs,
     ):
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
@@ -57,9 +67,13 @@ class BaseDataLoader(DataLoader):
         if device_resident and (num_workers or not in_memory):
             raise UserError("device_resident: needs an InMemoryDataset and num_workers 0")
         self._collate_fn = collate_fn
+        self._split_by = {"fold": fold, "stratify": stratify, "groups": groups}
+        self._balanced = None if balance_classes is None else np.asarray(balance_classes)
+        if self._balanced is not None and (not shuffle or len(self._balanced) != self.n_samples):
+            raise UserError("balance_classes: needs shuffle, and the class of every sample")
         train_sampler, self.valid_sampler = self._split_sampler(validation_split)
         if train_sampler is None:
-            train_sampler = EpochSampler(np.arange(self.n_samples), shuffle)
+            train_sampler = self._train_sampler(np.arange(self.n_samples))
         self.init_kwargs = {
             "dataset": SeededDataset(dataset),
             "batch_size": batch_size,
@@ -77,20 +91,17 @@ class BaseDataLoader(DataLoader):
 
     def split_validation(self):
         """A DataLoader over the samples set aside, in a fixed order; None if there are none."""
-        if self.valid_sampler is None:
-            return None
-        dataset = SeededDataset(self.valid_dataset)
-        dataset.seeder.set_epoch(0)  # the same random numbers in every epoch, so that epochs compare
-        collate_fn = self._collate_fn_for(self.valid_dataset)
-        kwargs = {**self.init_kwargs, "dataset": dataset, "collate_fn": collate_fn, "drop_last": False}
-        loader = DataLoader(sampler=self.valid_sampler, **kwargs)
-        loader.patience_seconds = self.patience_seconds
-        return loader
+        return None if self.valid_sampler is None else self._as_validated(self.valid_sampler)
+
+    def in_order(self):
+        """A DataLoader over the other samples as validation would see them: each once, and in a fixed order."""
+        indices = getattr(self.sampler, "indices", None)
+        return self._as_validated(self.sampler if indices is None else EpochSampler(indices, shuffle=False))
 
     def to(self, device):
         """Make ready to feed the device: pinned memory for CUDA, or the samples themselves if device_resident.
 
-        To be called before split_validation. Returns the loader.
+        To be called before split_validation and in_order. Returns the loader.
         """
         if self.device_resident:
             for dataset in {self.dataset.dataset, self.valid_dataset}:
@@ -117,24 +128,32 @@ class BaseDataLoader(DataLoader):
         order = self.sampler.order(epoch)
         return order[batch_idx * self.batch_size : (batch_idx + 1) * self.batch_size].tolist()
 
+    def _as_validated(self, sampler):
+        dataset = SeededDataset(self.valid_dataset)
+        dataset.seeder.set_epoch(0)  # the same random numbers in every epoch, so that epochs compare
+        collate_fn = self._collate_fn_for(self.valid_dataset)
+        kwargs = {**self.init_kwargs, "dataset": dataset, "collate_fn": collate_fn, "drop_last": False}
+        loader = DataLoader(sampler=sampler, **kwargs)
+        loader.patience_seconds = self.patience_seconds
+        return loader
+
     def _collate_fn_for(self, dataset):
         ready = self._collate_fn is default_collate and makes_whole_batches(dataset)
         return whole_batch if ready else self._collate_fn
 
     def _split_sampler(self, split):
-        """(sampler of the training part, sampler of the validation part), both None for a split of 0.
+        """(sampler of the training part, sampler of the validation part), both None if nothing is set aside.
 
-        The validation part is the first of the permutation that NumPy draws with seed 0, as in the old template, so
-        that results stay comparable; the global generator is not touched.
+        A subclass may call it before its constructor is done, with n_samples and shuffle set.
         """
-        if split == 0:
+        train, valid = split_samples(self.n_samples, split, **getattr(self, "_split_by", {}))
+        if len(valid) == 0:
             return None, None
-        length = split if isinstance(split, int) else int(self.n_samples * split)
-        if isinstance(split, bool) or split < 0 or not 0 < length < self.n_samples:
-            raise UserError(
-                f"validation_split: got {split!r}, which is {length} of {self.n_samples} samples; "
-                "give a share above 0 and below 1, or a number of samples that leaves some to train on"
-            )
-        order = np.random.RandomState(0).permutation(self.n_samples)
-        self.n_samples -= length
-        return EpochSampler(order[length:], getattr(self, "shuffle", True)), EpochSampler(order[:length], shuffle=False)
+        self.n_samples = len(train)
+        return self._train_sampler(train), EpochSampler(valid, shuffle=False)
+
+    def _train_sampler(self, indices):
+        classes = getattr(self, "_balanced", None)
+        if classes is not None:
+            return BalancedSampler(indices, classes[indices])
+        return EpochSampler(indices, self.shuffle)

@@ -1,6 +1,7 @@
 """YOURS: the classes that "data_loader" in a config names. A loader yields (data, target) batches."""
 
 from base import BaseDataLoader, InMemoryDataset
+from data_loader.augmentations import RandomShift
 from data_loader.mnist_files import read_mnist
 
 
@@ -8,7 +9,9 @@ class MnistDataLoader(BaseDataLoader):
     """MNIST in batches of images (N, 1, 28, 28) float32, normalized, and labels (N,) int64.
 
     data_dir: folder of the four files. training: the 60,000 training images instead of the 10,000 test images.
-    download: fetch the files into data_dir if they are not there. device_resident: keep the images on the GPU.
+    download: fetch the files into data_dir if they are not there. augment: in training, shift images by up to two
+    pixels. fold: "3/5" validates on the third of five parts. stratify: split so that both parts hold the same share of
+    each digit. balance_classes: draw every digit equally often. device_resident: keep the images on the GPU.
     """
 
     def __init__(
@@ -21,9 +24,26 @@ class MnistDataLoader(BaseDataLoader):
         training: bool = True,
         download: bool = False,
         device_resident: bool = False,
+        augment: bool = False,
+        fold: str | None = None,
+        stratify: bool = False,
+        balance_classes: bool = False,
     ):
-        dataset = InMemoryDataset(*read_mnist(data_dir, training, download), transform=normalize)
-        super().__init__(dataset, batch_size, shuffle, validation_split, num_workers, device_resident=device_resident)
+        images, labels = read_mnist(data_dir, training, download)
+        plain = InMemoryDataset(images, labels, transform=normalize)
+        shifted = InMemoryDataset(images, labels, transform=[RandomShift(2), normalize]) if augment else plain
+        super().__init__(
+            shifted if training else plain,
+            batch_size,
+            shuffle,
+            validation_split,
+            num_workers,
+            valid_dataset=plain,
+            device_resident=device_resident,
+            fold=fold,
+            stratify=labels if stratify else None,
+            balance_classes=labels if balance_classes else None,
+        )
 
 
 def normalize(images):

@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import torch
 
 from utils.seed import derive_seed
@@ -40,7 +41,37 @@ class EpochSampler(torch.utils.data.Sampler):
 
     def order(self, epoch):
         """(N,) int64: the indices in the epoch's order; for None in one drawn from torch's global generator."""
-        if not self.shuffle:
-            return self.indices
+        return self.indices[_shuffled(len(self.indices), self._generator(epoch))] if self.shuffle else self.indices
+
+    def _generator(self, epoch):
         seed = torch.randint(2**62, ()).item() if epoch is None else derive_seed(self.seed, epoch, _ORDER)
-        return self.indices[torch.randperm(len(self.indices), generator=torch.Generator().manual_seed(seed))]
+        return torch.Generator().manual_seed(seed)
+
+
+class BalancedSampler(EpochSampler):
+    """As many indices as there are, every class as often as any other, to within one, in a shuffled order.
+
+    indices, seed: as for EpochSampler. classes: (N,) of each index. Within a class no sample comes a third time
+    before all have come twice; which ones come once more, or not at all, changes with the epoch.
+    """
+
+    def __init__(self, indices, classes, seed=None):
+        super().__init__(indices, shuffle=True, seed=seed)
+        codes = np.unique(np.asarray(classes), return_inverse=True)[1]
+        self.members = [self.indices[torch.from_numpy(codes == code)] for code in range(codes.max() + 1)]
+
+    def order(self, epoch):
+        """(N,) int64: the indices in the epoch's order."""
+        generator = self._generator(epoch)
+        each, more = divmod(len(self.indices), len(self.members))
+        drawn = []
+        for turn, code in enumerate(_shuffled(len(self.members), generator).tolist()):
+            members, number = self.members[code], each + (turn < more)
+            passes = range(-(-number // len(members)))
+            drawn.append(torch.cat([members[_shuffled(len(members), generator)] for _ in passes])[:number])
+        drawn = torch.cat(drawn)
+        return drawn[_shuffled(len(drawn), generator)]
+
+
+def _shuffled(number, generator):
+    return torch.randperm(number, generator=generator)

@@ -264,6 +264,7 @@ _JSON_TYPES = {
     "Tensor": (),
     "list[float]": (list,),
     "list[int]": (list,),
+    "list[str]": (list,),
 }
 
 

@@ -149,10 +149,14 @@ class ConfigParser:
         found, keywords = self._look_up(section, as_spec(path, spec), module, args, kwargs, path=path)
         return _call(path, found, args, keywords)
 
+    def find(self, name, module):
+        """The class or function that section `name` names."""
+        spec = as_spec(name, self._config.get(name))
+        return resolve(spec["type"], module, self._parts.get(name, OWN_SECTION))
+
     def parameters(self, name, module):
         """Names of the arguments that the class of section `name` takes."""
-        spec = as_spec(name, self._config.get(name))
-        return [p.name for p in signature_of(resolve(spec["type"], module, self._parts.get(name, OWN_SECTION)))]
+        return [parameter.name for parameter in signature_of(self.find(name, module))]
 
     def load_checkpoint(self):
         """What the checkpoint to go on from holds. What from_args has read is handed out once and not kept."""

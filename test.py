@@ -3,6 +3,7 @@
 import argparse
 
 from parse_config import PARTS, ConfigParser
+from utils.config.schema import OTHER_LOADERS
 from utils.errors import UserError, clean_exit
 from utils.json_io import read_json, write_json
 
@@ -56,25 +57,35 @@ def main(config, split, batch_size):
 
 def build_loader(config, module_data, split, batch_size, device):
     """The loader over one split, in a fixed order. Raises UserError if the config's loader has no such split."""
-    section = config["data_loader"]
-    args = section.setdefault("args", {})
-    known = config.parameters("data_loader", module_data)
+    separate = f"{split}_data_loader"
+    name = separate if separate in OTHER_LOADERS and config.get(separate) else "data_loader"
+    args = config[name].setdefault("args", {})
     if batch_size is not None:
         args["batch_size"] = batch_size
-    if "shuffle" in known:
-        args["shuffle"] = False
     if split == "test":
-        if "training" not in known:
-            raise UserError(f"--split test: {section['type']} has no 'training' argument; use --split valid or train")
-        args["training"] = False
-        if "validation_split" in known:
-            args["validation_split"] = 0
-    loader = config.init_obj("data_loader", module_data).to(device)
-    if split == "valid":
-        loader = loader.split_validation()
-        if loader is None:
-            raise UserError("--split valid: the config sets no samples aside: data_loader.args.validation_split is 0")
+        args |= test_arguments(config, module_data, name)
+    loader = config.init_obj(name, module_data).to(device)
+    if split != "valid" or name == separate:
+        return loader.as_validation()
+    loader = loader.split_validation()
+    if loader is None:
+        raise UserError("--split valid: the config sets no samples aside: data_loader.args.validation_split is 0")
     return loader
+
+
+def test_arguments(config, module_data, name):
+    """What makes the section's loader one of all the test data, {argument: value}. Raises UserError if it has none."""
+    known, given = config.parameters(name, module_data), config[name]["args"]
+    if "training" not in known and name == "data_loader":
+        loader = config[name]["type"]
+        raise UserError(
+            f"--split test: {loader} has no 'training' argument, and there is no test_data_loader; "
+            "use --split valid or train"
+        )
+    arguments = {"training": False if name == "data_loader" else given.get("training", False)}
+    if not config.find(name, module_data).fits_on_training_part:
+        arguments |= {"validation_split": 0, "fold": None}
+    return {key: value for key, value in arguments.items() if key in known}
 
 
 def record_result(path, checkpoint, split, result):

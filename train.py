@@ -41,6 +41,8 @@ def main(config):
     # the data
     data_loader = config.init_obj("data_loader", module_data).to(device)
     valid_data_loader = data_loader.split_validation()
+    if config.get("valid_data_loader"):
+        valid_data_loader = config.init_obj("valid_data_loader", module_data).to(device).as_validation(beside=data_loader)
     lr_scheduler = build_schedule(config, optimizer, data_loader)
     example = example_input(data_loader, device)
     summary = model_summary(model, example)

@@ -93,15 +93,25 @@ class BaseDataLoader(DataLoader):
         """A DataLoader over the samples set aside, in a fixed order; None if there are none."""
         return None if self.valid_sampler is None else self._as_validated(self.valid_sampler)
 
-    def in_order(self):
-        """A DataLoader over the other samples as validation would see them: each once, and in a fixed order."""
+    def as_validation(self, beside=None):
+        """A DataLoader over the other samples as validation would see them: each once, and in a fixed order.
+
+        beside: the loader that is trained on, if this one is to validate. Raises UserError if they do not go together.
+        """
+        if beside is not None and beside.valid_sampler is not None:
+            raise UserError(
+                "valid_data_loader: data_loader sets validation samples aside already; leave one of them out"
+            )
+        classes = [getattr(loader, "classes", None) for loader in (beside, self)]
+        if beside is not None and classes[0] != classes[1]:
+            raise UserError(f"valid_data_loader: its classes are {classes[1]}, and those of data_loader {classes[0]}")
         indices = getattr(self.sampler, "indices", None)
         return self._as_validated(self.sampler if indices is None else EpochSampler(indices, shuffle=False))
 
     def to(self, device):
         """Make ready to feed the device: pinned memory for CUDA, or the samples themselves if device_resident.
 
-        To be called before split_validation and in_order. Returns the loader.
+        To be called before split_validation and as_validation. Returns the loader.
         """
         if self.device_resident:
             for dataset in {self.dataset.dataset, self.valid_dataset}:

@@ -6,7 +6,7 @@ import inspect
 
 from utils.config.files import names_several
 from utils.config.nearest import did_you_mean
-from utils.config.schema import mistakes_in
+from utils.config.schema import OTHER_LOADERS, mistakes_in
 from utils.config.types import (
     argument_mistakes,
     default_in_source,
@@ -17,6 +17,7 @@ from utils.config.types import (
 )
 from utils.duration import is_duration
 from utils.errors import UserError
+from utils.folds import parse_fold
 
 
 def check_config(config, parts, also_logged=()):
@@ -32,12 +33,8 @@ def check_config(config, parts, also_logged=()):
         mistakes += [f"{path}.type: {wrong}"] if wrong else _source_argument_mistakes(path, spec, part)
     if parts:
         mistakes += _name_mistakes(config, parts, also_logged)
-        mistakes += (
-            _optimizer_mistakes(config)
-            + _plateau_mistakes(config)
-            + _loader_mistakes(config)
-            + _switch_mistakes(config, parts)
-        )
+        mistakes += _optimizer_mistakes(config) + _plateau_mistakes(config) + _switch_mistakes(config, parts)
+        mistakes += _loader_mistakes(config) + _split_mistakes(config, parts)
     if mistakes:
         raise UserError("\n".join(dict.fromkeys(mistakes)))
     return own_keys
@@ -125,10 +122,10 @@ def _name_mistakes(config, parts, also_logged):
     mistakes = [f'metrics: two are called {name!r}; give one a "name"' for name in repeated]
     if also_logged is None or not isinstance(config.get("metrics", []), list):
         return mistakes
-    if _validates(config.get("data_loader"), parts.get("data_loader")):
+    if config.get("valid_data_loader") is not None or _sets_aside(config, parts) is not False:
         logged += [f"val_{name}" for name in logged]
     logged += also_logged
-    not_split = "; data_loader.args.validation_split sets no samples aside"
+    not_split = "; data_loader.args.validation_split sets no samples aside, and there is no valid_data_loader"
     return mistakes + [
         f"{path}: nothing called {name!r} is logged"
         + (not_split if name.removeprefix("val_") in logged else did_you_mean(name, logged))
@@ -173,22 +170,49 @@ def _plateau_mistakes(config):
 
 def _loader_mistakes(config):
     """Values that no BaseDataLoader takes, whatever its data."""
-    section = config.get("data_loader")
-    args = section.get("args") if isinstance(section, dict) else None
-    if not isinstance(args, dict):
-        return []
     mistakes = []
-    for key, lowest in (("batch_size", 1), ("num_workers", 0)):
-        value = args.get(key, lowest)
-        if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-            mistakes.append(f"data_loader.args.{key}: got {value!r}; it should be an integer of at least {lowest}")
-    split = args.get("validation_split", 0)
-    share = isinstance(split, float) and 0 <= split < 1
-    number = isinstance(split, int) and not isinstance(split, bool) and split >= 0
-    if not share and not number:
-        where = "data_loader.args.validation_split"
-        mistakes.append(f"{where}: got {split!r}; give a share from 0.0 to below 1.0, or a number of samples")
+    for name in ("data_loader", *OTHER_LOADERS):
+        args = _args_of(config, name)
+        for key, lowest in (("batch_size", 1), ("num_workers", 0)):
+            value = args.get(key, lowest)
+            if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+                mistakes.append(f"{name}.args.{key}: got {value!r}; it should be an integer of at least {lowest}")
+        split = args.get("validation_split", 0)
+        share = isinstance(split, float) and 0 <= split < 1
+        number = isinstance(split, int) and not isinstance(split, bool) and split >= 0
+        if not share and not number:
+            where = f"{name}.args.validation_split"
+            mistakes.append(f"{where}: got {split!r}; give a share from 0.0 to below 1.0, or a number of samples")
+        if args.get("fold") is not None:
+            try:
+                parse_fold(args["fold"])
+            except UserError as error:
+                mistakes.append(f"{name}.args.{error}")
     return mistakes
+
+
+def _split_mistakes(config, parts):
+    """Two answers to the question what is validated on."""
+    args = _args_of(config, "data_loader")
+    mistakes = []
+    if args.get("fold") is not None and args.get("validation_split", 0) != 0:
+        mistakes.append("data_loader.args.fold: validation_split sets samples aside too; leave one of them out")
+    if config.get("valid_data_loader") is not None and _sets_aside(config, parts):
+        how = next((key for key in ("fold", "validation_split") if args.get(key)), None)
+        remedy = f"leave data_loader.args.{how} out, or this" if how else "give data_loader.args.validation_split: 0"
+        mistakes.append(f"valid_data_loader: data_loader sets validation samples aside already; {remedy}")
+    mistakes += [
+        f"valid_data_loader.args.{key}: all its samples are validated on; leave it out"
+        for key in ("fold", "validation_split")
+        if _args_of(config, "valid_data_loader").get(key)
+    ]
+    return mistakes
+
+
+def _args_of(config, name):
+    section = config.get(name)
+    args = section.get("args") if isinstance(section, dict) else None
+    return args if isinstance(args, dict) else {}
 
 
 def _switch_mistakes(config, parts):
@@ -232,11 +256,14 @@ def _watched(config):
     return watched
 
 
-def _validates(section, part):
-    """Whether there will be validation data, as far as it can be told; True if unsure."""
-    if not isinstance(section, dict) or not isinstance(section.get("type"), str) or part is None:
+def _sets_aside(config, parts):
+    """Whether data_loader sets validation samples aside; None if that cannot be told."""
+    section, part, args = config.get("data_loader"), parts.get("data_loader"), _args_of(config, "data_loader")
+    if args.get("fold") is not None:
         return True
-    args = section.get("args", {})
-    if isinstance(args, dict) and "validation_split" in args:
+    if "validation_split" in args:
         return args["validation_split"] != 0
-    return default_in_source(section["type"], part, "validation_split") not in ("0", "0.0")
+    if not isinstance(section, dict) or not isinstance(section.get("type"), str) or part is None:
+        return None
+    default = default_in_source(section["type"], part, "validation_split")
+    return default not in ("0", "0.0") if isinstance(default, str) else None

@@ -187,6 +187,10 @@ class Config(RunSettings):
     """The model: a class in model/."""
     data_loader: Component
     """The data: a class in data_loader/."""
+    valid_data_loader: Component | None = None
+    """The data to validate on, where data_loader sets none aside."""
+    test_data_loader: Component | None = None
+    """The data that test.py measures, where it is not data_loader with training=False."""
     optimizer: _one_or_several(Optimizer)
     """The optimizer: a class of torch.optim. Or several under names, for parts of the model that are called so."""
     loss: _named(Component)
@@ -201,6 +205,7 @@ class Config(RunSettings):
     """How to train."""
 
 
+OTHER_LOADERS = ("valid_data_loader", "test_data_loader")
 SECTIONS = tuple(Config.model_fields)
 KNOWN_KEYS = {
     (): SECTIONS,
@@ -234,10 +239,14 @@ def mistakes_in(config, whole):
 
 
 def _unknown_keys(config, whole):
-    """({misspelt key: the right name}, [keys that resemble none]), all with their dotted paths."""
+    """({misspelt key: the right name}, [keys that resemble none]), all with their dotted paths.
+
+    A project with scripts of its own may well have a valid_loader or a test_loader.
+    """
     places = [("", Config, config), ("trainer.", TrainerSettings, config.get("trainer"))]
     if whole:
-        places += [(f"{name}.", Component, config.get(name)) for name in ("arch", "data_loader", "loss")]
+        names = ("arch", "data_loader", *OTHER_LOADERS, "loss")
+        places += [(f"{name}.", Component, config.get(name)) for name in names]
         for name, model in (("optimizer", Optimizer), ("lr_scheduler", Scheduler)):
             section = config.get(name)
             several = section if names_several(section) else {None: section}
@@ -252,7 +261,7 @@ def _unknown_keys(config, whole):
         for key in section if isinstance(section, dict) else ():
             if key in known or key == "$schema":
                 continue
-            free = [name for name in known if name not in section]
+            free = [name for name in known if name not in section and (whole or name not in OTHER_LOADERS)]
             meant = resembles(key, free) or (whole and (_numbered(key, free) or resembles(key, known)))
             if meant:
                 misspelt[prefix + key] = meant

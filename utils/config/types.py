@@ -35,6 +35,8 @@ class Part:
     """Whether arguments may be durations, and other objects of the part."""
 
 
+_LOADER = Part("data_loader.data_loaders", bases=("base.base_data_loader.BaseDataLoader",))
+
 # The sections that train.py and test.py build. A script that builds others, or passes more, says so to from_args.
 PARTS = {
     "arch": Part(
@@ -63,7 +65,9 @@ PARTS = {
     ),
     "trainer": Part("trainer.trainer", bases=("base.base_trainer.BaseTrainer",), given=7),
     "callbacks": Part("trainer.callbacks", bases=("base.base_callback.BaseCallback",)),
-    "data_loader": Part("data_loader.data_loaders", bases=("base.base_data_loader.BaseDataLoader",)),
+    "data_loader": _LOADER,
+    "valid_data_loader": _LOADER,
+    "test_data_loader": _LOADER,
 }
 _LIBRARIES = ("torch", "torchvision")
 _PARTS = tuple(PARTS.values())

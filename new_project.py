@@ -31,6 +31,7 @@ CARRIED = [
     "pyproject.toml",
     "requirements-dev.txt",
     "requirements.txt",
+    "series.py",
     "test.py",
     "tests",
     "train.py",

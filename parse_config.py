@@ -67,6 +67,7 @@ class ConfigParser:
             if value is not None:
                 set_by_path(self._config, target, value, KNOWN_KEYS)
         self._checkpoint = None  # its content, once from_args has read it
+        self.variants = []  # of this config: the runs that --folds or --seeds ask for
         self.own_keys = check_config(self._config, self._parts, also_logged)
 
     @classmethod
@@ -96,7 +97,7 @@ class ConfigParser:
             if given.print_config:
                 print(json.dumps(merged.config, indent=4))
                 raise SystemExit(0)
-            merged._checkpoint = given.checkpoint
+            merged._checkpoint, merged.variants = given.checkpoint, given.variants
             check_types(merged.config, merged._parts)
             if merged.own_keys:
                 merged.get_logger("config").info("own keys: %s", ", ".join(merged.own_keys))
@@ -282,7 +283,8 @@ def _call(path, found, args, keywords):
     except (ValueError, TypeError) as error:
         if not isinstance(error, UserError) and not is_library(found.__module__):
             raise
-        raise UserError(f"{path}.args: {found.__name__}: {error}") from error
+        names_it = str(error).partition(":")[0] in {parameter.name for parameter in signature_of(found)}
+        raise UserError(f"{path}.args.{error}" if names_it else f"{path}.args: {found.__name__}: {error}") from error
 
 
 def _bind(function, keywords, spec):

@@ -3,6 +3,7 @@
 import argparse
 
 from parse_config import PARTS, ConfigParser, CustomArgs
+from series import train_series
 from utils.errors import clean_exit
 
 RESUME_HELP = "checkpoint or run folder to go on from; 'latest'; or 'auto': the newest run of the config's name, if any"
@@ -42,7 +43,9 @@ def main(config):
     data_loader = config.init_obj("data_loader", module_data).to(device)
     valid_data_loader = data_loader.split_validation()
     if config.get("valid_data_loader"):
-        valid_data_loader = config.init_obj("valid_data_loader", module_data).to(device).as_validation(beside=data_loader)
+        valid_data_loader = (
+            config.init_obj("valid_data_loader", module_data).to(device).as_validation(beside=data_loader)
+        )
     lr_scheduler = build_schedule(config, optimizer, data_loader)
     example = example_input(data_loader, device)
     summary = model_summary(model, example)
@@ -69,13 +72,22 @@ def main(config):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Train a model as a config says.")
+    # without abbreviations, since the runs of a series get the flags that it was given
+    parser = argparse.ArgumentParser(description="Train a model as a config says.", allow_abbrev=False)
     parser.add_argument("-c", "--config", metavar="FILE", help="config file: .json, .yaml or .toml")
     parser.add_argument("-r", "--resume", metavar="CHECKPOINT", help=RESUME_HELP)
     parser.add_argument("-d", "--device", metavar="DEVICE", help="GPUs to use, as in 2,3; or auto, cpu, cuda, mps")
+    parser.add_argument("--fold", dest="_fold", metavar="K/N", help="validate on the Kth of N parts of the data")
+    parser.add_argument(
+        "--folds", dest="_folds", type=int, metavar="N", help="a run for each of N folds, and their mean"
+    )
+    parser.add_argument(
+        "--seeds", dest="_seeds", type=int, metavar="N", help="a run for each of N seeds, and their mean"
+    )
     options = [
         CustomArgs(["--lr", "--learning_rate"], type=float, target="optimizer;args;lr"),
         CustomArgs(["--bs", "--batch_size"], type=int, target="data_loader;args;batch_size"),
     ]
     with clean_exit():
-        main(ConfigParser.from_args(parser, options, parts=PARTS))
+        config = ConfigParser.from_args(parser, options, parts=PARTS)
+        train_series(config) if len(config.variants) > 1 else main(config)

@@ -17,6 +17,7 @@ import base.checkpoint_saver
 import trainer.trainer
 from base import BaseDataLoader, InMemoryDataset
 from compare import comparable_state
+from data_loader.augmentations import RandomShift
 from helpers import PROJECT, TinyData, copy_project, run, same, tiny_config, tiny_trainer
 from trainer import Trainer
 from utils import UserError
@@ -129,6 +130,21 @@ def test_stop_with_a_schedule_by_steps(tmp_path):
     second = job(tmp_path / "b", resume=find_checkpoint(first.checkpoint_dir)[0])
     second.train()
     assert_same(straight, second)
+
+
+@pytest.mark.parametrize("step", [1, 7, 13])
+def test_stop_with_balanced_classes_folds_and_whole_batches_augmented(tmp_path, step):
+    class Loader(BaseDataLoader):
+        def __init__(self, data, batch_size, shuffle, validation_split, num_workers):
+            images, classes = data.features.view(50, 1, 2, 2), data.labels % 2
+            plain = InMemoryDataset(images, data.labels, transform=torch.nn.Flatten())
+            shifted = InMemoryDataset(images, data.labels, transform=[RandomShift(1, flip=True), torch.nn.Flatten()])
+            by = {"fold": "2/5", "stratify": classes, "balance_classes": classes}
+            super().__init__(shifted, batch_size, shuffle, 0, num_workers, valid_dataset=plain, **by)
+
+    straight = tiny_trainer(tiny_config(tmp_path / "a", **settings()), loader_class=Loader)
+    straight.train()
+    assert_same(straight, stop_and_resume(tmp_path / "b", step, settings(), loader_class=Loader))
 
 
 @pytest.mark.parametrize("workers", [(0, 2), (2, 1), (2, 0)])

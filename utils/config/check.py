@@ -51,7 +51,7 @@ def check_types(config, parts):
             continue
         given = part.given if inspect.isclass(found) or part.called_with is None else part.called_with
         wrong = argument_mistakes(signature_of(found), spec.get("args", {}), given)
-        mistakes += [f"{path}.args.{mistake}" for mistake in wrong]
+        mistakes += _with_place(path, spec, wrong)
     if mistakes:
         raise UserError("\n".join(mistakes))
 
@@ -110,8 +110,18 @@ def _with_nested(path, spec, part):
 
 
 def _source_argument_mistakes(path, spec, part):
-    wrong = source_argument_mistakes(spec["type"], part, spec.get("args", {}))
-    return [f"{path}.args.{mistake}" for mistake in wrong]
+    return _with_place(path, spec, source_argument_mistakes(spec["type"], part, spec.get("args", {})))
+
+
+def _with_place(path, spec, mistakes):
+    """The mistakes in arguments, with their dotted paths."""
+    foldless = f"{spec['type']} has no folds: let it take an argument 'fold' and pass it on to BaseDataLoader"
+    return [
+        f"{path}.args.fold: {foldless}"
+        if path == "data_loader" and mistake.startswith("fold: no such")
+        else f"{path}.args.{mistake}"
+        for mistake in mistakes
+    ]
 
 
 def _name_mistakes(config, parts, also_logged):

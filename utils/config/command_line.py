@@ -11,6 +11,7 @@ from pathlib import Path
 from utils.checkpoint import find_checkpoint, load_checkpoint, newest_run
 from utils.config.files import deep_merge, parse_assignment, read_config, require_plain, set_by_path, split_path
 from utils.config.schema import KNOWN_KEYS
+from utils.config.variants import variants_of
 from utils.errors import UserError
 from utils.run_folder import is_being_trained
 
@@ -31,6 +32,8 @@ class CommandLine:
     """Whether a run of its own starts from the checkpoint."""
     device: str | None
     """The device to use instead of the config's."""
+    variants: list
+    """The runs of a series, of which the config is that of the first."""
     check: bool
     print_config: bool
 
@@ -45,14 +48,17 @@ def read_command_line(args, options):
     assignments = [(target, value) for target, value in assignments if value is not None]
     assignments += map(parse_assignment, getattr(parsed, "_set", None) or ())
     device = _choose_device(parsed.device) if getattr(parsed, "device", None) else None
-    resume, checkpoint, config = _read(parsed, assignments)
+    given = read_config(parsed.config) if parsed.config else {}
+    resume, checkpoint, config = _read(parsed, given, [*assignments, *_first_of(_variants(parsed, given, assignments))])
+    variants = _variants(parsed, config, assignments)
     return CommandLine(
         config,
-        assignments,
+        [*assignments, *_first_of(variants)],
         resume,
         checkpoint,
         new_run=bool(parsed.resume and parsed.config and parsed.resume != "auto"),
         device=device,
+        variants=variants,
         check=getattr(parsed, "_check", False),
         print_config=getattr(parsed, "_print_config", False),
     )
@@ -83,11 +89,24 @@ def _dest(option):
     return (long or option.flags)[0].lstrip("-").replace("-", "_")
 
 
-def _read(parsed, assignments):
-    """(path of the checkpoint, its content, config): its config, under the config file if both are given."""
+def _variants(parsed, config, assignments):
+    """The variants of the config that the command line asks for."""
+    changed = deep_merge({}, config)
+    for target, value in assignments:
+        with contextlib.suppress(UserError):  # which is told when the config is checked
+            set_by_path(changed, target, value, KNOWN_KEYS)
+    return variants_of(parsed, changed)
+
+
+def _first_of(variants):
+    """What the first variant sets, [(path, value)]."""
+    return [*variants[0].assignments, ("name", variants[0].name)] if variants else []
+
+
+def _read(parsed, given, assignments):
+    """(path of the checkpoint, its content, config): its config, under the given one if there are both."""
     if not parsed.resume and not parsed.config:
         raise UserError("nothing to run; give a config, as in -c config.json, or a checkpoint with -r")
-    given = read_config(parsed.config) if parsed.config else {}
     if parsed.resume == "auto":
         return _read_auto(parsed, given, assignments)
     if not parsed.resume:

@@ -305,6 +305,57 @@ def test_loader_values_that_cannot_be_are_found_before_any_data(key, value):
         ConfigParser(given, parts=PARTS)
 
 
+@pytest.mark.parametrize(
+    ("args", "other", "word"),
+    [
+        ({"fold": "6/5"}, {}, "data_loader.args.fold: got '6/5'; give one of at least two"),
+        (
+            {"fold": "1/5", "validation_split": 0.1},
+            {},
+            "data_loader.args.fold: validation_split sets samples aside too",
+        ),
+        ({"fold": "1/5"}, {"batch_size": 8}, "valid_data_loader: .*; leave data_loader.args.fold out, or this"),
+        (
+            {"validation_split": 0.1},
+            {"batch_size": 8},
+            "valid_data_loader: .*; leave data_loader.args.validation_split",
+        ),
+        ({}, {"batch_size": 8, "fold": "1/5"}, "valid_data_loader.args.fold: all its samples are validated on"),
+        ({}, {"batch_size": 0}, "valid_data_loader.args.batch_size: got 0"),
+        ({}, {"bach_size": 8}, "valid_data_loader.args.bach_size: no such argument; did you mean 'batch_size'"),
+    ],
+)
+def test_contradictions_of_what_is_validated_on_are_found_before_any_data(args, other, word):
+    loader = {"type": "MnistDataLoader", "args": {"data_dir": "data/", "batch_size": 4, **args}}
+    given = config(data_loader=loader)
+    if other:
+        given["valid_data_loader"] = {
+            "type": "MnistDataLoader",
+            "args": {"data_dir": "data/", "batch_size": 4, **other},
+        }
+    with pytest.raises(UserError, match=word):
+        ConfigParser(given, parts=PARTS)
+
+
+@pytest.mark.parametrize("how", [{"fold": "1/5"}, {"validation_split": 0.1}, None])
+def test_validation_values_can_be_monitored_whatever_they_come_from(how):
+    args = {"data_dir": "data/", "batch_size": 4}
+    given = config(data_loader={"type": "MnistDataLoader", "args": {**args, **(how or {})}})
+    given["trainer"]["monitor"] = "min val_loss"
+    if how is None:
+        with pytest.raises(UserError, match=r"nothing called 'val_loss' is logged; .* there is no valid_data_loader"):
+            ConfigParser(given, parts=PARTS)
+        given["valid_data_loader"] = {"type": "MnistDataLoader", "args": args}
+    assert ConfigParser(given, parts=PARTS)["trainer"]["monitor"] == "min val_loss"
+
+
+def test_a_project_with_scripts_of_its_own_may_have_loaders_of_its_own():
+    names = ("train_loader", "valid_loader", "test_loader", "val_data_loader")
+    assert ConfigParser(config(**{name: {"file": "x"} for name in names})).own_keys == list(names)
+    with pytest.raises(UserError, match="test_loader: no such key; did you mean 'test_data_loader'"):
+        ConfigParser(config(test_loader={}), parts=PARTS)
+
+
 @pytest.mark.old_defect(17)
 def test_run_folder_is_made_when_asked_for_and_no_two_runs_share_it(tmp_path):
     given = config(trainer={"epochs": 1, "save_dir": str(tmp_path / "saved")})

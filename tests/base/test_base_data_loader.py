@@ -115,6 +115,27 @@ def test_workers_outlive_an_epoch_and_draw_anew_in_each():
     assert torch.equal(next(passes(loaders[1], [2])), second)
 
 
+def test_a_loader_to_validate_on_is_whole_in_a_fixed_order_and_as_validation_sees_it():
+    trained = BaseDataLoader(Numbers(), 4, True, 0, 0)
+    loader = BaseDataLoader(Numbers(), 4, True, 0, 0, valid_dataset=Numbers(sign=-1), drop_last=True)
+    assert samples(loader.as_validation(beside=trained)) == [-index for index in range(20)]
+    jittered = BaseDataLoader(TinyData(jitter=1.0), 50, True, 0, 0).as_validation()
+    assert torch.equal(next(iter(jittered))[0], next(iter(jittered))[0])
+    split = BaseDataLoader(Numbers(), 4, True, 6, 0)
+    assert sorted(samples(split.as_validation()) + samples(split.split_validation())) == list(range(20))
+
+
+def test_loaders_that_do_not_go_together_are_refused():
+    cats, dogs, split = (BaseDataLoader(Numbers(), 4, True, share, 0) for share in (0, 0, 0.1))
+    cats.classes, dogs.classes = ["cat"], ["dog"]
+    with pytest.raises(
+        UserError, match=r"valid_data_loader: its classes are \['dog'\], and those of data_loader \['cat'\]"
+    ):
+        dogs.as_validation(beside=cats)
+    with pytest.raises(UserError, match="valid_data_loader: data_loader sets validation samples aside already"):
+        dogs.as_validation(beside=split)
+
+
 def test_validation_samples_are_drawn_the_same_in_every_epoch():
     loader = BaseDataLoader(TinyData(jitter=1.0), 8, True, 10, 0)
     valid = loader.split_validation()

@@ -1,0 +1,57 @@
+"""Training, validation and test data from a loader each, with train.py and test.py as a user types them."""
+
+import numpy as np
+import pytest
+
+from helpers import run
+from utils.checkpoint import load_checkpoint
+from utils.json_io import read_json, write_json
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(path of a config, folder of its run): 30 samples to train on, 20 to validate on and 10 to test on."""
+    folder = tmp_path_factory.mktemp("separate")
+    generator = np.random.default_rng(0)
+
+    def loader(number, **args):
+        for name, array in (("x", generator.normal(size=(number, 4))), ("y", generator.integers(0, 3, number))):
+            np.save(folder / f"{name}{number}.npy", array)
+        places = {"data": f"{folder}/x{number}.npy", "target": f"{folder}/y{number}.npy"}
+        return {"type": "arrays.ArrayDataLoader", "args": {**places, "batch_size": 8, **args}}
+
+    config = {
+        "name": "separate",
+        "arch": {"type": "torch.nn.Linear", "args": {"in_features": 4, "out_features": 3}},
+        "data_loader": loader(30, balance_classes=True),
+        "valid_data_loader": loader(20),
+        "test_data_loader": loader(10, training=True),
+        "optimizer": {"type": "SGD", "args": {"lr": 0.1}},
+        "loss": "torch.nn.CrossEntropyLoss",
+        "metrics": ["accuracy"],
+        "trainer": {"epochs": 2, "save_dir": str(folder / "saved"), "monitor": "min val_loss", "tensorboard": False},
+    }
+    write_json(config, folder / "job.json")
+    run("train.py", "-c", folder / "job.json")
+    (run_folder,) = folder.glob("saved/models/separate/*")
+    return folder / "job.json", run_folder
+
+
+def test_each_part_is_measured_on_its_own_data(trained):
+    _, folder = trained
+    for split in ("train", "valid", "test"):
+        run("test.py", "-r", folder / "checkpoint-epoch2.pth", "--split", split)
+    results = read_json(folder / "test_results.json")["checkpoint-epoch2.pth"]
+    assert [results[split]["samples"] for split in ("train", "valid", "test")] == [30, 20, 10]
+    log = load_checkpoint(folder / "checkpoint-epoch2.pth")["log"]
+    assert {f"val_{key}": results["valid"][key] for key in ("loss", "accuracy")} == {
+        key: log[key] for key in ("val_loss", "val_accuracy")
+    }
+
+
+def test_folds_beside_a_loader_to_validate_on_are_refused(trained):
+    job, _ = trained
+    done = run("train.py", "-c", job, "--folds", "2", status=2)
+    assert "valid_data_loader: data_loader sets validation samples aside already; leave data_loader.args.fold out" in (
+        done.stderr
+    )

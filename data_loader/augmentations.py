@@ -18,13 +18,12 @@ class RandomShift:
         self.flip = flip
 
     def __call__(self, images):
-        number, _, height, width = images.shape
+        number, channels, height, width = images.shape
         down, right = torch.randint(2 * self.most + 1, (2, number, 1))
         rows = down + torch.arange(height)
         columns = right + torch.arange(width)
         if self.flip:
             columns = torch.where(torch.rand(number, 1) < 0.5, columns.flip(1), columns)
-        padded = F.pad(images, [self.most] * 4)
-        rows, columns = rows.to(images.device), columns.to(images.device)
-        each = torch.arange(number, device=images.device)[:, None, None]
-        return padded.movedim(1, -1)[each, rows[:, :, None], columns[:, None, :]].movedim(-1, 1).contiguous()
+        places = rows[:, :, None] * (width + 2 * self.most) + columns[:, None, :]
+        places = places.to(images.device).view(number, 1, -1).expand(-1, channels, -1)
+        return F.pad(images, [self.most] * 4).flatten(2).gather(2, places).view_as(images)

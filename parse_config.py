@@ -119,7 +119,7 @@ class ConfigParser:
         found, keywords = self._look_up(name, as_spec(name, self._config.get(name)), module, args, kwargs, whole=False)
         return functools.partial(found, *args, **keywords)
 
-    def find_type(self, name, module, default):
+    def find_type(self, name, module, default=None):
         """The class or function that the type of section `name` names; without one, the default of that name."""
         spec = {"type": self._config[name].get("type", default)}
         return self._look_up(name, spec, module, whole=False)[0]
@@ -150,14 +150,10 @@ class ConfigParser:
         found, keywords = self._look_up(section, as_spec(path, spec), module, args, kwargs, path=path)
         return _call(path, found, args, keywords)
 
-    def find(self, name, module):
-        """The class or function that section `name` names."""
-        spec = as_spec(name, self._config.get(name))
-        return resolve(spec["type"], module, self._parts.get(name, OWN_SECTION))
-
     def parameters(self, name, module):
         """Names of the arguments that the class of section `name` takes."""
-        return [parameter.name for parameter in signature_of(self.find(name, module))]
+        spec = as_spec(name, self._config.get(name))
+        return [p.name for p in signature_of(resolve(spec["type"], module, self._parts.get(name, OWN_SECTION)))]
 
     def load_checkpoint(self):
         """What the checkpoint to go on from holds. What from_args has read is handed out once and not kept."""

@@ -10,7 +10,6 @@ import signal
 import statistics
 import subprocess
 import sys
-from pathlib import Path
 
 from logger import CsvLog
 from utils.checkpoint import newest_run
@@ -31,9 +30,9 @@ def train_series(config):
     folders = []
     for i, variant in enumerate(config.variants, start=1):
         goes_on = config.resume is not None and has_begun(settings.save_dir, variant.name, config.resume.parent)
-        command = ["train.py", *flags, *variant.flags, *(["-r", "auto"] if goes_on else [])]
+        command = [sys.argv[0], *flags, *variant.flags, *(["-r", "auto"] if goes_on else [])]
         print(f"\n{variant.label}, {i} of {len(config.variants)}: python {shlex.join(command)}", flush=True)
-        status = _run([sys.executable, Path(sys.argv[0]), *command[1:]])
+        status = _run([sys.executable, *command])
         if status:
             print(
                 f"{variant.label} ended with status {status}; go on with: python {shlex.join(again)}", file=sys.stderr
@@ -122,7 +121,7 @@ def _other_flags(arguments):
         parser.add_argument(*names)
     given, others = parser.parse_known_args(arguments)
     series = ["--folds", given.folds] if given.folds else ["--seeds", given.seeds]
-    return others, ["train.py", *others, *series, "-r", "auto"]
+    return others, [sys.argv[0], *others, *series, "-r", "auto"]
 
 
 def _run(command):

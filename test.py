@@ -83,7 +83,7 @@ def test_arguments(config, module_data, name):
             "use --split valid or train"
         )
     arguments = {"training": False if name == "data_loader" else given.get("training", False)}
-    if not config.find(name, module_data).fits_on_training_part:
+    if not config.find_type(name, module_data).fits_on_training_part:
         arguments |= {"validation_split": 0, "fold": None}
     return {key: value for key, value in arguments.items() if key in known}
 

@@ -13,9 +13,9 @@ class TextDataLoader(BaseDataLoader):
 
     path: a text file, in whatever encoding, since tokens are its bytes: 0 to 255. Position i of the target is the byte
     behind position i of the input; every byte of the text but the first is a target once, save for a last incomplete
-    block. test_path: the text that training=False serves. fold: "3/5" validates on the third of five parts. blocks of
-    a split are drawn from all over the text; for a part of the text of its own, use a valid_data_loader.
-    device_resident: keep the text on the GPU.
+    block. test_path: the text that training=False serves. fold: "3/5" validates on the third of five parts. Blocks set
+    aside lie all over the text; for a text of its own to validate on, give a valid_data_loader. device_resident: keep
+    the text on the GPU.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ import json
 import logging
 from pathlib import Path
 
-from logger import setup_logging
+from logger import TrackerList, setup_logging
 from utils.checkpoint import load_checkpoint
 from utils.config.check import as_spec, check_config, check_types, metric_name
 from utils.config.command_line import read_command_line
@@ -139,6 +139,11 @@ class ConfigParser:
     def init_callbacks(self, name="callbacks"):
         """The callbacks, in the config's order, from trainer/callbacks.py or a file beside it."""
         return [self.build(f"{name}.{i}", entry) for i, entry in enumerate(self._config.get(name, []))]
+
+    def init_trackers(self, name="trackers"):
+        """The TrackerList, from logger/trackers.py or a file beside it."""
+        trackers = [self.build(f"{name}.{i}", entry) for i, entry in enumerate(self._config.get(name, []))]
+        return TrackerList(trackers, self._config, self.get_logger("trackers"))
 
     def build(self, path, spec, *args, **kwargs):
         """The object that a spec {"type", "args"} describes, as init_obj builds it, wherever it stands in a section.

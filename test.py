@@ -108,7 +108,8 @@ if __name__ == "__main__":
     parser.add_argument("--split", choices=["test", "valid", "train"], default="test", help="which samples (test)")
     parser.add_argument("--bs", "--batch_size", type=int, metavar="N", help="batch size, by default the config's")
     with clean_exit():
-        config = ConfigParser.from_args(parser, parts=PARTS, also_logged=None)
+        built = {name: part for name, part in PARTS.items() if name != "trackers"}  # whose packages may not be here
+        config = ConfigParser.from_args(parser, parts=built, also_logged=None)
         arguments = parser.parse_args()
         if config.resume is None:
             raise UserError("nothing to test; give a checkpoint with -r")

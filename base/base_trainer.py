@@ -81,7 +81,7 @@ class BaseTrainer(ABC):
         self._callbacks.call("check", self)
         self.checkpoint_dir = config.save_dir  # makes the run's folders, so only now that nothing can be refused
         self.saver = CheckpointSaver(self.checkpoint_dir, config.resume, settings.keep_last, settings.async_save)
-        self.writer = TensorboardWriter(config.log_dir, self.logger, settings.tensorboard)
+        self.writer = TensorboardWriter(config.log_dir, self.logger, settings.tensorboard, config.init_trackers())
         self.table = CsvLog(config.log_dir / "metrics.csv")
 
     @abstractmethod
@@ -91,7 +91,7 @@ class BaseTrainer(ABC):
     def train(self):
         """Run the epochs that are left. Each starts from random generators seeded by (seed, epoch)."""
         self._unsavable = find_unsavable(self, self.logger)
-        with self.stop_signal:  # also while the last checkpoint is written
+        with self.stop_signal, self.writer:  # also while the last checkpoint is written
             try:
                 self._begin()
                 with contextlib.suppress(_Stopped):
@@ -116,7 +116,6 @@ class BaseTrainer(ABC):
                 error = self.saver.close()
                 if error is not None:  # only beside another one, which is on its way already
                     self.logger.error("%s", error)
-                self.writer.close()
 
     def _begin(self):
         """Put back what a checkpoint held, and see whether there is anything left to train."""
@@ -134,6 +133,7 @@ class BaseTrainer(ABC):
             monitored = None if self.monitor == "off" else self.mnt_metric
             place = self.start_epoch - 1, self.batches_done
             self.saver.leave_later_epochs(*place, monitored, self.mnt_best, self.logger)
+        self.writer.start()
 
     def _run_epochs(self):
         if self.settings.on_nonfinite == "rollback":  # needs a checkpoint of this config to go back to

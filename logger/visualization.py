@@ -1,4 +1,4 @@
-"""TensorBoard files of a run."""
+"""TensorBoard files of a run, and what its trackers get of them."""
 
 import contextlib
 import io
@@ -7,32 +7,51 @@ import time
 import warnings
 from pathlib import Path
 
+from logger.base_tracker import TrackerList
 from utils.errors import UserError
 
 
 class TensorboardWriter:
     """A SummaryWriter that fills in the step and puts the mode behind each tag ("loss/train", "loss/valid").
 
-    log_dir: folder of the event files. enabled: False makes every method do nothing. The SummaryWriter itself is
-    the attribute writer (None if not enabled), for what has no method here.
+    log_dir: folder of the event files. enabled: False writes none. The SummaryWriter itself is the attribute writer
+    (None if not enabled), for what has no method here. trackers: a TrackerList that gets numbers and images too,
+    between entering and leaving the writer. The attribute enabled says whether anybody gets anything.
 
     A run that resumes takes back, through load_state_dict, what was written after its checkpoint, so that no point is
     there twice. Raises UserError if the files cannot be written.
     """
 
-    def __init__(self, log_dir, logger, enabled):
-        self.log_dir = log_dir
+    def __init__(self, log_dir, logger, enabled, trackers=None):
+        self.log_dir = Path(log_dir)
         self.logger = logger
-        self.enabled = enabled
+        self.trackers = TrackerList() if trackers is None else trackers
+        self._tensorboard = enabled
         self.step = 0
         self.mode = ""
         self._last = None  # (mode, step, time) of the last timed set_step
         self._writer = None
 
+    def __enter__(self):
+        self.trackers.start(self.log_dir)
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        outcome = "finished" if kind is None else "failed" if issubclass(kind, Exception) else "stopped"
+        try:
+            self.close()
+        finally:
+            self.trackers.close(outcome)
+
+    @property
+    def enabled(self):
+        """Whether TensorBoard or a tracker gets what is added."""
+        return bool(self._tensorboard or self.trackers)
+
     @property
     def writer(self):
         """The SummaryWriter, made when it is first asked for."""
-        if self._writer is None and self.enabled:
+        if self._writer is None and self._tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
             with self._told():
@@ -56,18 +75,24 @@ class TensorboardWriter:
     def add_scalar(self, tag, data, *args, **kwargs):
         """One number."""
         self._add("add_scalar", tag, data, *args, **kwargs)
+        if self.trackers:
+            self.trackers.add_scalar(self._tagged(tag), data, kwargs.get("global_step", self.step))
 
     def add_scalars(self, tag, data, *args, **kwargs):
         """Several numbers in one plot. data: {name: number}."""
         self._add("add_scalars", tag, data, *args, **kwargs)
+        for name, value in data.items() if self.trackers else ():
+            self.trackers.add_scalar(f"{self._tagged(tag)}/{name}", value, kwargs.get("global_step", self.step))
 
     def add_image(self, tag, data, *args, **kwargs):
         """One picture. data: (C, H, W)."""
         self._add("add_image", tag, data, *args, **kwargs)
+        self._track_images(tag, data, **{"dataformats": "CHW", **kwargs})
 
     def add_images(self, tag, data, *args, **kwargs):
         """Pictures. data: (N, C, H, W)."""
         self._add("add_images", tag, data, *args, **kwargs)
+        self._track_images(tag, data, **{"dataformats": "NCHW", **kwargs})
 
     def add_audio(self, tag, data, *args, **kwargs):
         """Sound. data: (1, L), values in [-1, 1]."""
@@ -87,7 +112,7 @@ class TensorboardWriter:
 
     def add_embedding(self, tag, data, *args, **kwargs):
         """Points for the projector. data: (N, D)."""
-        if self.enabled:
+        if self._tensorboard:
             writer = self.writer
             with self._told():
                 writer.add_embedding(data, *args, tag=self._tagged(tag), global_step=self.step, **kwargs)
@@ -117,12 +142,16 @@ class TensorboardWriter:
                 writer.close()
 
     def state_dict(self):
-        """How long the files are, all that was written so far included."""
+        """How long the files are, all that was written so far included; and the trackers' states."""
         self.flush()
-        return {"files": {path.name: path.stat().st_size for path in self._files()}}
+        state = {"files": {path.name: path.stat().st_size for path in self._files()}}
+        return state | ({"run": self.log_dir.name, "trackers": self.trackers.state_dict()} if self.trackers else {})
 
     def load_state_dict(self, state):
-        """Cut the files back to that length; those begun later are no longer called TensorBoard's."""
+        """Cut the files back to that length; those begun later are no longer called TensorBoard's.
+
+        The trackers of another run go on in their own runs.
+        """
         self.close()
         self._last = None
         for path in self._files():
@@ -132,16 +161,23 @@ class TensorboardWriter:
                     path.rename(path.with_name(path.name.replace("tfevents", "overtaken")))
                 elif size < path.stat().st_size:
                     os.truncate(path, size)
+        if self.trackers and state.get("run") == self.log_dir.name:
+            self.trackers.load_state_dict(state["trackers"])
 
     def _add(self, method, tag, data, *args, **kwargs):
-        if self.enabled:
+        if self._tensorboard:
             kwargs.setdefault("global_step", self.step)
             writer = self.writer
             with self._told():
                 getattr(writer, method)(self._tagged(tag), data, *args, **kwargs)
 
+    def _track_images(self, tag, data, dataformats, global_step=None, **kwargs):
+        if self.trackers:
+            step = self.step if global_step is None else global_step
+            self.trackers.add_images(self._tagged(tag), data, step, dataformats)
+
     def _files(self):
-        return [path for path in Path(self.log_dir).glob("*tfevents*") if path.is_file() and not path.is_symlink()]
+        return [path for path in self.log_dir.glob("*tfevents*") if path.is_file() and not path.is_symlink()]
 
     @contextlib.contextmanager
     def _told(self):
@@ -149,7 +185,7 @@ class TensorboardWriter:
         try:
             yield
         except OSError as error:
-            self._writer = self.enabled = None  # it would raise the same at every further call
+            self._writer = self._tensorboard = None  # it would raise the same at every further call
             raise UserError(f"{self.log_dir}: cannot write the TensorBoard files: {error.strerror or error}") from error
 
     def _tagged(self, tag):

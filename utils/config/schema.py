@@ -201,6 +201,8 @@ class Config(RunSettings):
     """The learning-rate scheduler: a class of torch.optim.lr_scheduler. Or several under the names of optimizers."""
     callbacks: list[_named(Component)] = []
     """What happens at moments of a run, in this order: classes in trainer/callbacks.py."""
+    trackers: list[_named(Component)] = []
+    """Where numbers and images go besides TensorBoard: classes in logger/trackers.py."""
     trainer: TrainerSettings
     """How to train."""
 

@@ -1,7 +1,10 @@
 """Resolve the "type" names of a config to classes and functions, of the right kind and from allowed places only."""
 
+import ast
 import importlib
+import importlib.util
 import inspect
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +68,7 @@ PARTS = {
     ),
     "trainer": Part("trainer.trainer", bases=("base.base_trainer.BaseTrainer",), given=7),
     "callbacks": Part("trainer.callbacks", bases=("base.base_callback.BaseCallback",)),
+    "trackers": Part("logger.trackers", bases=("logger.base_tracker.BaseTracker",)),
     "data_loader": _LOADER,
     "valid_data_loader": _LOADER,
     "test_data_loader": _LOADER,
@@ -107,6 +111,9 @@ def resolve(name, module, part):
     if not inspect.isclass(found) and not inspect.isroutine(found):
         raise UserError(f"{name!r} is neither a class nor a function")
     _require_kind(found, name, home, part)
+    package = getattr(found, "needs_package", None)
+    if package and importlib.util.find_spec(package) is None:
+        raise UserError(f"{name!r} needs the package {package}; install it: pip install {package}")
     return found
 
 
@@ -273,7 +280,10 @@ _JSON_TYPES = {
 
 
 def _accepts(parameter, value):
-    """False only if the parameter's annotation, a union of plain types, leaves no place for the value."""
+    """False only if the parameter's annotation, a Literal or a union of plain types, leaves no place for the value."""
+    literal = re.fullmatch(r"(?:typing\.)?Literal(\[.*\])", str(parameter.annotation))
+    if literal:
+        return value in ast.literal_eval(literal[1])
     members = [member.strip().removeprefix("torch.") for member in str(parameter.annotation).split("|")]
     if parameter.annotation is inspect.Parameter.empty or not set(members) <= _JSON_TYPES.keys():
         return True

@@ -1,0 +1,197 @@
+"""BaseTracker: somewhere else that a run's numbers and images go, named in the config's "trackers"."""
+
+import collections
+
+from utils.errors import UserError
+
+
+class BaseTracker:
+    """Sends a run's numbers and images somewhere. A subclass overrides what it wants.
+
+    An error that it raises in start ends the run before it has begun. One that it raises later does not end training:
+    see TrackerList. What must survive a restart, such as the id of the run there, goes into state_dict.
+    """
+
+    needs_package = None
+    """Name of the package that must be installed for it."""
+
+    def start(self, log_dir, config):
+        """Open it, before the first batch. log_dir: Path of the run's logs, called like the run. config: dict."""
+
+    def add_scalars(self, values, step):
+        """The numbers of one step. values: {tag: float}, as {"loss/train": 0.5}."""
+
+    def add_image(self, tag, image, step):
+        """One picture. image: (H, W, 3) uint8 NumPy array."""
+
+    def close(self, outcome):
+        """The end. outcome: "finished"; "stopped", by a signal; or "failed", by an error."""
+
+    def state_dict(self):
+        """What must survive a restart: plain values."""
+        return {}
+
+    def load_state_dict(self, state):
+        """Put it back: before start, and later when a run goes back to a checkpoint."""
+
+
+class TrackerList:
+    """Trackers, each given the images and one row {tag: number} for each step, when the step is over.
+
+    Training outlives a tracker that fails, and no number is lost silently: a failure is a warning, rows then wait, in
+    the checkpoints too, and are offered again at each checkpoint and at the end. What was not taken even then is an
+    error, when all else is done. Images do not wait.
+    """
+
+    def __init__(self, trackers=(), config=None, logger=None):
+        self.config = config
+        self.logger = logger
+        self.started = False
+        self._posts = [_Post(f"trackers.{i}: {type(t).__name__}", t, logger) for i, t in enumerate(trackers)]
+        self._step, self._row = 0, {}  # under way
+
+    def __bool__(self):
+        return bool(self._posts)
+
+    def start(self, log_dir):
+        """Open all. Raises UserError if one cannot."""
+        for post in self._posts:
+            try:
+                post.tracker.start(log_dir, self.config)
+            except Exception as error:
+                raise UserError(f"{post.name} cannot start: {_in_a_line(error)}") from error
+        self.started = True
+
+    def clear(self):
+        """Have no trackers any more."""
+        self._posts = []
+
+    def add_scalar(self, tag, value, step):
+        """Put a number into the step's row; another step, or a second number of the tag, begins a new row."""
+        if step != self._step or tag in self._row:
+            self._end_row()
+        self._step = step
+        self._row[tag] = float(value.item() if hasattr(value, "item") else value)
+
+    def add_images(self, tag, images, step, dataformats):
+        """Send one picture, or several as one. dataformats: which axis is which, as "NCHW"."""
+        for post in self._posts:
+            if type(post.tracker).add_image is not BaseTracker.add_image:
+                post.send_image(tag, images, step, dataformats)
+
+    def close(self, outcome):
+        """Send what waits, and end all. Raises UserError for what was not taken, if no other error is on its way."""
+        if not self.started:
+            return
+        self.started = False
+        self._end_row()
+        lost = [line for post in self._posts for line in post.close(outcome)]
+        if lost and outcome == "finished":
+            raise UserError("\n".join(lost))
+        for line in lost:
+            self.logger.error("%s", line)
+
+    def state_dict(self):
+        """The trackers' states, and what they have not been given or not taken."""
+        for post in self._posts if self.started else ():
+            post.send()
+        posts = {name: {"state": post.tracker.state_dict(), "rows": list(post.rows)} for name, post in self._named()}
+        return {"step": self._step, "row": dict(self._row), "trackers": posts}
+
+    def load_state_dict(self, state):
+        """Put it back; a tracker that has no state begins anew."""
+        self._step, self._row = int(state["step"]), dict(state["row"])
+        for name, post in self._named():
+            saved = state["trackers"].get(name, {"rows": []})
+            post.rows = collections.deque(saved["rows"])
+            if "state" in saved:
+                post.tracker.load_state_dict(saved["state"])
+
+    def _end_row(self):
+        for post in self._posts if self._row else ():
+            post.rows.append((self._step, self._row))
+            if post.error is None:
+                post.send()
+        self._row = {}
+
+    def _named(self):
+        """(class name, post) of each, with a number behind the name from the second of a class on."""
+        seen = collections.Counter()
+        for post in self._posts:
+            name = type(post.tracker).__name__
+            seen[name] += 1
+            yield (name if seen[name] == 1 else f"{name}.{seen[name]}"), post
+
+
+class _Post:
+    """One tracker, and the rows that it has not taken yet."""
+
+    def __init__(self, name, tracker, logger):
+        self.name = name
+        self.tracker = tracker
+        self.logger = logger
+        self.rows = collections.deque()  # (step, {tag: number})
+        self.images_lost = 0
+        self.error = self.last_error = None  # why it does not work now, and did not lately
+
+    def send(self):
+        """Offer the rows that wait, the oldest first."""
+        while self.rows and self._attempt(self.tracker.add_scalars, self.rows[0][1], self.rows[0][0]):
+            self.rows.popleft()
+
+    def send_image(self, tag, images, step, dataformats):
+        """Offer a picture."""
+        sent = self._attempt(lambda: self.tracker.add_image(tag, as_picture(images, dataformats), step))
+        self.images_lost += not sent
+
+    def close(self, outcome):
+        """Offer what waits, and end; returns a line for each thing that was lost."""
+        self.send()
+        counts = {"steps": len(self.rows), "images": self.images_lost}
+        lost = [f"{self.name} did not take {count} {what}: {self.last_error}" for what, count in counts.items() if count]
+        try:
+            self.tracker.close(outcome)
+        except Exception as error:
+            lost.append(f"{self.name} did not end well: {_in_a_line(error)}")
+        return lost
+
+    def _attempt(self, method, *arguments):
+        """Whether a call went well. That it did not is told, and that it does again."""
+        try:
+            method(*arguments)
+        except Exception as error:
+            if self.error is None:
+                what = "training goes on, its numbers wait to be offered again, its images are lost"
+                self.logger.warning("%s: %s; %s", self.name, _in_a_line(error), what)
+            self.error = self.last_error = _in_a_line(error)
+            return False
+        if self.error is not None:
+            self.logger.info("%s: works again", self.name)
+        self.error = None
+        return True
+
+
+def as_picture(images, dataformats):
+    """(H, W, 3) uint8 array of one picture, or of several in rows of 8; floats are in [0, 1], gray becomes RGB.
+
+    images: tensor or array. dataformats: a letter for each axis, as "CHW", "NCHW" or "HW".
+    """
+    import torch
+
+    axes = dataformats.upper()
+    images = torch.as_tensor(images).detach().cpu()
+    images = images.permute([axes.index(axis) for axis in "NCHW" if axis in axes])
+    images = images if "C" in axes else images.unsqueeze(-3)
+    images = images if "N" in axes else images.unsqueeze(0)
+    if images.is_floating_point():
+        images = images.float().mul(255).round().clamp(0, 255)
+    images = images.to(torch.uint8).expand(-1, 3, -1, -1)
+    columns = min(8, len(images))
+    empty = images.new_zeros(-len(images) % columns, *images.shape[1:])
+    grid = torch.cat([images, empty]).unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2)  # row, H, column, W, 3
+    return grid.flatten(0, 1).flatten(1, 2).numpy()
+
+
+def _in_a_line(error):
+    text = (str(error).strip() or "no reason given").splitlines()[0][:300]
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"

@@ -1,0 +1,156 @@
+"""YOURS to extend: where a run's numbers and images go besides TensorBoard, named in the config's "trackers"."""
+
+import json
+import re
+import time
+import uuid
+from typing import Literal
+
+from logger.base_tracker import BaseTracker
+from utils.errors import UserError
+
+
+class JsonLines(BaseTracker):
+    """metrics.jsonl in the run's log folder: {"step": 12, "loss/train": 0.5, ...} on each line; nan and inf are null."""
+
+    def __init__(self):
+        self.path = None
+        self.length = 0  # bytes written
+
+    def start(self, log_dir, config):
+        self.path = log_dir / "metrics.jsonl"
+        if self.path.is_symlink():
+            raise UserError(f"{self.path}: is a link; nothing is written through one")
+        self.path.touch()
+        self.length = min(self.length, self.path.stat().st_size)
+
+    def add_scalars(self, values, step):
+        finite = {tag: value if abs(value) < float("inf") else None for tag, value in values.items()}
+        line = json.dumps({"step": step, **finite}).encode() + b"\n"
+        with open(self.path, "r+b") as file:
+            file.truncate(self.length)  # what a run wrote that went on from an earlier step, or half of a line
+            file.seek(self.length)
+            file.write(line)
+        self.length += len(line)
+
+    def state_dict(self):
+        return {"length": self.length}
+
+    def load_state_dict(self, state):
+        self.length = int(state["length"])
+
+
+class Wandb(BaseTracker):
+    """A run of Weights & Biases, drawn over the axis "step". Its local files are in the run's log folder.
+
+    name: by default the run folder's. mode: "offline" keeps all in the local files, for `wandb sync`.
+    """
+
+    needs_package = "wandb"
+
+    def __init__(
+        self,
+        project: str,
+        entity: str | None = None,
+        name: str | None = None,
+        group: str | None = None,
+        tags: list[str] | None = None,
+        mode: Literal["online", "offline"] = "online",
+    ):
+        self.settings = {"project": project, "entity": entity, "name": name, "group": group, "tags": tags, "mode": mode}
+        self.run_id = uuid.uuid4().hex[:16]
+        self.run = None
+
+    def start(self, log_dir, config):
+        import wandb
+
+        settings = self.settings | {"name": self.settings["name"] or log_dir.name}
+        self.run = wandb.init(
+            **settings,
+            id=self.run_id,
+            resume="allow",
+            dir=str(log_dir),
+            config=config,
+            allow_val_change=True,
+            settings=wandb.Settings(console="off"),
+        )
+        self.run.define_metric("*", step_metric="step")  # which may go back, as wandb's own may not
+
+    def add_scalars(self, values, step):
+        self.run.log({"step": step, **values})
+
+    def add_image(self, tag, image, step):
+        import wandb
+
+        self.run.log({"step": step, tag: wandb.Image(image)})
+
+    def close(self, outcome):
+        self.run.finish(exit_code={"finished": 0, "failed": 1, "stopped": 255}[outcome])
+
+    def state_dict(self):
+        return {"run_id": self.run_id}
+
+    def load_state_dict(self, state):
+        self.run_id = state["run_id"]
+
+
+class Mlflow(BaseTracker):
+    """A run of MLflow, whose parameters are the config's values and whose artifact config.json is the config.
+
+    tracking_uri: of the store, as "sqlite:///mlflow.db"; by default MLflow's own. experiment: its name. name: of the
+    run, by default the run folder's.
+    """
+
+    needs_package = "mlflow"
+
+    def __init__(self, tracking_uri: str | None = None, experiment: str = "Default", name: str | None = None):
+        self.tracking_uri, self.experiment, self.name = tracking_uri, experiment, name
+        self.run_id = None
+        self.client = None
+
+    def start(self, log_dir, config):
+        from mlflow import MlflowClient
+
+        self.client = MlflowClient(self.tracking_uri)
+        if self.run_id is None:
+            found = self.client.get_experiment_by_name(self.experiment)
+            experiment_id = found.experiment_id if found else self.client.create_experiment(self.experiment)
+            self.run_id = self.client.create_run(experiment_id, run_name=self.name or log_dir.name).info.run_id
+            self._log_params(config)
+        self.client.update_run(self.run_id, status="RUNNING")
+        self.client.log_dict(self.run_id, config, "config.json")  # which, unlike parameters, a later start may change
+
+    def add_scalars(self, values, step):
+        from mlflow.entities import Metric
+
+        now = round(1000 * time.time())
+        self.client.log_batch(self.run_id, metrics=[Metric(tag, value, now, step) for tag, value in values.items()])
+
+    def add_image(self, tag, image, step):
+        self.client.log_image(self.run_id, image, key=tag, step=step)
+
+    def close(self, outcome):
+        self.client.set_terminated(self.run_id, {"stopped": "KILLED"}.get(outcome, outcome.upper()))
+
+    def state_dict(self):
+        return {"run_id": self.run_id}
+
+    def load_state_dict(self, state):
+        self.run_id = state["run_id"]
+
+    def _log_params(self, config):
+        from mlflow.entities import Param
+
+        # what MLflow takes: these characters in names, 250 of them, 6000 in values, 100 values at once
+        params = [Param(re.sub(r"[^\w\-. :/]", "_", path)[:250], str(value)[:6000]) for path, value in _values(config)]
+        for i in range(0, len(params), 100):
+            self.client.log_batch(self.run_id, params=params[i : i + 100])
+
+
+def _values(config, path=""):
+    """(dotted path, value) of each single value of a config."""
+    if isinstance(config, (dict, list)) and config:
+        for key, item in config.items() if isinstance(config, dict) else enumerate(config):
+            yield from _values(item, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, config

@@ -55,10 +55,12 @@ class TrackerList:
 
     def start(self, log_dir):
         """Open all. Raises UserError if one cannot."""
-        for post in self._posts:
+        for i, post in enumerate(self._posts):
             try:
                 post.tracker.start(log_dir, self.config)
             except Exception as error:
+                for begun in self._posts[:i]:
+                    begun.close("failed")
                 raise UserError(f"{post.name} cannot start: {_in_a_line(error)}") from error
         self.started = True
 
@@ -92,25 +94,25 @@ class TrackerList:
             self.logger.error("%s", line)
 
     def state_dict(self):
-        """The trackers' states, and what they have not been given or not taken."""
-        for post in self._posts if self.started else ():
-            post.send()
-        posts = {name: {"state": post.tracker.state_dict(), "rows": list(post.rows)} for name, post in self._named()}
-        return {"step": self._step, "row": dict(self._row), "trackers": posts}
+        """{class name: its state, and the rows that it has not taken}."""
+        if self.started:
+            self._end_row()
+            for post in self._posts:
+                post.send()
+        return {name: {"state": post.tracker.state_dict(), "rows": list(post.rows)} for name, post in self._named()}
 
     def load_state_dict(self, state):
         """Put it back; a tracker that has no state begins anew."""
-        self._step, self._row = int(state["step"]), dict(state["row"])
+        self._row = {}
         for name, post in self._named():
-            saved = state["trackers"].get(name, {"rows": []})
-            post.rows = collections.deque(saved["rows"])
-            if "state" in saved:
-                post.tracker.load_state_dict(saved["state"])
+            if name in state:
+                post.rows = collections.deque(state[name]["rows"])
+                post.tracker.load_state_dict(state[name]["state"])
 
     def _end_row(self):
         for post in self._posts if self._row else ():
             post.rows.append((self._step, self._row))
-            if post.error is None:
+            if self.started and post.error is None:
                 post.send()
         self._row = {}
 
@@ -148,7 +150,9 @@ class _Post:
         """Offer what waits, and end; returns a line for each thing that was lost."""
         self.send()
         counts = {"steps": len(self.rows), "images": self.images_lost}
-        lost = [f"{self.name} did not take {count} {what}: {self.last_error}" for what, count in counts.items() if count]
+        lost = [
+            f"{self.name} did not take {count} {what}: {self.last_error}" for what, count in counts.items() if count
+        ]
         try:
             self.tracker.close(outcome)
         except Exception as error:

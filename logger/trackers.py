@@ -11,7 +11,7 @@ from utils.errors import UserError
 
 
 class JsonLines(BaseTracker):
-    """metrics.jsonl in the run's log folder: {"step": 12, "loss/train": 0.5, ...} on each line; nan and inf are null."""
+    """metrics.jsonl in the log folder, with {"step": 12, "loss/train": 0.5, ...} on each line; nan and inf are null."""
 
     def __init__(self):
         self.path = None
@@ -21,8 +21,8 @@ class JsonLines(BaseTracker):
         self.path = log_dir / "metrics.jsonl"
         if self.path.is_symlink():
             raise UserError(f"{self.path}: is a link; nothing is written through one")
-        self.path.touch()
-        self.length = min(self.length, self.path.stat().st_size)
+        with open(self.path, "ab") as file:
+            self.length = min(self.length, file.tell())
 
     def add_scalars(self, values, step):
         finite = {tag: value if abs(value) < float("inf") else None for tag, value in values.items()}

@@ -2,11 +2,11 @@
 
 import ast
 import importlib
-import importlib.util
 import inspect
 import re
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from utils.config.nearest import did_you_mean, nearest
@@ -112,7 +112,7 @@ def resolve(name, module, part):
         raise UserError(f"{name!r} is neither a class nor a function")
     _require_kind(found, name, home, part)
     package = getattr(found, "needs_package", None)
-    if package and importlib.util.find_spec(package) is None:
+    if package and find_spec(package) is None:
         raise UserError(f"{name!r} needs the package {package}; install it: pip install {package}")
     return found
 

@@ -61,14 +61,15 @@ class ConfigParser:
         self._parts = parts or {}
         self._run_id = run_id
         self._device = device
-        self.continues = self.resume is not None and not new_run and is_run_folder(self.resume.parent)
+        whole = self.resume is not None and self.resume.suffix != ".safetensors"
+        self.continues = whole and not new_run and is_run_folder(self.resume.parent)
         self._save_dir = self._log_dir = None
         for target, value in (modification or {}).items():
             if value is not None:
                 set_by_path(self._config, target, value, KNOWN_KEYS)
         self._checkpoint = None  # its content, once from_args has read it
         self.variants = []  # of this config: the runs that --folds or --seeds ask for
-        self.own_keys = check_config(self._config, self._parts, also_logged)
+        self.own_keys = check_config(self._config, self._parts, also_logged, begins=resume is None)
 
     @classmethod
     def from_args(cls, args, options=(), parts=None, also_logged=()):

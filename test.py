@@ -46,8 +46,9 @@ def main(config, split, batch_size):
     tracker = MetricTracker("loss", *(metric.__name__ for metric in metrics))
     values = evaluate(model, criterion, metrics, loader, device, tracker, precision)
     samples = len(loader.sampler)
+    place = f", epoch {checkpoint['epoch']}" if "epoch" in checkpoint else ""
     within = f" and {checkpoint['batch']} batches" if checkpoint.get("batch") else ""
-    logger.info("%s, epoch %s%s, on %d %s samples", config.resume, checkpoint.get("epoch"), within, samples, split)
+    logger.info("%s%s%s, on %d %s samples", config.resume, place, within, samples, split)
     for name, value in values.items():
         logger.info("    %s: %s", name, value)
     trained = {"epoch": checkpoint.get("epoch")} | ({"batch": checkpoint["batch"]} if within else {})

@@ -22,6 +22,7 @@ def main(config):
     from trainer.optimizers import build_optimizer
     from trainer.schedules import build_schedule
     from utils.device import prepare_device
+    from utils.initial_weights import load_initial_weights
     from utils.model_summary import example_input, model_summary
     from utils.seed import make_deterministic, seed_everything
 
@@ -32,7 +33,10 @@ def main(config):
     device, device_ids = prepare_device(settings.n_gpu, settings.device)
 
     # the model, and what trains and measures it
-    model = config.init_obj("arch", module_arch).to(device)
+    model = config.init_obj("arch", module_arch)
+    if config.resume is None and config.get("init_weights"):
+        config.get_logger("weights").info(load_initial_weights(model, **config["init_weights"]))
+    model = model.to(device)
     criterion = config.init_loss(module_loss)
     if isinstance(criterion, torch.nn.Module):
         criterion = criterion.to(device)
@@ -76,6 +80,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Train a model as a config says.", allow_abbrev=False)
     parser.add_argument("-c", "--config", metavar="FILE", help="config file: .json, .yaml or .toml")
     parser.add_argument("-r", "--resume", metavar="CHECKPOINT", help=RESUME_HELP)
+    parser.add_argument("--weights-only", action="store_true", help="take only the weights of -r, into a new run")
     parser.add_argument("-d", "--device", metavar="DEVICE", help="GPUs to use, as in 2,3; or auto, cpu, cuda, mps")
     parser.add_argument("--fold", dest="_fold", metavar="K/N", help="validate on the Kth of N parts of the data")
     parser.add_argument(

@@ -49,6 +49,7 @@ class TrackerList:
         self.started = False
         self._posts = [_Post(f"trackers.{i}: {type(t).__name__}", t, logger) for i, t in enumerate(trackers)]
         self._step, self._row = 0, {}  # under way
+        self._early_images = []
 
     def __bool__(self):
         return bool(self._posts)
@@ -63,10 +64,8 @@ class TrackerList:
                     begun.close("failed")
                 raise UserError(f"{post.name} cannot start: {_in_a_line(error)}") from error
         self.started = True
-
-    def clear(self):
-        """Have no trackers any more."""
-        self._posts = []
+        for early in self._early_images:
+            self.add_images(*early)
 
     def add_scalar(self, tag, value, step):
         """Put a number into the step's row; another step, or a second number of the tag, begins a new row."""
@@ -77,6 +76,9 @@ class TrackerList:
 
     def add_images(self, tag, images, step, dataformats):
         """Send one picture, or several as one. dataformats: which axis is which, as "NCHW"."""
+        if not self.started:
+            self._early_images.append((tag, images, step, dataformats))
+            return
         for post in self._posts:
             if type(post.tracker).add_image is not BaseTracker.add_image:
                 post.send_image(tag, images, step, dataformats)
@@ -103,7 +105,7 @@ class TrackerList:
 
     def load_state_dict(self, state):
         """Put it back; a tracker that has no state begins anew."""
-        self._row = {}
+        self._row, self._early_images = {}, []
         for name, post in self._named():
             if name in state:
                 post.rows = collections.deque(state[name]["rows"])

@@ -16,7 +16,7 @@ class TensorboardWriter:
 
     log_dir: folder of the event files. enabled: False writes none. The SummaryWriter itself is the attribute writer
     (None if not enabled), for what has no method here. trackers: a TrackerList that gets numbers and images too,
-    between entering and leaving the writer. The attribute enabled says whether anybody gets anything.
+    from start() on until the writer, entered, is left. The attribute enabled says whether anybody gets anything.
 
     A run that resumes takes back, through load_state_dict, what was written after its checkpoint, so that no point is
     there twice. Raises UserError if the files cannot be written.
@@ -32,8 +32,11 @@ class TensorboardWriter:
         self._last = None  # (mode, step, time) of the last timed set_step
         self._writer = None
 
-    def __enter__(self):
+    def start(self):
+        """Open the trackers, before the first batch. Raises UserError if one cannot."""
         self.trackers.start(self.log_dir)
+
+    def __enter__(self):
         return self
 
     def __exit__(self, kind, error, traceback):

@@ -51,7 +51,7 @@ def save_checkpoint(state, path):
     import torch
 
     state = plain(state)
-    with _replacing(Path(path)) as file:
+    with replacing(Path(path)) as file:
         sealed = _SealedFile(file)
         try:
             torch.save(state, sealed)
@@ -62,18 +62,23 @@ def save_checkpoint(state, path):
 
 def copy_checkpoint(source, path):
     """Put a copy of a checkpoint file at path, as safely as save_checkpoint writes one."""
-    with open(source, "rb") as original, _replacing(Path(path)) as copy:
+    with open(source, "rb") as original, replacing(Path(path)) as copy:
         shutil.copyfileobj(original, copy, 1 << 24)
 
 
 def load_checkpoint(path):
     """The dict that was saved, tensors on the CPU. Raises CheckpointError for anything that is not whole and safe.
 
-    Also reads files without a checksum: those of plain torch.save and of the old template.
+    Also reads files without a checksum: those of plain torch.save, which may be a state_dict alone, those of the old
+    template, and .safetensors.
     """
     import torch
 
     path = Path(path)
+    if path.suffix == ".safetensors":
+        from utils.safetensors_io import read_safetensors
+
+        return _require_kinds(read_safetensors(path), path)
     sealed = _verify(path)
     try:
         if sealed:
@@ -86,6 +91,13 @@ def load_checkpoint(path):
         name = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"it refers to {name[1]}" if name else "its content is not that of a checkpoint"
         raise CheckpointError(f"{path}: refused: {reason}; only tensors and plain values are read") from error
+    if isinstance(state, dict) and state and all(isinstance(value, torch.Tensor) for value in state.values()):
+        state = {"state_dict": state}
+    return _require_kinds(state, path)
+
+
+def _require_kinds(state, path):
+    """The state. Raises CheckpointError if it is not that of a checkpoint."""
     if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
         raise CheckpointError(f"{path}: not a checkpoint: it holds no 'state_dict'")
     for key, kind in _KINDS.items():
@@ -231,7 +243,7 @@ def _plain_dict(value, where, copy):
 
 
 @contextlib.contextmanager
-def _replacing(path):
+def replacing(path):
     """A temporary file to write, which then, flushed to the disk, takes the place of the one at path."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -17,14 +17,19 @@ def load_weights(model, state_dict):
 
     A "module." before every name, as a wrapped model's own state_dict has it, is taken off.
     """
-    if state_dict and all(name.startswith("module.") for name in state_dict):
-        state_dict = {name.removeprefix("module."): value for name, value in state_dict.items()}
     model = unwrapped(model)
     try:
-        model.load_state_dict(state_dict)
+        model.load_state_dict(without_wrapper(state_dict))
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:]]
         raise UserError(f"the checkpoint does not fit the model {type(model).__name__}: {' '.join(lines)}") from None
+
+
+def without_wrapper(state_dict):
+    """The state_dict without a "module." that stands before all its names."""
+    if not all(name.startswith("module.") for name in state_dict):
+        return state_dict
+    return {name.removeprefix("module."): value for name, value in state_dict.items()}
 
 
 def load_optimizer(optimizer, state_dict, settings_as_built):

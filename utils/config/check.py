@@ -3,6 +3,9 @@
 import collections
 import importlib
 import inspect
+import re
+from importlib.util import find_spec
+from pathlib import Path
 
 from utils.config.files import names_several
 from utils.config.nearest import did_you_mean
@@ -20,12 +23,12 @@ from utils.errors import UserError
 from utils.folds import parse_fold
 
 
-def check_config(config, parts, also_logged=()):
+def check_config(config, parts, also_logged=(), begins=True):
     """The config's keys that the framework does not know, its project's own.
 
     parts: {section: Part} of what is built by name; {} if the project's own script decides that. also_logged: names
-    that the trainer logs besides the loss and the metrics, None if nothing will be monitored. Nothing is imported,
-    so the answer comes within the first second. Raises UserError with one line for each mistake.
+    that the trainer logs besides the loss and the metrics, None if nothing will be monitored. begins: whether the
+    weights are still to be initialised, so that their file must be there. Nothing is imported, so the answer comes within the first second. Raises UserError with one line for each mistake.
     """
     mistakes, own_keys = mistakes_in(config, whole=bool(parts))
     for path, spec, part in _components(config, parts):
@@ -35,6 +38,7 @@ def check_config(config, parts, also_logged=()):
         mistakes += _name_mistakes(config, parts, also_logged)
         mistakes += _optimizer_mistakes(config) + _plateau_mistakes(config) + _switch_mistakes(config, parts)
         mistakes += _loader_mistakes(config) + _split_mistakes(config, parts)
+        mistakes += _init_weights_mistakes(config) if begins else []
     if mistakes:
         raise UserError("\n".join(dict.fromkeys(mistakes)))
     return own_keys
@@ -247,6 +251,26 @@ def _switch_mistakes(config, parts):
             mistakes.append("trainer.fused: optimizer.args.foreach asks for another kernel; leave one of them out")
         elif "optimizer" in parts and default_in_source(optimizer["type"], parts["optimizer"], "fused") is None:
             mistakes.append(f"trainer.fused: {optimizer['type']} has no fused kernel; leave it out")
+    return mistakes
+
+
+def _init_weights_mistakes(config):
+    """A file that is not there, and patterns that are none."""
+    section = config.get("init_weights")
+    if not isinstance(section, dict):
+        return []
+    mistakes = []
+    path = section.get("path")
+    if isinstance(path, str) and not Path(path).is_file():
+        mistakes.append(f"init_weights.path: there is no file {path}")
+    elif str(path).endswith(".safetensors") and find_spec("safetensors") is None:
+        mistakes.append("init_weights.path: needs the package safetensors; install it: pip install safetensors")
+    for key in ("rename", "skip"):
+        for pattern in section.get(key) or ():
+            try:
+                re.compile(pattern if isinstance(pattern, str) else "")
+            except re.error as error:
+                mistakes.append(f"init_weights.{key}: {pattern!r} is no regular expression: {error}")
     return mistakes
 
 

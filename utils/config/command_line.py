@@ -107,6 +107,8 @@ def _read(parsed, given, assignments):
     """(path of the checkpoint, its content, config): its config, under the given one if there are both."""
     if not parsed.resume and not parsed.config:
         raise UserError("nothing to run; give a config, as in -c config.json, or a checkpoint with -r")
+    if getattr(parsed, "weights_only", False) and parsed.resume in (None, "auto"):
+        raise UserError("--weights-only: needs a checkpoint with -r, whose weights a new run begins with")
     if parsed.resume == "auto":
         return _read_auto(parsed, given, assignments)
     if not parsed.resume:
@@ -118,8 +120,28 @@ def _read(parsed, given, assignments):
     config = checkpoint.get("config")
     if config is None and not parsed.config:
         raise UserError(f"{resume}: holds no config; give one with -c")
-    require_plain(config or {}, resume)
-    return resume, checkpoint, deep_merge(config or {}, given)
+    config = config or {}
+    require_plain(config, resume)
+    if hasattr(parsed, "weights_only"):
+        named = _init_path(given)
+        if named not in (None, str(resume) if parsed.weights_only else _init_path(config)):
+            raise UserError(
+                f"init_weights.path: got {named!r}, but -r names the weights already; leave one of them out"
+            )
+        if parsed.weights_only:
+            return None, None, _begin_with(resume, config, given)
+    return resume, checkpoint, deep_merge(config, given)
+
+
+def _init_path(config):
+    section = config.get("init_weights")
+    return section.get("path") if isinstance(section, dict) else None
+
+
+def _begin_with(resume, config, given):
+    """The config of a run that takes only the weights of a checkpoint, whose config this is."""
+    merged = deep_merge({key: value for key, value in config.items() if key != "init_weights"}, given)
+    return merged | {"init_weights": {**(merged.get("init_weights") or {}), "path": str(resume)}}
 
 
 def _read_auto(parsed, given, assignments):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, ValidationError
 
 from utils.config.files import names_several
-from utils.config.nearest import nearest, resembles
+from utils.config.nearest import did_you_mean, nearest, resembles
 from utils.duration import FORM, WANTED
 
 
@@ -83,6 +83,21 @@ class Scheduler(Component):
     """How long the learning rate rises to its value first: a duration, or a number of the scheduler's steps."""
     monitor: str | None = None
     """The value that ReduceLROnPlateau watches; by default the one that trainer.monitor names."""
+
+
+class InitWeights(_Section):
+    """The weights to begin with."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: Annotated[str, Field(min_length=1)]
+    """A checkpoint, a file of a state_dict alone, or a .safetensors file."""
+    rename: dict[str, str] = {}
+    """Regular expressions and what to put in place of what they match in the file's names, one after the other."""
+    skip: list[str] = []
+    """Regular expressions, matched from a name's beginning on: entries that stay as they are initialised."""
+    strict: bool = True
+    """Whether all other entries of the file and of the model must be those of each other."""
 
 
 def _named(component):
@@ -185,6 +200,8 @@ class Config(RunSettings):
 
     arch: Component
     """The model: a class in model/."""
+    init_weights: InitWeights | None = None
+    """The weights that a new run begins with, from a file."""
     data_loader: Component
     """The data: a class in data_loader/."""
     valid_data_loader: Component | None = None
@@ -214,6 +231,7 @@ KNOWN_KEYS = {
     ("trainer",): tuple(TrainerSettings.model_fields),
     ("optimizer",): tuple(Optimizer.model_fields),
     ("lr_scheduler",): tuple(Scheduler.model_fields),
+    ("init_weights",): tuple(InitWeights.model_fields),
 }
 
 
@@ -289,6 +307,8 @@ def _describe(problem, path, config):
     if problem["type"] == "string_pattern_mismatch":
         pattern = "metric" if path[0] == "metrics" else path[-1]
         return f"{where}: got {problem['input']!r}; {_PATTERNS[pattern]}"
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: no such key{did_you_mean(path[-1], KNOWN_KEYS[tuple(path[:-1])])}"
     expected = problem["msg"].removeprefix("Input should be ").removeprefix("String should ").replace("a valid", "a")
     expected = expected.replace("a integer", "an integer")
     if problem["type"] in ("model_type", "model_attributes_type"):

@@ -1,0 +1,113 @@
+"""The weights that a run begins with, from a file, as the config's "init_weights" says."""
+
+import re
+from pathlib import Path
+
+from utils.checkpoint import load_checkpoint
+from utils.config.nearest import nearest
+from utils.errors import UserError
+from utils.weights import unwrapped, without_wrapper
+
+_SHOWN = 5  # names in a message
+
+
+def load_initial_weights(model, path, rename=None, skip=(), strict=True):
+    """Put a file's weights into the model; returns a text that says which, and which not.
+
+    path: a checkpoint, a file of a state_dict alone, or .safetensors. rename: {regular expression: replacement} for the
+    file's names, applied one after the other. skip: regular expressions, matched from a name's beginning on, for entries
+    of the model that stay as they are, and of the file that are not used. strict: no others may.
+
+    Raises UserError, all mistakes at once and with the model untouched, for patterns that match nothing and for entries
+    that do not fit.
+    """
+    file = Path(path).name
+    model = unwrapped(model)
+    own = model.state_dict()
+    weights, mistakes = _renamed(without_wrapper(load_checkpoint(path)["state_dict"]), rename or {})
+    skipped = {name for name in [*own, *weights] if any(re.match(pattern, name) for pattern in skip)}
+    for pattern in skip:
+        if not any(re.match(pattern, name) for name in skipped):
+            mistakes.append(f"skip: {pattern!r} matches no name{_meant(pattern, [*own, *weights])}")
+
+    taken = [name for name in own if name in weights and name not in skipped]
+    missing = [name for name in own if not {name} & {*weights, *skipped} and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in weights if name not in own and name not in skipped]
+    mistakes += [
+        f"{name} is {_shape(weights[name])} in {file} and {_shape(own[name])} in the model; "
+        f'to leave it as it is initialised: "skip": [{_pattern_of(name)}]'
+        for name in taken
+        if _shape(weights[name]) != _shape(own[name])
+    ]
+    if strict or not taken:
+        hint = _rename_hint(missing, unexpected) or '; "skip" patterns for them, or "strict": false, would do'
+        mistakes += [f"not in {file}: {_some(missing)}{hint}"] if missing else []
+        mistakes += [f"not in the model {type(model).__name__}: {_some(unexpected)}{hint}"] if unexpected else []
+    if not taken:
+        mistakes.append(f"nothing of {file} is left to be used")
+    if mistakes:
+        raise UserError("\n".join(f"init_weights: {mistake}" for mistake in mistakes))
+    model.load_state_dict({name: weights[name] for name in taken}, strict=False)
+    stay = [name for name in own if name not in taken]
+    return (
+        f"weights of {path}: {len(taken)} of the model's {len(own)} entries are in"
+        + (f"\n    as initialised stay {_some(stay)}" if stay else "")
+        + (f"\n    not used are {_some(unused)}" if (unused := [n for n in weights if n not in taken]) else "")
+    )
+
+
+def _renamed(weights, rename):
+    """({new name: value}, [what is wrong])."""
+    names, mistakes = {name: name for name in weights}, []
+    for pattern, replacement in rename.items():
+        if not any(re.search(pattern, new) for new in names.values()):
+            mistakes.append(f"rename: {pattern!r} matches no name{_meant(pattern, list(names.values()))}")
+        names = {name: re.sub(pattern, replacement, new) for name, new in names.items()}
+    renamed = {}
+    for name, new in names.items():
+        if new in renamed:
+            mistakes.append(f"rename: two entries come to be called {new!r}")
+        renamed[new] = weights[name]
+    return renamed, mistakes
+
+
+def _meant(pattern, names):
+    """The end of a message about a pattern that matches none of the names: the nearest one, or where they begin."""
+    parts = list(dict.fromkeys(name.rsplit(".", i)[0] for name in names for i in range(name.count(".") + 1)))
+    close = nearest(re.sub(r"[^\w.]|\.$", "", pattern.replace("\\.", ".")), parts, cutoff=0.6)
+    return f"; did you mean {close!r}?" if close else f"; they begin with {_some(_tops(names))}"
+
+
+def _tops(names):
+    return list(dict.fromkeys(name.partition(".")[0] for name in names))
+
+
+def _rename_hint(missing, unexpected):
+    """The "rename" that would take off or add what all the names begin with, if one would; else ""."""
+    for short, long, rename in (
+        (missing, unexpected, lambda prefix: ("^" + re.escape(prefix), "")),
+        (unexpected, missing, lambda prefix: ("^", prefix)),
+    ):
+        fitting = [name for name in short if long and long[0].endswith("." + name)]
+        if fitting:
+            pattern, replacement = rename(long[0].removesuffix(max(fitting, key=len)))
+            return f'; "rename": {{{_quoted(pattern)}: {_quoted(replacement)}}} would do'
+    return ""
+
+
+def _pattern_of(name):
+    """A pattern, as it stands in JSON, for all of the module that holds the entry."""
+    return _quoted(re.escape(name.rpartition(".")[0] + ".") if "." in name else name)
+
+
+def _quoted(text):
+    return '"' + text.replace("\\", "\\\\") + '"'
+
+
+def _shape(value):
+    return tuple(getattr(value, "shape", ()))
+
+
+def _some(names):
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

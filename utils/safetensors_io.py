@@ -1,0 +1,48 @@
+"""Read and write weights as .safetensors: tensors and lines of text, for which the package safetensors is needed."""
+
+import json
+from pathlib import Path
+
+from utils.checkpoint import CheckpointError, replacing
+
+
+def read_safetensors(path):
+    """{"state_dict": {name: tensor}}, with "config" and "epoch" if the file has them. Raises CheckpointError."""
+    _require_package(path)
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            notes = file.metadata() or {}
+            state = {"state_dict": {name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118
+        return state | {key: json.loads(notes[key]) for key in ("config", "epoch") if key in notes}
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot read the weights: {error.strerror or error}") from None
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: damaged or not a safetensors file: {error}") from None
+
+
+def write_safetensors(checkpoint, path):
+    """Write a checkpoint's weights, with its config and epoch as notes. Raises CheckpointError."""
+    _require_package(path)
+    import torch
+    from safetensors.torch import save
+
+    weights = checkpoint["state_dict"]
+    odd = [name for name, value in weights.items() if not isinstance(value, torch.Tensor)]
+    if odd:
+        raise CheckpointError(f"{path}: {odd[0]} is no tensor, and a safetensors file holds nothing else")
+    # copies, since tied weights share memory and channels_last ones lie in another order
+    weights = {name: value.clone(memory_format=torch.contiguous_format) for name, value in weights.items()}
+    notes = {key: json.dumps(checkpoint[key]) for key in ("config", "epoch") if key in checkpoint}
+    with replacing(Path(path)) as file:
+        file.write(save(weights, metadata={"format": "pt", **notes}))
+
+
+def _require_package(path):
+    from importlib.util import find_spec
+
+    if find_spec("safetensors") is None:
+        raise CheckpointError(f"{path}: needs the package safetensors; install it: pip install safetensors")

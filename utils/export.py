@@ -8,13 +8,15 @@ from utils.errors import UserError, clean_exit
 from utils.safetensors_io import write_safetensors
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Write a checkpoint's weights, config and epoch as safetensors.")
+    parser = argparse.ArgumentParser(description="Write a checkpoint's weights and config as safetensors.")
     parser.add_argument("checkpoint", help="checkpoint or run folder, or 'latest'")
     parser.add_argument("file", type=Path, help="file to write, with the ending .safetensors")
     arguments = parser.parse_args()
     with clean_exit():
         if arguments.file.suffix != ".safetensors":
             raise UserError(f"{arguments.file}: what is written is a safetensors file; end its name in .safetensors")
+        if not arguments.file.parent.is_dir():
+            raise UserError(f"{arguments.file.parent}: no such folder")
         source, _ = find_checkpoint(arguments.checkpoint)
         write_safetensors(load_checkpoint(source), arguments.file)
         print(f"{arguments.file}: the weights of {source}")

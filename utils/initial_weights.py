@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint import CheckpointError, load_checkpoint
 from utils.config.nearest import nearest
 from utils.errors import UserError
 from utils.weights import unwrapped, without_wrapper
@@ -15,8 +15,8 @@ def load_initial_weights(model, path, rename=None, skip=(), strict=True):
     """Put a file's weights into the model; returns a text that says which, and which not.
 
     path: a checkpoint, a file of a state_dict alone, or .safetensors. rename: {regular expression: replacement} for the
-    file's names, applied one after the other. skip: regular expressions, matched from a name's beginning on, for entries
-    of the model that stay as they are, and of the file that are not used. strict: no others may.
+    file's names, applied one after the other. skip: regular expressions, matched from a name's beginning on, for
+    entries of the model that stay as they are, and of the file that are not used. strict: no others may.
 
     Raises UserError, all mistakes at once and with the model untouched, for patterns that match nothing and for entries
     that do not fit.
@@ -24,7 +24,11 @@ def load_initial_weights(model, path, rename=None, skip=(), strict=True):
     file = Path(path).name
     model = unwrapped(model)
     own = model.state_dict()
-    weights, mistakes = _renamed(without_wrapper(load_checkpoint(path)["state_dict"]), rename or {})
+    try:
+        weights = without_wrapper(load_checkpoint(path)["state_dict"])
+    except CheckpointError as error:
+        raise UserError(f"init_weights.path: {error}") from None
+    weights, mistakes = _renamed(weights, rename or {})
     skipped = {name for name in [*own, *weights] if any(re.match(pattern, name) for pattern in skip)}
     for pattern in skip:
         if not any(re.match(pattern, name) for name in skipped):
@@ -50,7 +54,7 @@ def load_initial_weights(model, path, rename=None, skip=(), strict=True):
     model.load_state_dict({name: weights[name] for name in taken}, strict=False)
     stay = [name for name in own if name not in taken]
     return (
-        f"weights of {path}: {len(taken)} of the model's {len(own)} entries are in"
+        f"weights of {path}: taken for {len(taken)} of the model's {len(own)} entries"
         + (f"\n    as initialised stay {_some(stay)}" if stay else "")
         + (f"\n    not used are {_some(unused)}" if (unused := [n for n in weights if n not in taken]) else "")
     )
@@ -62,7 +66,10 @@ def _renamed(weights, rename):
     for pattern, replacement in rename.items():
         if not any(re.search(pattern, new) for new in names.values()):
             mistakes.append(f"rename: {pattern!r} matches no name{_meant(pattern, list(names.values()))}")
-        names = {name: re.sub(pattern, replacement, new) for name, new in names.items()}
+        try:
+            names = {name: re.sub(pattern, replacement, new) for name, new in names.items()}
+        except (re.error, IndexError) as error:
+            mistakes.append(f"rename: {replacement!r} cannot be put in the place of {pattern!r}: {error}")
     renamed = {}
     for name, new in names.items():
         if new in renamed:

@@ -7,7 +7,7 @@ from utils.checkpoint import CheckpointError, replacing
 
 
 def read_safetensors(path):
-    """{"state_dict": {name: tensor}}, with "config" and "epoch" if the file has them. Raises CheckpointError."""
+    """{"state_dict": {name: tensor}}, and the "config" if the file has one. Raises CheckpointError."""
     _require_package(path)
     from safetensors import SafetensorError, safe_open
 
@@ -15,7 +15,7 @@ def read_safetensors(path):
         with safe_open(path, framework="pt") as file:
             notes = file.metadata() or {}
             state = {"state_dict": {name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118
-        return state | {key: json.loads(notes[key]) for key in ("config", "epoch") if key in notes}
+        return state | ({"config": json.loads(notes["config"])} if "config" in notes else {})
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
     except OSError as error:
@@ -25,7 +25,7 @@ def read_safetensors(path):
 
 
 def write_safetensors(checkpoint, path):
-    """Write a checkpoint's weights, with its config and epoch as notes. Raises CheckpointError."""
+    """Write a checkpoint's weights, with its config as a note. Raises CheckpointError."""
     _require_package(path)
     import torch
     from safetensors.torch import save
@@ -36,7 +36,7 @@ def write_safetensors(checkpoint, path):
         raise CheckpointError(f"{path}: {odd[0]} is no tensor, and a safetensors file holds nothing else")
     # copies, since tied weights share memory and channels_last ones lie in another order
     weights = {name: value.clone(memory_format=torch.contiguous_format) for name, value in weights.items()}
-    notes = {key: json.dumps(checkpoint[key]) for key in ("config", "epoch") if key in checkpoint}
+    notes = {"config": json.dumps(checkpoint["config"])} if "config" in checkpoint else {}
     with replacing(Path(path)) as file:
         file.write(save(weights, metadata={"format": "pt", **notes}))
 

@@ -28,7 +28,8 @@ def check_config(config, parts, also_logged=(), begins=True):
 
     parts: {section: Part} of what is built by name; {} if the project's own script decides that. also_logged: names
     that the trainer logs besides the loss and the metrics, None if nothing will be monitored. begins: whether the
-    weights are still to be initialised, so that their file must be there. Nothing is imported, so the answer comes within the first second. Raises UserError with one line for each mistake.
+    weights are still to be initialised, so that their file must be there. Nothing is imported, so the answer comes
+    within the first second. Raises UserError with one line for each mistake.
     """
     mistakes, own_keys = mistakes_in(config, whole=bool(parts))
     for path, spec, part in _components(config, parts):

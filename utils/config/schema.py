@@ -312,7 +312,9 @@ def _describe(problem, path, config):
     expected = problem["msg"].removeprefix("Input should be ").removeprefix("String should ").replace("a valid", "a")
     expected = expected.replace("a integer", "an integer")
     if problem["type"] in ("model_type", "model_attributes_type"):
-        expected = "an object" if path[0] == "trainer" else 'an object such as {"type": ..., "args": {...}}'
+        expected = (
+            "an object" if path[0] in ("trainer", "init_weights") else 'an object such as {"type": ..., "args": {...}}'
+        )
     return f"{where}: got {problem['input']!r}; it should be {expected}"
 
 

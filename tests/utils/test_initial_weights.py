@@ -1,5 +1,7 @@
 """Weights from a file into a model: renamed, partly, and with a word on each entry that does not fit."""
 
+from argparse import Namespace
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from helpers import PROJECT, SHORT, copy_project, run, same
 from parse_config import PARTS, ConfigParser
 from utils import UserError
 from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.config.command_line import read_command_line
 from utils.config.files import read_config
 from utils.initial_weights import load_initial_weights
 from utils.json_io import read_json, write_json
@@ -223,17 +226,37 @@ def test_weights_only_is_a_new_run_from_epoch_1_and_goes_on_without_the_file(pro
     assert left["log"]["epoch"] == 2 and left["step"] == 10
 
 
-@pytest.mark.parametrize(
-    ("arguments", "mistake"),
-    [
-        (["-c", "config.json", "--weights-only"], "--weights-only: needs a checkpoint with -r"),
-        (["-c", "config.json", "-r", "auto", "--weights-only"], "--weights-only: needs a checkpoint with -r"),
-        (["-r", "latest", "-c", "other.json"], "init_weights.path: got 'README.md', but -r names the weights already"),
-        (["-r", "latest", "-c", "other.json", "--weights-only"], "init_weights.path: got 'README.md', but -r names"),
-        (["-r", "latest", "--weights-only", "-c", "skip.json"], "skip: 'fc9' matches no name; did you mean 'fc"),
-    ],
-)
-def test_mistakes_of_the_command_line_are_refused(project, arguments, mistake):
-    write_json({"init_weights": {"path": "README.md"}}, project / "other.json")
-    write_json({"init_weights": {"skip": ["fc9"]}}, project / "skip.json")
-    assert mistake in run("train.py", *arguments, cwd=project, status=2).stderr
+@pytest.fixture
+def command(tmp_path):
+    """Read a command line in-process; the checkpoint that it may resume from began with the weights a.pth itself."""
+    save_checkpoint(
+        {"state_dict": {}, "config": {"init_weights": {"path": "a.pth", "skip": ["x"]}}}, tmp_path / "c.pth"
+    )
+
+    def read(section, resume=tmp_path / "c.pth", weights_only=True):
+        write_json({"init_weights": section} if section else {"n_gpu": 0}, tmp_path / "given.json")
+        resume = resume and str(resume)
+        given = Namespace(config=str(tmp_path / "given.json"), resume=resume, weights_only=weights_only)
+        return read_command_line(given, ())
+
+    return read
+
+
+def test_weights_only_names_the_checkpoint_and_takes_what_the_config_says_of_it(command, tmp_path):
+    path = str(tmp_path / "c.pth")
+    assert command(None).config == {"n_gpu": 0, "init_weights": {"path": path}} and command(None).resume is None
+    assert command({"skip": ["fc"]}).config["init_weights"] == {"path": path, "skip": ["fc"]}
+
+
+def test_two_sources_of_weights_are_refused(command):
+    with pytest.raises(UserError, match=r"init_weights.path: got 'b.pth', but -r names the weights already"):
+        command({"path": "b.pth"})
+    with pytest.raises(UserError, match=r"init_weights.path: got 'b.pth', but -r names the weights already"):
+        command({"path": "b.pth"}, weights_only=False)
+    command({"path": "a.pth"}, weights_only=False)  # with which the run has begun
+
+
+@pytest.mark.parametrize("resume", [None, "auto"])
+def test_weights_only_needs_a_checkpoint(command, resume):
+    with pytest.raises(UserError, match=r"--weights-only: needs a checkpoint with -r"):
+        command(None, resume=resume)

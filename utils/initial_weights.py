@@ -1,11 +1,13 @@
 """The weights that a run begins with, from a file, as the config's "init_weights" says."""
 
+import json
 import re
 from pathlib import Path
 
 from utils.checkpoint import CheckpointError, load_checkpoint
 from utils.config.nearest import nearest
 from utils.errors import UserError
+from utils.patterns import choose_names
 from utils.weights import unwrapped, without_wrapper
 
 _SHOWN = 5  # names in a message
@@ -15,49 +17,33 @@ def load_initial_weights(model, path, rename=None, skip=(), strict=True):
     """Put a file's weights into the model; returns a text that says which, and which not.
 
     path: a checkpoint, a file of a state_dict alone, or .safetensors. rename: {regular expression: replacement} for the
-    file's names, applied one after the other. skip: regular expressions, matched from a name's beginning on, for
-    entries of the model that stay as they are, and of the file that are not used. strict: no others may.
+    file's names, applied one after the other. skip: patterns, as "fc.*", of entries of the model that stay as they are,
+    and of the file that are not used. strict: no others may.
 
     Raises UserError, all mistakes at once and with the model untouched, for patterns that match nothing and for entries
     that do not fit.
     """
-    file = Path(path).name
-    model = unwrapped(model)
+    file, model = Path(path).name, unwrapped(model)
     own = model.state_dict()
     try:
         weights = without_wrapper(load_checkpoint(path)["state_dict"])
     except CheckpointError as error:
         raise UserError(f"init_weights.path: {error}") from None
     weights, mistakes = _renamed(weights, rename or {})
-    skipped = {name for name in [*own, *weights] if any(re.match(pattern, name) for pattern in skip)}
-    for pattern in skip:
-        if not any(re.match(pattern, name) for name in skipped):
-            mistakes.append(f"skip: {pattern!r} matches no name{_meant(pattern, [*own, *weights])}")
-
+    skipped, matching_none = _chosen(skip, [*own, *weights])
     taken = [name for name in own if name in weights and name not in skipped]
-    missing = [name for name in own if not {name} & {*weights, *skipped} and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in weights if name not in own and name not in skipped]
-    mistakes += [
-        f"{name} is {_shape(weights[name])} in {file} and {_shape(own[name])} in the model; "
-        f'to leave it as it is initialised: "skip": [{_pattern_of(name)}]'
-        for name in taken
-        if _shape(weights[name]) != _shape(own[name])
-    ]
+    mistakes += matching_none + _misshapen({name: (weights[name], own[name]) for name in taken}, file)
     if strict or not taken:
-        hint = _rename_hint(missing, unexpected) or '; "skip" patterns for them, or "strict": false, would do'
-        mistakes += [f"not in {file}: {_some(missing)}{hint}"] if missing else []
-        mistakes += [f"not in the model {type(model).__name__}: {_some(unexpected)}{hint}"] if unexpected else []
+        missing = own.keys() - weights.keys() - skipped
+        missing = [name for name in own if name in missing and not name.endswith("num_batches_tracked")]
+        unexpected = [name for name in weights if name not in own and name not in skipped]
+        mistakes += _unmatched({f"in {file}": missing, f"in the model {type(model).__name__}": unexpected})
     if not taken:
-        mistakes.append(f"nothing of {file} is left to be used")
+        mistakes.append(f"init_weights: nothing of {file} is left to be used")
     if mistakes:
-        raise UserError("\n".join(f"init_weights: {mistake}" for mistake in mistakes))
+        raise UserError("\n".join(mistakes))
     model.load_state_dict({name: weights[name] for name in taken}, strict=False)
-    stay = [name for name in own if name not in taken]
-    return (
-        f"weights of {path}: taken for {len(taken)} of the model's {len(own)} entries"
-        + (f"\n    as initialised stay {_some(stay)}" if stay else "")
-        + (f"\n    not used are {_some(unused)}" if (unused := [n for n in weights if n not in taken]) else "")
-    )
+    return _report(path, own, weights, taken)
 
 
 def _renamed(weights, rename):
@@ -65,17 +51,54 @@ def _renamed(weights, rename):
     names, mistakes = {name: name for name in weights}, []
     for pattern, replacement in rename.items():
         if not any(re.search(pattern, new) for new in names.values()):
-            mistakes.append(f"rename: {pattern!r} matches no name{_meant(pattern, list(names.values()))}")
+            mistakes.append(f"init_weights.rename: {pattern!r} matches no name{_meant(pattern, list(names.values()))}")
         try:
             names = {name: re.sub(pattern, replacement, new) for name, new in names.items()}
         except (re.error, IndexError) as error:
-            mistakes.append(f"rename: {replacement!r} cannot be put in the place of {pattern!r}: {error}")
+            mistakes.append(f"init_weights.rename: {replacement!r} cannot be put in the place of {pattern!r}: {error}")
     renamed = {}
     for name, new in names.items():
         if new in renamed:
-            mistakes.append(f"rename: two entries come to be called {new!r}")
+            mistakes.append(f"init_weights.rename: two entries come to be called {new!r}")
         renamed[new] = weights[name]
     return renamed, mistakes
+
+
+def _chosen(patterns, names):
+    """(names that a pattern fits, [what is wrong])."""
+    chosen, mistakes = set(), []
+    for pattern in patterns:
+        try:
+            chosen.update(choose_names(pattern, names, "init_weights.skip"))
+        except UserError as error:
+            mistakes.append(str(error))
+    return chosen, mistakes
+
+
+def _misshapen(pairs, file):
+    """A line for each entry of another shape. pairs: {name: (in the file, in the model)}."""
+    return [
+        f"init_weights: {name} is {_shape(given)} in {file} and {_shape(own)} in the model; "
+        f'to leave it as it is initialised: "skip": ["{_pattern_of(name)}"]'
+        for name, (given, own) in pairs.items()
+        if _shape(given) != _shape(own)
+    ]
+
+
+def _unmatched(names):
+    """A line for what is not in the file, and one for what is not in the model. names: {where they are not: list}."""
+    hint = _rename_hint(*names.values()) or '; "skip" patterns for them, or "strict": false, would do'
+    return [f"init_weights: not {place}: {_some(lost)}{hint}" for place, lost in names.items() if lost]
+
+
+def _report(path, own, weights, taken):
+    taken = set(taken)
+    parts = {
+        "as initialised stay": [name for name in own if name not in taken],
+        "not used are": [name for name in weights if name not in taken],
+    }
+    lines = [f"weights of {path}: taken for {len(taken)} of the model's {len(own)} entries"]
+    return "\n    ".join(lines + [f"{what} {_some(names)}" for what, names in parts.items() if names])
 
 
 def _meant(pattern, names):
@@ -98,17 +121,13 @@ def _rename_hint(missing, unexpected):
         fitting = [name for name in short if long and long[0].endswith("." + name)]
         if fitting:
             pattern, replacement = rename(long[0].removesuffix(max(fitting, key=len)))
-            return f'; "rename": {{{_quoted(pattern)}: {_quoted(replacement)}}} would do'
+            return f'; "rename": {json.dumps({pattern: replacement})} would do'
     return ""
 
 
 def _pattern_of(name):
-    """A pattern, as it stands in JSON, for all of the module that holds the entry."""
-    return _quoted(re.escape(name.rpartition(".")[0] + ".") if "." in name else name)
-
-
-def _quoted(text):
-    return '"' + text.replace("\\", "\\\\") + '"'
+    """A pattern for all of the module that holds the entry."""
+    return f"{name.rpartition('.')[0]}.*" if "." in name else name
 
 
 def _shape(value):

@@ -256,7 +256,7 @@ def _switch_mistakes(config, parts):
 
 
 def _init_weights_mistakes(config):
-    """A file that is not there, and patterns that are none."""
+    """A file that is not there, and regular expressions that are none."""
     section = config.get("init_weights")
     if not isinstance(section, dict):
         return []
@@ -266,12 +266,11 @@ def _init_weights_mistakes(config):
         mistakes.append(f"init_weights.path: there is no file {path}")
     elif str(path).endswith(".safetensors") and find_spec("safetensors") is None:
         mistakes.append("init_weights.path: needs the package safetensors; install it: pip install safetensors")
-    for key in ("rename", "skip"):
-        for pattern in section.get(key) or ():
-            try:
-                re.compile(pattern if isinstance(pattern, str) else "")
-            except re.error as error:
-                mistakes.append(f"init_weights.{key}: {pattern!r} is no regular expression: {error}")
+    for pattern in section.get("rename") or ():
+        try:
+            re.compile(pattern if isinstance(pattern, str) else "")
+        except re.error as error:
+            mistakes.append(f"init_weights.rename: {pattern!r} is no regular expression: {error}")
     return mistakes
 
 

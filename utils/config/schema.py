@@ -95,7 +95,7 @@ class InitWeights(_Section):
     rename: dict[str, str] = {}
     """Regular expressions and what to put in place of what they match in the file's names, one after the other."""
     skip: list[str] = []
-    """Regular expressions, matched from a name's beginning on: entries that stay as they are initialised."""
+    """Patterns of names, as "fc.*": entries that stay as they are initialised."""
     strict: bool = True
     """Whether all other entries of the file and of the model must be those of each other."""
 

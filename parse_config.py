@@ -132,10 +132,13 @@ class ConfigParser:
         return _call(name, found, (), keywords) if inspect.isclass(found) else _bind(found, keywords, spec)
 
     def init_metrics(self, module, name="metrics"):
-        """The metrics: a list of callables (output, target) -> number, each with its name as __name__."""
+        """The metrics: callables (output, target) -> number and objects with update, compute and reset.
+
+        Each has its name as __name__.
+        """
         specs = [as_spec(f"{name}.{i}", entry) for i, entry in enumerate(self._config.get(name, []))]
         found = [self._look_up(name, spec, module, path=f"{name}.{i}", called_with=2) for i, spec in enumerate(specs)]
-        return [_bind(function, keywords, spec) for (function, keywords), spec in zip(found, specs, strict=True)]
+        return [_metric(f"{name}.{i}", *built, spec) for i, (built, spec) in enumerate(zip(found, specs, strict=True))]
 
     def init_callbacks(self, name="callbacks"):
         """The callbacks, in the config's order, from trainer/callbacks.py or a file beside it."""
@@ -282,11 +285,20 @@ def _call(path, found, args, keywords):
         return found(*args, **keywords)
     except OSError as error:
         raise UserError(f"{path}: {found.__name__}: {error}") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ImportError) as error:
         if not isinstance(error, UserError) and not is_library(found.__module__):
             raise
         names_it = str(error).partition(":")[0] in {parameter.name for parameter in signature_of(found)}
         raise UserError(f"{path}.args.{error}" if names_it else f"{path}.args: {found.__name__}: {error}") from error
+
+
+def _metric(path, found, keywords, spec):
+    """A metric from its class or function."""
+    if not inspect.isclass(found):
+        return _bind(found, keywords, spec)
+    metric = _call(path, found, (), keywords)
+    metric.__name__ = metric_name(spec)
+    return metric
 
 
 def _bind(function, keywords, spec):

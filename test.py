@@ -17,6 +17,7 @@ def main(config, split, batch_size):
     import model.loss as module_loss
     import model.metric as module_metric
     import model.model as module_arch
+    from logger.tables import table_text
     from trainer.evaluate import evaluate
     from trainer.speed import apply_switches
     from utils import MetricTracker, prepare_device
@@ -43,7 +44,7 @@ def main(config, split, batch_size):
     metrics = config.init_metrics(module_metric)
     loader = build_loader(config, module_data, split, batch_size, device)
 
-    tracker = MetricTracker("loss", *(metric.__name__ for metric in metrics))
+    tracker = MetricTracker.of(metrics, device)
     values = evaluate(model, criterion, metrics, loader, device, tracker, precision)
     samples = len(loader.sampler)
     place = f", epoch {checkpoint['epoch']}" if "epoch" in checkpoint else ""
@@ -51,8 +52,10 @@ def main(config, split, batch_size):
     logger.info("%s%s%s, on %d %s samples", config.resume, place, within, samples, split)
     for name, value in values.items():
         logger.info("    %s: %s", name, value)
+    for name, rows in tracker.tables.items():
+        logger.info("    %s, a row for each target:\n%s", name, table_text(rows))
     trained = {"epoch": checkpoint.get("epoch")} | ({"batch": checkpoint["batch"]} if within else {})
-    result = {**trained, "samples": samples, **values}
+    result = {**trained, "samples": samples, **values, **tracker.tables}
     record_result(config.resume.parent / "test_results.json", config.resume.name, split, result)
 
 

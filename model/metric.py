@@ -1,9 +1,12 @@
-"""YOURS: the functions that "metrics" in a config names, (output, target) -> number, a mean over the batch.
+"""YOURS: what "metrics" in a config names.
 
-They return tensors: a python number would make every step wait for the device.
+Functions (output, target) -> number, a mean over the batch, which is averaged over the epoch's samples; and classes
+with update(output, target), compute() and reset(), for what is no such mean. They return tensors: a python number would
+make every step wait for the device.
 """
 
 import torch
+from torch import nn
 
 
 def accuracy(output, target):
@@ -19,3 +22,40 @@ def top_k_acc(output, target, k: int = 3):
 def _share(hits):
     """Share of true entries, in double precision, so that counts survive the averaging; MPS has only single."""
     return hits.to(torch.float32 if hits.device.type == "mps" else torch.float64).mean()
+
+
+class ConfusionMatrix(nn.Module):
+    """How often each class, a row, was taken for each, a column: counts (num_classes, num_classes) int64.
+
+    A metric over the whole epoch. It is a module for the sake of its buffer, which moves and is saved with it.
+    """
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.register_buffer("counts", torch.zeros(num_classes, num_classes, dtype=torch.int64))
+
+    def update(self, output, target):
+        """Count a batch. output (N, num_classes, ...) float, target (N, ...) int64."""
+        num_classes = len(self.counts)
+        if output.shape[1] != num_classes:
+            raise ValueError(f"num_classes is {num_classes}, and the model gives {output.shape[1]}")
+        cells = (target * num_classes + output.argmax(dim=1)).flatten()
+        self.counts.view(-1).index_add_(0, cells, torch.ones_like(cells))
+
+    def compute(self):
+        """The counts."""
+        return self.counts
+
+    def reset(self):
+        """Begin anew."""
+        self.counts.zero_()
+
+
+class MacroF1(ConfusionMatrix):
+    """The mean over classes of 2 TP / (2 TP + FP + FN), over those that are there in targets or predictions."""
+
+    def compute(self):
+        """That mean, a 0-dim tensor; 0 before the first batch."""
+        counts = self.counts.cpu().double()  # MPS has no double precision
+        hits, occurrences = counts.diagonal(), counts.sum(dim=0) + counts.sum(dim=1)
+        return (2 * hits / occurrences.clamp(min=1)).sum() / (occurrences > 0).sum().clamp(min=1)

@@ -62,6 +62,7 @@ def tiny_trainer(
     new_run=False,
     criterion=None,
     optimizer=None,
+    metrics=(accuracy,),
     **kwargs,
 ):
     """A trainer of the tiny job, built as train.py builds one."""
@@ -74,7 +75,7 @@ def tiny_trainer(
     return trainer_class(
         model,
         criterion or torch.nn.CrossEntropyLoss(),
-        [accuracy],
+        list(metrics),
         optimizer,
         config,
         torch.device("cpu"),

@@ -3,7 +3,9 @@
 import torch
 
 from trainer.speed import autocast, to_device
+from utils import MetricTracker
 from utils.batches import batches_of
+from utils.config.check import watched
 from utils.errors import UserError
 
 
@@ -23,7 +25,19 @@ def evaluate(model, criterion, metric_ftns, data_loader, device, tracker, precis
             record(tracker, metric_ftns, loss, output, target, reduction_of(criterion))
             if after_batch is not None:
                 after_batch()
-    return tracker.result()
+    result = tracker.result()
+    tracker.forget()
+    return result
+
+
+def trackers(metric_ftns, device, config):
+    """(MetricTracker of the training part, of the validation part). Raises UserError for a metric that cannot be."""
+    finite_only = config["trainer"].get("on_nonfinite") == "skip"
+    train = MetricTracker.of(metric_ftns, device, finite_only=finite_only)
+    for path, name in watched(config.config).items():
+        if name.removeprefix("val_") in train.tables:
+            raise UserError(f"{path}: {name!r} is a table; give the name of a number")
+    return train, MetricTracker.of(metric_ftns, device)
 
 
 def record(tracker, metric_ftns, loss, output, target, reduction="mean"):
@@ -33,6 +47,10 @@ def record(tracker, metric_ftns, loss, output, target, reduction="mean"):
     if not metric_ftns:
         return
     with torch.no_grad():
+        if tracker.over_epoch is not None:
+            metric_ftns = [metric for metric in metric_ftns if metric.__name__ not in tracker.over_epoch.names]
+            if not tracker.finite_only or loss.isfinite():  # waits, as the update that may be skipped has done
+                tracker.over_epoch.update(output, target)
         for metric in metric_ftns:
             tracker.update(metric.__name__, metric(output, target), n=num_samples)
 

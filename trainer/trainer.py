@@ -7,8 +7,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
 from base import BaseTrainer
+from logger.tables import show_tables
 from trainer.batch_stream import BatchStream, num_batches
-from trainer.evaluate import evaluate, record, reduction_of
+from trainer.evaluate import evaluate, record, reduction_of, trackers
 from trainer.gradient_watch import GradientWatch
 from trainer.optim_step import OptimStep
 from trainer.schedules import interval_of
@@ -49,6 +50,7 @@ class Trainer(BaseTrainer):
         if own_validation and config["trainer"].get("validate_every_steps"):
             raise UserError("trainer.validate_every_steps: is not for a trainer with a _valid_epoch of its own")
         self.reduction = reduction_of(criterion)
+        self.train_metrics, self.valid_metrics = trackers(metric_ftns, device, config)
         apply_switches(model, TrainerSettings.model_validate(config["trainer"]), device)
         self.stream = BatchStream(data_loader, len_epoch or config["trainer"].get("len_epoch"))
         own_loop = type(self)._train_epoch is not Trainer._train_epoch and not type(self).resumes_within_epochs
@@ -79,11 +81,8 @@ class Trainer(BaseTrainer):
 
         self.log_step = settings.log_step or max(1, self.len_epoch // 20)
 
-        names = ["loss", *(metric.__name__ for metric in metric_ftns)]
-        self.train_metrics = MetricTracker(*names, finite_only=skips)
         self.update_metrics = MetricTracker("grad_norm", finite_only=skips)
         self.step_log = StepLog()
-        self.valid_metrics = MetricTracker(*names)
 
         schedule = config.get("lr_scheduler") or {}
         self.schedule_interval = interval_of(schedule) if lr_scheduler is not None else None
@@ -129,6 +128,7 @@ class Trainer(BaseTrainer):
             log.update({f"val_{name}": value for name, value in result.items()})
         self._show_epoch(averages, epoch, mode="train")  # now that no signal can have it done twice
         self._show_histograms(epoch)
+        self.train_metrics.forget()
         if self.schedule_interval == "epoch":
             self._step_scheduler(log)
         return log
@@ -245,6 +245,8 @@ class Trainer(BaseTrainer):
         self.writer.set_step(self._step_of(epoch, self.len_epoch), mode, timed=False)
         for name, value in values.items():
             self.writer.add_scalar(f"epoch_{name}", value)
+        metrics = self.train_metrics if mode == "train" else self.valid_metrics
+        show_tables(metrics.tables, self.writer, self.config.log_dir)
 
     def _show_images(self, data, epoch):
         """Write up to 32 input images (N, 1 or 3, H, W) to TensorBoard, their values stretched to [0, 1]."""

@@ -4,6 +4,7 @@ import itertools
 import math
 import operator
 
+from utils.epoch_metrics import EpochMetrics, is_epoch_metric
 from utils.errors import UserError
 
 
@@ -11,20 +12,36 @@ class MetricTracker:
     """Weighted averages by name. Values may be 0-dim tensors on any device: they are read only when asked for.
 
     keys: the names that can be updated. writer: if given, every update also writes a scalar at once, which waits
-    for the device. finite_only: leave values that are nan or infinite out of the averages.
+    for the device. finite_only: leave values that are nan or infinite out of the averages. over_epoch: EpochMetrics,
+    which are no averages.
     """
 
-    def __init__(self, *keys, writer=None, finite_only=False):
+    def __init__(self, *keys, writer=None, finite_only=False, over_epoch=None):
         self.keys = keys
         self.writer = writer
         self.finite_only = finite_only
+        self.over_epoch = over_epoch
         self.reset()
+
+    @classmethod
+    def of(cls, metrics, device=None, finite_only=False):
+        """A tracker of the loss and of metrics, functions and objects; of the objects it has copies, on the device."""
+        objects = {f"metrics.{i}": metric for i, metric in enumerate(metrics) if is_epoch_metric(metric)}
+        names = [metric.__name__ for metric in metrics if not is_epoch_metric(metric)]
+        over_epoch = EpochMetrics(objects, device) if objects else None
+        return cls("loss", *names, finite_only=finite_only, over_epoch=over_epoch)
 
     def reset(self):
         """Forget all values."""
         self._sums = dict.fromkeys(self.keys, 0.0)
         self._weights = dict.fromkeys(self.keys, 0)
         self._clear()
+        self.forget()
+
+    def forget(self):
+        """Forget what the metrics over an epoch have seen, and so leave it out of checkpoints."""
+        if self.over_epoch is not None:
+            self.over_epoch.reset()
 
     def track(self, *keys):
         """Take further names, which a subclass of the Trainer updates; forgets all values."""
@@ -46,8 +63,14 @@ class MetricTracker:
         return self._sums[key] / self._weights[key] if self._weights[key] else float("nan")
 
     def result(self):
-        """{name: average} of all names."""
-        return {key: self.avg(key) for key in self.keys}
+        """{name: average} of all names, and what the metrics over an epoch give."""
+        averages = {key: self.avg(key) for key in self.keys}
+        return averages if self.over_epoch is None else averages | self.over_epoch.result()
+
+    @property
+    def tables(self):
+        """{name: rows} of the metrics that are no numbers, such as a confusion matrix, as of the last result()."""
+        return {} if self.over_epoch is None else self.over_epoch.tables
 
     def window(self, key):
         """The values since the last collect, as floats."""
@@ -65,7 +88,8 @@ class MetricTracker:
         """All values so far; they are read, which waits for the device."""
         self._read()
         window = {key: list(zip(self._values[key], self._counts[key], strict=True)) for key in self.keys}
-        return {"sums": dict(self._sums), "weights": dict(self._weights), "window": window}
+        state = {"sums": dict(self._sums), "weights": dict(self._weights), "window": window}
+        return state if self.over_epoch is None else state | {"over_epoch": self.over_epoch.state_dict()}
 
     def load_state_dict(self, state):
         """Go on from the values so far of those names that are tracked here."""
@@ -75,6 +99,8 @@ class MetricTracker:
                 self._sums[key], self._weights[key] = float(state["sums"][key]), int(state["weights"][key])
                 for value, n in state["window"][key]:
                     self.update(key, float(value), int(n))
+        if self.over_epoch is not None:
+            self.over_epoch.load_state_dict(state.get("over_epoch", {}))
 
     def _clear(self):
         self._values = {key: [] for key in self.keys}  # since the last collect

@@ -6,6 +6,7 @@ import torch
 
 from base import BaseDataLoader, BaseTrainer, InMemoryDataset
 from helpers import tiny_config
+from model.metric import MacroF1
 from parse_config import ConfigParser
 from trainer import Trainer
 from utils.seed import seed_everything
@@ -23,7 +24,9 @@ def cuda_trainer(save_dir, device_resident=False, resume=None, **switches):
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     config = ConfigParser(tiny_config(save_dir, epochs=2, log_step=10**6, **switches), resume=resume)
     valid = loader.split_validation()
-    return Trainer(model, torch.nn.CrossEntropyLoss(), [], optimizer, config, device, loader, valid)
+    metric = MacroF1(4)
+    metric.__name__ = "f1"
+    return Trainer(model, torch.nn.CrossEntropyLoss(), [metric], optimizer, config, device, loader, valid)
 
 
 @pytest.mark.parametrize("device_resident", [False, True])

@@ -144,7 +144,7 @@ def _name_mistakes(config, parts, also_logged):
     return mistakes + [
         f"{path}: nothing called {name!r} is logged"
         + (not_split if name.removeprefix("val_") in logged else did_you_mean(name, logged))
-        for path, name in _watched(config).items()
+        for path, name in watched(config).items()
         if name not in logged
     ]
 
@@ -274,7 +274,7 @@ def _init_weights_mistakes(config):
     return mistakes
 
 
-def _watched(config):
+def watched(config):
     """{path: name} of the values that the config monitors."""
     trainer, scheduler, callbacks = (config.get(name) for name in ("trainer", "lr_scheduler", "callbacks"))
     watched = {}

@@ -213,7 +213,7 @@ class Config(RunSettings):
     loss: _named(Component)
     """The loss: a function in model/loss.py, or a loss class such as "torch.nn.CrossEntropyLoss"."""
     metrics: list[_named(Metric)] = []
-    """The metrics: functions in model/metric.py."""
+    """The metrics: functions and classes in model/metric.py, or classes such as "torchmetrics.MeanSquaredError"."""
     lr_scheduler: _one_or_several(Scheduler) | None = None
     """The learning-rate scheduler: a class of torch.optim.lr_scheduler. Or several under the names of optimizers."""
     callbacks: list[_named(Component)] = []

@@ -14,10 +14,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Definition:
-    """A class, a function or something else, and the parameters a caller may give, None where they are unsure."""
+    """A class, a function or something else, and the parameters a caller may give, None where they are unsure.
+
+    members: names of what a class defines or inherits, None where that is unsure.
+    """
 
     kind: str  # "class", "function" or "unsure"
     parameters: tuple[inspect.Parameter, ...] | None = None
+    members: frozenset[str] | None = None
 
 
 _UNSURE = Definition("unsure")
@@ -29,7 +33,7 @@ def find_definition(module, name):
     if isinstance(node, ast.FunctionDef):
         return Definition("function", None if node.decorator_list else _parameters(node.args))
     if isinstance(node, ast.ClassDef):
-        return Definition("class", _constructor(node, home))
+        return Definition("class", _constructor(node, home), _members(node, home))
     return node
 
 
@@ -159,6 +163,19 @@ def _constructor(node, home):
         if parameters is None or parameters:
             return parameters
     return ()
+
+
+def _members(node, home):
+    """Names that the class and its bases define; None where a base is unsure."""
+    names = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
+    names |= {name for item in node.body if not isinstance(item, ast.FunctionDef) for name in _bound_in(item)}
+    for base in node.bases:
+        above, home_above = _find(home, base.id) if isinstance(base, ast.Name) else (None, home)
+        inherited = _members(above, home_above) if isinstance(above, ast.ClassDef) else None
+        if inherited is None:
+            return None
+        names |= inherited
+    return None if node.decorator_list or node.keywords else frozenset(names)
 
 
 def _parameters(arguments):

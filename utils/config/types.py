@@ -11,6 +11,7 @@ from pathlib import Path
 
 from utils.config.nearest import did_you_mean, nearest
 from utils.config.source import find_definition, public_names, source_of
+from utils.epoch_metrics import METHODS
 from utils.errors import UserError
 
 
@@ -26,8 +27,6 @@ class Part:
     """Library modules whose classes a dotted name may point to."""
     factories: tuple[str, ...] = ()
     """Library modules whose functions it may point to."""
-    classes: bool = True
-    """Whether a class will do."""
     functions: bool = False
     """Whether a function of the project will do."""
     given: int = 0
@@ -36,6 +35,8 @@ class Part:
     """How many positional arguments a function gets when it is used, for a function that is not called to build."""
     nested: bool = False
     """Whether arguments may be durations, and other objects of the part."""
+    methods: tuple[str, ...] = ()
+    """What a class of the project must have, instead of a base."""
 
 
 _LOADER = Part("data_loader.data_loaders", bases=("base.base_data_loader.BaseDataLoader",))
@@ -57,7 +58,15 @@ PARTS = {
         functions=True,
         called_with=2,
     ),
-    "metrics": Part("model.metric", factories=("torch.nn.functional",), classes=False, functions=True, called_with=2),
+    "metrics": Part(
+        "model.metric",
+        bases=("torchmetrics.metric.Metric",),
+        libraries=("torchmetrics",),
+        factories=("torch.nn.functional",),
+        functions=True,
+        called_with=2,
+        methods=METHODS,
+    ),
     "optimizer": Part("torch.optim", bases=("torch.optim.Optimizer",), libraries=("torch.optim",), given=1),
     "lr_scheduler": Part(
         "torch.optim.lr_scheduler",
@@ -73,7 +82,7 @@ PARTS = {
     "valid_data_loader": _LOADER,
     "test_data_loader": _LOADER,
 }
-_LIBRARIES = ("torch", "torchvision")
+_LIBRARIES = ("torch", "torchvision", "torchmetrics")
 _PARTS = tuple(PARTS.values())
 
 # For a section that only the project's own script knows: anything of the module that the script passes, and by
@@ -130,8 +139,8 @@ def type_mistake(name, part):
         return _not_found(attribute, home, public_names(home))
     if definition.kind == "function" and not (part.factories if is_library(home) else part.functions):
         return f"{name!r} is the wrong kind of function; a class is needed"
-    if definition.kind == "class" and not part.classes:
-        return f"{name!r} is the wrong kind of class; a function is needed"
+    if definition.kind == "class" and definition.members is not None:
+        return _lacking(name, part, definition.members)
     return None
 
 
@@ -202,6 +211,9 @@ def _home(name, module, part):
                 else "only the project's own will do here"
             )
             raise UserError(f"{name!r} is not allowed; {where}{_meant(name, part)}")
+        library = place.split(".")[0]
+        if source_of(library) is None:
+            raise UserError(f"{name!r} needs the package {library}, which is not installed: pip install {library}")
         return place, attribute
     if not room or is_library(room):
         raise UserError(f"{name!r} is not allowed; give a name of {module}")
@@ -233,10 +245,12 @@ def _require_kind(found, name, home, part):
     """
     own = _project_of(found.__module__) == _project_of(home) and not is_library(home)
     passed_in = part is OWN_SECTION and "." not in name and found.__module__.split(".")[0] == home.split(".")[0]
-    needed = " or ".join(part.bases) or ("class" if part.classes else "function")
+    needed = " or ".join(part.bases) or "class"
     if inspect.isclass(found):
-        bound = part.bases and not (own and part is OWN_SECTION)
-        fits = part.classes and (issubclass(found, tuple(map(_import, part.bases))) if bound else own)
+        if own and _lacking(name, part, dir(found)):
+            raise UserError(_lacking(name, part, dir(found)))
+        bound = part.bases and not (own and (part is OWN_SECTION or part.methods))
+        fits = issubclass(found, _loaded_bases(part)) if bound else own
     else:
         factory = any(f"{found.__module__}.".startswith(f"{place}.") for place in part.factories)
         fits = (own and part.functions) or factory
@@ -244,6 +258,19 @@ def _require_kind(found, name, home, part):
         kind = "class" if inspect.isclass(found) else "function"
         origin = "" if own or found.__module__ == home else f", from {found.__module__},"
         raise UserError(f"{name!r}{origin} is the wrong kind of {kind}; a {needed} is needed")
+
+
+def _lacking(name, part, members):
+    """What a class of the project lacks to be of use in its section; None if nothing."""
+    lacking = [method for method in part.methods if method not in members]
+    return (
+        f"{name!r} has no {' and no '.join(lacking)}; a class here needs {', '.join(part.methods)}" if lacking else None
+    )
+
+
+def _loaded_bases(part):
+    """The classes of which one must derive, but for those of modules not loaded: nothing can derive from them yet."""
+    return tuple(_import(base) for base in part.bases if base.rpartition(".")[0] in sys.modules)
 
 
 def _project_of(module):

@@ -9,6 +9,7 @@ import data_loader.data_loaders
 import model.loss
 import model.metric
 import model.model
+import utils.config.types
 from utils import UserError
 from utils.config.source import find_definition, public_names
 from utils.config.types import (
@@ -45,6 +46,9 @@ MODULES = {
         ("loss", "torch.nn.functional.cross_entropy"),
         ("metrics", "accuracy"),
         ("metrics", "torch.nn.functional.l1_loss"),
+        ("metrics", "MacroF1"),
+        ("metrics", "torchmetrics.classification.MulticlassF1Score"),
+        ("metrics", "torchmetrics.F1Score"),
     ],
 )
 def test_names_that_fit_resolve(section, name):
@@ -73,6 +77,7 @@ def test_names_that_fit_resolve(section, name):
         ("optimizer", "adamw.AdamW", "not allowed"),
         ("metrics", "torch.nn.Linear", "not allowed"),
         ("loss", "nll_los", "did you mean 'nll_loss'"),
+        ("metrics", "torchmetrics.classification.MulticlasF1Score", "did you mean 'MulticlassF1Score'"),
     ],
 )
 def test_names_that_do_not_fit_are_refused_before_anything_is_imported(section, name, word):
@@ -90,11 +95,31 @@ def test_names_that_do_not_fit_are_refused_before_anything_is_imported(section, 
         ("optimizer", "torch.optim.lr_scheduler.StepLR", "wrong kind of class; a torch.optim.Optimizer"),
         ("loss", "F", "neither a class nor a function"),
         ("arch", "torchvision.models.resnet.ResNet18_Weights", "wrong kind of class"),
+        ("metrics", "torchmetrics.MetricCollection", "wrong kind of class; a torchmetrics.metric.Metric"),
+        ("metrics", "torchmetrics.functional.accuracy", "wrong kind of function"),
     ],
 )
 def test_things_of_the_wrong_kind_are_refused(section, name, word):
     with pytest.raises(UserError, match=word):
         resolve(name, MODULES[section], PARTS[section])
+
+
+def test_library_that_is_not_installed_is_told_before_anything_is_imported(monkeypatch):
+    source_of = utils.config.types.source_of
+    monkeypatch.setattr(utils.config.types, "source_of", lambda m: None if "torchmetrics" in m else source_of(m))
+    assert "not installed: pip install torchmetrics" in type_mistake("torchmetrics.F1Score", PARTS["metrics"])
+
+
+def test_class_of_a_metric_must_have_its_methods(tmp_path, monkeypatch):
+    methods = "".join(f"    def {name}(self): pass\n" for name in ("update", "reset", "state_dict"))
+    source = f"class Half:\n{methods}class Whole(Half):\n    compute = load_state_dict = Half.update\n"
+    part = dataclasses.replace(PARTS["metrics"], module=project(tmp_path, monkeypatch, source).module)
+    lacking = "'Half' has no compute and no load_state_dict; a class here needs update, compute, reset,"
+    assert type_mistake("Half", part).startswith(lacking) and type_mistake("Whole", part) is None
+    module = importlib.import_module(part.module)
+    with pytest.raises(UserError, match=lacking):
+        resolve("Half", module, part)
+    assert resolve("Whole", module, part) is module.Whole
 
 
 def test_own_section_takes_what_the_script_passes_but_no_stranger():

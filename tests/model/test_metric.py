@@ -1,0 +1,35 @@
+import pytest
+import torch
+from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_f1_score
+
+from model.metric import ConfusionMatrix, MacroF1
+
+
+def updated(metric, output, target, size):
+    for outputs, targets in zip(output.split(size), target.split(size), strict=True):
+        metric.update(outputs, targets)
+    return metric.compute()
+
+
+@pytest.mark.parametrize("size", [1, 7, 40])
+@pytest.mark.parametrize("shape", [(), (3, 2)])
+def test_macro_f1_and_confusion_matrix_are_those_of_torchmetrics(size, shape):
+    torch.manual_seed(0)
+    output, target = torch.randn(40, 5, *shape), torch.randint(4, (40, *shape))
+    output[:, 4] -= 9  # a class that occurs nowhere counts for nothing
+    matrix = updated(ConfusionMatrix(5), output, target, size)
+    assert torch.equal(matrix, multiclass_confusion_matrix(output, target, 5))
+    expected = multiclass_f1_score(output, target, 5, average="macro")
+    assert updated(MacroF1(5), output, target, size).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_reset_begins_anew():
+    metric = MacroF1(2)
+    updated(metric, torch.eye(2), torch.tensor([1, 0]), 1)
+    metric.reset()
+    assert updated(metric, torch.eye(2), torch.tensor([0, 1]), 1) == 1
+
+
+def test_model_with_other_classes_is_refused():
+    with pytest.raises(ValueError, match="num_classes is 3, and the model gives 4"):
+        MacroF1(3).update(torch.rand(2, 4), torch.zeros(2, dtype=torch.int64))

@@ -1,0 +1,162 @@
+import math
+
+import pytest
+import torch
+from torchmetrics import classification
+
+from helpers import same
+from model.metric import ConfusionMatrix, MacroF1
+from utils import MetricTracker, UserError
+from utils.checkpoint import load_checkpoint, save_checkpoint
+
+CPU = torch.device("cpu")
+
+
+def named(metric, name="metric"):
+    metric.__name__ = name
+    return metric
+
+
+class Vector(torch.nn.Module):
+    """Gives what it is told to, and nothing before the first batch."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+        self.seen = False
+
+    def update(self, output, target):
+        self.seen = True
+
+    def compute(self):
+        if not self.seen:
+            raise ZeroDivisionError
+        return self.value
+
+    def reset(self):
+        self.seen = False
+
+
+def batches(size=7):
+    torch.manual_seed(0)
+    output = torch.randn(40, 3, requires_grad=True).softmax(1)  # AUROC makes shares of what is none, batch by batch
+    target = torch.randint(3, (40,))
+    return list(zip(output.split(size), target.split(size), strict=True))
+
+
+def update_all(tracker, batches):
+    for output, target in batches:
+        tracker.over_epoch.update(output, target)
+    return tracker
+
+
+def f1_and_auroc():
+    f1 = named(classification.MulticlassF1Score(3, average="macro"), "f1")
+    return [f1, named(classification.MulticlassAUROC(3), "auroc"), named(MacroF1(3), "own_f1")]
+
+
+@pytest.mark.parametrize("size", [1, 7, 40])
+def test_result_is_exact_whatever_the_batch_size(size):
+    whole = update_all(MetricTracker.of(f1_and_auroc(), CPU), batches(40)).result()
+    parts = update_all(MetricTracker.of(f1_and_auroc(), CPU), batches(size)).result()
+    assert same({**parts, "loss": 0}, {**whole, "loss": 0}) and list(parts) == ["loss", "f1", "auroc", "own_f1"]
+    assert 0 < whole["f1"] == pytest.approx(whole["own_f1"], rel=1e-6)
+
+
+@pytest.mark.parametrize("after", range(1, 6))
+def test_state_goes_through_a_checkpoint_bit_for_bit(tmp_path, after):
+    straight = update_all(MetricTracker.of(f1_and_auroc(), CPU), batches()[:after])
+    save_checkpoint({"state_dict": {}, "metrics": straight.state_dict()}, tmp_path / "state.pth")
+    resumed = MetricTracker.of(f1_and_auroc(), CPU)
+    resumed.load_state_dict(load_checkpoint(tmp_path / "state.pth")["metrics"])
+    for tracker in (straight, resumed):
+        update_all(tracker, batches()[after:])
+    assert same({**straight.result(), "loss": 0}, {**resumed.result(), "loss": 0})
+    assert same(straight.state_dict()["over_epoch"], resumed.state_dict()["over_epoch"])
+
+
+def test_two_trackers_share_no_state():
+    metrics = f1_and_auroc()
+    first, second = MetricTracker.of(metrics, CPU), MetricTracker.of(metrics, CPU)
+    update_all(first, batches())
+    assert math.isnan(second.result()["f1"]) and second.state_dict()["over_epoch"] == {}
+
+
+def test_what_was_seen_is_forgotten_by_reset():
+    tracker = update_all(MetricTracker.of(f1_and_auroc(), CPU), batches())
+    before = tracker.result()
+    tracker.reset()
+    assert math.isnan(tracker.result()["own_f1"]) and tracker.state_dict()["over_epoch"] == {}
+    assert same({**update_all(tracker, batches()).result(), "loss": 0}, {**before, "loss": 0})
+
+
+def test_metric_that_keeps_outputs_keeps_no_graph():
+    class Keeping(Vector):
+        def update(self, output, target):
+            self.value = output
+
+        def compute(self):
+            return self.value.requires_grad
+
+    tracker = update_all(MetricTracker.of([named(Keeping(None))], CPU), batches())
+    assert tracker.result()["metric"] == 0
+
+
+def test_square_result_is_a_table_and_no_number():
+    tracker = update_all(MetricTracker.of([named(ConfusionMatrix(3), "matrix")], CPU), batches())
+    assert "matrix" not in tracker.result()
+    assert sum(map(sum, tracker.tables["matrix"])) == 40
+
+
+def test_wrong_shape_is_refused_before_the_first_batch_where_it_can_be():
+    vector = named(classification.MulticlassF1Score(3, average=None))
+    with pytest.raises(UserError, match=r"metrics.0: MulticlassF1Score gave a tensor of shape \(3,\); .*average"):
+        MetricTracker.of([vector], CPU)
+
+
+@pytest.mark.parametrize(
+    ("value", "what"), [(torch.ones(2), r"a tensor of shape \(2,\)"), ({}, "a dict"), (torch.ones(2, 3), "(2, 3)")]
+)
+def test_wrong_shape_is_refused_after_the_first_batch_at_the_latest(value, what):
+    tracker = MetricTracker.of([named(MacroF1(3), "f1"), named(Vector(value))], CPU)
+    with pytest.raises(UserError, match=r"metrics.1: Vector gave") as error:
+        update_all(tracker, batches()[:1])
+    assert what.replace("\\", "") in str(error.value)
+
+
+@pytest.mark.parametrize("value", [2, 2.0, torch.tensor(2), torch.tensor([2.0])])
+def test_number_of_any_kind_becomes_a_float(value):
+    tracker = update_all(MetricTracker.of([named(Vector(value))], CPU), batches())
+    assert type(tracker.result()["metric"]) is float and tracker.result()["metric"] == 2
+
+
+def test_what_a_metric_has_against_its_first_batch_is_told_with_its_place():
+    for metric, text in ((MacroF1(4), "num_classes is 4"), (classification.MulticlassF1Score(4), "number of classes")):
+        tracker = MetricTracker.of([named(metric)], CPU)
+        with pytest.raises(UserError, match=f"^metrics.0: {type(metric).__name__}: .*{text}"):
+            update_all(tracker, batches())
+
+
+@pytest.mark.parametrize("other", [MacroF1(4), classification.MulticlassAUROC(3), classification.MulticlassF1Score(3)])
+def test_state_of_another_metric_is_refused_with_its_place(other):
+    state = update_all(MetricTracker.of([named(MacroF1(3))], CPU), batches()).state_dict()
+    with pytest.raises(ValueError, match=r"metrics.0: "):
+        MetricTracker.of([named(other)], CPU).load_state_dict(state)
+
+
+def test_state_that_is_no_tensor_is_refused():
+    tracker = update_all(MetricTracker.of([named(classification.MulticlassF1Score(3))], CPU), batches())
+    state = tracker.state_dict()
+    state["over_epoch"]["states"]["metric"]["tp"] = "much"
+    with pytest.raises(ValueError, match="it is not the state of a MulticlassF1Score"):
+        tracker.load_state_dict(state)
+
+
+def test_looking_at_a_metric_takes_no_random_numbers():
+    class Drawing(Vector):
+        def compute(self):
+            return torch.rand(())
+
+    before = torch.get_rng_state()
+    update_all(MetricTracker.of([named(Drawing(None))], CPU), batches()[:0]).over_epoch.update(torch.ones(1), 1)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,0 +1,144 @@
+"""Metrics that are no means over batches, such as F1: they see every batch and are computed once, at an epoch's end."""
+
+import copy
+import math
+import warnings
+
+from utils.errors import UserError
+
+METHODS = ("update", "compute", "reset", "state_dict", "load_state_dict")
+
+
+class EpochMetrics:
+    """Metrics with update(output, target), compute(), reset() and a state; each a copy of its own, on the device.
+
+    metrics: {place in the config: metric}, each with a __name__. compute() gives one number, or a square table, such as
+    a confusion matrix, which is no result but stands in the attribute tables, {name: rows}, after each result().
+
+    Raises UserError, naming the place, for a metric that gives something else: at once if it can be computed before it
+    has seen anything, else after the first batch.
+    """
+
+    def __init__(self, metrics, device=None):
+        self._metrics = {place: copy.deepcopy(metric) for place, metric in metrics.items()}
+        self.names = [metric.__name__ for metric in self._metrics.values()]
+        self.device = device
+        self.tables = {}
+        for metric in self._metrics.values():
+            for part in _parts_of_torchmetrics(metric):
+                part.persistent(True)  # else its state_dict is empty
+            self._to_device(metric)
+        self.reset()
+        self._try_all()
+        self._tried = False
+
+    def reset(self):
+        """Forget all batches."""
+        self.num_batches = 0
+        for metric in self._metrics.values():
+            metric.reset()
+
+    def update(self, output, target):
+        """Show the metrics a batch; nothing is read from the device, unless a metric does so itself."""
+        output = output.detach() if hasattr(output, "detach") else output  # a metric that keeps it keeps no graph
+        self.num_batches += 1
+        if self._tried:
+            for metric in self._metrics.values():
+                metric.update(output, target)
+        else:
+            self._update_first(output, target)
+
+    def result(self):
+        """{name: number} of those that give one, nan before the first batch; waits for the device."""
+        values = {name: math.nan for name in self.names if name not in self.tables}
+        if self.num_batches:
+            values = {m.__name__: _number_or_table(m.compute(), place, m) for place, m in self._metrics.items()}
+        self.tables = {name: value for name, value in values.items() if isinstance(value, list)}
+        return {name: value for name, value in values.items() if name not in self.tables}
+
+    def state_dict(self):
+        """What each metric has come to; empty before the first batch."""
+        states = {metric.__name__: metric.state_dict() for metric in self._metrics.values()}
+        return {"num_batches": self.num_batches, "states": states} if self.num_batches else {}
+
+    def load_state_dict(self, state):
+        """Put it back into the metrics of the same names. Raises ValueError, naming the place, if it does not fit."""
+        self.reset()
+        self.num_batches = int(state.get("num_batches", 0))
+        for place, metric in self._metrics.items():
+            if metric.__name__ in state.get("states", {}):
+                try:
+                    self._load(metric, state["states"][metric.__name__])
+                except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+                    raise ValueError(f"{place}: {_in_one_line(error)}") from None
+
+    def _load(self, metric, state):
+        if hasattr(metric, "modules"):  # torchmetrics takes whatever it is given
+            before = metric.state_dict()
+            if before.keys() != state.keys() or any(type(before[key]) is not type(state[key]) for key in before):
+                raise ValueError(f"it is not the state of a {type(metric).__name__}")
+        metric.load_state_dict(state)
+        for part in _parts_of_torchmetrics(metric):
+            part._update_count = self.num_batches  # else it warns that it has seen nothing; no part of its state_dict
+        self._to_device(metric)
+
+    def _to_device(self, metric):
+        if self.device is not None and hasattr(metric, "to"):
+            metric.to(self.device)
+
+    def _update_first(self, output, target):
+        """The first batch of this process: what a metric has against its arguments is the user's to mend."""
+        for place, metric in self._metrics.items():
+            try:
+                metric.update(output, target)
+            except Exception as error:
+                if not isinstance(error, ValueError) and not _parts_of_torchmetrics(metric):
+                    raise
+                raise UserError(f"{place}: {type(metric).__name__}: {_in_one_line(error)}") from error
+        self._try_all()
+        self._tried = True
+
+    def _try_all(self):
+        """Look at what the metrics give by now, in copies, so that no bit of the run depends on it."""
+        from utils.seed import rng_state, set_rng_state  # imports NumPy, which a mistake in a config need not wait for
+
+        before = rng_state()
+        for place, metric in self._metrics.items():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    value = copy.deepcopy(metric).compute()
+                except Exception:  # so little may be too little for it; the epoch's end shows
+                    continue
+            value = _number_or_table(value, place, metric)
+            if isinstance(value, list):
+                self.tables[metric.__name__] = value
+        set_rng_state(before)
+
+
+def is_epoch_metric(metric):
+    """Whether it is an object with update, compute, reset and a state, and no function of a batch."""
+    return all(callable(getattr(metric, method, None)) for method in METHODS)
+
+
+def _number_or_table(value, place, metric):
+    """A float, or the rows of a square table. Raises UserError for anything else."""
+    shape = getattr(value, "shape", None)
+    if isinstance(value, (int, float)) or (shape is not None and math.prod(shape) == 1):
+        return float(value)
+    if shape is not None and len(shape) == 2 and shape[0] == shape[1]:
+        return value.tolist()
+    what = f"a {type(value).__name__}" if shape is None else f"a tensor of shape {tuple(shape)}"
+    averages = '; its argument "average" makes it one' if hasattr(metric, "average") else ""
+    raise UserError(
+        f"{place}: {type(metric).__name__} gave {what}; it should be one number, or a square table{averages}"
+    )
+
+
+def _parts_of_torchmetrics(metric):
+    """The metric and those inside it, if they are of torchmetrics, which need not be installed."""
+    return [part for part in getattr(metric, "modules", tuple)() if hasattr(part, "_update_count")]
+
+
+def _in_one_line(error):
+    return " ".join(str(error).split())

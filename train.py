@@ -4,12 +4,13 @@ import argparse
 
 from parse_config import PARTS, ConfigParser, CustomArgs
 from series import train_series
+from utils.config.debug_flags import add_debug_flags, debugging
 from utils.errors import clean_exit
 
 RESUME_HELP = "checkpoint or run folder to go on from; 'latest'; or 'auto': the newest run of the config's name, if any"
 
 
-def main(config):
+def main(config, flags):
     """Build what the config names, cheap parts first, and train."""
     # Imported here, so that --help and a mistake in the config are answered without waiting for torch.
     import torch
@@ -19,7 +20,9 @@ def main(config):
     import model.metric as module_metric
     import model.model as module_arch
     import trainer.trainer as module_trainer
+    from trainer.debugging import show_batches
     from trainer.optimizers import build_optimizer
+    from trainer.profile import add_profile
     from trainer.schedules import build_schedule
     from utils.device import prepare_device
     from utils.initial_weights import load_initial_weights
@@ -50,6 +53,8 @@ def main(config):
         valid_data_loader = (
             config.init_obj("valid_data_loader", module_data).to(device).as_validation(beside=data_loader)
         )
+    if flags.show_batch:
+        return show_batches(flags.show_batch, config, data_loader, valid_data_loader)
     lr_scheduler = build_schedule(config, optimizer, data_loader)
     example = example_input(data_loader, device)
     summary = model_summary(model, example)
@@ -72,6 +77,8 @@ def main(config):
     trainer.logger.info("run %s on %s, seed %d", config.save_dir, device, settings.seed)
     if config.resume is None and example is not None:
         trainer.writer.add_graph(model, example)
+    if flags.profile:
+        add_profile(trainer)
     trainer.train()
 
 
@@ -92,7 +99,11 @@ if __name__ == "__main__":
     options = [
         CustomArgs(["--lr", "--learning_rate"], type=float, target="optimizer;args;lr"),
         CustomArgs(["--bs", "--batch_size"], type=int, target="data_loader;args;batch_size"),
+        CustomArgs(["--overfit-batches"], type=int, target="trainer;overfit_batches"),
     ]
+    add_debug_flags(parser)
     with clean_exit():
         config = ConfigParser.from_args(parser, options, parts=PARTS)
-        train_series(config) if len(config.variants) > 1 else main(config)
+        flags = parser.parse_args()
+        with debugging(config, flags):
+            train_series(config) if len(config.variants) > 1 else main(config, flags)

@@ -91,7 +91,7 @@ class BaseDataLoader(DataLoader):
 
     def split_validation(self):
         """A DataLoader over the samples set aside, in a fixed order; None if there are none."""
-        return None if self.valid_sampler is None else self._as_validated(self.valid_sampler)
+        return None if self.valid_sampler is None else self.as_validated(self.valid_sampler)
 
     def as_validation(self, beside=None):
         """A DataLoader over the other samples as validation would see them: each once, and in a fixed order.
@@ -106,7 +106,7 @@ class BaseDataLoader(DataLoader):
         if beside is not None and classes[0] != classes[1]:
             raise UserError(f"valid_data_loader: its classes are {classes[1]}, and those of data_loader {classes[0]}")
         indices = getattr(self.sampler, "indices", None)
-        return self._as_validated(self.sampler if indices is None else EpochSampler(indices, shuffle=False))
+        return self.as_validated(self.sampler if indices is None else EpochSampler(indices, shuffle=False))
 
     def to(self, device):
         """Make ready to feed the device: pinned memory for CUDA, or the samples themselves if device_resident.
@@ -138,7 +138,7 @@ class BaseDataLoader(DataLoader):
         order = self.sampler.order(epoch)
         return order[batch_idx * self.batch_size : (batch_idx + 1) * self.batch_size].tolist()
 
-    def _as_validated(self, sampler):
+    def as_validated(self, sampler):
         dataset = SeededDataset(self.valid_dataset)
         dataset.seeder.set_epoch(0)  # the same random numbers in every epoch, so that epochs compare
         collate_fn = self._collate_fn_for(self.valid_dataset)

@@ -8,25 +8,33 @@ from torch.utils.data import IterableDataset
 
 from utils import inf_loop
 from utils.batches import batches_of
+from utils.errors import UserError
 
 
 class BatchStream:
     """The batches of a loader, one pass an epoch, or as one endless stream of passes that is cut into epochs.
 
-    len_epoch: batches in an epoch of the stream; None for passes. The attribute keeps_position says whether an epoch
+    len_epoch: batches in an epoch of the stream; None for passes. limit: how many batches of each pass to take, or
+    which share of them. The attribute keeps_position says whether an epoch
     can begin anywhere: with a loader that has set_epoch(epoch, start_batch), or state_dict and load_state_dict, or that
     reads an IterableDataset which has them. len_epoch is None for a loader without a length.
     """
 
-    def __init__(self, loader, len_epoch=None):
+    def __init__(self, loader, len_epoch=None, limit=None):
         self.loader = loader
         self.by_iterations = len_epoch is not None
-        self.len_epoch = len_epoch or num_batches(loader)
+        self.len_epoch = len_epoch or limited(num_batches(loader), limit)
         can_seek = "start_batch" in _parameters_of(getattr(loader, "set_epoch", None))
         self._seeks = can_seek and getattr(loader, "seekable", True)
         self._dataset = _stateful_dataset(loader)
         has_state = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
         self.keeps_position = self._seeks or has_state or self._dataset is not None
+        self._limited = limit is not None
+        if self._limited and self.keeps_position and not self._seeks:
+            raise UserError(
+                "trainer.limit_train_batches: data_loader goes on where it was; say with trainer.len_epoch how many "
+                "batches make an epoch"
+            )
         self.restart()
 
     def batches(self, epoch, start_batch=0):
@@ -41,7 +49,8 @@ class BatchStream:
         elif hasattr(self.loader, "set_epoch"):
             self.loader.set_epoch(epoch)
         if not self.by_iterations:
-            yield from self._open(resumed=start_batch > 0)
+            opened = self._open(resumed=start_batch > 0)
+            yield from itertools.islice(opened, self.len_epoch - start_batch) if self._limited else opened
             return
         if self._endless is None:
             opened = self._open(resumed=(epoch, start_batch) != (1, 0))
@@ -96,6 +105,19 @@ def num_batches(loader):
         return len(loader)
     except TypeError:
         return None
+
+
+def epoch_length(trainer, loader):
+    """Batches in an epoch with these settings, {key: value} of the trainer section; None if nobody knows."""
+    batches = trainer.get("overfit_batches") or num_batches(loader)
+    return trainer.get("len_epoch") or limited(batches, trainer.get("limit_train_batches"))
+
+
+def limited(batches, limit):
+    """The number of batches, None for one unknown, cut to a limit: a number, a float for a share, None for all."""
+    if limit is None or batches is None:
+        return batches if limit is None or isinstance(limit, float) else limit
+    return max(1, round(limit * batches)) if isinstance(limit, float) else min(limit, batches)
 
 
 def _parameters_of(function):

@@ -1,5 +1,7 @@
 """Measure a model on data without training it; the trainer's validation and test.py both come here."""
 
+import itertools
+
 import torch
 
 from trainer.speed import autocast, to_device
@@ -9,15 +11,17 @@ from utils.config.check import watched
 from utils.errors import UserError
 
 
-def evaluate(model, criterion, metric_ftns, data_loader, device, tracker, precision="fp32", after_batch=None):
+def evaluate(
+    model, criterion, metric_ftns, data_loader, device, tracker, precision="fp32", after_batch=None, limit=None
+):
     """{name: average over all samples} of the loss and the metrics. tracker: a MetricTracker of those names.
 
-    after_batch: called after each batch, which may raise to end this early.
+    after_batch: called after each batch, which may raise to end this early. limit: how many batches to read, None: all.
     """
     model.eval()
     tracker.reset()
     with torch.no_grad():
-        for data, target in batches_of(data_loader):
+        for data, target in itertools.islice(batches_of(data_loader), limit):
             data, target = to_device(data, device), to_device(target, device)
             with autocast(precision, device):
                 output = model(data)

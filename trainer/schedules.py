@@ -2,7 +2,7 @@
 
 from torch.optim.lr_scheduler import LinearLR, ReduceLROnPlateau, SequentialLR
 
-from trainer.batch_stream import num_batches
+from trainer.batch_stream import epoch_length
 from utils import UserError
 from utils.config.files import names_several
 from utils.duration import RunLength, is_duration
@@ -39,7 +39,7 @@ def build_schedule(config, optimizer, data_loader, name="lr_scheduler"):
     if not section:
         return None
     trainer = config["trainer"]
-    len_epoch = trainer.get("len_epoch") or num_batches(data_loader)
+    len_epoch = epoch_length(trainer, data_loader)
     batch_size = getattr(data_loader, "batch_size", None)
     length = RunLength(trainer["epochs"], len_epoch, batch_size, trainer.get("accumulate", 1))
     by_name = getattr(optimizer, "by_name", None)

@@ -8,7 +8,8 @@ from tqdm import tqdm
 
 from base import BaseTrainer
 from logger.tables import show_tables
-from trainer.batch_stream import BatchStream, num_batches
+from trainer.batch_stream import BatchStream, limited, num_batches
+from trainer.debugging import looked_into, overfitted, refuse_limits
 from trainer.evaluate import evaluate, record, reduction_of, trackers
 from trainer.gradient_watch import GradientWatch
 from trainer.optim_step import OptimStep
@@ -45,21 +46,22 @@ class Trainer(BaseTrainer):
         lr_scheduler=None,
         len_epoch=None,
     ):
-        _refuse_lengths(config, data_loader, lr_scheduler, len_epoch)
-        own_validation = type(self)._valid_epoch is not Trainer._valid_epoch
-        if own_validation and config["trainer"].get("validate_every_steps"):
-            raise UserError("trainer.validate_every_steps: is not for a trainer with a _valid_epoch of its own")
+        own_loop = type(self)._train_epoch is not Trainer._train_epoch and not type(self).resumes_within_epochs
+        refuse_limits(config, valid_data_loader, own_loop, type(self)._valid_epoch is not Trainer._valid_epoch)
+        data_loader, valid_data_loader = overfitted(config, data_loader, valid_data_loader)
+        limits = config["trainer"]
+        self.stream = BatchStream(data_loader, len_epoch or limits.get("len_epoch"), limits.get("limit_train_batches"))
+        _refuse_lengths(config, self.stream, lr_scheduler)
         self.reduction = reduction_of(criterion)
         self.train_metrics, self.valid_metrics = trackers(metric_ftns, device, config)
         apply_switches(model, TrainerSettings.model_validate(config["trainer"]), device)
-        self.stream = BatchStream(data_loader, len_epoch or config["trainer"].get("len_epoch"))
-        own_loop = type(self)._train_epoch is not Trainer._train_epoch and not type(self).resumes_within_epochs
         self.resumes_within_epochs = self.stream.keeps_position and not own_loop
         self.len_epoch = self.stream.len_epoch
         self.device = device
         self.data_loader = data_loader
         self.valid_data_loader = valid_data_loader
         self.do_validation = valid_data_loader is not None
+        self.valid_batches = limited(num_batches(valid_data_loader), settings.limit_valid_batches)
         self.lr_scheduler = lr_scheduler
         super().__init__(model, criterion, metric_ftns, optimizer, config)
         if not self.resumes_within_epochs and not own_loop:
@@ -87,6 +89,11 @@ class Trainer(BaseTrainer):
         schedule = config.get("lr_scheduler") or {}
         self.schedule_interval = interval_of(schedule) if lr_scheduler is not None else None
         self.plateau_metric = self._plateau_metric(schedule.get("monitor"))
+
+    def train(self):
+        """Run the epochs that are left."""
+        with looked_into(self):
+            super().train()
 
     def _train_epoch(self, epoch):
         """Train and validate one epoch; returns {name: average over the epoch's samples}."""
@@ -179,6 +186,7 @@ class Trainer(BaseTrainer):
             self.valid_metrics,
             self.settings.precision,
             after_batch=self._stop_if_asked,
+            limit=self.valid_batches,
         )
         self._rng = None
         self._callbacks.call("on_valid_end", self, {f"val_{name}": value for name, value in result.items()})
@@ -315,17 +323,16 @@ class Trainer(BaseTrainer):
             )
 
 
-def _refuse_lengths(config, data_loader, lr_scheduler, len_epoch):
+def _refuse_lengths(config, stream, lr_scheduler):
     """Raise UserError, before the run has a folder, if there is nothing to train on or the schedule is too short."""
     trainer = config["trainer"]
-    batches = len_epoch or trainer.get("len_epoch") or num_batches(data_loader)
-    if batches is None:
+    if stream.len_epoch is None:
         raise UserError("data_loader: has no length; say with trainer.len_epoch how many batches make an epoch")
-    if num_batches(data_loader) == 0:
+    if num_batches(stream.loader) == 0:
         raise UserError("data_loader: has no batches; a batch may be larger than the data, with drop_last")
     total = getattr(lr_scheduler, "total_steps", None)
     by_step = interval_of(config.get("lr_scheduler") or {}) == "step"
-    steps = trainer["epochs"] * (math.ceil(batches / trainer.get("accumulate", 1)) if by_step else 1)
+    steps = trainer["epochs"] * (math.ceil(stream.len_epoch / trainer.get("accumulate", 1)) if by_step else 1)
     if total is not None and steps > total:
         unit = "updates" if by_step else "epochs"
         raise UserError(f"lr_scheduler.args.total_steps: it is {total}, but the run has {steps} {unit} to step after")

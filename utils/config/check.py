@@ -38,7 +38,7 @@ def check_config(config, parts, also_logged=(), begins=True):
     if parts:
         mistakes += _name_mistakes(config, parts, also_logged)
         mistakes += _optimizer_mistakes(config) + _plateau_mistakes(config) + _switch_mistakes(config, parts)
-        mistakes += _loader_mistakes(config) + _split_mistakes(config, parts)
+        mistakes += _loader_mistakes(config) + _split_mistakes(config, parts) + _limit_mistakes(config, parts)
         mistakes += _init_weights_mistakes(config) if begins else []
     if mistakes:
         raise UserError("\n".join(dict.fromkeys(mistakes)))
@@ -271,6 +271,24 @@ def _init_weights_mistakes(config):
             re.compile(pattern if isinstance(pattern, str) else "")
         except re.error as error:
             mistakes.append(f"init_weights.rename: {pattern!r} is no regular expression: {error}")
+    return mistakes
+
+
+def _limit_mistakes(config, parts):
+    """Limits that contradict another one, or are of validation data that are not there."""
+    trainer = config.get("trainer")
+    if not isinstance(trainer, dict):
+        return []
+    mistakes = []
+    if trainer.get("limit_train_batches") is not None and trainer.get("len_epoch") is not None:
+        mistakes.append("trainer.limit_train_batches: trainer.len_epoch says how many already; leave one of them out")
+    validates = config.get("valid_data_loader") is not None or _sets_aside(config, parts) is not False
+    if trainer.get("overfit_batches") is None and not validates:
+        mistakes += [
+            f"trainer.{key}: there are no validation data; set data_loader.args.validation_split, or leave it out"
+            for key in ("limit_valid_batches", "sanity_check_batches")
+            if trainer.get(key)
+        ]
     return mistakes
 
 

@@ -5,7 +5,17 @@ From these descriptions come the checks, config.schema.json and the README's tab
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    ValidationError,
+)
+from pydantic_core import PydanticCustomError
 
 from utils.config.files import names_several
 from utils.config.nearest import did_you_mean, nearest, resembles
@@ -135,6 +145,16 @@ class RunSettings(_Section):
     """Refuse keys that the framework does not know, instead of listing them as the project's own."""
 
 
+def _limit(value):
+    """A number of batches, an integer, or a share of them, a float. Raises PydanticCustomError for anything else."""
+    if (type(value) is int and value >= 1) or (type(value) is float and 0 < value <= 1):
+        return value
+    raise PydanticCustomError("limit", "a number of batches from 1 on, or a share above 0.0 and up to 1.0")
+
+
+Limit = Annotated[int | float, BeforeValidator(_limit)]
+
+
 class TrainerSettings(_Section):
     """The "trainer" section."""
 
@@ -193,6 +213,16 @@ class TrainerSettings(_Section):
     and saves what there is."""
     async_save: bool = False
     """Write checkpoints in the background, while training goes on."""
+    limit_train_batches: Limit | None = None
+    """Train on the first so many batches of each pass over the data, or, below 1.0, on such a share of them."""
+    limit_valid_batches: Limit | None = None
+    """Validate on the first so many batches, or on such a share of them."""
+    overfit_batches: Annotated[int, Field(ge=1)] | None = None
+    """Train and validate on the same few batches, always, as validation would see them."""
+    sanity_check_batches: Annotated[int, Field(ge=0)] = 0
+    """Validate on so many batches before the first epoch, to find mistakes in it at once; it leaves no trace."""
+    detect_anomaly: bool = False
+    """Name the operation whose gradient is nan, and show where it was called; much slower."""
 
 
 class Config(RunSettings):

@@ -1,0 +1,45 @@
+"""Batches of images as one picture."""
+
+from utils.errors import UserError
+
+_PER_ROW, _ROWS = 8, 4
+
+
+def draw_batches(path, by_part):
+    """Write the first images of batches into a PNG, each under its label. by_part: {title: (images, labels)}.
+
+    images: (N, 1 or 3, H, W), shown with their values stretched to [0, 1]. labels: (N,) numbers; others are left out.
+    Raises UserError for other data, and for a file that cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    parts = {title: _first(title, batch) for title, batch in by_part.items()}
+    rows = {title: -(-len(images) // _PER_ROW) for title, (images, _) in parts.items()}
+    figure = Figure(figsize=(_PER_ROW, 1.3 * sum(rows.values()) + 0.4 * len(rows)), layout="constrained")
+    panels = figure.subfigures(len(parts), 1, height_ratios=list(rows.values()), squeeze=False)[:, 0]
+    for panel, (title, (images, labels)) in zip(panels, parts.items(), strict=True):
+        panel.suptitle(title)
+        axes = panel.subplots(rows[title], _PER_ROW, squeeze=False).flat
+        for i, axis in enumerate(axes):
+            axis.axis("off")
+            if i < len(images):
+                axis.imshow(images[i].permute(1, 2, 0).squeeze(2).numpy(), cmap="gray", vmin=0, vmax=1)
+                axis.set_title(labels[i], fontsize=8)
+    try:
+        figure.savefig(path, dpi=120)
+    except OSError as error:
+        raise UserError(f"{path}: cannot write the picture: {error.strerror}") from error
+
+
+def _first(title, batch):
+    """(images with values in [0, 1], texts) of a batch, those that there is room for."""
+    images, labels = batch if isinstance(batch, (list, tuple)) and len(batch) == 2 else (batch, None)
+    shape = tuple(getattr(images, "shape", ()))
+    if len(shape) != 4 or shape[1] not in (1, 3):
+        what = f"a tensor of shape {shape}" if shape else f"a {type(images).__name__}"
+        raise UserError(f"the {title} batch: has {what} first; images (N, 1 or 3, H, W) can be drawn")
+    images = images[: _ROWS * _PER_ROW].detach().cpu().float()
+    low, high = images.min(), images.max()
+    plain = getattr(labels, "ndim", None) == 1
+    texts = [f"{label:.4g}" if isinstance(label, float) else str(label) for label in labels.tolist()] if plain else None
+    return (images - low) / (high - low).clamp(min=1e-12), texts or [""] * len(images)

@@ -1,0 +1,75 @@
+"""A few steps of a run, recorded with torch's profiler: what takes the time."""
+
+import warnings
+
+import torch
+
+from base import BaseCallback
+from base.base_callback import CallbackList
+
+WARM_UP, RECORDED = 5, 5  # steps
+_SHOWN = 15  # operators
+TRACE = "profile.pt.trace.json"  # the ending that TensorBoard looks for
+
+
+class Profile(BaseCallback):
+    """Records 5 steps after 5 to warm up, fewer in a shorter run, and changes nothing in what is trained.
+
+    Then a table is logged, and a trace written into the run's log folder.
+    """
+
+    def on_train_start(self, trainer):
+        steps = (trainer.epochs - trainer.start_epoch + 1) * trainer.len_epoch - trainer.batches_done
+        warm_up = max(0, min(WARM_UP, steps - 1))
+        recorded = min(RECORDED, steps - warm_up)
+        self.left = 0 if trainer.stop_reason else warm_up + recorded
+        if self.left < 1:
+            return
+        schedule = torch.profiler.schedule(wait=max(0, warm_up - 1), warmup=min(1, warm_up), active=recorded, repeat=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a run of one step has none to warm up
+            self.profiler = torch.profiler.profile(
+                schedule=schedule, on_trace_ready=lambda profiler: self._report(trainer, profiler, recorded)
+            )
+            self.profiler.start()
+
+    def on_step_end(self, trainer):
+        if self.left:
+            self.left -= 1
+            self.profiler.step()
+            if not self.left:
+                self.profiler.stop()
+
+    def on_error(self, trainer, error):
+        self.on_train_end(trainer)
+
+    def on_train_end(self, trainer):
+        if self.left:  # the run ended before
+            self.left = 0
+            self.profiler.stop()
+
+    def _report(self, trainer, profiler, steps):
+        path = trainer.config.log_dir / TRACE
+        profiler.export_chrome_trace(str(path))
+        trainer.logger.info("%s\ntrace of the profile: %s", profile_table(profiler.key_averages(), steps), path)
+
+
+def add_profile(trainer):
+    """Have the trainer's run recorded."""
+    trainer._callbacks = CallbackList([*trainer._callbacks.callbacks, Profile()])
+
+
+def profile_table(events, steps):
+    """Lines of at most 80 columns: the operators that take longest, without what they call. events: key_averages()."""
+    events = [event for event in events if event.device_type == torch.autograd.DeviceType.CPU]
+    cpu = [event.self_cpu_time_total / 1000 for event in events]  # ms
+    device = [event.self_device_time_total / 1000 for event in events]
+    on_device = sum(device) > 0
+    ranked = sorted(zip(events, cpu, device, strict=True), key=lambda row: row[2 if on_device else 1], reverse=True)
+    lines = [f"{'operator':<36}{'calls':>8}{'CPU ms':>10}{'':>7}" + (f"{'GPU ms':>10}" if on_device else "")]
+    for event, own, on_gpu in ranked[:_SHOWN]:
+        name = "(python and waiting)" if event.key.startswith("ProfilerStep") else event.key
+        line = f"{name[:35]:<36}{event.count:>8}{own:>10.2f}{own / max(sum(cpu), 1e-9):>7.1%}"
+        lines.append(line + (f"{on_gpu:>10.2f}{on_gpu / sum(device):>7.1%}" if on_device else ""))
+    each = f", {sum(device) / steps:.2f} ms on the GPU" if on_device else ""
+    return "\n".join([f"profile of {steps} steps: {sum(cpu) / steps:.2f} ms each on the CPU{each}", *lines])

@@ -1,0 +1,55 @@
+"""Flags of train.py for looking for bugs, read without waiting for torch."""
+
+import argparse
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+from utils.errors import UserError
+
+
+def add_debug_flags(parser):
+    """Give an ArgumentParser --fast-dev-run, --show-batch and --profile."""
+    group = parser.add_argument_group("looking for bugs")
+    text = "one epoch of N batches (1), everything as configured; nothing is kept"
+    group.add_argument("--fast-dev-run", nargs="?", const=1, type=_count, metavar="N", help=text)
+    text = "draw the first training and validation batch into a .png file, and stop"
+    group.add_argument("--show-batch", type=Path, metavar="FILE", help=text)
+    text = "record a few steps with torch's profiler: a table here, a trace in the run's log folder"
+    group.add_argument("--profile", action="store_true", help=text)
+
+
+@contextlib.contextmanager
+def debugging(config, flags):
+    """Within it the config is as the flags ask; the folder of a fast-dev-run is removed at its end.
+
+    flags: what parse_args returned. Raises UserError for flags that cannot be followed.
+    """
+    if flags.show_batch is not None:
+        _require_writable(flags.show_batch)
+    if flags.fast_dev_run is None or flags.show_batch is not None:
+        yield
+        return
+    if config.resume is not None:
+        raise UserError("--fast-dev-run: keeps nothing, so it continues no run; leave -r out")
+    number = flags.fast_dev_run
+    with tempfile.TemporaryDirectory(prefix="fast-dev-run-", ignore_cleanup_errors=True) as folder:
+        only = {"epochs": 1, "limit_train_batches": number, "limit_valid_batches": number}
+        config["trainer"].update({**only, "len_epoch": None, "save_dir": folder})
+        yield
+    print(f"fast-dev-run: {number} {'batch' if number == 1 else 'batches'} of everything went through; nothing is kept")
+
+
+def _require_writable(path):
+    """Raise UserError unless a picture can be written there."""
+    if path.suffix.lower() != ".png":
+        raise UserError(f"--show-batch {path}: give the name of a .png file")
+    if not path.parent.is_dir() or path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UserError(f"--show-batch {path}: cannot be written; give a file in a folder that is there")
+
+
+def _count(text):
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of batches from 1 on")
+    return int(text)

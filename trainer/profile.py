@@ -18,19 +18,20 @@ class Profile(BaseCallback):
     Then a table is logged, and a trace written into the run's log folder.
     """
 
+    left = 0  # steps to come
+
     def on_train_start(self, trainer):
         steps = (trainer.epochs - trainer.start_epoch + 1) * trainer.len_epoch - trainer.batches_done
-        warm_up = max(0, min(WARM_UP, steps - 1))
-        recorded = min(RECORDED, steps - warm_up)
-        self.left = 0 if trainer.stop_reason else warm_up + recorded
-        if self.left < 1:
+        self.warm_up = max(0, min(WARM_UP, steps - 1))
+        recorded = min(RECORDED, steps - self.warm_up)
+        if trainer.stop_reason or recorded < 1:
             return
-        schedule = torch.profiler.schedule(wait=max(0, warm_up - 1), warmup=min(1, warm_up), active=recorded, repeat=1)
+        self.left = self.warm_up + recorded
+        wait, warm = max(0, self.warm_up - 1), min(1, self.warm_up)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a run of one step has none to warm up
-            self.profiler = torch.profiler.profile(
-                schedule=schedule, on_trace_ready=lambda profiler: self._report(trainer, profiler, recorded)
-            )
+            schedule = torch.profiler.schedule(wait=wait, warmup=warm, active=recorded, repeat=1)
+            self.profiler = torch.profiler.profile(schedule=schedule)
             self.profiler.start()
 
     def on_step_end(self, trainer):
@@ -38,20 +39,24 @@ class Profile(BaseCallback):
             self.left -= 1
             self.profiler.step()
             if not self.left:
-                self.profiler.stop()
+                self._end(trainer)
 
     def on_error(self, trainer, error):
         self.on_train_end(trainer)
 
     def on_train_end(self, trainer):
         if self.left:  # the run ended before
-            self.left = 0
-            self.profiler.stop()
+            self._end(trainer)
 
-    def _report(self, trainer, profiler, steps):
-        path = trainer.config.log_dir / TRACE
-        profiler.export_chrome_trace(str(path))
-        trainer.logger.info("%s\ntrace of the profile: %s", profile_table(profiler.key_averages(), steps), path)
+    def _end(self, trainer):
+        self.left = 0
+        self.profiler.stop()
+        steps = self.profiler.step_num - self.warm_up
+        if steps > 0:
+            path = trainer.config.log_dir / TRACE
+            self.profiler.export_chrome_trace(str(path))
+            table = profile_table(self.profiler.key_averages(), steps)
+            trainer.logger.info("%s\ntrace of the profile: %s", table, path)
 
 
 def add_profile(trainer):
@@ -66,7 +71,8 @@ def profile_table(events, steps):
     device = [event.self_device_time_total / 1000 for event in events]
     on_device = sum(device) > 0
     ranked = sorted(zip(events, cpu, device, strict=True), key=lambda row: row[2 if on_device else 1], reverse=True)
-    lines = [f"{'operator':<36}{'calls':>8}{'CPU ms':>10}{'':>7}" + (f"{'GPU ms':>10}" if on_device else "")]
+    head = f"{'operator':<36}{'calls':>8}{'CPU ms':>10}"
+    lines = [head + (f"{'GPU ms':>17}" if on_device else "")]
     for event, own, on_gpu in ranked[:_SHOWN]:
         name = "(python and waiting)" if event.key.startswith("ProfilerStep") else event.key
         line = f"{name[:35]:<36}{event.count:>8}{own:>10.2f}{own / max(sum(cpu), 1e-9):>7.1%}"

@@ -28,6 +28,8 @@ def debugging(config, flags):
     """
     if flags.show_batch is not None:
         _require_writable(flags.show_batch)
+    if flags.profile:
+        os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # read with torch: the profiler says nothing but errors
     if flags.fast_dev_run is None or flags.show_batch is not None:
         yield
         return

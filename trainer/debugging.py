@@ -8,7 +8,7 @@ import torch
 
 from base import BaseDataLoader
 from logger.pictures import draw_batches
-from trainer.batch_stream import BatchStream, num_batches
+from trainer.batch_stream import BatchStream
 from trainer.evaluate import evaluate
 from utils import MetricTracker, UserError
 from utils.batches import batches_of
@@ -95,13 +95,12 @@ def show_batches(path, config, data_loader, valid_data_loader):
 
 def _try_validation(trainer):
     """Validate on a few batches, and leave everything as it was."""
-    number = trainer.settings.sanity_check_batches
     loader = copy.copy(trainer.valid_data_loader)  # its workers are its own, and end with it
     tracker = MetricTracker.of(trainer.metric_ftns, trainer.device)
     measured = trainer.model, trainer.criterion, trainer.metric_ftns, loader, trainer.device, tracker
     with _left_alone(trainer.model, loader):
-        evaluate(*measured, trainer.settings.precision, limit=number)
-    trainer.logger.info("sanity check: validation went through %s batches", min(number, num_batches(loader) or number))
+        evaluate(*measured, trainer.settings.precision, limit=trainer.settings.sanity_check_batches)
+    trainer.logger.info("sanity check: validation went through")
 
 
 @contextlib.contextmanager

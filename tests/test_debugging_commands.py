@@ -1,0 +1,51 @@
+"""The flags for looking for bugs, as a user types them."""
+
+import pytest
+
+from helpers import copy_project, run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return copy_project(tmp_path_factory.mktemp("debugging") / "project")
+
+
+def test_fast_dev_run_leaves_nothing_behind(folder):
+    before = sorted(folder.iterdir())
+    done = run(
+        "train.py", "-c", "config.json", "--fast-dev-run", "2", "--set", "trainer.sanity_check_batches=1", cwd=folder
+    )
+    assert "[2/2 (100%)]" in done.stdout and "sanity check: validation went through 1 batches" in done.stdout
+    assert done.stdout.splitlines()[-1] == "fast-dev-run: 2 batches of everything went through; nothing is kept"
+    assert sorted(path for path in folder.iterdir() if path.name != "__pycache__") == before
+
+
+def test_profile_and_overfitting_go_together(folder):
+    shorter = ("--set", "trainer.epochs=6", "--set", "trainer.save_dir=out/", "--set", "trainer.tensorboard=false")
+    done = run("train.py", "-c", "config.json", "--overfit-batches", "2", "--profile", *shorter, cwd=folder)
+    table = done.stdout.partition("profile of 5 steps")[2].partition("trace of the profile")[0]
+    assert "aten::convolution_backward" in table and max(map(len, table.splitlines())) <= 80
+    assert list(folder.glob("out/log/*/*/profile.pt.trace.json")) and "ERROR" not in done.stderr
+
+
+def test_batches_are_drawn_and_nothing_trained(folder):
+    before = sorted(folder.glob("*"))
+    done = run("train.py", "-c", "config.json", "--show-batch", "batch.png", cwd=folder)
+    assert done.stdout.splitlines()[-1] == "batch.png: the first training and validation batch"
+    assert {path.name for path in {*folder.glob("*")} - {*before}} <= {"batch.png", "__pycache__"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--fast-dev-run", "0"], "argument --fast-dev-run: '0' is not a number of batches from 1 on"),
+        (["--fast-dev-run", "-r", "x"], "error:"),
+        (["--overfit-batches", "0"], "error: trainer.overfit_batches: got 0"),
+        (["--overfit-batches", "9999"], "error: trainer.overfit_batches: got 9999; data_loader has 422 batches"),
+        (["--show-batch", "none/batch.png"], "error: --show-batch none/batch.png: cannot be written"),
+    ],
+)
+def test_mistake_ends_with_one_line_and_no_run(folder, arguments, text):
+    done = run("train.py", "-c", "config.json", *arguments, cwd=folder, status=2)
+    assert text in done.stderr and "Traceback" not in done.stderr
+    assert not (folder / "saved").exists()

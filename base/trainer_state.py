@@ -154,7 +154,9 @@ def _order_of_data(config):
     """What decides which samples a batch holds."""
     loader = _section(config, "data_loader")
     which = {key: value for key, value in _section(loader, "args").items() if key not in _HOW_DATA_ARE_READ}
-    return config.get("seed"), _section(config, "trainer").get("len_epoch"), loader.get("type"), which
+    trainer = _section(config, "trainer")
+    lengths = [trainer.get(key) for key in ("len_epoch", "limit_train_batches", "overfit_batches")]
+    return config.get("seed"), lengths, loader.get("type"), which
 
 
 _HOW_DATA_ARE_READ = {

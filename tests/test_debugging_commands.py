@@ -12,10 +12,9 @@ def folder(tmp_path_factory):
 
 def test_fast_dev_run_leaves_nothing_behind(folder):
     before = sorted(folder.iterdir())
-    done = run(
-        "train.py", "-c", "config.json", "--fast-dev-run", "2", "--set", "trainer.sanity_check_batches=1", cwd=folder
-    )
-    assert "[2/2 (100%)]" in done.stdout and "sanity check: validation went through 1 batches" in done.stdout
+    checking = ("--set", "trainer.sanity_check_batches=1")
+    done = run("train.py", "-c", "config.json", "--fast-dev-run", "2", *checking, cwd=folder)
+    assert "[2/2 (100%)]" in done.stdout and "sanity check: validation went through\n" in done.stdout
     assert done.stdout.splitlines()[-1] == "fast-dev-run: 2 batches of everything went through; nothing is kept"
     assert sorted(path for path in folder.iterdir() if path.name != "__pycache__") == before
 

@@ -8,7 +8,7 @@ import torch
 
 from base import BaseDataLoader
 from logger.pictures import draw_batches
-from trainer.batch_stream import BatchStream
+from trainer.batch_stream import BatchStream, num_batches
 from trainer.evaluate import evaluate
 from utils import MetricTracker, UserError
 from utils.batches import batches_of
@@ -63,6 +63,11 @@ def refuse_limits(config, valid_data_loader, own_loop, own_validation):
     for key in ("validate_every_steps", "limit_valid_batches", "sanity_check_batches"):
         if own_validation and trainer.get(key):
             raise UserError(f"trainer.{key}: is not for a trainer with a _valid_epoch of its own")
+    share = isinstance(trainer.get("limit_valid_batches"), float)
+    if share and valid_data_loader is not None and num_batches(valid_data_loader) is None:
+        raise UserError(
+            "trainer.limit_valid_batches: valid_data_loader has no length to take a share of; give a number"
+        )
     if trainer.get("sanity_check_batches") and valid_data_loader is None:
         raise UserError("trainer.sanity_check_batches: there are no validation data; leave it out")
 

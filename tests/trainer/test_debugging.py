@@ -13,7 +13,7 @@ from helpers import TinyData, same, tiny_config, tiny_model, tiny_trainer
 from logger.pictures import draw_batches
 from parse_config import PARTS, ConfigParser
 from trainer import Trainer
-from trainer.debugging import FixedBatches, overfitted, show_batches
+from trainer.debugging import FixedBatches, overfitted, refuse_limits, show_batches
 from trainer.profile import TRACE, Profile, add_profile, profile_table
 from utils import UserError, read_json
 from utils.config.debug_flags import add_debug_flags, debugging
@@ -112,6 +112,8 @@ def test_endless_loader_is_cut_and_one_with_a_position_of_its_own_is_refused(tmp
         tiny_trainer(tiny_config(tmp_path, limit_train_batches=3), loader_class=lambda *args: Placed())
     with pytest.raises(UserError, match="data_loader: has no length"):
         tiny_trainer(tiny_config(tmp_path, limit_train_batches=0.5), loader_class=lambda *args: Endless())
+    with pytest.raises(UserError, match="limit_valid_batches: valid_data_loader has no length"):
+        refuse_limits({"trainer": {"limit_valid_batches": 0.5}}, Endless(), own_loop=False, own_validation=False)
 
 
 @pytest.mark.parametrize("key", ["limit_train_batches", "limit_valid_batches", "sanity_check_batches"])
@@ -289,6 +291,15 @@ def test_overfitting_resumes_within_an_epoch_to_the_same_bits(tmp_path):
     assert resumed.batches_done == 1
     resumed.train()
     assert_same_training(straight, resumed)
+
+
+@pytest.mark.parametrize("changes", [{}, {"overfit_batches": 1}, {"limit_train_batches": 1}])
+def test_epoch_whose_batches_are_others_now_starts_over(tmp_path, changes):
+    first = overfitting(tmp_path)
+    first._callbacks.call = lambda hook, *arguments: first.stop("enough") if first.step == 1 else None
+    first.train()
+    resume = first.checkpoint_dir / "checkpoint-epoch1-batch1.pth"
+    assert tiny_trainer(tiny_config(tmp_path, **changes), resume=resume).batches_done == 0
 
 
 def test_overfitting_needs_a_loader_of_ours_and_so_many_batches(tmp_path):

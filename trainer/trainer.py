@@ -49,12 +49,12 @@ class Trainer(BaseTrainer):
         own_loop = type(self)._train_epoch is not Trainer._train_epoch and not type(self).resumes_within_epochs
         refuse_limits(config, valid_data_loader, own_loop, type(self)._valid_epoch is not Trainer._valid_epoch)
         data_loader, valid_data_loader = overfitted(config, data_loader, valid_data_loader)
-        limits = config["trainer"]
-        self.stream = BatchStream(data_loader, len_epoch or limits.get("len_epoch"), limits.get("limit_train_batches"))
+        settings = TrainerSettings.model_validate(config["trainer"])
+        self.stream = BatchStream(data_loader, len_epoch or settings.len_epoch, settings.limit_train_batches)
         _refuse_lengths(config, self.stream, lr_scheduler)
         self.reduction = reduction_of(criterion)
         self.train_metrics, self.valid_metrics = trackers(metric_ftns, device, config)
-        apply_switches(model, TrainerSettings.model_validate(config["trainer"]), device)
+        apply_switches(model, settings, device)
         self.resumes_within_epochs = self.stream.keeps_position and not own_loop
         self.len_epoch = self.stream.len_epoch
         self.device = device
@@ -66,7 +66,6 @@ class Trainer(BaseTrainer):
         super().__init__(model, criterion, metric_ftns, optimizer, config)
         if not self.resumes_within_epochs and not own_loop:
             self.logger.warning("data_loader cannot tell where it is: if stopped within an epoch, the run repeats it")
-        settings = self.settings
         skips = settings.on_nonfinite == "skip"
         self.gradient_watch = GradientWatch()
         self.optim_step = OptimStep(
@@ -82,7 +81,6 @@ class Trainer(BaseTrainer):
         )
 
         self.log_step = settings.log_step or max(1, self.len_epoch // 20)
-
         self.update_metrics = MetricTracker("grad_norm", finite_only=skips)
         self.step_log = StepLog()
 

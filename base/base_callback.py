@@ -52,12 +52,19 @@ class CallbackList:
     """
 
     def __init__(self, callbacks=(), standard=()):
-        self.callbacks = [*callbacks, *standard]
-        places = [f"callbacks.{i}.args: " for i in range(len(callbacks))] + [""] * len(standard)
-        named = list(zip(places, self.callbacks, strict=True))
-        self._called = {
-            hook: [(place, getattr(c, hook)) for place, c in named if _overrides(c, hook)] for hook in ("check", *HOOKS)
-        }
+        self.callbacks = []
+        self._called = {hook: [] for hook in ("check", *HOOKS)}
+        for i, callback in enumerate(callbacks):
+            self.add(callback, f"callbacks.{i}.args: ")
+        for callback in standard:
+            self.add(callback)
+
+    def add(self, callback, place=""):
+        """Call this one too, after the others. place: what its errors begin with."""
+        self.callbacks.append(callback)
+        for hook, called in self._called.items():
+            if _overrides(callback, hook):
+                called.append((place, getattr(callback, hook)))
 
     def call(self, hook, *arguments):
         """Call the hook of each callback that has one."""

@@ -5,7 +5,6 @@ import warnings
 import torch
 
 from base import BaseCallback
-from base.base_callback import CallbackList
 
 WARM_UP, RECORDED = 5, 5  # steps
 _SHOWN = 15  # operators
@@ -61,7 +60,7 @@ class Profile(BaseCallback):
 
 def add_profile(trainer):
     """Have the trainer's run recorded."""
-    trainer._callbacks = CallbackList([*trainer._callbacks.callbacks, Profile()])
+    trainer._callbacks.add(Profile())
 
 
 def profile_table(events, steps):

@@ -21,6 +21,7 @@ def main(config, flags):
     import model.model as module_arch
     import trainer.trainer as module_trainer
     from trainer.debugging import show_batches
+    from trainer.find_lr import search
     from trainer.optimizers import build_optimizer
     from trainer.profile import add_profile
     from trainer.schedules import build_schedule
@@ -55,6 +56,8 @@ def main(config, flags):
         )
     if flags.show_batch:
         return show_batches(flags.show_batch, config, data_loader, valid_data_loader)
+    if flags.find_lr or flags.find_batch_size:
+        return search(config, model, criterion, optimizer, data_loader, device, flags.find_lr, flags.find_batch_size)
     lr_scheduler = build_schedule(config, optimizer, data_loader)
     example = example_input(data_loader, device)
     summary = model_summary(model, example)

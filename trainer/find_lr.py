@@ -9,10 +9,26 @@ import torch
 
 from trainer.evaluate import reduction_of
 from trainer.optim_step import OptimStep
-from trainer.speed import autocast, grad_scaler, to_device
+from trainer.speed import apply_switches, autocast, grad_scaler, to_device
 from utils import UserError, inf_loop
+from utils.config.schema import TrainerSettings
 from utils.seed import rng_state, set_rng_state
 from utils.weights import load_optimizer
+
+
+def search(config, model, criterion, optimizer, data_loader, device, picture=None, batch_size=False):
+    """Tell of a learning rate, with its curve in a picture if there is a path for one, and of the largest batch."""
+    settings = TrainerSettings.model_validate(config["trainer"])
+    apply_switches(model, settings, device)
+    parts = model, criterion, optimizer, data_loader, device, settings
+    if picture is not None:
+        curve = find_lr(*parts)
+        lr = suggest_lr(curve)
+        draw_lr_curve(curve, lr, picture)
+        print(f"learning rate {lr:.2g}: there the loss falls most steeply; {picture} shows it")
+        print(f"train with it: --lr {lr:.2g}")
+    if batch_size:
+        print(f"largest batch that fits: {find_batch_size(*parts)}; train with it, or with less: --bs ...")
 
 
 def find_lr(model, criterion, optimizer, data_loader, device, settings, low=1e-7, high=10.0, steps=100):

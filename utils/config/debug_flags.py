@@ -1,4 +1,4 @@
-"""Flags of train.py for looking for bugs, read without waiting for torch."""
+"""Flags of train.py for looking around before a run, read without waiting for torch."""
 
 import argparse
 import contextlib
@@ -10,7 +10,7 @@ from utils.errors import UserError
 
 
 def add_debug_flags(parser):
-    """Give an ArgumentParser --fast-dev-run, --show-batch and --profile."""
+    """Give an ArgumentParser --fast-dev-run, --show-batch, --profile, --find-lr and --find-batch-size."""
     group = parser.add_argument_group("looking for bugs")
     text = "one epoch of N batches (1), everything as configured; nothing is kept"
     group.add_argument("--fast-dev-run", nargs="?", const=1, type=_count, metavar="N", help=text)
@@ -18,6 +18,13 @@ def add_debug_flags(parser):
     group.add_argument("--show-batch", type=Path, metavar="FILE", help=text)
     text = "record a few steps with torch's profiler: a table here, a trace in the run's log folder"
     group.add_argument("--profile", action="store_true", help=text)
+    group = parser.add_argument_group("before training")
+    text = (
+        "train a little with rising learning rates, draw the loss into a .png file (find_lr.png), suggest one, and stop"
+    )
+    group.add_argument("--find-lr", nargs="?", const=Path("find_lr.png"), type=Path, metavar="FILE", help=text)
+    text = "find the largest batch that fits into the GPU, and stop"
+    group.add_argument("--find-batch-size", action="store_true", help=text)
 
 
 @contextlib.contextmanager
@@ -26,8 +33,13 @@ def debugging(config, flags):
 
     flags: what parse_args returned. Raises UserError for flags that cannot be followed.
     """
-    if flags.show_batch is not None:
-        _require_writable(flags.show_batch)
+    for flag, path in (("--show-batch", flags.show_batch), ("--find-lr", flags.find_lr)):
+        if path is not None:
+            _require_writable(flag, path)
+    if config.resume is not None and (flags.find_lr or flags.find_batch_size):
+        raise UserError(
+            "--find-lr, --find-batch-size: are for a run to come; give its config with -c, and leave -r out"
+        )
     if flags.profile:
         os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # read with torch: the profiler says nothing but errors
     if flags.fast_dev_run is None or flags.show_batch is not None:
@@ -43,12 +55,12 @@ def debugging(config, flags):
     print(f"fast-dev-run: {number} {'batch' if number == 1 else 'batches'} of everything went through; nothing is kept")
 
 
-def _require_writable(path):
+def _require_writable(flag, path):
     """Raise UserError unless a picture can be written there."""
     if path.suffix.lower() != ".png":
-        raise UserError(f"--show-batch {path}: give the name of a .png file")
+        raise UserError(f"{flag} {path}: give the name of a .png file")
     if not path.parent.is_dir() or path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise UserError(f"--show-batch {path}: cannot be written; give a file in a folder that is there")
+        raise UserError(f"{flag} {path}: cannot be written; give a file in a folder that is there")
 
 
 def _count(text):

@@ -1,6 +1,7 @@
 """YOURS to extend: where a run's numbers and images go besides TensorBoard, named in the config's "trackers"."""
 
 import json
+import os
 import re
 import time
 import uuid
@@ -27,10 +28,13 @@ class JsonLines(BaseTracker):
     def add_scalars(self, values, step):
         finite = {tag: value if abs(value) < float("inf") else None for tag, value in values.items()}
         line = json.dumps({"step": step, **finite}).encode() + b"\n"
-        with open(self.path, "r+b") as file:
-            file.truncate(self.length)  # what a run wrote that went on from an earlier step, or half of a line
-            file.seek(self.length)
-            file.write(line)
+        os.truncate(self.path, self.length)  # takes back what a run wrote that went on from an earlier step
+        try:
+            with open(self.path, "ab") as file:
+                file.write(line)
+        except OSError:
+            os.truncate(self.path, self.length)  # no half line stays
+            raise
         self.length += len(line)
 
     def state_dict(self):

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import resource
+import signal
 import struct
 
 import numpy as np
@@ -275,6 +277,24 @@ def test_numbers_from_before_the_start_wait_for_it(tmp_path):
     trainer.writer.add_scalar("before", 1.0)
     trainer.train()
     assert rows_of(trainer)[0] == {"step": 0, "before": 1.0}
+
+
+def test_a_full_disk_leaves_no_half_line(tmp_path):
+    tracker = JsonLines()
+    tracker.start(tmp_path, {})
+    tracker.add_scalars({"a": 1.0}, 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            tracker.add_scalars({"a": 2.0}, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "a": 1.0}\n'
+    tracker.add_scalars({"a": 2.0}, 2)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "a": 1.0}\n{"step": 2, "a": 2.0}\n'
 
 
 def test_a_linked_file_is_not_written_through(tmp_path):

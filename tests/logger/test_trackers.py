@@ -272,12 +272,13 @@ def test_a_tracker_that_has_started_hears_that_another_cannot(tmp_path, diary):
     assert diary.notes[-1] == ("close", "failed")
 
 
-def test_numbers_from_before_the_start_wait_for_it(tmp_path):
+def test_numbers_from_before_the_start_wait_for_it(tmp_path, capsys):
     trainer = tiny_trainer(job(tmp_path, "JsonLines"))
     trainer.writer.add_scalar("before", 1.0)
     trainer.writer.add_scalar("before", 2.0)
     trainer.train()
     assert rows_of(trainer)[:2] == [{"step": 0, "before": 1.0}, {"step": 0, "before": 2.0}]
+    assert "training goes on" not in capsys.readouterr().out
 
 
 def test_a_full_disk_leaves_no_half_line(tmp_path):

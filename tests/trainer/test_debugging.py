@@ -361,8 +361,9 @@ def test_number_of_a_fast_dev_run_that_is_none_is_refused(value, capsys):
 
 
 def test_fast_dev_run_trains_one_epoch_and_keeps_nothing(tmp_path, capsys):
-    config = ConfigParser(tiny_config(tmp_path, epochs=7, len_epoch=9))
+    config = ConfigParser({**tiny_config(tmp_path, epochs=7, len_epoch=9), "trackers": ["JsonLines"]})
     with debugging(config, flags("--fast-dev-run", "3")):
+        assert not config.init_trackers()
         settings = dict(config["trainer"])
         trainer = trained(settings.pop("save_dir"), **settings)
         assert (

@@ -7,9 +7,11 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from utils.config.files import names_several
+from pydantic import ValidationError
+
+from utils.config.files import deep_merge, names_several, set_by_path
 from utils.config.nearest import did_you_mean
-from utils.config.schema import OTHER_LOADERS, mistakes_in
+from utils.config.schema import KNOWN_KEYS, OTHER_LOADERS, Flag, mistakes_in
 from utils.config.types import (
     argument_mistakes,
     default_in_source,
@@ -35,6 +37,7 @@ def check_config(config, parts, also_logged=(), begins=True):
     for path, spec, part in _components(config, parts):
         wrong = type_mistake(spec["type"], part)
         mistakes += [f"{path}.type: {wrong}"] if wrong else _source_argument_mistakes(path, spec, part)
+    mistakes += _flag_mistakes(config, parts)
     if parts:
         mistakes += _name_mistakes(config, parts, also_logged)
         mistakes += _optimizer_mistakes(config) + _plateau_mistakes(config) + _switch_mistakes(config, parts)
@@ -127,6 +130,36 @@ def _with_place(path, spec, mistakes):
         else f"{path}.args.{mistake}"
         for mistake in mistakes
     ]
+
+
+_EXAMPLES = {"int": 1, "float": 0.5, "str": "text", "bool": True}
+
+
+def _flag_mistakes(config, parts):
+    """Flags of "cli" whose target is not there, or does not take what is typed; found by setting an example."""
+    entries, mistakes = config.get("cli"), []
+    for i, entry in enumerate(entries if isinstance(entries, list) else ()):
+        trial = deep_merge({}, config)
+        try:
+            flag = Flag.model_validate(entry)
+            set_by_path(trial, flag.target, _EXAMPLES[flag.type], KNOWN_KEYS)
+        except ValidationError:  # which the schema tells
+            continue
+        except UserError as error:
+            mistakes.append(f"cli.{i}.target: {error}")
+            continue
+        for path, spec, part in _components(trial, parts):
+            if flag.target.startswith(f"{path}.args.") and type_mistake(spec["type"], part) is None:
+                wrong = _source_argument_mistakes(path, spec, part)
+                mistakes += [_of_flag(i, flag, line) for line in wrong if line.startswith(f"{flag.target}: ")]
+    return mistakes
+
+
+def _of_flag(i, flag, mistake):
+    _, is_type, wanted = mistake.partition("; it should be ")
+    if is_type:
+        return f"cli.{i}.type: got {flag.type!r}; {flag.target} takes {wanted}"
+    return f"cli.{i}.target: {mistake}"
 
 
 def _name_mistakes(config, parts, also_logged):

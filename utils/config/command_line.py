@@ -8,9 +8,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from utils.checkpoint import find_checkpoint, load_checkpoint, newest_run
 from utils.config.files import deep_merge, parse_assignment, read_config, require_plain, set_by_path, split_path
-from utils.config.schema import KNOWN_KEYS
+from utils.config.schema import KNOWN_KEYS, Flag
 from utils.config.variants import variants_of
 from utils.errors import UserError
 from utils.run_folder import is_being_trained
@@ -41,10 +43,13 @@ class CommandLine:
 def read_command_line(args, options):
     """The CommandLine of an ArgumentParser with -c, -r and -d, or of what its parse_args returned.
 
-    A parser gets --set, --check, --print-config and the options, which have flags, type and target. Raises UserError.
+    A parser gets --set, --check, --print-config, the options, which have flags, type and target, and the flags that the
+    config itself names in "cli". Raises UserError.
     """
-    parsed = _parse(args, options) if isinstance(args, argparse.ArgumentParser) else args
+    flags = _flags_of_config() if isinstance(args, argparse.ArgumentParser) else {}
+    parsed = _parse(args, options, flags) if isinstance(args, argparse.ArgumentParser) else args
     assignments = [(option.target, getattr(parsed, _dest(option), None)) for option in options]
+    assignments += [(flag.target, getattr(parsed, place, None)) for place, flag in flags.items() if flag]
     assignments = [(target, value) for target, value in assignments if value is not None]
     assignments += map(parse_assignment, getattr(parsed, "_set", None) or ())
     device = _choose_device(parsed.device) if getattr(parsed, "device", None) else None
@@ -64,7 +69,31 @@ def read_command_line(args, options):
     )
 
 
-def _parse(parser, options):
+def _flags_of_config():
+    """{"cli.<i>": Flag} of the config that -c and -r name, so that --help shows them; None for one that is malformed.
+
+    With -r they are those of the config.json beside the checkpoint, which is read without torch.
+    """
+    named = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    named.add_argument("-c", "--config", nargs="?")
+    named.add_argument("-r", "--resume", nargs="?")
+    named, _ = named.parse_known_args()
+    config = read_config(named.config) if named.config else {}
+    if named.resume and named.resume != "auto":
+        path = newest_run(str(_save_dir(config))) if named.resume == "latest" else Path(named.resume)
+        beside = path and (path if path.is_dir() else path.parent) / "config.json"
+        if beside and beside.is_file():
+            config = deep_merge(read_config(beside), config)
+    entries = config.get("cli")
+    return {f"cli.{i}": _flag(entry) for i, entry in enumerate(entries if isinstance(entries, list) else ())}
+
+
+def _flag(entry):
+    with contextlib.suppress(ValidationError):  # the config's check says more
+        return Flag.model_validate(entry)
+
+
+def _parse(parser, options, flags):
     ours = {
         "--set": {"action": "append", "metavar": "KEY=VALUE", "help": "set any value of the config; repeatable"},
         "--check": {"action": "store_true", "help": "check the config and stop"},
@@ -80,7 +109,22 @@ def _parse(parser, options):
         metavar = option.flags[-1].lstrip("-").upper()
         text = f"sets {target.replace(';', '.')}"
         parser.add_argument(*option.flags, dest=_dest(option), type=convert, metavar=metavar, help=text)
-    return parser.parse_args()
+    for place, flag in flags.items():
+        if flag is not None:
+            _add_flag(parser, place, flag)
+    parsed, unknown = parser.parse_known_args()
+    if unknown and None not in flags.values():
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return parsed
+
+
+def _add_flag(parser, place, flag):
+    convert = {"int": int, "float": float, "str": str, "bool": _to_bool}[flag.type]
+    text = f"{flag.help} (sets {flag.target})".lstrip().replace("%", "%%")
+    try:
+        parser.add_argument(flag.flag, dest=place, type=convert, metavar=flag.type.upper(), help=text)
+    except argparse.ArgumentError:
+        raise UserError(f"{place}.flag: {flag.flag!r} exists already; choose another word") from None
 
 
 def _dest(option):

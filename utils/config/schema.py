@@ -110,6 +110,19 @@ class InitWeights(_Section):
     """Whether all other entries of the file and of the model must be those of each other."""
 
 
+class Flag(_Section):
+    """A flag of train.py and test.py that sets one value of the config, as --set does."""
+
+    flag: Annotated[str, StringConstraints(pattern=r"^--[A-Za-z][\w-]*$(?!\n)")]
+    """What to type, as "--n_layers"."""
+    target: Annotated[str, StringConstraints(pattern=r"^[^\s.;]+(\.[^\s.;]+)*$(?!\n)")]
+    """The value that it sets, as "arch.args.n_layers"."""
+    type: Literal["int", "float", "str", "bool"] = "str"
+    """What is typed behind it; a "bool" is true or false."""
+    help: str = ""
+    """What --help says of it."""
+
+
 def _named(component):
     """A bare name, or the component with its args."""
     return Annotated[
@@ -252,6 +265,8 @@ class Config(RunSettings):
     """Where numbers and images go besides TensorBoard: classes in logger/trackers.py."""
     trainer: TrainerSettings
     """How to train."""
+    cli: list[Flag] = []
+    """Flags of the job's own."""
 
 
 OTHER_LOADERS = ("valid_data_loader", "test_data_loader")
@@ -274,7 +289,7 @@ def mistakes_in(config, whole):
     misspelt, own = _unknown_keys(config, whole)
     mistakes = [f"{key}: no such key; did you mean {meant!r}?" for key, meant in misspelt.items()]
     meant = {".".join([*key.split(".")[:-1], name]) for key, name in misspelt.items()}
-    checked = set(SECTIONS) if whole else {"name", "n_gpu", "trainer"}
+    checked = set(SECTIONS) if whole else {"name", "n_gpu", "trainer", "cli"}
     try:
         Config.model_validate(config)
     except ValidationError as error:
@@ -301,10 +316,9 @@ def _unknown_keys(config, whole):
             section = config.get(name)
             several = section if names_several(section) else {None: section}
             places += [(f"{name}.{key}." if key else f"{name}.", model, spec) for key, spec in several.items()]
-        metrics = config.get("metrics")
-        places += [
-            (f"metrics.{i}.", Metric, item) for i, item in enumerate(metrics if isinstance(metrics, list) else ())
-        ]
+    for name, model in (("metrics", Metric), ("callbacks", Component), ("cli", Flag)) if whole else ():
+        entries = config.get(name)
+        places += [(f"{name}.{i}.", model, item) for i, item in enumerate(entries if isinstance(entries, list) else ())]
     misspelt, own = {}, []
     for prefix, model, section in places:
         known = tuple(model.model_fields)
@@ -342,15 +356,17 @@ def _describe(problem, path, config):
     expected = problem["msg"].removeprefix("Input should be ").removeprefix("String should ").replace("a valid", "a")
     expected = expected.replace("a integer", "an integer")
     if problem["type"] in ("model_type", "model_attributes_type"):
-        expected = (
-            "an object" if path[0] in ("trainer", "init_weights") else 'an object such as {"type": ..., "args": {...}}'
-        )
+        forms = dict.fromkeys(("trainer", "init_weights"), "an object")
+        forms["cli"] = 'an object such as {"flag": "--n_layers", "target": "arch.args.n_layers", "type": "int"}'
+        expected = forms.get(path[0], 'an object such as {"type": ..., "args": {...}}')
     return f"{where}: got {problem['input']!r}; it should be {expected}"
 
 
 _PATTERNS = {
     "name": "a name becomes a folder's: it is one line of text without a slash",
     "metric": "a metric's name is letters, digits and '_.+-', not epoch, lr or loss, and does not begin with val_",
+    "flag": "a flag is '--' and a word of letters, digits, '_' and '-', such as '--n_layers'",
+    "target": "it should be the dotted path of a value, such as 'arch.args.n_layers'",
     "device": "it should be 'auto', 'cpu', 'cuda', 'cuda:0' or 'mps'",
     "warmup": WANTED,
     "monitor": "it should be 'off', 'min <name>' or 'max <name>', such as 'min val_loss'",

@@ -38,6 +38,20 @@ CARRIED = [
     "trainer",
     "utils",
 ]
+# What concerns the template alone: its own tests, the further jobs, and the files that only those use.
+TEMPLATE_ONLY = {
+    "tests/template",
+    *(f"configs/{path.name}" for path in TEMPLATE.glob("configs/*.json")),
+    "data/text",
+    "data_loader/cifar10.py",
+    "data_loader/mnist_by_ratio.py",
+    "data_loader/mnist_to_itself.py",
+    "model/autoencoder.py",
+    "model/char_lm.py",
+    "model/mlp.py",
+    "model/resnet.py",
+    "trainer/reconstructions.py",
+}
 LEFT_BEHIND = shutil.ignore_patterns("__pycache__", "*.py[cod]", ".*cache", ".hypothesis")
 
 README = """# {name}
@@ -95,9 +109,9 @@ def copy_template(target, name):
 
 
 def _left_behind(folder, names):
-    """Caches, and tests/template, which concerns the template alone."""
-    mine = {"template"} & set(names) if Path(folder) == TEMPLATE / "tests" else set()
-    return LEFT_BEHIND(folder, names) | mine
+    """Caches, and what concerns the template alone."""
+    place = Path(folder).relative_to(TEMPLATE)
+    return LEFT_BEHIND(folder, names) | {name for name in names if (place / name).as_posix() in TEMPLATE_ONLY}
 
 
 if __name__ == "__main__":

@@ -171,7 +171,10 @@ def test_deterministic_switch_reaches_torch(tmp_path):
     assert "deterministic True" in run("-c", textwrap.dedent(program), *short).stdout
 
 
-@pytest.mark.parametrize("config", sorted(path.name for path in (PROJECT / "configs").iterdir()))
+# cifar_resnet.json needs data that are not here; tests/template/test_jobs.py makes some.
+@pytest.mark.parametrize(
+    "config", sorted(path.name for path in (PROJECT / "configs").iterdir() if path.name != "cifar_resnet.json")
+)
 def test_every_config_checks_and_trains(config, tmp_path):
     run("train.py", "-c", f"configs/{config}", "--check")
     short = ("--set", f"trainer.save_dir={tmp_path}", "--set", "trainer.epochs=1", "--set", "trainer.len_epoch=5")

@@ -26,6 +26,15 @@ def test_it_is_made_from_any_folder_with_its_data(project):
     assert not list(project.rglob("__pycache__")) and not (project / "tests" / "template").exists()
 
 
+def test_further_jobs_stay_behind_with_what_only_they_use(project):
+    from new_project import TEMPLATE_ONLY
+
+    assert [path.name for path in (project / "configs").iterdir()] == ["mnist_iterations.yaml"]
+    assert {"configs/mnist_mlp.json", "model/mlp.py"} <= TEMPLATE_ONLY
+    for place in TEMPLATE_ONLY:
+        assert (PROJECT / place).exists() and not (project / place).exists(), place
+
+
 @pytest.mark.old_defect(20)
 def test_folders_called_data_at_any_depth_are_copied(tmp_path, monkeypatch):
     import new_project

@@ -14,7 +14,7 @@ from utils.config.files import read_config
 
 CONFIGS = [PROJECT / "config.json", *sorted((PROJECT / "configs").iterdir())]
 CASES = 2000
-FREE_TEXT = ("description", "name", "save_dir")
+FREE_TEXT = ("description", "name", "save_dir", "help")
 
 
 def complaint(config):

@@ -1,0 +1,240 @@
+"""The jobs in configs/, shortened: each passes the check, trains, resumes to the same bits, and is tested."""
+
+import hashlib
+import importlib.util
+import os
+import signal
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import train
+from compare import comparable_state
+from data_loader import cifar10
+from data_loader.cifar10 import Cifar10DataLoader, CropAndFlip, read_cifar10
+from data_loader.mnist_by_ratio import MnistByRatio
+from helpers import PROJECT, run, same
+from model.mlp import Mlp
+from model.resnet import SmallResNet
+from parse_config import PARTS, ConfigParser
+from trainer import Trainer
+from trainer.reconstructions import two_rows
+from utils import UserError
+from utils.checkpoint import find_checkpoint, load_checkpoint
+from utils.config.check import check_types
+from utils.config.files import read_config
+from utils.json_io import read_json
+
+
+def made_cifar(folder, per_file=40):
+    """Files of CIFAR-10's form, the labels in the images' brightness; {what to set in the config}."""
+    numbers = np.random.RandomState(0)
+    (folder / "cifar-10-batches-bin").mkdir(parents=True)
+    for name in [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]:
+        labels = numbers.randint(0, 10, (per_file, 1))
+        pixels = numbers.randint(0, 60, (per_file, 3072)) + 20 * labels
+        np.hstack([labels, pixels]).astype(np.uint8).tofile(folder / "cifar-10-batches-bin" / name)
+    return {"data_loader.args.data_dir": str(folder), "data_loader.args.batch_size": 16, "arch.args.depth": 8}
+
+
+JOBS = {
+    "mnist_mlp.json": lambda folder: {"arch.args.n_layers": 3},
+    "mnist_autoencoder.json": lambda folder: {},
+    "cifar_resnet.json": made_cifar,
+}
+
+
+def parsed(job, folder, resume=None, **changes):
+    """The job's config, two epochs of four batches, its run below the folder."""
+    short = {"epochs": 2, "len_epoch": 4, "save_dir": str(folder), "verbosity": 0, "log_step": 2, "save_period": 1}
+    settings = {f"trainer.{key}": value for key, value in short.items()} | changes
+    return ConfigParser(read_config(PROJECT / "configs" / job), resume, settings, parts=PARTS)
+
+
+def stopped_at(step, monkeypatch):
+    """Have the trainer get a signal when it has trained on this many batches."""
+    count = Trainer._count_batch
+
+    def count_batch(trainer, batch_idx):
+        count(trainer, batch_idx)
+        if trainer.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Trainer, "_count_batch", count_batch)
+
+
+def measured(run_folder):
+    """What test.py writes of the run's last checkpoint."""
+    spec = importlib.util.spec_from_file_location("test_command", PROJECT / "test.py")
+    command = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(command)
+    checkpoint = run_folder / "checkpoint-epoch2.pth"
+    config = load_checkpoint(checkpoint)["config"]
+    command.main(ConfigParser(config, checkpoint, parts=PARTS, also_logged=None), "test", None)
+    return read_json(run_folder / "test_results.json")["checkpoint-epoch2.pth"]["test"]
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_job_trains_resumes_to_the_same_bits_and_is_tested(job, tmp_path, monkeypatch):
+    monkeypatch.chdir(PROJECT)
+    changes = JOBS[job](tmp_path / "data")
+    straight = parsed(job, tmp_path / "a", **changes)
+    check_types(straight.config, PARTS)
+    assert not straight.own_keys
+    train.main(straight)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        stopped_at(6, patch)
+        train.main(parsed(job, tmp_path / "b", **changes))
+    newest, _ = find_checkpoint("latest", tmp_path / "b")
+    assert newest.name.endswith("-batch2.pth")
+    resumed = parsed(job, tmp_path / "b", resume=newest, **changes)
+    train.main(resumed)
+    for name in ("checkpoint-epoch2.pth", "model_best.pth"):
+        left, right = (comparable_state(config.save_dir / name) for config in (straight, resumed))
+        assert all(same(left[key], right[key]) for key in left if key != "config"), name
+    tables = [(config.log_dir / "metrics.csv").read_text() for config in (straight, resumed)]
+    assert tables[0] == tables[1]
+    assert measured(straight.save_dir) == measured(resumed.save_dir)
+
+
+def test_every_job_says_what_to_expect_and_has_a_row_in_its_page():
+    page = (PROJECT / "docs" / "jobs.md").read_text()
+    for path in [PROJECT / "config.json", *(PROJECT / "configs").iterdir()]:
+        assert read_config(path)["description"] and path.name in page, path.name
+
+
+def test_mlp_sizes_are_an_arithmetic_progression():
+    sizes = [
+        (layer.in_features, layer.out_features)
+        for layer in Mlp(n_layers=3).layers
+        if hasattr(layer, "weight") and layer.weight.dim() == 2
+    ]
+    assert sizes == [(784, 526), (526, 268), (268, 10)]
+    assert [type(layer).__name__ for layer in Mlp(n_layers=2).layers] == [
+        "Linear",
+        "LeakyReLU",
+        "BatchNorm1d",
+        "Linear",
+    ]
+    dropout = Mlp(n_layers=2, use_dropout=True, dropout_p=0.4).layers[2]
+    assert type(dropout).__name__ == "Dropout" and dropout.p == 0.4
+    torch.testing.assert_close(Mlp()(torch.rand(2, 1, 28, 28)).exp().sum(1), torch.ones(2))
+
+
+@pytest.mark.parametrize("wrong", [{"n_layers": 0}, {"dropout_p": 1.0}])
+def test_mlp_refuses_what_it_cannot_build(wrong):
+    with pytest.raises(UserError, match=rf"^{next(iter(wrong))}: got"):
+        Mlp(**wrong)
+
+
+def test_train_ratio_is_a_share_of_the_training_images():
+    loader = MnistByRatio(str(PROJECT / "data"), 256)
+    assert (loader.n_samples, len(loader.valid_sampler)) == (48_000, 12_000)
+    assert MnistByRatio(str(PROJECT / "data"), 256, train_ratio=1.0).split_validation() is None
+    assert MnistByRatio(str(PROJECT / "data"), 256, training=False).n_samples == 10_000
+    for ratio in (0.0, 1.2, 1e-9):
+        with pytest.raises(UserError, match="train_ratio: got"):
+            MnistByRatio(str(PROJECT / "data"), 256, train_ratio=ratio)
+
+
+def test_mlp_has_its_flags():
+    told = run("train.py", "-c", "configs/mnist_mlp.json", "--help").stdout
+    for flag in ("--n_layers", "--dropout_p", "--use_dropout", "--train_ratio", "--n_epochs"):
+        assert flag in told
+
+
+def test_reconstructions_show_validation_images_once_an_epoch(tmp_path, monkeypatch):
+    monkeypatch.chdir(PROJECT)
+    config = parsed("mnist_autoencoder.json", tmp_path)
+    train.main(config)
+    events = EventAccumulator(str(config.log_dir), size_guidance={"images": 0})
+    events.Reload()
+    pictures = events.Images("reconstructions/valid")
+    assert [picture.step for picture in pictures] == [4, 8]
+    assert (pictures[0].width, pictures[0].height) == (16 * 28, 2 * 28)
+    above, below = torch.rand(3, 1, 2, 2), torch.rand(3, 1, 2, 2)
+    picture = two_rows(above, below)
+    assert torch.equal(picture[:, :2, 2:4], above[1]) and torch.equal(picture[:, 2:, 4:], below[2])
+
+
+def test_reconstructions_need_validation_images(tmp_path, monkeypatch):
+    monkeypatch.chdir(PROJECT)
+    without = {"data_loader.args.validation_split": 0.0, "trainer.monitor": "min loss"}
+    with pytest.raises(UserError, match=r"set data_loader.args.validation_split"):
+        train.main(parsed("mnist_autoencoder.json", tmp_path, **without))
+
+
+def test_residual_network_has_the_papers_size_and_its_shortcut_adds_nothing():
+    network = SmallResNet()
+    assert round(sum(p.numel() for p in network.parameters()) / 1e6, 2) == 0.27  # He et al. 2015, table 6
+    assert network(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+    block = network.features[-3]  # the first of the last stage: half the pixels, twice the channels
+    maps = torch.rand(1, 32, 16, 16)
+    torch.nn.init.zeros_(block.residual[-1].weight)
+    assert torch.equal(block(maps), F.pad(maps[:, :, ::2, ::2], (0, 0, 0, 0, 0, 32)))
+    with pytest.raises(UserError, match="depth: got 21"):
+        SmallResNet(depth=21)
+
+
+def test_crops_and_flips_are_those_of_single_images():
+    images = torch.randint(256, (20, 3, 8, 8), dtype=torch.uint8)
+    torch.manual_seed(0)
+    changed = CropAndFlip(2)(images)
+    torch.manual_seed(0)
+    places, mirrored = torch.randint(5, (2, 20, 1)), torch.rand(20, 1) < 0.5
+    for i, image in enumerate(images):
+        top, left = places[0, i].item(), places[1, i].item()
+        crop = F.pad(image, [2] * 4)[:, top : top + 8, left : left + 8]
+        assert torch.equal(changed[i], crop.flip(2) if mirrored[i] else crop)
+
+
+def test_cifar_is_read_as_its_bytes_say_and_validated_without_augmentation(tmp_path):
+    made_cifar(tmp_path)
+    images, labels = read_cifar10(tmp_path, training=True)
+    record = np.fromfile(tmp_path / "cifar-10-batches-bin" / "data_batch_2.bin", np.uint8)[:3073]
+    assert images.shape == (200, 3, 32, 32) and labels[40] == record[0]
+    assert np.array_equal(images[40].numpy().ravel(), record[1:])
+    loader = Cifar10DataLoader(str(tmp_path), 20, validation_split=40)
+    passes = [torch.cat([data for data, _ in loader.split_validation()]) for _ in range(2)]
+    assert torch.equal(*passes)
+    held_out = images[loader.valid_sampler.order(0)].float()
+    red = (held_out[:, 0] / 255 - 0.4914) / 0.2470
+    torch.testing.assert_close(passes[0][:, 0], red)
+    epochs = []
+    for epoch in (1, 2, 1):
+        loader.set_epoch(epoch)
+        epochs.append(torch.cat([data for data, _ in loader]))
+    assert torch.equal(epochs[0], epochs[2]) and not torch.equal(epochs[0], epochs[1])
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [(b"", "damaged"), (b"\0" * 3072, "damaged"), (b"\x0a" + b"\0" * 3072, "damaged"), (None, "no test_batch.bin in")],
+)
+def test_cifar_files_that_are_none_are_refused(content, word, tmp_path):
+    if content is not None:
+        (tmp_path / "test_batch.bin").write_bytes(content)
+    with pytest.raises(UserError, match=word) as caught:
+        read_cifar10(tmp_path, training=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_cifar_is_unpacked_only_from_the_archive_whose_md5_is_known(tmp_path, monkeypatch):
+    def no_network(*_):
+        raise OSError("no network")
+
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
+    made_cifar(tmp_path / "made")
+    archive = tmp_path / "cifar-10-binary.tar.gz"
+    with tarfile.open(archive, "w:gz") as file:
+        file.add(tmp_path / "made" / "cifar-10-batches-bin", "cifar-10-batches-bin")
+    with pytest.raises(UserError, match="cannot download CIFAR-10 into .*: no network"):
+        read_cifar10(tmp_path, training=True, download=True)
+    assert not (tmp_path / "cifar-10-batches-bin").exists()
+    monkeypatch.setattr(cifar10, "_MD5", hashlib.md5(archive.read_bytes()).hexdigest())
+    images, _ = read_cifar10(tmp_path, training=True, download=True)
+    assert torch.equal(images, read_cifar10(tmp_path / "made", training=True)[0])

@@ -5,5 +5,15 @@ from base.base_data_loader import BaseDataLoader
 from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer
 from base.in_memory_dataset import InMemoryDataset, memory_map, whole_batch
+from utils.errors import UserError
 
-__all__ = ["BaseCallback", "BaseDataLoader", "BaseModel", "BaseTrainer", "InMemoryDataset", "memory_map", "whole_batch"]
+__all__ = [
+    "BaseCallback",
+    "BaseDataLoader",
+    "BaseModel",
+    "BaseTrainer",
+    "InMemoryDataset",
+    "UserError",
+    "memory_map",
+    "whole_batch",
+]

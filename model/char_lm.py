@@ -4,8 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from base import BaseModel
-from utils.errors import UserError
+from base import BaseModel, UserError
 
 
 class CharTransformer(BaseModel):

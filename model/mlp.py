@@ -5,11 +5,10 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import nn
 
-from base import BaseModel
-from utils.errors import UserError
+from base import BaseModel, UserError
 
 
-class Mlp(BaseModel):
+class ShrinkingMlp(BaseModel):
     """Blocks of Linear, LeakyReLU and BatchNorm1d, then a Linear; the sizes are an arithmetic progression.
 
     in_features, num_classes: the first and the last size. n_layers: how many Linear there are. use_dropout: Dropout

@@ -3,8 +3,7 @@
 import torch.nn.functional as F
 from torch import nn
 
-from base import BaseModel
-from utils.errors import UserError
+from base import BaseModel, UserError
 
 
 class SmallResNet(BaseModel):

@@ -18,7 +18,7 @@ from data_loader import cifar10
 from data_loader.cifar10 import Cifar10DataLoader, CropAndFlip, read_cifar10
 from data_loader.mnist_by_ratio import MnistByRatio
 from helpers import PROJECT, run, same
-from model.mlp import Mlp
+from model.mlp import ShrinkingMlp
 from model.resnet import SmallResNet
 from parse_config import PARTS, ConfigParser
 from trainer import Trainer
@@ -110,25 +110,25 @@ def test_every_job_says_what_to_expect_and_has_a_row_in_its_page():
 def test_mlp_sizes_are_an_arithmetic_progression():
     sizes = [
         (layer.in_features, layer.out_features)
-        for layer in Mlp(n_layers=3).layers
+        for layer in ShrinkingMlp(n_layers=3).layers
         if hasattr(layer, "weight") and layer.weight.dim() == 2
     ]
     assert sizes == [(784, 526), (526, 268), (268, 10)]
-    assert [type(layer).__name__ for layer in Mlp(n_layers=2).layers] == [
+    assert [type(layer).__name__ for layer in ShrinkingMlp(n_layers=2).layers] == [
         "Linear",
         "LeakyReLU",
         "BatchNorm1d",
         "Linear",
     ]
-    dropout = Mlp(n_layers=2, use_dropout=True, dropout_p=0.4).layers[2]
+    dropout = ShrinkingMlp(n_layers=2, use_dropout=True, dropout_p=0.4).layers[2]
     assert type(dropout).__name__ == "Dropout" and dropout.p == 0.4
-    torch.testing.assert_close(Mlp()(torch.rand(2, 1, 28, 28)).exp().sum(1), torch.ones(2))
+    torch.testing.assert_close(ShrinkingMlp()(torch.rand(2, 1, 28, 28)).exp().sum(1), torch.ones(2))
 
 
 @pytest.mark.parametrize("wrong", [{"n_layers": 0}, {"dropout_p": 1.0}])
 def test_mlp_refuses_what_it_cannot_build(wrong):
     with pytest.raises(UserError, match=rf"^{next(iter(wrong))}: got"):
-        Mlp(**wrong)
+        ShrinkingMlp(**wrong)
 
 
 def test_train_ratio_is_a_share_of_the_training_images():

@@ -221,9 +221,13 @@ def _home(name, module, part):
 
 
 def _meant(name, part):
-    """ "; did you mean ...?", if the dotted name resembles one of a library's that the section may hold."""
-    places = dict.fromkeys((*part.libraries, *part.factories))
-    close = nearest(name, [f"{place}.{public}" for place in places for public in public_names(place)], cutoff=0.8)
+    """ "; did you mean ...?", if the dotted name resembles one of the project's or a library's that may stand here."""
+    places = {place: f"{place}." for place in (*part.libraries, *part.factories)}
+    room, source = part.module.rpartition(".")[0], source_of(part.module)
+    if room and source is not None and not is_library(room):
+        places |= {f"{room}.{path.stem}": f"{path.stem}." for path in source.parent.glob("*.py")}
+    known = [prefix + public for place, prefix in places.items() for public in public_names(place)]
+    close = nearest(name, known, cutoff=0.8)
     return f"; did you mean {close!r}?" if close else ""
 
 

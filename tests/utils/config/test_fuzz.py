@@ -68,7 +68,8 @@ def dotted(path):
 
 def misspelt_keys(config, chance):
     """(config, where it is wrong, the right word) with one key misspelt."""
-    path, _ = chance.choice([(path, v) for path, v in places(config) if path and isinstance(path[-1], str)])
+    paths = [path for path, _ in places(config) if path and isinstance(path[-1], str) and path[-1] != TOO_SHORT_TO_TELL]
+    path = chance.choice(paths)
     wrong = altered(path[-1], chance)
     return with_change(config, path[:-1], lambda m: renamed(m, path[-1], wrong)), (*path[:-1], wrong), path[-1]
 
@@ -90,11 +91,15 @@ def fits(wrong, value):
 
 
 ONE_FOR_EACH_GROUP = ("max_lr",)  # a number, or a list of them
+NOT_SAID_BY_TORCH = "milestones"  # of what type it is
+TOO_SHORT_TO_TELL = "cli"  # "clf" may be a section of a project's own
 
 
 def wrong_values(config, chance):
     """The same with one value of a type that it cannot be."""
-    path, value = chance.choice([(p, v) for p, v in places(config) if p and p[-1] not in FREE_TEXT])
+    path, value = chance.choice(
+        [(p, v) for p, v in places(config) if p and p[-1] not in FREE_TEXT and NOT_SAID_BY_TORCH not in p]
+    )
     wrong = chance.choice(
         [
             v

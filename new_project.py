@@ -50,7 +50,6 @@ TEMPLATE_ONLY = {
     "model/char_lm.py",
     "model/mlp.py",
     "model/resnet.py",
-    "trainer/reconstructions.py",
 }
 LEFT_BEHIND = shutil.ignore_patterns("__pycache__", "*.py[cod]", ".*cache", ".hypothesis")
 

@@ -1,4 +1,6 @@
-"""A small causal transformer over bytes of text."""
+"""A small causal transformer over bytes of text, and the measure of such models."""
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -10,39 +12,27 @@ from base import BaseModel, UserError
 class CharTransformer(BaseModel):
     """Predicts each next byte from those before it: layers of attention and a perceptron, each normalized before.
 
-    Input (N, T) int64, tokens from 0 to vocabulary - 1, with T up to block_size. Output (N, vocabulary, T): logits, the
-    classes second, as torch's cross-entropy takes them.
+    Input (N, T) int64, tokens from 0 to 255. Output (N, 256, T): logits, the classes second, as torch's cross-entropy
+    takes them.
     """
 
-    def __init__(
-        self,
-        block_size: int,
-        vocabulary: int = 256,
-        width: int = 96,
-        n_heads: int = 4,
-        n_layers: int = 3,
-        dropout: float = 0.2,
-    ):
+    def __init__(self, width: int = 96, n_heads: int = 4, n_layers: int = 2, dropout: float = 0.2):
         super().__init__()
-        if width % n_heads:
-            raise UserError(f"n_heads: got {n_heads}; width, {width}, should be a multiple of it")
-        self.tokens = nn.Embedding(vocabulary, width)
-        self.positions = nn.Embedding(block_size, width)
+        if width % (2 * n_heads):
+            raise UserError(f"width: got {width}; it should be a multiple of 2 n_heads, {2 * n_heads}")
+        self.embedding = nn.Embedding(256, width)
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.Sequential(*(Layer(width, n_heads, dropout) for _ in range(n_layers)))
         self.norm = nn.LayerNorm(width)
-        for embedding in (self.tokens, self.positions):
-            nn.init.normal_(embedding.weight, std=0.02)
+        nn.init.normal_(self.embedding.weight, std=0.02)
 
     def forward(self, tokens):
-        places = torch.arange(tokens.shape[1], device=tokens.device)
-        hidden = self.dropout(self.tokens(tokens) + self.positions(places))
-        hidden = self.norm(self.layers(hidden))
-        return F.linear(hidden, self.tokens.weight).transpose(1, 2)  # the embedding's weights read the tokens out again
+        hidden = self.norm(self.layers(self.dropout(self.embedding(tokens))))
+        return F.linear(hidden, self.embedding.weight).transpose(1, 2)  # the same weights read tokens in and out
 
 
 class Layer(nn.Module):
-    """Causal self-attention, then a perceptron of four times the width; each is added to what comes in. (N, T, width)."""
+    """Causal self-attention, then a perceptron of four times the width, each added to what comes in. (N, T, width)."""
 
     def __init__(self, width, n_heads, dropout):
         super().__init__()
@@ -63,5 +53,21 @@ class Layer(nn.Module):
         """What each position gathers from itself and those before it."""
         heads = self.to_query_key_value(hidden).unflatten(2, (3, self.n_heads, -1))
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # each (N, n_heads, T, width / n_heads)
-        gathered = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        gathered = F.scaled_dot_product_attention(rotated(query), rotated(key), value, is_causal=True)
         return self.from_attention(gathered.transpose(1, 2).flatten(2))
+
+
+def rotated(heads):
+    """Queries or keys (N, n_heads, T, D), turned by angles that grow with the position, so that products tell how far
+    apart two are. Su et al., RoFormer, 2021, equation 34."""
+    length, half = heads.shape[2], heads.shape[3] // 2
+    speeds = 10_000.0 ** (-torch.arange(half, device=heads.device) / half)
+    angles = torch.arange(length, device=heads.device)[:, None] * speeds
+    cos, sin = angles.cos().to(heads.dtype), angles.sin().to(heads.dtype)
+    left, right = heads.chunk(2, dim=-1)
+    return torch.cat([left * cos - right * sin, left * sin + right * cos], dim=-1)
+
+
+def bits_per_character(output, target):
+    """Mean cross-entropy in bits. output (N, C, T) logits, target (N, T) int64: of one byte a character, in ASCII."""
+    return F.cross_entropy(output, target) / math.log(2)

@@ -22,7 +22,6 @@ from model.mlp import ShrinkingMlp
 from model.resnet import SmallResNet
 from parse_config import PARTS, ConfigParser
 from trainer import Trainer
-from trainer.reconstructions import two_rows
 from utils import UserError
 from utils.checkpoint import find_checkpoint, load_checkpoint
 from utils.config.check import check_types
@@ -147,25 +146,17 @@ def test_mlp_has_its_flags():
         assert flag in told
 
 
-def test_reconstructions_show_validation_images_once_an_epoch(tmp_path, monkeypatch):
+def test_autoencoder_shows_its_reconstructions_below_the_images(tmp_path, monkeypatch):
     monkeypatch.chdir(PROJECT)
     config = parsed("mnist_autoencoder.json", tmp_path)
     train.main(config)
     events = EventAccumulator(str(config.log_dir), size_guidance={"images": 0})
     events.Reload()
-    pictures = events.Images("reconstructions/valid")
-    assert [picture.step for picture in pictures] == [4, 8]
-    assert (pictures[0].width, pictures[0].height) == (16 * 28, 2 * 28)
-    above, below = torch.rand(3, 1, 2, 2), torch.rand(3, 1, 2, 2)
-    picture = two_rows(above, below)
-    assert torch.equal(picture[:, :2, 2:4], above[1]) and torch.equal(picture[:, 2:, 4:], below[2])
-
-
-def test_reconstructions_need_validation_images(tmp_path, monkeypatch):
-    monkeypatch.chdir(PROJECT)
-    without = {"data_loader.args.validation_split": 0.0, "trainer.monitor": "min loss"}
-    with pytest.raises(UserError, match=r"set data_loader.args.validation_split"):
-        train.main(parsed("mnist_autoencoder.json", tmp_path, **without))
+    pictures = events.Images("predictions/valid")
+    assert [(picture.step, picture.width, picture.height) for picture in pictures] == [
+        (4, 8 * 28, 2 * 28),
+        (8, 224, 56),
+    ]
 
 
 def test_residual_network_has_the_papers_size_and_its_shortcut_adds_nothing():
@@ -232,7 +223,7 @@ def test_cifar_is_unpacked_only_from_the_archive_whose_md5_is_known(tmp_path, mo
     archive = tmp_path / "cifar-10-binary.tar.gz"
     with tarfile.open(archive, "w:gz") as file:
         file.add(tmp_path / "made" / "cifar-10-batches-bin", "cifar-10-batches-bin")
-    with pytest.raises(UserError, match="cannot download CIFAR-10 into .*: no network"):
+    with pytest.raises(UserError, match=r"cannot download CIFAR-10 into .*: no network"):
         read_cifar10(tmp_path, training=True, download=True)
     assert not (tmp_path / "cifar-10-batches-bin").exists()
     monkeypatch.setattr(cifar10, "_MD5", hashlib.md5(archive.read_bytes()).hexdigest())

@@ -38,18 +38,13 @@ CARRIED = [
     "trainer",
     "utils",
 ]
-# What concerns the template alone: its own tests, the further jobs, and the files that only those use.
+# What concerns the template alone: its own tests, the further jobs, and what only those use.
 TEMPLATE_ONLY = {
     "tests/template",
     *(f"configs/{path.name}" for path in TEMPLATE.glob("configs/*.json")),
-    "data/text",
-    "data_loader/cifar10.py",
-    "data_loader/mnist_by_ratio.py",
-    "data_loader/mnist_to_itself.py",
-    "model/autoencoder.py",
-    "model/char_lm.py",
-    "model/mlp.py",
-    "model/resnet.py",
+    *(f"data/{name}" for name in ("text", "diabetes", "cifar-10-batches-bin", "cifar-10-binary.tar.gz")),
+    *(f"data_loader/{name}.py" for name in ("cifar10", "diabetes", "mnist_by_ratio", "mnist_to_itself")),
+    *(f"model/{name}.py" for name in ("autoencoder", "char_lm", "mlp", "resnet", "tabular")),
 }
 LEFT_BEHIND = shutil.ignore_patterns("__pycache__", "*.py[cod]", ".*cache", ".hypothesis")
 

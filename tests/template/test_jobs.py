@@ -4,22 +4,29 @@ import hashlib
 import importlib.util
 import os
 import signal
+import sys
 import tarfile
+import types
 
 import numpy as np
+import pandas
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
 from compare import comparable_state
 from data_loader import cifar10
 from data_loader.cifar10 import Cifar10DataLoader, CropAndFlip, read_cifar10
+from data_loader.diabetes import write_tables
 from data_loader.mnist_by_ratio import MnistByRatio
 from helpers import PROJECT, run, same
+from model.char_lm import CharTransformer, bits_per_character, rotated
 from model.mlp import ShrinkingMlp
 from model.resnet import SmallResNet
+from model.tabular import R2, TableMlp
 from parse_config import PARTS, ConfigParser
 from trainer import Trainer
 from utils import UserError
@@ -40,10 +47,43 @@ def made_cifar(folder, per_file=40):
     return {"data_loader.args.data_dir": str(folder), "data_loader.args.batch_size": 16, "arch.args.depth": 8}
 
 
+def made_table(folder):
+    """A table of the form of the diabetes study's; what to set in the config."""
+    numbers = np.random.RandomState(0)
+    folder.mkdir(parents=True)
+    for name, rows in (("train.csv", 80), ("test.csv", 20)):
+        features = numbers.randn(rows, 10).round(3)
+        table = np.hstack([features, features[:, :1] * 2 + numbers.randn(rows, 1)])
+        header = ",".join([*(f"f{i}" for i in range(10)), "target"])
+        np.savetxt(folder / name, table, "%.3f", ",", header=header, comments="")
+    paths = {"path": str(folder / "train.csv"), "test_path": str(folder / "test.csv"), "batch_size": 16}
+    return {f"data_loader.args.{key}": value for key, value in paths.items()}
+
+
+def made_images(folder):
+    """Small pictures of three classes of one colour each; what to set in the config."""
+    numbers = np.random.RandomState(0)
+    for part, number in (("train", 20), ("test", 5)):
+        for i, name in enumerate(("blue", "green", "red")):
+            (folder / part / name).mkdir(parents=True)
+            for j in range(number):
+                pixels = numbers.randint(0, 60, (12, 10 + j % 3, 3)).astype(np.uint8)
+                pixels[..., 2 - i] += 150
+                Image.fromarray(pixels).save(folder / part / name / f"{j}.png")
+    loader = {"folder": str(folder / "train"), "test_folder": str(folder / "test"), "image_size": 16, "batch_size": 8}
+    return {f"data_loader.args.{key}": value for key, value in loader.items()} | {
+        "arch.args.num_classes": 3,
+        "arch.args.depth": 8,
+    }
+
+
 JOBS = {
     "mnist_mlp.json": lambda folder: {"arch.args.n_layers": 3},
     "mnist_autoencoder.json": lambda folder: {},
     "cifar_resnet.json": made_cifar,
+    "char_lm.json": lambda folder: {"data_loader.args.block_size": 32},
+    "tabular_regression.json": made_table,
+    "image_folder.json": made_images,
 }
 
 
@@ -229,3 +269,68 @@ def test_cifar_is_unpacked_only_from_the_archive_whose_md5_is_known(tmp_path, mo
     monkeypatch.setattr(cifar10, "_MD5", hashlib.md5(archive.read_bytes()).hexdigest())
     images, _ = read_cifar10(tmp_path, training=True, download=True)
     assert torch.equal(images, read_cifar10(tmp_path / "made", training=True)[0])
+
+
+def test_char_transformer_sees_the_past_alone_and_counts_bits():
+    torch.manual_seed(0)
+    model = CharTransformer(width=16, n_heads=2, dropout=0.0)
+    text = torch.randint(256, (2, 12))
+    altered = text.clone()
+    altered[:, 7:] = 0
+    output = model(text)
+    assert output.shape == (2, 256, 12)
+    torch.testing.assert_close(model(altered)[..., :7], output[..., :7])
+    assert not torch.allclose(model(altered)[..., 7:], output[..., 7:])
+    torch.testing.assert_close(bits_per_character(torch.zeros(2, 256, 12), text), torch.tensor(8.0))
+    with pytest.raises(UserError, match="width: got 18; it should be a multiple of 2 n_heads, 4"):
+        CharTransformer(width=18, n_heads=2)
+
+
+def test_products_of_turned_queries_and_keys_depend_on_their_distance_alone():
+    query, key = torch.randn(2, 1, 1, 1, 8).expand(2, 1, 1, 10, 8)
+    products = rotated(query) @ rotated(key).transpose(2, 3)
+    for distance in range(-9, 10):
+        along = products[0, 0].diagonal(distance)
+        torch.testing.assert_close(along, along[:1].expand_as(along))
+    torch.testing.assert_close(rotated(query).norm(dim=3), query.norm(dim=3))
+
+
+def test_embedded_texts_are_plain_and_what_their_note_says():
+    folder = PROJECT / "data" / "text"
+    for path in folder.glob("*.txt"):
+        assert path.read_bytes().isascii() and f"`{path.name}`" in (folder / "README.md").read_text()
+    constitution = (folder / "constitution.txt").read_text()
+    assert constitution.count("\nAmendment ") == 27 and constitution.count("\nArticle ") == 7
+
+
+def test_r2_is_exact_whatever_the_batches():
+    torch.manual_seed(0)
+    target = torch.randn(50, 1) + 3
+    output = target + 0.5 * torch.randn(50, 1)
+    metric = R2()
+    for rows in torch.arange(50).split(16):
+        metric.update(output[rows], target[rows])
+    share = 1 - (output - target).square().sum() / (target - target.mean()).square().sum()
+    torch.testing.assert_close(metric.compute(), share.double(), rtol=1e-5, atol=0)
+    metric.reset()
+    metric.update(target, target)
+    assert metric.compute() == 1
+
+
+def test_a_table_of_another_width_is_named():
+    with pytest.raises(UserError, match=r"arch.args.in_features: it is 10, and a row has 9 numbers"):
+        TableMlp(10)(torch.rand(2, 9))
+
+
+def test_diabetes_tables_are_all_rows_of_the_package(tmp_path, monkeypatch):
+    frame = pandas.DataFrame(np.arange(442 * 11).reshape(442, 11), columns=[*"abcdefghij", "target"])
+    package = types.ModuleType("sklearn.datasets")
+    package.load_diabetes = lambda as_frame, scaled: types.SimpleNamespace(frame=frame)
+    monkeypatch.setitem(sys.modules, "sklearn", types.ModuleType("sklearn"))
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", package)
+    test, train = (pandas.read_csv(path) for path in write_tables(tmp_path / "new"))
+    assert (len(train), len(test)) == (354, 88)
+    assert pandas.concat([train, test]).sort_values("a", ignore_index=True).equals(frame)
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(UserError, match="pip install scikit-learn"):
+        write_tables(tmp_path / "other")

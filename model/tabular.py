@@ -1,0 +1,53 @@
+"""A network for the rows of a table, and the coefficient of determination."""
+
+import torch
+from torch import nn
+
+from base import BaseModel, UserError
+
+
+class TableMlp(BaseModel):
+    """Layers of Linear, ReLU and Dropout, then a Linear. Input (N, in_features) float, output (N, out_features)."""
+
+    def __init__(
+        self, in_features: int, out_features: int = 1, width: int = 64, n_layers: int = 2, dropout: float = 0.1
+    ):
+        super().__init__()
+        sizes = [in_features] + n_layers * [width]
+        hidden = [
+            nn.Sequential(nn.Linear(before, width), nn.ReLU(), nn.Dropout(dropout)) for before in sizes[:n_layers]
+        ]
+        self.in_features = in_features
+        self.layers = nn.Sequential(*hidden, nn.Linear(sizes[-1], out_features))
+
+    def forward(self, rows):
+        if rows.shape[1] != self.in_features:
+            raise UserError(f"arch.args.in_features: it is {self.in_features}, and a row has {rows.shape[1]} numbers")
+        return self.layers(rows)
+
+
+class R2(nn.Module):
+    """The share of the target's variance that the output explains: 1 - (squared errors) / (squares about the mean).
+
+    A metric over the whole epoch. It is a module for the sake of its buffer, which moves and is saved with it.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("sums", torch.zeros(4, dtype=torch.float64))  # of 1, the target, its square, the error's
+
+    def update(self, output, target):
+        """Count a batch. output, target (N, ...) float."""
+        target, error = target.double(), output.double() - target
+        self.sums += torch.stack(
+            [torch.ones_like(target).sum(), target.sum(), target.square().sum(), error.square().sum()]
+        )
+
+    def compute(self):
+        """That share, a 0-dim tensor; nan where all targets are equal."""
+        number, targets, squares, errors = self.sums
+        return 1 - errors / (squares - targets.square() / number)
+
+    def reset(self):
+        """Begin anew."""
+        self.sums.zero_()

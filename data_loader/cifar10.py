@@ -1,13 +1,13 @@
-"""CIFAR-10, read from the plain bytes of its binary version, with random crops and flips for training."""
+"""CIFAR-10, read from the plain bytes of its binary version, shifted and mirrored at random for training."""
 
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from base import BaseDataLoader, InMemoryDataset
+from data_loader.augmentations import RandomShift
 from utils.errors import UserError
 
 _URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -21,8 +21,9 @@ class Cifar10DataLoader(BaseDataLoader):
     """CIFAR-10 in batches of images (N, 3, 32, 32) float32, normalized, and labels (N,) int64.
 
     data_dir: folder of the six .bin files, or of cifar-10-batches-bin/. training: the 50,000 training images instead
-    of the 10,000 test images. augment: crops at random places and flips, where it trains. download: fetch the files
-    into data_dir if they are not there. device_resident: keep the images on the GPU.
+    of the 10,000 test images. augment: in training, shift images by up to four pixels and mirror half of them.
+    download: fetch the files into data_dir if they are not there. device_resident: keep the images on the GPU. fold:
+    "3/5" validates on the third of five parts.
     """
 
     def __init__(
@@ -36,10 +37,15 @@ class Cifar10DataLoader(BaseDataLoader):
         augment: bool = True,
         download: bool = False,
         device_resident: bool = False,
+        fold: str | None = None,
     ):
         arrays = read_cifar10(data_dir, training, download)
         plain = InMemoryDataset(*arrays, transform=normalize)
-        dataset = InMemoryDataset(*arrays, transform=[CropAndFlip(), normalize]) if augment and training else plain
+        dataset = (
+            InMemoryDataset(*arrays, transform=[RandomShift(4, flip=True), normalize])
+            if augment and training
+            else plain
+        )
         super().__init__(
             dataset,
             batch_size,
@@ -48,27 +54,8 @@ class Cifar10DataLoader(BaseDataLoader):
             num_workers,
             valid_dataset=plain,
             device_resident=device_resident,
+            fold=fold,
         )
-
-
-class CropAndFlip:
-    """Moves each image by up to `padding` pixels, black coming in, and mirrors every other one. (N, C, H, W)."""
-
-    draws_per_sample = True
-
-    def __init__(self, padding=4):
-        self.padding = padding
-
-    def __call__(self, images):
-        num_images, _, height, width = images.shape
-        places = torch.randint(2 * self.padding + 1, (2, num_images, 1))  # on the CPU, whose numbers a resume repeats
-        mirrored = torch.rand(num_images, 1) < 0.5
-        rows = places[0] + torch.arange(height)
-        columns = places[1] + torch.arange(width)
-        columns = torch.where(mirrored, columns.flip(1), columns)
-        index = (torch.arange(num_images)[:, None, None], rows[:, :, None], columns[:, None, :])
-        padded = F.pad(images, [self.padding] * 4).permute(0, 2, 3, 1)
-        return padded[tuple(part.to(images.device) for part in index)].permute(0, 3, 1, 2)
 
 
 def normalize(images):

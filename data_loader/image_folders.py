@@ -105,7 +105,7 @@ class ImageFiles(Dataset):
 def find_images(folder, argument):
     """(names of the classes, files of all images, their labels (N,) int64). Raises UserError for an empty class."""
     if not os.path.isdir(folder):
-        raise UserError(f"{argument}: there is no folder {folder}")
+        raise UserError(f"{argument}: there is no folder {folder}; it should hold a folder of images for each class")
     classes = sorted(path.name for path in Path(folder).iterdir() if path.is_dir() and not path.name.startswith("."))
     if len(classes) < 2:
         raise UserError(

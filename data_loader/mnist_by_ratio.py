@@ -22,5 +22,12 @@ class MnistByRatio(MnistDataLoader):
         if not 0 < train_ratio <= 1 or (training and validation_samples == 60_000):
             raise UserError(f"train_ratio: got {train_ratio}; it should be a share above 0 and up to 1, such as 0.8")
         super().__init__(
-            data_dir, batch_size, shuffle, validation_samples, num_workers, training, download, device_resident
+            data_dir,
+            batch_size,
+            shuffle,
+            validation_samples,
+            num_workers,
+            training=training,
+            download=download,
+            device_resident=device_resident,
         )

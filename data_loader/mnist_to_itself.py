@@ -7,7 +7,7 @@ from data_loader.mnist_files import read_mnist
 class MnistToItself(BaseDataLoader):
     """MNIST in batches of images (N, 1, 28, 28) float32, from 0 to 1, twice: as data and as target.
 
-    The arguments are those of MnistDataLoader.
+    The arguments are as for MnistDataLoader.
     """
 
     def __init__(
@@ -19,9 +19,11 @@ class MnistToItself(BaseDataLoader):
         num_workers: int = 0,
         training: bool = True,
         download: bool = False,
+        fold: str | None = None,
     ):
         images, _ = read_mnist(data_dir, training, download)
-        super().__init__(ToItself(images, transform=_from_0_to_1), batch_size, shuffle, validation_split, num_workers)
+        dataset = ToItself(images, transform=_from_0_to_1)
+        super().__init__(dataset, batch_size, shuffle, validation_split, num_workers, fold=fold)
 
 
 class ToItself(InMemoryDataset):

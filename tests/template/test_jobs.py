@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import train
 from compare import comparable_state
 from data_loader import cifar10
-from data_loader.cifar10 import Cifar10DataLoader, CropAndFlip, read_cifar10
+from data_loader.cifar10 import Cifar10DataLoader, read_cifar10
 from data_loader.diabetes import write_tables
 from data_loader.mnist_by_ratio import MnistByRatio
 from helpers import PROJECT, run, same
@@ -209,18 +209,6 @@ def test_residual_network_has_the_papers_size_and_its_shortcut_adds_nothing():
     assert torch.equal(block(maps), F.pad(maps[:, :, ::2, ::2], (0, 0, 0, 0, 0, 32)))
     with pytest.raises(UserError, match="depth: got 21"):
         SmallResNet(depth=21)
-
-
-def test_crops_and_flips_are_those_of_single_images():
-    images = torch.randint(256, (20, 3, 8, 8), dtype=torch.uint8)
-    torch.manual_seed(0)
-    changed = CropAndFlip(2)(images)
-    torch.manual_seed(0)
-    places, mirrored = torch.randint(5, (2, 20, 1)), torch.rand(20, 1) < 0.5
-    for i, image in enumerate(images):
-        top, left = places[0, i].item(), places[1, i].item()
-        crop = F.pad(image, [2] * 4)[:, top : top + 8, left : left + 8]
-        assert torch.equal(changed[i], crop.flip(2) if mirrored[i] else crop)
 
 
 def test_cifar_is_read_as_its_bytes_say_and_validated_without_augmentation(tmp_path):

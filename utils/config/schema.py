@@ -316,7 +316,8 @@ def _unknown_keys(config, whole):
             section = config.get(name)
             several = section if names_several(section) else {None: section}
             places += [(f"{name}.{key}." if key else f"{name}.", model, spec) for key, spec in several.items()]
-    for name, model in (("metrics", Metric), ("callbacks", Component), ("cli", Flag)) if whole else ():
+    lists = (("metrics", Metric), ("callbacks", Component), ("trackers", Component), ("cli", Flag))
+    for name, model in lists if whole else ():
         entries = config.get(name)
         places += [(f"{name}.{i}.", model, item) for i, item in enumerate(entries if isinstance(entries, list) else ())]
     misspelt, own = {}, []

@@ -70,7 +70,7 @@ def summarize(labels, folders, monitor):
     return {
         "runs": [{key: run[key] for key in ("run", "folder", "epoch", *keys)} for run in runs],
         "mean": {key: statistics.fmean(values[key]) for key in keys},
-        "std": {key: statistics.stdev(values[key]) for key in keys},
+        "std": {key: statistics.stdev(v) if all(map(math.isfinite, v)) else math.nan for key, v in values.items()},
     }
 
 

@@ -26,7 +26,7 @@ def train_series(config):
     exit status.
     """
     settings = TrainerSettings.model_validate(config["trainer"])
-    flags, again = _other_flags(sys.argv[1:])
+    flags, command_again = _other_flags(sys.argv[1:])
     folders = []
     for i, variant in enumerate(config.variants, start=1):
         goes_on = config.resume is not None and has_begun(settings.save_dir, variant.name, config.resume.parent)
@@ -34,9 +34,9 @@ def train_series(config):
         print(f"\n{variant.label}, {i} of {len(config.variants)}: python {shlex.join(command)}", flush=True)
         status = _run([sys.executable, *command])
         if status:
-            print(
-                f"{variant.label} ended with status {status}; go on with: python {shlex.join(again)}", file=sys.stderr
-            )
+            when = "when that is mended, " if status == 2 else ""
+            again = f"{when}go on with: python {shlex.join(command_again)}"
+            print(f"{variant.label} ended with status {status}; {again}", file=sys.stderr)
             raise SystemExit(status)
         folders.append(newest_run(settings.save_dir, variant.name))
     result = summarize([variant.label for variant in config.variants], folders, settings.monitor)

@@ -1,5 +1,6 @@
 """BaseCallback: something that happens at moments of a training run, named in the config's "callbacks"."""
 
+import inspect
 from collections import Counter
 
 from utils.errors import UserError
@@ -55,12 +56,12 @@ class CallbackList:
         self.callbacks = []
         self._called = {hook: [] for hook in ("check", *HOOKS)}
         for i, callback in enumerate(callbacks):
-            self.add(callback, f"callbacks.{i}.args: ")
+            self.add(callback, f"callbacks.{i}")
         for callback in standard:
             self.add(callback)
 
     def add(self, callback, place=""):
-        """Call this one too, after the others. place: what its errors begin with."""
+        """Call this one too, after the others. place: where it stands in the config, for errors."""
         self.callbacks.append(callback)
         for hook, called in self._called.items():
             if _overrides(callback, hook):
@@ -74,7 +75,8 @@ class CallbackList:
             except UserError as error:
                 if type(error) is not UserError or not place:
                     raise
-                raise UserError(f"{place}{error}") from error
+                names_it = str(error).partition(":")[0] in inspect.signature(type(method.__self__)).parameters
+                raise UserError(f"{place}.args.{error}" if names_it else f"{place}: {error}") from error
 
     def state_dict(self):
         """{name: state} of each."""

@@ -126,9 +126,9 @@ def test_swa_is_the_mean_of_the_epochs_ends_with_statistics_of_its_own(tmp_path)
 @pytest.mark.parametrize(
     ("callback", "told"),
     [
-        (spec("EMA", decay=1.0), "callbacks.0.args: EMA: decay: got 1.0; it should be above 0 and below 1"),
-        (spec("SWA", start="soon"), "callbacks.0.args: start: got 'soon'; a duration is such as"),
-        (spec("SWA", start=2), "callbacks.0.args: start: got 2, which is the end of training or later"),
+        (spec("EMA", decay=1.0), "callbacks.0.args.decay: got 1.0; it should be above 0 and below 1"),
+        (spec("SWA", start="soon"), "callbacks.0.args.start: got 'soon'; a duration is such as"),
+        (spec("SWA", start=2), "callbacks.0.args.start: got 2, which is the end of training or later"),
     ],
 )
 def test_values_that_cannot_be_are_refused_before_there_is_a_run(tmp_path, callback, told):

@@ -10,7 +10,7 @@ from utils.json_io import read_json, write_json
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """(path of a config, folder of its run): 30 samples to train on, 20 to validate on and 10 to test on."""
+    """Folder of a run: 30 samples to train on, 20 to validate on and 10 to test on."""
     folder = tmp_path_factory.mktemp("separate")
     generator = np.random.default_rng(0)
 
@@ -34,24 +34,15 @@ def trained(tmp_path_factory):
     write_json(config, folder / "job.json")
     run("train.py", "-c", folder / "job.json")
     (run_folder,) = folder.glob("saved/models/separate/*")
-    return folder / "job.json", run_folder
+    return run_folder
 
 
 def test_each_part_is_measured_on_its_own_data(trained):
-    _, folder = trained
-    for split in ("train", "valid", "test"):
-        run("test.py", "-r", folder / "checkpoint-epoch2.pth", "--split", split)
-    results = read_json(folder / "test_results.json")["checkpoint-epoch2.pth"]
-    assert [results[split]["samples"] for split in ("train", "valid", "test")] == [30, 20, 10]
-    log = load_checkpoint(folder / "checkpoint-epoch2.pth")["log"]
+    for split in ("valid", "test"):
+        run("test.py", "-r", trained / "checkpoint-epoch2.pth", "--split", split)
+    results = read_json(trained / "test_results.json")["checkpoint-epoch2.pth"]
+    assert [results[split]["samples"] for split in ("valid", "test")] == [20, 10]
+    log = load_checkpoint(trained / "checkpoint-epoch2.pth")["log"]
     assert {f"val_{key}": results["valid"][key] for key in ("loss", "accuracy")} == {
         key: log[key] for key in ("val_loss", "val_accuracy")
     }
-
-
-def test_folds_beside_a_loader_to_validate_on_are_refused(trained):
-    job, _ = trained
-    done = run("train.py", "-c", job, "--folds", "2", status=2)
-    assert "valid_data_loader: data_loader sets validation samples aside already; leave data_loader.args.fold out" in (
-        done.stderr
-    )

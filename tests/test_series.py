@@ -1,21 +1,25 @@
 """--fold, --folds and --seeds, as a user types them, on a small table."""
 
+import argparse
 import os
 import runpy
 import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
+import series
 from helpers import PROJECT, run, same
 from parse_config import PARTS, ConfigParser
 from series import best_row, has_begun, series_table, summarize
 from utils import UserError
 from utils.checkpoint import load_checkpoint
 from utils.config.types import Part
+from utils.config.variants import variants_of
 from utils.json_io import read_json, write_json
 
 
@@ -94,30 +98,37 @@ def test_test_prepares_data_as_the_training_did(folds):
     job, _ = folds
     folder = runs(job)[0]
     path = job.parent / "table.csv"
-    run("test.py", "-r", folder / "model_best.pth", "--split", "valid")
     run("test.py", "-r", folder / "model_best.pth", "--set", f"data_loader.args.test_path={path}")
     run("test.py", "-r", folder / "model_best.pth", "--split", "train")
     results = read_json(folder / "test_results.json")["model_best.pth"]
-    checkpoint = load_checkpoint(folder / "model_best.pth")
-    assert results["valid"]["loss"] == pytest.approx(checkpoint["monitor_best"], abs=1e-7)
-    parts = results["valid"], results["train"]
-    assert [part["samples"] for part in (*parts, results["test"])] == [20, 20, 40]
-    assert results["test"]["loss"] == pytest.approx(sum(part["loss"] for part in parts) / 2, rel=1e-6)
+    valid = load_checkpoint(folder / "model_best.pth")["monitor_best"]
+    assert [results[part]["samples"] for part in ("train", "test")] == [20, 40]
+    assert results["test"]["loss"] == pytest.approx((results["train"]["loss"] + valid) / 2, rel=1e-6)
 
 
-def test_seeds_are_the_configs_and_those_after_it(job):
-    told = run("train.py", "-c", job, "--seeds=2", "--set", "seed=7", "--set", "name=other").stdout
-    assert [folder.parent.name for folder in runs(job)] == ["other-seed7", "other-seed8"]
-    assert [load_checkpoint(f / "model_best.pth")["config"]["seed"] for f in runs(job)] == [7, 8]
-    assert "seed 7, 1 of 2: python train.py -c" in told and "± std" in told
+def test_seeds_are_the_configs_and_those_after_it():
+    asked = argparse.Namespace(resume=None, _seeds=2)
+    one, other = variants_of(asked, {"name": "job", "seed": 7})
+    assert (one.label, one.name, one.assignments) == ("seed 7", "job-seed7", (("seed", 7),))
+    assert other.flags == ("--set", "seed=8", "--set", "name=job-seed8")
+    assert [variant.label for variant in variants_of(asked, {})] == ["seed 123", "seed 124"]
+
+
+def test_a_fold_takes_the_place_of_a_split_and_names_its_run_once():
+    asked = argparse.Namespace(resume=None, _fold="3/5")
+    split = {"data_loader": {"args": {"validation_split": 0.1}}}
+    (variant,) = variants_of(asked, {"name": "job", **split})
+    settings = (("data_loader.args.fold", "3/5"), ("data_loader.args.validation_split", 0))
+    assert (variant.name, variant.assignments) == ("job-fold3of5", settings)
+    (again,) = variants_of(asked, {"name": variant.name, "data_loader": {}})
+    assert again.name == variant.name and again.assignments == settings[:1]
 
 
 def _heed_ctrl_c():
     signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal; pytest may be run in the background
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_whole_and_the_same_command_goes_on(job, number):
+def test_ctrl_c_ends_the_whole_and_the_same_command_goes_on(job):
     arguments = [
         "train.py",
         "-c",
@@ -142,20 +153,25 @@ def test_a_signal_ends_the_whole_and_the_same_command_goes_on(job, number):
     while not list(job.parent.glob("saved/models/line-fold1of2/*/*.pth")):
         time.sleep(0.02)
         assert process.poll() is None
-    if number == signal.SIGINT:
-        os.killpg(process.pid, number)  # as a terminal does
-    else:
-        process.send_signal(number)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     told, complaint = process.communicate(timeout=100)
-    assert process.returncode == 128 + number
-    assert f"fold 1/2 ended with status {128 + number}" in complaint and "--folds 2 -r auto" in complaint
+    assert process.returncode == 130
+    assert "fold 1/2 ended with status 130; go on with: python" in complaint and "--folds 2 -r auto" in complaint
     assert "fold 2/2" not in told and not runs(job, "line-fold2of2")
     (stopped,) = runs(job)
 
-    if number == signal.SIGINT:
-        again = run(*arguments, "-r", "auto")
-        assert runs(job)[0] == stopped and len(runs(job)) == 2 and "± std" in again.stdout
-        assert all((folder / "checkpoint-epoch150.pth").exists() for folder in runs(job))
+    again = run(*arguments, "-r", "auto")
+    assert runs(job)[0] == stopped and len(runs(job)) == 2 and "± std" in again.stdout
+    assert all((folder / "checkpoint-epoch150.pth").exists() for folder in runs(job))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_signals_to_the_series_reach_its_run(number):
+    """SIGTERM and SIGUSR1, which a batch system may send to the first process alone."""
+    timer = threading.Timer(1.0, os.kill, (os.getpid(), number))
+    timer.start()
+    assert series._run([sys.executable, "-c", "import time; time.sleep(100)"]) == 128 + number
+    timer.join()
 
 
 def test_a_series_goes_on_with_its_own_runs_alone(tmp_path):

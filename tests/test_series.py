@@ -197,6 +197,7 @@ def test_a_series_goes_on_with_its_own_runs_alone(tmp_path):
         (["--fold", "0/5"], "--fold: got '0/5'"),
         (["--fold", "a/b"], "--fold: got 'a/b'"),
         (["--folds", "2", "--seeds", "2"], "--folds, --seeds: give one of them at a time"),
+        (["--folds", "2", "--fast-dev-run"], "--folds: does not go with --fast-dev-run"),
         (["--folds", "2", "-r", "latest"], "-r: with --folds it can only be 'auto'"),
         (["--folds", "2", "--set", "optimizer.args.lrr=1"], "optimizer.args.lrr: no such argument"),
         (["--seeds", "2", "--set", "seed=x"], "seed: got 'x'"),

@@ -6,6 +6,8 @@ from utils.config.schema import RunSettings
 from utils.errors import UserError
 from utils.folds import parse_fold
 
+_ALONE = ("fast_dev_run", "show_batch", "find_lr", "find_batch_size")
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -34,6 +36,12 @@ def variants_of(parsed, config):
     ((key, value),) = asked.items()
     if key != "fold" and value < 2:
         raise UserError(f"--{key}: got {value}; it should be at least 2")
+    alone = next((flag for flag in _ALONE if getattr(parsed, flag, None)), None)
+    if key != "fold" and alone:
+        flag = alone.replace("_", "-")
+        raise UserError(
+            f"--{key}: does not go with --{flag}, which leaves nothing to compare; give --{flag} without it"
+        )
     if key != "fold" and parsed.resume not in (None, "auto"):
         raise UserError(f"-r: with --{key} it can only be 'auto', which goes on with the newest runs of that name")
     name = str(config.get("name", RunSettings.model_fields["name"].default))

@@ -139,6 +139,7 @@ class BaseDataLoader(DataLoader):
         return order[batch_idx * self.batch_size : (batch_idx + 1) * self.batch_size].tolist()
 
     def as_validated(self, sampler):
+        """A DataLoader over the samples of a sampler, as validation sees them."""
         dataset = SeededDataset(self.valid_dataset)
         dataset.seeder.set_epoch(0)  # the same random numbers in every epoch, so that epochs compare
         collate_fn = self._collate_fn_for(self.valid_dataset)

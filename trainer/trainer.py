@@ -216,7 +216,7 @@ class Trainer(BaseTrainer):
         if self.settings.on_nonfinite == "skip":
             self._report_skipped()
         latest = self.train_metrics.collect()
-        if self.optim_step.norm is not None:
+        if self.update_metrics.window("grad_norm"):
             latest |= self.update_metrics.collect()
         self.step_log.clear()
         self.gradient_watch.clear()

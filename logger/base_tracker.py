@@ -1,8 +1,11 @@
 """BaseTracker: somewhere else that a run's numbers and images go, named in the config's "trackers"."""
 
 import collections
+import time
 
 from utils.errors import UserError
+
+_SECONDS_BETWEEN = 2.0  # two hand-overs of rows; a store that writes to a disk takes some 40 ms for each
 
 
 class BaseTracker:
@@ -18,8 +21,8 @@ class BaseTracker:
     def start(self, log_dir, config):
         """Open it, before the first batch. log_dir: Path of the run's logs, called like the run. config: dict."""
 
-    def add_scalars(self, values, step):
-        """The numbers of one step. values: {tag: float}, as {"loss/train": 0.5}."""
+    def add_rows(self, rows):
+        """The numbers of one step or more, the oldest first: a list of (step, {"loss/train": 0.5, ...})."""
 
     def add_image(self, tag, image, step):
         """One picture. image: (H, W, 3) uint8 NumPy array."""
@@ -36,11 +39,12 @@ class BaseTracker:
 
 
 class TrackerList:
-    """Trackers, each given the images and one row {tag: number} for each step, when the step is over.
+    """Trackers, each given the images, and one row {tag: number} for each step.
 
-    Training outlives a tracker that fails, and no number is lost silently: a failure is a warning, rows then wait, in
-    the checkpoints too, and are offered again at each checkpoint and at the end. What was not taken even then is an
-    error, when all else is done. Images do not wait.
+    Rows are handed over when some seconds have passed, before each checkpoint and at the end. Training outlives a
+    tracker that fails, and no number is lost silently: a failure is a warning, rows then wait, in the checkpoints too,
+    and are offered again at each checkpoint and at the end. What was not taken even then is an error, when all else is
+    done. Images do not wait.
     """
 
     def __init__(self, trackers=(), config=None, logger=None):
@@ -108,13 +112,14 @@ class TrackerList:
         self._row, self._early_images = {}, []
         for name, post in self._named():
             if name in state:
-                post.rows = collections.deque(state[name]["rows"])
+                post.rows = [(int(step), dict(row)) for step, row in state[name]["rows"]]
                 post.tracker.load_state_dict(state[name]["state"])
 
     def _end_row(self):
         for post in self._posts if self._row else ():
             post.rows.append((self._step, self._row))
-            if self.started and post.error is None:
+            due = time.monotonic() - post.sent_at >= _SECONDS_BETWEEN
+            if self.started and due and post.error is None:
                 post.send()
         self._row = {}
 
@@ -134,14 +139,16 @@ class _Post:
         self.name = name
         self.tracker = tracker
         self.logger = logger
-        self.rows = collections.deque()  # (step, {tag: number})
+        self.rows = []  # (step, {tag: number})
+        self.sent_at = time.monotonic()
         self.images_lost = 0
         self.error = self.last_error = None  # why it does not work now, and did not lately
 
     def send(self):
-        """Offer the rows that wait, the oldest first."""
-        while self.rows and self._attempt(self.tracker.add_scalars, self.rows[0][1], self.rows[0][0]):
-            self.rows.popleft()
+        """Offer the rows that wait."""
+        if self.rows and self._attempt(self.tracker.add_rows, self.rows):
+            self.rows = []
+        self.sent_at = time.monotonic()
 
     def send_image(self, tag, images, step, dataformats):
         """Offer a picture."""

@@ -25,17 +25,16 @@ class JsonLines(BaseTracker):
         with open(self.path, "ab") as file:
             self.length = min(self.length, file.tell())
 
-    def add_scalars(self, values, step):
-        finite = {tag: value if abs(value) < float("inf") else None for tag, value in values.items()}
-        line = json.dumps({"step": step, **finite}).encode() + b"\n"
+    def add_rows(self, rows):
+        lines = b"".join(json.dumps({"step": step, **_finite(row)}).encode() + b"\n" for step, row in rows)
         os.truncate(self.path, self.length)  # takes back what a run wrote that went on from an earlier step
         try:
             with open(self.path, "ab") as file:
-                file.write(line)
+                file.write(lines)
         except OSError:
             os.truncate(self.path, self.length)  # no half line stays
             raise
-        self.length += len(line)
+        self.length += len(lines)
 
     def state_dict(self):
         return {"length": self.length}
@@ -80,8 +79,9 @@ class Wandb(BaseTracker):
         )
         self.run.define_metric("*", step_metric="step")  # which may go back, as wandb's own may not
 
-    def add_scalars(self, values, step):
-        self.run.log({"step": step, **values})
+    def add_rows(self, rows):
+        for step, row in rows:
+            self.run.log({"step": step, **row})
 
     def add_image(self, tag, image, step):
         import wandb
@@ -124,11 +124,13 @@ class Mlflow(BaseTracker):
         self.client.update_run(self.run_id, status="RUNNING")
         self.client.log_dict(self.run_id, config, "config.json")  # which, unlike parameters, a later start may change
 
-    def add_scalars(self, values, step):
+    def add_rows(self, rows):
         from mlflow.entities import Metric
 
         now = round(1000 * time.time())
-        self.client.log_batch(self.run_id, metrics=[Metric(tag, value, now, step) for tag, value in values.items()])
+        metrics = [Metric(tag, value, now, step) for step, row in rows for tag, value in row.items()]
+        for i in range(0, len(metrics), 1000):  # as many as MLflow takes at once
+            self.client.log_batch(self.run_id, metrics=metrics[i : i + 1000])
 
     def add_image(self, tag, image, step):
         self.client.log_image(self.run_id, image, key=tag, step=step)
@@ -149,6 +151,10 @@ class Mlflow(BaseTracker):
         params = [Param(re.sub(r"[^\w\-. :/]", "_", path)[:250], str(value)[:6000]) for path, value in _values(config)]
         for i in range(0, len(params), 100):
             self.client.log_batch(self.run_id, params=params[i : i + 100])
+
+
+def _finite(row):
+    return {tag: value if abs(value) < float("inf") else None for tag, value in row.items()}
 
 
 def _values(config, path=""):

@@ -55,6 +55,7 @@ class Diary(BaseTracker):
 
     notes: list = []  # noqa: RUF012
     fails_on = frozenset()
+    hand_overs = 0
 
     def __init__(self):
         self.starts = 0
@@ -63,8 +64,10 @@ class Diary(BaseTracker):
         self.starts += 1
         self.note("start", log_dir.name, config["name"], self.starts)
 
-    def add_scalars(self, values, step):
-        self.note("row", step, values)
+    def add_rows(self, rows):
+        for step, row in rows:
+            self.note("row", step, row)
+        type(self).hand_overs += 1
 
     def add_image(self, tag, image, step):
         self.note("image", step, tag, image)
@@ -89,7 +92,7 @@ def diary(monkeypatch):
     """A tracker of a project's own, named in a config as "Diary"."""
     Diary.__module__ = "logger.trackers"
     monkeypatch.setattr(logger.trackers, "Diary", Diary, raising=False)
-    Diary.notes, Diary.fails_on = [], frozenset()
+    Diary.notes, Diary.fails_on, Diary.hand_overs = [], frozenset(), 0
     return Diary
 
 
@@ -136,6 +139,13 @@ def test_without_trackers_nothing_is_done_or_saved_for_them(tmp_path):
     trainer = tiny_trainer(tiny_config(tmp_path))
     trainer.train()
     assert not trainer.writer.enabled and trainer.writer.state_dict() == {"files": {}}
+
+
+@pytest.mark.parametrize(("seconds", "hand_overs"), [(0, 10), (1000, 2)])
+def test_rows_are_handed_over_now_and_then_and_before_checkpoints(tmp_path, diary, monkeypatch, seconds, hand_overs):
+    monkeypatch.setattr("logger.base_tracker._SECONDS_BETWEEN", seconds)
+    tiny_trainer(job(tmp_path, "Diary")).train()
+    assert steps_of(diary) == list(range(1, 11)) and diary.hand_overs == hand_overs
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 5, 7])
@@ -218,7 +228,7 @@ def test_a_tracker_that_fails_for_a_while_loses_nothing_and_changes_nothing(tmp_
             diary.fails_on = {"row"} if 2 <= trainer.step < 8 else frozenset()
 
     trainer = tiny_trainer(job(tmp_path / "a", "Diary", verbosity=1))
-    trainer._callbacks = type(trainer._callbacks)([Mends()])
+    trainer._callbacks.add(Mends())
     trainer.train()
     alone = tiny_trainer(tiny_config(tmp_path / "b", log_step=1))
     alone.train()
@@ -230,12 +240,12 @@ def test_a_tracker_that_fails_for_a_while_loses_nothing_and_changes_nothing(tmp_
 
 
 def test_what_a_tracker_never_took_is_an_error_once_all_is_saved(tmp_path, diary):
-    diary.fails_on = {4, 5, "close"}
+    diary.fails_on = {1, "close"}
     trainer = tiny_trainer(job(tmp_path, "Diary", "JsonLines"))
     with pytest.raises(UserError) as error:
         trainer.train()
     lines = str(error.value).splitlines()
-    assert lines[0] == "trackers.0: Diary did not take 7 steps: ConnectionError: the server is gone"
+    assert lines[0] == "trackers.0: Diary did not take 10 steps: ConnectionError: the server is gone"
     assert lines[1].startswith("trackers.0: Diary did not end well")
     assert len(rows_of(trainer)) == 10 and (trainer.checkpoint_dir / "checkpoint-epoch2.pth").exists()
 
@@ -284,18 +294,18 @@ def test_numbers_from_before_the_start_wait_for_it(tmp_path, capsys):
 def test_a_full_disk_leaves_no_half_line(tmp_path):
     tracker = JsonLines()
     tracker.start(tmp_path, {})
-    tracker.add_scalars({"a": 1.0}, 1)
+    tracker.add_rows([(1, {"a": 1.0})])
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (30, hard))
     try:
         with pytest.raises(OSError, match="too large"):
-            tracker.add_scalars({"a": 2.0}, 2)
+            tracker.add_rows([(2, {"a": 2.0})])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, before)
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "a": 1.0}\n'
-    tracker.add_scalars({"a": 2.0}, 2)
+    tracker.add_rows([(2, {"a": 2.0})])
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "a": 1.0}\n{"step": 2, "a": 2.0}\n'
 
 

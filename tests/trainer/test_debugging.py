@@ -375,6 +375,20 @@ def test_fast_dev_run_trains_one_epoch_and_keeps_nothing(tmp_path, capsys):
     assert "3 batches of everything" in capsys.readouterr().out
 
 
+def test_fast_dev_run_reaches_no_tracker(tmp_path):
+    config = ConfigParser({**tiny_config(tmp_path), "trackers": ["JsonLines"]})
+    with debugging(config, flags("--fast-dev-run")):
+        assert "trackers" not in config
+
+
+@pytest.mark.parametrize("flag", [["--fast-dev-run"], ["--show-batch", "x.png"], ["--find-lr"]])
+def test_series_of_runs_cannot_be_looked_at(tmp_path, flag):
+    config = ConfigParser(tiny_config(tmp_path))
+    config.variants = [1, 2]
+    with pytest.raises(UserError, match=f"^{flag[0]}: looks at one run"), debugging(config, flags(*flag)):
+        pass
+
+
 def test_fast_dev_run_continues_no_run(tmp_path):
     trainer = trained(tmp_path)
     config = ConfigParser(tiny_config(tmp_path), resume=trainer.checkpoint_dir / "checkpoint-epoch1.pth")
@@ -386,7 +400,10 @@ def test_fast_dev_run_continues_no_run(tmp_path):
 def test_picture_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path, path):
     (tmp_path / "file").touch()
     (tmp_path / "folder.png").mkdir()
-    with pytest.raises(UserError, match=r"^--show-batch"), debugging(None, flags("--show-batch", str(tmp_path / path))):
+    with (
+        pytest.raises(UserError, match=r"^--show-batch"),
+        debugging(ConfigParser(tiny_config(tmp_path)), flags("--show-batch", str(tmp_path / path))),
+    ):
         pass
 
 

@@ -41,18 +41,22 @@ class EpochMetrics:
     def update(self, output, target):
         """Show the metrics a batch; nothing is read from the device, unless a metric does so itself."""
         output = output.detach() if hasattr(output, "detach") else output  # a metric that keeps it keeps no graph
-        self.num_batches += 1
-        if self._tried:
-            for metric in self._metrics.values():
+        for place, metric in self._metrics.items():
+            try:
                 metric.update(output, target)
-        else:
-            self._update_first(output, target)
+            except Exception as error:
+                _tell(place, metric, error)
+                raise
+        self.num_batches += 1
+        if not self._tried:
+            self._tried = True
+            self._try_all()
 
     def result(self):
         """{name: number} of those that give one, nan before the first batch; waits for the device."""
         values = {name: math.nan for name in self.names if name not in self.tables}
         if self.num_batches:
-            values = {m.__name__: _number_or_table(m.compute(), place, m) for place, m in self._metrics.items()}
+            values = {metric.__name__: _computed(place, metric) for place, metric in self._metrics.items()}
         self.tables = {name: value for name, value in values.items() if isinstance(value, list)}
         return {name: value for name, value in values.items() if name not in self.tables}
 
@@ -70,7 +74,7 @@ class EpochMetrics:
                 try:
                     self._load(metric, state["states"][metric.__name__])
                 except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-                    raise ValueError(f"{place}: {_in_one_line(error)}") from None
+                    raise ValueError(f"{place}: {' '.join(str(error).split())}") from None
 
     def _load(self, metric, state):
         if hasattr(metric, "modules"):  # torchmetrics takes whatever it is given
@@ -85,18 +89,6 @@ class EpochMetrics:
     def _to_device(self, metric):
         if self.device is not None and hasattr(metric, "to"):
             metric.to(self.device)
-
-    def _update_first(self, output, target):
-        """The first batch of this process: what a metric has against its arguments is the user's to mend."""
-        for place, metric in self._metrics.items():
-            try:
-                metric.update(output, target)
-            except Exception as error:
-                if not isinstance(error, ValueError) and not _parts_of_torchmetrics(metric):
-                    raise
-                raise UserError(f"{place}: {type(metric).__name__}: {_in_one_line(error)}") from error
-        self._try_all()
-        self._tried = True
 
     def _try_all(self):
         """Look at what the metrics give by now, in copies, so that no bit of the run depends on it."""
@@ -121,6 +113,22 @@ def is_epoch_metric(metric):
     return all(callable(getattr(metric, method, None)) for method in METHODS)
 
 
+def _computed(place, metric):
+    """A float, or the rows of a square table."""
+    try:
+        value = metric.compute()
+    except Exception as error:
+        _tell(place, metric, error)
+        raise
+    return _number_or_table(value, place, metric)
+
+
+def _tell(place, metric, error):
+    """Raise UserError for what a metric has against its batches: a ValueError, or anything that torchmetrics raises."""
+    if isinstance(error, ValueError) or _parts_of_torchmetrics(metric):
+        raise UserError(f"{place}: {type(metric).__name__}: {' '.join(str(error).split())}") from error
+
+
 def _number_or_table(value, place, metric):
     """A float, or the rows of a square table. Raises UserError for anything else."""
     shape = getattr(value, "shape", None)
@@ -138,7 +146,3 @@ def _number_or_table(value, place, metric):
 def _parts_of_torchmetrics(metric):
     """The metric and those inside it, if they are of torchmetrics, which need not be installed."""
     return [part for part in getattr(metric, "modules", tuple)() if hasattr(part, "_update_count")]
-
-
-def _in_one_line(error):
-    return " ".join(str(error).split())

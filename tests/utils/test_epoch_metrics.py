@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from torchmetrics import classification
+from torchmetrics import classification, regression
 
 from helpers import same
 from model.metric import ConfusionMatrix, MacroF1
@@ -135,6 +135,22 @@ def test_what_a_metric_has_against_its_first_batch_is_told_with_its_place():
         tracker = MetricTracker.of([named(metric)], CPU)
         with pytest.raises(UserError, match=f"^metrics.0: {type(metric).__name__}: .*{text}"):
             update_all(tracker, batches())
+
+
+def test_what_it_has_against_an_epoch_is_told_too():
+    tracker = MetricTracker.of([named(regression.R2Score())], CPU)
+    tracker.over_epoch.update(torch.ones(1), torch.ones(1))
+    with pytest.raises(UserError, match=r"^metrics.0: R2Score: Needs at least two samples"):
+        tracker.result()
+
+
+def test_bug_in_a_metric_of_the_project_keeps_its_traceback():
+    class Buggy(Vector):
+        def update(self, output, target):
+            raise KeyError("bug")
+
+    with pytest.raises(KeyError):
+        update_all(MetricTracker.of([named(Buggy(1))], CPU), batches())
 
 
 @pytest.mark.parametrize("other", [MacroF1(4), classification.MulticlassAUROC(3), classification.MulticlassF1Score(3)])

@@ -375,12 +375,6 @@ def test_fast_dev_run_trains_one_epoch_and_keeps_nothing(tmp_path, capsys):
     assert "3 batches of everything" in capsys.readouterr().out
 
 
-def test_fast_dev_run_reaches_no_tracker(tmp_path):
-    config = ConfigParser({**tiny_config(tmp_path), "trackers": ["JsonLines"]})
-    with debugging(config, flags("--fast-dev-run")):
-        assert "trackers" not in config
-
-
 @pytest.mark.parametrize("flag", [["--fast-dev-run"], ["--show-batch", "x.png"], ["--find-lr"]])
 def test_series_of_runs_cannot_be_looked_at(tmp_path, flag):
     config = ConfigParser(tiny_config(tmp_path))

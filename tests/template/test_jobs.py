@@ -1,5 +1,6 @@
 """The jobs in configs/, shortened: each passes the check, trains, resumes to the same bits, and is tested."""
 
+import argparse
 import hashlib
 import importlib.util
 import os
@@ -32,6 +33,7 @@ from trainer import Trainer
 from utils import UserError
 from utils.checkpoint import find_checkpoint, load_checkpoint
 from utils.config.check import check_types
+from utils.config.debug_flags import add_debug_flags
 from utils.config.files import read_config
 from utils.json_io import read_json
 
@@ -89,9 +91,24 @@ JOBS = {
 
 def parsed(job, folder, resume=None, **changes):
     """The job's config, two epochs of four batches, its run below the folder."""
-    short = {"epochs": 2, "len_epoch": 4, "save_dir": str(folder), "verbosity": 0, "log_step": 2, "save_period": 1}
+    short = {
+        "epochs": 2,
+        "len_epoch": 4,
+        "limit_valid_batches": 4,
+        "save_period": 1,
+        "save_dir": str(folder),
+        "verbosity": 0,
+        "log_step": 2,
+    }
     settings = {f"trainer.{key}": value for key, value in short.items()} | changes
     return ConfigParser(read_config(PROJECT / "configs" / job), resume, settings, parts=PARTS)
+
+
+def train_it(config):
+    """What train.py does with the config, and no flags."""
+    flags = argparse.ArgumentParser()
+    add_debug_flags(flags)
+    train.main(config, flags.parse_args([]))
 
 
 def stopped_at(step, monkeypatch):
@@ -124,14 +141,14 @@ def test_job_trains_resumes_to_the_same_bits_and_is_tested(job, tmp_path, monkey
     straight = parsed(job, tmp_path / "a", **changes)
     check_types(straight.config, PARTS)
     assert not straight.own_keys
-    train.main(straight)
+    train_it(straight)
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         stopped_at(6, patch)
-        train.main(parsed(job, tmp_path / "b", **changes))
+        train_it(parsed(job, tmp_path / "b", **changes))
     newest, _ = find_checkpoint("latest", tmp_path / "b")
     assert newest.name.endswith("-batch2.pth")
     resumed = parsed(job, tmp_path / "b", resume=newest, **changes)
-    train.main(resumed)
+    train_it(resumed)
     for name in ("checkpoint-epoch2.pth", "model_best.pth"):
         left, right = (comparable_state(config.save_dir / name) for config in (straight, resumed))
         assert all(same(left[key], right[key]) for key in left if key != "config"), name
@@ -189,7 +206,7 @@ def test_mlp_has_its_flags():
 def test_autoencoder_shows_its_reconstructions_below_the_images(tmp_path, monkeypatch):
     monkeypatch.chdir(PROJECT)
     config = parsed("mnist_autoencoder.json", tmp_path)
-    train.main(config)
+    train_it(config)
     events = EventAccumulator(str(config.log_dir), size_guidance={"images": 0})
     events.Reload()
     pictures = events.Images("predictions/valid")

@@ -52,6 +52,7 @@ class Trainer(BaseTrainer):
         settings = TrainerSettings.model_validate(config["trainer"])
         self.stream = BatchStream(data_loader, len_epoch or settings.len_epoch, settings.limit_train_batches)
         _refuse_lengths(config, self.stream, lr_scheduler)
+        _refuse_classes(config, data_loader)
         self.reduction = reduction_of(criterion)
         self.train_metrics, self.valid_metrics = trackers(metric_ftns, device, config)
         apply_switches(model, settings, device)
@@ -334,3 +335,11 @@ def _refuse_lengths(config, stream, lr_scheduler):
     if total is not None and steps > total:
         unit = "updates" if by_step else "epochs"
         raise UserError(f"lr_scheduler.args.total_steps: it is {total}, but the run has {steps} {unit} to step after")
+
+
+def _refuse_classes(config, data_loader):
+    """Raise UserError if the model is said to tell fewer classes apart than the loader has found."""
+    classes = getattr(data_loader, "classes", None) or ()
+    given = config.get("arch", {}).get("args", {}).get("num_classes")
+    if isinstance(given, int) and given < len(classes):
+        raise UserError(f"arch.args.num_classes: got {given}, and the data have {len(classes)} classes")

@@ -339,3 +339,16 @@ def test_diabetes_tables_are_all_rows_of_the_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(UserError, match="pip install scikit-learn"):
         write_tables(tmp_path / "other")
+
+
+def test_more_classes_than_the_model_has_are_refused_before_the_run(tmp_path):
+    changes = made_images(tmp_path / "data") | {"arch.args.num_classes": 2}
+    with pytest.raises(UserError, match=r"arch.args.num_classes: got 2, and the data have 3 classes"):
+        train_it(parsed("image_folder.json", tmp_path / "saved", **changes))
+    assert not (tmp_path / "saved").exists()
+
+
+def test_folders_that_are_not_there_are_said_to_hold_classes(tmp_path):
+    there_is_none = {"data_loader.args.folder": str(tmp_path / "none")}
+    with pytest.raises(UserError, match=r"data_loader.args.folder: there is no folder .* of images for each class"):
+        train_it(parsed("image_folder.json", tmp_path / "saved", **there_is_none))

@@ -25,6 +25,7 @@ from data_loader.diabetes import write_tables
 from data_loader.mnist_by_ratio import MnistByRatio
 from helpers import PROJECT, run, same
 from model.char_lm import CharTransformer, bits_per_character, rotated
+from model.gan import Gan, real_loss, taken_for_real
 from model.mlp import ShrinkingMlp
 from model.resnet import SmallResNet
 from model.tabular import R2, TableMlp
@@ -79,9 +80,13 @@ def made_images(folder):
     }
 
 
+UNVALIDATED = {"trainer.limit_valid_batches": None}
+
 JOBS = {
     "mnist_mlp.json": lambda folder: {"arch.args.n_layers": 3},
     "mnist_autoencoder.json": lambda folder: {},
+    "mnist_gan.json": lambda folder: UNVALIDATED,
+    "mnist_lenet_fast.json": lambda folder: UNVALIDATED,
     "cifar_resnet.json": made_cifar,
     "char_lm.json": lambda folder: {"data_loader.args.block_size": 32},
     "tabular_regression.json": made_table,
@@ -149,7 +154,7 @@ def test_job_trains_resumes_to_the_same_bits_and_is_tested(job, tmp_path, monkey
     assert newest.name.endswith("-batch2.pth")
     resumed = parsed(job, tmp_path / "b", resume=newest, **changes)
     train_it(resumed)
-    for name in ("checkpoint-epoch2.pth", "model_best.pth"):
+    for name in ["checkpoint-epoch2.pth"] + ["model_best.pth"] * (straight["trainer"].get("monitor", "off") != "off"):
         left, right = (comparable_state(config.save_dir / name) for config in (straight, resumed))
         assert all(same(left[key], right[key]) for key in left if key != "config"), name
     tables = [(config.log_dir / "metrics.csv").read_text() for config in (straight, resumed)]
@@ -214,6 +219,31 @@ def test_autoencoder_shows_its_reconstructions_below_the_images(tmp_path, monkey
         (4, 8 * 28, 2 * 28),
         (8, 224, 56),
     ]
+
+
+def test_gan_draws_its_samples_after_each_epoch(tmp_path, monkeypatch):
+    monkeypatch.chdir(PROJECT)
+    config = parsed("mnist_gan.json", tmp_path, **UNVALIDATED, **{"trainer.tensorboard": True})
+    train_it(config)
+    for epoch in (1, 2):
+        with Image.open(config.log_dir / f"samples-epoch{epoch}.png") as grid:
+            assert grid.size == (8 * 30 + 2, 8 * 30 + 2)
+    events = EventAccumulator(str(config.log_dir), size_guidance={"images": 0}).Reload()
+    assert [picture.step for picture in events.Images("samples/train")] == [4, 8]
+
+
+def test_gan_gives_images_as_the_loader_does_and_logits_of_them():
+    torch.manual_seed(0)
+    model = Gan()
+    images = model.generate(torch.randn(5, 100))
+    assert images.shape == (5, 1, 28, 28) and model(images).shape == (5,)
+    black, white = -0.1307 / 0.3081, (1 - 0.1307) / 0.3081
+    assert images.min() >= black - 1e-4 and images.max() <= white + 1e-4
+    real_loss(model(images.detach()), None).backward()
+    assert all(p.grad is None for p in model.generator.parameters())
+    logits = torch.tensor([2.0, -1.0, 0.5])
+    torch.testing.assert_close(real_loss(logits, None), torch.log1p(torch.exp(-logits)).mean())
+    assert taken_for_real(logits, None) == pytest.approx(2 / 3)
 
 
 def test_residual_network_has_the_papers_size_and_its_shortcut_adds_nothing():

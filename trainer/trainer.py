@@ -47,8 +47,8 @@ class Trainer(BaseTrainer):
         len_epoch=None,
     ):
         own_loop = type(self)._train_epoch is not Trainer._train_epoch and not type(self).resumes_within_epochs
-        refuse_limits(config, valid_data_loader, own_loop, type(self)._valid_epoch is not Trainer._valid_epoch)
         data_loader, valid_data_loader = overfitted(config, data_loader, valid_data_loader)
+        refuse_limits(config, valid_data_loader, own_loop, type(self)._valid_epoch is not Trainer._valid_epoch)
         settings = TrainerSettings.model_validate(config["trainer"])
         self.stream = BatchStream(data_loader, len_epoch or settings.len_epoch, settings.limit_train_batches)
         _refuse_lengths(config, self.stream, lr_scheduler)

@@ -280,6 +280,11 @@ def test_overfitting_makes_the_loss_vanish(tmp_path):
     assert float(row["val_loss"]) < 0.05 and float(row["val_accuracy"]) == 1
 
 
+def test_overfitting_has_validation_data_whether_or_not_the_config_has(tmp_path):
+    trainer = trained(tmp_path, validation_split=0, overfit_batches=2, sanity_check_batches=1, limit_valid_batches=1)
+    assert float(trainer.table.rows()[-1]["val_loss"]) > 0
+
+
 def test_overfitting_resumes_within_an_epoch_to_the_same_bits(tmp_path):
     straight = overfitting(tmp_path / "a")
     straight.train()

@@ -380,14 +380,6 @@ def test_fast_dev_run_trains_one_epoch_and_keeps_nothing(tmp_path, capsys):
     assert "3 batches of everything" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("flag", [["--fast-dev-run"], ["--show-batch", "x.png"], ["--find-lr"]])
-def test_series_of_runs_cannot_be_looked_at(tmp_path, flag):
-    config = ConfigParser(tiny_config(tmp_path))
-    config.variants = [1, 2]
-    with pytest.raises(UserError, match=f"^{flag[0]}: looks at one run"), debugging(config, flags(*flag)):
-        pass
-
-
 def test_fast_dev_run_continues_no_run(tmp_path):
     trainer = trained(tmp_path)
     config = ConfigParser(tiny_config(tmp_path), resume=trainer.checkpoint_dir / "checkpoint-epoch1.pth")

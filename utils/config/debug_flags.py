@@ -8,8 +8,6 @@ from pathlib import Path
 
 from utils.errors import UserError
 
-_FOR_ONE_RUN = ("--fast-dev-run", "--show-batch", "--find-lr", "--find-batch-size")
-
 
 def add_debug_flags(parser):
     """Give an ArgumentParser --fast-dev-run, --show-batch, --profile, --find-lr and --find-batch-size."""
@@ -35,9 +33,6 @@ def debugging(config, flags):
 
     flags: what parse_args returned. Raises UserError for flags that cannot be followed.
     """
-    alone = [flag for flag in _FOR_ONE_RUN if getattr(flags, flag[2:].replace("-", "_"))]
-    if alone and len(config.variants) > 1:
-        raise UserError(f"{', '.join(alone)}: looks at one run, and this is a series; leave --folds and --seeds out")
     for flag, path in (("--show-batch", flags.show_batch), ("--find-lr", flags.find_lr)):
         if path is not None:
             _require_writable(flag, path)

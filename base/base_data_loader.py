@@ -167,4 +167,4 @@ class BaseDataLoader(DataLoader):
         classes = getattr(self, "_balanced", None)
         if classes is not None:
             return BalancedSampler(indices, classes[indices])
-        return EpochSampler(indices, self.shuffle)
+        return EpochSampler(indices, getattr(self, "shuffle", True))

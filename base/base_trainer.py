@@ -44,10 +44,8 @@ class BaseTrainer(ABC):
         self.settings = settings = TrainerSettings.model_validate(config["trainer"])
         self.logger = config.get_logger("trainer", settings.verbosity)
 
-        self.model = model
-        self.criterion = criterion
-        self.metric_ftns = metric_ftns
-        self.optimizer = optimizer
+        self.model, self.optimizer = model, optimizer
+        self.criterion, self.metric_ftns = criterion, metric_ftns
 
         self.epochs = settings.epochs
         self.save_period = settings.save_period
@@ -62,8 +60,7 @@ class BaseTrainer(ABC):
         self.mnt_mode, _, self.mnt_metric = settings.monitor.partition(" ")
         self.mnt_best = {"min": math.inf, "max": -math.inf}.get(self.mnt_mode, 0)
         self.early_stop = settings.early_stop or math.inf
-        self.not_improved_count = 0
-        self.best_epoch = 0  # none yet
+        self.not_improved_count, self.best_epoch = 0, 0  # there is none yet
 
         self._seed = torch.initial_seed()  # what the script has seeded torch with
         self._to_restore = {}
@@ -93,11 +90,12 @@ class BaseTrainer(ABC):
         self._unsavable = find_unsavable(self, self.logger)
         with self.stop_signal, self.writer:  # also while the last checkpoint is written
             try:
-                self._begin()
-                with contextlib.suppress(_Stopped):
-                    self._run_epochs()
-                self.saver.wait()
-                self._callbacks.call("on_train_end", self)
+                if self._begin():
+                    with contextlib.suppress(_Stopped):
+                        self._run_epochs()
+                    self.saver.wait()
+                    self._callbacks.call("on_train_end", self)
+                    self.saver.wait()  # for what a callback has saved
                 self.logger.info(run_report(self))
             except (KeyboardInterrupt, SystemExit):
                 self.logger.warning(how_to_resume(self))
@@ -118,7 +116,7 @@ class BaseTrainer(ABC):
                     self.logger.error("%s", error)
 
     def _begin(self):
-        """Put back what a checkpoint held, and see whether there is anything left to train."""
+        """Put back what a checkpoint held; returns whether there is anything left to train."""
         shown = {"writer": self._to_restore.pop("writer")} if "writer" in self._to_restore else {}
         self._restore_attributes()
         if self.start_epoch > self.epochs:
@@ -127,13 +125,14 @@ class BaseTrainer(ABC):
         self._callbacks.call("on_train_start", self)
         if self.stop_reason:
             self.logger.warning("nothing left to train: %s", self.stop_reason)
-            return
+            return False
         restore_attributes(self, shown, self.logger)  # which takes back what later epochs have shown
         if self.config.continues:
             monitored = None if self.monitor == "off" else self.mnt_metric
             place = self.start_epoch - 1, self.batches_done
             self.saver.leave_later_epochs(*place, monitored, self.mnt_best, self.logger)
         self.writer.start()
+        return True
 
     def _run_epochs(self):
         if self.settings.on_nonfinite == "rollback":  # needs a checkpoint of this config to go back to
@@ -167,7 +166,7 @@ class BaseTrainer(ABC):
         self._log = {key: value for key, value in log.items() if isinstance(value, (int, float, str))}
         if checkpoint_name(epoch) in self.saver.names:
             self._save_checkpoint(epoch, save_best=best)
-            self.saver.names = []  # whatever a subclass has made of them
+            self.saver.forget_asked()  # whatever a subclass has made of it
         self.save_asked(epoch)
         self.table.append(log)
         require_monitored(self, log)

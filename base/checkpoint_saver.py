@@ -37,12 +37,16 @@ class CheckpointSaver(BackgroundWriter):
         self.names.append(name)
         self._replaced += instead_of
 
+    def forget_asked(self):
+        """Forget what save_as has asked for."""
+        self.names, self._replaced = [], []
+
     def save(self, state, names):
         """Write one checkpoint under all names. Nothing else may be under way, so that there is one copy at most."""
         self.saved_at = time.monotonic()
         paths = [self.folder / name for name in dict.fromkeys([*self.names, *names])]
         replaced = [self.folder / name for name in self._replaced]
-        self.names, self._replaced = [], []
+        self.forget_asked()
         self.submit(functools.partial(self._write, plain(state, copy=self.in_background), paths, replaced))
 
     def leave_later_epochs(self, epoch, batch, monitored, best, logger):

@@ -16,6 +16,7 @@ def roll_back(trainer, error):
         raise UserError(f"{error}; {MAX_LEFT_OUT} batches of this epoch have been left out already") from error
     saver.wait()
     trainer.logger.warning("%s: back to %s, to train on without it", error, saver.newest)
+    saver.forget_asked()
     left_out = trainer.left_out
     trainer._resume_checkpoint(saver.newest)
     trainer._restore_attributes()

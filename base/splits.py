@@ -25,7 +25,7 @@ def split_samples(num_samples, validation_split, *, fold=None, stratify=None, gr
         raise UserError("groups: a split goes by stratify or by groups; leave one of them out")
     order = np.random.RandomState(0).permutation(num_samples)
     classes = _codes("stratify", stratify, order)
-    groups = _codes("groups", groups, order)
+    groups = _by_appearance(_codes("groups", groups, order))
     if fold is None and validation_split == 0:
         return np.arange(num_samples), order[:0]
     if fold is not None:
@@ -121,6 +121,14 @@ def _codes(argument, labels, order):
             f"{argument}: has the shape {labels.shape}; one value for each of {len(order)} samples is needed"
         )
     return np.unique(labels, return_inverse=True)[1][order]
+
+
+def _by_appearance(codes):
+    """The groups numbered anew, in the order in which the permutation comes to them; None for None."""
+    if codes is None:
+        return None
+    _, first = np.unique(codes, return_index=True)
+    return np.argsort(np.argsort(first))[codes]
 
 
 def _require_all_classes(trained, names):

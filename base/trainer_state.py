@@ -18,6 +18,11 @@ def stateful_attributes(trainer):
     }
 
 
+def measured_model(trainer):
+    """The model that validation measures and checkpoints hold: the average that a callback like EMA makes, if any."""
+    return unwrapped(trainer.model) if trainer.averaged_model is None else trainer.averaged_model
+
+
 def find_unsavable(trainer, logger):
     """Names of the attributes whose state no safe file can hold; the log tells of them."""
     names = set()
@@ -42,8 +47,7 @@ def restore_attributes(trainer, states, logger):
 
 def trainer_state(trainer, epoch, unsavable=()):
     """All that must survive a restart after an epoch, but for the attributes that are named unsavable."""
-    model = unwrapped(trainer.model)
-    averaged = trainer.averaged_model
+    model, measured = unwrapped(trainer.model), measured_model(trainer)
     return {
         "arch": type(model).__name__,
         "epoch": epoch,
@@ -51,8 +55,8 @@ def trainer_state(trainer, epoch, unsavable=()):
         "step": trainer.step,
         "validated_step": trainer.validated_step,
         "left_out": sorted(trainer.left_out),
-        "state_dict": model.state_dict() if averaged is None else averaged.state_dict(),
-        **({} if averaged is None else {"trained_state_dict": model.state_dict()}),
+        "state_dict": measured.state_dict(),
+        **({} if measured is model else {"trained_state_dict": model.state_dict()}),
         "optimizer": trainer.optimizer.state_dict(),
         "monitor_best": trainer.mnt_best,
         "best_epoch": trainer.best_epoch,

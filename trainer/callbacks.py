@@ -169,24 +169,25 @@ class Freeze(BaseCallback):
         length = RunLength(trainer.epochs, getattr(trainer, "len_epoch", None), getattr(loader, "batch_size", None))
         self._first = self._epochs(length, "start", self.start)
         self._last = math.inf if self.until is None else self._epochs(length, "until", self.until)
-        require(self._first < self._last, "until", self.until, f"later than start, which is {self.start!r}")
-        always = self._first == 0 and self._last >= trainer.epochs
-        if always and all(id(p) in map(id, self._frozen) for p in named.values() if p.requires_grad):
+        require(self._first <= self._last, "until", self.until, f"later than start, which is {self.start!r}")
+        acts = self._first < min(self._last, trainer.epochs)
+        if acts and all(id(p) in map(id, self._frozen) for p in named.values() if p.requires_grad):
             raise UserError(f"params: {self.params!r} freezes all parameters, so there is nothing to train")
 
     def on_train_start(self, trainer):
-        self._begin(trainer, trainer.start_epoch)
+        if not self._begin(trainer, trainer.start_epoch):
+            raise UserError(f"params: {self.params!r} leaves nothing to train in epoch {trainer.start_epoch}")
 
     def on_epoch_end(self, trainer, log):
-        self._begin(trainer, log["epoch"] + 1)
+        if log["epoch"] < trainer.epochs and not self._begin(trainer, log["epoch"] + 1):
+            trainer.stop(f"Freeze of {self.params!r} leaves nothing to train in epoch {log['epoch'] + 1}")
 
     def _begin(self, trainer, epoch):
-        """Freeze or thaw for the epoch."""
+        """Freeze or thaw for the epoch; returns whether any parameter is left to train."""
         frozen = self._first < epoch <= self._last
         for parameter in self._frozen:
             parameter.requires_grad_(not frozen)
-        if epoch <= trainer.epochs and not any(p.requires_grad for p in trainer.model.parameters()):
-            raise UserError(f"params: {self.params!r} leaves nothing to train in epoch {epoch}")
+        return any(parameter.requires_grad for parameter in trainer.model.parameters())
 
     def _epochs(self, length, argument, duration):
         try:

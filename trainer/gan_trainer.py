@@ -5,7 +5,9 @@ import torch.nn.functional as F
 from torchvision.utils import make_grid, save_image
 
 from base import BaseCallback
+from base.trainer_state import measured_model
 from trainer.trainer import Trainer
+from utils import UserError
 
 
 class GanTrainer(Trainer):
@@ -17,6 +19,9 @@ class GanTrainer(Trainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        for key in ("accumulate", "clip_norm", "clip_value", "precision"):
+            if getattr(self.settings, key) != type(self.settings).model_fields[key].default:
+                raise UserError(f"trainer.{key}: this trainer's own step takes no notice of it; leave it out")
         self.train_metrics.track("d_loss")
 
     def _train_batch(self, batch_idx, data, target):
@@ -31,6 +36,7 @@ class GanTrainer(Trainer):
         loss = self.criterion(self.model(generated), target)
         self._step("generator", loss)
 
+        self.optimizer.steps += 1
         self._after_update(batch_idx)
         self.train_metrics.update("d_loss", d_loss, n=len(data))
         return loss, output
@@ -38,7 +44,8 @@ class GanTrainer(Trainer):
     def _step(self, name, loss):
         self.optimizer[name].zero_grad()  # where the other's loss has left a gradient, too
         loss.backward()
-        self.optimizer[name].step()
+        if self.optimizer.is_due(name):
+            self.optimizer[name].step()
 
 
 class SampleGrid(BaseCallback):
@@ -48,13 +55,15 @@ class SampleGrid(BaseCallback):
     """
 
     def __init__(self, n: int = 64):
-        self.latent_of = lambda size: torch.randn(n, size, generator=torch.Generator().manual_seed(0))
+        if n < 1:
+            raise UserError(f"n: got {n!r}; it should be a number from 1 on")
+        self.n = n
 
     def on_epoch_end(self, trainer, log):
-        model = trainer.model if trainer.averaged_model is None else trainer.averaged_model
-        model.eval()
+        model = measured_model(trainer).eval()
+        latent = torch.randn(self.n, model.latent_size, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
-            images = model.generate(self.latent_of(model.latent_size).to(trainer.device)).cpu()
+            images = model.generate(latent.to(trainer.device)).cpu()
         grid = make_grid(images, normalize=True)
         save_image(grid, trainer.config.log_dir / f"samples-epoch{log['epoch']}.png")
         trainer.writer.set_step(trainer.step, timed=False)

@@ -1,12 +1,12 @@
 """Callbacks that show in TensorBoard how training goes, without changing it."""
 
-import resource
 import sys
 import time
 
 import torch
 
 from base import BaseCallback
+from base.trainer_state import measured_model
 from utils import UserError
 from utils.seed import rng_state, set_rng_state
 
@@ -58,6 +58,10 @@ class ThroughputMonitor(BaseCallback):
 class GradientNorm(BaseCallback):
     """Shows the mean norm of the gradients of all parameters as "grad_norm", which trainer.clip_norm shows anyway."""
 
+    def check(self, trainer):
+        if not hasattr(trainer, "len_epoch"):
+            raise UserError("GradientNorm needs the loop of trainer/trainer.py")
+
     def on_train_start(self, trainer):
         trainer.optim_step.measures_norm = True
 
@@ -88,8 +92,7 @@ class SamplePredictions(BaseCallback):
         if self._batch is None:
             self._batch = _first_samples(trainer.valid_data_loader, self.n)
         data, target = self._batch
-        model = trainer.model if trainer.averaged_model is None else trainer.averaged_model
-        model.eval()
+        model = measured_model(trainer).eval()
         with torch.no_grad():
             output = model(data.to(trainer.device)).float().cpu()
         set_rng_state(before)
@@ -127,6 +130,8 @@ def is_log_point(trainer):
 def _most_memory(device):
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    import resource  # which Windows does not have
+
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -35,7 +35,8 @@ class OptimStep:
         skip_nonfinite=False,
         buffers=(),
     ):
-        if isinstance(optimizer, torch.optim.LBFGS):
+        optimizers = getattr(optimizer, "by_name", {"": optimizer}).values()
+        if any(isinstance(one, torch.optim.LBFGS) for one in optimizers):
             raise UserError("optimizer.type: LBFGS wants to compute the loss itself, several times a step; use another")
         self.optimizer = optimizer
         self.accumulate = accumulate

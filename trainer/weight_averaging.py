@@ -1,12 +1,14 @@
 """Callbacks that average the weights over the course of training; what is measured and saved is the average."""
 
 import copy
+import itertools
 
 from torch.optim.swa_utils import get_ema_multi_avg_fn, update_bn
 
 from base import BaseCallback
 from trainer.evaluate import evaluate
 from utils import UserError
+from utils.batches import batches_of
 from utils.duration import RunLength
 from utils.weights import load_weights, unwrapped
 
@@ -28,14 +30,22 @@ class EMA(BaseCallback):
 
     def on_train_start(self, trainer):
         model = unwrapped(trainer.model)
-        self._model = trainer.averaged_model = _copy_of(model)
+        self._model = trainer.averaged_model = copy.deepcopy(model).requires_grad_(False)
         if self._to_load is not None:
             load_weights(self._model, self._to_load)
+        self._to_load = None
         averages = dict(zip(model.parameters(), self._model.parameters(), strict=True))
+        modules = list(zip(model.modules(), self._model.modules(), strict=True))
+        with_buffers = [(own, average) for own, average in modules if own._buffers]
         for optimizer in getattr(trainer.optimizer, "by_name", {"": trainer.optimizer}).values():
-            trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            trained = [p for group in optimizer.param_groups for p in group["params"] if p in averages]
             pairs = [averages[parameter] for parameter in trained], trained
-            optimizer.register_step_post_hook(lambda *step, pairs=pairs: self._average(*pairs, None))
+            optimizer.register_step_post_hook(lambda *step, pairs=pairs: self._update(pairs, with_buffers))
+
+    def _update(self, pairs, with_buffers):
+        self._average(*pairs, None)
+        for own, average in with_buffers:
+            average._buffers.update(own._buffers)  # the same tensors, which evaluation only reads
 
     def state_dict(self):
         return {} if self._model is None else {"average": self._model.state_dict()}
@@ -49,9 +59,9 @@ class EMA(BaseCallback):
 class SWA(BaseCallback):
     """Averages the weights of the epochs' ends, and measures and saves the average as swa.pth when training ends.
 
-    start: a duration, after which the first epoch counts. Statistics of batch norm are taken anew from the training
-    data. Source: Izmailov et al., Averaging Weights Leads to Wider Optima, 2018, without its learning rates, which
-    lr_scheduler sets.
+    start: a duration; the epoch in which it ends is the first that counts. Statistics of batch norm are taken anew from
+    the training data. Source: Izmailov et al., Averaging Weights Leads to Wider Optima, 2018, without its learning
+    rates, which lr_scheduler sets.
     """
 
     def __init__(self, start: str | int = "75%"):
@@ -66,19 +76,22 @@ class SWA(BaseCallback):
             raise UserError("SWA needs the loop of trainer/trainer.py")
         length = RunLength(trainer.epochs, trainer.len_epoch, getattr(trainer.data_loader, "batch_size", None))
         try:
-            self._first_epoch = length.in_epochs(self.start) + 1
+            self._first_epoch = length.in_batches(self.start) // trainer.len_epoch + 1
         except UserError as error:
             raise UserError(f"start: {error}") from None
+        if str(self.start).endswith("%") and float(self.start[:-1]) < 100:
+            self._first_epoch = min(self._first_epoch, trainer.epochs)  # 75% of a single epoch
         if self._first_epoch > trainer.epochs:
             raise UserError(f"start: got {self.start!r}, which is the end of training or later; give less")
 
     def on_train_start(self, trainer):
-        self._model = _copy_of(unwrapped(trainer.model), share_buffers=False)
+        self._model = copy.deepcopy(unwrapped(trainer.model)).requires_grad_(False)
         if self._to_load is not None:
             load_weights(self._model, self._to_load)
+        self._to_load = None
 
-    def on_step_end(self, trainer):
-        if trainer.batches_done == trainer.len_epoch and trainer.epoch >= self._first_epoch:
+    def on_epoch_end(self, trainer, log):
+        if log["epoch"] >= self._first_epoch:
             weights = list(unwrapped(trainer.model).parameters())
             average = get_ema_multi_avg_fn(decay=self.count / (self.count + 1))
             average(list(self._model.parameters()), [weight.detach() for weight in weights], None)
@@ -88,7 +101,9 @@ class SWA(BaseCallback):
         if not self.count:
             trainer.logger.warning("SWA: training ended before epoch %d: nothing is averaged", self._first_epoch)
             return
-        update_bn(trainer.data_loader, self._model, trainer.device)
+        if hasattr(trainer.data_loader, "set_epoch"):
+            trainer.data_loader.set_epoch(trainer.epoch)
+        update_bn(itertools.islice(batches_of(trainer.data_loader), trainer.len_epoch), self._model, trainer.device)
         trainer.averaged_model = self._model
         trainer.save_as("swa.pth")
         trainer.save_asked(trainer.epoch - 1)
@@ -102,6 +117,7 @@ class SWA(BaseCallback):
                 trainer.device,
                 trainer.valid_metrics,
                 trainer.settings.precision,
+                limit=trainer.valid_batches,
             )
         measured = "".join(f"  val_{name} {value:.4g}" for name, value in values.items())
         trainer.logger.info("swa.pth: the average over %d epochs%s", self.count, measured)
@@ -113,9 +129,3 @@ class SWA(BaseCallback):
         self.count, self._to_load = int(state["count"]), state.get("average")
         if self._model is not None and self._to_load is not None:
             load_weights(self._model, self._to_load)
-
-
-def _copy_of(model, share_buffers=True):
-    """A copy of the model whose weights nothing trains, with the buffers of the original if they are shared."""
-    shared = {id(buffer): buffer for buffer in model.buffers()} if share_buffers else {}
-    return copy.deepcopy(model, shared).requires_grad_(False)

@@ -137,3 +137,11 @@ def test_a_split_leaves_the_global_generator_alone():
     split_samples(20, 0, fold="1/5", stratify=[0, 1] * 10)
     split_samples(20, 0, fold="1/5", groups=list(range(10)) * 2)
     assert np.random.rand() == expected
+
+
+def test_groups_are_set_aside_in_the_order_of_the_permutation_and_not_of_their_names():
+    groups = np.repeat(np.arange(20), 10)
+    _, valid = split_samples(200, 0.3, groups=groups)
+    order = np.random.RandomState(0).permutation(200)
+    first = list(dict.fromkeys(groups[order].tolist()))[:6]
+    assert set(groups[valid].tolist()) == set(first) != set(range(6))

@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import importlib.util
 import os
+import re
 import signal
 import sys
 import tarfile
@@ -165,7 +166,9 @@ def test_job_trains_resumes_to_the_same_bits_and_is_tested(job, tmp_path, monkey
 def test_every_job_says_what_to_expect_and_has_a_row_in_its_page():
     page = (PROJECT / "docs" / "jobs.md").read_text()
     for path in [PROJECT / "config.json", *(PROJECT / "configs").iterdir()]:
-        assert read_config(path)["description"] and path.name in page, path.name
+        description = read_config(path)["description"]
+        assert "measured" in description or re.search(r"\d.*(s|minute|minutes|hours)\b", description), path.name
+        assert path.name in page, path.name
 
 
 def test_mlp_sizes_are_an_arithmetic_progression():

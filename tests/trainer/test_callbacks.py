@@ -324,6 +324,7 @@ def test_what_the_model_itself_fixes_is_not_thawed(tmp_path):
     [
         ([spec("Freeze", params="conv*")], r"callbacks.0.args.params: no parameter is called 'conv\*'"),
         ([spec("Freeze", params="*")], r"callbacks.0.args.params: '\*' freezes all parameters"),
+        ([spec("Freeze", params="*", start=1)], r"callbacks.0.args.params: '\*' freezes all parameters"),
         ([spec("Freeze", params="0.*", start=3, until=2)], "callbacks.0.args.until: got 2; it should be later than"),
         ([spec("Freeze", params="0.*", until="x")], "callbacks.0.args.until: got 'x'; a duration is such as"),
     ],
@@ -338,3 +339,27 @@ def test_freezing_the_last_that_trains_is_refused(tmp_path):
     both = [spec("Freeze", params=["0.*", "1.*"]), spec("Freeze", params="3.*")]
     with pytest.raises(UserError, match=r"callbacks.1.args.params: '3.\*' leaves nothing to train in epoch 1"):
         tiny_trainer(config(tmp_path, *both)).train()
+
+
+def test_freezing_the_last_that_trains_later_on_stops_with_all_saved(tmp_path):
+    both = [spec("Freeze", params=["0.*", "1.*"]), spec("Freeze", params="3.*", start=1)]
+    stopped = tiny_trainer(config(tmp_path, *both, epochs=3))
+    stopped.train()
+    assert "leaves nothing to train in epoch 2" in stopped.stop_reason
+    assert (stopped.checkpoint_dir / "checkpoint-epoch1.pth").exists()
+
+
+def test_a_rollback_forgets_what_was_to_be_saved(tmp_path):
+    done = tiny_trainer(config(tmp_path, on_nonfinite="rollback", epochs=1))
+    count, fell = done._count_batch, []
+
+    def once_nan(batch_idx):
+        count(batch_idx)
+        if done.step == 3 and not fell:
+            fell.append(done.save_as("poisoned.pth"))
+            done.train_metrics.update("loss", torch.tensor(math.nan))
+            done.step_log.batches.append(2)
+
+    done._count_batch = once_nan
+    done.train()
+    assert fell and not (done.checkpoint_dir / "poisoned.pth").exists()

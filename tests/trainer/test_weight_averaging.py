@@ -5,10 +5,11 @@ import copy
 import pytest
 import torch
 
+import base.checkpoint_saver
 from helpers import accuracy, run, same, tiny_config, tiny_trainer
 from trainer.evaluate import evaluate
 from utils import MetricTracker, UserError
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint import CheckpointError, load_checkpoint
 from utils.json_io import read_json
 from utils.weights import load_weights
 
@@ -93,7 +94,14 @@ def test_a_resumed_run_comes_to_the_same_average(tmp_path, callback, step):
 def test_ema_goes_on_from_its_average_after_a_rollback(tmp_path):
     ema = spec("EMA", decay=0.9)
     trainer = trainer_with(tmp_path, ema, on_nonfinite="rollback", save_every_steps=2, epochs=1)
-    count, broken = trainer._count_batch, []
+    count, broken, restored = trainer._count_batch, [], []
+    restore = trainer._restore_attributes
+
+    def restore_and_look():
+        restore()
+        restored.append((load_checkpoint(trainer.saver.newest), copy.deepcopy(trainer.averaged_model)))
+
+    trainer._restore_attributes = lambda: restore_and_look() if broken else restore()
 
     def once_nan(batch_idx):
         count(batch_idx)
@@ -104,7 +112,11 @@ def test_ema_goes_on_from_its_average_after_a_rollback(tmp_path):
 
     trainer._count_batch = once_nan
     trainer.train()
-    assert broken and trainer.averaged_model[0].weight.isfinite().all()
+    ((checkpoint, average),) = restored
+    assert checkpoint["batch"] == 2
+    saved = checkpoint["state_dict"]
+    assert same(dict(average.named_parameters()), {key: saved[key] for key, _ in average.named_parameters()})
+    assert not torch.equal(saved["0.weight"], broken[0]["0.weight"])
 
 
 def test_swa_is_the_mean_of_the_epochs_ends_with_statistics_of_its_own(tmp_path):
@@ -147,3 +159,52 @@ def test_test_py_measures_the_average_that_validation_measured(tmp_path):
     measured = read_json(folder / "test_results.json")["model_best.pth"]["valid"]
     assert measured["loss"] == pytest.approx(saved["val_loss"], rel=1e-6)
     assert measured["accuracy"] == saved["val_accuracy"]
+
+
+def test_a_buffer_that_the_model_replaces_is_the_models_in_the_average_too(tmp_path):
+    class Remembers(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(4, 3)
+            self.register_buffer("mean", torch.zeros(4))
+
+        def forward(self, features):
+            if self.training:
+                self.mean = 0.9 * self.mean + 0.1 * features.mean(0)
+            return self.linear(features - self.mean)
+
+    config = {**tiny_config(tmp_path), "callbacks": ["EMA"]}
+    trainer = tiny_trainer(config, model=Remembers())
+    trainer.train()
+    assert torch.equal(trainer.averaged_model.mean, trainer.model.mean) and trainer.model.mean.any()
+
+
+def test_an_average_that_cannot_be_saved_is_an_error_with_async_save_too(tmp_path, monkeypatch):
+    trainer = trainer_with(tmp_path, spec("SWA", start=1), async_save=True)
+    save = base.checkpoint_saver.save_checkpoint
+
+    def full(state, path):
+        if path.name == "swa.pth":
+            raise CheckpointError("the disk is full")
+        save(state, path)
+
+    monkeypatch.setattr(base.checkpoint_saver, "save_checkpoint", full)
+    with pytest.raises(CheckpointError, match="the disk is full"):
+        trainer.train()
+
+
+def test_with_nothing_left_to_train_nothing_is_averaged_or_set_aside(tmp_path):
+    swa = spec("SWA", start=1)
+    trainer = trainer_with(tmp_path, swa, epochs=4)
+    trainer.train()
+    before = sorted(path.name for path in trainer.checkpoint_dir.iterdir())
+    again = trainer_with(tmp_path, swa, epochs=2, resume=trainer.checkpoint_dir / "checkpoint-epoch2.pth")
+    again.train()
+    assert sorted(path.name for path in trainer.checkpoint_dir.iterdir()) == before
+
+
+def test_swa_takes_part_in_a_run_of_one_epoch_and_keeps_to_its_limits(tmp_path):
+    trainer = trainer_with(tmp_path, "SWA", epochs=1, limit_train_batches=2, limit_valid_batches=1)
+    trainer.train()
+    saved = load_checkpoint(trainer.checkpoint_dir / "swa.pth")["state_dict"]
+    assert saved["1.num_batches_tracked"] == 2

@@ -59,7 +59,10 @@ def names_several(section):
         isinstance(section, dict)
         and len(section) > 0
         and not section.keys() & {"type", "args"}
-        and all(isinstance(value, dict) for value in section.values())
+        and (
+            all(isinstance(value, dict) for value in section.values())
+            or any(isinstance(value, dict) and "type" in value for value in section.values())
+        )
     )
 
 

@@ -227,7 +227,7 @@ def _meant(name, part):
     if room and source is not None and not is_library(room):
         places |= {f"{room}.{path.stem}": f"{path.stem}." for path in source.parent.glob("*.py")}
     known = [prefix + public for place, prefix in places.items() for public in public_names(place)]
-    close = nearest(name, known, cutoff=0.8)
+    close = nearest(name, known, cutoff=0.7)
     return f"; did you mean {close!r}?" if close else ""
 
 

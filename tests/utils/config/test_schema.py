@@ -99,13 +99,18 @@ def test_project_with_its_own_script_may_shape_its_sections():
         "percent",
         "mlflow",
         "dataset",
-        "valid_loader",
         "visdom",
     ],
 )
 def test_names_that_old_projects_use_resemble_no_key(name):
     assert resembles(name, [key for key in SECTIONS if key != name]) is None
     assert resembles(name, list(TrainerSettings.model_fields)) is None
+
+
+def test_a_valid_loader_is_a_misspelling_only_for_our_own_scripts():
+    config = {**GOOD, "valid_loader": {"type": "Mine"}}
+    assert mistakes_in(config, whole=False) == ([], ["valid_loader"])
+    assert mistakes_in(config, whole=True)[0] == ["valid_loader: no such key; did you mean 'valid_data_loader'?"]
 
 
 def test_known_names_beside_a_lookalike_are_the_projects_own_without_our_scripts():

@@ -26,7 +26,7 @@ class TableMlp(BaseModel):
         return self.layers(rows)
 
 
-class R2(nn.Module):
+class RSquared(nn.Module):
     """The share of the target's variance that the output explains: 1 - (squared errors) / (squares about the mean).
 
     A metric over the whole epoch. It is a module for the sake of its buffer, which moves and is saved with it.

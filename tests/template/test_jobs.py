@@ -29,7 +29,7 @@ from model.char_lm import CharTransformer, bits_per_character, rotated
 from model.gan import Gan, real_loss, taken_for_real
 from model.mlp import ShrinkingMlp
 from model.resnet import SmallResNet
-from model.tabular import R2, TableMlp
+from model.tabular import RSquared, TableMlp
 from parse_config import PARTS, ConfigParser
 from trainer import Trainer
 from utils import UserError
@@ -345,7 +345,7 @@ def test_r2_is_exact_whatever_the_batches():
     torch.manual_seed(0)
     target = torch.randn(50, 1) + 3
     output = target + 0.5 * torch.randn(50, 1)
-    metric = R2()
+    metric = RSquared()
     for rows in torch.arange(50).split(16):
         metric.update(output[rows], target[rows])
     share = 1 - (output - target).square().sum() / (target - target.mean()).square().sum()

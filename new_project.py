@@ -25,6 +25,7 @@ CARRIED = [
     "constraints.txt",
     "data",
     "data_loader",
+    "docs",
     "logger",
     "model",
     "parse_config.py",
@@ -41,6 +42,8 @@ CARRIED = [
 # What concerns the template alone: its own tests, the further jobs, and what only those use.
 TEMPLATE_ONLY = {
     "tests/template",
+    "docs/jobs.md",
+    *(f"docs/{path.name}" for path in TEMPLATE.glob("docs/*.png")),
     *(f"configs/{path.name}" for path in TEMPLATE.glob("configs/*.json")),
     *(f"data/{name}" for name in ("text", "diabetes", "cifar-10-batches-bin", "cifar-10-binary.tar.gz")),
     *(f"data_loader/{name}.py" for name in ("cifar10", "diabetes", "mnist_by_ratio", "mnist_to_itself")),
@@ -63,6 +66,8 @@ These rooms are yours; the rest is the framework.
 | `data_loader/` | loaders in `data_loaders.py` |
 | `trainer/trainer.py` | what happens with a batch, if the usual step is not yours |
 | `data/` | input data |
+
+What callbacks, optimizers, metrics, loaders and trackers there are: `docs/`.
 
 Runs go to `saved/models/<name>/<run>/` (checkpoints) and `saved/log/<name>/<run>/` (logs, TensorBoard).
 """

@@ -285,7 +285,7 @@ def _call(path, found, args, keywords):
         return found(*args, **keywords)
     except OSError as error:
         raise UserError(f"{path}: {found.__name__}: {error}") from error
-    except (ValueError, TypeError, ImportError) as error:
+    except (ValueError, TypeError, ImportError, ArithmeticError, LookupError, RuntimeError) as error:
         if not isinstance(error, UserError) and not is_library(found.__module__):
             raise
         names_it = str(error).partition(":")[0] in {parameter.name for parameter in signature_of(found)}

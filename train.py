@@ -4,14 +4,14 @@ import argparse
 
 from parse_config import PARTS, ConfigParser, CustomArgs
 from series import train_series
-from utils.config.debug_flags import add_debug_flags, debugging
+from utils.config.debug_flags import NONE_GIVEN, add_debug_flags, debugging
 from utils.errors import clean_exit
 
 RESUME_HELP = "checkpoint or run folder to go on from; 'latest'; or 'auto': the newest run of the config's name, if any"
 
 
-def main(config, flags):
-    """Build what the config names, cheap parts first, and train."""
+def main(config, flags=NONE_GIVEN):
+    """Build what the config names, cheap parts first, and train, or do what one of the flags asks for instead."""
     # Imported here, so that --help and a mistake in the config are answered without waiting for torch.
     import torch
 

@@ -96,7 +96,7 @@ class BaseTrainer(ABC):
                     self.saver.wait()
                     self._callbacks.call("on_train_end", self)
                     self.saver.wait()  # for what a callback has saved
-                self.logger.info(run_report(self))
+                    self.logger.info(run_report(self))
             except (KeyboardInterrupt, SystemExit):
                 self.logger.warning(how_to_resume(self))
                 raise

@@ -13,7 +13,7 @@ def run_report(trainer):
         ("best", best),
         ("checkpoints", trainer.checkpoint_dir),
         ("logs", trainer.config.log_dir),
-        ("go on with", f"python train.py -r {newest}" if newest and trainer.stop_reason else ""),
+        ("go on with", f"python train.py -r {newest} --set ..." if newest and trainer.stop_reason else ""),
         ("test with", f"python test.py -r {there if there.exists() else newest}" if newest else ""),
     ]
     return "\n".join([done, *(f"    {head:<13}{text}" for head, text in lines if text)])

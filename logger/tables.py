@@ -17,7 +17,8 @@ def show_tables(tables, writer, log_dir):
         writer.add_image(name, _picture(rows), dataformats="HW")
         path = log_dir / f"{writer.mode}_{name}.csv"
         try:
-            with open(path, "w", newline="", encoding="utf-8") as file:
+            path.unlink(missing_ok=True)  # a link would lead elsewhere
+            with open(path, "x", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerows(rows)
         except OSError as error:
             raise UserError(f"{path}: cannot write the table: {error.strerror}") from error

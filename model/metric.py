@@ -8,6 +8,8 @@ make every step wait for the device.
 import torch
 from torch import nn
 
+from base import UserError
+
 
 def accuracy(output, target):
     """Share of rows whose largest entry is the target. output (N, C) float, target (N,) int64."""
@@ -32,6 +34,8 @@ class ConfusionMatrix(nn.Module):
 
     def __init__(self, num_classes: int):
         super().__init__()
+        if not 1 <= num_classes <= 10_000:
+            raise UserError(f"num_classes: got {num_classes}; it should be a number from 1 to 10000")
         self.register_buffer("counts", torch.zeros(num_classes, num_classes, dtype=torch.int64))
 
     def update(self, output, target):

@@ -1,8 +1,11 @@
 """The flags for looking for bugs, as a user types them."""
 
+import argparse
+
 import pytest
 
 from helpers import copy_project, run
+from utils.config.debug_flags import NONE_GIVEN, add_debug_flags
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +51,9 @@ def test_mistake_ends_with_one_line_and_no_run(folder, arguments, text):
     done = run("train.py", "-c", "config.json", *arguments, cwd=folder, status=2)
     assert text in done.stderr and "Traceback" not in done.stderr
     assert not (folder / "saved").exists()
+
+
+def test_no_flags_are_the_flags_of_an_empty_command_line():
+    parser = argparse.ArgumentParser()
+    add_debug_flags(parser)
+    assert parser.parse_args([]) == NONE_GIVEN

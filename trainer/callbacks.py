@@ -116,7 +116,7 @@ class TimeLimit(BaseCallback):
     """
 
     def __init__(self, max_time: str):
-        match = re.fullmatch(r"(\d+):([0-5]\d):([0-5]\d)", str(max_time))
+        match = re.fullmatch(r"(\d{1,6}):([0-5]\d):([0-5]\d)", str(max_time))
         require(match is not None, "max_time", max_time, '"hours:minutes:seconds", as "00:30:00"')
         hours, minutes, seconds = map(int, match.groups())
         self.max_time = max_time
@@ -170,6 +170,10 @@ class Freeze(BaseCallback):
         self._first = self._epochs(length, "start", self.start)
         self._last = math.inf if self.until is None else self._epochs(length, "until", self.until)
         require(self._first <= self._last, "until", self.until, f"later than start, which is {self.start!r}")
+        for group in trainer.optimizer.param_groups:
+            if group.get("fused") and group.get("momentum"):  # which fails where some have no momentum yet
+                group["fused"] = False
+        self._trainer = trainer
         acts = self._first < min(self._last, trainer.epochs)
         if acts and all(id(p) in map(id, self._frozen) for p in named.values() if p.requires_grad):
             raise UserError(f"params: {self.params!r} freezes all parameters, so there is nothing to train")
@@ -181,6 +185,9 @@ class Freeze(BaseCallback):
     def on_epoch_end(self, trainer, log):
         if log["epoch"] < trainer.epochs and not self._begin(trainer, log["epoch"] + 1):
             trainer.stop(f"Freeze of {self.params!r} leaves nothing to train in epoch {log['epoch'] + 1}")
+
+    def load_state_dict(self, state):
+        self._begin(self._trainer, self._trainer.start_epoch)  # a rollback goes on in an epoch before
 
     def _begin(self, trainer, epoch):
         """Freeze or thaw for the epoch; returns whether any parameter is left to train."""

@@ -30,7 +30,8 @@ def search(config, model, criterion, optimizer, data_loader, device, picture=Non
         lr = suggest_lr(curve)
         draw_lr_curve(curve, lr, picture)
         print(f"learning rate {lr:.2g}: there the loss falls most steeply; {picture} shows it")
-        print(f"train with it: --lr {lr:.2g}")
+        alone = f"train with it: --lr {lr:.2g}"
+        print("it is the first optimizer's; the others kept their ratio" if hasattr(optimizer, "by_name") else alone)
     if batch_size:
         print(f"largest batch that fits: {find_batch_size(*parts)}; train with it, or with less: --bs ...")
 

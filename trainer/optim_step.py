@@ -72,6 +72,8 @@ class OptimStep:
         if self.reduction == "mean" and num_samples != self._first_samples:
             loss = loss * (num_samples / self._first_samples)
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        if self.buffers and not loss.isfinite():
+            _copy_all(self._good_buffers, self.buffers)  # at once: the run may be saved or validated before the update
         return (last or self.num_batches >= self.accumulate) and self.finish()
 
     def finish(self):

@@ -42,8 +42,9 @@ class Optimizers:
             optimizer.zero_grad()
 
     def state_dict(self):
-        """The state of each by its name, and the number of steps."""
-        return {"steps": self.steps, **{name: optimizer.state_dict() for name, optimizer in self.by_name.items()}}
+        """The state of each by its name, and the number of steps; utils.weights.load_optimizer puts it back."""
+        states = {name: optimizer.state_dict() for name, optimizer in self.by_name.items()}
+        return {"steps": self.steps, "optimizers": states}
 
 
 def build_optimizer(config, model, name="optimizer"):

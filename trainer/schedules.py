@@ -53,12 +53,14 @@ def build_schedule(config, optimizer, data_loader, name="lr_scheduler"):
         if key not in (by_name or {}):
             there = f"there are {', '.join(by_name)}" if by_name else "the config names one optimizer only"
             raise UserError(f"{name}.{key}: no optimizer is called so; {there}")
-    return Schedules(
-        {
-            key: _build(config, f"{name}.{key}", spec, optimizer[key], length, interval_of(section))
-            for key, spec in section.items()
-        }
-    )
+    built = {
+        key: _build(config, f"{name}.{key}", spec, optimizer[key], length, interval_of(section))
+        for key, spec in section.items()
+    }
+    for key, scheduler in built.items():
+        if isinstance(scheduler, ReduceLROnPlateau):
+            raise UserError(f"{name}.{key}.type: ReduceLROnPlateau watches a value, which is for one optimizer only")
+    return Schedules(built)
 
 
 def interval_of(section):
@@ -72,15 +74,25 @@ def interval_of(section):
 
 def _build(config, path, spec, optimizer, length, interval):
     """One scheduler, after its warm-up."""
+    if not isinstance(spec.get("args", {}), dict):
+        raise UserError(f"{path}.args: got {spec['args']!r}; it should be an object of arguments")
     args = _resolved(config, f"{path}.args", spec.get("args", {}), optimizer, length, interval)
+    for key in _COUNTS & args.keys():
+        if isinstance(args[key], int) and args[key] < 1:
+            raise UserError(f"{path}.args.{key}: got {args[key]}; it should be a duration, or a number from 1 on")
     if not spec.get("warmup"):
         return config.build(path, {**spec, "args": args}, optimizer)
     steps = _steps(f"{path}.warmup", spec["warmup"], length, interval)
+    if steps >= _steps(path, "100%", length, interval):
+        raise UserError(f"{path}.warmup: got {spec['warmup']!r}, which is the whole run or more; give less")
     warmup = LinearLR(optimizer, start_factor=1 / steps, total_iters=max(1, steps - 1))
     main = config.build(path, {**spec, "args": args}, optimizer)
     if isinstance(main, ReduceLROnPlateau):
         raise UserError(f"{path}.warmup: ReduceLROnPlateau cannot follow a warm-up; leave it out")
     return SequentialLR(optimizer, [warmup, main], milestones=[steps])
+
+
+_COUNTS = {"T_max", "T_0", "step_size", "total_steps"}
 
 
 def _resolved(config, path, value, optimizer, length, interval):

@@ -17,18 +17,22 @@ class EMA(BaseCallback):
     """Keeps an exponential moving average of the weights, which validation measures and checkpoints hold.
 
     decay: share of the average that stays at each update of the weights, 0.999 for the mean of about the last 1,000.
-    The weights as trained are in a checkpoint's "trained_state_dict", for a resume. Buffers, as batch norm has them,
+    After n updates it is (1 + n) / (10 + n) as long as that is less, so that the first weights are soon forgotten. The
+    weights as trained are in a checkpoint's "trained_state_dict", for a resume. Buffers, as batch norm has them,
     are those of the model.
     """
 
     def __init__(self, decay: float = 0.999):
         if not 0 < decay < 1:
             raise UserError(f"decay: got {decay!r}; it should be above 0 and below 1")
-        self._average = get_ema_multi_avg_fn(decay)
+        self.decay = decay
+        self.updates = 0  # of all optimizers
         self._model = None
         self._to_load = None
 
     def on_train_start(self, trainer):
+        if trainer.averaged_model is not None:
+            raise UserError("EMA: another callback averages the weights already; leave one of them out")
         model = unwrapped(trainer.model)
         self._model = trainer.averaged_model = copy.deepcopy(model).requires_grad_(False)
         if self._to_load is not None:
@@ -43,15 +47,17 @@ class EMA(BaseCallback):
             optimizer.register_step_post_hook(lambda *step, pairs=pairs: self._update(pairs, with_buffers))
 
     def _update(self, pairs, with_buffers):
-        self._average(*pairs, None)
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        get_ema_multi_avg_fn(decay)(*pairs, None)
         for own, average in with_buffers:
             average._buffers.update(own._buffers)  # the same tensors, which evaluation only reads
 
     def state_dict(self):
-        return {} if self._model is None else {"average": self._model.state_dict()}
+        return {} if self._model is None else {"average": self._model.state_dict(), "updates": self.updates}
 
     def load_state_dict(self, state):
-        self._to_load = state.get("average")
+        self._to_load, self.updates = state.get("average"), int(state.get("updates", 0))
         if self._model is not None and self._to_load is not None:
             load_weights(self._model, self._to_load)
 

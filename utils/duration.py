@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from utils.errors import UserError
 
-FORM = r"(\d+(?:\.\d+)?) *(epoch|step|sample|%)s?"
+FORM = r"(\d{1,12}(?:\.\d+)?) *(epoch|step|sample|%)s?"
 WANTED = 'a duration is such as "2 epochs", "500 steps", "10000 samples" or "5%"'
 
 
@@ -46,7 +46,7 @@ class RunLength:
 
     def in_epochs(self, duration):
         """The duration in whole epochs, at least as long as it says."""
-        if isinstance(duration, int) and not isinstance(duration, bool):
+        if isinstance(duration, int) and not isinstance(duration, bool) and duration >= 0:
             return duration
         if is_duration(duration) and self.len_epoch is None:
             number, unit = re.fullmatch(FORM, duration).groups()

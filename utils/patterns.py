@@ -13,6 +13,8 @@ def choose_names(patterns, names, where):
     """
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     names = list(names)
+    if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
+        raise UserError(f"{where}: got {patterns!r}; give patterns of names, such as 'encoder.*'")
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
             close = nearest(pattern.replace("*", ""), names, cutoff=0.4)

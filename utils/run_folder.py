@@ -40,7 +40,7 @@ class RunLock:
     """
 
     def __init__(self, folder):
-        self._file = os.open(Path(folder) / ".lock", os.O_WRONLY | os.O_CREAT)
+        self._file = os.open(Path(folder) / ".lock", os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0))
         try:
             import fcntl
 

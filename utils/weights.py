@@ -70,13 +70,19 @@ def load_optimizer(optimizer, state_dict, settings_as_built):
 
 
 def _load_optimizers(optimizers, states, settings_as_built):
-    """The same for several, {name: state}."""
-    if states.keys() != {"steps", *optimizers.by_name} or type(states["steps"]) is not int or states["steps"] < 0:
+    """The same for several, {"steps": number, "optimizers": {name: state}}."""
+    steps, by_name = states.get("steps"), states.get("optimizers")
+    if (
+        not isinstance(by_name, dict)
+        or by_name.keys() != optimizers.by_name.keys()
+        or type(steps) is not int
+        or steps < 0
+    ):
         names = ", ".join(optimizers.by_name)
         raise UserError(f"the checkpoint does not fit the optimizers: it is not one of a run with {names}")
     for name, optimizer in optimizers.by_name.items():
-        load_optimizer(optimizer, states[name], settings_as_built)
-    optimizers.steps = states["steps"]
+        load_optimizer(optimizer, by_name[name], settings_as_built)
+    optimizers.steps = steps
 
 
 def _require_shapes(optimizer):

@@ -1,6 +1,5 @@
 """The jobs in configs/, shortened: each passes the check, trains, resumes to the same bits, and is tested."""
 
-import argparse
 import hashlib
 import importlib.util
 import os
@@ -35,7 +34,6 @@ from trainer import Trainer
 from utils import UserError
 from utils.checkpoint import find_checkpoint, load_checkpoint
 from utils.config.check import check_types
-from utils.config.debug_flags import add_debug_flags
 from utils.config.files import read_config
 from utils.json_io import read_json
 
@@ -110,13 +108,6 @@ def parsed(job, folder, resume=None, **changes):
     return ConfigParser(read_config(PROJECT / "configs" / job), resume, settings, parts=PARTS)
 
 
-def train_it(config):
-    """What train.py does with the config, and no flags."""
-    flags = argparse.ArgumentParser()
-    add_debug_flags(flags)
-    train.main(config, flags.parse_args([]))
-
-
 def stopped_at(step, monkeypatch):
     """Have the trainer get a signal when it has trained on this many batches."""
     count = Trainer._count_batch
@@ -147,14 +138,14 @@ def test_job_trains_resumes_to_the_same_bits_and_is_tested(job, tmp_path, monkey
     straight = parsed(job, tmp_path / "a", **changes)
     check_types(straight.config, PARTS)
     assert not straight.own_keys
-    train_it(straight)
+    train.main(straight)
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         stopped_at(6, patch)
-        train_it(parsed(job, tmp_path / "b", **changes))
+        train.main(parsed(job, tmp_path / "b", **changes))
     newest, _ = find_checkpoint("latest", tmp_path / "b")
     assert newest.name.endswith("-batch2.pth")
     resumed = parsed(job, tmp_path / "b", resume=newest, **changes)
-    train_it(resumed)
+    train.main(resumed)
     for name in ["checkpoint-epoch2.pth"] + ["model_best.pth"] * (straight["trainer"].get("monitor", "off") != "off"):
         left, right = (comparable_state(config.save_dir / name) for config in (straight, resumed))
         assert all(same(left[key], right[key]) for key in left if key != "config"), name
@@ -214,7 +205,7 @@ def test_mlp_has_its_flags():
 def test_autoencoder_shows_its_reconstructions_below_the_images(tmp_path, monkeypatch):
     monkeypatch.chdir(PROJECT)
     config = parsed("mnist_autoencoder.json", tmp_path)
-    train_it(config)
+    train.main(config)
     events = EventAccumulator(str(config.log_dir), size_guidance={"images": 0})
     events.Reload()
     pictures = events.Images("predictions/valid")
@@ -227,7 +218,7 @@ def test_autoencoder_shows_its_reconstructions_below_the_images(tmp_path, monkey
 def test_gan_draws_its_samples_after_each_epoch(tmp_path, monkeypatch):
     monkeypatch.chdir(PROJECT)
     config = parsed("mnist_gan.json", tmp_path, **UNVALIDATED, **{"trainer.tensorboard": True})
-    train_it(config)
+    train.main(config)
     for epoch in (1, 2):
         with Image.open(config.log_dir / f"samples-epoch{epoch}.png") as grid:
             assert grid.size == (8 * 30 + 2, 8 * 30 + 2)
@@ -377,11 +368,11 @@ def test_diabetes_tables_are_all_rows_of_the_package(tmp_path, monkeypatch):
 def test_more_classes_than_the_model_has_are_refused_before_the_run(tmp_path):
     changes = made_images(tmp_path / "data") | {"arch.args.num_classes": 2}
     with pytest.raises(UserError, match=r"arch.args.num_classes: got 2, and the data have 3 classes"):
-        train_it(parsed("image_folder.json", tmp_path / "saved", **changes))
+        train.main(parsed("image_folder.json", tmp_path / "saved", **changes))
     assert not (tmp_path / "saved").exists()
 
 
 def test_folders_that_are_not_there_are_said_to_hold_classes(tmp_path):
     there_is_none = {"data_loader.args.folder": str(tmp_path / "none")}
     with pytest.raises(UserError, match=r"data_loader.args.folder: there is no folder .* of images for each class"):
-        train_it(parsed("image_folder.json", tmp_path / "saved", **there_is_none))
+        train.main(parsed("image_folder.json", tmp_path / "saved", **there_is_none))

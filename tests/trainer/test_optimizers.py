@@ -9,6 +9,7 @@ from trainer.optimizers import Optimizers, build_optimizer
 from utils.errors import UserError
 from utils.json_io import read_json, write_json
 from utils.seed import seed_everything
+from utils.weights import load_optimizer
 
 
 class Net(torch.nn.Module):
@@ -171,10 +172,8 @@ def test_a_checkpoint_of_other_optimizers_is_refused(tmp_path):
     trainer = several(tiny_config(tmp_path))
     trainer.train()
     with pytest.raises(UserError, match="does not fit the optimizers: it is not one of a run with body, head"):
-        state = trainer.optimizer.state_dict()
-        from utils.weights import load_optimizer
-
-        load_optimizer(trainer.optimizer, {"steps": state["steps"], "body": state["body"]}, False)
+        body = trainer.optimizer.state_dict()["optimizers"]["body"]
+        load_optimizer(trainer.optimizer, {"steps": 3, "optimizers": {"body": body}}, False)
 
 
 def test_several_optimizers_train_from_a_config(tmp_path):
@@ -198,3 +197,36 @@ def test_several_optimizers_train_from_a_config(tmp_path):
     (newest,) = (tmp_path / "saved").glob("models/*/*/checkpoint-epoch2.pth")
     done = run("train.py", "-r", newest, "--set", "trainer.epochs=3")
     assert "epoch 3/3" in done.stdout
+
+
+def test_an_optimizer_may_have_any_name(tmp_path):
+    section = {"steps": {"type": "SGD", "params": "body.*"}, "optimizers": {"type": "SGD", "params": "head.*"}}
+    config = ConfigParser({**tiny_config(tmp_path), "optimizer": section})
+    model = Net()
+    first = tiny_trainer(config.config, model=model, schedule=None, optimizer=build_optimizer(config, model))
+    first.train()
+    again = Net()
+    built = build_optimizer(config, again)
+    tiny_trainer(config.config, first.saver.newest, model=again, schedule=None, optimizer=built)
+    assert built.steps == 10
+
+
+def test_a_flag_for_one_optimizer_says_that_there_are_several(tmp_path):
+    config = read_json("config.json") | {"optimizer": SEVERAL, "lr_scheduler": None}
+    with pytest.raises(UserError, match=r"optimizer.args: there are several; set those of one, as optimizer.body.args"):
+        ConfigParser(config, modification={"optimizer;args;lr": 0.1})
+
+
+def test_groups_that_were_others_before_are_told_in_words(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path))
+    trainer.train()
+    state = trainer.optimizer.state_dict()
+    halves = [{"params": [p], "lr": 0.1} for p in list(trainer.model.parameters())[:2]]
+    with pytest.raises(UserError, match=r"it has 1 groups of parameters, and the config makes 2; keep"):
+        load_optimizer(torch.optim.SGD(halves), state, False)
+
+
+def test_lbfgs_is_refused_by_the_check_alone_or_among_several():
+    for section, path in (({"type": "LBFGS"}, "optimizer"), ({"a": {"type": "LBFGS"}}, "optimizer.a")):
+        with pytest.raises(UserError, match=rf"{path}.type: LBFGS wants to compute the loss itself"):
+            ConfigParser(read_json("config.json") | {"optimizer": section}, parts=PARTS)

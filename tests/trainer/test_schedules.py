@@ -82,6 +82,15 @@ def test_each_optimizer_has_its_schedule():
             "lr_scheduler: one steps after epochs and one after updates",
         ),
         ({"type": "ReduceLROnPlateau", "warmup": 3}, None, "lr_scheduler.warmup: ReduceLROnPlateau cannot follow"),
+        (
+            {"type": "StepLR", "args": {"step_size": 1}, "warmup": "150%"},
+            None,
+            "lr_scheduler.warmup: got '150%', which is",
+        ),
+        ({"type": "StepLR", "args": {"step_size": 0}}, None, "lr_scheduler.args.step_size: got 0; it should be"),
+        ({"type": "CosineAnnealingLR", "args": {"T_max": -1}}, None, "lr_scheduler.args.T_max: got -1; it should be"),
+        ({"type": "LRScheduler"}, None, "lr_scheduler.args: LRScheduler: "),
+        ({"bias": {"type": "ReduceLROnPlateau"}}, SEVERAL, "lr_scheduler.bias.type: ReduceLROnPlateau watches a value"),
     ],
 )
 def test_what_contradicts_the_optimizers_is_refused(section, optimizer, message):

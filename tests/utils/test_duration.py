@@ -33,7 +33,9 @@ def test_epochs_and_shares_need_no_length_of_an_epoch():
         unknown.in_epochs("100 samples")
 
 
-@pytest.mark.parametrize("value", ["5", "five steps", "5 parsecs", "-1 steps", "", None, True, [], "5 steps\nx"])
+@pytest.mark.parametrize(
+    "value", ["5", "five steps", "5 parsecs", "-1 steps", "9" * 400 + " epochs", "", None, True, [], "5 steps\nx"]
+)
 def test_what_is_no_duration_is_refused(value):
     assert not is_duration(value)
     with pytest.raises(UserError, match="a duration is such as"):

@@ -189,7 +189,8 @@ def project(tmp_path_factory):
     return folder
 
 
-def newest_run(folder, job="Mnist_LeNet"):
+def newest_run(folder, job=None):
+    job = job or read_json(folder / "config.json")["name"]
     return max((folder / "saved/models" / job).iterdir(), key=lambda path: path.stat().st_mtime_ns)
 
 

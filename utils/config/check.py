@@ -183,10 +183,18 @@ def _name_mistakes(config, parts, also_logged):
 
 
 def _optimizer_mistakes(config):
-    """Keys that only one of several optimizers has."""
+    """An optimizer that no loop here can use, and keys that only one of several has."""
     section = config.get("optimizer")
-    alone = isinstance(section, dict) and not names_several(section)
-    return [
+    if not isinstance(section, dict):
+        return []
+    alone = not names_several(section)
+    specs = {"optimizer": section} if alone else {f"optimizer.{key}": spec for key, spec in section.items()}
+    mistakes = [
+        f"{path}.type: LBFGS wants to compute the loss itself, several times a step; use another"
+        for path, spec in specs.items()
+        if isinstance(spec, dict) and str(spec.get("type")).rpartition(".")[2] == "LBFGS"
+    ]
+    return mistakes + [
         f"optimizer.{key}: is for one of several optimizers; choose what one trains with requires_grad or Freeze"
         for key in ("params", "every")
         if alone and key in section
@@ -243,6 +251,8 @@ def _split_mistakes(config, parts):
     """Two answers to the question what is validated on."""
     args = _args_of(config, "data_loader")
     mistakes = []
+    if args.get("stratify") and args.get("groups"):
+        mistakes.append("data_loader.args.groups: a split goes by stratify or by groups; leave one of them out")
     if args.get("fold") is not None and args.get("validation_split", 0) != 0:
         mistakes.append("data_loader.args.fold: validation_split sets samples aside too; leave one of them out")
     if config.get("valid_data_loader") is not None and _sets_aside(config, parts):

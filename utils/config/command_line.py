@@ -52,6 +52,9 @@ def read_command_line(args, options):
     assignments += [(flag.target, getattr(parsed, place, None)) for place, flag in flags.items() if flag]
     assignments = [(target, value) for target, value in assignments if value is not None]
     assignments += map(parse_assignment, getattr(parsed, "_set", None) or ())
+    for flag, value in (("-r", parsed.resume), ("-c", parsed.config), ("-d", getattr(parsed, "device", None))):
+        if value == "":
+            raise UserError(f"{flag}: got an empty text; is a variable of the shell not set?")
     device = _choose_device(parsed.device) if getattr(parsed, "device", None) else None
     given = read_config(parsed.config) if parsed.config else {}
     resume, checkpoint, config = _read(parsed, given, [*assignments, *_first_of(_variants(parsed, given, assignments))])

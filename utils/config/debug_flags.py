@@ -8,6 +8,8 @@ from pathlib import Path
 
 from utils.errors import UserError
 
+NONE_GIVEN = argparse.Namespace(fast_dev_run=None, show_batch=None, profile=False, find_lr=None, find_batch_size=False)
+
 
 def add_debug_flags(parser):
     """Give an ArgumentParser --fast-dev-run, --show-batch, --profile, --find-lr and --find-batch-size."""

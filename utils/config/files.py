@@ -103,6 +103,9 @@ def set_by_path(config, target, value, known):
     place, walked = config, ()
     for key in parents:
         key = str(key) if isinstance(place, dict) else key
+        if key == "args" and names_several(place):
+            one = f"{'.'.join(walked)}.{next(iter(place))}.args"
+            raise UserError(f"{'.'.join(walked)}.args: there are several; set those of one, as {one}")
         if isinstance(place, dict) and key == "args":
             place.setdefault("args", {})
         place = _step(place, key, walked, known)

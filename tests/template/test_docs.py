@@ -1,11 +1,12 @@
 """What the pages in docs/ show of a config is one that the check accepts, and no page is lost."""
 
+import csv
 import json
 import re
 
 import pytest
 
-from helpers import PROJECT
+from helpers import PROJECT, SHORT, copy_project, run
 from parse_config import PARTS, ConfigParser
 from utils.config.check import check_types
 from utils.config.files import deep_merge, read_config
@@ -31,3 +32,15 @@ def test_example_of_a_config_passes_the_check(block, monkeypatch):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_readme_leads_to_every_page(page):
     assert f"docs/{page.name}" in (PROJECT / "README.md").read_text()
+
+
+def test_the_trainer_of_the_page_on_trainers_trains(tmp_path):
+    folder = copy_project(tmp_path / "project")
+    (code,) = re.findall(r"```python\n(.*?)```", (PROJECT / "docs" / "trainers.md").read_text(), re.S)
+    (folder / "trainer" / "mine.py").write_text(code)
+    schedule = '{"type": "CosineAnnealingLR", "args": {"T_max": "100%"}, "interval": "step"}'
+    sets = ("trainer.type=mine.MixupTrainer", f"lr_scheduler={schedule}")
+    run("train.py", "-c", "config.json", *SHORT, *(word for text in sets for word in ("--set", text)), cwd=folder)
+    (table,) = folder.glob("saved/log/*/*/metrics.csv")
+    (row,) = csv.DictReader(table.read_text().splitlines())
+    assert float(row["lr"]) < 1e-9  # the schedule has gone all the way

@@ -158,7 +158,9 @@ def test_every_job_says_what_to_expect_and_has_a_row_in_its_page():
     page = (PROJECT / "docs" / "jobs.md").read_text()
     for path in [PROJECT / "config.json", *(PROJECT / "configs").iterdir()]:
         description = read_config(path)["description"]
-        assert "to be measured" not in description and re.search(r"\d.*(s|minute|minutes|hours)\b", description), path.name
+        assert "to be measured" not in description and re.search(r"\d.*(s|minute|minutes|hours)\b", description), (
+            path.name
+        )
         assert path.name in page, path.name
 
 

@@ -5,7 +5,7 @@ from torch.optim.lr_scheduler import LinearLR, ReduceLROnPlateau, SequentialLR
 from trainer.batch_stream import epoch_length
 from utils import UserError
 from utils.config.files import names_several
-from utils.duration import RunLength, is_duration
+from utils.duration import RunLength, is_duration, is_part
 from utils.weights import load_state
 
 
@@ -83,7 +83,7 @@ def _build(config, path, spec, optimizer, length, interval):
     if not spec.get("warmup"):
         return config.build(path, {**spec, "args": args}, optimizer)
     steps = _steps(f"{path}.warmup", spec["warmup"], length, interval)
-    if steps >= _steps(path, "100%", length, interval):
+    if steps >= _steps(path, "100%", length, interval) and not is_part(spec["warmup"]):
         raise UserError(f"{path}.warmup: got {spec['warmup']!r}, which is the whole run or more; give less")
     warmup = LinearLR(optimizer, start_factor=1 / steps, total_iters=max(1, steps - 1))
     main = config.build(path, {**spec, "args": args}, optimizer)

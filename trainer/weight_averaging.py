@@ -9,7 +9,7 @@ from base import BaseCallback
 from trainer.evaluate import evaluate
 from utils import UserError
 from utils.batches import batches_of
-from utils.duration import RunLength
+from utils.duration import RunLength, is_part
 from utils.weights import load_weights, unwrapped
 
 
@@ -85,7 +85,7 @@ class SWA(BaseCallback):
             self._first_epoch = length.in_batches(self.start) // trainer.len_epoch + 1
         except UserError as error:
             raise UserError(f"start: {error}") from None
-        if str(self.start).endswith("%") and float(self.start[:-1]) < 100:
+        if is_part(self.start):
             self._first_epoch = min(self._first_epoch, trainer.epochs)  # 75% of a single epoch
         if self._first_epoch > trainer.epochs:
             raise UserError(f"start: got {self.start!r}, which is the end of training or later; give less")

@@ -15,6 +15,11 @@ def is_duration(value):
     return isinstance(value, str) and re.fullmatch(FORM, value) is not None
 
 
+def is_part(duration):
+    """Whether it is a share of the run below all of it, which may come to all of a very short run."""
+    return is_duration(duration) and duration.endswith("%") and float(duration[:-1]) < 100
+
+
 @dataclass(frozen=True)
 class RunLength:
     """How long a run is, by which durations are turned into other units. Raises UserError for what is no duration."""

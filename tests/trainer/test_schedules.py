@@ -44,6 +44,7 @@ def test_warm_up_rises_to_the_rate_and_the_schedule_follows_from_its_beginning()
     assert rates(section, 7) == [0.25, 0.5, 0.75, 1, 1, 0.5, 0.25]
     assert rates({**section, "warmup": 1}, 3) == [1, 1, 0.5]
     assert rates({**section, "interval": "epoch", "warmup": "20%"}, 5) == [0.5, 1, 1, 0.5, 0.25]
+    assert rates({**section, "warmup": "5%"}, 1, epochs=1, len_epoch=1) == [1]  # a run of a single update
 
 
 def test_schedules_follow_each_other():

@@ -1,6 +1,6 @@
 import pytest
 
-from utils.duration import RunLength, is_duration
+from utils.duration import RunLength, is_duration, is_part
 from utils.errors import UserError
 
 LENGTH = RunLength(epochs=10, len_epoch=7, batch_size=32, accumulate=2)  # 70 batches, 4 updates an epoch
@@ -40,3 +40,8 @@ def test_what_is_no_duration_is_refused(value):
     assert not is_duration(value)
     with pytest.raises(UserError, match="a duration is such as"):
         LENGTH.in_batches(value)
+
+
+def test_a_part_is_less_than_all():
+    assert is_part("5%") and is_part("99.9 %")
+    assert not any(map(is_part, ["100%", "150%", "5 steps", 5, "x%"]))

@@ -20,6 +20,8 @@ from utils.config.schema import TrainerSettings
 from utils.nonfinite import NonFiniteError, StepLog
 from utils.seed import rng_state
 
+_SAMPLES_NAMED = 20  # of a batch at fault
+
 
 class Trainer(BaseTrainer):
     """Trains on batches (data, target) and validates after each epoch.
@@ -305,7 +307,9 @@ class Trainer(BaseTrainer):
     def _describe_steps(self, batches, what):
         place = f"epoch {self.epoch}, batch {' and '.join(str(i + 1) for i in batches)} of {self.len_epoch}"
         samples = [index for batch_idx in batches for index in self.stream.samples(self.epoch, batch_idx)]
-        return f"{place}: {what}" + (f"; samples {', '.join(map(str, samples))}" if samples else "")
+        more = f" and {len(samples) - _SAMPLES_NAMED} more" if len(samples) > _SAMPLES_NAMED else ""
+        named = ", ".join(map(str, samples[:_SAMPLES_NAMED]))
+        return f"{place}: {what}" + (f"; samples {named}{more}" if samples else "")
 
     def _roll_back(self, error):
         super()._roll_back(error)

@@ -11,12 +11,12 @@ def run_report(trainer):
     there = trainer.checkpoint_dir / BEST_MODEL
     lines = [
         ("best", best),
-        ("checkpoints", trainer.checkpoint_dir),
+        ("files", trainer.checkpoint_dir),
         ("logs", trainer.config.log_dir),
-        ("go on with", f"python train.py -r {newest} --set ..." if newest and trainer.stop_reason else ""),
-        ("test with", f"python test.py -r {there if there.exists() else newest}" if newest else ""),
+        ("go on", f"python train.py -r {trainer.checkpoint_dir} --set ..." if newest and trainer.stop_reason else ""),
+        ("test", f"python test.py -r {there if there.exists() else trainer.checkpoint_dir}" if newest else ""),
     ]
-    return "\n".join([done, *(f"    {head:<13}{text}" for head, text in lines if text)])
+    return "\n".join([done, *(f"{head:<7}{text}" for head, text in lines if text)])
 
 
 def how_to_resume(trainer):

@@ -207,7 +207,10 @@ def test_the_time_limit_saves_within_the_epoch_and_counts_all_restarts(tmp_path,
     newest, _ = find_checkpoint(first.checkpoint_dir)
     assert newest.name == "checkpoint-epoch2-batch2.pth"
     told = capsys.readouterr().out
-    assert "training stops: the time limit of 00:01:10 is reached\n" in told and f"train.py -r {newest} --set" in told
+    assert (
+        "training stops: the time limit of 00:01:10 is reached\n" in told
+        and f"train.py -r {first.checkpoint_dir} --set" in told
+    )
     tiny_trainer(job, resume=newest, trainer_class=Slow).train()
     assert find_checkpoint(first.checkpoint_dir)[0] == newest
     job["callbacks"] = [spec("TimeLimit", max_time="00:01:30")]

@@ -1,0 +1,39 @@
+"""What a run says at its end: at most 80 columns, and commands that can be typed."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from base.messages import run_report
+
+
+def finished(**changes):
+    folder = Path("saved/models/Mnist_LeNet/20261121_172805")
+    saver = SimpleNamespace(newest=folder / "checkpoint-epoch12.pth")
+    config = SimpleNamespace(log_dir=Path("saved/log/Mnist_LeNet/20261121_172805"))
+    end = {"stop_reason": None, "epochs": 12, "mnt_metric": "val_accuracy", "mnt_best": 0.98991, "best_epoch": 11}
+    return SimpleNamespace(**{"checkpoint_dir": folder, "saver": saver, "config": config, **end, **changes})
+
+
+@pytest.mark.parametrize("changes", [{}, {"stop_reason": "no better val_loss for 10 epochs"}, {"best_epoch": 0}])
+def test_the_end_of_a_run_fits_80_columns(changes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    best = finished().checkpoint_dir / "model_best.pth"
+    best.parent.mkdir(parents=True)
+    best.touch()
+    assert max(map(len, run_report(finished(**changes)).splitlines())) <= 80
+
+
+def test_it_names_the_best_value_and_the_command_that_measures(tmp_path):
+    (tmp_path / "model_best.pth").touch()
+    lines = run_report(finished(checkpoint_dir=tmp_path)).splitlines()
+    assert lines[0] == "done: 12 epochs" and lines[1] == "best   val_accuracy 0.98991 in epoch 11"
+    assert lines[-1].endswith(f"python test.py -r {tmp_path}/model_best.pth") and len(lines) == 5
+
+
+def test_without_a_best_model_the_last_checkpoint_is_measured_and_a_stopped_run_can_go_on():
+    lines = run_report(finished(best_epoch=0, stop_reason="enough")).splitlines()
+    assert lines[0] == "training stops: enough" and "best" not in "".join(lines[1:3])
+    assert lines[-1].endswith("python test.py -r saved/models/Mnist_LeNet/20261121_172805")
+    assert lines[-2].endswith("python train.py -r saved/models/Mnist_LeNet/20261121_172805 --set ...")

@@ -40,13 +40,11 @@ def load_optimizer(optimizer, state_dict, settings_as_built):
     if hasattr(optimizer, "by_name"):
         _load_optimizers(optimizer, state_dict, settings_as_built)
         return
-    given = len(state_dict.get("param_groups", ()))
-    if given != len(optimizer.param_groups):
-        raise UserError(
-            f"the checkpoint does not fit the optimizer: it has {given} groups of parameters, and the config makes "
-            f"{len(optimizer.param_groups)}; keep optimizer.groups and decay_biases_and_norms, or start anew from "
-            "the weights: --weights-only"
-        )
+    groups = state_dict.get("param_groups")
+    if isinstance(groups, list) and len(groups) != len(optimizer.param_groups):
+        numbers = f"it has {len(groups)} groups of parameters, and the config makes {len(optimizer.param_groups)}"
+        remedy = "keep optimizer.groups and decay_biases_and_norms, or start anew from the weights: --weights-only"
+        raise UserError(f"the checkpoint does not fit the optimizer: {numbers}; {remedy}")
     built = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     try:
         groups = [group | _kernel(own) for group, own in zip(state_dict["param_groups"], built, strict=True)]

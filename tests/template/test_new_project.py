@@ -71,7 +71,7 @@ def test_it_trains_resumes_and_tests(project):
 
 def test_it_passes_its_own_tests(project):
     command = [sys.executable, "-m", "pytest", "-q", "-x"]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0 and " passed" in done.stdout, done.stdout
 
 

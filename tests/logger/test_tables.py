@@ -1,7 +1,9 @@
 import pytest
 
+from logger import TensorboardWriter
 from logger.tables import show_tables, table_text
 from utils import UserError
+from utils.run_folder import RunLock
 
 
 def test_text_has_the_classes_at_its_edges():
@@ -28,3 +30,18 @@ def test_file_that_cannot_be_written_is_named(tmp_path):
 
     with pytest.raises(UserError, match=r"valid_matrix.csv: cannot write the table"):
         show_tables({"matrix": [[1, 3], [0, 0]]}, Writer(), tmp_path / "none")
+
+
+def test_a_link_in_a_received_run_is_not_written_through(tmp_path):
+    outside, folder = tmp_path / "outside.txt", tmp_path / "run"
+    folder.mkdir()
+    outside.write_text("mine")
+    (folder / "valid_counts.csv").symlink_to(outside)
+    writer = TensorboardWriter(folder, None, enabled=False)
+    writer.set_step(1, "valid", timed=False)
+    show_tables({"counts": [[1, 2], [3, 4]]}, writer, folder)
+    assert outside.read_text() == "mine" and (folder / "valid_counts.csv").read_text().split() == ["1,2", "3,4"]
+    (folder / ".lock").symlink_to(tmp_path / "made.txt")
+    with pytest.raises(OSError, match="lock"):
+        RunLock(folder)
+    assert not (tmp_path / "made.txt").exists()

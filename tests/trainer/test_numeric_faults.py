@@ -185,6 +185,14 @@ def test_skip_puts_the_statistics_of_batch_norm_back(tmp_path):
     assert math.isfinite(saved["log"]["val_loss"])
 
 
+def test_a_window_with_a_skipped_batch_can_be_saved_and_validated(tmp_path):
+    every = {"save_every_steps": 1, "validate_every_steps": 1, "monitor": "min val_loss"}
+    trainer = faulty(tmp_path, on_nonfinite="skip", accumulate=4, **every)
+    trainer.train()
+    for path in trainer.checkpoint_dir.glob("*.pth"):
+        assert all(tensor.isfinite().all() for tensor in load_checkpoint(path)["state_dict"].values()), path.name
+
+
 def test_a_model_whose_buffers_became_nan_is_not_saved(tmp_path):
     class Own(Trainer):
         def _train_epoch(self, epoch):

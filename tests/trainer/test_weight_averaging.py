@@ -79,7 +79,7 @@ def stopped_and_resumed(folder, step, *callbacks, **changes):
     return resumed
 
 
-@pytest.mark.parametrize("step", [3, 5, 8])
+@pytest.mark.parametrize("step", [3, 5, 8, 15])
 @pytest.mark.parametrize("callback", [spec("EMA", decay=0.9), spec("SWA", start="1 epoch")], ids=["EMA", "SWA"])
 def test_a_resumed_run_comes_to_the_same_average(tmp_path, callback, step):
     straight = trainer_with(tmp_path / "a", callback, epochs=3, accumulate=2)

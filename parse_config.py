@@ -18,6 +18,7 @@ from utils.config.command_line import read_command_line
 from utils.config.files import deep_merge, require_plain, set_by_path
 from utils.config.schema import KNOWN_KEYS, RunSettings, TrainerSettings
 from utils.config.types import OWN_SECTION, PARTS, argument_mistakes, is_library, resolve, signature_of
+from utils.distributed import decided_by_main, is_main
 from utils.environment import describe_environment
 from utils.errors import UserError, clean_exit
 from utils.json_io import read_json, write_json
@@ -213,9 +214,15 @@ class ConfigParser:
         return self._log_dir
 
     def _open_run(self):
-        """Make the run's folders, or find those of the run that is continued, and record how the run started."""
-        if self._save_dir is not None:
-            return
+        """Make the run's folders, or find those of the run that is continued; all processes share them."""
+        if self._save_dir is None:
+            save_dir, log_dir = decided_by_main(self._claim_run)
+            if not is_main():
+                setup_logging(log_dir)
+            self._save_dir, self._log_dir = save_dir, log_dir
+
+    def _claim_run(self):
+        """(folder of the checkpoints, of the logs), made if need be, where it is recorded how the run started."""
         if self.continues:
             save_dir = self.resume.parent
         else:
@@ -237,7 +244,7 @@ class ConfigParser:
             raise UserError(f"{starts}: not what this program wrote: {error}") from None
         except OSError as error:
             raise UserError(f"{error.filename or save_dir}: cannot write the run's files: {error.strerror}") from None
-        self._save_dir, self._log_dir = save_dir, log_dir
+        return save_dir, log_dir
 
     def _warn_if_other_threads(self, starts):
         threads = [start.get("threads") if isinstance(start, dict) else None for start in starts[-2:]]

@@ -5,7 +5,9 @@ import argparse
 from parse_config import PARTS, ConfigParser, CustomArgs
 from series import train_series
 from utils.config.debug_flags import NONE_GIVEN, add_debug_flags, debugging
+from utils.distributed import joined
 from utils.errors import clean_exit
+from utils.launch import processes_to_start, start_processes
 
 RESUME_HELP = "checkpoint or run folder to go on from; 'latest'; or 'auto': the newest run of the config's name, if any"
 
@@ -25,27 +27,29 @@ def main(config, flags=NONE_GIVEN):
     from trainer.optimizers import build_optimizer
     from trainer.profile import add_profile
     from trainer.schedules import build_schedule
-    from utils.device import prepare_device
+    from utils.distributed import is_main, process_device
     from utils.initial_weights import load_initial_weights
     from utils.model_summary import example_input, model_summary
+    from utils.parallel import parallelize
     from utils.seed import make_deterministic, seed_everything
+    from utils.weights import unwrapped
 
     settings = config.settings
     seed_everything(settings.seed)
     if settings.deterministic:
         make_deterministic()
-    device, device_ids = prepare_device(settings.n_gpu, settings.device)
+    device = process_device(settings)
 
     # the model, and what trains and measures it
     model = config.init_obj("arch", module_arch)
     if config.resume is None and config.get("init_weights"):
         config.get_logger("weights").info(load_initial_weights(model, **config["init_weights"]))
-    model = model.to(device)
+    model = parallelize(model.to(device), config, device)
     criterion = config.init_loss(module_loss)
     if isinstance(criterion, torch.nn.Module):
         criterion = criterion.to(device)
     metrics = config.init_metrics(module_metric)
-    optimizer = build_optimizer(config, model)
+    optimizer = build_optimizer(config, unwrapped(model))
 
     # the data
     data_loader = config.init_obj("data_loader", module_data).to(device)
@@ -60,11 +64,9 @@ def main(config, flags=NONE_GIVEN):
         return search(config, model, criterion, optimizer, data_loader, device, flags.find_lr, flags.find_batch_size)
     lr_scheduler = build_schedule(config, optimizer, data_loader)
     example = example_input(data_loader, device)
-    summary = model_summary(model, example)
+    summary = model_summary(unwrapped(model), example)
 
     # the run
-    if len(device_ids) > 1:
-        model = torch.nn.DataParallel(model, device_ids=device_ids)
     trainer = config.find_type("trainer", module_trainer, "Trainer")(
         model,
         criterion,
@@ -79,8 +81,8 @@ def main(config, flags=NONE_GIVEN):
     trainer.logger.info("%s\n", summary)
     trainer.logger.info("run %s on %s, seed %d", config.save_dir, device, settings.seed)
     if config.resume is None and example is not None:
-        trainer.writer.add_graph(model, example)
-    if flags.profile:
+        trainer.writer.add_graph(unwrapped(model), example)
+    if flags.profile and is_main():
         add_profile(trainer)
     trainer.train()
 
@@ -108,5 +110,13 @@ if __name__ == "__main__":
     with clean_exit():
         config = ConfigParser.from_args(parser, options, parts=PARTS)
         flags = parser.parse_args()
-        with debugging(config, flags):
-            train_series(config) if len(config.variants) > 1 else main(config, flags)
+        one_process = flags.show_batch or flags.find_lr or flags.find_batch_size
+        processes = 1 if one_process else processes_to_start(config.settings, config.get("parallel"))
+        if len(config.variants) > 1:
+            with debugging(config, flags):
+                train_series(config)
+        elif processes > 1:
+            start_processes(processes)
+        else:
+            with joined(config.config, config.resume), debugging(config, flags):
+                main(config, flags)

@@ -11,12 +11,13 @@ from base.base_callback import CallbackList
 from base.checkpoint_saver import CheckpointSaver
 from base.messages import how_to_resume, run_report
 from base.rollback import roll_back
-from base.standard_callbacks import BestModel, SavePeriod, require_monitored, save_is_due
+from base.standard_callbacks import BestModel, SavePeriod, minutes_are_over, require_monitored, save_is_due
 from base.trainer_state import find_unsavable, restore_attributes, restore_trainer, trainer_state
 from logger import CsvLog, TensorboardWriter
 from utils.batches import DataError
 from utils.checkpoint import BEST_MODEL, checkpoint_name
 from utils.config.schema import TrainerSettings
+from utils.distributed import Agreement, any_of, broadcast, is_main, seed_of_process, world_size
 from utils.epoch_report import epoch_report
 from utils.nonfinite import NonFiniteError, finite_state, require_finite
 from utils.seed import derive_seed, seed_everything, set_rng_state
@@ -69,6 +70,7 @@ class BaseTrainer(ABC):
         self._unsavable = set()
         self.averaged_model = None  # what is measured and saved in the model's place, if a callback makes one
         self.stop_signal = StopSignal()
+        self._agree = Agreement()
         self.stop_reason = None  # why training ends before its last epoch
         self._callbacks = CallbackList(config.init_callbacks(), [BestModel(), SavePeriod()])
         if config.resume is not None:
@@ -77,9 +79,11 @@ class BaseTrainer(ABC):
         self._must_be_finite = finite_state(unwrapped(model))
         self._callbacks.call("check", self)
         self.checkpoint_dir = config.save_dir  # makes the run's folders, so only now that nothing can be refused
-        self.saver = CheckpointSaver(self.checkpoint_dir, config.resume, settings.keep_last, settings.async_save)
-        self.writer = TensorboardWriter(config.log_dir, self.logger, settings.tensorboard, config.init_trackers())
-        self.table = CsvLog(config.log_dir / "metrics.csv")
+        main = is_main()
+        self.saver = CheckpointSaver(self.checkpoint_dir, config.resume, settings.keep_last, settings.async_save, main)
+        trackers = config.init_trackers() if main else None
+        self.writer = TensorboardWriter(config.log_dir, self.logger, settings.tensorboard and main, trackers)
+        self.table = CsvLog(config.log_dir / "metrics.csv", enabled=main)
 
     @abstractmethod
     def _train_epoch(self, epoch):
@@ -93,6 +97,7 @@ class BaseTrainer(ABC):
                 if self._begin():
                     with contextlib.suppress(_Stopped):
                         self._run_epochs()
+                    self._agree.close()
                     self.saver.wait()
                     self._callbacks.call("on_train_end", self)
                     self.saver.wait()  # for what a callback has saved
@@ -102,7 +107,8 @@ class BaseTrainer(ABC):
                 raise
             except DataError as error:
                 self._callbacks.call("on_error", self, error)
-                self._save_within_epoch()
+                if world_size() == 1:  # the others, who wait for this one's batch, cannot take part
+                    self._save_within_epoch()
                 self.logger.warning(how_to_resume(self))
                 if self.stop_signal.received:  # and has ended the workers before
                     self.stop_signal.end()
@@ -142,7 +148,7 @@ class BaseTrainer(ABC):
             if self.batches_done:
                 set_rng_state(self._rng)
             else:
-                seed_everything(derive_seed(self._seed, self.epoch))
+                seed_everything(seed_of_process(derive_seed(self._seed, self.epoch)))
             self._rng = None
             started = time.perf_counter()
             try:
@@ -157,10 +163,13 @@ class BaseTrainer(ABC):
         """Report the epoch, record it, and save what the callbacks have asked for."""
         self.saver.check()
         log = {key: value.item() if getattr(value, "ndim", None) == 0 else value for key, value in log.items()}
+        log = broadcast(log)
         epoch = log["epoch"]
         for name in (key for key, value in log.items() if isinstance(value, float) and not math.isfinite(value)):
             self.logger.warning("epoch %d: %s is %s", epoch, name, log[name])
         self._callbacks.call("on_epoch_end", self, log)
+        self.stop_reason = any_of(self.stop_reason)
+        self.saver.agree()
         best = BEST_MODEL in self.saver.names
         self.logger.info(epoch_report(log, self.epochs, seconds, best))
         self._log = {key: value for key, value in log.items() if isinstance(value, (int, float, str))}
@@ -184,12 +193,17 @@ class BaseTrainer(ABC):
         self._stop_if_asked()
 
     def _stop_if_asked(self):
-        """Save and end the run if a signal has asked for it; to be called where the run could begin again."""
-        if self.resumes_within_epochs and self.stop_signal.asks():
+        """Save, or save and end the run, if that is asked for; to be called where the run could begin again."""
+        if not self.resumes_within_epochs:
+            return
+        asked = self.stop_signal.asks(), self.stop_reason is not None, minutes_are_over(self)
+        signal, stop, save = self._agree(*asked)
+        if signal or stop or save:
             self._save_within_epoch()
-            self.stop_signal.end()
-        if self.resumes_within_epochs and self.stop_reason is not None:
-            self._save_within_epoch()
+        if signal:
+            self.stop_signal.end(signal)
+        if stop:
+            self.stop_reason = any_of(self.stop_reason)
             raise _Stopped
 
     def stop(self, reason):
@@ -202,6 +216,7 @@ class BaseTrainer(ABC):
 
     def save_asked(self, epoch):
         """Save now what save_as has asked for, if anything, under no other name. epoch: the last whole one."""
+        self.saver.agree()
         if self.saver.names:
             self._save([], epoch)
 

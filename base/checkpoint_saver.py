@@ -14,17 +14,20 @@ from utils.checkpoint import (
     save_checkpoint,
     set_aside_overtaken,
 )
+from utils.distributed import broadcast
 
 
 class CheckpointSaver(BackgroundWriter):
     """Writes checkpoints into the folder of a run.
 
     newest: the checkpoint to go on from, if there is one already. keep_last: how many after epochs stay, None for all.
-    in_background: write a copy in host memory while training goes on.
+    in_background: write a copy in host memory while training goes on. writes: False leaves all files to another
+    process, and knows their names.
     """
 
-    def __init__(self, folder, newest=None, keep_last=None, in_background=False):
-        super().__init__(enabled=in_background)
+    def __init__(self, folder, newest=None, keep_last=None, in_background=False, writes=True):
+        super().__init__(enabled=in_background and writes)
+        self.writes = writes
         self.folder = folder
         self.newest = newest
         self.keep_last = keep_last
@@ -37,6 +40,10 @@ class CheckpointSaver(BackgroundWriter):
         self.names.append(name)
         self._replaced += instead_of
 
+    def agree(self):
+        """Take over what the first process is asked for: what all save, they save together."""
+        self.names = broadcast(self.names)
+
     def forget_asked(self):
         """Forget what save_as has asked for."""
         self.names, self._replaced = [], []
@@ -47,6 +54,9 @@ class CheckpointSaver(BackgroundWriter):
         paths = [self.folder / name for name in dict.fromkeys([*self.names, *names])]
         replaced = [self.folder / name for name in self._replaced]
         self.forget_asked()
+        if not self.writes:
+            self.newest = paths[-1]
+            return
         self.submit(functools.partial(self._write, plain(state, copy=self.in_background), paths, replaced))
 
     def leave_later_epochs(self, epoch, batch, monitored, best, logger):
@@ -54,6 +64,8 @@ class CheckpointSaver(BackgroundWriter):
 
         monitored: the name under which epochs logged the best value; None if none was watched.
         """
+        if not self.writes:
+            return
         names = set_aside_overtaken(self.folder, epoch, batch)
         if names:
             logger.info("set aside as overtaken-...: %s", ", ".join(names))

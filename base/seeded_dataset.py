@@ -4,6 +4,7 @@ from torch.utils.data import Dataset, Subset
 
 from base.in_memory_dataset import InMemoryDataset
 from utils.batches import sample_error
+from utils.distributed import own_samples
 from utils.sample_seeder import SampleSeeder
 
 
@@ -11,8 +12,8 @@ class SeededDataset(Dataset):
     """A dataset seen through a SampleSeeder; BaseDataLoader wraps every one in it. The attribute dataset is yours.
 
     So a sample's augmentation is the same whatever the number of workers, and after a resume. One whose __getitems__
-    makes whole batches gets its numbers a batch at a time. Raises DataError, naming the sample, for whatever reading
-    one raises.
+    makes whole batches gets its numbers a batch at a time. Of a batch that several processes share, each reads its
+    part. Raises DataError, naming the sample, for whatever reading one raises.
     """
 
     def __init__(self, dataset):
@@ -26,6 +27,7 @@ class SeededDataset(Dataset):
         return self.seeder.map(_reader(self.dataset), [index], [index])[0]
 
     def __getitems__(self, indices):
+        indices = own_samples(indices)
         try:
             return self._batch(indices)
         except StopIteration as error:  # which would be taken for the end of the data

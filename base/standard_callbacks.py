@@ -54,10 +54,15 @@ class SavePeriod(BaseCallback):
 
 
 def save_is_due(trainer):
-    """Whether to save within the epoch, between two batches: trainer.save_every_steps and save_every_minutes."""
-    every, minutes = trainer.settings.save_every_steps, trainer.settings.save_every_minutes
-    due = every is not None and trainer.step % every == 0
-    return due or (minutes is not None and time.monotonic() - trainer.saver.saved_at >= 60 * minutes)
+    """Whether to save within the epoch, after this batch: trainer.save_every_steps."""
+    every = trainer.settings.save_every_steps
+    return every is not None and trainer.step % every == 0
+
+
+def minutes_are_over(trainer):
+    """Whether to save within the epoch because it is time to: trainer.save_every_minutes."""
+    minutes = trainer.settings.save_every_minutes
+    return minutes is not None and time.monotonic() - trainer.saver.saved_at >= 60 * minutes
 
 
 def require_monitored(trainer, log):

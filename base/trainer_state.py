@@ -2,8 +2,9 @@
 
 from utils.checkpoint import CheckpointError, load_checkpoint, plain
 from utils.config.files import differences, names_several
+from utils.distributed import gather, rank, world_size
 from utils.errors import UserError
-from utils.seed import rng_state, set_rng_state
+from utils.seed import derive_seed, rng_state, seed_everything, set_rng_state
 from utils.weights import load_optimizer, load_state, load_weights, unwrapped
 
 _SAVED_APART = ("model", "optimizer", "averaged_model")
@@ -40,7 +41,7 @@ def restore_attributes(trainer, states, logger):
     stateful = stateful_attributes(trainer)
     for name, state in states.items():
         if name in stateful:
-            load_state(name, stateful[name], state)
+            load_state(name, stateful[name], _of_this_process(name, stateful[name], state))
         else:
             logger.warning("the checkpoint holds a state of %r, which this trainer does not have", name)
 
@@ -48,6 +49,7 @@ def restore_attributes(trainer, states, logger):
 def trainer_state(trainer, epoch, unsavable=()):
     """All that must survive a restart after an epoch, but for the attributes that are named unsavable."""
     model, measured = unwrapped(trainer.model), measured_model(trainer)
+    own, *of_others = gather(_own_state(trainer, unsavable))
     return {
         "arch": type(model).__name__,
         "epoch": epoch,
@@ -61,10 +63,14 @@ def trainer_state(trainer, epoch, unsavable=()):
         "monitor_best": trainer.mnt_best,
         "best_epoch": trainer.best_epoch,
         "not_improved_count": trainer.not_improved_count,
-        "attributes": {
-            key: value.state_dict() for key, value in stateful_attributes(trainer).items() if key not in unsavable
+        "attributes": own["attributes"]
+        | {
+            key: value.state_dict()
+            for key, value in stateful_attributes(trainer).items()
+            if key not in unsavable and key not in own["attributes"]
         },
-        "rng": trainer._rng or rng_state(),
+        "rng": own["rng"],
+        **({"of_other_processes": of_others} if of_others else {}),
         "log": trainer._log,
         "config": trainer.config.config,
     }
@@ -95,13 +101,16 @@ def restore_trainer(trainer, path):
         trainer.not_improved_count = checkpoint.get("not_improved_count", 0)
     trainer._log = checkpoint.get("log", {}) if same_run else {}
     trainer._to_restore = dict(checkpoint.get("attributes", {}))
+    for name in {name for other in _of_other_processes(checkpoint) for name in other["attributes"]}:
+        others = [other["attributes"].get(name, {}) for other in _of_other_processes(checkpoint)]
+        trainer._to_restore[name] = _OfProcesses([trainer._to_restore.get(name, {}), *others])
     if checkpoint.get("batch") and not trainer.batches_done:
         trainer._to_restore = {k: v for k, v in trainer._to_restore.items() if k not in ("data_loader", "stream")}
     for name, sections in _STARTS_ANEW.items():
         if changed & sections:
             trainer._to_restore.pop(name, None)
     if "rng" in checkpoint:
-        trainer._rng = checkpoint["rng"]
+        trainer._rng = _rng_of_this_process(trainer, checkpoint)
         set_rng_state(trainer._rng)
     if not trainer.config.continues and trainer.start_epoch > trainer.epochs:
         raise UserError(
@@ -113,6 +122,49 @@ def restore_trainer(trainer, path):
     trainer.logger.info("resumed from %s, %s", path, place)
     for line in differences(before, now):
         trainer.logger.info("changed since: %s", line)
+
+
+class _OfProcesses(list):
+    """The states of an attribute that each process has its own of, by rank."""
+
+
+def _own_state(trainer, unsavable):
+    """What differs from process to process: random numbers, and attributes that say so with own_by_process."""
+    own = {
+        name: value.state_dict()
+        for name, value in stateful_attributes(trainer).items()
+        if getattr(value, "own_by_process", False) and name not in unsavable
+    }
+    return {"rng": trainer._rng or rng_state(), "attributes": own}
+
+
+def _of_other_processes(checkpoint):
+    others = checkpoint.get("of_other_processes", [])
+    if not all(isinstance(other, dict) and isinstance(other.get("attributes"), dict) for other in others):
+        raise UserError("the checkpoint's 'of_other_processes' is no list of states")
+    return others
+
+
+def _of_this_process(name, target, state):
+    """The state that this process goes on with, of those of as many processes as there were."""
+    if not getattr(target, "own_by_process", False):
+        return state
+    states = state if isinstance(state, _OfProcesses) else [state]
+    if len(states) == world_size():
+        return states[rank()]
+    try:
+        return target.merged(states)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"the checkpoint does not fit {name!r}: {error}") from None
+
+
+def _rng_of_this_process(trainer, checkpoint):
+    """The state of the generators: what this process had, or for one that is new, seeds of its own."""
+    states = [checkpoint["rng"], *(other.get("rng") for other in _of_other_processes(checkpoint))]
+    if rank() < len(states):
+        return states[rank()]
+    seed_everything(derive_seed(trainer._seed, trainer.start_epoch, trainer.batches_done, rank()))
+    return rng_state()
 
 
 def _restore_progress(trainer, checkpoint, same_data):

@@ -8,10 +8,14 @@ from utils.errors import UserError
 
 
 class CsvLog:
-    """A table in a CSV file whose first column is the epoch; columns are added as rows bring them."""
+    """A table in a CSV file whose first column is the epoch; columns are added as rows bring them.
 
-    def __init__(self, path):
+    enabled: False only reads, and leaves the writing to another process.
+    """
+
+    def __init__(self, path, enabled=True):
         self.path = Path(path)
+        self.enabled = enabled
 
     def rows(self):
         """The rows as a list of {column: text}, empty if there is no file yet. Raises UserError for another file."""
@@ -32,6 +36,8 @@ class CsvLog:
 
     def append(self, row):
         """Add a row, in place of any of the same epoch or a later one, which a resumed run repeats."""
+        if not self.enabled:
+            return
         rows = [*(old for old, epoch in zip(self.rows(), self.epochs(), strict=True) if epoch < row["epoch"]), row]
         columns = list(dict.fromkeys(column for row in rows for column in row))
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")

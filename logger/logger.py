@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+from utils.distributed import is_first_to_say, is_main, who, world_size
 from utils.errors import UserError
 from utils.json_io import read_json
 
@@ -29,6 +30,27 @@ class ConsoleHandler(logging.Handler):
             self.handleError(record)
 
 
+class _OfOtherProcesses(logging.Filter):
+    """Lets through what a process other than the first has to warn of, under its rank, unless the first says it too."""
+
+    def filter(self, record):
+        if record.levelno < logging.WARNING:
+            return False
+        if not hasattr(record, "passes"):  # asked once for all handlers
+            record.passes = is_first_to_say(record.getMessage())
+            record.msg, record.args = who() + record.getMessage(), ()
+        return record.passes
+
+
+class _OfFirstProcess(logging.Filter):
+    """Lets everything through, and tells the other processes that it has been said."""
+
+    def filter(self, record):
+        if record.levelno >= logging.WARNING:
+            is_first_to_say(record.getMessage())
+        return True
+
+
 def setup_logging(save_dir=None, log_config=_CONFIG):
     """Send log records to the console and, given a folder, to the files that log_config names, inside that folder.
 
@@ -49,6 +71,9 @@ def setup_logging(save_dir=None, log_config=_CONFIG):
         config["root"]["handlers"] = [name for name in config["root"]["handlers"] if name not in files]
     logging.config.dictConfig(config)
     root = logging.getLogger()
+    if world_size() > 1:
+        for handler in root.handlers:
+            handler.addFilter(_OfFirstProcess() if is_main() else _OfOtherProcesses())
     if save_dir is None:
         root.addHandler(_early)
         return

@@ -54,6 +54,10 @@ class ConfusionMatrix(nn.Module):
         """Begin anew."""
         self.counts.zero_()
 
+    def merge_state(self, other):
+        """Add what another one has counted, that of another process."""
+        self.counts += other.counts.to(self.counts.device)
+
 
 class MacroF1(ConfusionMatrix):
     """The mean over classes of 2 TP / (2 TP + FP + FN), over those that are there in targets or predictions."""

@@ -51,3 +51,7 @@ class RSquared(nn.Module):
     def reset(self):
         """Begin anew."""
         self.sums.zero_()
+
+    def merge_state(self, other):
+        """Add what another one has summed up, that of another process."""
+        self.sums += other.sums.to(self.sums.device)

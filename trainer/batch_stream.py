@@ -8,6 +8,7 @@ from torch.utils.data import IterableDataset
 
 from utils import inf_loop
 from utils.batches import batches_of
+from utils.distributed import part_of_batch, world_size
 from utils.errors import UserError
 
 
@@ -56,6 +57,14 @@ class BatchStream:
             opened = self._open(resumed=(epoch, start_batch) != (1, 0))
             self._endless = itertools.chain(opened, inf_loop(self.loader))
         yield from itertools.islice(self._endless, self.len_epoch - start_batch)
+
+    def part(self, epoch, batch_idx):
+        """This process's Part of a batch of an epoch; None if it is the only process."""
+        if world_size() == 1:
+            return None
+        if self.by_iterations:
+            ((_, batch_idx, _),) = itertools.islice(self._pieces(epoch, batch_idx), 1)
+        return part_of_batch(self.loader, batch_idx)
 
     def samples(self, epoch, batch_idx):
         """Indices of the samples in a batch of an epoch; [] for a loader that cannot tell."""

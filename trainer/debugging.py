@@ -7,6 +7,7 @@ import itertools
 import torch
 
 from base import BaseDataLoader
+from base.trainer_state import measured_model
 from logger.pictures import draw_batches
 from trainer.batch_stream import BatchStream, num_batches
 from trainer.evaluate import evaluate
@@ -21,6 +22,8 @@ class FixedBatches:
 
     def __init__(self, batches, indices):
         self.batches, self.indices = batches, indices
+        self.sampler = [*itertools.chain.from_iterable(indices)]
+        self.batch_size = len(indices[0])
         self.start = 0
 
     def __len__(self):
@@ -102,7 +105,7 @@ def _try_validation(trainer):
     """Validate on a few batches, and leave everything as it was."""
     loader = copy.copy(trainer.valid_data_loader)  # its workers are its own, and end with it
     tracker = MetricTracker.of(trainer.metric_ftns, trainer.device)
-    measured = trainer.model, trainer.criterion, trainer.metric_ftns, loader, trainer.device, tracker
+    measured = measured_model(trainer), trainer.criterion, trainer.metric_ftns, loader, trainer.device, tracker
     with _left_alone(trainer.model, loader):
         evaluate(*measured, trainer.settings.precision, limit=trainer.settings.sanity_check_batches)
     trainer.logger.info("sanity check: validation went through")

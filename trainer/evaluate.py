@@ -8,6 +8,7 @@ from trainer.speed import autocast, to_device
 from utils import MetricTracker
 from utils.batches import batches_of
 from utils.config.check import watched
+from utils.distributed import part_of_batch, same_buffers
 from utils.errors import UserError
 
 
@@ -19,14 +20,16 @@ def evaluate(
     after_batch: called after each batch, which may raise to end this early. limit: how many batches to read, None: all.
     """
     model.eval()
+    same_buffers(model)
     tracker.reset()
     with torch.no_grad():
-        for data, target in itertools.islice(batches_of(data_loader), limit):
+        for batch_idx, (data, target) in enumerate(itertools.islice(batches_of(data_loader), limit)):
             data, target = to_device(data, device), to_device(target, device)
             with autocast(precision, device):
                 output = model(data)
                 loss = criterion(output, target)
-            record(tracker, metric_ftns, loss, output, target, reduction_of(criterion))
+            part = part_of_batch(data_loader, batch_idx)
+            record(tracker, metric_ftns, loss, output, target, reduction_of(criterion), part)
             if after_batch is not None:
                 after_batch()
     result = tracker.result()
@@ -44,11 +47,14 @@ def trackers(metric_ftns, device, config):
     return train, MetricTracker.of(metric_ftns, device)
 
 
-def record(tracker, metric_ftns, loss, output, target, reduction="mean"):
-    """Count a batch's loss (0-dim) and metrics, weighted by its samples. target: (N, ...)."""
-    num_samples = len(target)
-    tracker.update("loss", loss / num_samples if reduction == "sum" else loss, n=num_samples)
-    if not metric_ftns:
+def record(tracker, metric_ftns, loss, output, target, reduction="mean", part=None):
+    """Count a batch's loss (0-dim) and metrics, weighted by its samples. target: (N, ...).
+
+    part: this process's Part of a batch that several share; None if the batch is its own.
+    """
+    num_samples = len(target) if part is None else part.own
+    tracker.update("loss", loss / len(target) if reduction == "sum" else loss, n=num_samples)
+    if not metric_ftns or num_samples == 0:
         return
     with torch.no_grad():
         if tracker.over_epoch is not None:

@@ -2,7 +2,9 @@
 
 import torch
 
+from utils.distributed import world_size
 from utils.errors import UserError
+from utils.parallel import exchange_gradients
 
 
 class OptimStep:
@@ -19,9 +21,13 @@ class OptimStep:
     skip_nonfinite: skip updates in which the watch finds something; that waits for the device before each of them.
     buffers: the model's, which a skipped update puts back as they were after the last one.
 
+    model: of which several processes train a copy each, or a shard; begin says what is theirs of a batch.
+
     The attribute norm is that of the last update's gradient before clipping, as a 0-dim tensor; None unless clip_norm
     or the attribute measures_norm asks for it.
     """
+
+    own_by_process = True
 
     def __init__(
         self,
@@ -34,6 +40,7 @@ class OptimStep:
         watch=None,
         skip_nonfinite=False,
         buffers=(),
+        model=None,
     ):
         optimizers = getattr(optimizer, "by_name", {"": optimizer}).values()
         if any(isinstance(one, torch.optim.LBFGS) for one in optimizers):
@@ -48,6 +55,7 @@ class OptimStep:
         self.skip_nonfinite = skip_nonfinite
         self.buffers = list(buffers) if skip_nonfinite else []
         self._good_buffers = [buffer.clone() for buffer in self.buffers]
+        self._model = model
         self.measures_norm = False
         self.norm = None
         self.reset()
@@ -57,6 +65,16 @@ class OptimStep:
         self.num_batches = 0  # in the open window
         self._num_samples = 0
         self._first_samples = 0  # of the window's first batch, the unit in which the others are weighted
+        self._part = None
+
+    def begin(self, part, last=False):
+        """Say before a batch's forward pass which Part of it this process has; None if all. last: as for step.
+
+        Gradients then travel between the processes only where a window ends.
+        """
+        self._part = part
+        if part is not None and self.accumulate > 1:
+            exchange_gradients(self._model, last or self.num_batches + 1 >= self.accumulate)
 
     def step(self, loss, num_samples, last=False):
         """Whether this batch completed a window, and with it an update. loss: 0-dim, of num_samples samples.
@@ -64,6 +82,8 @@ class OptimStep:
         last: of its epoch, which completes a short window too. A scaler skips an update whose gradients are not finite;
         that counts as one all the same.
         """
+        if self._part is not None:
+            loss, num_samples = self._weighted(loss), self._part.total
         if self.num_batches == 0:
             self.optimizer.zero_grad()
             self._num_samples, self._first_samples = 0, num_samples
@@ -94,6 +114,12 @@ class OptimStep:
             state["scaler"] = self.scaler.state_dict()
         return state
 
+    def merged(self, states):
+        """The state for other processes than before: each goes on from the mean of the gradients that they had."""
+        gradients = zip(*(state["gradients"] for state in states), strict=True) if "gradients" in states[0] else ()
+        means = [None if of_one[0] is None else torch.stack(of_one).mean(dim=0) for of_one in gradients]
+        return states[0] | ({"gradients": means} if means else {})
+
     def load_state_dict(self, state):
         """Put it back; the state of another precision is left alone."""
         if self.scaler is not None and "scaler" in state:
@@ -106,6 +132,12 @@ class OptimStep:
                 parameter.grad = like if like is None else like.to(parameter.device)
             for saved, buffer in zip(state.get("buffers", ()), self._good_buffers, strict=False):
                 buffer.copy_(saved)
+
+    def _weighted(self, loss):
+        """The loss of this process's samples, such that the mean over all processes is the loss of the batch."""
+        own, total = self._part
+        weight = own * world_size() / total if self.reduction == "mean" else world_size() * (own > 0)
+        return loss if weight == 1 else loss * weight
 
     def _update(self):
         if self.scaler is not None:

@@ -34,7 +34,7 @@ def apply_switches(model, settings, device):
     if settings.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
         raise UserError(f"trainer.precision: {torch.cuda.get_device_name(device)} has no bf16; use 'fp16' or 'fp32'")
     if settings.compile:
-        if unwrapped(model) is not model:
+        if isinstance(model, torch.nn.DataParallel):
             raise UserError("trainer.compile: a model on several GPUs cannot be compiled; set n_gpu to 1")
         _require_compiler(device)
     if settings.channels_last and any(parameter.dim() == 5 for parameter in model.parameters()):
@@ -47,7 +47,7 @@ def apply_switches(model, settings, device):
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)
     if settings.compile:
-        model.compile(mode=settings.compile if isinstance(settings.compile, str) else None)
+        unwrapped(model).compile(mode=settings.compile if isinstance(settings.compile, str) else None)
 
 
 def autocast(precision, device):

@@ -7,6 +7,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
 from base import BaseTrainer
+from base.trainer_state import measured_model
 from logger.tables import show_tables
 from trainer.batch_stream import BatchStream, limited, num_batches
 from trainer.debugging import looked_into, overfitted, refuse_limits
@@ -17,8 +18,10 @@ from trainer.schedules import interval_of
 from trainer.speed import apply_switches, autocast, grad_scaler, to_device
 from utils import MetricTracker, UserError
 from utils.config.schema import TrainerSettings
-from utils.nonfinite import NonFiniteError, StepLog
+from utils.distributed import gather, is_main
+from utils.nonfinite import NonFiniteError, StepLog, merged_faults
 from utils.seed import rng_state
+from utils.weights import unwrapped
 
 _SAMPLES_NAMED = 20  # of a batch at fault
 
@@ -81,6 +84,7 @@ class Trainer(BaseTrainer):
             watch=self.gradient_watch if settings.on_nonfinite != "ignore" else None,
             skip_nonfinite=skips,
             buffers=model.buffers(),
+            model=model,
         )
 
         self.log_step = settings.log_step or max(1, self.len_epoch // 20)
@@ -113,8 +117,10 @@ class Trainer(BaseTrainer):
                 if batch_idx == 0:
                     self._show_images(data, epoch)
 
+                part = self.stream.part(epoch, batch_idx)
+                self.optim_step.begin(part, last=batch_idx + 1 == self.len_epoch)
                 loss, output = self._train_batch(batch_idx, data, target)
-                record(self.train_metrics, self.metric_ftns, loss, output, target, self.reduction)
+                record(self.train_metrics, self.metric_ftns, loss, output, target, self.reduction, part)
                 self.step_log.batches.append(batch_idx)
                 self._count_batch(batch_idx)
                 self._callbacks.call("on_step_end", self)
@@ -126,7 +132,7 @@ class Trainer(BaseTrainer):
             self._warn_if_short(epoch)
             if self.optim_step.finish():  # the loader ended before its length said so
                 self._after_update(self.batches_done - 1)
-            if self.train_metrics.window("loss"):
+            if self.step_log.batches:
                 self._log_batch(self.batches_done - 1, epoch, bar)
 
         averages = {**self.train_metrics.result(), "lr": self.optimizer.param_groups[0]["lr"]}
@@ -179,7 +185,7 @@ class Trainer(BaseTrainer):
         """The averages over the validation samples. A signal that asks to stop is obeyed after any batch."""
         self._rng = rng_state()  # the run would go on from before the validation
         result = evaluate(
-            self.model if self.averaged_model is None else self.averaged_model,
+            measured_model(self),
             self.criterion,
             self.metric_ftns,
             self.valid_data_loader,
@@ -246,7 +252,7 @@ class Trainer(BaseTrainer):
         """A bar on a terminal; silent where the output goes into a file, which gets lines instead."""
         on_terminal = all(stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr))
         description = f"epoch {epoch}/{self.epochs}"
-        silent = not on_terminal or self.settings.verbosity < 2
+        silent = not on_terminal or self.settings.verbosity < 2 or not is_main()
         return tqdm(total=self.len_epoch, desc=description, leave=False, disable=silent, dynamic_ncols=True)
 
     def _show_epoch(self, values, epoch, mode):
@@ -274,7 +280,7 @@ class Trainer(BaseTrainer):
         if not self.writer.enabled or not every or epoch % every:
             return
         self.writer.set_step(self._step_of(epoch, self.len_epoch), timed=False)
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in unwrapped(self.model).named_parameters():
             if not parameter.isfinite().all():
                 self.logger.warning("epoch %d: %s holds values that are not finite", epoch, name)
                 continue
@@ -302,7 +308,8 @@ class Trainer(BaseTrainer):
             self.logger.warning("%s; the update is skipped", self._describe_steps(batches, what))
 
     def _nonfinite_steps(self):
-        return self.step_log.faults(self.train_metrics.window("loss"), self.gradient_watch.read())
+        faults = gather(self.step_log.faults(self.train_metrics.window("loss"), self.gradient_watch.read()))
+        return merged_faults(faults)
 
     def _describe_steps(self, batches, what):
         place = f"epoch {self.epoch}, batch {' and '.join(str(i + 1) for i in batches)} of {self.len_epoch}"

@@ -30,6 +30,7 @@ _KINDS = {
     "attributes": dict,
     "rng": dict,
     "left_out": list,
+    "of_other_processes": list,
     "log": dict,
 }
 BEST_MODEL = "model_best.pth"

@@ -4,6 +4,7 @@ import copy
 import math
 import warnings
 
+from utils.distributed import gather, is_main, world_size
 from utils.errors import UserError
 
 METHODS = ("update", "compute", "reset", "state_dict", "load_state_dict")
@@ -55,8 +56,9 @@ class EpochMetrics:
     def result(self):
         """{name: number} of those that give one, nan before the first batch; waits for the device."""
         values = {name: math.nan for name in self.names if name not in self.tables}
-        if self.num_batches:
-            values = {metric.__name__: _computed(place, metric) for place, metric in self._metrics.items()}
+        metrics, num_batches = self._of_all(gather(self.state_dict()))
+        if num_batches:
+            values = {metric.__name__: _computed(place, metric) for place, metric in metrics.items()}
         self.tables = {name: value for name, value in values.items() if isinstance(value, list)}
         return {name: value for name, value in values.items() if name not in self.tables}
 
@@ -75,6 +77,26 @@ class EpochMetrics:
                     self._load(metric, state["states"][metric.__name__])
                 except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
                     raise ValueError(f"{place}: {' '.join(str(error).split())}") from None
+
+    def merged(self, states):
+        """The state of one process that has seen what several have, of their states; others begin with none."""
+        metrics, num_batches = self._of_all(states)
+        if not num_batches or not is_main():
+            return {}
+        return {"num_batches": num_batches, "states": {m.__name__: m.state_dict() for m in metrics.values()}}
+
+    def _of_all(self, states):
+        """({place: metric}, batches) of what all processes have seen, by their states."""
+        if len(states) == 1 and world_size() == 1:
+            return self._metrics, self.num_batches
+        metrics = {place: copy.deepcopy(metric) for place, metric in self._metrics.items()}
+        for place, metric in metrics.items():
+            metric.reset()
+            for state in filter(None, states):
+                other = copy.deepcopy(metric)
+                self._load(other, state["states"][metric.__name__])
+                _merge(place, metric, other)
+        return metrics, sum(state["num_batches"] for state in states if state)
 
     def _load(self, metric, state):
         if hasattr(metric, "modules"):  # torchmetrics takes whatever it is given
@@ -111,6 +133,19 @@ class EpochMetrics:
 def is_epoch_metric(metric):
     """Whether it is an object with update, compute, reset and a state, and no function of a batch."""
     return all(callable(getattr(metric, method, None)) for method in METHODS)
+
+
+def _merge(place, metric, other):
+    """Add what another one has seen. Raises UserError for a metric that cannot."""
+    if not hasattr(metric, "merge_state"):
+        raise UserError(
+            f"{place}: {type(metric).__name__} has no merge_state(other), which adds what the metric of another "
+            "process has seen; write one, or train in one process"
+        )
+    try:
+        metric.merge_state(other)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"{place}: {type(metric).__name__}: {' '.join(str(error).split())}") from error
 
 
 def _computed(place, metric):

@@ -13,17 +13,26 @@ class UserError(ValueError):
 def clean_exit():
     """End the command on a user's error with its text and exit status 2, on Ctrl-C with 130; no traceback.
 
-    A reader that closes the pipe, as in `--print-config | head`, ends it silently.
+    A reader that closes the pipe, as in `--print-config | head`, ends it silently. Of several processes on a host, all
+    of which meet the same error before they have joined, the first one tells it.
     """
+    speaks = os.environ.get("LOCAL_RANK", "0") == "0"
     try:
         yield
     except UserError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+        if speaks:
+            print_error(str(error))
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        if speaks:
+            print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still waiting goes nowhere
         raise SystemExit(1) from None
+
+
+def print_error(text):
+    """Tell of an error, one mistake a line."""
+    sys.stderr.write("".join(f"error: {line}\n" for line in text.splitlines()))
+    sys.stderr.flush()

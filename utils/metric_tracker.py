@@ -4,6 +4,7 @@ import itertools
 import math
 import operator
 
+from utils.distributed import gather
 from utils.epoch_metrics import EpochMetrics, is_epoch_metric
 from utils.errors import UserError
 
@@ -11,10 +12,14 @@ from utils.errors import UserError
 class MetricTracker:
     """Weighted averages by name. Values may be 0-dim tensors on any device: they are read only when asked for.
 
+    Of several processes each is told of its own samples; averages are those of all, and all ask for them together.
+
     keys: the names that can be updated. writer: if given, every update also writes a scalar at once, which waits
     for the device. finite_only: leave values that are nan or infinite out of the averages. over_epoch: EpochMetrics,
     which are no averages.
     """
+
+    own_by_process = True
 
     def __init__(self, *keys, writer=None, finite_only=False, over_epoch=None):
         self.keys = keys
@@ -80,7 +85,12 @@ class MetricTracker:
     def collect(self):
         """{name: average since the last call}. Fetches all waiting tensors in one transfer a device."""
         self._read()
-        latest = {key: self._collect(key) for key in self.keys}
+        latest = {}
+        for key, totals in _by_key(gather({key: self._window_total(key) for key in self.keys})).items():
+            total, weight = map(sum, zip(*totals, strict=True))
+            self._sums[key] += total
+            self._weights[key] += weight
+            latest[key] = total / weight if weight else float("nan")
         self._clear()
         return latest
 
@@ -101,6 +111,19 @@ class MetricTracker:
                     self.update(key, float(value), int(n))
         if self.over_epoch is not None:
             self.over_epoch.load_state_dict(state.get("over_epoch", {}))
+
+    def merged(self, states):
+        """One state for every process of as many as there may be now, of those that several had within an epoch."""
+        state = {**states[0], "window": {key: [] for key in states[0]["window"]}}
+        state["sums"], state["weights"] = dict(state["sums"]), dict(state["weights"])
+        for one in states:
+            for key, window in one["window"].items():
+                good = [(v, n) for v, n in window if n > 0 and (math.isfinite(v) or not self.finite_only)]
+                state["sums"][key] += sum(v * n for v, n in good)
+                state["weights"][key] += sum(n for _, n in good)
+        if self.over_epoch is not None:
+            state["over_epoch"] = self.over_epoch.merged([one.get("over_epoch", {}) for one in states])
+        return state
 
     def _clear(self):
         self._values = {key: [] for key in self.keys}  # since the last collect
@@ -123,15 +146,18 @@ class MetricTracker:
             if getattr(value, "size", 1) != 1 and math.prod(value.shape) != 1:
                 raise UserError(f"{key}: gave a tensor of shape {tuple(value.shape)}; one number a batch is needed")
 
-    def _collect(self, key):
+    def _window_total(self, key):
+        """(sum, weight) of this process's values since the last collect."""
         values, counts = self._values[key], self._counts[key]
-        if self.finite_only:
-            finite = list(map(math.isfinite, values))
-            values, counts = (list(itertools.compress(numbers, finite)) for numbers in (values, counts))
-        total, weight = sum(map(operator.mul, values, counts)), sum(counts)
-        self._sums[key] += total
-        self._weights[key] += weight
-        return total / weight if weight else float("nan")
+        if self.finite_only or 0 in counts:
+            good = [n > 0 and (math.isfinite(v) or not self.finite_only) for v, n in zip(values, counts, strict=True)]
+            values, counts = (list(itertools.compress(numbers, good)) for numbers in (values, counts))
+        return sum(map(operator.mul, values, counts)), sum(counts)
+
+
+def _by_key(dicts):
+    """{key: [value in each]} of dicts with the same keys."""
+    return {key: [one[key] for one in dicts] for key in dicts[0]}
 
 
 def read_numbers(values):

@@ -1,5 +1,6 @@
 """Numbers that are not finite: put down to their batches, and refused before they are saved."""
 
+import itertools
 import math
 
 from utils.errors import UserError
@@ -17,6 +18,8 @@ class NonFiniteError(UserError):
 
 class StepLog:
     """Which batches stand behind the losses and the updates since the last report. It survives a restart."""
+
+    own_by_process = True
 
     def __init__(self):
         self.reset()
@@ -46,6 +49,10 @@ class StepLog:
                 faults[end] = (window, "the gradient is not finite")
         return [faults[batch] for batch in sorted(faults)]
 
+    def merged(self, states):
+        """The state for other processes than before, to which nobody's losses belong."""
+        return states[0] | {"batches": []}
+
     def state_dict(self):
         """All of it."""
         return {"batches": self.batches, "updates": self.updates, "last_update": self.last_update}
@@ -56,6 +63,19 @@ class StepLog:
         self.last_update = int(state["last_update"])
         if not all(-1 <= batch_idx < 2**63 for batch_idx in [*self.batches, *self.updates, self.last_update]):
             raise ValueError("a batch's index is out of range")
+
+
+def merged_faults(of_processes):
+    """The faults that any process has found, in the same form; of a window the one that names a loss."""
+    merged = {}
+    for batches, what in itertools.chain.from_iterable(of_processes):
+        last = batches[-1]
+        windows = [key for key, (window, _) in merged.items() if set(window) & set(batches)]
+        if not windows or len(batches) < len(merged[windows[0]][0]):
+            for key in windows:
+                del merged[key]
+            merged[last] = (batches, what)
+    return [merged[batch] for batch in sorted(merged)]
 
 
 def finite_state(model):

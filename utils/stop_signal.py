@@ -34,9 +34,9 @@ class StopSignal:
             signal.signal(number, handler)
 
     def asks(self):
-        """Whether a signal has come."""
+        """The number of the signal that has come, 0 if none has."""
         self._asked = True
-        return self.received is not None
+        return int(self.received or 0)
 
     @property
     def by(self):
@@ -44,8 +44,12 @@ class StopSignal:
         name = "Ctrl-C" if self.received == signal.SIGINT else getattr(self.received, "name", None)
         return f" by {name}" if name else ""
 
-    def end(self):
-        """Raise KeyboardInterrupt after a Ctrl-C, else SystemExit with 128 plus the signal's number."""
+    def end(self, number=None):
+        """Raise KeyboardInterrupt after a Ctrl-C, else SystemExit with 128 plus the signal's number.
+
+        number: of the signal, if it has come to another process.
+        """
+        self.received = signal.Signals(number or self.received)
         if self.received == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + self.received)

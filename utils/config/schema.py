@@ -139,6 +139,21 @@ def _one_or_several(component):
     ]
 
 
+class Parallel(_Section):
+    """How several processes train one model."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["ddp", "fsdp"] = "ddp"
+    """"ddp": a copy of the model in each process; "fsdp": a shard of it in each, for models that fill a GPU."""
+    args: dict[str, Any] = {}
+    """Arguments of the function of that name in utils/parallel.py."""
+    processes: Annotated[int, Field(ge=1)] | None = None
+    """How many processes `python train.py` starts; null means one for each of `n_gpu` GPUs."""
+    timeout_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 600.0
+    """How long a process waits for the others before it gives up and says which ones are missing."""
+
+
 class RunSettings(_Section):
     """The keys at the top of a config that are single values."""
 
@@ -263,6 +278,8 @@ class Config(RunSettings):
     """What happens at moments of a run, in this order: classes in trainer/callbacks.py."""
     trackers: list[_named(Component)] = []
     """Where numbers and images go besides TensorBoard: classes in logger/trackers.py."""
+    parallel: Parallel | None = None
+    """How several processes train one model together; see docs/scaling.md."""
     trainer: TrainerSettings
     """How to train."""
     cli: list[Flag] = []
@@ -277,6 +294,7 @@ KNOWN_KEYS = {
     ("optimizer",): tuple(Optimizer.model_fields),
     ("lr_scheduler",): tuple(Scheduler.model_fields),
     ("init_weights",): tuple(InitWeights.model_fields),
+    ("parallel",): tuple(Parallel.model_fields),
 }
 
 

@@ -1,0 +1,144 @@
+"""Worlds of several processes for tests: forked from one that has imported torch already, so that each takes a second.
+
+A process of a world runs a function, or a whole command such as train.py, as one that torchrun has started.
+"""
+
+import contextlib
+import importlib.util
+import io
+import multiprocessing
+import os
+import runpy
+import socket
+import sys
+import time
+import traceback
+
+import numpy as np
+
+from helpers import PROJECT
+from utils.json_io import write_json
+
+_PATIENCE_SECONDS = 120
+_server = multiprocessing.get_context("forkserver")
+_server.set_forkserver_preload(["torch", "torch.distributed", "worlds"])
+
+
+class Ended:
+    """How a process of a world has ended: status, the function's result, and what it wrote."""
+
+    def __init__(self, status, result=None, output=""):
+        self.status, self.result, self.output = status, result, output
+
+    def __repr__(self):
+        return f"status {self.status}\n{self.output}"
+
+
+def in_world(size, function, *arguments, environment=(), patience=_PATIENCE_SECONDS):
+    """[Ended of each process] of a world in which all call function(*arguments), module-level in a test's file.
+
+    A process that has not ended within the patience, in seconds, is killed and fails the test.
+    """
+    port = _free_port()
+    processes, ends = [], []
+    for rank in range(size):
+        receiver, sender = _server.Pipe(duplex=False)
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
+        place |= {"MASTER_ADDR": "127.0.0.1", **dict(environment)}
+        call = function.__code__.co_filename, function.__name__, arguments
+        process = _server.Process(target=_process, args=(sender, {k: str(v) for k, v in place.items()}, *call))
+        process.start()
+        sender.close()
+        processes.append((process, receiver))
+    deadline = time.monotonic() + patience
+    for rank, (process, receiver) in enumerate(processes):
+        came = receiver.poll(max(0, deadline - time.monotonic()))
+        try:
+            ends.append(receiver.recv() if came else Ended("hangs"))
+        except EOFError:
+            process.join(10)
+            ends.append(Ended(process.exitcode))
+        process.join(max(1, deadline - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+            ends[rank].status = "hangs"
+        elif process.exitcode:
+            ends[rank].status = process.exitcode
+    assert "hangs" not in [end.status for end in ends], ends
+    return ends
+
+
+def results(ends):
+    """What the function returned in each process, all of which must have ended well."""
+    assert all(end.status == 0 for end in ends), ends
+    return [end.result for end in ends]
+
+
+def train(*arguments):
+    """To be called in a world: python train.py with these arguments."""
+    sys.argv = ["train.py", *map(str, arguments)]
+    os.chdir(PROJECT)
+    runpy.run_path("train.py", run_name="__main__")
+
+
+def small_job(folder, name="small", samples=50, batch_size=12, **changes):
+    """Path of a config: a small network without dropout on random rows. changes: of its sections."""
+    generator = np.random.default_rng(0)
+    rows = generator.normal(size=(samples, 4)).astype(np.float32)
+    labels = (rows @ generator.normal(size=(4, 3))).argmax(axis=1)
+    np.savez(folder / f"{name}.npz", rows=rows, labels=labels)
+    data = {"data": f"{folder}/{name}.npz:rows", "target": f"{folder}/{name}.npz:labels"}
+    config = {
+        "name": name,
+        "seed": 5,
+        "device": "cpu",
+        "arch": {"type": "tabular.TableMlp", "args": {"in_features": 4, "out_features": 3, "width": 8, "dropout": 0.0}},
+        "data_loader": {
+            "type": "arrays.ArrayDataLoader",
+            "args": {**data, "batch_size": batch_size, "validation_split": 0.3},
+        },
+        "optimizer": {"type": "SGD", "args": {"lr": 0.1, "momentum": 0.9}},
+        "loss": "torch.nn.CrossEntropyLoss",
+        "metrics": ["accuracy"],
+        "trainer": {"epochs": 2, "save_dir": str(folder / name), "monitor": "min val_loss", "log_step": 1},
+    }
+    for section, values in changes.items():
+        config[section] = {**config.get(section, {}), **values} if isinstance(values, dict) else values
+    write_json(config, folder / f"{name}.json")
+    return folder / f"{name}.json"
+
+
+def _process(sender, environment, path, name, arguments):
+    os.environ.update(environment)
+    import torch
+
+    torch.set_num_threads(1)
+    output = io.StringIO()
+    status, result = 0, None
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        try:
+            result = getattr(_module(path), name)(*arguments)
+        except SystemExit as end:
+            status = end.code or 0
+        except BaseException:
+            traceback.print_exc()
+            status = 1
+    sender.send(Ended(status, result, output.getvalue()))
+    sender.close()
+    sys.exit(status)
+
+
+def _module(path):
+    """The module of a test's file, or this one."""
+    if path == __file__:
+        return sys.modules[__name__]
+    spec = importlib.util.spec_from_file_location("a_test", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,336 @@
+"""The processes of a run, which torchrun or this file's launch starts: one process is a world of size one.
+
+Everything that asks how many there are asks here. In a world of one nothing below communicates, waits or costs.
+"""
+
+import contextlib
+import functools
+import hashlib
+import os
+import platform
+import time
+from datetime import timedelta
+from typing import NamedTuple
+
+from utils.config.files import differences
+from utils.device import prepare_device
+from utils.errors import UserError, print_error
+
+DEFAULT_TIMEOUT_SECONDS = 600.0
+_SAY_SECONDS = 0.2  # how long the other processes wait to see whether the first one says the same
+_ROUND_SECONDS = 0.25  # between two rounds of an Agreement
+_group = None  # of all processes, on the CPU whatever the device: what they tell each other does not wait for a GPU
+
+
+class Part(NamedTuple):
+    """A process's part of a batch that all share."""
+
+    own: int
+    """Samples that count for this process. It may be 0: the one sample that it reads then is not its own."""
+    total: int
+    """Samples of the batch."""
+
+
+@functools.cache
+def world_size():
+    """How many processes there are, as a launcher says in the environment."""
+    return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
+
+
+@functools.cache
+def rank():
+    """This process's number, from 0."""
+    return int(os.environ["RANK"]) if world_size() > 1 else 0
+
+
+def is_main():
+    """Whether this is the process that decides, and writes files."""
+    return rank() == 0
+
+
+# --- data ---
+
+
+def part_of(total):
+    """The Part of a batch of so many samples that this process has; the first ones have one more if need be."""
+    each, more = divmod(total, world_size())
+    return Part(each + (rank() < more), total)
+
+
+def own_samples(indices):
+    """Those of a batch's samples that this process reads: the next ones after the process before it.
+
+    The first of the batch if there are fewer samples than processes: every process has to take part in every step.
+    """
+    if world_size() == 1:
+        return indices
+    each, more = divmod(len(indices), world_size())
+    start = rank() * each + min(rank(), more)
+    return indices[start : start + each + (rank() < more)] or indices[:1]
+
+
+def part_of_batch(loader, batch_idx):
+    """The Part of a BaseDataLoader's batch, counted from 0; None in a world of one, where all of it is its own."""
+    if world_size() == 1:
+        return None
+    return part_of(min(loader.batch_size, len(loader.sampler) - batch_idx * loader.batch_size))
+
+
+def seed_of_process(seed):
+    """The seed from which this process draws what is not a matter of the data, such as dropout."""
+    if is_main():
+        return seed
+    from utils.seed import derive_seed  # imports NumPy, which a mistake in a config need not wait for
+
+    return derive_seed(seed, rank())
+
+
+# --- what processes tell each other ---
+
+
+def gather(value):
+    """[value of each process]. For tensors and plain values; tensors arrive on the CPU."""
+    if world_size() == 1:
+        return [value]
+    import torch.distributed as dist
+
+    values = [None] * world_size()
+    dist.all_gather_object(values, _on_cpu(value), group=_group)
+    return values
+
+
+def broadcast(value):
+    """The first process's value."""
+    if world_size() == 1:
+        return value
+    import torch.distributed as dist
+
+    values = [_on_cpu(value) if is_main() else None]
+    dist.broadcast_object_list(values, src=0, group=_group)
+    return values[0]
+
+
+def decided_by_main(function):
+    """function(), which the first process alone calls; its UserError ends the others too."""
+    if world_size() == 1:
+        return function()
+    error = result = None
+    if is_main():
+        try:
+            result = function()
+        except UserError as raised:
+            error = raised
+    result, failed = broadcast((result, error is not None))
+    if error is not None:
+        raise error
+    if failed:
+        raise SystemExit(2)  # the first process says why
+    return result
+
+
+def any_of(value):
+    """The first process's value that is not None; None if there is none."""
+    return next((one for one in gather(value) if one is not None), None)
+
+
+def barrier():
+    """Wait for all processes."""
+    gather(None)
+
+
+def same_buffers(model):
+    """Give the model's buffers, such as the statistics of batch norm, the values that the first process has."""
+    if world_size() == 1:
+        return
+    import torch.distributed as dist
+
+    for buffer in model.buffers():
+        dist.broadcast(buffer, src=0)
+
+
+class Agreement:
+    """What any process asks for between two steps, known to all of them at the same step.
+
+    Nobody waits: the answers of a round travel while training goes on, and are read at the next one. The first process
+    sets how many steps are between two rounds, by the time that its steps take.
+    """
+
+    def __init__(self):
+        self._asked = None
+        self._answers = None  # on their way
+        self._work = None
+        self._steps_left = 0
+        self._every = 1
+        self._began = time.monotonic()
+
+    def __call__(self, *asked):
+        """The largest numbers that any process has asked for by the round before; of one process, its own."""
+        if world_size() == 1:
+            return asked
+        self._asked = list(map(max, self._asked or asked, asked))
+        self._steps_left -= 1
+        if self._work is not None and self._steps_left > 0:
+            return (0,) * len(asked)
+        agreed = self._finish(len(asked))
+        self._start()
+        return agreed
+
+    def close(self):
+        """Wait for what is still on its way; at the run's end."""
+        self._finish(0)
+
+    def _start(self):
+        import torch
+        import torch.distributed as dist
+
+        elapsed, self._began = time.monotonic() - self._began, time.monotonic()
+        every = max(1, min(2 * self._every, int(self._every * _ROUND_SECONDS / max(elapsed, 1e-9))))
+        self._answers = torch.tensor([*self._asked, every if is_main() else 0], dtype=torch.int64)
+        self._work = dist.all_reduce(self._answers, dist.ReduceOp.MAX, group=_group, async_op=True)
+        self._asked = None
+
+    def _finish(self, number):
+        if self._work is None:
+            return (0,) * number
+        self._work.wait()
+        self._work = None
+        *agreed, self._every = self._answers.tolist()
+        self._steps_left = self._every
+        return tuple(agreed)
+
+
+# --- the beginning and the end ---
+
+
+@contextlib.contextmanager
+def joined(config, resume=None):
+    """Within it this process is one of the run's; in a world of one it does nothing.
+
+    config: the merged config, a plain dict. resume: path of the checkpoint to go on from. Raises UserError if the
+    processes cannot find each other, or were not given the same. An error ends all processes, and is told once.
+    """
+    if world_size() == 1:
+        yield
+        return
+    _join(config)
+    try:
+        _require_same({"config": config, "resume": str(resume), "torch": _torch_version()})
+        yield
+        barrier()
+    except UserError as error:
+        if is_first_to_say(str(error)):
+            print_error("\n".join(who() + line for line in str(error).splitlines()))
+        raise SystemExit(2) from None
+    finally:
+        _leave()
+
+
+def process_device(settings):
+    """The torch.device of this process. settings: with n_gpu and device. Raises UserError if they do not fit."""
+    if world_size() == 1:
+        return prepare_device(settings.n_gpu, settings.device)[0]
+    import torch
+
+    local_rank, on_host = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    n_gpu, name = settings.n_gpu, settings.device
+    found = torch.cuda.device_count() if name in ("auto", "cuda") and n_gpu else 0
+    if n_gpu > 1 and (min(n_gpu, found) or n_gpu) != on_host:
+        raise UserError(
+            f"n_gpu: {n_gpu}, and the launcher has started {_count(on_host)} on this host; start as many, or set "
+            "n_gpu to 1 to leave the number to the launcher"
+        )
+    if name not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device: {name!r} is one device, and there are {_count(world_size())}; use 'auto' or 'cpu'")
+    if not found and name != "cuda":
+        return torch.device("cpu")
+    if found < on_host:
+        raise UserError(f"{_count(on_host)} on this host, and torch finds {found} CUDA devices; start one for each")
+    return torch.device(f"cuda:{local_rank}")
+
+
+def who():
+    """ "rank 1: " before what a process has to say, "" for the first one."""
+    return "" if is_main() else f"rank {rank()}: "
+
+
+def is_first_to_say(text):
+    """Whether this process should say it: always the first one; another one unless the first says the same just now."""
+    import torch.distributed as dist
+
+    if world_size() == 1 or not dist.is_initialized():
+        return is_main()
+    key = f"said/{hashlib.sha256(text.encode()).hexdigest()}"
+    store = dist.distributed_c10d._get_default_store()
+    try:
+        if is_main():
+            store.set(key, "0")
+            return True
+        store.wait([key], timedelta(seconds=_SAY_SECONDS))
+        return False
+    except dist.DistError:  # it has not been said; or nobody is there any more to ask
+        return True
+
+
+def _join(config):
+    import torch.distributed as dist
+
+    from utils.config.schema import RunSettings
+
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        raise UserError(f"{', '.join(missing)}: not set; start several processes with torchrun, which sets it")
+    device = process_device(RunSettings.model_validate(config))
+    seconds = (config.get("parallel") or {}).get("timeout_seconds", DEFAULT_TIMEOUT_SECONDS)
+    timeout = timedelta(seconds=seconds)
+    try:
+        if device.type == "cuda":
+            dist.init_process_group("nccl", timeout=timeout, device_id=device)
+        else:
+            dist.init_process_group("gloo", timeout=timeout)
+        global _group
+        _group = dist.new_group(backend="gloo", timeout=timeout)
+    except (dist.DistError, ValueError, RuntimeError) as error:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{who()}cannot meet the other {world_size() - 1} at {place}: {reason}") from None
+
+
+def _leave():
+    import torch.distributed as dist
+
+    global _group
+    _group = None
+    dist.destroy_process_group()
+
+
+def _require_same(start):
+    """Raise UserError, naming the differences, if the processes were not started with the same."""
+    first, *others = gather({**start, "host": platform.node()})
+    for number, other in enumerate(others, start=1):
+        changed = differences(first | {"host": None}, other | {"host": None})
+        if changed:
+            raise UserError(
+                f"rank {number}, on {other['host']}, was started with something else than rank 0, on {first['host']}: "
+                f"{'; '.join(changed)}"
+            )
+
+
+def _torch_version():
+    import torch
+
+    return torch.__version__
+
+
+def _count(processes):
+    return "1 process" if processes == 1 else f"{processes} processes"
+
+
+def _on_cpu(value):
+    """The value with its tensors in host memory."""
+    if hasattr(value, "detach"):
+        return value.detach().cpu()
+    if isinstance(value, dict):
+        return {key: _on_cpu(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_on_cpu, value))
+    return value

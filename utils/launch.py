@@ -1,0 +1,53 @@
+"""Start the processes of a run on this host through torch's own launcher, as torchrun would."""
+
+import logging
+import os
+import signal
+import sys
+
+from utils.distributed import world_size
+from utils.errors import UserError
+
+
+def processes_to_start(settings, parallel):
+    """How many processes `python train.py` should start; 1 if this one can train, or was itself started by a launcher.
+
+    settings: with n_gpu and device. parallel: the section of the config, or None.
+    """
+    if world_size() > 1 or "RANK" in os.environ:
+        return 1
+    wanted = (parallel or {}).get("processes")
+    if wanted is None and settings.n_gpu > 1 and settings.device in ("auto", "cuda"):
+        import torch
+
+        wanted = min(settings.n_gpu, torch.cuda.device_count())
+    return max(1, wanted or 1)
+
+
+def start_processes(number):
+    """Run this command line in so many processes, and end with the exit status of the first that fails."""
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # its news are told below
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // number)))
+    try:
+        run.run(run.parse_args(["--standalone", f"--nproc-per-node={number}", *sys.argv]))
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode > 0:
+            raise SystemExit(failure.exitcode) from None  # it has said why
+        name = signal.Signals(-failure.exitcode).name
+        memory = "; the system may have run out of memory" if name == "SIGKILL" else ""
+        again = "go on with the same command and -r auto, or -r and the run's folder"
+        print(f"error: rank {rank} was ended by {name}{memory}; {again}", file=sys.stderr)
+        raise SystemExit(128 - failure.exitcode) from None
+    except SignalException as error:
+        raise SystemExit(128 + error.sigval) from None
+
+
+def refuse_several(what):
+    """Raise UserError if a launcher has started several processes for something that one does."""
+    if world_size() > 1:
+        raise UserError(f"{what}: is done by one process; start it with python, not with torchrun")

@@ -1,0 +1,60 @@
+"""What the config's "parallel" section names: how the processes of a run train one model together."""
+
+import torch
+
+from utils.distributed import world_size
+from utils.errors import UserError
+
+
+def parallelize(model, config, device):
+    """The model as several processes train it, each its part of every batch; in a world of one the model itself.
+
+    config: with "parallel", by default {"type": "ddp"}. To be called before the optimizer is made of the parameters.
+    """
+    if world_size() == 1:
+        return model
+    if config["trainer"].get("channels_last"):
+        model = model.to(memory_format=torch.channels_last)  # before memory for gradients is laid out
+    section = config.get("parallel") or {}
+    return config.build("parallel", {"type": "ddp", **section}, model, device)
+
+
+def ddp(
+    model,
+    device,
+    *,
+    sync_batchnorm: bool = False,
+    find_unused_parameters: bool = False,
+    bucket_mb: float = 25.0,
+):
+    """A copy in each process, which exchange gradients during the backward pass.
+
+    sync_batchnorm: statistics of batch norm over the whole batch, not each process's part of it; on GPUs only.
+    find_unused_parameters: needed if some parameters have no part in some steps; slower. bucket_mb: how much of the
+    gradients travels together. Source: Li et al., PyTorch Distributed, 2020.
+    """
+    if bucket_mb <= 0:
+        raise UserError(f"bucket_mb: got {bucket_mb}; it should be above 0")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        return model
+    model = with_sync_batchnorm(model, device) if sync_batchnorm else model
+    return torch.nn.parallel.DistributedDataParallel(
+        model,
+        device_ids=[device] if device.type == "cuda" else None,
+        find_unused_parameters=find_unused_parameters,
+        bucket_cap_mb=bucket_mb,
+        gradient_as_bucket_view=True,
+    )
+
+
+def with_sync_batchnorm(model, device):
+    """The model with layers of batch norm that take their statistics over all processes."""
+    if device.type != "cuda":
+        raise UserError(f"sync_batchnorm: torch has it for GPUs only, and this run is on {device}; leave it out")
+    return torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
+def exchange_gradients(model, wanted):
+    """Have the next backward pass of the model exchange gradients between the processes, or only add them up here."""
+    if isinstance(model, torch.nn.parallel.DistributedDataParallel):
+        model.require_backward_grad_sync = wanted

@@ -74,6 +74,8 @@ def setup_logging(save_dir=None, log_config=_CONFIG):
     if world_size() > 1:
         for handler in root.handlers:
             handler.addFilter(_OfFirstProcess() if is_main() else _OfOtherProcesses())
+            if not is_main() and hasattr(handler, "maxBytes"):
+                handler.maxBytes = 0  # it is the first process that begins a new file
     if save_dir is None:
         root.addHandler(_early)
         return

@@ -1,11 +1,22 @@
 """Several processes train as one does: the same samples in the same steps, the same numbers, one run folder."""
 
+import itertools
+
 import pytest
 import torch
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from worlds import in_world, results, small_job, train
 
+from base import BaseDataLoader
 from logger import CsvLog
+from model.metric import ConfusionMatrix, MacroF1
+from trainer import Trainer
+from trainer.evaluate import evaluate
+from trainer.optim_step import OptimStep
+from utils import MetricTracker
 from utils.checkpoint import load_checkpoint
+from utils.distributed import gather, joined, part_of, part_of_batch, rank, world_size
+from utils.parallel import ddp
 
 
 def run_of(folder, name="small"):
@@ -18,17 +29,188 @@ def rows_of(folder, name="small"):
     return [{key: float(value) for key, value in row.items()} for row in CsvLog(log / "metrics.csv").rows()]
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_worlds_of_all_sizes_come_to_the_same_numbers(tmp_path, size):
-    for folder, processes in ((tmp_path / "one", 1), (tmp_path / "several", size)):
-        folder.mkdir()
-        results(in_world(processes, train, "-c", small_job(folder)))
-    one, several = rows_of(tmp_path / "one"), rows_of(tmp_path / "several")
-    assert len(one) == len(several) == 2
-    for before, after in zip(one, several, strict=True):
-        assert before == pytest.approx(after, rel=1e-5)
-    weights = [
-        load_checkpoint(run_of(tmp_path / f) / "checkpoint-epoch2.pth")["state_dict"] for f in ("one", "several")
-    ]
-    for name, weight in weights[0].items():
-        torch.testing.assert_close(weight, weights[1][name], rtol=1e-4, atol=1e-6)
+def assert_same_run(folder, other, bit_for_bit=False):
+    """The two runs logged the same numbers and came to the same weights, to float tolerance or bit for bit."""
+    for row, expected in zip(rows_of(folder), rows_of(other), strict=True):
+        assert row == (expected if bit_for_bit else pytest.approx(expected, rel=1e-5))
+    files = [run_of(place) / f"checkpoint-epoch{len(rows_of(folder))}.pth" for place in (folder, other)]
+    states = [load_checkpoint(file)["state_dict"] for file in files]
+    for name, weight in states[0].items():
+        tolerance = {"rtol": 0, "atol": 0} if bit_for_bit else {"rtol": 1e-4, "atol": 1e-6}
+        torch.testing.assert_close(weight, states[1][name], **tolerance)
+
+
+def in_folders(*names):
+    for path in names:
+        path.mkdir()
+
+
+JOBS = {
+    "plain": {},
+    "with windows and clipping": {"trainer": {"accumulate": 2, "clip_norm": 0.5}},
+    "of a sum": {
+        "loss": {"type": "torch.nn.CrossEntropyLoss", "args": {"reduction": "sum"}},
+        "optimizer": {"args": {"lr": 0.01}},
+    },
+    "by iterations": {"trainer": {"len_epoch": 4}},
+    "of a last batch smaller than the world": {"samples": 37, "batch_size": 5},
+    "of weighted averages": {"callbacks": [{"type": "EMA", "args": {"decay": 0.9}}]},
+}
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_worlds_of_all_sizes_come_to_the_same_numbers(tmp_path, job):
+    folders = [tmp_path / str(size) for size in (1, 2, 3)]
+    in_folders(*folders)
+    for size, folder in enumerate(folders, start=1):
+        results(in_world(size, train, "-c", small_job(folder, **JOBS[job])))
+    assert_same_run(folders[1], folders[0])
+    assert_same_run(folders[2], folders[0])
+
+
+class Recorded(torch.utils.data.Dataset):
+    """Samples that are their own indices."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        return torch.tensor([float(index)]), torch.tensor(index % 3)
+
+
+def samples_read(num_workers):
+    """[[samples of a step that are this process's], ...] of two epochs."""
+    with joined({}):
+        torch.manual_seed(3)
+        loader = BaseDataLoader(Recorded(17), 5, True, 0.0, num_workers)
+        steps = []
+        for epoch in (1, 2):
+            loader.set_epoch(epoch)
+            for batch_idx, (data, _) in enumerate(loader):
+                part = part_of_batch(loader, batch_idx)
+                steps.append(data[: len(data) if part is None else part.own, 0].tolist())
+        return steps
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_each_step_has_the_same_samples_in_the_same_order_in_every_world(num_workers):
+    (alone,) = results(in_world(1, samples_read, 0))
+    assert sorted(itertools.chain(*alone[:4])) == list(range(17))
+    for size in (2, 3):
+        steps = zip(*results(in_world(size, samples_read, num_workers)), strict=True)
+        assert [list(itertools.chain(*parts)) for parts in steps] == alone
+
+
+def evaluated(sizes):
+    """{size: (values, confusion matrix, samples seen)} of validations over as many samples, in batches of 7."""
+    values = {}
+    with joined({}):
+        model = torch.nn.Linear(1, 3)
+        with torch.no_grad():
+            model.weight.copy_(torch.tensor([[0.5], [-0.1], [0.1]]))
+            model.bias.copy_(torch.tensor([0.0, 3.0, 1.0]))
+        for size in sizes:
+            seen = MacroF1(3), ConfusionMatrix(3)
+            seen[0].__name__, seen[1].__name__ = "f1", "table"
+            metrics = [*seen, index_sum]
+            tracker = MetricTracker.of(metrics)
+            loader = BaseDataLoader(Recorded(size), 7, False, 0.0, 0)
+            result = evaluate(model, torch.nn.functional.cross_entropy, metrics, loader, torch.device("cpu"), tracker)
+            values[size] = result, tracker.tables["table"]
+    return values
+
+
+def index_sum(output, target):
+    return target.double().mean()
+
+
+def test_validation_counts_every_sample_once_whatever_the_world():
+    sizes = range(1, 41)
+    (alone,) = results(in_world(1, evaluated, sizes))
+    for size in (2, 3):
+        for of_rank in results(in_world(size, evaluated, sizes)):
+            for samples in sizes:
+                values, table = of_rank[samples]
+                assert table == alone[samples][1] and sum(map(sum, table)) == samples
+                assert values["f1"] == alone[samples][0]["f1"]
+                assert values == pytest.approx(alone[samples][0], rel=1e-6)
+
+
+def merged_by_torchmetrics():
+    """What a metric of torchmetrics that keeps counts comes to, one process of three having seen nothing."""
+    from torchmetrics.classification import MulticlassF1Score
+
+    with joined({}):
+        metric = MulticlassF1Score(num_classes=3, average="macro")
+        metric.__name__ = "f1"
+        tracker = MetricTracker.of([metric])
+        generator = torch.Generator().manual_seed(1)
+        output, target = torch.randn(20, 3, generator=generator), torch.randint(3, (20,), generator=generator)
+        mine = slice(None) if world_size() == 1 else (slice(0, 13), slice(13, 20), slice(0, 0))[rank()]
+        if len(target[mine]):
+            tracker.over_epoch.update(output[mine], target[mine])
+        return tracker.result()["f1"]
+
+
+def test_metrics_of_torchmetrics_are_merged_exactly():
+    pytest.importorskip("torchmetrics")
+    (alone,) = results(in_world(1, merged_by_torchmetrics))
+    assert results(in_world(3, merged_by_torchmetrics)) == [alone] * 3
+
+
+def gradients_sent(accumulate):
+    """(bytes that this process sent in 12 batches, its gradient in the end)."""
+    with joined({}):
+        torch.manual_seed(0)
+        model = ddp(torch.nn.Linear(50, 20), torch.device("cpu"))
+        sent = []
+
+        def count(state, bucket):
+            sent.append(bucket.buffer().nbytes)
+            return allreduce_hook(None, bucket)
+
+        model.register_comm_hook(None, count)
+        step = OptimStep(torch.optim.SGD(model.parameters(), lr=0.1), accumulate=accumulate, model=model)
+        data = torch.randn(12, 8, 50, generator=torch.Generator().manual_seed(rank()))
+        for batch_idx, batch in enumerate(data):
+            step.begin(part_of(16), last=batch_idx == 11)
+            step.step(model(batch).square().mean(), 8, last=batch_idx == 11)
+        return sum(sent), gather(model.module.weight)
+
+
+def test_gradients_travel_once_a_window():
+    every, windows = (results(in_world(2, gradients_sent, accumulate)) for accumulate in (1, 4))
+    assert every[0][0] == 4 * windows[0][0] > 0
+    weights = windows[0][1]
+    assert torch.equal(weights[0], weights[1])
+
+
+STOPPED = {"trainer": {"epochs": 3, "save_every_steps": 1, "accumulate": 2, "log_step": 3}}
+
+
+def until(step, *arguments):
+    """python train.py, in which the last process asks for the end after so many steps."""
+    count_batch = Trainer._count_batch
+
+    def count(trainer, batch_idx):
+        count_batch(trainer, batch_idx)
+        if trainer.step == step and rank() == world_size() - 1:
+            trainer.stop("a test wants it")
+
+    Trainer._count_batch = count
+    train(*arguments)
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 2), (3, 3), (2, 1), (2, 3), (1, 2)])
+def test_a_run_stopped_within_an_epoch_goes_on_in_the_same_world_or_another(tmp_path, before, after):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    in_folders(whole, parts)
+    results(in_world(before, train, "-c", small_job(whole, **STOPPED)))
+    results(in_world(before, until, 4, "-c", small_job(parts, **STOPPED)))
+    checkpoints = sorted(path.name for path in run_of(parts).glob("checkpoint-epoch2-*.pth"))
+    assert checkpoints, list(run_of(parts).iterdir())
+    results(in_world(after, train, "-r", run_of(parts)))
+    assert_same_run(parts, whole, bit_for_bit=before == after)

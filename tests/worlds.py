@@ -8,6 +8,7 @@ import importlib.util
 import io
 import multiprocessing
 import os
+import pickle
 import runpy
 import socket
 import sys
@@ -21,7 +22,8 @@ from utils.json_io import write_json
 
 _PATIENCE_SECONDS = 120
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["torch", "torch.distributed", "worlds"])
+_IMPORTED = ["torch.distributed.fsdp", "torchvision", "trainer.trainer", "trainer.callbacks", "parse_config", "worlds"]
+_server.set_forkserver_preload(_IMPORTED)
 
 
 class Ended:
@@ -54,7 +56,7 @@ def in_world(size, function, *arguments, environment=(), patience=_PATIENCE_SECO
     for rank, (process, receiver) in enumerate(processes):
         came = receiver.poll(max(0, deadline - time.monotonic()))
         try:
-            ends.append(receiver.recv() if came else Ended("hangs"))
+            ends.append(pickle.loads(receiver.recv_bytes()) if came else Ended("hangs"))
         except EOFError:
             process.join(10)
             ends.append(Ended(process.exitcode))
@@ -100,16 +102,18 @@ def small_job(folder, name="small", samples=50, batch_size=12, **changes):
         "optimizer": {"type": "SGD", "args": {"lr": 0.1, "momentum": 0.9}},
         "loss": "torch.nn.CrossEntropyLoss",
         "metrics": ["accuracy"],
-        "trainer": {"epochs": 2, "save_dir": str(folder / name), "monitor": "min val_loss", "log_step": 1},
+        "trainer": {"epochs": 2, "save_dir": str(folder / name), "monitor": "min val_loss", "tensorboard": False},
     }
     for section, values in changes.items():
-        config[section] = {**config.get(section, {}), **values} if isinstance(values, dict) else values
+        known = config.get(section)
+        config[section] = {**known, **values} if isinstance(known, dict) and isinstance(values, dict) else values
     write_json(config, folder / f"{name}.json")
     return folder / f"{name}.json"
 
 
 def _process(sender, environment, path, name, arguments):
     os.environ.update(environment)
+    multiprocessing.set_start_method("fork", force=True)  # of the workers of loaders, as in a process of torchrun's
     import torch
 
     torch.set_num_threads(1)
@@ -123,7 +127,7 @@ def _process(sender, environment, path, name, arguments):
         except BaseException:
             traceback.print_exc()
             status = 1
-    sender.send(Ended(status, result, output.getvalue()))
+    sender.send_bytes(pickle.dumps(Ended(status, result, output.getvalue())))  # tensors by value: this process ends
     sender.close()
     sys.exit(status)
 

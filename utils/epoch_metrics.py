@@ -28,6 +28,7 @@ class EpochMetrics:
         for metric in self._metrics.values():
             for part in _parts_of_torchmetrics(metric):
                 part.persistent(True)  # else its state_dict is empty
+                part.sync_on_compute = part._to_sync = False  # what other processes have seen is added here
             self._to_device(metric)
         self.reset()
         self._try_all()
@@ -89,14 +90,15 @@ class EpochMetrics:
         """({place: metric}, batches) of what all processes have seen, by their states."""
         if len(states) == 1 and world_size() == 1:
             return self._metrics, self.num_batches
+        states = [state for state in states if state]
         metrics = {place: copy.deepcopy(metric) for place, metric in self._metrics.items()}
         for place, metric in metrics.items():
-            metric.reset()
-            for state in filter(None, states):
-                other = copy.deepcopy(metric)
+            for i, state in enumerate(states):
+                other = copy.deepcopy(metric) if i else metric
                 self._load(other, state["states"][metric.__name__])
-                _merge(place, metric, other)
-        return metrics, sum(state["num_batches"] for state in states if state)
+                if i:
+                    _merge(place, metric, other)
+        return metrics, sum(state["num_batches"] for state in states)
 
     def _load(self, metric, state):
         if hasattr(metric, "modules"):  # torchmetrics takes whatever it is given

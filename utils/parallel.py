@@ -38,13 +38,31 @@ def ddp(
     if not any(parameter.requires_grad for parameter in model.parameters()):
         return model
     model = with_sync_batchnorm(model, device) if sync_batchnorm else model
-    return torch.nn.parallel.DistributedDataParallel(
+    wrapped = torch.nn.parallel.DistributedDataParallel(
         model,
         device_ids=[device] if device.type == "cuda" else None,
         find_unused_parameters=find_unused_parameters,
         bucket_cap_mb=bucket_mb,
         gradient_as_bucket_view=True,
     )
+    _settle_buckets(wrapped)
+    return wrapped
+
+
+def _settle_buckets(wrapped):
+    """Have gradients laid out for good before the first step: from the last layer's to the first one's.
+
+    Torch does it after the first step of each process, by the order in which gradients came. The sums of three or more
+    processes round differently by where in a bucket a gradient lies, so a resumed run's first step would differ.
+    """
+    model = wrapped.module
+    model.forward = lambda: sum(p.sum().real * 0 for p in model.parameters() if p.requires_grad)
+    try:
+        for _ in range(2):  # the second forward pass takes notice of what the first backward pass has shown
+            wrapped().backward()
+    finally:
+        del model.forward
+    wrapped.zero_grad()
 
 
 def with_sync_batchnorm(model, device):

@@ -7,6 +7,8 @@ import torch
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from worlds import in_world, results, small_job, train
 
+import data_loader.data_loaders as data_module
+import model.model as model_module
 from base import BaseDataLoader
 from logger import CsvLog
 from model.metric import ConfusionMatrix, MacroF1
@@ -16,7 +18,8 @@ from trainer.optim_step import OptimStep
 from utils import MetricTracker
 from utils.checkpoint import load_checkpoint
 from utils.distributed import gather, joined, part_of, part_of_batch, rank, world_size
-from utils.parallel import ddp
+from utils.parallel import ddp, parallelize
+from utils.seed import seed_everything
 
 
 def run_of(folder, name="small"):
@@ -54,6 +57,10 @@ JOBS = {
     },
     "by iterations": {"trainer": {"len_epoch": 4}},
     "of a last batch smaller than the world": {"samples": 37, "batch_size": 5},
+    "with frozen layers": {
+        "callbacks": [{"type": "Freeze", "args": {"params": "layers.0*", "until": 1}}],
+        "parallel": {"args": {"find_unused_parameters": True}},
+    },
     "of weighted averages": {"callbacks": [{"type": "EMA", "args": {"decay": 0.9}}]},
 }
 
@@ -214,3 +221,62 @@ def test_a_run_stopped_within_an_epoch_goes_on_in_the_same_world_or_another(tmp_
     assert checkpoints, list(run_of(parts).iterdir())
     results(in_world(after, train, "-r", run_of(parts)))
     assert_same_run(parts, whole, bit_for_bit=before == after)
+
+
+class OwnLoop(Trainer):
+    def _train_epoch(self, epoch):
+        self.model.train()
+        self.train_metrics.reset()
+        for data, target in self.data_loader:
+            self.optimizer.zero_grad()
+            loss = self.criterion(self.model(data), target)
+            loss.backward()
+            self.optimizer.step()
+            self.train_metrics.update("loss", loss.item(), n=len(target))
+            self.writer.add_scalar("loss", loss.item())
+        return {"loss": self.train_metrics.avg("loss"), "rank": rank()}
+
+
+def own_loop(config):
+    """What the trainer of a project with a loop of its own logged, and who wrote."""
+    from parse_config import PARTS, ConfigParser
+    from utils.json_io import read_json
+
+    config = ConfigParser(read_json(config), parts=PARTS)
+    with joined(config.config):
+        seed_everything(5)
+        model = parallelize(config.init_obj("arch", model_module), config, torch.device("cpu"))
+        loader = config.init_obj("data_loader", data_module)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        trainer = OwnLoop(model, torch.nn.CrossEntropyLoss(), [], optimizer, config, torch.device("cpu"), loader)
+        if rank() == world_size() - 1:
+            trainer.logger.warning("only one of the processes says this")
+        trainer.logger.warning("all of them say this")
+        trainer.train()
+    return trainer._log
+
+
+def test_a_loop_of_a_project_s_own_trains_in_several_processes_too(tmp_path):
+    folders = [tmp_path / "one", tmp_path / "two"]
+    in_folders(*folders)
+    trainer = {"monitor": "off"}
+    (alone,) = results(in_world(1, own_loop, small_job(folders[0], samples=80, batch_size=14, trainer=trainer)))
+    first, second = results(in_world(2, own_loop, small_job(folders[1], samples=80, batch_size=14, trainer=trainer)))
+    assert first == second and first["rank"] == 0
+    assert first["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+    assert_same_run(folders[1], folders[0])
+
+
+def test_there_is_one_log_with_what_other_processes_warn_of(tmp_path):
+    config = small_job(tmp_path, trainer={"monitor": "off", "tensorboard": True, "epochs": 1})
+    ends = in_world(2, own_loop, config)
+    results(ends)
+    (log,) = (tmp_path / "small" / "log" / "small").iterdir()
+    lines = (log / "info.log").read_text().splitlines()
+    assert [line.partition(": ")[2] for line in lines if "only one" in line] == [
+        "rank 1: only one of the processes says this"
+    ]
+    assert [line.partition(": ")[2] for line in lines if "all of them" in line] == ["all of them say this"]
+    assert sum("done: 1 epoch" in line for line in lines) == 1
+    assert len(list(log.glob("*tfevents*"))) == 1
+    assert "epoch 1/1" in ends[0].output and "epoch 1/1" not in ends[1].output

@@ -9,6 +9,7 @@ from trainer.monitors import GradientNorm, LearningRateMonitor, SamplePrediction
 from trainer.weight_averaging import EMA, SWA
 from utils import UserError
 from utils.duration import RunLength
+from utils.parallel import needs_all_gradients
 from utils.patterns import choose_names
 from utils.weights import unwrapped
 
@@ -175,6 +176,8 @@ class Freeze(BaseCallback):
                 group["fused"] = False
         self._trainer = trainer
         acts = self._first < min(self._last, trainer.epochs)
+        if acts and needs_all_gradients(trainer.model):
+            raise UserError("Freeze: several processes need parallel.args.find_unused_parameters set to true for it")
         if acts and all(id(p) in map(id, self._frozen) for p in named.values() if p.requires_grad):
             raise UserError(f"params: {self.params!r} freezes all parameters, so there is nothing to train")
 

@@ -3,12 +3,14 @@
 import copy
 import itertools
 
+import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn, update_bn
 
 from base import BaseCallback
 from trainer.evaluate import evaluate
 from utils import UserError
 from utils.batches import batches_of
+from utils.distributed import world_size
 from utils.duration import RunLength, is_part
 from utils.weights import load_weights, unwrapped
 
@@ -80,6 +82,9 @@ class SWA(BaseCallback):
     def check(self, trainer):
         if not hasattr(trainer, "len_epoch"):
             raise UserError("SWA needs the loop of trainer/trainer.py")
+        norms = [m for m in trainer.model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+        if world_size() > 1 and not all(isinstance(norm, torch.nn.SyncBatchNorm) for norm in norms):
+            raise UserError("SWA: takes statistics of batch norm anew, which one process cannot do for the others")
         length = RunLength(trainer.epochs, trainer.len_epoch, getattr(trainer.data_loader, "batch_size", None))
         try:
             self._first_epoch = length.in_batches(self.start) // trainer.len_epoch + 1

@@ -261,13 +261,15 @@ def is_first_to_say(text):
         return is_main()
     key = f"said/{hashlib.sha256(text.encode()).hexdigest()}"
     store = dist.distributed_c10d._get_default_store()
+    patience = time.monotonic() + _SAY_SECONDS
     try:
         if is_main():
             store.set(key, "0")
             return True
-        store.wait([key], timedelta(seconds=_SAY_SECONDS))
-        return False
-    except dist.DistError:  # it has not been said; or nobody is there any more to ask
+        while not (said := store.check([key])) and time.monotonic() < patience:
+            time.sleep(_SAY_SECONDS / 10)
+        return not said
+    except dist.DistError:  # nobody is there any more to ask
         return True
 
 

@@ -30,8 +30,8 @@ def ddp(
     """A copy in each process, which exchange gradients during the backward pass.
 
     sync_batchnorm: statistics of batch norm over the whole batch, not each process's part of it; on GPUs only.
-    find_unused_parameters: needed if some parameters have no part in some steps; slower. bucket_mb: how much of the
-    gradients travels together. Source: Li et al., PyTorch Distributed, 2020.
+    find_unused_parameters: needed if some parameters have no part in some steps, as with Freeze; slower. bucket_mb: how
+    much of the gradients travels together. Source: Li et al., PyTorch Distributed, 2020.
     """
     if bucket_mb <= 0:
         raise UserError(f"bucket_mb: got {bucket_mb}; it should be above 0")
@@ -45,7 +45,8 @@ def ddp(
         bucket_cap_mb=bucket_mb,
         gradient_as_bucket_view=True,
     )
-    _settle_buckets(wrapped)
+    if not find_unused_parameters:  # with it, torch leaves them as they are
+        _settle_buckets(wrapped)
     return wrapped
 
 
@@ -63,6 +64,11 @@ def _settle_buckets(wrapped):
     finally:
         del model.forward
     wrapped.zero_grad()
+
+
+def needs_all_gradients(model):
+    """Whether every step must give every parameter that was trained at the beginning a gradient."""
+    return isinstance(model, torch.nn.parallel.DistributedDataParallel) and not model.find_unused_parameters
 
 
 def with_sync_batchnorm(model, device):

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import torch
 
+from utils.distributed import broadcast
 from utils.seed import derive_seed
 
 _CHUNK = 1 << 16
@@ -15,7 +16,8 @@ class EpochSampler(torch.utils.data.Sampler):
     """Indices in an order that is a pure function of (seed, epoch), whatever ran before.
 
     indices: (N,) the samples to draw from. shuffle: False keeps their order. seed: by default the one that torch
-    was seeded with last. Without set_epoch, each pass draws its order from torch's global generator.
+    was seeded with last. Without set_epoch, each pass draws its order from torch's global generator, that of the first
+    process if there are several.
     """
 
     def __init__(self, indices, shuffle, seed=None):
@@ -44,7 +46,7 @@ class EpochSampler(torch.utils.data.Sampler):
         return self.indices[_shuffled(len(self.indices), self._generator(epoch))] if self.shuffle else self.indices
 
     def _generator(self, epoch):
-        seed = torch.randint(2**62, ()).item() if epoch is None else derive_seed(self.seed, epoch, _ORDER)
+        seed = broadcast(torch.randint(2**62, ()).item()) if epoch is None else derive_seed(self.seed, epoch, _ORDER)
         return torch.Generator().manual_seed(seed)
 
 

@@ -1,13 +1,14 @@
 """What several processes cost: our loop beside a hand-written one, scaling beside what paper says, memory of shards.
 
-    python benchmarks/distributed.py            # all three tables, about 10 minutes on two cores
-    python benchmarks/distributed.py loops      # or: scaling, memory
+    python benchmarks/distributed.py            # all four tables, about 10 minutes on two cores
+    python benchmarks/distributed.py loops      # or: scaling, memory, paper
 
 Every measurement starts fresh processes through torch's launcher, with one thread each on the CPU, or a GPU each where
 there are as many. Where two loops see the same data, their final weights are compared before their times are.
 """
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -23,10 +24,21 @@ STEPS = 30
 WIDTH, LAYERS, SAMPLES = 1024, 6, 128  # of the network for scaling, and samples a process and step
 MANY_PARAMETERS = 2048, 12
 
+# What is expected of GPUs is arithmetic: bytes a second that each of 8 GPUs of a host exchanges with the others, and
+# with other hosts over a network; seconds for a message; the share of the backward pass that hides the exchange.
+HOST_GPUS, HOST_BANDWIDTH, LATENCY_SECONDS, BUCKET_BYTES, OVERLAP = 8, 300e9, 20e-6, 25e6, 0.8
+NETWORKS = {"400 Gb/s a GPU": 40e9, "100 Gb/s a host": 1.5e9}
+MODELS = {  # bytes exchanged in a step, and its seconds on one GPU
+    "25 million parameters, fp32, ddp": (2 * 4 * 25e6, 0.100),
+    "the same, accumulate 8": (2 * 4 * 25e6, 0.800),
+    "1 billion parameters, bf16 gradients, ddp": (2 * 2 * 1e9, 0.500),
+    "7 billion parameters, bf16, fsdp": (3 * 2 * 7e9, 3.000),
+}
+
 
 def main():
-    chosen = sys.argv[1:] or ["loops", "scaling", "memory"]
-    tables = {"loops": loops, "scaling": scaling, "memory": memory}
+    tables = {"loops": loops, "scaling": scaling, "memory": memory, "paper": paper}
+    chosen = sys.argv[1:] or list(tables)
     if not set(chosen) <= set(tables):
         raise SystemExit(f"no such table; there are {', '.join(tables)}")
     for name in chosen:
@@ -65,8 +77,23 @@ def scaling():
     print_table(["processes", "exchange, ms", "step, ms", "expected, ms", "efficiency", "expected"], rows)
 
 
+def paper():
+    """The efficiency that the same arithmetic gives for many GPUs."""
+    rows = []
+    for (model, (exchanged, step)), (network, between) in itertools.product(MODELS.items(), NETWORKS.items()):
+        cells = []
+        for gpus in (8, 64, 1024):
+            bandwidth = HOST_BANDWIDTH if gpus <= HOST_GPUS else between
+            messages = math.ceil(exchanged / 2 / BUCKET_BYTES)
+            exchange = exchanged * (gpus - 1) / gpus / bandwidth + messages * math.log2(gpus) * LATENCY_SECONDS
+            cells.append(f"{100 * step / expected_seconds(step, exchange, OVERLAP):.0f} %")
+        rows.append([model, network, f"{1e3 * step:.0f}", *cells])
+    print("\nOn paper:\n")
+    print_table(["model", "between hosts", "step of one GPU, ms", "8 GPUs", "64", "1,024"], rows)
+
+
 def expected_seconds(step, exchange, overlap=0.0):
-    """Seconds a step takes if so much of the exchange of gradients hides behind the backward pass, two thirds of it."""
+    """Seconds a step takes of which the backward pass is two thirds, a share of which hides the exchange."""
     return step + max(0.0, exchange - overlap * step * 2 / 3)
 
 

@@ -30,7 +30,7 @@ class BaseCallback:
         """After each validation, within epochs too. log: {name: number}, as {"val_loss": 0.1}."""
 
     def on_epoch_end(self, trainer, log):
-        """After each epoch and before it is saved. log: {name: number} of all it came to; what is added, is logged."""
+        """After each epoch and before it is saved. log: {name: number} of it all; what is added is logged too."""
 
     def on_error(self, trainer, error):
         """When an error ends the run, before it is raised."""
@@ -96,6 +96,23 @@ class CallbackList:
             seen[name] += 1
             named[name if seen[name] == 1 else f"{name}.{seen[name]}"] = callback
         return named
+
+
+def call_at_epoch_end(callbacks, trainer, log):
+    """The epoch's log with what its callbacks have added, which TensorBoard and trackers are shown as epoch_<name>."""
+    before = set(log)
+    callbacks.call("on_epoch_end", trainer, log)
+    log, step = as_numbers(log), trainer.step or log["epoch"]  # a loop of a project's own may count no batches
+    for name in (name for name in log if name not in before and isinstance(log[name], (int, float))):
+        validated = name.startswith("val_")
+        trainer.writer.set_step(step, "valid" if validated else "train", timed=False)
+        trainer.writer.add_scalar(f"epoch_{name.removeprefix('val_')}", float(log[name]))
+    return log
+
+
+def as_numbers(log):
+    """The log with tensors of no dimension, wherever they are, as numbers."""
+    return {key: value.item() if getattr(value, "ndim", None) == 0 else value for key, value in log.items()}
 
 
 def _overrides(callback, hook):

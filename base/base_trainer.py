@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 
 import torch
 
-from base.base_callback import CallbackList
+from base.base_callback import CallbackList, as_numbers, call_at_epoch_end
 from base.checkpoint_saver import CheckpointSaver
 from base.messages import how_to_resume, run_report
 from base.rollback import roll_back
@@ -162,12 +162,11 @@ class BaseTrainer(ABC):
     def _finish_epoch(self, log, seconds):
         """Report the epoch, record it, and save what the callbacks have asked for."""
         self.saver.check()
-        log = {key: value.item() if getattr(value, "ndim", None) == 0 else value for key, value in log.items()}
-        log = broadcast(log)
+        log = broadcast(as_numbers(log))
         epoch = log["epoch"]
         for name in (key for key, value in log.items() if isinstance(value, float) and not math.isfinite(value)):
             self.logger.warning("epoch %d: %s is %s", epoch, name, log[name])
-        self._callbacks.call("on_epoch_end", self, log)
+        log = call_at_epoch_end(self._callbacks, self, log)
         self.stop_reason = any_of(self.stop_reason)
         self.saver.agree()
         best = BEST_MODEL in self.saver.names

@@ -4,15 +4,18 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import trainer.callbacks
+from base import BaseCallback
 from helpers import same, tiny_config, tiny_trainer
+from trainer import Trainer
 from utils import UserError
 
 ALL = ["LearningRateMonitor", "ThroughputMonitor", "GradientNorm", {"type": "SamplePredictions", "args": {"n": 4}}]
 
 
-def trained(folder, callbacks, **changes):
+def trained(folder, callbacks, trainer_class=Trainer, **changes):
     config = {**tiny_config(folder, **{"tensorboard": True, **changes}), "callbacks": callbacks}
-    trainer = tiny_trainer(config)
+    trainer = tiny_trainer(config, trainer_class=trainer_class)
     trainer.train()
     events = EventAccumulator(str(trainer.config.log_dir)).Reload()
     return trainer, events
@@ -77,3 +80,25 @@ def test_sample_predictions_need_validation_data_and_sensible_numbers(tmp_path):
     with pytest.raises(UserError, match=r"callbacks.0.args.n: got 0; it should be a number from 1"):
         tiny_trainer(config)
     assert not list(tmp_path.iterdir())
+
+
+class AddsValues(BaseCallback):
+    def on_epoch_end(self, trainer, log):
+        log |= {"small": log["epoch"] == 2, "val_gap": torch.tensor(0.5), "note": "fine"}
+
+
+class KnowsOnlyTrainEpoch(Trainer):
+    def _train_epoch(self, epoch):
+        return {"loss": 1.0}
+
+
+@pytest.mark.parametrize(("loop", "steps"), [(Trainer, [5, 10]), (KnowsOnlyTrainEpoch, [1, 2])])
+def test_numbers_that_callbacks_add_to_the_log_are_shown_at_the_epochs_ends(tmp_path, monkeypatch, loop, steps):
+    monkeypatch.setattr(AddsValues, "__module__", "trainer.callbacks")
+    monkeypatch.setattr(trainer.callbacks, "AddsValues", AddsValues, raising=False)
+    done, events = trained(tmp_path, ["AddsValues"], trainer_class=loop)
+    shown = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in ("epoch_small/train", "epoch_gap/valid")}
+    assert shown["epoch_small/train"] == list(zip(steps, [0, 1], strict=True))
+    assert shown["epoch_gap/valid"] == [(step, 0.5) for step in steps]
+    assert not any("note" in tag for tag in events.Tags()["scalars"])
+    assert [row["val_gap"] for row in done.table.rows()] == ["0.5", "0.5"]

@@ -8,6 +8,8 @@ from base import BaseCallback
 from trainer.monitors import GradientNorm, LearningRateMonitor, SamplePredictions, ThroughputMonitor
 from trainer.weight_averaging import EMA, SWA
 from utils import UserError
+from utils.checkpoint import copy_checkpoint, find_logged
+from utils.distributed import is_main
 from utils.duration import RunLength
 from utils.parallel import needs_all_gradients
 from utils.patterns import choose_names
@@ -88,6 +90,10 @@ class SaveTopK(BaseCallback):
         self.k = k
         self.kept = []  # (value, epoch), the best first
 
+    def on_train_start(self, trainer):
+        if is_main() and not trainer.stop_reason:  # it alone writes, and says what is kept
+            self._bring_back(trainer.checkpoint_dir, trainer.logger)
+
     def on_epoch_end(self, trainer, log):
         value = logged(log, self.name)
         if not math.isfinite(value):
@@ -102,6 +108,21 @@ class SaveTopK(BaseCallback):
 
     def load_state_dict(self, state):
         self.kept = [(float(value), int(epoch)) for value, epoch in state["kept"]]
+
+    def _bring_back(self, folder, logger):
+        """Write the files anew that overtaken epochs have displaced; forget those of which no checkpoint is left."""
+        brought, gone = [], []
+        for value, epoch in self.kept:
+            if (folder / self._file(epoch)).exists():
+                continue
+            path = find_logged(folder, self.name, value, f"checkpoint-epoch{epoch}.pth")
+            if path is not None:
+                copy_checkpoint(path, folder / self._file(epoch))
+            (gone if path is None else brought).append(epoch)
+        self.kept = [kept for kept in self.kept if kept[1] not in gone]
+        for epochs, what in ((brought, "among the best again"), (gone, "no longer counted, its checkpoint is gone")):
+            if epochs:
+                logger.info("top-%s: epoch %s: %s", self.name, ", ".join(map(str, sorted(epochs))), what)
 
     def _rank(self, value):
         return value if self.mode == "min" else -value

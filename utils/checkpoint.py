@@ -168,9 +168,9 @@ def set_aside_overtaken(folder, epoch, batch=0):
     return sorted(path.name for path in later)
 
 
-def find_logged(folder, name, value):
-    """Path of the checkpoint in the folder whose epoch logged this value under the name; None if there is none."""
-    for path in sorted(Path(folder).glob("checkpoint-epoch*.pth")):
+def find_logged(folder, name, value, files="checkpoint-epoch*.pth"):
+    """Path of the checkpoint among these files of the folder whose epoch logged this value under the name, or None."""
+    for path in sorted(Path(folder).glob(files)):
         with contextlib.suppress(CheckpointError):
             state = load_checkpoint(path)
             if not state.get("batch") and state.get("log", {}).get(name) == value:

@@ -188,7 +188,33 @@ def test_the_best_of_overtaken_epochs_are_set_aside(tmp_path):
     assert tops(done) == ["top-val_loss-epoch3.pth"]
     again = config(tmp_path, top, epochs=3, monitor="off")
     tiny_trainer(again, resume=done.checkpoint_dir / "checkpoint-epoch1.pth", trainer_class=scripted([9] * 3)).train()
-    assert (done.checkpoint_dir / "overtaken-top-val_loss-epoch3.pth").exists() and not tops(done)
+    assert (done.checkpoint_dir / "overtaken-top-val_loss-epoch3.pth").exists()
+    assert tops(done) == ["top-val_loss-epoch1.pth"]
+
+
+def test_the_best_before_the_epoch_gone_back_to_are_brought_back_or_forgotten(tmp_path, capsys):
+    top = spec("SaveTopK", monitor="min val_loss", k=2)
+    done = finished([5, 6, 3, 2, 1], tmp_path, top)
+    assert tops(done) == ["top-val_loss-epoch4.pth", "top-val_loss-epoch5.pth"]
+    (done.checkpoint_dir / "checkpoint-epoch1.pth").unlink()
+    again = config(tmp_path, top, epochs=3, monitor="off", verbosity=1)
+    back = done.checkpoint_dir / "checkpoint-epoch2.pth"
+    tiny_trainer(again, resume=back, trainer_class=scripted([5, 6, 9])).train()
+    assert tops(done) == ["top-val_loss-epoch2.pth", "top-val_loss-epoch3.pth"]
+    assert load_checkpoint(done.checkpoint_dir / "top-val_loss-epoch2.pth")["epoch"] == 2
+    told = capsys.readouterr().out
+    assert "top-val_loss: epoch 2: among the best again\n" in told
+    assert "top-val_loss: epoch 1: no longer counted, its checkpoint is gone\n" in told
+
+
+def test_a_new_run_keeps_the_best_of_its_own_epochs(tmp_path):
+    top = spec("SaveTopK", monitor="min val_loss", k=1)
+    done = finished([1, 2], tmp_path, top)
+    again = config(tmp_path, top, epochs=3, monitor="off")
+    resume = done.checkpoint_dir / "checkpoint-epoch2.pth"
+    new = tiny_trainer(again, resume=resume, new_run=True, trainer_class=scripted([0, 0, 9]))
+    new.train()
+    assert new.checkpoint_dir != done.checkpoint_dir and tops(new) == ["top-val_loss-epoch3.pth"]
 
 
 def test_the_time_limit_saves_within_the_epoch_and_counts_all_restarts(tmp_path, monkeypatch, capsys):

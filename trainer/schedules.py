@@ -81,12 +81,12 @@ def _build(config, path, spec, optimizer, length, interval):
         if isinstance(args[key], int) and args[key] < 1:
             raise UserError(f"{path}.args.{key}: got {args[key]}; it should be a duration, or a number from 1 on")
     if not spec.get("warmup"):
-        return config.build(path, {**spec, "args": args}, optimizer)
+        return config.build(path, {**spec, "args": args}, optimizer=optimizer)
     steps = _steps(f"{path}.warmup", spec["warmup"], length, interval)
     if steps >= _steps(path, "100%", length, interval) and not is_part(spec["warmup"]):
         raise UserError(f"{path}.warmup: got {spec['warmup']!r}, which is the whole run or more; give less")
     warmup = LinearLR(optimizer, start_factor=1 / steps, total_iters=max(1, steps - 1))
-    main = config.build(path, {**spec, "args": args}, optimizer)
+    main = config.build(path, {**spec, "args": args}, optimizer=optimizer)
     if isinstance(main, ReduceLROnPlateau):
         raise UserError(f"{path}.warmup: ReduceLROnPlateau cannot follow a warm-up; leave it out")
     return SequentialLR(optimizer, [warmup, main], milestones=[steps])

@@ -56,6 +56,16 @@ def test_schedules_follow_each_other():
     assert rates(section, 5) == [0.5, 0.75, 1, 0.1, 0.1]
 
 
+def test_chained_schedules_multiply():
+    parts = [
+        {"type": "ConstantLR", "args": {"factor": 0.1, "total_iters": "2 epochs"}},
+        {"type": "ExponentialLR", "args": {"gamma": 0.5}},
+    ]
+    section = {"type": "ChainedScheduler", "args": {"schedulers": parts}}
+    assert rates(section, 4) == [0.1, 0.05, 0.25, 0.125]
+    assert rates({"bias": section}, 3, SEVERAL) == [[1, 0.2], [1, 0.1], [1, 0.5]]
+
+
 SEVERAL = {
     "weight": {"type": "SGD", "args": {"lr": 1.0}, "params": "weight"},
     "bias": {"type": "SGD", "args": {"lr": 2.0}, "params": "bias"},
@@ -91,12 +101,21 @@ def test_each_optimizer_has_its_schedule():
         ({"type": "StepLR", "args": {"step_size": 0}}, None, "lr_scheduler.args.step_size: got 0; it should be"),
         ({"type": "CosineAnnealingLR", "args": {"T_max": -1}}, None, "lr_scheduler.args.T_max: got -1; it should be"),
         ({"type": "LRScheduler"}, None, "lr_scheduler.args: LRScheduler: "),
+        (
+            {"type": "ChainedScheduler", "args": {"schedulers": []}},
+            None,
+            "lr_scheduler.args: ChainedScheduler: Chained",
+        ),
         ({"bias": {"type": "ReduceLROnPlateau"}}, SEVERAL, "lr_scheduler.bias.type: ReduceLROnPlateau watches a value"),
     ],
 )
 def test_what_contradicts_the_optimizers_is_refused(section, optimizer, message):
     with pytest.raises(UserError, match=message):
         rates(section, 1, optimizer)
+
+
+STEP = {"type": "StepLR", "args": {"step_size": 1}}
+CHAIN = {"type": "ChainedScheduler", "args": {"schedulers": [STEP]}}
 
 
 @pytest.mark.parametrize(
@@ -107,7 +126,23 @@ def test_what_contradicts_the_optimizers_is_refused(section, optimizer, message)
             {"type": "StepLR", "args": {"step_size": 1}, "warmup": "soon"},
             "lr_scheduler.warmup: got 'soon'; a duration is",
         ),
-        ({"type": "ChainedScheduler", "args": {"schedulers": []}}, "lr_scheduler.type: ChainedScheduler cannot be"),
+        (
+            {"type": "ChainedScheduler", "args": {"schedulers": [STEP, {**STEP, "warmup": 1}]}},
+            "lr_scheduler.args.schedulers.1: a warm-up sets the rate anew",
+        ),
+        (
+            {"type": "ChainedScheduler", "args": {"schedulers": [{"type": "ReduceLROnPlateau"}]}},
+            "lr_scheduler.args.schedulers.0: ReduceLROnPlateau sets the rate anew",
+        ),
+        (
+            {"type": "ChainedScheduler", "args": {"schedulers": [STEP]}, "warmup": "5%"},
+            "lr_scheduler.warmup: is not for ChainedScheduler; chain a LinearLR too",
+        ),
+        (
+            {"type": "SequentialLR", "args": {"milestones": [], "schedulers": [CHAIN]}},
+            "lr_scheduler.args.schedulers.0.type: ChainedScheduler can be no part of a SequentialLR",
+        ),
+        ({**CHAIN, "args": {**CHAIN["args"], "optimizer": 1}}, "lr_scheduler.args.optimizer: no such argument"),
         ({"type": "StepLR", "args": {"step_size": 1}, "warmup": -3}, "lr_scheduler.warmup: got -3"),
         (
             {"type": "StepLR", "args": {"step_size": 1}, "warmpu": 3},

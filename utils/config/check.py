@@ -41,6 +41,7 @@ def check_config(config, parts, also_logged=(), begins=True):
     if parts:
         mistakes += _name_mistakes(config, parts, also_logged)
         mistakes += _optimizer_mistakes(config) + _plateau_mistakes(config) + _switch_mistakes(config, parts)
+        mistakes += _chain_mistakes(config, parts)
         mistakes += _loader_mistakes(config) + _split_mistakes(config, parts) + _limit_mistakes(config, parts)
         mistakes += _init_weights_mistakes(config) if begins else []
     if mistakes:
@@ -58,7 +59,7 @@ def check_types(config, parts):
             mistakes.append(f"{path}.type: {error}")
             continue
         given = part.given if inspect.isclass(found) or part.called_with is None else part.called_with
-        wrong = argument_mistakes(signature_of(found), spec.get("args", {}), given)
+        wrong = argument_mistakes(signature_of(found), spec.get("args", {}), given, by_name=part.given_by_name)
         mistakes += _with_place(path, spec, wrong)
     if mistakes:
         raise UserError("\n".join(mistakes))
@@ -206,8 +207,6 @@ def _plateau_mistakes(config):
     trainer, scheduler = config.get("trainer"), config.get("lr_scheduler")
     if not isinstance(trainer, dict) or not isinstance(scheduler, dict):
         return []
-    if str(scheduler.get("type")).endswith("ChainedScheduler"):
-        return ["lr_scheduler.type: ChainedScheduler cannot be described in a config; SequentialLR can"]
     if not str(scheduler.get("type")).endswith("ReduceLROnPlateau"):
         return ["lr_scheduler.monitor: only ReduceLROnPlateau watches a value"] if scheduler.get("monitor") else []
     mistakes = []
@@ -222,6 +221,37 @@ def _plateau_mistakes(config):
             "or another value to watch as lr_scheduler.monitor"
         )
     return mistakes
+
+
+_SET_THE_RATE_ANEW = (
+    "a warm-up",
+    "SequentialLR",
+    "CyclicLR",
+    "OneCycleLR",
+    "CosineAnnealingWarmRestarts",
+    "ReduceLROnPlateau",
+)
+
+
+def _chain_mistakes(config, parts):
+    """Schedules that undo what they are chained with, and chains in places where torch cannot step them."""
+    mistakes = []
+    for path, spec, _ in _components(config, {name: part for name, part in parts.items() if name == "lr_scheduler"}):
+        kind, nested = _bare_type(spec), spec.get("args", {}).get("schedulers")
+        if kind == "ChainedScheduler" and spec.get("warmup"):
+            mistakes.append(f"{path}.warmup: is not for ChainedScheduler; chain a LinearLR too")
+        for i, item in enumerate(nested if isinstance(nested, list) else ()):
+            place = f"{path}.args.schedulers.{i}"
+            inner = "" if not _is_formed(item) else "a warm-up" if item.get("warmup") else _bare_type(item)
+            if kind == "ChainedScheduler" and inner in _SET_THE_RATE_ANEW:
+                mistakes.append(f"{place}: {inner} sets the rate anew, whatever it is chained with; use another")
+            if kind == "SequentialLR" and inner == "ChainedScheduler":
+                mistakes.append(f"{place}.type: ChainedScheduler can be no part of a SequentialLR; use another")
+    return mistakes
+
+
+def _bare_type(spec):
+    return spec["type"].rpartition(".")[2]
 
 
 def _loader_mistakes(config):

@@ -31,6 +31,8 @@ class Part:
     """Whether a function of the project will do."""
     given: int = 0
     """How many positional arguments the script passes when it builds the object."""
+    given_by_name: tuple[str, ...] = ()
+    """Names of the other arguments that it passes then."""
     called_with: int | None = None
     """How many positional arguments a function gets when it is used, for a function that is not called to build."""
     nested: bool = False
@@ -72,7 +74,7 @@ PARTS = {
         "torch.optim.lr_scheduler",
         bases=("torch.optim.lr_scheduler.LRScheduler",),
         libraries=("torch.optim.lr_scheduler",),
-        given=1,
+        given_by_name=("optimizer",),
         nested=True,
     ),
     "trainer": Part("trainer.trainer", bases=("base.base_trainer.BaseTrainer",), given=7),
@@ -151,7 +153,8 @@ def source_argument_mistakes(name, part, args):
     if definition is None or definition.parameters is None:
         return []
     function = definition.kind == "function" and part.called_with is not None
-    return argument_mistakes(definition.parameters, args, part.called_with if function else part.given)
+    given = part.called_with if function else part.given
+    return argument_mistakes(definition.parameters, args, given, by_name=part.given_by_name)
 
 
 def default_in_source(name, part, argument):
@@ -174,14 +177,15 @@ def signature_of(found):
         return (inspect.Parameter("keywords", inspect.Parameter.VAR_KEYWORD),)
 
 
-def argument_mistakes(parameters, args, given, whole=True):
+def argument_mistakes(parameters, args, given, whole=True, by_name=()):
     """One 'key: what is wrong' for each argument that does not fit.
 
-    given: how many positional ones come first. whole: an argument without a default must be there.
+    given: how many positional ones come first. whole: an argument without a default must be there. by_name: those that
+    are given too, wherever they stand.
     """
     open_ended = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
     free = [p for p in parameters if p.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)]
-    free = {p.name: p for p in free[given:]}
+    free = {p.name: p for p in free[given:] if p.name not in by_name}
     mistakes = []
     for key, value in args.items():
         if key in free:

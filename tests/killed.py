@@ -38,6 +38,7 @@ def set_trap(kind, count):
         return
     import trainer.evaluate
     import trainer.optim_step
+    import utils.atomic_file
     import utils.checkpoint
 
     if kind == "step":
@@ -45,7 +46,7 @@ def set_trap(kind, count):
     elif kind == "valid":
         trainer.evaluate.record = dying_at(count, trainer.evaluate.record)
     elif kind == "file":
-        count_operations(utils.checkpoint, count)
+        count_operations(count, utils.checkpoint, utils.atomic_file)
 
 
 class FileWrapper:
@@ -64,8 +65,8 @@ class FileWrapper:
         self._file.close()
 
 
-def count_operations(module, count):
-    """Let the count-th open, write, flush, rename or removal that the module asks for be the last."""
+def count_operations(count, *modules):
+    """Let the count-th open, write, flush, rename or removal that the modules ask for be the last."""
     step = dying_at(count, lambda: None)
 
     class Watched(FileWrapper):
@@ -79,7 +80,8 @@ def count_operations(module, count):
         file = builtins.open(path, mode, *args, **kwargs)  # noqa: SIM115
         return Watched(file) if "w" in mode else file
 
-    module.open = watched_open
+    for module in modules:
+        module.open = watched_open
     for name in ("fsync", "replace"):
         function = getattr(os, name)
         setattr(os, name, lambda *args, function=function: (step(), function(*args), step())[1])

@@ -1,6 +1,7 @@
 """Imports point down only, and nothing heavy is imported before it is needed."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 
@@ -19,12 +20,17 @@ BELOW = {
 }
 
 
-def imports_of(path):
+def modules_in(path):
+    """Dotted names of what a file imports, also within functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield node.module.split(".")[0]
+            yield node.module
+
+
+def imports_of(path):
+    return [name.split(".")[0] for name in modules_in(path)]
 
 
 @pytest.mark.parametrize("room", BELOW)
@@ -34,6 +40,15 @@ def test_imports_point_down_only(room):
     for path in files:
         ours = set(imports_of(path)) & {*BELOW, "train", "test", "new_project"}
         assert ours <= BELOW[room] | {room}, path
+
+
+def test_no_two_files_need_each_other():
+    folders = [PROJECT / room for room in BELOW if room != "parse_config"]
+    files = [*PROJECT.glob("*.py"), *(path for folder in folders for path in folder.rglob("*.py"))]
+    modules = {".".join(path.relative_to(PROJECT).with_suffix("").parts): path for path in files}
+    needs = {name: {m for m in modules_in(path) if m in modules} for name, path in modules.items()}
+    assert needs["utils.checkpoint"] >= {"utils.errors", "utils.old_checkpoint"}  # which it imports within a function
+    graphlib.TopologicalSorter(needs).prepare()  # raises CycleError with the names
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ import shutil
 from collections import Counter, OrderedDict
 from pathlib import Path
 
-from utils.errors import UserError
+from utils.atomic_file import replacing
+from utils.errors import CheckpointError
+from utils.safetensors_io import read_safetensors
 
 _SEAL = b"sha256:"
 _SEAL_BYTES = len(_SEAL) + 64
@@ -37,10 +39,6 @@ BEST_MODEL = "model_best.pth"
 _OVERTAKEN = "overtaken-"
 _KEPT_WITHIN_EPOCHS = 2  # newest ones, the second in case the first is damaged
 _NO_COMMENT = (0).to_bytes(2, "little")  # a zip archive ends with its comment's length and the comment
-
-
-class CheckpointError(UserError):
-    """A checkpoint that cannot be written, found or trusted."""
 
 
 def save_checkpoint(state, path):
@@ -77,8 +75,6 @@ def load_checkpoint(path):
 
     path = Path(path)
     if path.suffix == ".safetensors":
-        from utils.safetensors_io import read_safetensors
-
         return _require_kinds(read_safetensors(path), path)
     sealed = _verify(path)
     try:
@@ -243,24 +239,6 @@ def _plain_dict(value, where, copy):
     return new
 
 
-@contextlib.contextmanager
-def replacing(path):
-    """A temporary file to write, which then, flushed to the disk, takes the place of the one at path."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _flush_folder(path.parent)
-    except OSError as error:
-        reason = error.strerror if path.parent.is_dir() else "its folder is no longer there"
-        raise CheckpointError(f"{path}: cannot save the checkpoint: {reason}; earlier ones are untouched") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 class _SealedFile:
     """What torch.save writes a zip archive to; its bytes go on into the file, and their checksum behind them.
 
@@ -337,16 +315,6 @@ def _digest_of_first(file, num_bytes):
         digest.update(chunk)
         num_bytes -= len(chunk)
     return digest.hexdigest()
-
-
-def _flush_folder(folder):
-    """Flush a folder's entries, so that a rename in it survives a power cut."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _epoch_at_top(path):

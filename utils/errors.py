@@ -1,4 +1,4 @@
-"""The error that a user can cause, and how a command ends on one."""
+"""The errors that a user can cause, and how a command ends on one."""
 
 import contextlib
 import os
@@ -7,6 +7,10 @@ import sys
 
 class UserError(ValueError):
     """A mistake of the user's. Its text says where, what was given and what would do, one mistake a line."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be written, found or trusted."""
 
 
 @contextlib.contextmanager

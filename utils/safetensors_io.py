@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from utils.checkpoint import CheckpointError, replacing
+from utils.atomic_file import replacing
+from utils.errors import CheckpointError
 
 
 def read_safetensors(path):

@@ -14,6 +14,7 @@ import pytest
 import torch
 from killed import FileWrapper
 
+import utils.atomic_file
 import utils.checkpoint as checkpoints
 from helpers import PROJECT, copy_project, run
 from utils.checkpoint import CheckpointError, find_checkpoint, load_checkpoint
@@ -41,7 +42,7 @@ _SAVE_AND_DIE = """
 import itertools, os, shutil, sys
 from pathlib import Path
 sys.path[:0] = sys.argv[1:3] + [sys.argv[3]]
-import torch, killed, utils.checkpoint
+import torch, killed, utils.atomic_file, utils.checkpoint
 from test_storage_faults import save_epoch, newest
 root = Path(sys.argv[4])
 save_epoch(root / "before", 1)
@@ -50,7 +51,7 @@ for count in itertools.count(1):
     shutil.copytree(root / "before", folder)
     child = os.fork()
     if child == 0:
-        killed.count_operations(utils.checkpoint, count)
+        killed.count_operations(count, utils.checkpoint, utils.atomic_file)
         save_epoch(folder, 2)
         os._exit(0)
     status = os.waitpid(child, 0)[1]
@@ -84,14 +85,14 @@ def test_a_save_killed_at_any_of_its_operations_leaves_a_checkpoint(tmp_path):
 
 
 class Faults:
-    """The file operations of utils.checkpoint; the one of the given number fails, as on a full or broken disk."""
+    """The file operations of a save; the one of the given number fails, as on a full or broken disk."""
 
     def __init__(self, monkeypatch, failing):
         self.left = failing
         self.seen = 0
         for name in ("fsync", "replace", "open"):
             self._wrap(monkeypatch, os, name)
-        monkeypatch.setattr(checkpoints, "open", self.open, raising=False)
+        monkeypatch.setattr(utils.atomic_file, "open", self.open, raising=False)
 
     def count(self):
         self.seen += 1
@@ -161,7 +162,7 @@ def test_a_save_refused_at_any_of_its_operations_says_so_and_leaves_a_checkpoint
 
 
 class Disk:
-    """Records what utils.checkpoint asks of a folder, and builds the states that a loss of power may leave of it."""
+    """Records what a save asks of a folder, and builds the states that a loss of power may leave of it."""
 
     def __init__(self, monkeypatch, folder):
         self.folder = folder
@@ -170,7 +171,7 @@ class Disk:
         self.inodes = itertools.count()
         for name in ("fsync", "replace", "unlink"):
             monkeypatch.setattr(os, name, getattr(self, name)(getattr(os, name)))
-        monkeypatch.setattr(checkpoints, "open", self.open, raising=False)
+        monkeypatch.setattr(utils.atomic_file, "open", self.open, raising=False)
         self._descriptors = {}
 
     def open(self, path, mode="r", **kwargs):
@@ -299,7 +300,7 @@ def test_power_lost_at_any_moment_leaves_a_checkpoint_that_is_as_new_as_was_prom
 def test_the_simulated_loss_of_power_finds_a_missing_flush(tmp_path, monkeypatch):
     folder = tmp_path / "run"
     folder.mkdir()
-    monkeypatch.setattr(checkpoints.os, "fsync", lambda descriptor: None)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     with monkeypatch.context() as patch:
         disk = Disk(patch, folder)
         disk.operations = Unflushed()

@@ -1,9 +1,14 @@
 """What several tests need: tiny jobs that train in milliseconds, and commands run as a user types them."""
 
+import contextlib
+import gc
+import io
 import os
+import runpy
 import shutil
 import subprocess
 import sys
+import unittest.mock
 from pathlib import Path
 
 import torch
@@ -110,6 +115,26 @@ def run(*arguments, cwd=PROJECT, status=0, timeout=300):
     )
     assert done.returncode == status, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
+
+
+def run_here(script, *arguments, cwd=PROJECT, status=0):
+    """As run, without the seconds that a process of its own takes, where it is not the process that is tested."""
+    out, errors = io.StringIO(), io.StringIO()
+    arguments = [script, *map(str, arguments)]
+    with (
+        contextlib.chdir(cwd),
+        unittest.mock.patch.object(sys, "argv", arguments),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(errors),
+    ):
+        try:
+            runpy.run_path(str(PROJECT / script), run_name="__main__")
+            ended = 0
+        except SystemExit as exit:
+            ended = exit.code
+    gc.collect()  # a run's lock ends with its process, or with its config
+    assert ended == status, f"exit status {ended}\n{out.getvalue()}\n{errors.getvalue()}"
+    return subprocess.CompletedProcess(arguments, ended, out.getvalue(), errors.getvalue())
 
 
 SHORT = ("--set", "trainer.epochs=1", "--set", "trainer.len_epoch=5", "--set", "trainer.verbosity=1")

@@ -17,7 +17,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from compare import comparable_state
-from helpers import PROJECT, SHORT, copy_project, run, same
+from helpers import PROJECT, SHORT, copy_project, run, run_here, same
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.json_io import read_json
 
@@ -52,6 +52,8 @@ def graphs(run_folder):
     return sum(bool(event.Tags()["graph"]) for event in events)
 
 
+@pytest.mark.command
+@pytest.mark.slow
 def test_a_run_leaves_everything_behind(trained):
     _, folder = trained
     names = {path.name for path in folder.iterdir()}
@@ -71,6 +73,8 @@ def test_a_run_leaves_everything_behind(trained):
     assert start["command"][1:4] == ["train.py", "-c", "config.json"] and start["libraries"]["torch"]
 
 
+@pytest.mark.command
+@pytest.mark.slow
 def test_tensorboard_has_steps_epochs_images_histograms_and_the_graph(trained):
     events = EventAccumulator(str(logs(trained[1])))
     events.Reload()
@@ -82,6 +86,8 @@ def test_tensorboard_has_steps_epochs_images_histograms_and_the_graph(trained):
     assert "parameters/conv1.weight/train" in events.Tags()["histograms"] and events.Tags()["graph"] is True
 
 
+@pytest.mark.command
+@pytest.mark.slow
 def test_test_on_the_validation_data_gives_the_training_scripts_figures_exactly(trained):
     folder, run_folder = trained
     before = {path: path.stat().st_mtime_ns for path in (folder / "saved").rglob("*") if path.is_file()}
@@ -95,21 +101,23 @@ def test_test_on_the_validation_data_gives_the_training_scripts_figures_exactly(
     assert before == {path: path.stat().st_mtime_ns for path in (folder / "saved").rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.old_defect(14)
 def test_test_takes_loader_split_and_batch_size_from_config_and_flags(trained):
     folder, run_folder = trained
     values = {}
     for batch_size in (100, 999):
-        done = run("test.py", "-r", run_folder / "model_best.pth", "--bs", batch_size, cwd=folder)
+        done = run_here("test.py", "-r", run_folder / "model_best.pth", "--bs", batch_size, cwd=folder)
         assert "on 10000 test samples" in done.stdout
         values[batch_size] = read_json(run_folder / "test_results.json")["model_best.pth"]["test"]
     assert values[100]["accuracy"] == pytest.approx(values[999]["accuracy"], abs=1e-12)
     assert values[100]["loss"] == pytest.approx(values[999]["loss"], rel=1e-6)
-    done = run("test.py", "-r", run_folder / "model_best.pth", "--split", "train", cwd=folder)
+    done = run_here("test.py", "-r", run_folder / "model_best.pth", "--split", "train", cwd=folder)
     assert "on 54000 train samples" in done.stdout
     assert read_json(run_folder / "test_results.json")["model_best.pth"].keys() == {"test", "train"}
 
 
+@pytest.mark.slow
 def test_resume_of_the_real_job_gives_the_same_bits(trained, tmp_path):
     folder, straight = trained
     two = ("--set", "trainer.len_epoch=20", "--set", "trainer.log_step=5", "--set", f"trainer.save_dir={tmp_path}")
@@ -125,6 +133,7 @@ def test_resume_of_the_real_job_gives_the_same_bits(trained, tmp_path):
     assert len(list(logs(resumed).glob("events*"))) == 2 and graphs(resumed) == 1
 
 
+@pytest.mark.slow
 def test_resume_passes_over_a_damaged_newest_checkpoint(trained, tmp_path):
     folder, run_folder = trained
     copy = tmp_path / "models" / NAME / "copy"
@@ -139,10 +148,11 @@ def test_resume_passes_over_a_damaged_newest_checkpoint(trained, tmp_path):
     assert re.search(r"warning: .*checkpoint-epoch2\.pth: damaged: .*; passed over", done.stderr)
     assert "checkpoint-epoch1.pth, epoch 1" in done.stdout and "epoch 2/2" in done.stdout
     assert load_checkpoint(copy / "checkpoint-epoch2.pth")["epoch"] == 2
-    refused = run("train.py", "-r", run_folder / "nothing.pth", cwd=folder, status=2)
+    refused = run_here("train.py", "-r", run_folder / "nothing.pth", cwd=folder, status=2)
     assert refused.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.old_defect(12)
 def test_resume_with_a_config_starts_a_new_run_and_merges_deeply(trained, tmp_path):
     folder, run_folder = trained
@@ -160,6 +170,7 @@ def test_resume_with_a_config_starts_a_new_run_and_merges_deeply(trained, tmp_pa
     assert read_json(child / "environment.json")[0]["resumed_from"].endswith("checkpoint-epoch2.pth")
 
 
+@pytest.mark.slow
 def test_deterministic_switch_reaches_torch(tmp_path):
     program = """
         import runpy, sys, torch
@@ -175,17 +186,20 @@ def test_deterministic_switch_reaches_torch(tmp_path):
 TESTED_THERE = ("char_lm", "cifar_resnet", "image_folder", "mnist_autoencoder", "mnist_mlp", "tabular_regression")
 
 
+@pytest.mark.command
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config", sorted(path.name for path in (PROJECT / "configs").iterdir() if path.stem not in TESTED_THERE)
 )
 def test_every_config_checks_and_trains(config, tmp_path):
-    run("train.py", "-c", f"configs/{config}", "--check")
+    run_here("train.py", "-c", f"configs/{config}", "--check")
     short = ("--set", f"trainer.save_dir={tmp_path}", "--set", "trainer.epochs=1", "--set", "trainer.len_epoch=5")
     done = run("train.py", "-c", f"configs/{config}", *short)
     assert "epoch 1/1" in done.stdout
-    run("test.py", "-r", next(tmp_path.rglob("checkpoint-epoch1.pth")))
+    run_here("test.py", "-r", next(tmp_path.rglob("checkpoint-epoch1.pth")))
 
 
+@pytest.mark.slow
 def test_piped_output_is_plain_lines_within_80_columns(tmp_path):
     short = ("--set", "trainer.len_epoch=5", "--set", "trainer.epochs=1", "--set", f"trainer.save_dir={tmp_path}")
     done = run("train.py", "-c", "config.json", *short)
@@ -195,6 +209,7 @@ def test_piped_output_is_plain_lines_within_80_columns(tmp_path):
     assert max(len(line) for line in lines if str(tmp_path) not in line) <= 80
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_when_nobody_reads_its_output(tmp_path):
     short = ["--set", "trainer.len_epoch=5", "--set", "trainer.epochs=2", "--set", f"trainer.save_dir={tmp_path}"]
     command = [sys.executable, "train.py", "-c", "config.json", *short]
@@ -207,6 +222,7 @@ def test_a_run_goes_on_when_nobody_reads_its_output(tmp_path):
     assert "epoch 2/2" in info.read_text()
 
 
+@pytest.mark.slow
 def test_on_a_terminal_there_is_a_bar_and_no_progress_lines(tmp_path):
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
@@ -232,6 +248,7 @@ def _heed_ctrl_c():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_cleanly_and_says_what_to_resume_from(tmp_path):
     command = [sys.executable, "train.py", "-c", "config.json", "--set", "trainer.len_epoch=30"]
     command += ["--set", f"trainer.save_dir={tmp_path}", "--set", "trainer.epochs=1000", "--set", "trainer.verbosity=1"]
@@ -246,6 +263,11 @@ def test_ctrl_c_ends_cleanly_and_says_what_to_resume_from(tmp_path):
     resume = re.search(r"resume with: python train\.py -r (\S+)", output)[1]
     done = run("train.py", "-r", resume, *SHORT)
     assert "nothing left to train" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def own_copy(tmp_path_factory):
+    return copy_project(tmp_path_factory.mktemp("own") / "project")
 
 
 WRONG = [
@@ -273,30 +295,37 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), WRONG, ids=[message for _, message in WRONG])
-def test_bad_input_is_one_line_exit_2_and_nothing_written(arguments, message, tmp_path):
-    folder = copy_project(tmp_path / "project")
-    before = sorted(folder.rglob("*"))
-    done = run("train.py", *arguments, cwd=folder, status=2)
+def test_bad_input_is_one_line_exit_2_and_nothing_written(arguments, message, own_copy):
+    before = sorted(own_copy.rglob("*"))
+    done = run_here("train.py", *arguments, cwd=own_copy, status=2)
     assert message in done.stderr and len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: ")
-    written = [path for path in sorted(folder.rglob("*")) if path not in before and "__pycache__" not in path.parts]
-    assert written == []
+    assert sorted(own_copy.rglob("*")) == before
 
 
+def test_a_process_with_bad_input_ends_as_it_does_within_one(own_copy):
+    for arguments, message in (WRONG[1], WRONG[7]):
+        done = run("train.py", *arguments, cwd=own_copy, status=2)
+        assert message in done.stderr
+        assert done.stderr == run_here("train.py", *arguments, cwd=own_copy, status=2).stderr
+
+
+@pytest.mark.slow
 def test_test_refuses_what_it_cannot_measure(trained, tmp_path):
     folder, run_folder = trained
     checkpoint = run_folder / "checkpoint-epoch1.pth"
-    assert "give a checkpoint with -r" in run("test.py", "-c", "config.json", cwd=folder, status=2).stderr
+    assert "give a checkpoint with -r" in run_here("test.py", "-c", "config.json", cwd=folder, status=2).stderr
     split = ("--set", "data_loader.args.validation_split=0")  # what the config monitors does not matter here
-    done = run("test.py", "-r", checkpoint, "--split", "valid", *split, cwd=folder, status=2)
+    done = run_here("test.py", "-r", checkpoint, "--split", "valid", *split, cwd=folder, status=2)
     assert "the config sets no samples aside" in done.stderr
-    done = run("test.py", "-r", checkpoint, "--set", "arch.args.num_classes=7", cwd=folder, status=2)
+    done = run_here("test.py", "-r", checkpoint, "--set", "arch.args.num_classes=7", cwd=folder, status=2)
     assert "does not fit the model MnistModel" in done.stderr and len(done.stderr.splitlines()) == 1
     save_checkpoint({"state_dict": {}, "epoch": 1}, tmp_path / "bare.pth")
-    assert "holds no config; give one with -c" in run("test.py", "-r", tmp_path / "bare.pth", status=2).stderr
+    assert "holds no config; give one with -c" in run_here("test.py", "-r", tmp_path / "bare.pth", status=2).stderr
 
 
+@pytest.mark.slow
 def test_a_checkpoint_within_an_epoch_is_tested_as_what_it_is(tmp_path):
-    run(
+    run_here(
         "train.py",
         "-c",
         "config.json",
@@ -307,6 +336,6 @@ def test_a_checkpoint_within_an_epoch_is_tested_as_what_it_is(tmp_path):
         "trainer.save_every_steps=2",
     )
     checkpoint = next(tmp_path.rglob("checkpoint-epoch1-batch4.pth"))
-    assert "epoch 0 and 4 batches, on 10000 test samples" in run("test.py", "-r", checkpoint).stdout
+    assert "epoch 0 and 4 batches, on 10000 test samples" in run_here("test.py", "-r", checkpoint).stdout
     result = read_json(checkpoint.parent / "test_results.json")[checkpoint.name]["test"]
     assert (result["epoch"], result["batch"]) == (0, 4)

@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from helpers import copy_project, run
+from helpers import copy_project, run, run_here
 from utils.config.debug_flags import NONE_GIVEN, add_debug_flags
 
 
@@ -13,6 +13,8 @@ def folder(tmp_path_factory):
     return copy_project(tmp_path_factory.mktemp("debugging") / "project")
 
 
+@pytest.mark.command
+@pytest.mark.slow
 def test_fast_dev_run_leaves_nothing_behind(folder):
     before = sorted(folder.iterdir())
     checking = ("--set", "trainer.sanity_check_batches=1")
@@ -22,6 +24,7 @@ def test_fast_dev_run_leaves_nothing_behind(folder):
     assert sorted(path for path in folder.iterdir() if path.name != "__pycache__") == before
 
 
+@pytest.mark.slow
 def test_profile_and_overfitting_go_together(folder):
     shorter = ("--set", "trainer.epochs=6", "--set", "trainer.save_dir=out/", "--set", "trainer.tensorboard=false")
     done = run("train.py", "-c", "config.json", "--overfit-batches", "2", "--profile", *shorter, cwd=folder)
@@ -30,6 +33,7 @@ def test_profile_and_overfitting_go_together(folder):
     assert list(folder.glob("out/log/*/*/profile.pt.trace.json")) and "ERROR" not in done.stderr
 
 
+@pytest.mark.slow
 def test_batches_are_drawn_and_nothing_trained(folder):
     before = sorted(folder.glob("*"))
     done = run("train.py", "-c", "config.json", "--show-batch", "batch.png", cwd=folder)
@@ -48,7 +52,7 @@ def test_batches_are_drawn_and_nothing_trained(folder):
     ],
 )
 def test_mistake_ends_with_one_line_and_no_run(folder, arguments, text):
-    done = run("train.py", "-c", "config.json", *arguments, cwd=folder, status=2)
+    done = run_here("train.py", "-c", "config.json", *arguments, cwd=folder, status=2)
     assert text in done.stderr and "Traceback" not in done.stderr
     assert not (folder / "saved").exists()
 

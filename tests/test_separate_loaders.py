@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from helpers import run
+from helpers import run_here
 from utils.checkpoint import load_checkpoint
 from utils.json_io import read_json, write_json
 
@@ -32,14 +32,15 @@ def trained(tmp_path_factory):
         "trainer": {"epochs": 2, "save_dir": str(folder / "saved"), "monitor": "min val_loss", "tensorboard": False},
     }
     write_json(config, folder / "job.json")
-    run("train.py", "-c", folder / "job.json")
+    run_here("train.py", "-c", folder / "job.json")
     (run_folder,) = folder.glob("saved/models/separate/*")
     return run_folder
 
 
+@pytest.mark.slow
 def test_each_part_is_measured_on_its_own_data(trained):
     for split in ("valid", "test"):
-        run("test.py", "-r", trained / "checkpoint-epoch2.pth", "--split", split)
+        run_here("test.py", "-r", trained / "checkpoint-epoch2.pth", "--split", split)
     results = read_json(trained / "test_results.json")["checkpoint-epoch2.pth"]
     assert [results[split]["samples"] for split in ("valid", "test")] == [20, 10]
     log = load_checkpoint(trained / "checkpoint-epoch2.pth")["log"]

@@ -13,7 +13,7 @@ import time
 import pytest
 
 import series
-from helpers import PROJECT, run, same
+from helpers import PROJECT, run, run_here, same
 from parse_config import PARTS, ConfigParser
 from series import best_row, has_begun, series_table, summarize
 from utils import UserError
@@ -65,6 +65,7 @@ def runs(job, name="*"):
     return sorted((job.parent / "saved" / "models").glob(f"{name}/*"))
 
 
+@pytest.mark.slow
 def test_folds_are_ordinary_runs_and_a_table(folds):
     job, told = folds
     folders = runs(job)[:2]
@@ -87,19 +88,21 @@ def test_folds_are_ordinary_runs_and_a_table(folds):
     ] in lines
 
 
+@pytest.mark.slow
 def test_one_fold_alone_is_the_run_of_the_series(folds):
     job, _ = folds
-    run("train.py", "-c", job, "--fold", "2/2")
+    run_here("train.py", "-c", job, "--fold", "2/2")
     one, other = (load_checkpoint(folder / "model_best.pth") for folder in runs(job, "line-fold2of2"))
     assert same(one["state_dict"], other["state_dict"]) and one["log"] == other["log"]
 
 
+@pytest.mark.slow
 def test_test_prepares_data_as_the_training_did(folds):
     job, _ = folds
     folder = runs(job)[0]
     path = job.parent / "table.csv"
-    run("test.py", "-r", folder / "model_best.pth", "--set", f"data_loader.args.test_path={path}")
-    run("test.py", "-r", folder / "model_best.pth", "--split", "train")
+    run_here("test.py", "-r", folder / "model_best.pth", "--set", f"data_loader.args.test_path={path}")
+    run_here("test.py", "-r", folder / "model_best.pth", "--split", "train")
     results = read_json(folder / "test_results.json")["model_best.pth"]
     valid = load_checkpoint(folder / "model_best.pth")["monitor_best"]
     assert [results[part]["samples"] for part in ("train", "test")] == [20, 40]
@@ -128,6 +131,7 @@ def _heed_ctrl_c():
     signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal; pytest may be run in the background
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_whole_and_the_same_command_goes_on(job):
     arguments = [
         "train.py",
@@ -136,7 +140,7 @@ def test_ctrl_c_ends_the_whole_and_the_same_command_goes_on(job):
         "--folds",
         "2",
         "--set",
-        "trainer.epochs=150",
+        "trainer.epochs=60",
         "--set",
         "trainer.keep_last=1",
     ]
@@ -162,7 +166,7 @@ def test_ctrl_c_ends_the_whole_and_the_same_command_goes_on(job):
 
     again = run(*arguments, "-r", "auto")
     assert runs(job)[0] == stopped and len(runs(job)) == 2 and "± std" in again.stdout
-    assert all((folder / "checkpoint-epoch150.pth").exists() for folder in runs(job))
+    assert all((folder / "checkpoint-epoch60.pth").exists() for folder in runs(job))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

@@ -17,7 +17,7 @@ import pytest
 import torch
 from hypothesis import strategies
 
-from helpers import PROJECT, copy_project, run
+from helpers import PROJECT, copy_project, run, run_here
 from parse_config import PARTS, ConfigParser
 from utils import UserError
 from utils.checkpoint import save_checkpoint
@@ -186,11 +186,13 @@ def hostile_files(folder):
     return sorted(path for path in folder.iterdir() if path.name != "control.json")
 
 
+@pytest.mark.slow
 def test_attacks_run_nothing_and_are_refused_in_one_line(tmp_path):
     files = hostile_files(tmp_path)
     assert audited(TYPES, files).split() == ["refused", str(len(TYPES) * len(SECTIONS) + len(files))]
 
 
+@pytest.mark.slow
 def test_the_watch_sees_what_it_watches_for(tmp_path):
     program = _AUDITED.format(project=str(PROJECT))
     for deed in ("open('x', 'w')", "__import__('os').system('true')"):
@@ -219,10 +221,11 @@ def test_links_that_lead_out_of_save_dir_are_not_followed(tmp_path, link):
     assert not [path for path in outside.rglob("*") if path.is_file()]
 
 
+@pytest.mark.slow
 def test_a_run_folder_full_of_links_writes_nothing_outside(tmp_path):
     project = copy_project(tmp_path / "project")
     job = ("train.py", "-c", "config.json", "--set", "trainer.len_epoch=2", "--set", "trainer.verbosity=0")
-    run(*job, "--set", "trainer.epochs=1", cwd=project)
+    run_here(*job, "--set", "trainer.epochs=1", cwd=project)
     (folder,) = project.glob("saved/models/*/*")
     before = {}
 
@@ -235,13 +238,14 @@ def test_a_run_folder_full_of_links_writes_nothing_outside(tmp_path):
 
     for name in ("metrics.csv", "config.json", "environment.json", "checkpoint-epoch1.pth", "model_best.pth"):
         link(name)
-    run("train.py", "-r", folder, "--set", "trainer.epochs=2", cwd=project)
+    run_here("train.py", "-r", folder, "--set", "trainer.epochs=2", cwd=project)
     link("info.log")
-    refused = run("train.py", "-r", folder, "--set", "trainer.epochs=3", cwd=project, status=2)
+    refused = run_here("train.py", "-r", folder, "--set", "trainer.epochs=3", cwd=project, status=2)
     assert "info.log: is a link" in refused.stderr
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
+@pytest.mark.slow
 def test_plain_text_in_a_safe_checkpoint_chooses_no_code(tmp_path):
     config = {
         "name": "x",
@@ -254,7 +258,7 @@ def test_plain_text_in_a_safe_checkpoint_chooses_no_code(tmp_path):
     path = tmp_path / "checkpoint-epoch1.pth"
     save_checkpoint({"state_dict": {}, "arch": "os.system", "epoch": 1, "config": config}, path)
     for script in ("train.py", "test.py"):
-        done = run(script, "-r", path, cwd=PROJECT, status=2)
+        done = run_here(script, "-r", path, status=2)
         assert "Traceback" not in done.stderr
         for section in ("arch", "data_loader", "optimizer", "loss"):
             assert any(line.startswith(f"error: {section}.type: ") for line in done.stderr.splitlines())
@@ -281,6 +285,7 @@ print([os.waitpid(child, 0)[1] for child in children])
 """
 
 
+@pytest.mark.slow
 def test_fifty_runs_started_at_once_get_fifty_folders_and_lose_nothing(tmp_path):
     program = _START_AT_ONCE.format(project=str(PROJECT), folder=str(tmp_path))
     assert run("-c", textwrap.dedent(program)).stdout.splitlines()[-1] == str([0] * 50)

@@ -1,5 +1,7 @@
 """The learning-rate schedule that a config describes: warm-up, chains of schedules, and one for each optimizer."""
 
+import warnings
+
 from torch.optim.lr_scheduler import LinearLR, ReduceLROnPlateau, SequentialLR
 
 from trainer.batch_stream import epoch_length
@@ -17,8 +19,10 @@ class Schedules:
 
     def step(self):
         """Step with each."""
-        for scheduler in self.by_name.values():
-            scheduler.step()
+        with warnings.catch_warnings():  # torch warns of an optimizer that has not stepped, whose turn comes later
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+            for scheduler in self.by_name.values():
+                scheduler.step()
 
     def state_dict(self):
         """The state of each by its name."""

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import logger.trackers
 from base import BaseCallback
-from helpers import PROJECT, SHORT, run, same, tiny_config, tiny_trainer
+from helpers import PROJECT, SHORT, run_here, same, tiny_config, tiny_trainer
 from logger import BaseTracker, TrackerList
 from logger.base_tracker import as_picture
 from logger.trackers import JsonLines
@@ -370,11 +370,12 @@ def test_a_missing_package_is_named_before_training(tmp_path, diary, monkeypatch
         tiny_trainer(job(tmp_path, "Diary"))
 
 
+@pytest.mark.slow
 def test_a_test_asks_for_no_tracker(tmp_path):
-    run("train.py", "-c", "config.json", *SHORT, "--set", f"trainer.save_dir={tmp_path}")
+    run_here("train.py", "-c", "config.json", *SHORT, "--set", f"trainer.save_dir={tmp_path}")
     (tmp_path / "own.json").write_text('{"trackers": [{"type": "Wandb", "args": {"project": "p"}}]}')
     (best,) = tmp_path.glob("models/*/*/model_best.pth")
-    told = run("test.py", "-r", best, "-c", tmp_path / "own.json").stdout
+    told = run_here("test.py", "-r", best, "-c", tmp_path / "own.json").stdout
     assert "10000 test samples" in told and "wandb" not in told
 
 

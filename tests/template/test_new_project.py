@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 
@@ -70,9 +71,13 @@ def test_it_trains_resumes_and_tests(project):
 
 
 def test_it_passes_its_own_tests(project):
-    command = [sys.executable, "-m", "pytest", "-q", "-x"]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=1800)
-    assert done.returncode == 0 and " passed" in done.stdout, done.stdout
+    """All but the slow ones: every test file is collected, so a file or a setting that was left behind is missed, and
+    the tests marked command train, resume, test and look around in the project as its user would. The slow tests that
+    are left out, of kills, signals, full disks and hostile files, concern the same files here as there."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "command or not slow"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 1000, done.stdout
 
 
 def test_name_can_be_given(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers import PROJECT, run
+from helpers import PROJECT, run_here
 from utils.checkpoint import load_checkpoint
 from utils.json_io import read_json
 
@@ -27,7 +27,7 @@ def test_its_config_is_read_without_running_its_code(checkpoint):
 
 
 def test_it_gives_the_accuracy_that_the_old_template_reported(checkpoint, tmp_path):
-    run("test.py", "-r", checkpoint, "--split", "valid", "--set", "data_loader.args.num_workers=0")
+    run_here("test.py", "-r", checkpoint, "--split", "valid", "--set", "data_loader.args.num_workers=0")
     results = read_json(tmp_path / "test_results.json")["model_best.pth"]["valid"]
     assert results["accuracy"] == 0.975  # reported as 0.9749, the mean over batches instead of samples
     assert results["loss"] == pytest.approx(load_checkpoint(checkpoint)["monitor_best"], rel=1e-3)
@@ -35,7 +35,7 @@ def test_it_gives_the_accuracy_that_the_old_template_reported(checkpoint, tmp_pa
 
 def test_training_goes_on_from_it_in_a_new_run(checkpoint, tmp_path):
     more = ("--set", f"trainer.save_dir={tmp_path}", "--set", "trainer.epochs=3", "--set", "trainer.len_epoch=5")
-    done = run("train.py", "-r", checkpoint, "-c", "config.json", *more)
+    done = run_here("train.py", "-r", checkpoint, "-c", "config.json", *more)
     assert 'lr_scheduler.type: "StepLR" -> "ExponentialLR"' in done.stdout
     name = read_json(PROJECT / "config.json")["name"]
     (child,) = (tmp_path / "models" / name).iterdir()

@@ -11,7 +11,7 @@ import torch
 import trainer.callbacks
 from base import BaseCallback
 from base.base_callback import HOOKS
-from helpers import run, same, tiny_config, tiny_model, tiny_trainer
+from helpers import run_here, same, tiny_config, tiny_model, tiny_trainer
 from trainer import Trainer
 from utils import UserError
 from utils.checkpoint import find_checkpoint, load_checkpoint
@@ -266,12 +266,13 @@ def test_mistakes_in_the_section_are_found_by_the_check(tmp_path):
         "--set",
         'callbacks=[{"type":"EarlyStoping"},{"type":"SaveTopK","args":{"monitor":"min val_los"}},{"type":"TimeLimit"}]',
     ]
-    told = run("train.py", "-c", "config.json", "--check", *wrong, status=2).stderr
+    told = run_here("train.py", "-c", "config.json", "--check", *wrong, status=2).stderr
     assert "callbacks.0.type: " in told and "did you mean 'EarlyStopping'?" in told
     assert "callbacks.1.args.monitor: nothing called 'val_los' is logged; did you mean 'val_loss'?" in told
     assert "callbacks.2.args.max_time" in told
 
 
+@pytest.mark.slow
 def test_a_real_job_trains_and_resumes_with_callbacks(tmp_path):
     section = """[{"type": "SaveTopK", "args": {"monitor": "max val_accuracy", "k": 1}},
                   {"type": "EarlyStopping", "args": {"monitor": "min val_loss", "target": 100}}]"""
@@ -285,11 +286,11 @@ def test_a_real_job_trains_and_resumes_with_callbacks(tmp_path):
         "--set",
         "trainer.len_epoch=5",
     ]
-    done = run("train.py", "-c", "config.json", *job, "--set", f"trainer.save_dir={tmp_path}")
+    done = run_here("train.py", "-c", "config.json", *job, "--set", f"trainer.save_dir={tmp_path}")
     assert "and 100 was the target" in done.stdout
     (folder,) = (tmp_path / "models/job").iterdir()
     assert (folder / "top-val_accuracy-epoch1.pth").exists() and not (folder / "checkpoint-epoch2.pth").exists()
-    resumed = run("train.py", "-r", folder, "--set", "callbacks=[]")
+    resumed = run_here("train.py", "-r", folder, "--set", "callbacks=[]")
     assert "epoch 3/3" in resumed.stdout and "changed since: callbacks" in resumed.stdout
 
 

@@ -39,6 +39,7 @@ def checkpoints(tmp_path_factory):
     return [load_checkpoint(path) for path in sorted(trainer.checkpoint_dir.glob("checkpoint*.pth"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_any_value_in_any_place(checkpoints, tmp_path, seed):
     chance = random.Random(seed)

@@ -11,7 +11,7 @@ from torchmetrics import classification
 
 from base import BaseDataLoader
 from compare import comparable_state
-from helpers import TinyData, accuracy, copy_project, run, same, tiny_config, tiny_trainer
+from helpers import TinyData, accuracy, copy_project, run_here, same, tiny_config, tiny_trainer
 from model.metric import ConfusionMatrix, MacroF1
 from trainer import Trainer
 from utils import UserError
@@ -163,6 +163,7 @@ def test_training_without_them_saves_and_restores_what_it_did(tmp_path):
     assert trainer.train_metrics.over_epoch is None
 
 
+@pytest.mark.slow
 def test_commands_train_and_test_with_metrics_of_torchmetrics(tmp_path):
     folder = copy_project(tmp_path / "project")
     f1 = '{"type": "torchmetrics.classification.MulticlassF1Score", "args": {"num_classes": 10}, "name": "f1"}'
@@ -171,10 +172,10 @@ def test_commands_train_and_test_with_metrics_of_torchmetrics(tmp_path):
         f'{{"base": "config.json", "name": "f1", "metrics": ["accuracy", {f1}, {matrix}],'
         '"trainer": {"epochs": 1, "len_epoch": 5, "monitor": "max val_f1"}}'
     )
-    run("train.py", "-c", "f1.json", cwd=folder)
+    run_here("train.py", "-c", "f1.json", cwd=folder)
     (saved,) = (folder / "saved/models/f1").iterdir()
     validated = float((folder / "saved/log/f1" / saved.name / "metrics.csv").read_text().split(",")[-1])
-    done = run("test.py", "-r", saved / "model_best.pth", "--split", "valid", cwd=folder)
+    done = run_here("test.py", "-r", saved / "model_best.pth", "--split", "valid", cwd=folder)
     assert f"f1: {validated}" in done.stdout and "a row for each target" in done.stdout
     assert max(map(len, done.stdout.splitlines()[1:])) <= 80
     results = (saved / "test_results.json").read_text()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from helpers import run, same, tiny_config, tiny_trainer
+from helpers import run_here, same, tiny_config, tiny_trainer
 from parse_config import PARTS, ConfigParser
 from trainer.optimizers import Optimizers, build_optimizer
 from utils.errors import UserError
@@ -176,6 +176,7 @@ def test_a_checkpoint_of_other_optimizers_is_refused(tmp_path):
         load_optimizer(trainer.optimizer, {"steps": 3, "optimizers": {"body": body}}, False)
 
 
+@pytest.mark.slow
 def test_several_optimizers_train_from_a_config(tmp_path):
     config = read_json("config.json")
     config["optimizer"] = {
@@ -193,9 +194,9 @@ def test_several_optimizers_train_from_a_config(tmp_path):
     }
     config["trainer"] |= {"epochs": 2, "len_epoch": 4, "save_dir": str(tmp_path / "saved")}
     write_json(config, tmp_path / "job.json")
-    run("train.py", "-c", tmp_path / "job.json")
+    run_here("train.py", "-c", tmp_path / "job.json")
     (newest,) = (tmp_path / "saved").glob("models/*/*/checkpoint-epoch2.pth")
-    done = run("train.py", "-r", newest, "--set", "trainer.epochs=3")
+    done = run_here("train.py", "-r", newest, "--set", "trainer.epochs=3")
     assert "epoch 3/3" in done.stdout
 
 

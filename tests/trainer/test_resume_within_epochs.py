@@ -18,7 +18,7 @@ import trainer.trainer
 from base import BaseDataLoader, InMemoryDataset
 from compare import comparable_state
 from data_loader.augmentations import RandomShift
-from helpers import PROJECT, TinyData, copy_project, run, same, tiny_config, tiny_trainer
+from helpers import PROJECT, TinyData, copy_project, run, run_here, same, tiny_config, tiny_trainer
 from trainer import Trainer
 from utils import UserError
 from utils.checkpoint import find_checkpoint, load_checkpoint
@@ -310,6 +310,7 @@ def test_resume_from_an_earlier_epoch_takes_nothing_from_the_later_ones(tmp_path
     assert all(content in after for content in before.values())
 
 
+@pytest.mark.slow
 def test_two_processes_cannot_train_one_run(tmp_path):
     one = tiny_trainer(tiny_config(tmp_path, **settings(epochs=1)))
     one.train()
@@ -469,22 +470,24 @@ def test_resume_late_in_an_epoch_reads_no_more_than_what_is_left(tmp_path, datas
         assert [memory.batch_indices(3, i) for i in range(len(memory))] == whole
 
 
+@pytest.mark.slow
 def test_auto_starts_a_run_and_then_goes_on_with_it(tmp_path):
     project = copy_project(tmp_path / "project")
     command = ["train.py", "-c", "config.json", "-r", "auto", "--set", "trainer.len_epoch=3", "--set", "name=again"]
-    run(*command, "--set", "trainer.epochs=1", cwd=project)
-    run(*command, "--set", "trainer.epochs=2", cwd=project)
-    done = run(*command, "--set", "trainer.epochs=2", cwd=project)
+    run_here(*command, "--set", "trainer.epochs=1", cwd=project)
+    run_here(*command, "--set", "trainer.epochs=2", cwd=project)
+    done = run_here(*command, "--set", "trainer.epochs=2", cwd=project)
     assert "nothing left to train" in done.stdout + done.stderr
     (folder,) = project.glob("saved/models/again/*")
     assert {path.name for path in folder.glob("checkpoint*")} == {"checkpoint-epoch1.pth", "checkpoint-epoch2.pth"}
     assert len(json.loads((folder / "environment.json").read_text())) == 3
-    run(*command, "--set", "name=another", "--set", "trainer.epochs=1", cwd=project)
+    run_here(*command, "--set", "name=another", "--set", "trainer.epochs=1", cwd=project)
     assert len(list(project.glob("saved/models/another/*"))) == 1
-    done = run("train.py", "-r", "auto", cwd=project, status=2)
+    done = run_here("train.py", "-r", "auto", cwd=project, status=2)
     assert "-r auto: needs a config" in done.stderr
 
 
+@pytest.mark.slow
 def test_auto_starts_no_second_run_beside_one_that_has_saved_nothing_yet(tmp_path):
     folder = tmp_path / "models/again/first"
     folder.mkdir(parents=True)
@@ -493,9 +496,10 @@ def test_auto_starts_no_second_run_beside_one_that_has_saved_nothing_yet(tmp_pat
     lock = RunLock(folder)
     assert "first: another process trains this run, and has saved nothing yet" in run(*command, status=2).stderr
     del lock
-    run(*command)
+    run_here(*command)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)])
 def test_signal_to_all_processes_of_a_run_with_workers_saves_and_ends_it(tmp_path, number, status):
     project = copy_project(tmp_path / "project")

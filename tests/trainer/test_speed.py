@@ -73,6 +73,7 @@ def test_compile_without_a_compiler_is_refused_with_the_way_on(tmp_path, monkeyp
     assert not (tmp_path / "compiled").exists()
 
 
+@pytest.mark.slow
 def test_a_compiled_model_computes_the_same_and_its_checkpoint_knows_nothing_of_it(tmp_path):
     if not any(map(shutil.which, ("c++", "g++", "clang++"))):
         pytest.skip("no C++ compiler on this machine")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import base.checkpoint_saver
-from helpers import accuracy, run, same, tiny_config, tiny_trainer
+from helpers import accuracy, run_here, same, tiny_config, tiny_trainer
 from trainer.evaluate import evaluate
 from utils import MetricTracker, UserError
 from utils.checkpoint import CheckpointError, load_checkpoint
@@ -149,12 +149,13 @@ def test_values_that_cannot_be_are_refused_before_there_is_a_run(tmp_path, callb
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_test_py_measures_the_average_that_validation_measured(tmp_path):
     changes = ["trainer.epochs=2", "trainer.len_epoch=20", f"trainer.save_dir={tmp_path}", "name=ema"]
     changes += ['callbacks=[{"type": "EMA", "args": {"decay": 0.9}}]']
-    run("train.py", "-c", "config.json", *(word for change in changes for word in ("--set", change)))
+    run_here("train.py", "-c", "config.json", *(word for change in changes for word in ("--set", change)))
     (folder,) = (tmp_path / "models/ema").iterdir()
-    run("test.py", "-r", folder / "model_best.pth", "--split", "valid")
+    run_here("test.py", "-r", folder / "model_best.pth", "--split", "valid")
     saved = load_checkpoint(folder / "model_best.pth")["log"]
     measured = read_json(folder / "test_results.json")["model_best.pth"]["valid"]
     assert measured["loss"] == pytest.approx(saved["val_loss"], rel=1e-6)

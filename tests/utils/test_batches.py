@@ -113,6 +113,7 @@ with clean_exit():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "timeout", "message"),
     [

@@ -47,6 +47,7 @@ def test_tensors_of_another_device_load_on_the_cpu(tmp_path, monkeypatch):
     assert asked == [{"map_location": "cpu", "weights_only": True}]
 
 
+@pytest.mark.slow
 def test_every_flipped_byte_and_every_truncation_is_refused(path, tmp_path):
     content = path.read_bytes()
     broken = tmp_path / "broken.pth"

@@ -5,7 +5,7 @@ from argparse import Namespace
 import pytest
 import torch
 
-from helpers import PROJECT, SHORT, copy_project, run, same
+from helpers import PROJECT, SHORT, copy_project, run, run_here, same
 from parse_config import PARTS, ConfigParser
 from utils import UserError
 from utils.checkpoint import load_checkpoint, save_checkpoint
@@ -185,7 +185,7 @@ def test_mistakes_are_found_before_torch_is_there(section, mistake, monkeypatch)
 def project(tmp_path_factory):
     """A copy of the project with a run of one short epoch."""
     folder = copy_project(tmp_path_factory.mktemp("fine") / "project")
-    run("train.py", "-c", "config.json", *SHORT, cwd=folder)
+    run_here("train.py", "-c", "config.json", *SHORT, cwd=folder)
     return folder
 
 
@@ -194,11 +194,12 @@ def newest_run(folder, job=None):
     return max((folder / "saved/models" / job).iterdir(), key=lambda path: path.stat().st_mtime_ns)
 
 
+@pytest.mark.slow
 def test_weights_only_is_a_new_run_from_epoch_1_and_goes_on_without_the_file(project):
     before = newest_run(project)
     source = before / "checkpoint-epoch1.pth"
     two = (*SHORT, "--set", "trainer.epochs=2", "--set", "trainer.tensorboard=false")
-    told = run("train.py", "-r", source, "--weights-only", *two, cwd=project).stdout
+    told = run_here("train.py", "-r", source, "--weights-only", *two, cwd=project).stdout
     assert "taken for 8 of the model's 8 entries" in told and "epoch 1/2" in told
     straight = newest_run(project)
     assert straight != before and read_json(straight / "config.json")["init_weights"] == {"path": str(source)}
@@ -214,10 +215,9 @@ def test_weights_only_is_a_new_run_from_epoch_1_and_goes_on_without_the_file(pro
     )
     run("-c", stop, "train.py", "-c", "again.json", *two, cwd=project)
     (project / "weights.pth").unlink()
-    assert (
-        "there is no file weights.pth" in run("train.py", "-c", "again.json", "--check", cwd=project, status=2).stderr
-    )
-    run("train.py", "-c", "again.json", "-r", "auto", *two, cwd=project)
+    told = run_here("train.py", "-c", "again.json", "--check", cwd=project, status=2).stderr
+    assert "there is no file weights.pth" in told
+    run_here("train.py", "-c", "again.json", "-r", "auto", *two, cwd=project)
     left, right = (
         load_checkpoint(folder / "checkpoint-epoch2.pth") for folder in (straight, newest_run(project, "again"))
     )

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from helpers import SHORT, run, same
+from helpers import SHORT, run, run_here, same
 from utils import UserError
 from utils.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from utils.safetensors_io import write_safetensors
@@ -47,18 +47,19 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
         load_checkpoint(tmp_path / "a.safetensors")
 
 
+@pytest.mark.slow
 def test_the_command_exports_and_test_and_train_read_the_file(tmp_path):
     options = (*SHORT, "--set", f"trainer.save_dir={tmp_path}")
-    run("train.py", "-c", "config.json", *options)
+    run_here("train.py", "-c", "config.json", *options)
     (folder,) = tmp_path.glob("models/*/*")
     weights = folder / "weights.safetensors"  # in the run's folder, where -r would go on with the run
     assert str(weights) in run("-m", "utils.export", folder, weights).stdout
     of_file, of_checkpoint = (
-        run("test.py", "-r", path, "--split", "valid").stdout.splitlines()[1:]
+        run_here("test.py", "-r", path, "--split", "valid").stdout.splitlines()[1:]
         for path in (weights, folder / "checkpoint-epoch1.pth")
     )
     assert of_file == of_checkpoint and len(of_file) == 3
-    told = run("train.py", "-r", weights, *options).stdout
+    told = run_here("train.py", "-r", weights, *options).stdout
     assert "epoch 1/1" in told and len(list(tmp_path.glob("models/*/*"))) == 2
     assert "end its name in .safetensors" in run("-m", "utils.export", folder, tmp_path / "w.pt", status=2).stderr
     assert "no such folder" in run("-m", "utils.export", folder, tmp_path / "no/w.safetensors", status=2).stderr

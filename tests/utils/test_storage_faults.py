@@ -67,6 +67,7 @@ print(count - 1, "operations")
 """
 
 
+@pytest.mark.slow
 def test_a_save_killed_at_any_of_its_operations_leaves_a_checkpoint(tmp_path):
     (tmp_path / "before").mkdir()
     places = [PROJECT, PROJECT / "tests" / "utils", PROJECT / "tests"]
@@ -139,6 +140,7 @@ class FailingFile:
         self._file.close()
 
 
+@pytest.mark.slow
 def test_a_save_refused_at_any_of_its_operations_says_so_and_leaves_a_checkpoint(tmp_path):
     for failing in itertools.count(1):
         folder = tmp_path / str(failing)
@@ -269,6 +271,7 @@ class RecordingFile(FileWrapper):
         return self._file.write(data)
 
 
+@pytest.mark.slow
 def test_power_lost_at_any_moment_leaves_a_checkpoint_that_is_as_new_as_was_promised(tmp_path, monkeypatch):
     folder = tmp_path / "run"
     folder.mkdir()
@@ -324,6 +327,7 @@ class Unflushed(list):
 JOB = ("train.py", "-c", "config.json", "--set", "trainer.len_epoch=2", "--set", "trainer.epochs=30")
 
 
+@pytest.mark.slow
 def test_run_on_a_full_disk_says_so_fails_and_goes_on_where_there_is_room(tmp_path):
     project, disk = copy_project(tmp_path / "project"), tmp_path / "disk"
     disk.mkdir()

@@ -6,15 +6,18 @@ from torchvision.utils import make_grid, save_image
 
 from base import BaseCallback
 from base.trainer_state import measured_model
+from trainer.optim_step import OptimStep
 from trainer.trainer import Trainer
 from utils import UserError
+from utils.weights import unwrapped
 
 
 class GanTrainer(Trainer):
     """Trains model.generator against model.discriminator; the config's optimizers are called like them.
 
     The model gives logits that images are real, and model.generate(latent) makes images. Logged are the generator's
-    loss, for which criterion(logits, target) stands, and the discriminator's as d_loss.
+    loss, for which criterion(logits, target) stands, and the discriminator's as d_loss. Both gradients of a batch are
+    watched: trainer.on_nonfinite "skip" leaves out the update of the network whose gradient is not finite.
     """
 
     def __init__(self, *args, **kwargs):
@@ -23,6 +26,7 @@ class GanTrainer(Trainer):
             if getattr(self.settings, key) != type(self.settings).model_fields[key].default:
                 raise UserError(f"trainer.{key}: this trainer's own step takes no notice of it; leave it out")
         self.train_metrics.track("d_loss")
+        self.steps = {name: self._optim_step(name) for name in ("discriminator", "generator")}
 
     def _train_batch(self, batch_idx, data, target):
         generated = self.model.generate(torch.randn(len(data), self.model.latent_size, device=self.device))
@@ -31,21 +35,46 @@ class GanTrainer(Trainer):
         wrong_about_real = F.binary_cross_entropy_with_logits(output, torch.ones_like(output))
         wrong_about_generated = F.binary_cross_entropy_with_logits(of_generated, torch.zeros_like(of_generated))
         d_loss = (wrong_about_real + wrong_about_generated) / 2
-        self._step("discriminator", d_loss)
+        self.steps["discriminator"].step(d_loss, len(data))
+        self.step_log.updates.append(batch_idx)
 
         loss = self.criterion(self.model(generated), target)
-        self._step("generator", loss)
+        self.steps["generator"].step(loss, len(data))
 
         self.optimizer.steps += 1
         self._after_update(batch_idx)
         self.train_metrics.update("d_loss", d_loss, n=len(data))
         return loss, output
 
-    def _step(self, name, loss):
-        self.optimizer[name].zero_grad()  # where the other's loss has left a gradient, too
-        loss.backward()
-        if self.optimizer.is_due(name):
-            self.optimizer[name].step()
+    def _optim_step(self, name):
+        """What turns one network's losses into updates; it forgets the gradients that the other's loss has left."""
+        return OptimStep(
+            _WhenDue(self.optimizer, name),
+            watch=self.gradient_watch if self.settings.on_nonfinite != "ignore" else None,
+            skip_nonfinite=self.settings.on_nonfinite == "skip",
+            buffers=getattr(unwrapped(self.model), name).buffers(),
+        )
+
+
+class _WhenDue:
+    """One of several optimizers, which steps when it is its turn."""
+
+    def __init__(self, optimizers, name):
+        self.optimizers, self.name = optimizers, name
+
+    @property
+    def param_groups(self):
+        """The optimizer's groups of parameters."""
+        return self.optimizers[self.name].param_groups
+
+    def zero_grad(self):
+        """Forget the gradients of its parameters."""
+        self.optimizers[self.name].zero_grad()
+
+    def step(self):
+        """Step, if its turn has come."""
+        if self.optimizers.is_due(self.name):
+            self.optimizers[self.name].step()
 
 
 class SampleGrid(BaseCallback):

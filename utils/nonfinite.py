@@ -44,7 +44,7 @@ class StepLog:
         faults = {batch: ([batch], f"the loss is {loss}") for batch, loss in bad}
         begins = [self.last_update, *self.updates]
         for before, end, bad in zip(begins, self.updates, found, strict=False):
-            window = list(range(before + 1, end + 1))
+            window = list(range(before + 1, end + 1)) or [end]  # a batch may stand behind several updates
             if bad and not faults.keys() & set(window):
                 faults[end] = (window, "the gradient is not finite")
         return [faults[batch] for batch in sorted(faults)]

@@ -167,6 +167,7 @@ GRADIENT = "the gradient is not finite"
         ([3, 4], [3], 1, [math.nan, 1], [True], [([3], "the loss is nan")]),
         ([3, 4], [], -1, [1, math.inf], [], [([4], "the loss is inf")]),
         ([3, 4], [3, 4], 2, [1, math.inf], [], [([4], "the loss is inf")]),
+        ([3, 4], [3, 3, 4, 4], 2, [1, 1], [False, True, True, True], [([3], GRADIENT), ([4], GRADIENT)]),
     ],
 )
 def test_faults_are_put_down_to_their_batches(batches, updates, last_update, losses, found, expected):

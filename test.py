@@ -53,14 +53,17 @@ def main(config, split, batch_size):
     for name, value in values.items():
         logger.info("    %s: %s", name, value)
     for name, rows in tracker.tables.items():
-        logger.info("    %s, a row for each target:\n%s", name, table_text(rows))
+        logger.info("    %s, a row for each target:\n%s", name, table_text(rows, loader.classes))
     trained = {"epoch": checkpoint.get("epoch")} | ({"batch": checkpoint["batch"]} if within else {})
     result = {**trained, "samples": samples, **values, **tracker.tables}
     record_result(config.resume.parent / "test_results.json", config.resume.name, split, result)
 
 
 def build_loader(config, module_data, split, batch_size, device):
-    """The loader over one split, in a fixed order. Raises UserError if the config's loader has no such split."""
+    """The loader over one split, in a fixed order; its classes are the names of the classes, or None.
+
+    Raises UserError if the config's loader has no such split.
+    """
     separate = f"{split}_data_loader"
     name = separate if separate in OTHER_LOADERS and config.get(separate) else "data_loader"
     args = config[name].setdefault("args", {})
@@ -69,12 +72,11 @@ def build_loader(config, module_data, split, batch_size, device):
     if split == "test":
         args |= test_arguments(config, module_data, name)
     loader = config.init_obj(name, module_data).to(device)
-    if split != "valid" or name == separate:
-        return loader.as_validation()
-    loader = loader.split_validation()
-    if loader is None:
+    of_split = loader.as_validation() if split != "valid" or name == separate else loader.split_validation()
+    if of_split is None:
         raise UserError("--split valid: the config sets no samples aside: data_loader.args.validation_split is 0")
-    return loader
+    of_split.classes = getattr(loader, "classes", None)
+    return of_split
 
 
 def test_arguments(config, module_data, name):

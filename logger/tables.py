@@ -1,46 +1,99 @@
 """Square tables, such as a confusion matrix: as a picture in TensorBoard, as a CSV file, and as text."""
 
 import csv
+import itertools
 
 from utils.errors import UserError
 
 _PIXELS = 256  # of a picture's side, at least
 _COLUMNS = 80
+_LABEL = 16  # letters of a name
+_NAMES_DRAWN = 50  # of more classes the names would be too small, or the picture too large
 
 
-def show_tables(tables, writer, log_dir):
+def show_tables(tables, writer, log_dir, classes=None):
     """Write {name: rows} to TensorBoard, and into log_dir as <mode>_<name>.csv in the place of those before.
 
-    In the picture, each row is in shades of its sum: a perfect confusion matrix has a white diagonal.
+    In the picture, each row is in shades of its sum: a perfect confusion matrix has a white diagonal. classes: names of
+    the rows, which stand at the edges of tables of that size.
     """
     for name, rows in tables.items():
-        writer.add_image(name, _picture(rows), dataformats="HW")
+        names = names_for(rows, classes)
+        if names and len(names) <= _NAMES_DRAWN:
+            if writer.enabled:
+                writer.add_image(name, _picture_with_names(rows, names), dataformats="HWC")
+        else:
+            writer.add_image(name, _picture(rows), dataformats="HW")
         path = log_dir / f"{writer.mode}_{name}.csv"
         try:
             path.unlink(missing_ok=True)  # a link would lead elsewhere
             with open(path, "x", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows(rows)
+                csv.writer(file).writerows(with_names(rows, names) if names else rows)
         except OSError as error:
             raise UserError(f"{path}: cannot write the table: {error.strerror}") from error
 
 
-def table_text(rows):
-    """Lines of at most 80 columns, with the numbers of rows and columns; only the size of a table that is wider."""
-    cells = [["", *range(len(rows))], *([i, *map(_short, row)] for i, row in enumerate(rows))]
-    width = max(len(str(cell)) for row in cells for cell in row) + 2
-    if 4 + width * len(cells) > _COLUMNS:
+def table_text(rows, classes=None):
+    """Lines of at most 80 columns, with the classes' names, or their numbers; only the size of a table that is wider.
+
+    Names are cut where there is no room for them.
+    """
+    numbers = [[_short(cell) for cell in row] for row in rows]
+    needed = max(len(str(cell)) for cell in [len(rows) - 1, *itertools.chain(*numbers)]) + 2
+    names = names_for(rows, classes) or range(len(rows))
+    labels = [str(name)[:_LABEL] for name in names]
+    wanted, room = 2 + max(map(len, labels)), _COLUMNS - 4
+    left = max(needed, min(wanted, room - needed * len(rows)))
+    width = min(max(needed, wanted), (room - left) // len(rows))
+    if width < needed:
         return f"    {len(rows)} x {len(rows)}, too wide to show"
-    return "\n".join("    " + "".join(str(cell).rjust(width) for cell in row) for row in cells)
+    lines = zip(["", *labels], [[label[: width - 2] for label in labels], *numbers], strict=True)
+    return "\n".join(
+        "    " + label[: left - 2].rjust(left) + "".join(str(cell).rjust(width) for cell in cells)
+        for label, cells in lines
+    )
+
+
+def names_for(rows, classes):
+    """The classes' names as texts; None if there are none, or not as many as rows."""
+    return list(map(str, classes)) if classes and len(classes) == len(rows) else None
+
+
+def with_names(rows, names):
+    """The rows below a row of names, each behind its own."""
+    return [["", *names], *([name, *row] for name, row in zip(names, rows, strict=True))]
 
 
 def _short(number):
     return f"{number:.4g}" if isinstance(number, float) else number
 
 
-def _picture(rows):
+def _shares(rows):
     import numpy as np
 
     table = np.array(rows, dtype=np.float64)
-    shares = table / np.maximum(np.abs(table).sum(axis=1, keepdims=True), 1e-12)
+    return (table / np.maximum(np.abs(table).sum(axis=1, keepdims=True), 1e-12)).clip(0, 1)
+
+
+def _picture(rows):
+    """(H, W) in [0, 1]."""
     size = -(-_PIXELS // len(rows))
-    return shares.clip(0, 1).repeat(size, axis=0).repeat(size, axis=1).astype(np.float32)
+    return _shares(rows).repeat(size, axis=0).repeat(size, axis=1).astype("float32")
+
+
+def _picture_with_names(rows, names):
+    """(H, W, 3) bytes."""
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    side = max(4, 0.2 * len(rows) + 2)  # inches
+    figure = Figure(figsize=(side, side), dpi=100, layout="constrained")
+    axis = figure.add_subplot()
+    axis.imshow(_shares(rows), cmap="gray", vmin=0, vmax=1)
+    labels = [name[:_LABEL].replace("$", r"\$") for name in names]  # between two of which would be a formula
+    axis.set_xticks(range(len(names)), labels, rotation=90)
+    axis.set_yticks(range(len(names)), labels)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()

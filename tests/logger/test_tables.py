@@ -21,6 +21,35 @@ def test_text_that_would_be_wider_than_80_columns_is_left_out():
     assert text.strip() == "40 x 40, too wide to show"
 
 
+def test_text_has_the_names_of_the_classes_and_cuts_them_to_80_columns():
+    assert table_text([[10, 2], [0, 300]], ["cat", "dog"]).splitlines() == [
+        "           cat  dog",
+        "      cat   10    2",
+        "      dog    0  300",
+    ]
+    assert table_text([[1, 2], [3, 4]], ["only one"]) == table_text([[1, 2], [3, 4]])
+    lines = table_text([[123] * 12] * 12, [f"number {i} of the classes" for i in range(12)]).splitlines()
+    assert max(map(len, lines)) <= 80 and lines[3].startswith("      number 2 of th  123") and "  num  num" in lines[0]
+
+
+def test_names_stand_in_the_csv_file_and_in_the_picture(tmp_path):
+    drawn = []
+
+    class Writer:
+        mode, enabled = "valid", True
+
+        def add_image(self, name, image, dataformats):
+            drawn.append((image.shape[2], str(image.dtype), dataformats, image))
+
+    for names in (["cat", "dog"], ["cow", "pig"]):
+        show_tables({"counts": [[1, 2], [3, 4]]}, Writer(), tmp_path, names)
+    assert (tmp_path / "valid_counts.csv").read_text().splitlines() == [",cow,pig", "cow,1,2", "pig,3,4"]
+    assert [one[:3] for one in drawn] == [(3, "uint8", "HWC")] * 2
+    assert (drawn[0][3] != drawn[1][3]).any()  # by nothing but the names
+    show_tables({"counts": [[1, 2], [3, 4]]}, type("Writer", (Writer,), {"enabled": False})(), tmp_path, names)
+    assert len(drawn) == 2
+
+
 def test_file_that_cannot_be_written_is_named(tmp_path):
     class Writer:
         mode = "valid"

@@ -16,6 +16,7 @@ from model.metric import ConfusionMatrix, MacroF1
 from trainer import Trainer
 from utils import UserError
 from utils.checkpoint import find_checkpoint
+from utils.json_io import write_json
 
 BAD = 17  # the sample that is nan
 
@@ -183,3 +184,30 @@ def test_commands_train_and_test_with_metrics_of_torchmetrics(tmp_path):
     rows = (folder / "saved/log/f1" / saved.name / "valid_ConfusionMatrix.csv").read_text().splitlines()
     assert sum(int(count) for row in rows for count in row.split(",")) == 6000
     assert same(sorted(path.name for path in saved.glob("*.pth")), ["checkpoint-epoch1.pth", "model_best.pth"])
+
+
+def test_the_names_of_the_loaders_classes_stand_at_a_tables_edges(tmp_path):
+    rows = "\n".join(f"{i % 7},{'cat' if i % 2 else 'dog'}" for i in range(40))
+    (tmp_path / "table.csv").write_text("x,kind\n" + rows)
+    data = {"path": str(tmp_path / "table.csv"), "target": "kind", "task": "classification", "batch_size": 8}
+    config = {
+        "name": "pets",
+        "arch": {"type": "torch.nn.Linear", "args": {"in_features": 1, "out_features": 2}},
+        "data_loader": {"type": "tables.TableDataLoader", "args": {**data, "validation_split": 0.5}},
+        "optimizer": {"type": "SGD", "args": {"lr": 0.1}},
+        "loss": "torch.nn.CrossEntropyLoss",
+        "metrics": [{"type": "ConfusionMatrix", "args": {"num_classes": 2}, "name": "matrix"}],
+        "trainer": {"epochs": 1, "save_dir": str(tmp_path / "saved")},
+    }
+    write_json(config, tmp_path / "pets.json")
+    run_here("train.py", "-c", tmp_path / "pets.json")
+    (log,) = (tmp_path / "saved/log/pets").iterdir()
+    lines = (log / "valid_matrix.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["", "cat", "dog"] and lines[0] == ",cat,dog"
+    events = EventAccumulator(str(log), size_guidance={"images": 0}).Reload()
+    assert events.Images("matrix/valid")[0].width == 400
+    (best,) = tmp_path.glob("saved/models/pets/*/checkpoint-epoch1.pth")
+    for split in ("valid", "train"):
+        shown = run_here("test.py", "-r", best, "--split", split).stdout.splitlines()
+        head = next(i for i, line in enumerate(shown) if "a row for each target" in line) + 1
+        assert [line.split()[0] for line in shown[head : head + 3]] == ["cat", "cat", "dog"]

@@ -25,9 +25,9 @@ class LearningRateMonitor(BaseCallback):
 
 
 class ThroughputMonitor(BaseCallback):
-    """Shows steps and samples a second, validation left out, and the largest amount of memory in use, in MB.
+    """Shows samples a second, validation left out, and the largest amount of memory in use, in MB.
 
-    On CUDA it is the GPU's memory, elsewhere the process's.
+    On CUDA it is the GPU's memory, elsewhere the process's. Steps a second are shown without it.
     """
 
     def __init__(self):
@@ -46,11 +46,9 @@ class ThroughputMonitor(BaseCallback):
             return
         now, steps = time.perf_counter(), trainer.step - self._since[1]
         trainer.writer.set_step(trainer.step, timed=False)
-        if steps:
+        if steps and getattr(trainer.data_loader, "batch_size", None):
             rate = steps / (now - self._since[0])
-            trainer.writer.add_scalar("steps_per_s", rate)
-            if getattr(trainer.data_loader, "batch_size", None):
-                trainer.writer.add_scalar("samples_per_s", rate * trainer.data_loader.batch_size)
+            trainer.writer.add_scalar("samples_per_s", rate * trainer.data_loader.batch_size)
         trainer.writer.add_scalar("memory_mb", _most_memory(trainer.device) / 1e6)
         self._since = now, trainer.step
 

@@ -1,6 +1,10 @@
 """A table of a model's layers."""
 
+import itertools
+
 import torch
+
+_LINES = 24
 
 
 def example_input(data_loader, device):
@@ -13,11 +17,12 @@ def example_input(data_loader, device):
 def model_summary(model, example):
     """Text of at most 80 columns: each layer's name, type, output shape and parameters, and the sums.
 
-    example: input on the model's device, run through once in evaluation mode and without gradients; None for the
-    sums alone.
+    Of a model with many layers, the parts that hold them. example: input on the model's device, run through once in
+    evaluation mode and without gradients; None for the sums alone. What has parameters and is not called by that, such
+    as a GAN's generator, stands at the end without an output.
     """
     try:
-        rows = [] if example is None else _layers(model, example)
+        rows = [] if example is None else _rows(model, _parts(model), example)
     except Exception:  # the model may want more than one input; if it is broken, training will say where
         rows = []
     total = sum(parameter.numel() for parameter in model.parameters())
@@ -26,14 +31,30 @@ def model_summary(model, example):
     return "\n".join([f"{type(model).__name__}: {total:,} parameters{fixed}", *_table(rows)])
 
 
-def _layers(model, example):
-    """(name, type, output shape, parameters) of each layer, in the order in which they run."""
+def _parts(model):
+    """{name: module} of the layers; of the parts that hold them, as small as they can be, if they are too many."""
+    parts = _within(model, depth=1)
+    for depth in itertools.count(2):
+        smaller = _within(model, depth)
+        if len(smaller) > _LINES or smaller.keys() == parts.keys():
+            return parts
+        parts = smaller
+
+
+def _within(module, depth, prefix=""):
+    """{name: module} of the children, or of those at a depth below; lists of modules are no depth of their own."""
+    found = {}
+    for name, child in module.named_children():
+        below = depth if isinstance(child, (torch.nn.ModuleList, torch.nn.ModuleDict)) else depth - 1
+        leaf = below == 0 or not list(child.children())
+        found |= {prefix + name: child} if leaf else _within(child, below, f"{prefix}{name}.")
+    return found
+
+
+def _rows(model, parts, example):
+    """(name, type, output shape, parameters) of each part, in the order in which they run."""
     rows = []
-    hooks = [
-        module.register_forward_hook(_recorder(name, rows))
-        for name, module in model.named_modules()
-        if name and not list(module.children())
-    ]
+    hooks = [module.register_forward_hook(_recorder(name, rows)) for name, module in parts.items()]
     was_training = model.training
     try:
         with torch.no_grad(), torch.random.fork_rng():
@@ -42,12 +63,16 @@ def _layers(model, example):
         model.train(was_training)
         for hook in hooks:
             hook.remove()
-    return rows
+    seen = {row[0] for row in rows}
+    left = {name: module for name, module in parts.items() if name not in seen and list(module.parameters())}
+    return rows + [_row(name, module, "-") for name, module in left.items()]
 
 
 def _table(rows):
     if not rows:
         return []
+    if len(rows) > _LINES:
+        rows = [*rows[: _LINES - 1], ("...", f"and {len(rows) - _LINES + 1} more", "", "")]
     rows = [("layer", "type", "output", "parameters"), *rows]
     widths = [min(26, max(len(row[i]) for row in rows)) for i in range(3)]
     cells = [[cell[:width].ljust(width) for cell, width in zip(row, widths, strict=False)] for row in rows]
@@ -57,7 +82,10 @@ def _table(rows):
 def _recorder(name, rows):
     def record(module, inputs, output):
         shape = " x ".join(map(str, output.shape)) if isinstance(output, torch.Tensor) else type(output).__name__
-        own = sum(parameter.numel() for parameter in module.parameters())
-        rows.append((name, type(module).__name__, shape, f"{own:,}"))
+        rows.append(_row(name, module, shape))
 
     return record
+
+
+def _row(name, module, output):
+    return name, type(module).__name__, output, f"{sum(parameter.numel() for parameter in module.parameters()):,}"

@@ -1,6 +1,7 @@
 """The small leaves: seeds, devices, folders, JSON, the model summary, the epoch report."""
 
 import concurrent.futures
+import copy
 import itertools
 import random
 import re
@@ -98,6 +99,48 @@ def test_summary_counts_and_leaves_the_model_as_it_was():
     assert model.training and all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert not model[0]._forward_hooks
     assert model_summary(model, None) == rows[0]
+
+
+def cells(model, example):
+    return [re.split(" {2,}", row.strip()) for row in model_summary(model, example).splitlines()[2:]]
+
+
+def test_summary_of_many_layers_shows_the_parts_that_hold_them():
+    def block():
+        return torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU())
+
+    stages = torch.nn.Sequential(*(torch.nn.Sequential(*(block() for _ in range(3))) for _ in range(8)))
+    assert len(cells(stages[0], torch.rand(2, 4))) == 6
+    rows = cells(stages, torch.rand(2, 4))  # 48 layers, in 24 blocks
+    assert [row[0] for row in rows[:4]] == ["0.0", "0.1", "0.2", "1.0"] and len(rows) == 24
+    assert rows[0] == ["0.0", "Sequential", "2 x 4", "20"]
+    rows = cells(torch.nn.Sequential(stages, copy.deepcopy(stages)), torch.rand(2, 4))
+    assert [row[0] for row in rows] == [f"{i}.{j}" for i in range(2) for j in range(8)]
+    flat = torch.nn.Sequential(*(torch.nn.ReLU() for _ in range(100)))
+    rows = cells(flat, torch.rand(2, 4))
+    assert len(rows) == 24 and rows[-1] == ["...", "and 77 more"]
+
+
+def test_summary_of_resnet18_is_short():
+    torchvision = pytest.importorskip("torchvision")
+    rows = cells(torchvision.models.resnet18(), torch.rand(1, 3, 32, 32))
+    assert ["layer1.0", "BasicBlock", "1 x 64 x 8 x 8", "73,984"] in rows and len(rows) <= 24
+
+
+def test_summary_has_what_the_forward_pass_does_not_come_to():
+    class Gan(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.generator = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Tanh())
+            self.critics = torch.nn.ModuleList([torch.nn.Linear(4, 1)])
+
+        def forward(self, data):
+            return self.critics[0](data)
+
+    assert cells(Gan(), torch.rand(2, 4)) == [
+        ["critics.0", "Linear", "2 x 1", "5"],
+        ["generator.0", "Linear", "-", "12"],
+    ]
 
 
 def test_example_is_two_inputs_or_none():

@@ -68,6 +68,7 @@ class ConfigParser:
         for target, value in (modification or {}).items():
             if value is not None:
                 set_by_path(self._config, target, value, KNOWN_KEYS)
+        self.keeps_nothing = False  # whether save_dir is a folder that is gone when the command ends
         self._checkpoint = None  # its content, once from_args has read it
         self.variants = []  # of this config: the runs that --folds or --seeds ask for
         self.own_keys = check_config(self._config, self._parts, also_logged, begins=resume is None)

@@ -7,15 +7,7 @@ def run_report(trainer):
     """Text for the console: how training ended, the best value, where things are, and what to type next."""
     done = f"training stops: {trainer.stop_reason}" if trainer.stop_reason else f"done: {_epochs(trainer.epochs)}"
     best = f"{trainer.mnt_metric} {trainer.mnt_best:.6g} in epoch {trainer.best_epoch}" if trainer.best_epoch else ""
-    newest = trainer.saver.newest
-    there = trainer.checkpoint_dir / BEST_MODEL
-    lines = [
-        ("best", best),
-        ("files", trainer.checkpoint_dir),
-        ("logs", trainer.config.log_dir),
-        ("go on", f"python train.py -r {trainer.checkpoint_dir} --set ..." if newest and trainer.stop_reason else ""),
-        ("test", f"python test.py -r {there if there.exists() else trainer.checkpoint_dir}" if newest else ""),
-    ]
+    lines = [("best", best), *([("files", "nothing is kept")] if trainer.config.keeps_nothing else _places(trainer))]
     return "\n".join([done, *(f"{head:<7}{text}" for head, text in lines if text)])
 
 
@@ -24,7 +16,19 @@ def how_to_resume(trainer):
     trainer.saver.wait()
     newest = trainer.saver.newest
     resume = f"resume with: python train.py -r {newest}" if newest else "no checkpoint was saved yet"
-    return f"stopped{trainer.stop_signal.by} in epoch {trainer.epoch}; {resume}"
+    what = "nothing is kept" if trainer.config.keeps_nothing else resume
+    return f"stopped{trainer.stop_signal.by} in epoch {trainer.epoch}; {what}"
+
+
+def _places(trainer):
+    """(what, text) of where a run's files are, and of what goes on from them."""
+    newest, best = trainer.saver.newest, trainer.checkpoint_dir / BEST_MODEL
+    return [
+        ("files", trainer.checkpoint_dir),
+        ("logs", trainer.config.log_dir),
+        ("go on", f"python train.py -r {trainer.checkpoint_dir} --set ..." if newest and trainer.stop_reason else ""),
+        ("test", f"python test.py -r {best if best.exists() else trainer.checkpoint_dir}" if newest else ""),
+    ]
 
 
 def _epochs(number):

@@ -20,7 +20,9 @@ def test_fast_dev_run_leaves_nothing_behind(folder):
     checking = ("--set", "trainer.sanity_check_batches=1")
     done = run("train.py", "-c", "config.json", "--fast-dev-run", "2", *checking, cwd=folder)
     assert "[2/2 (100%)]" in done.stdout and "sanity check: validation went through\n" in done.stdout
-    assert done.stdout.splitlines()[-1] == "fast-dev-run: 2 batches of everything went through; nothing is kept"
+    end = done.stdout.splitlines()[-4:]
+    assert end[0] == "done: 1 epoch" and end[1].startswith("best ") and end[2] == "files  nothing is kept"
+    assert end[3] == "fast-dev-run: 2 batches of everything went through; nothing is kept"
     assert sorted(path for path in folder.iterdir() if path.name != "__pycache__") == before
 
 
@@ -39,6 +41,19 @@ def test_batches_are_drawn_and_nothing_trained(folder):
     done = run("train.py", "-c", "config.json", "--show-batch", "batch.png", cwd=folder)
     assert done.stdout.splitlines()[-1] == "batch.png: the first training and validation batch"
     assert {path.name for path in {*folder.glob("*")} - {*before}} <= {"batch.png", "__pycache__"}
+
+
+@pytest.mark.slow
+def test_fast_dev_run_that_the_loop_cannot_follow_is_refused_by_its_flag(tmp_path):
+    folder = copy_project(tmp_path / "project")
+    (folder / "trainer" / "own.py").write_text(
+        "from trainer import Trainer\n\n\nclass Own(Trainer):\n    def _train_epoch(self, epoch):\n        return {}\n"
+    )
+    own = ("--set", "trainer.type=own.Own", "--fast-dev-run")
+    told = run("train.py", "-c", "config.json", *own, cwd=folder, status=2).stderr
+    assert told == (
+        "error: --fast-dev-run: trainer.limit_train_batches: is not for a trainer with a _train_epoch of its own\n"
+    )
 
 
 @pytest.mark.parametrize(

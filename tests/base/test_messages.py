@@ -5,13 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from base.messages import run_report
+from base.messages import how_to_resume, run_report
 
 
 def finished(**changes):
     folder = Path("saved/models/Mnist_LeNet/20261121_172805")
     saver = SimpleNamespace(newest=folder / "checkpoint-epoch12.pth")
-    config = SimpleNamespace(log_dir=Path("saved/log/Mnist_LeNet/20261121_172805"))
+    config = SimpleNamespace(keeps_nothing=False, log_dir=Path("saved/log/Mnist_LeNet/20261121_172805"))
     end = {"stop_reason": None, "epochs": 12, "mnt_metric": "val_accuracy", "mnt_best": 0.98991, "best_epoch": 11}
     return SimpleNamespace(**{"checkpoint_dir": folder, "saver": saver, "config": config, **end, **changes})
 
@@ -37,3 +37,11 @@ def test_without_a_best_model_the_last_checkpoint_is_measured_and_a_stopped_run_
     assert lines[0] == "training stops: enough" and "best" not in "".join(lines[1:3])
     assert lines[-1].endswith("python test.py -r saved/models/Mnist_LeNet/20261121_172805")
     assert lines[-2].endswith("python train.py -r saved/models/Mnist_LeNet/20261121_172805 --set ...")
+
+
+def test_a_run_that_keeps_nothing_names_no_folder():
+    config = SimpleNamespace(keeps_nothing=True, log_dir=Path("gone"))
+    ended = finished(config=config, epoch=1, stop_reason="enough", stop_signal=SimpleNamespace(by=" by SIGINT"))
+    ended.saver.wait = lambda: None
+    assert run_report(ended).splitlines()[2:] == ["files  nothing is kept"]
+    assert how_to_resume(ended) == "stopped by SIGINT in epoch 1; nothing is kept"

@@ -54,7 +54,13 @@ def debugging(config, flags):
         only = {"epochs": 1, "limit_train_batches": number, "limit_valid_batches": number}
         config["trainer"].update({**only, "len_epoch": None, "save_dir": folder})
         config.config.pop("trackers", None)  # what they send elsewhere would stay there
-        yield
+        config.keeps_nothing = True
+        try:
+            yield
+        except UserError as error:
+            if not any(str(error).startswith(f"trainer.{key}: ") for key in only):
+                raise
+            raise UserError(f"--fast-dev-run: {error}") from error  # for the config does not have the key
     print(f"fast-dev-run: {number} {'batch' if number == 1 else 'batches'} of everything went through; nothing is kept")
 
 

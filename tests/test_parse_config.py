@@ -125,6 +125,17 @@ def test_all_mistakes_come_at_once():
 
 
 @pytest.mark.old_defect(11)
+def test_a_misspelt_metric_is_told_once_and_not_by_what_monitors_it():
+    given = config(metrics=["acuracy"], trainer={"epochs": 1, "monitor": "max val_accuracy"})
+    with pytest.raises(UserError) as told:
+        ConfigParser(given, parts=PARTS)
+    assert str(told.value) == "metrics.0.type: model.metric has no 'acuracy'; did you mean 'accuracy'?"
+    given["trainer"]["monitor"] = "min val_los"  # another mistake
+    with pytest.raises(UserError) as told:
+        ConfigParser(given, parts=PARTS)
+    assert [line.partition(":")[0] for line in str(told.value).splitlines()] == ["metrics.0.type", "trainer.monitor"]
+
+
 @pytest.mark.parametrize(
     ("monitor", "split", "fits"),
     [

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from utils.config.files import deep_merge, names_several, set_by_path
-from utils.config.nearest import did_you_mean
+from utils.config.nearest import did_you_mean, nearest
 from utils.config.schema import KNOWN_KEYS, OTHER_LOADERS, Flag, mistakes_in
 from utils.config.types import (
     argument_mistakes,
@@ -165,8 +165,9 @@ def _of_flag(i, flag, mistake):
 
 def _name_mistakes(config, parts, also_logged):
     """Metrics of one name, and monitored names of which it is known that nothing will log them."""
-    metrics = [metric_name(spec) for path, spec, _ in _components(config, parts) if path.startswith("metrics.")]
-    logged = ["loss", *metrics]
+    metrics = {path: (spec, part) for path, spec, part in _components(config, parts) if path.startswith("metrics.")}
+    misspelt = [metric_name(spec) for spec, part in metrics.values() if type_mistake(spec["type"], part)]
+    logged = ["loss", *(metric_name(spec) for spec, _ in metrics.values())]
     repeated = [name for name, count in collections.Counter(logged).items() if count > 1]
     mistakes = [f'metrics: two are called {name!r}; give one a "name"' for name in repeated]
     if also_logged is None or not isinstance(config.get("metrics", []), list):
@@ -179,7 +180,7 @@ def _name_mistakes(config, parts, also_logged):
         f"{path}: nothing called {name!r} is logged"
         + (not_split if name.removeprefix("val_") in logged else did_you_mean(name, logged))
         for path, name in watched(config).items()
-        if name not in logged
+        if name not in logged and not nearest(name.removeprefix("val_"), misspelt)  # which a line of its own tells of
     ]
 
 

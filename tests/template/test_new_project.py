@@ -62,6 +62,18 @@ def test_it_has_its_own_name_and_readme(project):
     assert readme.startswith("# my_project\n") and len(readme.splitlines()) < 30
 
 
+def test_its_pages_name_no_file_that_only_the_template_has(project):
+    from new_project import TEMPLATE_ONLY
+
+    left_behind = [place for place in TEMPLATE_ONLY if place.endswith((".py", ".json", ".md"))]
+    assert "trainer/gan_trainer.py" in left_behind
+    for path in [*project.glob("docs/*.md"), project / "README.md", project / "config.schema.json"]:
+        text = " ".join(path.read_text().split())
+        for place in left_behind:
+            alone = text.replace(f"the template's `{place}`, which new projects do without", "")
+            assert place not in alone and f'"{place.split("/")[-1][:-3]}.' not in alone, (path.name, place)
+
+
 def test_it_trains_resumes_and_tests(project):
     run("train.py", "-c", "config.json", *SHORT, cwd=project)
     (run_folder,) = (project / "saved/models/my_project").iterdir()

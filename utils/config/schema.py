@@ -187,7 +187,7 @@ class TrainerSettings(_Section):
     """The "trainer" section."""
 
     type: str = "Trainer"
-    """The loop: a class in trainer/trainer.py, or in a file beside it, as "gan_trainer.GanTrainer"."""
+    """The loop: a class in trainer/trainer.py, or in a file beside it, as "mine.MyTrainer"."""
     epochs: Annotated[int, Field(ge=1)]
     """Number of epochs to train."""
     save_dir: Annotated[str, Field(min_length=1)] = "saved/"

@@ -1,6 +1,7 @@
 """What several tests need: tiny jobs that train in milliseconds, and commands run as a user types them."""
 
 import contextlib
+import csv
 import gc
 import io
 import os
@@ -16,6 +17,7 @@ import torch
 from base import BaseDataLoader
 from parse_config import ConfigParser
 from trainer import Trainer
+from utils.checkpoint import load_checkpoint
 from utils.seed import seed_everything
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -89,6 +91,42 @@ def tiny_trainer(
         lr_scheduler=schedule(optimizer) if schedule else None,
         **kwargs,
     )
+
+
+def scripted(values, **logged):
+    """A Trainer class whose epochs train nothing and log the listed values as val_loss."""
+
+    class Scripted(Trainer):
+        def _train_epoch(self, epoch):
+            return {"loss": 0.5, "val_loss": values[epoch - 1], **logged}
+
+    return Scripted
+
+
+def ran(folder, values, **changes):
+    """A run whose epochs came to these validation losses."""
+    config = tiny_config(folder, **{"epochs": len(values), "monitor": "min val_loss", "verbosity": 1, **changes})
+    trainer = tiny_trainer(config, trainer_class=scripted(values))
+    trainer.train()
+    return config, trainer
+
+
+def checkpoint_names(trainer):
+    """Names of all files of weights in the run's folder."""
+    return sorted(path.name for path in trainer.checkpoint_dir.glob("*.pth"))
+
+
+def newest_state(trainer):
+    """What the checkpoint after an epoch that was written last holds."""
+    return load_checkpoint(
+        sorted(trainer.checkpoint_dir.glob("checkpoint-epoch*"), key=lambda path: path.stat().st_mtime)[-1]
+    )
+
+
+def metrics_rows(trainer):
+    """The rows of metrics.csv, {column: text}."""
+    with open(trainer.config.log_dir / "metrics.csv") as file:
+        return list(csv.DictReader(file))
 
 
 def same(left, right):

@@ -98,10 +98,23 @@ def _is_formed(spec):
     return isinstance(spec, dict) and isinstance(spec.get("type"), str) and isinstance(spec.get("args", {}), dict)
 
 
+def _section(config, name):
+    """The section; as one that is empty if it is none, of which the schema tells."""
+    return config[name] if isinstance(config.get(name), dict) else {}
+
+
+def _args_of(config, name):
+    return _section(_section(config, name), "args")
+
+
+def _entries(value):
+    """The entries of a list; none of anything else."""
+    return value if isinstance(value, list) else []
+
+
 def _with_nested(path, spec, part):
     """A component and those within it: what is nested in its arguments, or what its groups of parameters set."""
-    groups = spec.get("groups")
-    for i, group in enumerate(groups if isinstance(groups, list) else ()):
+    for i, group in enumerate(_entries(spec.get("groups"))):
         settings = {"type": spec["type"], "args": group.get("args", {})} if isinstance(group, dict) else {}
         if _is_formed(settings):
             yield f"{path}.groups.{i}", settings, part
@@ -138,8 +151,8 @@ _EXAMPLES = {"int": 1, "float": 0.5, "str": "text", "bool": True}
 
 def _flag_mistakes(config, parts):
     """Flags of "cli" whose target is not there, or does not take what is typed; found by setting an example."""
-    entries, mistakes = config.get("cli"), []
-    for i, entry in enumerate(entries if isinstance(entries, list) else ()):
+    mistakes = []
+    for i, entry in enumerate(_entries(config.get("cli"))):
         trial = deep_merge({}, config)
         try:
             flag = Flag.model_validate(entry)
@@ -186,9 +199,7 @@ def _name_mistakes(config, parts, also_logged):
 
 def _optimizer_mistakes(config):
     """An optimizer that no loop here can use, and keys that only one of several has."""
-    section = config.get("optimizer")
-    if not isinstance(section, dict):
-        return []
+    section = _section(config, "optimizer")
     alone = not names_several(section)
     specs = {"optimizer": section} if alone else {f"optimizer.{key}": spec for key, spec in section.items()}
     mistakes = [
@@ -205,17 +216,14 @@ def _optimizer_mistakes(config):
 
 def _plateau_mistakes(config):
     """What contradicts ReduceLROnPlateau, and what only it understands."""
-    trainer, scheduler = config.get("trainer"), config.get("lr_scheduler")
-    if not isinstance(trainer, dict) or not isinstance(scheduler, dict):
-        return []
+    trainer, scheduler = _section(config, "trainer"), _section(config, "lr_scheduler")
     if not str(scheduler.get("type")).endswith("ReduceLROnPlateau"):
         return ["lr_scheduler.monitor: only ReduceLROnPlateau watches a value"] if scheduler.get("monitor") else []
     mistakes = []
     if scheduler.get("interval") == "step":
         mistakes.append("lr_scheduler.interval: ReduceLROnPlateau steps after an epoch; leave interval out")
     mode, _, monitored = str(trainer.get("monitor", "off")).partition(" ")
-    args = scheduler.get("args", {})
-    given = args.get("mode", "min") if isinstance(args, dict) else "min"
+    given = _args_of(config, "lr_scheduler").get("mode", "min")
     if mode in ("min", "max") and scheduler.get("monitor", monitored) == monitored and given != mode:
         mistakes.append(
             f"lr_scheduler.args.mode: got {given!r}, but trainer.monitor is {trainer['monitor']!r}; give {mode!r}, "
@@ -241,7 +249,7 @@ def _chain_mistakes(config, parts):
         kind, nested = _bare_type(spec), spec.get("args", {}).get("schedulers")
         if kind == "ChainedScheduler" and spec.get("warmup"):
             mistakes.append(f"{path}.warmup: is not for ChainedScheduler; chain a LinearLR too")
-        for i, item in enumerate(nested if isinstance(nested, list) else ()):
+        for i, item in enumerate(_entries(nested)):
             place = f"{path}.args.schedulers.{i}"
             inner = "" if not _is_formed(item) else "a warm-up" if item.get("warmup") else _bare_type(item)
             if kind == "ChainedScheduler" and inner in _SET_THE_RATE_ANEW:
@@ -298,17 +306,9 @@ def _split_mistakes(config, parts):
     return mistakes
 
 
-def _args_of(config, name):
-    section = config.get(name)
-    args = section.get("args") if isinstance(section, dict) else None
-    return args if isinstance(args, dict) else {}
-
-
 def _switch_mistakes(config, parts):
     """Switches of the trainer that the device or the optimizer of the config cannot follow."""
-    trainer, optimizer = config.get("trainer"), config.get("optimizer")
-    if not isinstance(trainer, dict):
-        return []
+    trainer, optimizer = _section(config, "trainer"), _section(config, "optimizer")
     mistakes = []
     if trainer.get("precision") == "fp16" and (config.get("device") in ("cpu", "mps") or config.get("n_gpu") == 0):
         mistakes.append(
@@ -319,10 +319,10 @@ def _switch_mistakes(config, parts):
     if trainer.get("compile") in ("reduce-overhead", "max-autotune") and trainer.get("accumulate", 1) != 1:
         mode = f"trainer.compile: {trainer['compile']!r} records CUDA graphs, which overwrite accumulated gradients"
         mistakes.append(f"{mode}; give true or 'max-autotune-no-cudagraphs'")
-    if trainer.get("fused") and isinstance(optimizer, dict) and isinstance(optimizer.get("type"), str):
-        if "fused" in (optimizer.get("args") or {}):
+    if trainer.get("fused") and isinstance(optimizer.get("type"), str):
+        if "fused" in _args_of(config, "optimizer"):
             mistakes.append("trainer.fused: optimizer.args.fused says it already; leave one of them out")
-        elif (optimizer.get("args") or {}).get("foreach"):
+        elif _args_of(config, "optimizer").get("foreach"):
             mistakes.append("trainer.fused: optimizer.args.foreach asks for another kernel; leave one of them out")
         elif "optimizer" in parts and default_in_source(optimizer["type"], parts["optimizer"], "fused") is None:
             mistakes.append(f"trainer.fused: {optimizer['type']} has no fused kernel; leave it out")
@@ -331,9 +331,7 @@ def _switch_mistakes(config, parts):
 
 def _init_weights_mistakes(config):
     """A file that is not there, and regular expressions that are none."""
-    section = config.get("init_weights")
-    if not isinstance(section, dict):
-        return []
+    section = _section(config, "init_weights")
     mistakes = []
     path = section.get("path")
     if isinstance(path, str) and not Path(path).is_file():
@@ -350,9 +348,7 @@ def _init_weights_mistakes(config):
 
 def _limit_mistakes(config, parts):
     """Limits that contradict another one, or are of validation data that are not there."""
-    trainer = config.get("trainer")
-    if not isinstance(trainer, dict):
-        return []
+    trainer = _section(config, "trainer")
     mistakes = []
     if trainer.get("limit_train_batches") is not None and trainer.get("len_epoch") is not None:
         mistakes.append("trainer.limit_train_batches: trainer.len_epoch says how many already; leave one of them out")
@@ -368,28 +364,22 @@ def _limit_mistakes(config, parts):
 
 def watched(config):
     """{path: name} of the values that the config monitors."""
-    trainer, scheduler, callbacks = (config.get(name) for name in ("trainer", "lr_scheduler", "callbacks"))
-    watched = {}
-    if isinstance(trainer, dict) and str(trainer.get("monitor", "off")).startswith(("min ", "max ")):
-        watched["trainer.monitor"] = trainer["monitor"][4:]
-    for i, callback in enumerate(callbacks if isinstance(callbacks, list) else ()):
-        args = callback.get("args") if isinstance(callback, dict) else None
-        monitor = args.get("monitor") if isinstance(args, dict) else None
-        if str(monitor).startswith(("min ", "max ")):
-            watched[f"callbacks.{i}.args.monitor"] = monitor[4:]
-    if isinstance(scheduler, dict) and isinstance(scheduler.get("monitor"), str):
-        watched["lr_scheduler.monitor"] = scheduler["monitor"]
-    return watched
+    monitors = {"trainer.monitor": _section(config, "trainer").get("monitor")}
+    for i, callback in enumerate(_entries(config.get("callbacks"))):
+        monitors[f"callbacks.{i}.args.monitor"] = _args_of({"callback": callback}, "callback").get("monitor")
+    watched = {path: monitor[4:] for path, monitor in monitors.items() if str(monitor).startswith(("min ", "max "))}
+    of_scheduler = _section(config, "lr_scheduler").get("monitor")
+    return watched | ({"lr_scheduler.monitor": of_scheduler} if isinstance(of_scheduler, str) else {})
 
 
 def _sets_aside(config, parts):
     """Whether data_loader sets validation samples aside; None if that cannot be told."""
-    section, part, args = config.get("data_loader"), parts.get("data_loader"), _args_of(config, "data_loader")
+    section, part, args = _section(config, "data_loader"), parts.get("data_loader"), _args_of(config, "data_loader")
     if args.get("fold") is not None:
         return True
     if "validation_split" in args:
         return args["validation_split"] != 0
-    if not isinstance(section, dict) or not isinstance(section.get("type"), str) or part is None:
+    if not isinstance(section.get("type"), str) or part is None:
         return None
     default = default_in_source(section["type"], part, "validation_split")
     return default not in ("0", "0.0") if isinstance(default, str) else None

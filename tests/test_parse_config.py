@@ -157,6 +157,11 @@ def test_monitor_must_name_what_will_be_logged(monitor, split, fits):
         ConfigParser(given, parts=PARTS)
 
 
+def test_a_metrics_name_that_is_no_text_is_told_in_words():
+    with pytest.raises(UserError, match=r"^metrics.0.name: got \['a'\]; it should be a string$"):
+        ConfigParser(config(metrics=[{"type": "accuracy", "name": ["a"]}]), parts=PARTS)
+
+
 def test_two_metrics_of_one_name_are_refused():
     with pytest.raises(UserError, match="two are called 'accuracy'"):
         ConfigParser(config(metrics=["accuracy", {"type": "accuracy"}]), parts=PARTS)

@@ -178,9 +178,11 @@ def _of_flag(i, flag, mistake):
 
 def _name_mistakes(config, parts, also_logged):
     """Metrics of one name, and monitored names of which it is known that nothing will log them."""
-    metrics = {path: (spec, part) for path, spec, part in _components(config, parts) if path.startswith("metrics.")}
-    misspelt = [metric_name(spec) for spec, part in metrics.values() if type_mistake(spec["type"], part)]
-    logged = ["loss", *(metric_name(spec) for spec, _ in metrics.values())]
+    specs = [(spec, part) for path, spec, part in _components(config, parts) if path.startswith("metrics.")]
+    named = [(metric_name(spec), type_mistake(spec["type"], part)) for spec, part in specs]
+    named = [(name, mistake) for name, mistake in named if isinstance(name, str)]
+    misspelt = [name for name, mistake in named if mistake]
+    logged = ["loss", *(name for name, _ in named)]
     repeated = [name for name, count in collections.Counter(logged).items() if count > 1]
     mistakes = [f'metrics: two are called {name!r}; give one a "name"' for name in repeated]
     if also_logged is None or not isinstance(config.get("metrics", []), list):

@@ -21,6 +21,8 @@ from utils.distributed import gather, joined, part_of, part_of_batch, rank, worl
 from utils.parallel import ddp, parallelize
 from utils.seed import seed_everything
 
+pytestmark = pytest.mark.slow  # they start processes
+
 
 def run_of(folder, name="small"):
     (run,) = (folder / name / "models" / name).iterdir()

@@ -75,8 +75,14 @@ def _table(rows):
         rows = [*rows[: _LINES - 1], ("...", f"and {len(rows) - _LINES + 1} more", "", "")]
     rows = [("layer", "type", "output", "parameters"), *rows]
     widths = [min(26, max(len(row[i]) for row in rows)) for i in range(3)]
+    rows = [(_end_of(row[0], widths[0]), *row[1:]) for row in rows]
     cells = [[cell[:width].ljust(width) for cell, width in zip(row, widths, strict=False)] for row in rows]
     return ["  ".join([*left, row[3].rjust(12)]) for left, row in zip(cells, rows, strict=True)]
+
+
+def _end_of(name, width):
+    """The name, or as much of its end, which tells it from others, as there is room for."""
+    return name if len(name) <= width else f"...{name[3 - width :]}"
 
 
 def _recorder(name, rows):

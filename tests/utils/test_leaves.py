@@ -121,6 +121,13 @@ def test_summary_of_many_layers_shows_the_parts_that_hold_them():
     assert len(rows) == 24 and rows[-1] == ["...", "and 77 more"]
 
 
+def test_summary_of_long_names_shows_their_ends():
+    inner = torch.nn.ModuleDict({f"quite_a_long_name_of_a_layer_{i}": torch.nn.Linear(1, 1) for i in range(2)})
+    model = torch.nn.Sequential(inner)
+    model.forward = lambda data: inner["quite_a_long_name_of_a_layer_0"](data)
+    assert [row[0] for row in cells(model, torch.rand(2, 1))] == [f"..._long_name_of_a_layer_{i}" for i in range(2)]
+
+
 def test_summary_of_resnet18_is_short():
     torchvision = pytest.importorskip("torchvision")
     rows = cells(torchvision.models.resnet18(), torch.rand(1, 3, 32, 32))

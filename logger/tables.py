@@ -3,6 +3,7 @@
 import csv
 import itertools
 
+from utils.distributed import is_main
 from utils.errors import UserError
 
 _PIXELS = 256  # of a picture's side, at least
@@ -15,9 +16,9 @@ def show_tables(tables, writer, log_dir, classes=None):
     """Write {name: rows} to TensorBoard, and into log_dir as <mode>_<name>.csv in the place of those before.
 
     In the picture, each row is in shades of its sum: a perfect confusion matrix has a white diagonal. classes: names of
-    the rows, which stand at the edges of tables of that size.
+    the rows, which stand at the edges of tables of that size. Of several processes the first one writes.
     """
-    for name, rows in tables.items():
+    for name, rows in tables.items() if is_main() else ():
         names = names_for(rows, classes)
         if names and len(names) <= _NAMES_DRAWN:
             if writer.enabled:

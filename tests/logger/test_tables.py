@@ -74,3 +74,10 @@ def test_a_link_in_a_received_run_is_not_written_through(tmp_path):
     with pytest.raises(OSError, match="lock"):
         RunLock(folder)
     assert not (tmp_path / "made.txt").exists()
+
+
+def test_of_several_processes_the_first_one_writes(tmp_path, monkeypatch):
+    writer = TensorboardWriter(tmp_path, None, enabled=False)
+    monkeypatch.setattr("logger.tables.is_main", lambda: False)
+    show_tables({"counts": [[1, 2], [3, 4]]}, writer, tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -87,7 +87,7 @@ def test_it_passes_its_own_tests(project):
     the tests marked command train, resume, test and look around in the project as its user would. The slow tests that
     are left out, of kills, signals, full disks and hostile files, concern the same files here as there."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "command or not slow"]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 1000, done.stdout
 

@@ -129,6 +129,7 @@ class BaseTrainer(ABC):
             done = f"epoch {self.start_epoch - 1} is done and trainer.epochs is {self.epochs}"
             self.stop(f"{done}; go on with --set trainer.epochs=...")
         self._callbacks.call("on_train_start", self)
+        self.stop_reason = any_of(self.stop_reason)
         if self.stop_reason:
             self.logger.warning("nothing left to train: %s", self.stop_reason)
             return False
@@ -167,7 +168,6 @@ class BaseTrainer(ABC):
         for name in (key for key, value in log.items() if isinstance(value, float) and not math.isfinite(value)):
             self.logger.warning("epoch %d: %s is %s", epoch, name, log[name])
         log = call_at_epoch_end(self._callbacks, self, log)
-        self.stop_reason = any_of(self.stop_reason)
         self.saver.agree()
         best = BEST_MODEL in self.saver.names
         self.logger.info(epoch_report(log, self.epochs, seconds, best))
@@ -196,7 +196,7 @@ class BaseTrainer(ABC):
         if not self.resumes_within_epochs:
             return
         asked = self.stop_signal.asks(), self.stop_reason is not None, minutes_are_over(self)
-        signal, stop, save = self._agree(*asked)
+        signal, stop, save = self._agree(*asked, place=(self.epoch, self.batches_done))
         if signal or stop or save:
             self._save_within_epoch()
         if signal:

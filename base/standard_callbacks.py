@@ -5,6 +5,7 @@ import time
 
 from base.base_callback import BaseCallback
 from utils.checkpoint import BEST_MODEL, checkpoint_name
+from utils.distributed import any_of
 from utils.errors import UserError
 
 
@@ -48,6 +49,7 @@ class SavePeriod(BaseCallback):
             )
 
     def on_epoch_end(self, trainer, log):
+        trainer.stop_reason = any_of(trainer.stop_reason)  # all save the last epoch, whoever has ended the run
         last = trainer.epoch >= trainer.epochs or trainer.stop_reason is not None
         if trainer.epoch % trainer.save_period == 0 or last:
             trainer.save_as(checkpoint_name(trainer.epoch))

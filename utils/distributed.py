@@ -8,10 +8,12 @@ import functools
 import hashlib
 import os
 import platform
+import signal
 import time
 from datetime import timedelta
 from typing import NamedTuple
 
+from utils import contact
 from utils.config.files import differences
 from utils.device import prepare_device
 from utils.errors import UserError, print_error
@@ -157,16 +159,21 @@ class Agreement:
 
     def __init__(self):
         self._asked = None
+        self._place = None
         self._answers = None  # on their way
         self._work = None
         self._steps_left = 0
         self._every = 1
         self._began = time.monotonic()
 
-    def __call__(self, *asked):
-        """The largest numbers that any process has asked for by the round before; of one process, its own."""
+    def __call__(self, *asked, place=None):
+        """The largest numbers that any process has asked for by the round before; of one process, its own.
+
+        place: (epoch, batches done), which the others name if this process does not come to the next round.
+        """
         if world_size() == 1:
             return asked
+        self._place = place
         self._asked = list(map(max, self._asked or asked, asked))
         self._steps_left -= 1
         if self._work is not None and self._steps_left > 0:
@@ -183,6 +190,7 @@ class Agreement:
         import torch
         import torch.distributed as dist
 
+        contact.seen_at(self._place)
         elapsed, self._began = time.monotonic() - self._began, time.monotonic()
         every = max(1, min(2 * self._every, int(self._every * _ROUND_SECONDS / max(elapsed, 1e-9))))
         self._answers = torch.tensor([*self._asked, every if is_main() else 0], dtype=torch.int64)
@@ -207,7 +215,8 @@ def joined(config, resume=None):
     """Within it this process is one of the run's; in a world of one it does nothing.
 
     config: the merged config, a plain dict. resume: path of the checkpoint to go on from. Raises UserError if the
-    processes cannot find each other, or were not given the same. An error ends all processes, and is told once.
+    processes cannot find each other, or were not given the same. An error ends all processes, and is told once; so does
+    the end of one of them, which the others tell of.
     """
     if world_size() == 1:
         yield
@@ -218,9 +227,18 @@ def joined(config, resume=None):
         yield
         barrier()
     except UserError as error:
+        contact.has_ended(2)
         if is_first_to_say(str(error)):
             print_error("\n".join(who() + line for line in str(error).splitlines()))
         raise SystemExit(2) from None
+    except BaseException as error:
+        if not contact.is_lost(error):
+            contact.has_ended(_status_of(error))
+            raise
+        status = contact.report_lost(error, rank(), world_size(), _timeout_seconds(config))
+        if _on_gpu():
+            os._exit(status)  # a kernel that waits for what is gone would keep this process
+        raise SystemExit(status) from None
     finally:
         _leave()
 
@@ -281,20 +299,46 @@ def _join(config):
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
     if missing:
         raise UserError(f"{', '.join(missing)}: not set; start several processes with torchrun, which sets it")
+    several_hosts = int(os.environ.get("GROUP_WORLD_SIZE", 1)) > 1
+    may_restart = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
+    if several_hosts and may_restart and os.environ.get("TORCHELASTIC_RUN_ID") == "none":
+        raise UserError(
+            "--max-restarts: on several hosts, give torchrun an --rdzv-id too, by which a restart finds its run"
+        )
     device = process_device(RunSettings.model_validate(config))
-    seconds = (config.get("parallel") or {}).get("timeout_seconds", DEFAULT_TIMEOUT_SECONDS)
-    timeout = timedelta(seconds=seconds)
+    timeout = timedelta(seconds=_timeout_seconds(config))
     try:
+        store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            store = contact.store_of_start(store, rank(), world_size(), timeout.total_seconds())
+        place = {"store": store, "rank": rank(), "world_size": world_size(), "timeout": timeout}
         if device.type == "cuda":
-            dist.init_process_group("nccl", timeout=timeout, device_id=device)
+            dist.init_process_group("nccl", device_id=device, **place)
         else:
-            dist.init_process_group("gloo", timeout=timeout)
+            dist.init_process_group("gloo", **place)
         global _group
         _group = dist.new_group(backend="gloo", timeout=timeout)
     except (dist.DistError, ValueError, RuntimeError) as error:
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         reason = str(error).splitlines()[0]
         raise UserError(f"{who()}cannot meet the other {world_size() - 1} at {place}: {reason}") from None
+
+
+def _status_of(error):
+    """The exit status that an error ends a process with."""
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    return error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
+
+
+def _on_gpu():
+    import torch.distributed as dist
+
+    return dist.get_backend() == "nccl"
+
+
+def _timeout_seconds(config):
+    return (config.get("parallel") or {}).get("timeout_seconds", DEFAULT_TIMEOUT_SECONDS)
 
 
 def _leave():

@@ -7,6 +7,8 @@ from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 
+from utils.launch import launch_id
+
 _LIBRARIES = ("torch", "torchvision", "numpy", "pandas", "tensorboard", "tqdm", "pydantic")
 
 
@@ -21,6 +23,7 @@ def describe_environment():
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": [Path(sys.executable).name, *sys.argv],
         "host": platform.node(),
+        "launch": launch_id(),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "threads": torch and torch.get_num_threads(),

@@ -2,11 +2,14 @@
 
 import logging
 import os
+import platform
 import signal
 import sys
 
 from utils.distributed import world_size
 from utils.errors import UserError
+
+_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"  # which the processes get too, and save
 
 
 def processes_to_start(settings, parallel):
@@ -30,10 +33,12 @@ def start_processes(number):
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # its news are told below
+    logging.disable(logging.CRITICAL)  # the launcher's news, which are told below
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // number)))
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    flags = ["--standalone", f"--nproc-per-node={number}", f"--signals-to-handle={_SIGNALS}"]
     try:
-        run.run(run.parse_args(["--standalone", f"--nproc-per-node={number}", *sys.argv]))
+        run.run(run.parse_args([*flags, *sys.argv]))
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode > 0:
@@ -45,6 +50,17 @@ def start_processes(number):
         raise SystemExit(128 - failure.exitcode) from None
     except SignalException as error:
         raise SystemExit(128 + error.sigval) from None
+
+
+def restarts():
+    """How often torchrun has started these processes again, with --max-restarts."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+
+
+def launch_id():
+    """What all processes of a launch, its restarts included, are known by; None without a launcher of torch's."""
+    given = os.environ.get("TORCHELASTIC_RUN_ID")
+    return f"{platform.node()}:{os.getppid()}" if given == "none" else given
 
 
 def refuse_several(what):

@@ -1,5 +1,6 @@
 """Claim the folders of a run: checkpoints in <save_dir>/models/<name>/<run>/, logs in <save_dir>/log/<name>/<run>/."""
 
+import contextlib
 import errno
 import itertools
 import os
@@ -7,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from utils.errors import UserError
+from utils.json_io import read_json
 
 
 def claim_run_folder(root, name, run_id=None):
@@ -66,6 +68,21 @@ def is_being_trained(folder):
     except UserError:
         return True
     return False
+
+
+def run_of_launch(roots, launch):
+    """(folder, when) of the run below the roots that a launch trained last; None if there is none.
+
+    when: that launch's first start, in seconds since 1970; None if the run itself is the launch's.
+    """
+    found = [path for root in roots for path in Path(root).glob("models/*/*/environment.json")]
+    for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
+        with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError):  # not what this program wrote
+            starts = read_json(path)
+            if starts and starts[-1].get("launch") == launch:
+                first = next(i for i, start in enumerate(starts) if start.get("launch") == launch)
+                return path.parent, datetime.fromisoformat(starts[first]["started"]).timestamp() if first else None
+    return None
 
 
 def is_run_folder(folder):

@@ -2,7 +2,12 @@
 
 import os
 import signal
+import socket
+import sys
 import threading
+import time
+
+from utils.distributed import world_size
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")  # Ctrl-C; what SLURM and clouds send before they take a machine back
 _SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
@@ -13,11 +18,18 @@ class StopSignal:
 
     A second Ctrl-C raises KeyboardInterrupt wherever the program is. So does the first signal if nobody has asked yet:
     then nothing would come of waiting. Processes forked meanwhile, such as workers of a DataLoader, are ended by the
-    signals as if this were not there.
+    signals as if this were not there; those of one process of several do not get what a launcher sends to all of them,
+    and end with it.
+
+    Of several processes one may be held for good by a step that waits for another which is gone. So one that no step
+    follows upon a signal, for patience_seconds or twice the longest step so far, is ended without having saved.
     """
+
+    patience_seconds = 10.0
 
     def __init__(self):
         self.received = None
+        self._watchdog = None
         self._asked = False
         self._before = {}
 
@@ -27,15 +39,22 @@ class StopSignal:
             self._before = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
         for number in self._before:
             signal.signal(number, self._handle)
+        if self._before and world_size() > 1:
+            self._watchdog = _Watchdog(self.patience_seconds, self._before)
         return self
 
     def __exit__(self, *error):
+        if self._watchdog is not None:
+            self._watchdog.close()
+            self._watchdog = None
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def asks(self):
         """The number of the signal that has come, 0 if none has."""
         self._asked = True
+        if self._watchdog is not None:
+            self._watchdog.step()
         return int(self.received or 0)
 
     @property
@@ -61,10 +80,60 @@ class StopSignal:
             self.end()
 
 
+class _Watchdog:
+    """A thread that ends the process if no step follows upon a signal.
+
+    A handler of python's would wait for the main thread, which a collective may hold: so the signal itself wakes the
+    thread, through a socket.
+    """
+
+    def __init__(self, seconds, numbers):
+        self._seconds, self._numbers = seconds, numbers
+        self._stepped = threading.Event()
+        self._last = self._longest = None
+        self._woken, self._wakes = socket.socketpair()
+        self._wakes.setblocking(False)
+        self._before = signal.set_wakeup_fd(self._wakes.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def step(self):
+        """Say that the main thread is between two steps."""
+        now = time.monotonic()
+        if self._last is not None:
+            self._longest = max(self._longest or 0, now - self._last)
+        self._last = now
+        self._stepped.set()
+
+    def close(self):
+        """End the watch."""
+        signal.set_wakeup_fd(self._before)
+        self._stepped.set()
+        self._wakes.close()
+
+    def _watch(self):
+        with self._woken:
+            while number := self._woken.recv(1):  # nothing comes once the other end is closed
+                if number[0] in self._numbers:
+                    self._expect_a_step(number[0])
+
+    def _expect_a_step(self, number):
+        self._stepped.clear()
+        seconds = max(self._seconds, 2 * (self._longest or 0))
+        if not self._stepped.wait(seconds):
+            name = signal.Signals(number).name
+            print(
+                f"error: {name} came, and no step ended in {seconds:g} seconds; not saved", file=sys.stderr, flush=True
+            )
+            os._exit(128 + number)
+
+
 def _forget_in_child():
-    for number in _SIGNALS:
-        if isinstance(getattr(signal.getsignal(number), "__self__", None), StopSignal):
-            signal.signal(number, signal.SIG_DFL)
+    ours = [n for n in _SIGNALS if isinstance(getattr(signal.getsignal(n), "__self__", None), StopSignal)]
+    for number in ours:
+        signal.signal(number, signal.SIG_DFL)
+    if ours and world_size() > 1:
+        signal.set_wakeup_fd(-1)
+        os.setpgid(0, 0)  # out of the group to which a launcher sends its signals: the run needs its workers to save
 
 
 if hasattr(os, "register_at_fork"):

@@ -14,8 +14,10 @@ from utils.checkpoint import find_checkpoint, load_checkpoint, newest_run
 from utils.config.files import deep_merge, parse_assignment, read_config, require_plain, set_by_path, split_path
 from utils.config.schema import KNOWN_KEYS, Flag
 from utils.config.variants import variants_of
+from utils.distributed import is_main
 from utils.errors import UserError
-from utils.run_folder import is_being_trained
+from utils.launch import launch_id, restarts
+from utils.run_folder import is_being_trained, run_of_launch
 
 
 @dataclass(frozen=True)
@@ -57,14 +59,16 @@ def read_command_line(args, options):
             raise UserError(f"{flag}: got an empty text; is a variable of the shell not set?")
     device = _choose_device(parsed.device) if getattr(parsed, "device", None) else None
     given = read_config(parsed.config) if parsed.config else {}
-    resume, checkpoint, config = _read(parsed, given, [*assignments, *_first_of(_variants(parsed, given, assignments))])
+    settings = [*assignments, *_first_of(_variants(parsed, given, assignments))]
+    restarted = _read_again(parsed, given, settings) if restarts() else None
+    resume, checkpoint, config = restarted or _read(parsed, given, settings)
     variants = _variants(parsed, config, assignments)
     return CommandLine(
         config,
         [*assignments, *_first_of(variants)],
         resume,
         checkpoint,
-        new_run=bool(parsed.resume and parsed.config and parsed.resume != "auto"),
+        new_run=bool(parsed.resume and parsed.config and parsed.resume != "auto" and not restarted),
         device=device,
         variants=variants,
         check=getattr(parsed, "_check", False),
@@ -180,6 +184,30 @@ def _read(parsed, given, assignments):
     return resume, checkpoint, deep_merge(config, given)
 
 
+def _read_again(parsed, given, assignments):
+    """The same for processes that a launcher has started again: of the run that they trained; None if nothing is saved.
+
+    Its config is the checkpoint's: it was made of this command line before.
+    """
+    named = Path(parsed.resume) if parsed.resume not in (None, "auto", "latest") else None
+    beside = named and (named if named.is_dir() else named.parent)
+    before = read_config(beside / "config.json") if beside and (beside / "config.json").is_file() else {}
+    merged = deep_merge(before, given)
+    for target, value in assignments:
+        if split_path(target) == ["trainer", "save_dir"]:
+            set_by_path(merged, target, value, KNOWN_KEYS)
+    roots = {Path(_save_dir(merged)), *(beside.resolve().parents[2:3] if beside else ())}
+    run, since = run_of_launch(roots, launch_id()) or (None, None)
+    if run is None or not any(run.glob("*.pth")):
+        return None
+    resume, passed_over = find_checkpoint(run)
+    if since is not None and resume.stat().st_mtime < since:
+        return None
+    _tell("", resume, passed_over)
+    checkpoint = load_checkpoint(resume)
+    return resume, checkpoint, checkpoint["config"]
+
+
 def _init_path(config):
     section = config.get("init_weights")
     return section.get("path") if isinstance(section, dict) else None
@@ -214,6 +242,8 @@ def _read_auto(parsed, given, assignments):
 
 
 def _tell(asked, found, passed_over):
+    if not is_main():
+        return
     for reason in passed_over:
         print(f"warning: {reason}; passed over", file=sys.stderr)
     if str(found) != asked:

@@ -4,10 +4,10 @@ import argparse
 
 from parse_config import PARTS, ConfigParser, CustomArgs
 from series import train_series
-from utils.config.debug_flags import NONE_GIVEN, add_debug_flags, debugging
+from utils.config.debug_flags import NONE_GIVEN, add_debug_flags, debugging, flag_of_one_process
 from utils.distributed import joined
 from utils.errors import clean_exit
-from utils.launch import processes_to_start, start_processes
+from utils.launch import processes_to_start, refuse_several, start_processes
 
 RESUME_HELP = "checkpoint or run folder to go on from; 'latest'; or 'auto': the newest run of the config's name, if any"
 
@@ -22,6 +22,7 @@ def main(config, flags=NONE_GIVEN):
     import model.metric as module_metric
     import model.model as module_arch
     import trainer.trainer as module_trainer
+    from trainer.batch_stream import describe_batches
     from trainer.debugging import show_batches
     from trainer.find_lr import search
     from trainer.optimizers import build_optimizer
@@ -80,6 +81,8 @@ def main(config, flags=NONE_GIVEN):
     )
     trainer.logger.info("%s\n", summary)
     trainer.logger.info("run %s on %s, seed %d", config.save_dir, device, settings.seed)
+    for line in describe_batches(data_loader, config["trainer"].get("accumulate", 1)):
+        trainer.logger.info("%s", line)
     if config.resume is None and example is not None:
         trainer.writer.add_graph(unwrapped(model), example)
     if flags.profile and is_main():
@@ -110,8 +113,10 @@ if __name__ == "__main__":
     with clean_exit():
         config = ConfigParser.from_args(parser, options, parts=PARTS)
         flags = parser.parse_args()
-        one_process = flags.show_batch or flags.find_lr or flags.find_batch_size
-        processes = 1 if one_process else processes_to_start(config.settings, config.get("parallel"))
+        alone = "--folds, --seeds" if len(config.variants) > 1 else flag_of_one_process(flags)
+        if alone:
+            refuse_several(alone)
+        processes = 1 if alone else processes_to_start(config.settings, config.get("parallel"))
         if len(config.variants) > 1:
             with debugging(config, flags):
                 train_series(config)

@@ -20,6 +20,8 @@ from utils.seed import derive_seed, rng_state, seed_everything, set_rng_state
 class FixedBatches:
     """The same batches, held in memory, in every epoch. indices: of the samples of each, into the dataset."""
 
+    is_shared = True  # the batches are this process's parts
+
     def __init__(self, batches, indices):
         self.batches, self.indices = batches, indices
         self.sampler = [*itertools.chain.from_iterable(indices)]

@@ -9,6 +9,7 @@ from base.trainer_state import measured_model
 from trainer.optim_step import OptimStep
 from trainer.trainer import Trainer
 from utils import UserError
+from utils.launch import refuse_several
 from utils.weights import unwrapped
 
 
@@ -21,6 +22,7 @@ class GanTrainer(Trainer):
     """
 
     def __init__(self, *args, **kwargs):
+        refuse_several("trainer.type: GanTrainer, which calls parts of the model by themselves")
         super().__init__(*args, **kwargs)
         for key in ("accumulate", "clip_norm", "clip_value", "precision"):
             if getattr(self.settings, key) != type(self.settings).model_fields[key].default:

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from base import BaseTrainer
 from base.trainer_state import measured_model
 from logger.tables import show_tables
-from trainer.batch_stream import BatchStream, limited, num_batches
+from trainer.batch_stream import BatchStream, limited, num_batches, require_shared
 from trainer.debugging import looked_into, overfitted, refuse_limits
 from trainer.evaluate import evaluate, record, reduction_of, trackers
 from trainer.gradient_watch import GradientWatch
@@ -54,6 +54,7 @@ class Trainer(BaseTrainer):
         own_loop = type(self)._train_epoch is not Trainer._train_epoch and not type(self).resumes_within_epochs
         data_loader, valid_data_loader = overfitted(config, data_loader, valid_data_loader)
         refuse_limits(config, valid_data_loader, own_loop, type(self)._valid_epoch is not Trainer._valid_epoch)
+        require_shared("valid_data_loader", valid_data_loader)
         settings = TrainerSettings.model_validate(config["trainer"])
         self.stream = BatchStream(data_loader, len_epoch or settings.len_epoch, settings.limit_train_batches)
         _refuse_lengths(config, self.stream, lr_scheduler)

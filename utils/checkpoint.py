@@ -112,6 +112,17 @@ def _require_kinds(state, path):
     return state
 
 
+def checksum_of(path):
+    """The checksum that a checkpoint file says it has, as text; "" if it says none."""
+    path = Path(path)
+    if not path.is_file():
+        return ""
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - _SEAL_BYTES))
+        seal = file.read()
+    return seal.removeprefix(_SEAL).decode() if seal.startswith(_SEAL) else ""
+
+
 def find_checkpoint(where, save_dir="saved"):
     """Path of the checkpoint meant by a file, a run folder or "latest" (the newest run below save_dir).
 

@@ -9,6 +9,7 @@ import hashlib
 import os
 import platform
 import signal
+import threading
 import time
 from datetime import timedelta
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from utils.errors import UserError, print_error
 
 DEFAULT_TIMEOUT_SECONDS = 600.0
 _SAY_SECONDS = 0.2  # how long the other processes wait to see whether the first one says the same
+_LAST_WORDS_SECONDS = 2.0  # and where it is the end of all of them anyway
 _ROUND_SECONDS = 0.25  # between two rounds of an Agreement
 _group = None  # of all processes, on the CPU whatever the device: what they tell each other does not wait for a GPU
 
@@ -53,10 +55,13 @@ def is_main():
 # --- data ---
 
 
-def part_of(total):
-    """The Part of a batch of so many samples that this process has; the first ones have one more if need be."""
+def part_of(total, number=None):
+    """The Part of a batch of so many samples that a process has, by default this one.
+
+    The first ones have one more if need be.
+    """
     each, more = divmod(total, world_size())
-    return Part(each + (rank() < more), total)
+    return Part(each + ((rank() if number is None else number) < more), total)
 
 
 def own_samples(indices):
@@ -223,12 +228,15 @@ def joined(config, resume=None):
         return
     _join(config)
     try:
-        _require_same({"config": config, "resume": str(resume), "torch": _torch_version()})
+        from utils.checkpoint import checksum_of  # which a world of one need not wait for
+
+        checkpoint = f"{resume} {checksum_of(resume)}" if resume else "none"
+        _require_same({"config": config, "resume": checkpoint, "torch": _torch_version()})
         yield
         barrier()
     except UserError as error:
         contact.has_ended(2)
-        if is_first_to_say(str(error)):
+        if is_first_to_say(str(error), _LAST_WORDS_SECONDS):
             print_error("\n".join(who() + line for line in str(error).splitlines()))
         raise SystemExit(2) from None
     except BaseException as error:
@@ -271,15 +279,18 @@ def who():
     return "" if is_main() else f"rank {rank()}: "
 
 
-def is_first_to_say(text):
-    """Whether this process should say it: always the first one; another one unless the first says the same just now."""
+def is_first_to_say(text, seconds=_SAY_SECONDS):
+    """Whether this process should say it: always the first one; another one unless the first says the same just now.
+
+    seconds: how long to wait for that.
+    """
     import torch.distributed as dist
 
     if world_size() == 1 or not dist.is_initialized():
         return is_main()
     key = f"said/{hashlib.sha256(text.encode()).hexdigest()}"
     store = dist.distributed_c10d._get_default_store()
-    patience = time.monotonic() + _SAY_SECONDS
+    patience = time.monotonic() + seconds
     try:
         if is_main():
             store.set(key, "0")
@@ -299,6 +310,8 @@ def _join(config):
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
     if missing:
         raise UserError(f"{', '.join(missing)}: not set; start several processes with torchrun, which sets it")
+    if not 0 <= rank() < world_size():
+        raise UserError(f"RANK: {rank()} of WORLD_SIZE {world_size()}; ranks count from 0")
     several_hosts = int(os.environ.get("GROUP_WORLD_SIZE", 1)) > 1
     may_restart = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
     if several_hosts and may_restart and os.environ.get("TORCHELASTIC_RUN_ID") == "none":
@@ -307,6 +320,9 @@ def _join(config):
         )
     device = process_device(RunSettings.model_validate(config))
     timeout = timedelta(seconds=_timeout_seconds(config))
+    late = threading.Timer(timeout.total_seconds() + 1, _give_up)  # torch waits for good for what is no store
+    late.daemon = True
+    late.start()
     try:
         store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
         if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -322,6 +338,14 @@ def _join(config):
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         reason = str(error).splitlines()[0]
         raise UserError(f"{who()}cannot meet the other {world_size() - 1} at {place}: {reason}") from None
+    finally:
+        late.cancel()
+
+
+def _give_up():
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    print_error(f"{who()}cannot meet the other {world_size() - 1} at {place}: no answer")
+    os._exit(2)
 
 
 def _status_of(error):

@@ -64,6 +64,9 @@ def launch_id():
 
 
 def refuse_several(what):
-    """Raise UserError if a launcher has started several processes for something that one does."""
+    """Raise UserError if there are several processes for something that one does."""
     if world_size() > 1:
-        raise UserError(f"{what}: is done by one process; start it with python, not with torchrun")
+        raise UserError(
+            f"{what}: is for one process, and there are {world_size()}; start it with python rather than torchrun, "
+            "with n_gpu and parallel.processes at 1"
+        )

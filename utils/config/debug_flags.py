@@ -6,6 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from utils.distributed import is_main
 from utils.errors import UserError
 
 NONE_GIVEN = argparse.Namespace(fast_dev_run=None, show_batch=None, profile=False, find_lr=None, find_batch_size=False)
@@ -27,6 +28,12 @@ def add_debug_flags(parser):
     group.add_argument("--find-lr", nargs="?", const=Path("find_lr.png"), type=Path, metavar="FILE", help=text)
     text = "find the largest batch that fits into the GPU, and stop"
     group.add_argument("--find-batch-size", action="store_true", help=text)
+
+
+def flag_of_one_process(flags):
+    """The flag given that one process follows, however many train; None if there is none."""
+    given = {"--show-batch": flags.show_batch, "--find-lr": flags.find_lr, "--find-batch-size": flags.find_batch_size}
+    return next((flag for flag, value in given.items() if value), None)
 
 
 @contextlib.contextmanager
@@ -61,7 +68,9 @@ def debugging(config, flags):
             if not any(str(error).startswith(f"trainer.{key}: ") for key in only):
                 raise
             raise UserError(f"--fast-dev-run: {error}") from error  # for the config does not have the key
-    print(f"fast-dev-run: {number} {'batch' if number == 1 else 'batches'} of everything went through; nothing is kept")
+    if is_main():
+        batches = "1 batch" if number == 1 else f"{number} batches"
+        print(f"fast-dev-run: {batches} of everything went through; nothing is kept")
 
 
 def _require_writable(flag, path):

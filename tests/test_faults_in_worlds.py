@@ -1,0 +1,451 @@
+"""What goes wrong in one process of several ends all, soon and with its cause; nothing makes the others wait."""
+
+import contextlib
+import functools
+import math
+import os
+import signal
+import socket
+import threading
+import time
+
+import pytest
+import torch
+from killed import set_trap
+from worlds import in_world, results, small_job, train
+
+import base.checkpoint_saver as checkpoint_saver
+from base import BaseCallback, BaseDataLoader
+from base.base_callback import CallbackList
+from helpers import PROJECT, TinyData, tiny_config, tiny_model, tiny_trainer
+from trainer.callbacks import TimeLimit
+from utils import UserError
+from utils.checkpoint import CheckpointError
+from utils.distributed import joined, rank
+from utils.parallel import ddp
+from utils.stop_signal import StopSignal
+
+pytestmark = pytest.mark.slow  # they start processes
+
+PATIENCE = 40  # seconds, on a machine that does other things too; each is over in a few
+
+
+def in_served_world(size, function, *arguments, **options):
+    """in_world, where no process serves the store, but somebody outside, as torchrun does."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    environment = {
+        "MASTER_PORT": store.port,
+        "TORCHELASTIC_USE_AGENT_STORE": True,
+        **dict(options.pop("environment", ())),
+    }
+    return in_world(size, function, *arguments, environment=environment, patience=PATIENCE, **options)
+
+
+def lines_of(end):
+    return [line for line in end.output.splitlines() if line.startswith("error: ")]
+
+
+def statuses(ends):
+    return [end.status for end in ends]
+
+
+# A process that is gone
+
+
+def killed_at(config, victim, kind, count):
+    if rank() == victim:
+        set_trap(kind, count)
+    train("-c", config)
+
+
+@pytest.mark.parametrize(
+    ("size", "victim", "kind", "count"), [(2, 1, "step", 5), (3, 2, "valid", 2), (2, 1, "step", 1)]
+)
+def test_when_a_process_is_killed_one_line_names_it_and_the_place(tmp_path, size, victim, kind, count):
+    ends = in_world(size, killed_at, small_job(tmp_path), victim, kind, count, patience=PATIENCE)
+    assert ends[victim].status == -signal.SIGKILL
+    assert all(end.status == 1 for end in ends if end is not ends[victim])
+    (line,) = lines_of(ends[0])
+    assert f"lost contact with rank {victim}, last seen " in line and "-r auto" in line
+    assert "batch" in line or count == 1
+    assert not any("Traceback" in end.output for end in ends)
+    assert not any(lines_of(end) for end in ends[1:])
+
+
+def test_the_others_say_where_they_were_when_the_first_process_is_killed(tmp_path):
+    ends = in_world(2, killed_at, small_job(tmp_path), 0, "step", 5, patience=PATIENCE)
+    assert statuses(ends) == [-signal.SIGKILL, 1]
+    (line,) = lines_of(ends[1])
+    assert line.startswith("error: rank 1: lost contact with the others: ") and "in epoch 2 after batch 1" in line
+
+
+def sleeps(config):
+    import trainer.optim_step
+
+    step, calls = trainer.optim_step.OptimStep.step, []
+
+    def slow(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 5 and rank() == 1:
+            time.sleep(6)
+        return step(*args, **kwargs)
+
+    trainer.optim_step.OptimStep.step = slow
+    train("-c", config)
+
+
+def test_a_time_out_names_who_is_missing_and_where_each_was(tmp_path):
+    ends = in_world(2, sleeps, small_job(tmp_path, parallel={"timeout_seconds": 3}), patience=PATIENCE)
+    assert statuses(ends) == [1, 1]
+    (line,) = lines_of(ends[0])
+    expected = "in epoch 2 after batch 1: waited 3 seconds (parallel.timeout_seconds) in vain for rank 1, last seen"
+    assert expected in line and line.index("last seen in epoch 2 after batch 1")
+    assert not any("Traceback" in end.output for end in ends)
+
+
+def waits_for_good():
+    StopSignal.patience_seconds = 1.0
+    with joined({"device": "cpu"}):
+        if rank() == 1:
+            time.sleep(4)
+        with StopSignal() as stop:
+            stop.asks()
+            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            torch.distributed.all_reduce(torch.ones(1))  # holds the main thread, and with it python's handlers
+            stop.asks()
+            return "was let go"
+
+
+def test_a_signal_ends_a_process_that_waits_for_good():
+    started = time.monotonic()
+    first, other = in_world(2, waits_for_good, patience=PATIENCE)
+    assert first.status == 128 + signal.SIGTERM
+    assert other.status == 1 and "lost contact" in other.output
+    assert time.monotonic() - started < 30
+
+
+# What one process alone meets
+
+
+class OnlyThere(BaseCallback):
+    """At the hook of this name, at the count-th call, the process of rank 1 alone does what is asked for."""
+
+    def __init__(self, hook, count, act):
+        self.count, self.act = count, act
+        setattr(type(self), hook, type(self)._called)  # hooks are found by class
+
+    def _called(self, trainer, log=None):
+        self.count -= 1
+        if rank() == 1 and self.count == 0:
+            self.act(trainer)
+
+
+def _raise(error):
+    raise error
+
+
+ACTS = {
+    "stops after a step": ("on_step_end", 3, lambda trainer: trainer.stop("of a step")),
+    "stops at an epoch's end": ("on_epoch_end", 1, lambda trainer: trainer.stop("of an epoch")),
+    "stops before the first batch": ("on_train_start", 1, lambda trainer: trainer.stop("of nothing")),
+    "stops after a validation": ("on_valid_end", 1, lambda trainer: trainer.stop("of a validation")),
+    "saves by a name": ("on_epoch_end", 1, lambda trainer: trainer.save_as("mine.pth")),
+    "is told to end": ("on_step_end", 3, lambda trainer: os.kill(os.getpid(), signal.SIGTERM)),
+    "has an error": ("on_step_end", 3, lambda trainer: _raise(ZeroDivisionError("of rank 1"))),
+    "meets a mistake": ("on_step_end", 3, lambda trainer: _raise(UserError("here: a mistake of the user's"))),
+    "meets a mistake at an epoch's end": ("on_epoch_end", 1, lambda trainer: _raise(UserError("here: a mistake"))),
+}
+
+
+def tiny_run(folder, callbacks=(), dataset=None, batch_size=8, joins=True, model=None, **settings):
+    """Train the tiny job in this world; (steps, why it stopped, names of what it saved)."""
+    config = tiny_config(folder, **{"epochs": 3, "save_period": 5, **settings}) | {"device": "cpu"}
+    with joined(config) if joins else contextlib.nullcontext():
+        trainer = tiny_trainer(
+            config,
+            model=ddp(model or tiny_model(), torch.device("cpu")),
+            loader_class=lambda data, _, *others: BaseDataLoader(dataset or data, batch_size, *others),
+        )
+        trainer._callbacks = CallbackList(callbacks, trainer._callbacks.callbacks)
+        saved, save = [], trainer.saver.save
+        trainer.saver.save = lambda state, names: (saved.extend(names), save(state, names))[1]
+        trainer.train()
+        return trainer.step, trainer.stop_reason, saved
+
+
+def acting(folder, act):
+    return tiny_run(folder, [OnlyThere(*ACTS[act])])
+
+
+@pytest.mark.parametrize("act", [act for act in ACTS if act.startswith(("stops", "saves"))])
+def test_what_one_process_decides_all_do(tmp_path, act):
+    ends = results(in_served_world(2, acting, tmp_path, act))
+    assert ends[0] == ends[1]
+    step, reason, files = ends[0]
+    if act.startswith("stops"):
+        assert reason.startswith("of ") and step < 15
+        assert files or step == 0
+    else:
+        assert step == 15 and files == ["checkpoint-epoch3.pth"]  # the first process alone says what is saved
+
+
+def test_one_process_that_is_told_to_end_ends_all_with_a_checkpoint(tmp_path):
+    ends = in_served_world(2, acting, tmp_path, "is told to end")
+    assert statuses(ends) == [143, 143]
+    assert "resume with: python train.py -r" in ends[0].output
+    assert list(tmp_path.rglob("*.pth"))
+
+
+@pytest.mark.parametrize(
+    ("act", "status", "told"),
+    [
+        ("has an error", 1, "error: rank 1 has ended in epoch 1 after batch"),
+        ("meets a mistake", 2, "error: rank 1: callbacks.0: here: a mistake of the user's"),
+        ("meets a mistake at an epoch's end", 2, "error: rank 1: callbacks.0: here: a mistake"),
+    ],
+)
+def test_an_error_of_one_process_ends_all_and_is_told_once(tmp_path, act, status, told):
+    ends = in_served_world(2, acting, tmp_path, act)
+    assert statuses(ends) == [status, status]
+    output = "".join(end.output for end in ends)
+    assert output.count(told) == 1
+    assert output.count("Traceback") == ("error" in act)
+
+
+class Spoilt(TinyData):
+    """A sample that is nan, or that cannot be read."""
+
+    def __init__(self, index, error=None):
+        super().__init__()
+        self.index, self.error = index, error
+
+    def __getitem__(self, index):
+        if index == self.index and self.error:
+            raise self.error
+        features, label = super().__getitem__(index)
+        return features * float("nan") if index == self.index else features, label
+
+
+def spoilt(folder, error=None, **settings):
+    return tiny_run(folder, dataset=Spoilt(7, error), **settings)
+
+
+def test_a_sample_that_one_process_cannot_read_ends_all(tmp_path):
+    ends = in_served_world(2, spoilt, tmp_path, OSError("no such picture"))
+    assert statuses(ends) == [2, 2]
+    assert "".join(end.output for end in ends).count("error: ") == 1
+    assert sum("sample 7: OSError: no such picture" in end.output for end in ends) == 1
+
+
+def nonfinite(folder, how):
+    return spoilt(folder, on_nonfinite=how, log_step=1)
+
+
+@pytest.mark.parametrize(("how", "steps"), [("skip", 15), ("rollback", 12)])
+def test_a_nan_in_one_process_is_left_out_by_all(tmp_path, how, steps):
+    ends = results(in_served_world(2, nonfinite, tmp_path, how))
+    assert ends[0] == ends[1] and ends[0][0] == steps
+    assert "checkpoint-epoch3.pth" in ends[0][2]
+
+
+def test_a_nan_in_one_process_stops_all_and_is_told_once(tmp_path):
+    ends = in_served_world(2, nonfinite, tmp_path, "stop")
+    assert statuses(ends) == [2, 2]
+    output = "".join(end.output for end in ends)
+    assert output.count("error: ") == 1 and "the loss is nan; samples" in output
+
+
+def full_disk(folder, async_save):
+    def refuse(state, path):
+        raise CheckpointError(f"{path}: cannot save the checkpoint: No space left on device")
+
+    checkpoint_saver.save_checkpoint = refuse
+    return tiny_run(folder, save_period=1, async_save=async_save)
+
+
+@pytest.mark.parametrize("async_save", [False, True])
+def test_a_save_that_fails_ends_all(tmp_path, async_save):
+    ends = in_served_world(2, full_disk, tmp_path, async_save)
+    assert statuses(ends) == [2, 2]
+    output = "".join(end.output for end in ends)
+    assert output.count("error: ") == 1 and "No space left on device" in output
+
+
+def limited(folder, settings, max_time):
+    return tiny_run(folder, [TimeLimit(max_time)] if max_time else [], **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "max_time", "saves"),
+    [
+        ({"epochs": 10**6, "save_period": 10**6}, "00:00:01", 1),
+        ({"save_every_minutes": 1e-6}, None, 3),
+        ({"validate_every_steps": 2, "monitor": "min val_loss"}, None, 1),
+        ({"save_every_steps": 2, "async_save": True}, None, 7),
+    ],
+)
+def test_what_goes_by_time_or_by_steps_is_done_by_all_together(tmp_path, settings, max_time, saves):
+    ends = results(in_served_world(2, limited, tmp_path, settings, max_time))
+    assert ends[0] == ends[1]
+    assert len(ends[0][2]) >= saves
+
+
+SIZES = range(5, 55)
+
+
+def uneven(folder):
+    """Steps of a run on each number of samples; the last batches have fewer samples than there are processes."""
+    steps = []
+    with joined(tiny_config(folder) | {"device": "cpu"}):
+        for size in SIZES:
+            dataset = torch.utils.data.Subset(TinyData(), [i % 50 for i in range(size)])
+            settings = {"epochs": 1, "save_period": 1, "monitor": "min val_loss", "model": torch.nn.Linear(4, 3)}
+            steps.append(tiny_run(folder / str(size), dataset=dataset, batch_size=3, joins=False, **settings)[0])
+    return steps
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_no_number_of_samples_makes_processes_wait(tmp_path, size):
+    ends = results(in_world(size, uneven, tmp_path, patience=90))
+    assert len(ends[0]) == 50
+    assert ends == [[math.ceil((samples - int(0.2 * samples)) / 3) for samples in SIZES]] * size
+
+
+# What cannot be
+
+
+def refused(path, *flags, size=2, environment=(), world=in_served_world):
+    """The lines by which train.py refuses to begin, of all processes together."""
+    ends = world(size, train, "-c", path, *flags, environment=environment)
+    assert statuses(ends) == [2] * size
+    assert not list(path.parent.rglob("checkpoint*.pth"))
+    return [line for end in ends for line in lines_of(end)]
+
+
+def test_more_processes_than_samples_are_refused(tmp_path):
+    path = small_job(tmp_path, samples=3)
+    (line,) = refused(path, "--set", "data_loader.args.validation_split=1", size=3)
+    assert line == "error: data_loader: 2 training samples for 3 processes; start fewer processes"
+
+
+def test_a_batch_smaller_than_the_world_is_refused(tmp_path):
+    (line,) = refused(small_job(tmp_path, batch_size=2), size=3)
+    assert line.startswith("error: data_loader.args.batch_size: 2 for 3 processes, which share each batch; give at")
+
+
+def test_a_batch_that_cannot_be_divided_evenly_is_divided_and_the_log_says_how(tmp_path):
+    path = small_job(tmp_path, trainer={"accumulate": 2})
+    first, *others = in_world(3, train, "-c", path, "--bs", 11, "--set", "trainer.epochs=1", patience=PATIENCE)
+    assert first.status == 0, first
+    assert first.output.count("batch_size 11: 4, 4 and 3 samples in 3 processes") == 1
+    assert first.output.count("an update takes 2 batches, 22 samples") == 1
+    assert not any("batch_size" in other.output for other in others)
+
+
+@pytest.mark.parametrize("name", ["MASTER_ADDR", "MASTER_PORT"])
+def test_an_address_that_is_not_set_is_named(tmp_path, name):
+    (line,) = refused(small_job(tmp_path), environment={name: ""})
+    assert line == f"error: {name}: not set; start several processes with torchrun, which sets it"
+
+
+def test_a_port_in_use_is_named(tmp_path):
+    path = small_job(tmp_path, parallel={"timeout_seconds": 2})
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        first, *_ = refused(path, environment={"MASTER_PORT": port}, world=functools.partial(in_world, patience=30))
+    assert first.startswith(f"error: cannot meet the other 1 at 127.0.0.1:{port}: ") and "in use" in first
+
+
+def of_rank_1(config, flags):
+    train("-c", config, *(flags if rank() == 1 else ()))
+
+
+def test_other_configs_on_two_hosts_are_told_apart_in_one_line(tmp_path):
+    ends = in_served_world(2, of_rank_1, small_job(tmp_path), ["--lr", 0.5])
+    assert statuses(ends) == [2, 2]
+    (line,) = [line for end in ends for line in lines_of(end)]
+    assert "rank 1, on " in line and "config.optimizer.args.lr: 0.1 -> 0.5" in line
+
+
+def test_processes_that_would_go_on_from_other_checkpoints_are_refused(tmp_path):
+    path = small_job(tmp_path)
+    results(in_world(1, train, "-c", path))
+    (run,) = (tmp_path / "small" / "models" / "small").iterdir()
+    ends = in_served_world(2, of_checkpoint, run)
+    assert statuses(ends) == [2, 2]
+    (line,) = [line for end in ends for line in lines_of(end)]
+    assert "checkpoint-epoch1.pth" in line and "checkpoint-epoch2.pth" in line
+
+
+def of_checkpoint(run):
+    train("-r", run / f"checkpoint-epoch{rank() + 1}.pth", "--set", "trainer.epochs=3")
+
+
+def test_a_number_of_gpus_that_contradicts_the_launcher_is_refused(tmp_path):
+    (line,) = refused(small_job(tmp_path, n_gpu=4, device="auto"))
+    assert line.startswith("error: n_gpu: 4, and the launcher has started 2 processes on this host; start as many")
+
+
+@pytest.mark.parametrize("flags", [["--find-lr"], ["--show-batch", "b.png"], ["--find-batch-size"], ["--seeds", "2"]])
+def test_what_one_process_does_is_refused_in_several(tmp_path, flags):
+    (line,) = refused(small_job(tmp_path), *flags)
+    assert f"{flags[0]}" in line and "is for one process, and there are 2; start it with python rather" in line
+
+
+@pytest.mark.parametrize(("flag", "said"), [("--fast-dev-run", "fast-dev-run: 1 batch"), ("--profile", "trace of the")])
+def test_a_fast_dev_run_and_a_profile_work_in_several_processes(tmp_path, flag, said):
+    path = small_job(tmp_path, samples=200, trainer={"epochs": 1})
+    ends = in_world(2, train, "-c", path, flag, patience=PATIENCE)
+    assert statuses(ends) == [0, 0], ends
+    assert said in ends[0].output and said not in ends[1].output
+
+
+def test_a_trainer_that_calls_parts_of_the_model_is_for_one_process(tmp_path):
+    path = PROJECT / "configs" / "mnist_gan.json"
+    (line,) = refused(path, "--set", f"trainer.save_dir={tmp_path}", "--set", "device=cpu")
+    assert "GanTrainer" in line and "is for one process" in line
+
+
+def of_plain_loader(folder):
+    with joined({"device": "cpu"}):
+        config = tiny_config(folder)
+        tiny_trainer(
+            config,
+            model=ddp(tiny_model(), torch.device("cpu")),
+            loader_class=lambda data, *_: torch.utils.data.DataLoader(data, 8),
+        )
+
+
+def test_a_loader_that_would_give_every_process_all_samples_is_refused(tmp_path):
+    ends = in_served_world(2, of_plain_loader, tmp_path)
+    assert statuses(ends) == [2, 2]
+    (line,) = [line for end in ends for line in lines_of(end)]
+    assert line.startswith("error: data_loader: DataLoader would give each of the 2 processes all samples; use a Base")
+
+
+class Extremes:
+    """An epoch metric of a project's own, which cannot be merged."""
+
+    __name__ = "extremes"
+
+    def reset(self):
+        self.largest = -math.inf
+
+    def update(self, output, target):
+        self.largest = max(self.largest, output.max().item())
+
+    def compute(self):
+        return self.largest
+
+
+def of_metric(folder):
+    with joined({"device": "cpu"}):
+        model = ddp(tiny_model(), torch.device("cpu"))
+        tiny_trainer(tiny_config(folder), model=model, metrics=[Extremes()]).train()
+
+
+def test_a_metric_that_cannot_be_merged_is_refused(tmp_path):
+    ends = in_served_world(2, of_metric, tmp_path)
+    assert statuses(ends) == [2, 2]
+    (line,) = [line for end in ends for line in lines_of(end)]
+    assert "merge_state" in line

@@ -1,0 +1,150 @@
+"""Processes that torchrun or train.py itself start: how they end, and how the same command goes on."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from worlds import small_job
+
+from helpers import PROJECT, copy_project, same
+from utils.checkpoint import load_checkpoint
+
+pytestmark = pytest.mark.slow  # they start processes
+
+_KILLER = '''
+import os
+import signal
+
+from base import BaseCallback
+
+
+class KillOnce(BaseCallback):
+    """Ends rank 1 by a signal at a step, unless it has been started again."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, trainer):
+        first = os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0"
+        if first and trainer.step == self.step and os.environ.get("RANK") == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+'''
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+SETTINGS = {"epochs": 3, "save_every_steps": 2, "tensorboard": False, "verbosity": 1}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A copy of the project with a callback that kills, and the weights that a run left alone comes to."""
+    folder = copy_project(tmp_path_factory.mktemp("launch") / "project")
+    (folder / "trainer" / "killer.py").write_text(_KILLER)
+    job(folder, "left", killed_at=10**6)
+    assert started(folder, "train.py", "-c", "left.json").wait(120) == 0
+    return folder
+
+
+def job(folder, name, killed_at, samples=50, workers=0, processes=2, **settings):
+    """Path of a config for two processes; of two that are the same but for the name."""
+    callback = {"type": "killer.KillOnce", "args": {"step": killed_at}}
+    path = small_job(
+        folder,
+        name,
+        samples=samples,
+        parallel={"processes": processes, "timeout_seconds": 60},
+        callbacks=[callback],
+        trainer={**SETTINGS, **settings},
+    )
+    return path.name
+
+
+def started(folder, *arguments):
+    """`python *arguments` in a session of its own, whose output goes into the file output."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with open(folder / "output", "w") as output:
+        return subprocess.Popen(
+            [sys.executable, *arguments], cwd=folder, env=environment, stdout=output, stderr=output, text=True
+        )
+
+
+def ended(folder, process, status, seconds=60):
+    """What it has written, once it has ended with this status; all that it started have ended too."""
+    assert process.wait(seconds) == status, (folder / "output").read_text()
+    assert not [other for other in left_running(folder) if other != os.getpid()]
+    return (folder / "output").read_text()
+
+
+def left_running(folder):
+    """Ids of the processes that work in the folder."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if os.readlink(f"/proc/{pid}/cwd") == str(folder):
+                found.append(int(pid))
+        except OSError:
+            continue
+    return found
+
+
+def weights(folder, name, epoch=3):
+    (run,) = (folder / name / "models" / name).iterdir()
+    return load_checkpoint(run / f"checkpoint-epoch{epoch}.pth")["state_dict"]
+
+
+def test_torchrun_s_restarts_go_on_with_the_run(project):
+    config = job(project, "restarted", killed_at=5)
+    output = ended(project, started(project, *TORCHRUN, "--max-restarts=2", "train.py", "-c", config), 0)
+    assert len(re.findall("using .*-batch1.pth", output)) == 1
+    assert same(weights(project, "restarted"), weights(project, "left"))
+
+
+def test_our_own_launch_names_who_was_killed_and_the_same_command_goes_on(project):
+    config = job(project, "killed", killed_at=5)
+    output = ended(project, started(project, "train.py", "-c", config), 137)
+    assert output.count("error: rank 1 was ended by SIGKILL") == 1
+    assert "lost contact with rank 1, last seen in epoch 2 after batch 1" in output
+    assert "Traceback" not in output
+    config = job(project, "killed", killed_at=10**6)
+    ended(project, started(project, "train.py", "-c", config, "-r", "auto"), 0)
+    assert same(weights(project, "killed"), weights(project, "left"))
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "launcher"),
+    [(signal.SIGTERM, 143, []), (signal.SIGINT, 130, []), (signal.SIGUSR1, 138, []), (signal.SIGTERM, 1, TORCHRUN)],
+)
+def test_a_signal_to_the_launcher_saves_and_the_same_command_goes_on(project, number, status, launcher):
+    name = f"signalled{number}{len(launcher)}"
+    config = job(project, name, killed_at=10**6, samples=5000, workers=1, epochs=30, save_every_steps=None)
+    process = started(project, *launcher, "train.py", "-c", config)
+    deadline = time.monotonic() + 60
+    while "epoch 2/" not in (project / "output").read_text() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(number)
+    output = ended(project, process, status, seconds=15)
+    assert output.count("resume with: python train.py -r") == 1
+    assert launcher or ("Traceback" not in output and "death signal" not in output)
+    (run,) = (project / name / "models" / name).iterdir()
+    assert list(run.glob("*-batch*.pth"))
+
+
+def test_a_mistake_ends_a_launch_with_status_2_and_is_told_once(project):
+    config = job(project, "small-batch", killed_at=10**6)
+    for command, status in ((["train.py"], 2), ([*TORCHRUN, "train.py"], 1)):
+        output = ended(project, started(project, *command, "-c", config, "--bs", "1"), status)
+        assert output.count("data_loader.args.batch_size: 1 for 2 processes") == 1
+        assert status == 2 or re.search(r"exitcode  : 2 ", output)
+        config_mistake = ended(project, started(project, *command, "-c", config, "--set", "trainer.epochs=0"), status)
+        assert config_mistake.count("error: trainer.epochs: ") == 1
+
+
+def test_more_gpus_than_there_are_leave_one_process_on_the_cpu(project):
+    config = job(project, "gpus", killed_at=10**6, processes=None)
+    flags = ["--set", "n_gpu=4", "--set", "device=auto", "--set", "trainer.epochs=1"]
+    output = ended(project, started(project, "train.py", "-c", config, *flags), 0)
+    assert "on cpu" in output and "processes" not in output
+
+

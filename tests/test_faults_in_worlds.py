@@ -437,6 +437,12 @@ class Extremes:
     def compute(self):
         return self.largest
 
+    def state_dict(self):
+        return {"largest": self.largest}
+
+    def load_state_dict(self, state):
+        self.largest = state["largest"]
+
 
 def of_metric(folder):
     with joined({"device": "cpu"}):

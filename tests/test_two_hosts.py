@@ -1,0 +1,122 @@
+"""Two hosts for real: network namespaces joined by a cable, which is cut in the middle of a run."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from worlds import small_job
+
+from helpers import PROJECT
+from utils.checkpoint import load_checkpoint
+
+pytestmark = pytest.mark.slow  # they start processes
+
+SECONDS_TO_END = 60  # after the cut: the time-out of 5 s, and what torchrun takes to see that the other is gone
+
+
+class Host:
+    """A network namespace with one interface, which lives as long as a process that sleeps in it."""
+
+    def __init__(self, number):
+        self.address, self.interface = f"10.77.0.{number}", f"cable{number}"
+        self.sleeper = subprocess.Popen(["unshare", "--net", "sleep", "600"])
+        self.running = None
+
+    def run(self, *command):
+        subprocess.run(self.inside(*command), check=True, capture_output=True, text=True)
+
+    def inside(self, *command):
+        return ["nsenter", f"--target={self.sleeper.pid}", "--net", *command]
+
+    def up(self):
+        self.run("ip", "address", "add", f"{self.address}/24", "dev", self.interface)
+        self.run("ip", "link", "set", self.interface, "up")
+        self.run("ip", "link", "set", "lo", "up")
+
+    def train(self, attempt, output, *arguments):
+        """Start torchrun with train.py and these arguments."""
+        launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+        launch += ["--rdzv-backend=c10d", f"--rdzv-endpoint=10.77.0.1:{29400 + attempt}", f"--rdzv-id={attempt}"]
+        serves = int(self.address == "10.77.0.1")  # which torchrun cannot see, where both have one host name
+        launch += [
+            f"--rdzv-conf=is_host={serves},join_timeout=60,read_timeout=2",
+            f"--local-addr={self.address}",
+            "train.py",
+        ]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": self.interface}
+        with open(output, "w") as file:
+            self.running = subprocess.Popen(
+                self.inside(*launch, *map(str, arguments)), cwd=PROJECT, env=environment, stdout=file, stderr=file
+            )
+
+    def end(self):
+        for process in (self.running, self.sleeper):
+            if process is not None and process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+@pytest.fixture
+def hosts():
+    """Two hosts with a cable between them. The machine's own network has no part in it."""
+    hosts = [Host(1), Host(2)]
+    try:
+        time.sleep(0.3)
+        first, second = hosts
+        cable = ["ip", "link", "add", first.interface, "type", "veth", "peer", "name", second.interface]
+        first.run(*cable, "netns", str(second.sleeper.pid))
+        for host in hosts:
+            host.up()
+    except (OSError, subprocess.CalledProcessError) as error:
+        for host in hosts:
+            host.end()
+        pytest.skip(f"no network namespaces here: {getattr(error, 'stderr', None) or error}")
+    yield hosts
+    for host in hosts:
+        host.end()
+
+
+def weights(folder, name, epoch):
+    (run,) = (folder / name / "models" / name).iterdir()
+    return load_checkpoint(run / f"checkpoint-epoch{epoch}.pth")["state_dict"]
+
+
+def test_a_run_on_two_hosts_of_which_one_is_cut_off_ends_on_both_and_goes_on(tmp_path, hosts):
+    settings = {"epochs": 60, "save_every_steps": 50, "keep_last": 3, "tensorboard": False, "verbosity": 1}
+    job = {"samples": 2000, "batch_size": 20, "parallel": {"timeout_seconds": 5}, "trainer": settings}
+    config = small_job(tmp_path, "cut", **job)
+    outputs = [tmp_path / "first", tmp_path / "second"]
+    for host, output in zip(hosts, outputs, strict=True):
+        host.train(1, output, "-c", config)
+    wait_for(lambda: "epoch 2/60" in outputs[0].read_text(), 60, outputs)
+    hosts[0].run("ip", "link", "set", hosts[0].interface, "down")
+    wait_for(lambda: all(host.running.poll() is not None for host in hosts), SECONDS_TO_END, outputs)
+    assert all(host.running.returncode for host in hosts)
+    told = outputs[0].read_text()
+    assert "waited 5 seconds (parallel.timeout_seconds) in vain for rank" in told and "last seen in epoch" in told
+    assert "lost contact" in outputs[1].read_text()
+
+    hosts[0].run("ip", "link", "set", hosts[0].interface, "up")
+    (run,) = (tmp_path / "cut" / "models" / "cut").iterdir()
+    last = max(int(path.stem.removeprefix("checkpoint-epoch")) for path in run.glob("checkpoint-epoch?.pth")) + 3
+    for host, output in zip(hosts, outputs, strict=True):
+        host.train(2, output, "-c", config, "-r", "auto", "--set", f"trainer.epochs={last}")
+    wait_for(lambda: all(host.running.poll() is not None for host in hosts), 60, outputs)
+    assert [host.running.returncode for host in hosts] == [0, 0], [output.read_text() for output in outputs]
+
+    left = small_job(tmp_path, "left", **job)
+    for host, output in zip(hosts, outputs, strict=True):
+        host.train(3, output, "-c", left, "--set", f"trainer.epochs={last}")
+    wait_for(lambda: all(host.running.poll() is not None for host in hosts), 60, outputs)
+    for name, weight in weights(tmp_path, "left", last).items():
+        assert torch.equal(weight, weights(tmp_path, "cut", last)[name]), name
+
+
+def wait_for(happens, seconds, outputs):
+    until = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < until, [output.read_text()[-3000:] for output in outputs]
+        time.sleep(0.1)

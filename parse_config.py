@@ -12,7 +12,7 @@ import logging
 from pathlib import Path
 
 from logger import TrackerList, setup_logging
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint import load_checkpoint, with_shards
 from utils.config.check import as_spec, check_config, check_types, metric_name
 from utils.config.command_line import read_command_line
 from utils.config.files import deep_merge, require_plain, set_by_path
@@ -166,10 +166,13 @@ class ConfigParser:
         spec = as_spec(name, self._config.get(name))
         return [p.name for p in signature_of(resolve(spec["type"], module, self._parts.get(name, OWN_SECTION)))]
 
-    def load_checkpoint(self):
-        """What the checkpoint to go on from holds. What from_args has read is handed out once and not kept."""
+    def load_checkpoint(self, mesh=None):
+        """What the checkpoint to go on from holds. What from_args has read is handed out once and not kept.
+
+        mesh: the processes that share its sharded tensors; None for whole ones.
+        """
         state, self._checkpoint = self._checkpoint, None
-        return load_checkpoint(self.resume) if state is None else state
+        return with_shards(load_checkpoint(self.resume, shards=False) if state is None else state, self.resume, mesh)
 
     def get_logger(self, name, verbosity=2):
         """A logger that shows warnings (0), results too (1) or progress too (2)."""

@@ -33,6 +33,7 @@ def main(config, flags=NONE_GIVEN):
     from utils.model_summary import example_input, model_summary
     from utils.parallel import parallelize
     from utils.seed import make_deterministic, seed_everything
+    from utils.shards import is_sharded
     from utils.weights import unwrapped
 
     settings = config.settings
@@ -83,7 +84,7 @@ def main(config, flags=NONE_GIVEN):
     trainer.logger.info("run %s on %s, seed %d", config.save_dir, device, settings.seed)
     for line in describe_batches(data_loader, config["trainer"].get("accumulate", 1)):
         trainer.logger.info("%s", line)
-    if config.resume is None and example is not None:
+    if config.resume is None and example is not None and not is_sharded(model):
         trainer.writer.add_graph(unwrapped(model), example)
     if flags.profile and is_main():
         add_profile(trainer)

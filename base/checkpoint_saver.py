@@ -15,6 +15,7 @@ from utils.checkpoint import (
     set_aside_overtaken,
 )
 from utils.distributed import broadcast
+from utils.sharded_checkpoint import save_shards, split_shards
 
 
 class CheckpointSaver(BackgroundWriter):
@@ -54,10 +55,12 @@ class CheckpointSaver(BackgroundWriter):
         paths = [self.folder / name for name in dict.fromkeys([*self.names, *names])]
         replaced = [self.folder / name for name in self._replaced]
         self.forget_asked()
+        state, sharded = split_shards(state)
+        note = save_shards(sharded, self.folder, paths[-1].stem) if sharded else b""
         if not self.writes:
             self.newest = paths[-1]
             return
-        self.submit(functools.partial(self._write, plain(state, copy=self.in_background), paths, replaced))
+        self.submit(functools.partial(self._write, plain(state, copy=self.in_background), note, paths, replaced))
 
     def leave_later_epochs(self, epoch, batch, monitored, best, logger):
         """Set aside what a run overtakes that goes on from here, and bring back the best model before it.
@@ -77,9 +80,9 @@ class CheckpointSaver(BackgroundWriter):
             again = f"model_best.pth is {path.name} again" if path else "there is no model_best.pth: its epoch is gone"
             logger.info(again)
 
-    def _write(self, state, paths, replaced):
+    def _write(self, state, note, paths, replaced):
         set_aside_overtaken(self.folder, state["epoch"], state["batch"])
-        save_checkpoint(state, paths[0])
+        save_checkpoint(state, paths[0], note)
         for path in paths[1:]:
             copy_checkpoint(paths[0], path)
         self.newest = paths[-1]

@@ -1,11 +1,12 @@
 """What of a trainer survives a restart: gathered for a checkpoint, and put back."""
 
-from utils.checkpoint import CheckpointError, load_checkpoint, plain
+from utils.checkpoint import CheckpointError, load_checkpoint, plain, with_shards
 from utils.config.files import differences, names_several
 from utils.distributed import gather, rank, world_size
 from utils.errors import UserError
 from utils.seed import derive_seed, rng_state, seed_everything, set_rng_state
-from utils.weights import load_optimizer, load_state, load_weights, unwrapped
+from utils.shards import mesh_of
+from utils.weights import class_name, load_optimizer, load_state, load_weights, unwrapped
 
 _SAVED_APART = ("model", "optimizer", "averaged_model")
 
@@ -51,7 +52,7 @@ def trainer_state(trainer, epoch, unsavable=()):
     model, measured = unwrapped(trainer.model), measured_model(trainer)
     own, *of_others = gather(_own_state(trainer, unsavable))
     return {
-        "arch": type(model).__name__,
+        "arch": class_name(model),
         "epoch": epoch,
         "batch": trainer.batches_done,
         "step": trainer.step,
@@ -83,7 +84,11 @@ def restore_trainer(trainer, path):
     changed optimizer or lr_scheduler section starts the learning rate and the schedule anew, a changed loss
     its own state. A run of its own starts with no best value yet.
     """
-    checkpoint = trainer.config.load_checkpoint() if path == trainer.config.resume else load_checkpoint(path)
+    mesh = mesh_of(trainer.model)
+    if path == trainer.config.resume:
+        checkpoint = trainer.config.load_checkpoint(mesh)
+    else:
+        checkpoint = with_shards(load_checkpoint(path, shards=False), path, mesh)
     before, now = checkpoint.get("config", {}), trainer.config.config
     changed = {key for key in {**before, **now} if before.get(key) != now.get(key)}
     load_weights(trainer.model, checkpoint.get("trained_state_dict", checkpoint["state_dict"]))
@@ -147,10 +152,11 @@ def _of_other_processes(checkpoint):
 
 def _of_this_process(name, target, state):
     """The state that this process goes on with, of those of as many processes as there were."""
-    if not getattr(target, "own_by_process", False):
+    own = getattr(target, "own_by_process", False)
+    if not own and not isinstance(state, _OfProcesses):
         return state
     states = state if isinstance(state, _OfProcesses) else [state]
-    if len(states) == world_size():
+    if own and len(states) == world_size():
         return states[rank()]
     try:
         return target.merged(states)

@@ -2,6 +2,8 @@
 
 import torch
 
+from utils.shards import local
+
 
 class GradientWatch:
     """Looks at the gradient of each update, and keeps what it found on the device until somebody reads it.
@@ -65,6 +67,6 @@ class GradientWatch:
 
 
 def _entries(gradient):
-    """A dense tensor of real numbers that holds all of the gradient."""
-    dense = gradient.coalesce().values() if gradient.is_sparse else gradient
+    """A dense tensor of real numbers that holds all of the gradient, or what this process has of it."""
+    dense = gradient.coalesce().values() if gradient.is_sparse else local(gradient)
     return torch.view_as_real(dense) if dense.is_complex() else dense

@@ -9,6 +9,7 @@ from base import BaseCallback
 from base.trainer_state import measured_model
 from utils import UserError
 from utils.seed import rng_state, set_rng_state
+from utils.shards import shows
 
 
 class LearningRateMonitor(BaseCallback):
@@ -84,7 +85,7 @@ class SamplePredictions(BaseCallback):
             raise UserError("SamplePredictions needs validation data, and there are none")
 
     def on_epoch_end(self, trainer, log):
-        if not trainer.writer.enabled or log["epoch"] % self.every_epochs:
+        if log["epoch"] % self.every_epochs or not shows(trainer.writer, trainer.model):
             return
         before = rng_state()
         if self._batch is None:
@@ -94,6 +95,8 @@ class SamplePredictions(BaseCallback):
         with torch.no_grad():
             output = model(data.to(trainer.device)).float().cpu()
         set_rng_state(before)
+        if not trainer.writer.enabled:  # it has only taken part
+            return
         trainer.writer.set_step(trainer.step, "valid", timed=False)
         self._show(trainer.writer, data, target, output)
 

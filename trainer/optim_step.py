@@ -2,9 +2,10 @@
 
 import torch
 
-from utils.distributed import world_size
+from utils.distributed import largest, world_size
 from utils.errors import UserError
 from utils.parallel import exchange_gradients
+from utils.shards import is_sharded, sharded_like, whole
 
 
 class OptimStep:
@@ -26,8 +27,6 @@ class OptimStep:
     The attribute norm is that of the last update's gradient before clipping, as a 0-dim tensor; None unless clip_norm
     or the attribute measures_norm asks for it.
     """
-
-    own_by_process = True
 
     def __init__(
         self,
@@ -56,6 +55,8 @@ class OptimStep:
         self.buffers = list(buffers) if skip_nonfinite else []
         self._good_buffers = [buffer.clone() for buffer in self.buffers]
         self._model = model
+        self._sharded = model is not None and is_sharded(model)
+        self.own_by_process = not self._sharded  # gradients that are sharded add up over the processes at once
         self.measures_norm = False
         self.norm = None
         self.reset()
@@ -128,7 +129,7 @@ class OptimStep:
         if self.num_batches:
             for parameter, gradient in zip(self._parameters(), state["gradients"], strict=True):
                 dense = gradient is not None and gradient.layout == torch.strided
-                like = torch.empty_like(parameter).copy_(gradient) if dense else gradient
+                like = torch.empty_like(parameter).copy_(sharded_like(parameter, gradient)) if dense else gradient
                 parameter.grad = like if like is None else like.to(parameter.device)
             for saved, buffer in zip(state.get("buffers", ()), self._good_buffers, strict=False):
                 buffer.copy_(saved)
@@ -146,10 +147,12 @@ class OptimStep:
             for gradient in self._gradients():
                 gradient.div_(self._num_samples / self._first_samples)
         found = self.watch.look(self._gradients()) if self.watch is not None else []
+        if self._sharded and self.skip_nonfinite:
+            found = [largest(flag) for flag in found]  # which the others have found in their shards
         if self.clip_norm is not None:
-            self.norm = torch.nn.utils.clip_grad_norm_(self._parameters(), self.clip_norm)
+            self.norm = whole(torch.nn.utils.clip_grad_norm_(self._parameters(), self.clip_norm))
         elif self.measures_norm:
-            self.norm = torch.nn.utils.get_total_norm(self._gradients())
+            self.norm = whole(torch.nn.utils.get_total_norm(self._gradients()))
         if self.clip_value is not None:
             torch.nn.utils.clip_grad_value_(self._parameters(), self.clip_value)
         if self.scaler is not None:

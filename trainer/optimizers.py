@@ -4,6 +4,7 @@ from trainer.speed import fused_option
 from utils import UserError
 from utils.config.files import names_several
 from utils.patterns import choose_names
+from utils.shards import require_shardable
 
 
 class Optimizers:
@@ -84,6 +85,7 @@ def _build(config, path, spec, parameters, model):
         groups = [part for group in groups for part in _without_decay(group)]
     plain = groups[0]["params"] if len(groups) == 1 and groups[0].keys() == {"params"} else groups
     optimizer = config.build(path, spec, plain, **fused_option(spec, config["trainer"].get("fused"), model))
+    require_shardable(optimizer, path, spec["type"])
     for group in optimizer.param_groups:
         group["lr"] *= group.pop("lr_factor", 1.0)
     return optimizer

@@ -8,11 +8,13 @@ import shutil
 import torch
 
 from utils.errors import UserError
+from utils.shards import is_sharded
 from utils.weights import unwrapped
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _AS_IS = contextlib.nullcontext()
 _FUSED = ("Adam", "AdamW", "SGD")  # torch.optim's classes whose fused kernel runs on the CPU and on CUDA alike
+_FUSED_SHARDED = ("Adam", "AdamW")  # and with sharded parameters
 
 
 def to_device(tensor, device):
@@ -69,7 +71,7 @@ def fused_option(section, wanted, model):
     """
     given = section.get("args", {})
     if wanted is None:
-        known = section["type"].removeprefix("torch.optim.") in _FUSED
+        known = section["type"].removeprefix("torch.optim.") in (_FUSED_SHARDED if is_sharded(model) else _FUSED)
         own_choice = any(key in given for key in ("fused", "foreach", "differentiable"))
         parameters = list(model.parameters())
         dense = not any(getattr(module, "sparse", False) for module in model.modules())

@@ -21,6 +21,7 @@ from utils.config.schema import TrainerSettings
 from utils.distributed import gather, is_main
 from utils.nonfinite import NonFiniteError, StepLog, merged_faults
 from utils.seed import rng_state
+from utils.shards import shows, whole
 from utils.weights import unwrapped
 
 _SAMPLES_NAMED = 20  # of a batch at fault
@@ -278,14 +279,15 @@ class Trainer(BaseTrainer):
     def _show_histograms(self, epoch):
         """Write the distribution of each parameter to TensorBoard."""
         every = self.settings.histograms_every_epochs
-        if not self.writer.enabled or not every or epoch % every:
+        if not every or epoch % every or not shows(self.writer, self.model):
             return
         self.writer.set_step(self._step_of(epoch, self.len_epoch), timed=False)
         for name, parameter in unwrapped(self.model).named_parameters():
-            if not parameter.isfinite().all():
+            values = whole(parameter.detach())
+            if not values.isfinite().all():
                 self.logger.warning("epoch %d: %s holds values that are not finite", epoch, name)
                 continue
-            self.writer.add_histogram(f"parameters/{name}", parameter.detach())
+            self.writer.add_histogram(f"parameters/{name}", values)
 
     def _plateau_metric(self, name):
         """The value that ReduceLROnPlateau watches, None for another scheduler."""

@@ -12,6 +12,7 @@ from utils import UserError
 from utils.batches import batches_of
 from utils.distributed import world_size
 from utils.duration import RunLength, is_part
+from utils.shards import refuse_sharded
 from utils.weights import load_weights, unwrapped
 
 
@@ -31,6 +32,9 @@ class EMA(BaseCallback):
         self.updates = 0  # of all optimizers
         self._model = None
         self._to_load = None
+
+    def check(self, trainer):
+        refuse_sharded(trainer.model, "EMA")
 
     def on_train_start(self, trainer):
         if trainer.averaged_model is not None:
@@ -85,6 +89,7 @@ class SWA(BaseCallback):
         norms = [m for m in trainer.model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
         if world_size() > 1 and not all(isinstance(norm, torch.nn.SyncBatchNorm) for norm in norms):
             raise UserError("SWA: takes statistics of batch norm anew, which one process cannot do for the others")
+        refuse_sharded(trainer.model, "SWA")
         length = RunLength(trainer.epochs, trainer.len_epoch, getattr(trainer.data_loader, "batch_size", None))
         try:
             self._first_epoch = length.in_batches(self.start) // trainer.len_epoch + 1

@@ -16,7 +16,7 @@ def replacing(path):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
     except OSError as error:
         reason = error.strerror if path.parent.is_dir() else "its folder is no longer there"
         raise CheckpointError(f"{path}: cannot save the checkpoint: {reason}; earlier ones are untouched") from error
@@ -24,7 +24,7 @@ def replacing(path):
         temporary.unlink(missing_ok=True)
 
 
-def _flush_folder(folder):
+def flush_folder(folder):
     """Flush a folder's entries, so that a rename in it survives a power cut."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)

@@ -17,6 +17,7 @@ from pathlib import Path
 from utils.atomic_file import replacing
 from utils.errors import CheckpointError
 from utils.safetensors_io import read_safetensors
+from utils.sharded_checkpoint import NOTE_BYTES, delete_unnamed, note_of, read_shards, verify_shards
 
 _SEAL = b"sha256:"
 _SEAL_BYTES = len(_SEAL) + 64
@@ -34,6 +35,7 @@ _KINDS = {
     "left_out": list,
     "of_other_processes": list,
     "log": dict,
+    "shards": list,
 }
 BEST_MODEL = "model_best.pth"
 _OVERTAKEN = "overtaken-"
@@ -41,11 +43,11 @@ _KEPT_WITHIN_EPOCHS = 2  # newest ones, the second in case the first is damaged
 _NO_COMMENT = (0).to_bytes(2, "little")  # a zip archive ends with its comment's length and the comment
 
 
-def save_checkpoint(state, path):
+def save_checkpoint(state, path, note=b""):
     """Write state to path: temporary file, flush, rename, flush of the folder.
 
-    state: dict of tensors and plain python values. Raises CheckpointError, with the old file untouched, if it
-    holds anything else or if the file cannot be written.
+    state: dict of tensors and plain python values. note: on its shards, as save_shards returned it. Raises
+    CheckpointError, with the old file untouched, if it holds anything else or if the file cannot be written.
     """
     import torch
 
@@ -56,7 +58,7 @@ def save_checkpoint(state, path):
             torch.save(state, sealed)
         except RuntimeError as error:
             raise sealed.error or error from None  # torch's says only that bytes are missing
-        sealed.finish()
+        sealed.finish(note)
 
 
 def copy_checkpoint(source, path):
@@ -65,11 +67,11 @@ def copy_checkpoint(source, path):
         shutil.copyfileobj(original, copy, 1 << 24)
 
 
-def load_checkpoint(path):
+def load_checkpoint(path, shards=True):
     """The dict that was saved, tensors on the CPU. Raises CheckpointError for anything that is not whole and safe.
 
-    Also reads files without a checksum: those of plain torch.save, which may be a state_dict alone, those of the old
-    template, and .safetensors.
+    shards: whether to read sharded tensors too, as whole ones; with_shards can do it later. Also reads files without a
+    checksum: those of plain torch.save, which may be a state_dict alone, those of the old template, and .safetensors.
     """
     import torch
 
@@ -90,7 +92,16 @@ def load_checkpoint(path):
         raise CheckpointError(f"{path}: refused: {reason}; only tensors and plain values are read") from error
     if isinstance(state, dict) and state and all(isinstance(value, torch.Tensor) for value in state.values()):
         state = {"state_dict": state}
-    return _require_kinds(state, path)
+    return with_shards(_require_kinds(state, path), path) if shards else _require_kinds(state, path)
+
+
+def with_shards(state, path, mesh=None):
+    """The state that load_checkpoint has read from path without shards, if it has any, with them.
+
+    mesh: the processes over which they are sharded now; None for whole tensors, on the CPU.
+    """
+    note = _note_on_shards(path) if "shards" in state else None
+    return read_shards(state, path.parent / note[0], mesh) if note else state
 
 
 def _require_kinds(state, path):
@@ -179,7 +190,7 @@ def find_logged(folder, name, value, files="checkpoint-epoch*.pth"):
     """Path of the checkpoint among these files of the folder whose epoch logged this value under the name, or None."""
     for path in sorted(Path(folder).glob(files)):
         with contextlib.suppress(CheckpointError):
-            state = load_checkpoint(path)
+            state = load_checkpoint(path, shards=False)
             if not state.get("batch") and state.get("log", {}).get(name) == value:
                 return path
     return None
@@ -187,7 +198,7 @@ def find_logged(folder, name, value, files="checkpoint-epoch*.pth"):
 
 def _is_further(path, epoch, batch):
     try:
-        state = load_checkpoint(path)
+        state = load_checkpoint(path, shards=False)
     except CheckpointError:
         return True
     return (state.get("epoch", 0), state.get("batch", 0)) > (epoch, batch)
@@ -212,6 +223,9 @@ def prune_checkpoints(folder, keep_last=None):
     old = after_epochs[:-keep_last] if keep_last else []
     for path in [*old, *(path for path in saved[:-_KEPT_WITHIN_EPOCHS] if _progress_of(path)[1])]:
         path.unlink(missing_ok=True)
+    if any(Path(folder).glob("*.shards")) or any(Path(folder).glob(".*.shards.tmp")):
+        notes = map(_note_on_shards, Path(folder).glob("*.pth"))
+        delete_unnamed(folder, {note[0] for note in notes if note})
 
 
 def plain(value, where="checkpoint", copy=False):
@@ -273,9 +287,10 @@ class _SealedFile:
     def flush(self):
         """For torch.save, which calls it before the file is complete."""
 
-    def finish(self):
-        """Write what was held back, and the checksum."""
-        self._put(_SEAL_BYTES.to_bytes(len(self._held), "little"))
+    def finish(self, note=b""):
+        """Write what was held back, and behind it the note and the checksum."""
+        self._put((len(note) + _SEAL_BYTES).to_bytes(len(self._held), "little"))
+        self._put(note)
         self._file.write(_SEAL + self._digest.hexdigest().encode())
 
     def _put(self, data):
@@ -305,6 +320,8 @@ def _verify(path):
         raise CheckpointError(f"{path}: cannot read the checkpoint: {error.strerror}") from error
     if digest and start == b"PK\x03\x04":
         if seal == _SEAL + digest.encode():
+            if note := _note_on_shards(path):
+                verify_shards(path.parent / note[0], note[1])
             return True
         raise CheckpointError(f"{path}: damaged: its bytes do not match its checksum")
     if start == b"PK\x03\x04" and seal[-22:-18] == b"PK\x05\x06" and seal.endswith(_NO_COMMENT):
@@ -314,6 +331,13 @@ def _verify(path):
     if path.suffix in (".json", ".yaml", ".yml", ".toml"):
         raise CheckpointError(f"{path}: a config, not a checkpoint; give a config with -c")
     raise CheckpointError(f"{path}: {'empty' if num_bytes == 0 else 'damaged or not a checkpoint'}")
+
+
+def _note_on_shards(path):
+    """(name of the folder with the checkpoint's shards, checksum of its list); None if it has none."""
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - _SEAL_BYTES - NOTE_BYTES))
+        return note_of(file.read()[:-_SEAL_BYTES])
 
 
 def _digest_of_first(file, num_bytes):

@@ -155,6 +155,20 @@ def same_buffers(model):
         dist.broadcast(buffer, src=0)
 
 
+def process_group():
+    """The group of all processes in which they tell each other plain values; None in a world of one."""
+    return _group
+
+
+def largest(tensor):
+    """The tensor, with each entry the largest that any process has."""
+    if world_size() > 1:
+        import torch.distributed as dist
+
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return tensor
+
+
 class Agreement:
     """What any process asks for between two steps, known to all of them at the same step.
 

@@ -4,6 +4,8 @@ import itertools
 
 import torch
 
+from utils.weights import class_name
+
 _LINES = 24
 
 
@@ -28,7 +30,7 @@ def model_summary(model, example):
     total = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     fixed = f", {total - trained:,} of them fixed" if trained < total else ""
-    return "\n".join([f"{type(model).__name__}: {total:,} parameters{fixed}", *_table(rows)])
+    return "\n".join([f"{class_name(model)}: {total:,} parameters{fixed}", *_table(rows)])
 
 
 def _parts(model):
@@ -94,4 +96,4 @@ def _recorder(name, rows):
 
 
 def _row(name, module, output):
-    return name, type(module).__name__, output, f"{sum(parameter.numel() for parameter in module.parameters()):,}"
+    return name, class_name(module), output, f"{sum(parameter.numel() for parameter in module.parameters()):,}"

@@ -3,7 +3,9 @@
 import itertools
 import math
 
+from utils.distributed import gather
 from utils.errors import UserError
+from utils.shards import local
 
 MAX_LEFT_OUT = 10
 
@@ -86,10 +88,16 @@ def finite_state(model):
 
 
 def require_finite(tensors, when):
-    """Raise NonFiniteError, naming them, if any of {name: tensor} holds nan or infinity; waits for the device."""
+    """Raise NonFiniteError, naming them, if any of {name: tensor} holds nan or infinity; waits for the device.
+
+    All processes must call it, and it raises in all if one has found some.
+    """
     import torch
 
-    finite = [tensor.detach().isfinite().all() for tensor in tensors.values()]
+    finite = [local(tensor.detach()).isfinite().all() for tensor in tensors.values()]
+    bad = []
     if finite and not torch.stack([value.to(finite[0].device) for value in finite]).all():
         bad = [name for name, value in zip(tensors, finite, strict=True) if not value]
+    bad = list(dict.fromkeys(name for of_one in gather(bad) for name in of_one))
+    if bad:
         raise NonFiniteError(f"{when}: {', '.join(bad[:3])} of the model hold nan or infinity; not saved")

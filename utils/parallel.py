@@ -1,9 +1,15 @@
 """What the config's "parallel" section names: how the processes of a run train one model together."""
 
+import functools
+from typing import Literal
+
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from utils.distributed import world_size
 from utils.errors import UserError
+from utils.patterns import choose_names
+from utils.sharded_checkpoint import require_safetensors
 
 
 def parallelize(model, config, device):
@@ -15,8 +21,10 @@ def parallelize(model, config, device):
         return model
     if config["trainer"].get("channels_last"):
         model = model.to(memory_format=torch.channels_last)  # before memory for gradients is laid out
-    section = config.get("parallel") or {}
-    return config.build("parallel", {"type": "ddp", **section}, model, device)
+    section = {"type": "ddp", **(config.get("parallel") or {})}
+    if section["type"] == "fsdp":
+        _refuse_settings(config["trainer"])
+    return config.build("parallel", section, model, device)
 
 
 def ddp(
@@ -26,18 +34,21 @@ def ddp(
     sync_batchnorm: bool = False,
     find_unused_parameters: bool = False,
     bucket_mb: float = 25.0,
+    checkpoint_activations: list | tuple = (),
 ):
     """A copy in each process, which exchange gradients during the backward pass.
 
     sync_batchnorm: statistics of batch norm over the whole batch, not each process's part of it; on GPUs only.
     find_unused_parameters: needed if some parameters have no part in some steps, as with Freeze; slower. bucket_mb: how
-    much of the gradients travels together. Source: Li et al., PyTorch Distributed, 2020.
+    much of the gradients travels together. checkpoint_activations: as for fsdp. Source: Li et al., PyTorch
+    Distributed, 2020.
     """
     if bucket_mb <= 0:
         raise UserError(f"bucket_mb: got {bucket_mb}; it should be above 0")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         return model
     model = with_sync_batchnorm(model, device) if sync_batchnorm else model
+    forget_activations(model, checkpoint_activations)
     wrapped = torch.nn.parallel.DistributedDataParallel(
         model,
         device_ids=[device] if device.type == "cuda" else None,
@@ -71,6 +82,56 @@ def needs_all_gradients(model):
     return isinstance(model, torch.nn.parallel.DistributedDataParallel) and not model.find_unused_parameters
 
 
+def fsdp(
+    model,
+    device,
+    *,
+    units: list | None = None,
+    mixed_precision: Literal["bf16"] | None = None,
+    reshard_after_forward: bool = True,
+    checkpoint_activations: list | tuple = (),
+    sync_batchnorm: bool = False,
+):
+    """The model with a shard of each parameter, its gradient and the optimizer's state in each process.
+
+    units: patterns of the modules, as ["layers.*"], whose parameters are brought together when they are needed, and let
+    go of afterwards: of those within each other the outer ones; by default the model's parts, and the items of those
+    that are a Sequential or a ModuleList. The rest of the model is one more unit.
+    mixed_precision: "bf16" brings them together, and computes, in bfloat16; the shards stay as they are, and gradients
+    add up in float32. reshard_after_forward: False keeps what has been brought together until the backward pass,
+    which needs memory and saves sending it again. checkpoint_activations: patterns of modules whose activations are
+    computed again in the backward pass instead of being kept. sync_batchnorm: as for ddp.
+    Source: Zhao et al., PyTorch FSDP, 2023; torch.distributed.fsdp.fully_shard.
+    """
+    require_safetensors()
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    if mixed_precision not in (None, "bf16"):
+        raise UserError(f"mixed_precision: got {mixed_precision!r}; it should be 'bf16' or null")
+    model = with_sync_batchnorm(model, device) if sync_batchnorm else model
+    forget_activations(model, checkpoint_activations)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    low = torch.bfloat16 if mixed_precision else None
+    settings = {"mesh": init_device_mesh(device.type, (world_size(),)), "reshard_after_forward": reshard_after_forward}
+    for unit in _units(model, units):
+        policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32 if low else None)
+        fully_shard(unit, mp_policy=policy, **settings)
+    policy = MixedPrecisionPolicy(low, torch.float32, torch.float32) if low else MixedPrecisionPolicy()
+    return fully_shard(model, mp_policy=policy, **settings)
+
+
+def forget_activations(model, patterns):
+    """Have the model's modules of these names compute their activations again in the backward pass."""
+    if not patterns:
+        return
+    named = {name: module for name, module in model.named_modules() if name}
+    for name in _outermost(choose_names(patterns, named, "checkpoint_activations", kind="module")):
+        # no wrapper, so that names in checkpoints stay
+        named[name].forward = functools.partial(checkpoint, named[name].forward, use_reentrant=False)
+
+
 def with_sync_batchnorm(model, device):
     """The model with layers of batch norm that take their statistics over all processes."""
     if device.type != "cuda":
@@ -79,6 +140,59 @@ def with_sync_batchnorm(model, device):
 
 
 def exchange_gradients(model, wanted):
-    """Have the next backward pass of the model exchange gradients between the processes, or only add them up here."""
+    """Have the next backward pass of the model exchange gradients between the processes, or only add them up here.
+
+    A sharded model always exchanges them: no process could hold the whole sum.
+    """
     if isinstance(model, torch.nn.parallel.DistributedDataParallel):
         model.require_backward_grad_sync = wanted
+
+
+def _units(model, patterns):
+    """The modules that are units, besides the model itself."""
+    named = {name: module for name, module in model.named_modules() if name and any(True for _ in module.parameters())}
+    names = _default_units(model) if patterns is None else choose_names(patterns, named, "units", kind="module")
+    units = {name: named[name] for name in _outermost(names) if name in named}
+    while tied := _tied(model, units):
+        if patterns is not None:
+            raise UserError(f"units: {' and '.join(tied)} share a parameter; leave out both, which then are the rest")
+        units = {name: unit for name, unit in units.items() if name not in tied}
+    return list(units.values())
+
+
+def _tied(model, units):
+    """Names of two units, or of one and the rest of the model, that share a parameter; () if none do."""
+    inside = {module for unit in units.values() for module in unit.modules()}
+    rest = [p for module in model.modules() if module not in inside for p in module.parameters(recurse=False)]
+    owners = dict.fromkeys(rest, "the rest")
+    for name, unit in units.items():
+        for parameter in unit.parameters():
+            if owners.setdefault(parameter, name) != name:
+                return owners[parameter], name
+    return ()
+
+
+def _default_units(model):
+    """Names of the model's parts, and of the items of those that only hold a list."""
+    for name, part in model.named_children():
+        if isinstance(part, (torch.nn.Sequential, torch.nn.ModuleList)):
+            yield from (f"{name}.{item}" for item, _ in part.named_children())
+        else:
+            yield name
+
+
+def _outermost(names):
+    """Those of the names that are not within another one."""
+    names = list(names)
+    return [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
+
+
+def _refuse_settings(trainer):
+    """Raise UserError for settings of the trainer that sharded models do not have."""
+    remedy = 'or use parallel.type "ddp"'
+    if trainer.get("async_save"):
+        raise UserError(f"trainer.async_save: shards are saved by all processes together; leave it out, {remedy}")
+    if trainer.get("channels_last"):
+        raise UserError(f"trainer.channels_last: a sharded model has its own order in memory; leave it out, {remedy}")
+    if trainer.get("precision") == "fp16":
+        raise UserError(f"trainer.precision: 'fp16' is not there for sharded models; use 'bf16', {remedy}")

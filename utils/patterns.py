@@ -6,8 +6,10 @@ from utils.config.nearest import nearest
 from utils.errors import UserError
 
 
-def choose_names(patterns, names, where):
-    """The names that one of the patterns fits, in their order. where: of the patterns in the config, for errors.
+def choose_names(patterns, names, where, kind="parameter"):
+    """The names that one of the patterns fits, in their order.
+
+    where: of the patterns in the config, for errors. kind: what it is that has the names.
 
     Raises UserError for a pattern that fits none.
     """
@@ -19,5 +21,5 @@ def choose_names(patterns, names, where):
         if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
             close = nearest(pattern.replace("*", ""), names, cutoff=0.4)
             there = f"; is {close!r} meant?" if close else f"; there are {', '.join(names[:4])}, ..."
-            raise UserError(f"{where}: no parameter is called {pattern!r}{there}")
+            raise UserError(f"{where}: no {kind} is called {pattern!r}{there}")
     return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]

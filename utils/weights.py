@@ -3,6 +3,7 @@
 import torch
 
 from utils.errors import UserError
+from utils.shards import is_sharded, sharded_like
 
 _WRAPPERS = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
 
@@ -12,14 +13,23 @@ def unwrapped(model):
     return model.module if isinstance(model, _WRAPPERS) else model
 
 
+def class_name(model):
+    """The name of the user's class; torch makes one of its own of it for a sharded model."""
+    return (type(model).__bases__[-1] if is_sharded(model) else type(model)).__name__
+
+
 def load_weights(model, state_dict):
     """Load a state_dict into the model. Raises UserError, naming the entries, if they do not fit.
 
     A "module." before every name, as a wrapped model's own state_dict has it, is taken off.
     """
     model = unwrapped(model)
+    weights = without_wrapper(state_dict)
+    if is_sharded(model):
+        own = model.state_dict()
+        weights = {key: sharded_like(own[key], value) if key in own else value for key, value in weights.items()}
     try:
-        model.load_state_dict(without_wrapper(state_dict))
+        model.load_state_dict(weights)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:]]
         raise UserError(f"the checkpoint does not fit the model {type(model).__name__}: {' '.join(lines)}") from None
@@ -127,7 +137,10 @@ def _kernel(settings):
 
 def _laid_out_like(parameter, value):
     """The value in the parameter's memory order, which fused kernels take for granted."""
-    if not isinstance(value, torch.Tensor) or value.shape != parameter.shape or value.stride() == parameter.stride():
+    if not isinstance(value, torch.Tensor) or value.shape != parameter.shape:
+        return value
+    value = sharded_like(parameter, value)
+    if value.stride() == parameter.stride():
         return value
     return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 

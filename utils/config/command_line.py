@@ -167,7 +167,7 @@ def _read(parsed, given, assignments):
     save_dirs = [value for target, value in assignments if split_path(target) == ["trainer", "save_dir"]]
     resume, passed_over = find_checkpoint(parsed.resume, *(save_dirs[-1:] or [_save_dir(given)]))
     _tell(parsed.resume, resume, passed_over)
-    checkpoint = load_checkpoint(resume)
+    checkpoint = load_checkpoint(resume, shards=False)
     config = checkpoint.get("config")
     if config is None and not parsed.config:
         raise UserError(f"{resume}: holds no config; give one with -c")
@@ -238,7 +238,7 @@ def _read_auto(parsed, given, assignments):
         return None, None, given
     resume, passed_over = find_checkpoint(run)
     _tell(parsed.resume, resume, passed_over)
-    return resume, load_checkpoint(resume), given
+    return resume, load_checkpoint(resume, shards=False), given
 
 
 def _tell(asked, found, passed_over):

@@ -1,0 +1,215 @@
+"""The sharded tensors of a checkpoint: a folder beside its file, into which each process writes what it holds.
+
+They go through torch.distributed.checkpoint, which brings them to any number of processes, as .safetensors files: its
+own format is read by unpickling, which a file from a stranger could use to run code. The folder is complete before the
+checkpoint's file, which names it, is there; several files may name one folder. Its file sha256.json has the checksum of
+each shard, and the checkpoint's file has that of sha256.json.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import warnings
+from collections import Counter, OrderedDict
+from pathlib import Path
+
+from utils.atomic_file import flush_folder
+from utils.distributed import broadcast, decided_by_main, gather, is_main, process_group, rank
+from utils.errors import CheckpointError, UserError
+from utils.shards import is_shard
+
+_SUMS = "sha256.json"
+_ENDING = ".shards"
+_NOTE = re.compile(rb"shards:([\w+-][\w.+-]*\.shards):([0-9a-f]{64});$")
+_DTYPES = ("float64", "float32", "bfloat16", "float16")
+NOTE_BYTES = 400  # at most
+
+
+def split_shards(state):
+    """(the state with None for each sharded tensor and a list of them as "shards", {name: sharded tensor})."""
+    found = {}
+    rest = _without_shards(state, (), found)
+    if not found:
+        return rest, {}
+    listed = [
+        {"at": list(at), "shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
+        for at, tensor in found.items()
+    ]
+    return {**rest, "shards": listed}, {_name(at): tensor for at, tensor in found.items()}
+
+
+def save_shards(tensors, parent, stem):
+    """Write {name: sharded tensor} into a new folder in parent, all processes together; returns the note on it.
+
+    stem: what the folder's name begins with. Raises CheckpointError, in all processes, if one cannot write.
+    """
+    name = broadcast(f"{stem}-{secrets.token_hex(4)}{_ENDING}")
+    temporary = parent / f".{name}.tmp"
+    try:
+        with _told_of(parent / name):
+            _write(tensors, temporary)
+        sums = {file: digest for of_one in gather(_sums_of_own(temporary)) for file, digest in of_one.items()}
+        return decided_by_main(lambda: _complete(temporary, parent / name, sums))
+    finally:
+        if is_main():
+            shutil.rmtree(temporary, ignore_errors=True)  # if it is still there
+
+
+def read_shards(state, folder, mesh=None):
+    """Put the tensors that the state lists under "shards", which it takes out, in their places.
+
+    mesh: the processes over which they are sharded now; None for whole ones, on the CPU. Raises CheckpointError.
+    """
+    import torch
+    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    listed = state.pop("shards")
+    try:
+        at = {_name(entry["at"]): entry["at"] for entry in listed}
+        empty = {_name(entry["at"]): _empty(torch, entry, mesh) for entry in listed}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it reads for this process alone, as is meant
+            checkpoint.load(empty, storage_reader=checkpoint.HuggingFaceStorageReader(str(folder)), no_dist=True)
+        for name, tensor in empty.items():
+            *path, last = at[name]
+            place = state
+            for key in path:
+                place = place[key]
+            place[last] = tensor
+    except (Exception, CheckpointException) as error:  # whatever a hostile folder makes torch's reader raise
+        raise CheckpointError(f"{folder}: refused: its shards are not those of the checkpoint beside it") from error
+    return state
+
+
+def note_of(ending):
+    """(name of the folder, checksum of its list) by what stands before a checkpoint file's seal; None if nothing does.
+
+    ending: the bytes before the seal.
+    """
+    match = _NOTE.search(ending)
+    return (match[1].decode(), match[2].decode()) if match else None
+
+
+def verify_shards(folder, digest):
+    """Raise CheckpointError unless all files of the folder are what they were when they were written."""
+    try:
+        listed = (folder / _SUMS).read_bytes()
+        if hashlib.sha256(listed).hexdigest() != digest:
+            raise CheckpointError(f"{folder / _SUMS}: damaged: its bytes do not match its checksum")
+        for name, of_file in json.loads(listed).items():
+            if _digest(folder / name) != of_file:
+                raise CheckpointError(f"{folder / name}: damaged: its bytes do not match its checksum")
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{error.filename}: no such file; the checkpoint's shards are a part of it") from None
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot read the shards: {error.strerror}") from error
+
+
+def delete_unnamed(folder, named):
+    """Delete the folders of shards of which the name is not among the named ones, and what killed saves left."""
+    for shards in Path(folder).glob(f"*{_ENDING}"):
+        if shards.name not in named:
+            shutil.rmtree(shards, ignore_errors=True)
+    for left_over in Path(folder).glob(f".*{_ENDING}.tmp"):
+        shutil.rmtree(left_over, ignore_errors=True)
+
+
+def require_safetensors():
+    """Raise UserError if the package is missing in which shards are saved."""
+    from importlib.util import find_spec
+
+    if find_spec("safetensors") is None:
+        raise UserError("it saves its shards with the package safetensors, which is missing: pip install safetensors")
+
+
+def _without_shards(value, at, found):
+    if is_shard(value):
+        found[at] = value.detach()
+        return None
+    if type(value) in (dict, OrderedDict, Counter):
+        new = type(value)()
+        for key, item in value.items():
+            new[key] = _without_shards(item, (*at, key), found)
+        if isinstance(value, OrderedDict):
+            vars(new).update(vars(value))
+        return new
+    if type(value) in (list, tuple):
+        return type(value)(_without_shards(item, (*at, i), found) for i, item in enumerate(value))
+    return value
+
+
+def _name(at):
+    return "/".join(map(str, at))
+
+
+def _empty(torch, entry, mesh):
+    if entry["dtype"] not in _DTYPES:
+        raise ValueError(entry["dtype"])
+    dtype = getattr(torch, entry["dtype"])
+    if mesh is None:
+        return torch.empty(entry["shape"], dtype=dtype)
+    from torch.distributed.tensor import Shard, empty
+
+    return empty(entry["shape"], dtype=dtype, device_mesh=mesh, placements=[Shard(0)])
+
+
+def _write(tensors, temporary):
+    """Each process its file, flushed to the disk."""
+    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    writer = checkpoint.HuggingFaceStorageWriter(str(temporary), save_distributed=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            checkpoint.save(tensors, storage_writer=writer, process_group=process_group())
+    except CheckpointException as error:  # raised in all processes; torch's text is a traceback of each
+        failure = next(iter(error.failures.values()))[0]
+        if isinstance(failure, OSError):
+            raise failure from None
+        raise OSError(f"{type(failure).__name__}: {failure}") from error
+
+
+def _sums_of_own(folder):
+    """{name: SHA-256} of the files that this process has written."""
+    return {path.name: _digest(path) for path in folder.glob(f"shard-{rank() + 1:05d}-*")}
+
+
+def _complete(temporary, folder, sums):
+    """Give the folder its list of checksums and its name; returns the note on it."""
+    missing = [file for file in sums if not (temporary / file).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"trainer.save_dir: {folder.parent} is not one folder for all processes: {missing[0]} is not in rank 0's; "
+            "shards need one that all hosts share"
+        )
+    listed = json.dumps(sums, indent=1).encode()
+    with _told_of(folder):
+        with open(temporary / _SUMS, "wb") as file:
+            file.write(listed)
+            file.flush()
+            os.fsync(file.fileno())
+        flush_folder(temporary)
+        os.replace(temporary, folder)
+        flush_folder(folder.parent)
+    return f"shards:{folder.name}:{hashlib.sha256(listed).hexdigest()};".encode()
+
+
+@contextlib.contextmanager
+def _told_of(folder):
+    """Within it an error of the system becomes a CheckpointError."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise CheckpointError(f"{folder}: cannot save the shards: {reason}; earlier ones are untouched") from error
+
+
+def _digest(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

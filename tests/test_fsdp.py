@@ -1,9 +1,10 @@
-"""A model of which each process holds a shard trains as a whole one does, and its checkpoints fit any number of them."""
+"""A sharded model trains as a whole one does, and its checkpoints fit any number of processes."""
 
 import pytest
 import torch
 from worlds import in_world, results, small_job, train
 
+from helpers import same
 from logger import CsvLog
 from utils.checkpoint import load_checkpoint
 
@@ -43,3 +44,42 @@ def test_a_sharded_model_comes_to_the_numbers_of_a_whole_one(tmp_path, size):
     assert (several / "checkpoint-epoch2.pth").is_file()
     assert_close(before["state_dict"], after["state_dict"])
     assert before["arch"] == after["arch"] == "TableMlp"
+
+
+def saved_within(folder, processes, **changes):
+    """The run folder of a job stopped within its second epoch, in the middle of a window of two batches."""
+    changes = {"trainer": {"save_every_steps": 4, "accumulate": 2, "clip_norm": 0.5}, **changes}
+    return trained(folder, processes, **changes)
+
+
+def continued(run, processes, *flags, checkpoint="checkpoint-epoch2-batch1.pth"):
+    """What the run's last checkpoint holds after so many processes have gone on from an earlier one."""
+    path = run / checkpoint
+    results(in_world(processes, train, "-r", path, *flags))
+    return load_checkpoint(run / "checkpoint-epoch2.pth")
+
+
+def test_a_resume_in_the_middle_of_a_window_comes_to_the_same_bits(tmp_path):
+    run = saved_within(tmp_path / "run", 2)
+    straight = load_checkpoint(run / "checkpoint-epoch2.pth")
+    again = continued(run, 2)
+    assert same(straight["state_dict"], again["state_dict"])
+    assert same(straight["optimizer"], again["optimizer"])
+    assert same(straight["rng"], again["rng"])
+    assert len(straight["optimizer"]["state"]) == len(straight["state_dict"])
+
+
+@pytest.mark.parametrize(
+    "before, now",
+    [("fsdp 2", "fsdp 1"), ("fsdp 2", "fsdp 3"), ("fsdp 3", "ddp 2"), ("ddp 2", "fsdp 2"), ("ddp 1", "fsdp 2")],
+)
+def test_a_run_goes_on_with_other_processes_from_the_middle_of_a_window(tmp_path, before, now):
+    (was, processes), (becomes, more) = before.split(), now.split()
+    run = saved_within(tmp_path / "run", int(processes), parallel=was)
+    straight = load_checkpoint(run / "checkpoint-epoch2.pth")
+    again = continued(run, int(more), "--set", f"parallel.type={becomes}")
+    assert again["step"] == straight["step"]
+    assert_close(straight["state_dict"], again["state_dict"])
+    for number, state in straight["optimizer"]["state"].items():
+        assert_close(state, again["optimizer"]["state"][number])
+    assert again["log"]["loss"] == pytest.approx(straight["log"]["loss"], rel=1e-5)

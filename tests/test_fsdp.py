@@ -1,17 +1,33 @@
 """A sharded model trains as a whole one does, and its checkpoints fit any number of processes."""
 
+import importlib
+import math
 import os
 import runpy
+import signal
 import sys
 
+import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.distributed.fsdp import FSDPModule
 from worlds import in_world, results, small_job, train
 
 from helpers import PROJECT, same
 from logger import CsvLog
+from trainer.gradient_watch import GradientWatch
+from trainer.optim_step import OptimStep
+from utils import UserError
 from utils.checkpoint import find_checkpoint, load_checkpoint
+from utils.distributed import joined, own_samples, part_of, rank, world_size
 from utils.json_io import read_json
+from utils.nonfinite import NonFiniteError, finite_state, require_finite
+from utils.parallel import fsdp, refuse_settings
+from utils.seed import seed_everything
+from utils.shards import local, require_shardable, whole
+
+pytestmark = pytest.mark.slow  # they start processes
 
 ADAM = {"type": "Adam", "args": {"lr": 0.01}}
 
@@ -146,3 +162,269 @@ def test_shards_live_as_long_as_a_file_names_them(tmp_path):
     aside = load_checkpoint(run / "overtaken-checkpoint-epoch2.pth")
     assert same(aside["state_dict"], load_checkpoint(run / "checkpoint-epoch2.pth")["state_dict"])
     assert len(folders_of_shards(run)) == 3
+
+
+def whole_state(model):
+    return {name: whole(value.detach()) for name, value in model.state_dict().items()}
+
+
+def net():
+    seed_everything(3)
+    return torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Tanh(), torch.nn.Linear(7, 2), torch.nn.Linear(2, 2))
+
+
+def stepped(model, optimizer, rows, **settings):
+    """(the model's state, the norm of the last gradient) after updates with this process's parts of batches."""
+    step = OptimStep(optimizer, model=model, **settings)
+    for batch in rows.split([5, 5, 3, 5]):
+        part = part_of(len(batch)) if world_size() > 1 else None
+        step.begin(part)
+        own = batch[own_samples(list(range(len(batch))))]
+        step.step(model(own).square().mean(), len(own))
+    step.finish()
+    return whole_state(model), step.norm
+
+
+KINDS = {
+    "Adadelta": {}, "Adagrad": {}, "Adam": {}, "AdamW": {}, "Adamax": {}, "ASGD": {}, "NAdam": {}, "RAdam": {},
+    "RMSprop": {"momentum": 0.9}, "SGD": {"momentum": 0.9},
+}  # fmt: skip
+
+
+def optimizers_come_to():
+    """{optimizer: what is refused, or the greatest difference to one process}."""
+    rows = torch.randn(18, 5, generator=torch.Generator().manual_seed(1))
+    found = {}
+    with joined({}):
+        for name in [*KINDS, "Adafactor", "Muon", "Rprop", "SGD fused"]:
+            kind, _, fused = name.partition(" ")
+            arguments = {"lr": 0.05, **KINDS.get(kind, {}), **({"fused": True} if fused else {})}
+            model = fsdp(net(), torch.device("cpu"))
+            parameters = [p for p in model.parameters() if kind != "Muon" or p.dim() == 2]
+            optimizer = getattr(torch.optim, kind)(parameters, **arguments)
+            try:
+                require_shardable(optimizer, "optimizer", kind)
+            except UserError as error:
+                found[name] = str(error)
+                continue
+            settings = {"accumulate": 2, "clip_norm": 0.05, "clip_value": 0.03}
+            found[name] = stepped(model, optimizer, rows, **settings)
+    return found
+
+
+def test_optimizers_come_to_the_same_or_are_refused_in_one_line():
+    rows = torch.randn(18, 5, generator=torch.Generator().manual_seed(1))
+    (found, other) = results(in_world(2, optimizers_come_to))
+    assert same(found, other)
+    for name, arguments in KINDS.items():
+        model = net()
+        optimizer = getattr(torch.optim, name)(model.parameters(), lr=0.05, **arguments)
+        expected, norm = stepped(model, optimizer, rows, accumulate=2, clip_norm=0.05, clip_value=0.03)
+        assert type(norm) is type(found[name][1]) is torch.Tensor
+        torch.testing.assert_close(norm, found[name][1])
+        assert_close(expected, found[name][0])
+    for name in ("Adafactor", "Muon", "Rprop", "SGD fused"):
+        assert found[name].startswith(f"optimizer.type: {name.split()[0]}") and "Adam" in found[name]
+        assert len(found[name].splitlines()) == 1
+
+
+class Tied(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+        self.layers = torch.nn.ModuleList([torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU()) for _ in "ab"])
+        self.last.weight = self.first.weight
+
+    def forward(self, rows):
+        rows = self.first(rows)
+        for layer in self.layers:
+            rows = layer(rows)
+        return self.last(rows)
+
+
+def units_of(arguments):
+    """(names of the units, names in the state_dict, calls of a layer in a step, its gradients)."""
+    with joined({}):
+        torch.manual_seed(0)
+        model, calls, kinds = Tied(), [], []
+        model.layers[1][0].register_forward_hook(lambda *_: calls.append(1))
+        model.layers[0][0].register_forward_hook(lambda module, *_: kinds.append(module.weight.dtype))
+        try:
+            model = fsdp(model, torch.device("cpu"), **arguments)
+        except UserError as error:
+            return str(error)
+        output = model(torch.ones(2, 4))
+        output.sum().backward()
+        gradients = {name: whole(parameter.grad) for name, parameter in model.named_parameters()}
+        units = [name for name, module in model.named_modules() if isinstance(module, FSDPModule)]
+        return units, list(model.state_dict()), len(calls), gradients, kinds, output.dtype
+
+
+def test_units_are_the_parts_that_share_no_parameter():
+    units, names, calls, gradients, kinds, _ = results(in_world(2, units_of, {}))[0]
+    assert units == ["", "layers.0", "layers.1"] and calls == 1 and kinds == [torch.float32]
+    again = results(in_world(2, units_of, {"units": ["layers.1"], "checkpoint_activations": ["layers.*"]}))[0]
+    assert again[0] == ["", "layers.1"] and again[1] == names and again[2] == 2  # computed once more
+    assert_close(again[3], gradients)
+    low = results(in_world(2, units_of, {"mixed_precision": "bf16", "reshard_after_forward": False}))[0]
+    assert low[4] == [torch.bfloat16] and low[5] == torch.float32
+    assert all(gradient.dtype == torch.float32 for gradient in low[3].values())
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(low[3][name], gradient, rtol=0.05, atol=0.05)
+    (error, _) = results(in_world(2, units_of, {"units": ["first"]}))
+    assert error == "units: the rest and first share a parameter; leave out both, which then are the rest"
+    (error, _) = results(in_world(2, units_of, {"units": ["layer.1"]}))
+    assert error == "units: no module is called 'layer.1'; is 'layers.1' meant?"
+
+
+def poisoned(where):
+    """What a trainer's safeguards say when a number in the second process's shard alone is infinite."""
+    with joined({}):
+        model = fsdp(net(), torch.device("cpu"))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        before = whole_state(model)
+        if where == "parameter":
+            if rank() == 1:
+                local(model[0].weight.detach()).fill_(math.inf)
+            try:
+                require_finite(finite_state(model), "now")
+            except NonFiniteError as error:
+                return str(error)
+        step = OptimStep(optimizer, watch=GradientWatch(), skip_nonfinite=True, model=model)
+        step.begin(part_of(4))
+        handle = model[0].weight.register_post_accumulate_grad_hook(infinite_in_the_second)
+        step.step(model(torch.ones(2, 5)).sum(), 2)
+        handle.remove()
+        skipped = same(before, whole_state(model))
+        step.begin(part_of(4))
+        step.step(model(torch.ones(2, 5)).sum(), 2)
+        return step.watch.read(), skipped, same(before, whole_state(model))
+
+
+def infinite_in_the_second(parameter):
+    if rank() == 1:
+        local(parameter.grad).fill_(math.inf)
+
+
+def test_what_is_not_finite_in_one_shard_counts_in_all_processes():
+    assert results(in_world(2, poisoned, "gradient")) == [([True, False], True, False)] * 2
+    named = "now: 0.weight of the model hold nan or infinity; not saved"
+    assert results(in_world(2, poisoned, "parameter")) == [named] * 2
+
+
+@pytest.mark.parametrize("on_nonfinite", ["skip", "rollback"])
+def test_a_faulty_sample_is_left_out_as_in_one_process(tmp_path, on_nonfinite):
+    runs = []
+    for name, processes in (("one", 1), ("two", 2)):
+        (tmp_path / name).mkdir()
+        config = small_job(
+            tmp_path / name, parallel={"type": "fsdp"}, trainer={"on_nonfinite": on_nonfinite, "monitor": "off"}
+        )
+        data = dict(np.load(tmp_path / name / "small.npz"))
+        data["rows"][30] = np.inf
+        np.savez(tmp_path / name / "small.npz", **data)
+        results(in_world(processes, train, "-c", config))
+        runs.append(load_checkpoint(run_of(tmp_path / name) / "checkpoint-epoch2.pth"))
+    one, two = runs
+    assert_close(one["state_dict"], two["state_dict"])
+    assert one["left_out"] == two["left_out"] and bool(one["left_out"]) == (on_nonfinite == "rollback")
+
+
+def test_callbacks_and_histograms_work_on_shards(tmp_path):
+    callbacks = [
+        {"type": "Freeze", "args": {"params": ["*.bias"], "until": 1}},
+        {"type": "SamplePredictions", "args": {"n": 4}},
+        "GradientNorm",
+        {"type": "SaveTopK", "args": {"monitor": "min val_loss", "k": 1}},
+    ]
+    runs = [
+        trained(tmp_path / name, processes, callbacks=callbacks, trainer={"tensorboard": True, "epochs": 3})
+        for name, processes in (("one", 1), ("two", 2))
+    ]
+    assert_close(*(load_checkpoint(run / "checkpoint-epoch3.pth")["state_dict"] for run in runs))
+    shown = [events(folder) for folder in (tmp_path / "one", tmp_path / "two")]
+    assert shown[0] == shown[1] and any("parameters/" in tag for tag in shown[0])
+    assert len(list(runs[1].glob("top-*.pth"))) == 1 and len(folders_of_shards(runs[1])) == 3
+
+
+def events(folder):
+    (log,) = (folder / "small" / "log" / "small").iterdir()
+    tags = EventAccumulator(str(log)).Reload().Tags()
+    return {*tags["histograms"], *tags["scalars"], *tags["tensors"]} - {"steps_per_sec/train", "steps_per_sec/valid"}
+
+
+@pytest.mark.parametrize("samples, batch_size", [(4, 2), (10, 3), (21, 2)])
+def test_uneven_batches_come_to_the_same(tmp_path, samples, batch_size):
+    runs = []
+    for name, processes in (("one", 1), ("three", 3)):
+        (tmp_path / name).mkdir()
+        job = small_job(tmp_path / name, samples=samples, batch_size=batch_size, parallel={"type": "fsdp"})
+        results(in_world(processes, train, "-c", job))
+        runs.append(load_checkpoint(run_of(tmp_path / name) / "checkpoint-epoch2.pth"))
+    assert_close(runs[0]["state_dict"], runs[1]["state_dict"])
+    assert runs[0]["log"] == pytest.approx(runs[1]["log"], rel=1e-5)
+
+
+REFUSED = {
+    "callbacks.0: EMA needs a whole model": {"callbacks": ["EMA"]},
+    "callbacks.0: SWA needs a whole model": {"callbacks": ["SWA"]},
+    "trainer.async_save: shards are saved": {"trainer": {"async_save": True}},
+    "trainer.channels_last: a sharded model": {"trainer": {"channels_last": True}},
+    "parallel.args.units: no module is called": {"parallel": {"type": "fsdp", "args": {"units": ["nothing"]}}},
+    "optimizer.type: Adafactor cannot be sharded": {"optimizer": {"type": "Adafactor", "args": {}}},
+}
+
+
+@pytest.mark.parametrize("beginning", REFUSED)
+def test_what_shards_cannot_do_is_one_line(tmp_path, beginning):
+    job = small_job(tmp_path, **{"parallel": {"type": "fsdp"}, "optimizer": ADAM, **REFUSED[beginning]})
+    first, second = in_world(2, train, "-c", job)
+    assert (first.status, second.status) == (2, 2)
+    (line,) = [line for line in first.output.splitlines() if "error: " in line]
+    assert line.startswith(f"error: {beginning}")
+    assert not (tmp_path / "small").exists()
+
+
+MOMENTS = {  # of rank 0, in the second save: what it calls last, and the epoch of the checkpoint that is left
+    "shards": ("utils.sharded_checkpoint", "_write", 1),
+    "sums": ("utils.sharded_checkpoint", "_complete", 1),
+    "rename": ("utils.sharded_checkpoint", "flush_folder", 1),
+    "file": ("base.checkpoint_saver", "save_checkpoint", 1),
+    "prune": ("base.checkpoint_saver", "prune_checkpoints", 2),
+    "delete": ("utils.checkpoint", "delete_unnamed", 2),
+}
+
+
+def train_and_die(module, name, config):
+    """To be called in a world: train, but the first process dies at the second epoch's call of the function."""
+    module = importlib.import_module(module)
+    function, calls = getattr(module, name), []
+
+    def dying(*arguments, **keywords):
+        calls.append(name)
+        if rank() == 0 and len(calls) == (3 if name == "flush_folder" else 2):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **keywords)
+
+    setattr(module, name, dying)
+    train("-c", config)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_run_killed_while_it_saves_can_go_on(tmp_path, moment):
+    module, name, epoch = MOMENTS[moment]
+    trainer = {"keep_last": 1, "epochs": 2, "monitor": "off"}
+    job = small_job(tmp_path, parallel={"type": "fsdp"}, optimizer=ADAM, trainer=trainer)
+    first, second = in_world(2, train_and_die, module, name, job)
+    assert first.status == -signal.SIGKILL and second.status != 0
+    run = run_of(tmp_path)
+    assert find_checkpoint(run) == (run / f"checkpoint-epoch{epoch}.pth", [])
+    assert load_checkpoint(run / f"checkpoint-epoch{epoch}.pth")["epoch"] == epoch
+    results(in_world(2, train, "-r", run, "--set", "trainer.epochs=3"))
+    assert find_checkpoint(run) == (run / "checkpoint-epoch3.pth", [])
+    assert len(folders_of_shards(run)) == 1 and not list(run.glob(".*.tmp"))
+
+
+def test_scaled_gradients_are_refused_for_shards():
+    with pytest.raises(UserError, match="trainer.precision: 'fp16' is not there for sharded models; use 'bf16'"):
+        refuse_settings({"precision": "fp16"})

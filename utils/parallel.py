@@ -23,7 +23,7 @@ def parallelize(model, config, device):
         model = model.to(memory_format=torch.channels_last)  # before memory for gradients is laid out
     section = {"type": "ddp", **(config.get("parallel") or {})}
     if section["type"] == "fsdp":
-        _refuse_settings(config["trainer"])
+        refuse_settings(config["trainer"])
     return config.build("parallel", section, model, device)
 
 
@@ -187,7 +187,7 @@ def _outermost(names):
     return [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
 
 
-def _refuse_settings(trainer):
+def refuse_settings(trainer):
     """Raise UserError for settings of the trainer that sharded models do not have."""
     remedy = 'or use parallel.type "ddp"'
     if trainer.get("async_save"):

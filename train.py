@@ -4,6 +4,7 @@ import argparse
 
 from parse_config import PARTS, ConfigParser, CustomArgs
 from series import train_series
+from utils.checkpoint import checksum_of
 from utils.config.debug_flags import NONE_GIVEN, add_debug_flags, debugging, flag_of_one_process
 from utils.distributed import joined
 from utils.errors import clean_exit
@@ -124,5 +125,8 @@ if __name__ == "__main__":
         elif processes > 1:
             start_processes(processes)
         else:
-            with joined(config.config, config.resume), debugging(config, flags):
+            with (
+                joined(config.config, config.resume and f"{config.resume} {checksum_of(config.resume)}"),
+                debugging(config, flags),
+            ):
                 main(config, flags)

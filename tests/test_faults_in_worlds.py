@@ -256,7 +256,7 @@ def test_a_nan_in_one_process_stops_all_and_is_told_once(tmp_path):
 
 
 def full_disk(folder, async_save):
-    def refuse(state, path):
+    def refuse(state, path, note=b""):
         raise CheckpointError(f"{path}: cannot save the checkpoint: No space left on device")
 
     checkpoint_saver.save_checkpoint = refuse

@@ -353,7 +353,7 @@ def events(folder):
     return {*tags["histograms"], *tags["scalars"], *tags["tensors"]} - {"steps_per_sec/train", "steps_per_sec/valid"}
 
 
-@pytest.mark.parametrize("samples, batch_size", [(4, 2), (10, 3), (21, 2)])
+@pytest.mark.parametrize("samples, batch_size", [(7, 3), (10, 3), (21, 4)])
 def test_uneven_batches_come_to_the_same(tmp_path, samples, batch_size):
     runs = []
     for name, processes in (("one", 1), ("three", 3)):
@@ -426,5 +426,10 @@ def test_a_run_killed_while_it_saves_can_go_on(tmp_path, moment):
 
 
 def test_scaled_gradients_are_refused_for_shards():
-    with pytest.raises(UserError, match="trainer.precision: 'fp16' is not there for sharded models; use 'bf16'"):
+    with pytest.raises(UserError, match="trainer.precision: 'fp16' is not there for sharded models"):
         refuse_settings({"precision": "fp16"})
+
+
+def test_processes_that_have_finished_end_without_an_abort():
+    ends = run("-m", "tests.leaving", 6)
+    assert ends.stdout.split() == ["0"] * 12, ends.stderr

@@ -9,6 +9,7 @@ import hashlib
 import os
 import platform
 import signal
+import sys
 import threading
 import time
 from datetime import timedelta
@@ -23,6 +24,7 @@ DEFAULT_TIMEOUT_SECONDS = 600.0
 _SAY_SECONDS = 0.2  # how long the other processes wait to see whether the first one says the same
 _LAST_WORDS_SECONDS = 2.0  # and where it is the end of all of them anyway
 _ROUND_SECONDS = 0.25  # between two rounds of an Agreement
+_LET_GO_SECONDS = 0.2  # in which threads of torch's let go of the last things that were sent
 _group = None  # of all processes, on the CPU whatever the device: what they tell each other does not wait for a GPU
 
 
@@ -233,7 +235,7 @@ class Agreement:
 def joined(config, resume=None):
     """Within it this process is one of the run's; in a world of one it does nothing.
 
-    config: the merged config, a plain dict. resume: path of the checkpoint to go on from. Raises UserError if the
+    config: the merged config, a plain dict. resume: text that tells which checkpoint the run goes on from. Raises UserError if the
     processes cannot find each other, or were not given the same. An error ends all processes, and is told once; so does
     the end of one of them, which the others tell of.
     """
@@ -242,10 +244,7 @@ def joined(config, resume=None):
         return
     _join(config)
     try:
-        from utils.checkpoint import checksum_of  # which a world of one need not wait for
-
-        checkpoint = f"{resume} {checksum_of(resume)}" if resume else "none"
-        _require_same({"config": config, "resume": checkpoint, "torch": _torch_version()})
+        _require_same({"config": config, "resume": resume, "torch": _torch_version()})
         yield
         barrier()
     except UserError as error:
@@ -385,6 +384,11 @@ def _leave():
     global _group
     _group = None
     dist.destroy_process_group()
+    if "torch.distributed.tensor" in sys.modules:
+        # What it caches of sharded tensors keeps the group's threads. One that lets go of a tensor while Python ends
+        # asks for Python's lock, is ended for that, and takes the process along: "terminate called without an active
+        # exception". So they get the time to do it now.
+        time.sleep(_LET_GO_SECONDS)
 
 
 def _require_same(start):

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.distributed.fsdp import FSDPModule
 from worlds import in_world, results, small_job, train
 
-from helpers import PROJECT, same
+from helpers import PROJECT, run, same
 from logger import CsvLog
 from trainer.gradient_watch import GradientWatch
 from trainer.optim_step import OptimStep
@@ -426,7 +426,7 @@ def test_a_run_killed_while_it_saves_can_go_on(tmp_path, moment):
 
 
 def test_scaled_gradients_are_refused_for_shards():
-    with pytest.raises(UserError, match="trainer.precision: 'fp16' is not there for sharded models"):
+    with pytest.raises(UserError, match=r"trainer\.precision: 'fp16' is not there for sharded models"):
         refuse_settings({"precision": "fp16"})
 
 

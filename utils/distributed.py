@@ -235,9 +235,9 @@ class Agreement:
 def joined(config, resume=None):
     """Within it this process is one of the run's; in a world of one it does nothing.
 
-    config: the merged config, a plain dict. resume: text that tells which checkpoint the run goes on from. Raises UserError if the
-    processes cannot find each other, or were not given the same. An error ends all processes, and is told once; so does
-    the end of one of them, which the others tell of.
+    config: the merged config, a plain dict. resume: text that tells which checkpoint the run goes on from. Raises
+    UserError if the processes cannot find each other, or were not given the same. An error ends all processes, and is
+    told once; so does the end of one of them, which the others tell of.
     """
     if world_size() == 1:
         yield

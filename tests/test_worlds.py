@@ -197,6 +197,26 @@ def test_gradients_travel_once_a_window():
     assert torch.equal(weights[0], weights[1])
 
 
+def without_last_batch(*arguments):
+    """python train.py, in which every epoch's last batch is left out as a rollback does it."""
+    batches = Trainer._batches
+
+    def but_the_last(trainer, epoch):
+        trainer.left_out.add((epoch, trainer.len_epoch - 1))
+        return batches(trainer, epoch)
+
+    Trainer._batches = but_the_last
+    train(*arguments)
+
+
+def test_a_window_that_ends_early_has_the_gradients_of_all_processes(tmp_path):
+    folders = [tmp_path / "one", tmp_path / "two"]
+    in_folders(*folders)
+    for size, folder in enumerate(folders, start=1):
+        results(in_world(size, without_last_batch, "-c", small_job(folder, trainer={"accumulate": 3})))
+    assert_same_run(folders[1], folders[0])
+
+
 STOPPED = {"trainer": {"epochs": 3, "save_every_steps": 1, "accumulate": 2, "log_step": 3}}
 
 

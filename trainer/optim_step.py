@@ -4,7 +4,7 @@ import torch
 
 from utils.distributed import largest, world_size
 from utils.errors import UserError
-from utils.parallel import exchange_gradients
+from utils.parallel import average_gradients, exchange_gradients
 from utils.shards import is_sharded, sharded_like, whole
 
 
@@ -67,6 +67,7 @@ class OptimStep:
         self._num_samples = 0
         self._first_samples = 0  # of the window's first batch, the unit in which the others are weighted
         self._part = None
+        self._exchanged = True  # what the window's gradients are so far, between the processes
 
     def begin(self, part, last=False):
         """Say before a batch's forward pass which Part of it this process has; None if all. last: as for step.
@@ -75,7 +76,8 @@ class OptimStep:
         """
         self._part = part
         if part is not None and self.accumulate > 1:
-            exchange_gradients(self._model, last or self.num_batches + 1 >= self.accumulate)
+            self._exchanged = self._sharded or last or self.num_batches + 1 >= self.accumulate
+            exchange_gradients(self._model, self._exchanged)
 
     def step(self, loss, num_samples, last=False):
         """Whether this batch completed a window, and with it an update. loss: 0-dim, of num_samples samples.
@@ -101,6 +103,8 @@ class OptimStep:
         """Update with the batches since the last update, if there are any; whether there were."""
         if self.num_batches == 0:
             return False
+        if not self._exchanged:  # the window was to have further batches
+            average_gradients(self._gradients())
         self._update()
         self.num_batches = 0
         return True
@@ -126,6 +130,7 @@ class OptimStep:
         if self.scaler is not None and "scaler" in state:
             self.scaler.load_state_dict(state["scaler"])
         self.num_batches, self._num_samples, self._first_samples = state.get("window", (0, 0, 0))
+        self._exchanged = self._sharded or world_size() == 1 or self.num_batches == 0
         if self.num_batches:
             for parameter, gradient in zip(self._parameters(), state["gradients"], strict=True):
                 dense = gradient is not None and gradient.layout == torch.strided

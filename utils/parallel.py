@@ -148,6 +148,12 @@ def exchange_gradients(model, wanted):
         model.require_backward_grad_sync = wanted
 
 
+def average_gradients(gradients):
+    """Give the gradients, which backward passes have only added up here, their means over the processes."""
+    for gradient in gradients:
+        torch.distributed.all_reduce(gradient.div_(world_size()))
+
+
 def _units(model, patterns):
     """The modules that are units, besides the model itself."""
     named = {name: module for name, module in model.named_modules() if name and any(True for _ in module.parameters())}

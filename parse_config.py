@@ -147,8 +147,9 @@ class ConfigParser:
         return [self.build(f"{name}.{i}", entry) for i, entry in enumerate(self._config.get(name, []))]
 
     def init_trackers(self, name="trackers"):
-        """The TrackerList, from logger/trackers.py or a file beside it."""
-        trackers = [self.build(f"{name}.{i}", entry) for i, entry in enumerate(self._config.get(name, []))]
+        """The TrackerList, from logger/trackers.py or a file beside it; an empty one but in the first process."""
+        entries = self._config.get(name, []) if is_main() else []
+        trackers = [self.build(f"{name}.{i}", entry) for i, entry in enumerate(entries)]
         return TrackerList(trackers, self._config, self.get_logger("trackers"))
 
     def build(self, path, spec, *args, **kwargs):

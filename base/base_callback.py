@@ -1,8 +1,10 @@
 """BaseCallback: something that happens at moments of a training run, named in the config's "callbacks"."""
 
 import inspect
+import math
 from collections import Counter
 
+from utils.distributed import broadcast
 from utils.errors import UserError
 
 HOOKS = ("on_train_start", "on_step_end", "on_valid_end", "on_epoch_end", "on_error", "on_train_end")
@@ -99,7 +101,13 @@ class CallbackList:
 
 
 def call_at_epoch_end(callbacks, trainer, log):
-    """The epoch's log with what its callbacks have added, which TensorBoard and trackers are shown as epoch_<name>."""
+    """The epoch's log with what its callbacks have added, which TensorBoard and trackers are shown as epoch_<name>.
+
+    Of several processes it is the first one's.
+    """
+    log = broadcast(as_numbers(log))
+    for name in (key for key, value in log.items() if isinstance(value, float) and not math.isfinite(value)):
+        trainer.logger.warning("epoch %d: %s is %s", log["epoch"], name, log[name])
     before = set(log)
     callbacks.call("on_epoch_end", trainer, log)
     log, step = as_numbers(log), trainer.step or log["epoch"]  # a loop of a project's own may count no batches

@@ -7,17 +7,17 @@ from abc import ABC, abstractmethod
 
 import torch
 
-from base.base_callback import CallbackList, as_numbers, call_at_epoch_end
+from base.base_callback import CallbackList, call_at_epoch_end
 from base.checkpoint_saver import CheckpointSaver
 from base.messages import how_to_resume, run_report
-from base.rollback import roll_back
+from base.rollback import leave_later_epochs, roll_back
 from base.standard_callbacks import BestModel, SavePeriod, minutes_are_over, require_monitored, save_is_due
 from base.trainer_state import find_unsavable, restore_attributes, restore_trainer, trainer_state
 from logger import CsvLog, TensorboardWriter
 from utils.batches import DataError
 from utils.checkpoint import BEST_MODEL, checkpoint_name
 from utils.config.schema import TrainerSettings
-from utils.distributed import Agreement, any_of, broadcast, is_main, seed_of_process, world_size
+from utils.distributed import Agreement, any_of, seed_of_process, world_size
 from utils.epoch_report import epoch_report
 from utils.nonfinite import NonFiniteError, finite_state, require_finite
 from utils.seed import derive_seed, seed_everything, set_rng_state
@@ -50,8 +50,7 @@ class BaseTrainer(ABC):
 
         self.epochs = settings.epochs
         self.save_period = settings.save_period
-        self.start_epoch = 1
-        self.epoch = 1  # under way
+        self.start_epoch = self.epoch = 1  # under way
         self.batches_done = 0  # of it
         self.step = 0  # batches since the beginning
         self.validated_step = 0  # the last one after which the model was validated within an epoch
@@ -79,11 +78,9 @@ class BaseTrainer(ABC):
         self._must_be_finite = finite_state(unwrapped(model))
         self._callbacks.call("check", self)
         self.checkpoint_dir = config.save_dir  # makes the run's folders, so only now that nothing can be refused
-        main = is_main()
-        self.saver = CheckpointSaver(self.checkpoint_dir, config.resume, settings.keep_last, settings.async_save, main)
-        trackers = config.init_trackers() if main else None
-        self.writer = TensorboardWriter(config.log_dir, self.logger, settings.tensorboard and main, trackers)
-        self.table = CsvLog(config.log_dir / "metrics.csv", enabled=main)
+        self.saver = CheckpointSaver(self.checkpoint_dir, config.resume, settings.keep_last, settings.async_save)
+        self.writer = TensorboardWriter(config.log_dir, self.logger, settings.tensorboard, config.init_trackers())
+        self.table = CsvLog(config.log_dir / "metrics.csv")
 
     @abstractmethod
     def _train_epoch(self, epoch):
@@ -117,9 +114,7 @@ class BaseTrainer(ABC):
                 self._callbacks.call("on_error", self, error)
                 raise
             finally:
-                error = self.saver.close()
-                if error is not None:  # only beside another one, which is on its way already
-                    self.logger.error("%s", error)
+                self.saver.end(self.logger)
 
     def _begin(self):
         """Put back what a checkpoint held; returns whether there is anything left to train."""
@@ -134,10 +129,7 @@ class BaseTrainer(ABC):
             self.logger.warning("nothing left to train: %s", self.stop_reason)
             return False
         restore_attributes(self, shown, self.logger)  # which takes back what later epochs have shown
-        if self.config.continues:
-            monitored = None if self.monitor == "off" else self.mnt_metric
-            place = self.start_epoch - 1, self.batches_done
-            self.saver.leave_later_epochs(*place, monitored, self.mnt_best, self.logger)
+        leave_later_epochs(self)
         self.writer.start()
         return True
 
@@ -163,19 +155,15 @@ class BaseTrainer(ABC):
     def _finish_epoch(self, log, seconds):
         """Report the epoch, record it, and save what the callbacks have asked for."""
         self.saver.check()
-        log = broadcast(as_numbers(log))
-        epoch = log["epoch"]
-        for name in (key for key, value in log.items() if isinstance(value, float) and not math.isfinite(value)):
-            self.logger.warning("epoch %d: %s is %s", epoch, name, log[name])
         log = call_at_epoch_end(self._callbacks, self, log)
         self.saver.agree()
         best = BEST_MODEL in self.saver.names
         self.logger.info(epoch_report(log, self.epochs, seconds, best))
         self._log = {key: value for key, value in log.items() if isinstance(value, (int, float, str))}
-        if checkpoint_name(epoch) in self.saver.names:
-            self._save_checkpoint(epoch, save_best=best)
+        if checkpoint_name(self.epoch) in self.saver.names:
+            self._save_checkpoint(self.epoch, save_best=best)
             self.saver.forget_asked()  # whatever a subclass has made of it
-        self.save_asked(epoch)
+        self.save_asked(self.epoch)
         self.table.append(log)
         require_monitored(self, log)
 
@@ -222,10 +210,9 @@ class BaseTrainer(ABC):
     def _save_within_epoch(self):
         """Save all that is needed to go on after the batches done, if this trainer can."""
         self.saver.wait()
-        name = checkpoint_name(self.epoch - 1, self.batches_done)
-        begun = self.epoch > 1 or self.batches_done
-        if self.resumes_within_epochs and begun and self.saver.newest != self.checkpoint_dir / name:
-            self._save([name], self.epoch - 1)
+        path = self.checkpoint_dir / checkpoint_name(self.epoch - 1, self.batches_done)
+        if self.resumes_within_epochs and path.name != checkpoint_name(0) and path != self.saver.newest:
+            self._save([path.name], self.epoch - 1)
 
     def _save_checkpoint(self, epoch, save_best=False):
         """Save checkpoint-epoch<N>.pth, and model_best.pth too if this epoch is the best so far."""

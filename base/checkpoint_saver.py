@@ -14,7 +14,7 @@ from utils.checkpoint import (
     save_checkpoint,
     set_aside_overtaken,
 )
-from utils.distributed import broadcast
+from utils.distributed import broadcast, is_main
 from utils.sharded_checkpoint import save_shards, split_shards
 
 
@@ -22,13 +22,12 @@ class CheckpointSaver(BackgroundWriter):
     """Writes checkpoints into the folder of a run.
 
     newest: the checkpoint to go on from, if there is one already. keep_last: how many after epochs stay, None for all.
-    in_background: write a copy in host memory while training goes on. writes: False leaves all files to another
-    process, and knows their names.
+    in_background: write a copy in host memory while training goes on. Of several processes the first one writes, and
+    the others know the names.
     """
 
-    def __init__(self, folder, newest=None, keep_last=None, in_background=False, writes=True):
-        super().__init__(enabled=in_background and writes)
-        self.writes = writes
+    def __init__(self, folder, newest=None, keep_last=None, in_background=False):
+        super().__init__(enabled=in_background and is_main())
         self.folder = folder
         self.newest = newest
         self.keep_last = keep_last
@@ -57,17 +56,23 @@ class CheckpointSaver(BackgroundWriter):
         self.forget_asked()
         state, sharded = split_shards(state)
         note = save_shards(sharded, self.folder, paths[-1].stem) if sharded else b""
-        if not self.writes:
+        if not is_main():
             self.newest = paths[-1]
             return
         self.submit(functools.partial(self._write, plain(state, copy=self.in_background), note, paths, replaced))
+
+    def end(self, logger):
+        """Wait for what is being written, and end; an error that nobody has been told of goes into the log."""
+        error = self.close()
+        if error is not None:  # only beside another one, which is on its way already
+            logger.error("%s", error)
 
     def leave_later_epochs(self, epoch, batch, monitored, best, logger):
         """Set aside what a run overtakes that goes on from here, and bring back the best model before it.
 
         monitored: the name under which epochs logged the best value; None if none was watched.
         """
-        if not self.writes:
+        if not is_main():
             return
         names = set_aside_overtaken(self.folder, epoch, batch)
         if names:

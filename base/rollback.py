@@ -1,7 +1,16 @@
-"""Going back to the last checkpoint after a batch that brought nan or infinity, to train on without it."""
+"""Going back: to the last checkpoint after a batch that brought nan or infinity, or in a run that goes on from before
+its end."""
 
 from utils.errors import UserError
 from utils.nonfinite import MAX_LEFT_OUT
+
+
+def leave_later_epochs(trainer):
+    """Set aside what the run has saved after the place from which it goes on, if it is the same run."""
+    if trainer.config.continues:
+        monitored = None if trainer.monitor == "off" else trainer.mnt_metric
+        place = trainer.start_epoch - 1, trainer.batches_done
+        trainer.saver.leave_later_epochs(*place, monitored, trainer.mnt_best, trainer.logger)
 
 
 def roll_back(trainer, error):

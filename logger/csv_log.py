@@ -4,18 +4,18 @@ import csv
 import os
 from pathlib import Path
 
+from utils.distributed import is_main
 from utils.errors import UserError
 
 
 class CsvLog:
     """A table in a CSV file whose first column is the epoch; columns are added as rows bring them.
 
-    enabled: False only reads, and leaves the writing to another process.
+    Of several processes the first one writes.
     """
 
-    def __init__(self, path, enabled=True):
+    def __init__(self, path):
         self.path = Path(path)
-        self.enabled = enabled
 
     def rows(self):
         """The rows as a list of {column: text}, empty if there is no file yet. Raises UserError for another file."""
@@ -36,7 +36,7 @@ class CsvLog:
 
     def append(self, row):
         """Add a row, in place of any of the same epoch or a later one, which a resumed run repeats."""
-        if not self.enabled:
+        if not is_main():
             return
         rows = [*(old for old, epoch in zip(self.rows(), self.epochs(), strict=True) if epoch < row["epoch"]), row]
         columns = list(dict.fromkeys(column for row in rows for column in row))

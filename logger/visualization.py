@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 from logger.base_tracker import TrackerList
+from utils.distributed import is_main
 from utils.errors import UserError
 
 
@@ -19,14 +20,14 @@ class TensorboardWriter:
     from start() on until the writer, entered, is left. The attribute enabled says whether anybody gets anything.
 
     A run that resumes takes back, through load_state_dict, what was written after its checkpoint, so that no point is
-    there twice. Raises UserError if the files cannot be written.
+    there twice. Of several processes the first one writes. Raises UserError if the files cannot be written.
     """
 
     def __init__(self, log_dir, logger, enabled, trackers=None):
         self.log_dir = Path(log_dir)
         self.logger = logger
         self.trackers = TrackerList() if trackers is None else trackers
-        self._tensorboard = enabled
+        self._tensorboard = enabled and is_main()
         self.step = 0
         self.mode = ""
         self._last = None  # (mode, step, time) of the last timed set_step

@@ -72,7 +72,7 @@ def test_a_background_save_that_fails_ends_the_run_at_the_next_step(tmp_path, mo
     trainer._save_checkpoint(1)
     trainer.saver.wait()
 
-    def full(state, path):
+    def full(state, path, *note):
         raise CheckpointError("the disk is full")
 
     monkeypatch.setattr(base.checkpoint_saver, "save_checkpoint", full)
@@ -89,7 +89,7 @@ def test_a_background_save_that_fails_ends_the_run_at_the_next_step(tmp_path, mo
 def test_the_last_background_save_is_waited_for_and_its_error_told(tmp_path, monkeypatch):
     trainer = tiny_trainer(tiny_config(tmp_path, epochs=1, async_save=True))
 
-    def late(state, path):
+    def late(state, path, *note):
         time.sleep(0.3)
         raise CheckpointError("the disk is full")
 
@@ -103,7 +103,7 @@ def test_a_loop_of_the_projects_own_hears_of_a_failed_save_at_its_epochs_end(tmp
     trainer = tiny_trainer(config, trainer_class=scripted([1.0] * 9))
     finish = trainer._finish_epoch
 
-    def full(state, path):
+    def full(state, path, *note):
         raise CheckpointError("the disk is full")
 
     def finish_after_the_save(log, seconds):

@@ -252,7 +252,7 @@ def test_a_loop_of_the_projects_own_saves_nothing_of_a_later_moment_under_an_ear
 def test_a_second_signal_waits_for_the_background_save(tmp_path, monkeypatch):
     save = base.checkpoint_saver.save_checkpoint
 
-    def slow(state, path):
+    def slow(state, path, *note):
         time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.3)

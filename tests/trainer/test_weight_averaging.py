@@ -184,7 +184,7 @@ def test_an_average_that_cannot_be_saved_is_an_error_with_async_save_too(tmp_pat
     trainer = trainer_with(tmp_path, spec("SWA", start=1), async_save=True)
     save = base.checkpoint_saver.save_checkpoint
 
-    def full(state, path):
+    def full(state, path, *note):
         if path.name == "swa.pth":
             raise CheckpointError("the disk is full")
         save(state, path)

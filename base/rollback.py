@@ -1,6 +1,7 @@
 """Going back: to the last checkpoint after a batch that brought nan or infinity, or in a run that goes on from before
 its end."""
 
+from utils.distributed import barrier
 from utils.errors import UserError
 from utils.nonfinite import MAX_LEFT_OUT
 
@@ -24,6 +25,7 @@ def roll_back(trainer, error):
     if len([batch for batch in trainer.left_out if batch[0] == trainer.epoch]) > MAX_LEFT_OUT:
         raise UserError(f"{error}; {MAX_LEFT_OUT} batches of this epoch have been left out already") from error
     saver.wait()
+    barrier()  # for the process that writes
     trainer.logger.warning("%s: back to %s, to train on without it", error, saver.newest)
     saver.forget_asked()
     left_out = trainer.left_out

@@ -1,6 +1,7 @@
 """Several processes train as one does: the same samples in the same steps, the same numbers, one run folder."""
 
 import itertools
+import time
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from base import BaseDataLoader
 from logger import CsvLog
 from model.metric import ConfusionMatrix, MacroF1
 from trainer import Trainer
+from trainer.batch_stream import BatchStream
 from trainer.evaluate import evaluate
 from trainer.optim_step import OptimStep
 from utils import MetricTracker
@@ -302,3 +304,89 @@ def test_there_is_one_log_with_what_other_processes_warn_of(tmp_path):
     assert sum("done: 1 epoch" in line for line in lines) == 1
     assert len(list(log.glob("*tfevents*"))) == 1
     assert "epoch 1/1" in ends[0].output and "epoch 1/1" not in ends[1].output
+
+
+def forward_of_its_own():
+    """What a model that assigns its forward gives before and after it is wrapped."""
+    with joined({}):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(2, 2)
+        model.forward = lambda data: data * 0 + 7
+        return model(torch.ones(1, 2)).tolist(), ddp(model, torch.device("cpu"))(torch.ones(1, 2)).tolist()
+
+
+def test_a_model_keeps_a_forward_that_it_has_assigned():
+    for before, after in results(in_world(2, forward_of_its_own)):
+        assert before == after == [[7.0, 7.0]]
+
+
+def sparse_embedding():
+    with joined({}):
+        model = ddp(torch.nn.Embedding(5, 2, sparse=True), torch.device("cpu"))
+        model(torch.tensor([rank()])).sum().backward()
+        return model.module.weight.grad.to_dense().tolist()
+
+
+def test_sparse_gradients_are_exchanged_too():
+    first, second = results(in_world(2, sparse_embedding))
+    assert first == second and first[:2] == [[0.5, 0.5], [0.5, 0.5]]
+
+
+class WithOldSampler(BaseDataLoader):
+    """The sampler that a subclass of the old template's form returns."""
+
+    def _train_sampler(self, indices):
+        return torch.utils.data.SubsetRandomSampler(indices)
+
+
+def with_old_sampler():
+    with joined({}):
+        BatchStream(WithOldSampler(Recorded(17), 5, True, 0.0, 0))
+
+
+def test_a_sampler_that_would_draw_another_order_in_each_process_is_refused():
+    ends = in_world(2, with_old_sampler)
+    assert [end.status for end in ends] == [2, 2]
+    assert "data_loader: its SubsetRandomSampler draws another order in each of the 2 processes" in ends[0].output
+
+
+def test_what_batch_norm_cannot_do_with_a_part_is_refused_and_what_it_does_is_told(tmp_path):
+    arch = {"type": "mlp.ShrinkingMlp", "args": {"in_features": 4, "num_classes": 3, "n_layers": 2}}
+    ends = in_world(2, train, "-c", small_job(tmp_path, arch=arch, samples=50, batch_size=16))  # 35 leave 3
+    assert [end.status for end in ends] == [2, 2]
+    assert "the last batch has 3 samples for 2 processes, and batch norm needs two in each" in ends[0].output
+    ends = in_world(2, train, "-c", small_job(tmp_path, name="wide", arch=arch, samples=50, batch_size=12))
+    results(ends)
+    assert ends[0].output.count("batch norm: each process takes statistics of its own part") == 1
+
+
+def plateaus(*arguments):
+    """python train.py, in which each process validates with a number of its own; returns its learning rate."""
+    trainers, init = [], Trainer.__init__
+    Trainer.__init__ = lambda self, *args, **kwargs: (init(self, *args, **kwargs), trainers.append(self))[0]
+    Trainer._valid_epoch = lambda self, epoch: {"loss": float(epoch) * (1 - 2 * rank())}
+    train(*arguments)
+    return trainers[0].optimizer.param_groups[0]["lr"]
+
+
+def test_a_schedule_follows_the_first_process_s_value_in_all(tmp_path):
+    schedule = {"type": "ReduceLROnPlateau", "args": {"patience": 0}}
+    trainer = {"monitor": "min val_loss", "epochs": 3}
+    first, second = results(in_world(2, plateaus, "-c", small_job(tmp_path, lr_scheduler=schedule, trainer=trainer)))
+    assert first == second < 0.1
+
+
+def counted_saves(*arguments):
+    """How often python train.py has saved within epochs, because the time for it had come."""
+    saves, save = [], Trainer._save_within_epoch
+    Trainer._save_within_epoch = lambda self: (saves.append(self.step), save(self))[0]
+    Trainer._count_batch = (lambda count: lambda self, i: (time.sleep(0.02), count(self, i))[1])(Trainer._count_batch)
+    train(*arguments)
+    return saves
+
+
+def test_a_save_that_is_due_by_the_clock_is_done_once(tmp_path):
+    trainer = {"save_every_minutes": 0.3 / 60, "epochs": 40, "save_period": 100, "monitor": "off"}
+    first, second = results(in_world(2, counted_saves, "-c", small_job(tmp_path, trainer=trainer)))
+    assert first == second and len(first) >= 2
+    assert all(later - earlier > 5 for earlier, later in itertools.pairwise(first)), first

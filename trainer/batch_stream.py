@@ -11,6 +11,7 @@ from utils import inf_loop
 from utils.batches import batches_of
 from utils.distributed import part_of, part_of_batch, world_size
 from utils.errors import UserError
+from utils.sampler import EpochSampler
 
 
 class BatchStream:
@@ -130,11 +131,29 @@ def describe_batches(loader, accumulate):
 
 def require_shared(name, loader):
     """Raise UserError unless each of several processes gets its part of the loader's batches; None is no loader."""
-    shared = isinstance(getattr(loader, "dataset", None), SeededDataset) or getattr(loader, "is_shared", False)
-    if world_size() > 1 and loader is not None and not shared:
+    if world_size() == 1 or loader is None or getattr(loader, "is_shared", False):
+        return
+    if not isinstance(getattr(loader, "dataset", None), SeededDataset):
         raise UserError(
             f"{name}: {type(loader).__name__} would give each of the {world_size()} processes all samples; "
             "use a BaseDataLoader, or one process"
+        )
+    if not isinstance(loader.sampler, EpochSampler):
+        raise UserError(
+            f"{name}: its {type(loader.sampler).__name__} draws another order in each of the {world_size()} processes; "
+            "use an EpochSampler of utils/sampler.py, or one process"
+        )
+
+
+def refuse_small_parts(model, loader):
+    """Raise UserError if batch norm of (N, C) would get a single sample of a batch that several processes share."""
+    if world_size() == 1 or not any(type(module) is torch.nn.BatchNorm1d for module in model.modules()):
+        return
+    last = part_of_batch(loader, len(loader) - 1).total
+    if last < 2 * world_size():
+        raise UserError(
+            f"data_loader.args.batch_size: the last batch has {last} samples for {world_size()} processes, and batch "
+            "norm needs two in each; choose another size"
         )
 
 

@@ -52,7 +52,7 @@ def record(tracker, metric_ftns, loss, output, target, reduction="mean", part=No
 
     part: this process's Part of a batch that several share; None if the batch is its own.
     """
-    num_samples = len(target) if part is None else part.own
+    num_samples = 0 if part is not None and part.own == 0 else len(target)
     tracker.update("loss", loss / len(target) if reduction == "sum" else loss, n=num_samples)
     if not metric_ftns or num_samples == 0:
         return

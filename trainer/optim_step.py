@@ -104,7 +104,7 @@ class OptimStep:
         if self.num_batches == 0:
             return False
         if not self._exchanged:  # the window was to have further batches
-            average_gradients(self._gradients())
+            average_gradients(self._parameters())
         self._update()
         self.num_batches = 0
         return True

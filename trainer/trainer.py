@@ -9,7 +9,7 @@ from tqdm import tqdm
 from base import BaseTrainer
 from base.trainer_state import measured_model
 from logger.tables import show_tables
-from trainer.batch_stream import BatchStream, limited, num_batches, require_shared
+from trainer.batch_stream import BatchStream, limited, num_batches, refuse_small_parts, require_shared
 from trainer.debugging import looked_into, overfitted, refuse_limits
 from trainer.evaluate import evaluate, record, reduction_of, trackers
 from trainer.gradient_watch import GradientWatch
@@ -18,7 +18,7 @@ from trainer.schedules import interval_of
 from trainer.speed import apply_switches, autocast, grad_scaler, to_device
 from utils import MetricTracker, UserError
 from utils.config.schema import TrainerSettings
-from utils.distributed import gather, is_main
+from utils.distributed import broadcast, gather, is_main
 from utils.nonfinite import NonFiniteError, StepLog, merged_faults
 from utils.seed import rng_state
 from utils.shards import shows, whole
@@ -60,6 +60,7 @@ class Trainer(BaseTrainer):
         self.stream = BatchStream(data_loader, len_epoch or settings.len_epoch, settings.limit_train_batches)
         _refuse_lengths(config, self.stream, lr_scheduler)
         _refuse_classes(config, data_loader)
+        refuse_small_parts(model, data_loader)
         self.reduction = reduction_of(criterion)
         self.train_metrics, self.valid_metrics = trackers(metric_ftns, device, config)
         apply_switches(model, settings, device)
@@ -146,7 +147,7 @@ class Trainer(BaseTrainer):
         self._show_histograms(epoch)
         self.train_metrics.forget()
         if self.schedule_interval == "epoch":
-            self._step_scheduler(log)
+            self._step_scheduler(broadcast(log))
         return log
 
     def _train_batch(self, batch_idx, data, target):

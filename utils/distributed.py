@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -24,7 +25,9 @@ DEFAULT_TIMEOUT_SECONDS = 600.0
 _SAY_SECONDS = 0.2  # how long the other processes wait to see whether the first one says the same
 _LAST_WORDS_SECONDS = 2.0  # and where it is the end of all of them anyway
 _ROUND_SECONDS = 0.25  # between two rounds of an Agreement
+_MOST_STEPS = 50  # between them: steps may become slow at once, as where validation begins
 _LET_GO_SECONDS = 0.2  # in which threads of torch's let go of the last things that were sent
+_times_said = Counter()  # by this process
 _group = None  # of all processes, on the CPU whatever the device: what they tell each other does not wait for a GPU
 
 
@@ -200,6 +203,8 @@ class Agreement:
         if self._work is not None and self._steps_left > 0:
             return (0,) * len(asked)
         agreed = self._finish(len(asked))
+        if any(agreed):  # and done now, by all
+            self._asked = [0] * len(asked)
         self._start()
         return agreed
 
@@ -213,7 +218,8 @@ class Agreement:
 
         contact.seen_at(self._place)
         elapsed, self._began = time.monotonic() - self._began, time.monotonic()
-        every = max(1, min(2 * self._every, int(self._every * _ROUND_SECONDS / max(elapsed, 1e-9))))
+        every = int(self._every * _ROUND_SECONDS / max(elapsed, 1e-9))
+        every = max(1, min(every, 2 * self._every, _MOST_STEPS))
         self._answers = torch.tensor([*self._asked, every if is_main() else 0], dtype=torch.int64)
         self._work = dist.all_reduce(self._answers, dist.ReduceOp.MAX, group=_group, async_op=True)
         self._asked = None
@@ -302,13 +308,14 @@ def is_first_to_say(text, seconds=_SAY_SECONDS):
     if world_size() == 1 or not dist.is_initialized():
         return is_main()
     key = f"said/{hashlib.sha256(text.encode()).hexdigest()}"
+    _times_said[key] += 1
     store = dist.distributed_c10d._get_default_store()
     patience = time.monotonic() + seconds
     try:
         if is_main():
-            store.set(key, "0")
+            store.add(key, 1)
             return True
-        while not (said := store.check([key])) and time.monotonic() < patience:
+        while not (said := store.add(key, 0) >= _times_said[key]) and time.monotonic() < patience:
             time.sleep(_SAY_SECONDS / 10)
         return not said
     except dist.DistError:  # nobody is there any more to ask

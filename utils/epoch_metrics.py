@@ -57,7 +57,9 @@ class EpochMetrics:
     def result(self):
         """{name: number} of those that give one, nan before the first batch; waits for the device."""
         values = {name: math.nan for name in self.names if name not in self.tables}
-        metrics, num_batches = self._of_all(gather(self.state_dict()))
+        metrics, num_batches = self._metrics, self.num_batches
+        if world_size() > 1:
+            metrics, num_batches = self._of_all(gather(self.state_dict()))
         if num_batches:
             values = {metric.__name__: _computed(place, metric) for place, metric in metrics.items()}
         self.tables = {name: value for name, value in values.items() if isinstance(value, list)}
@@ -88,8 +90,6 @@ class EpochMetrics:
 
     def _of_all(self, states):
         """({place: metric}, batches) of what all processes have seen, by their states."""
-        if len(states) == 1 and world_size() == 1:
-            return self._metrics, self.num_batches
         states = [state for state in states if state]
         metrics = {place: copy.deepcopy(metric) for place, metric in self._metrics.items()}
         for place, metric in metrics.items():

@@ -65,11 +65,12 @@ class MetricTracker:
     def avg(self, key):
         """The average of all samples so far as a float, nan before the first."""
         self.collect()
-        return self._sums[key] / self._weights[key] if self._weights[key] else float("nan")
+        return self._average(key)
 
     def result(self):
         """{name: average} of all names, and what the metrics over an epoch give."""
-        averages = {key: self.avg(key) for key in self.keys}
+        self.collect()
+        averages = {key: self._average(key) for key in self.keys}
         return averages if self.over_epoch is None else averages | self.over_epoch.result()
 
     @property
@@ -124,6 +125,9 @@ class MetricTracker:
         if self.over_epoch is not None:
             state["over_epoch"] = self.over_epoch.merged([one.get("over_epoch", {}) for one in states])
         return state
+
+    def _average(self, key):
+        return self._sums[key] / self._weights[key] if self._weights[key] else float("nan")
 
     def _clear(self):
         self._values = {key: [] for key in self.keys}  # since the last collect

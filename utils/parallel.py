@@ -24,6 +24,13 @@ def parallelize(model, config, device):
     section = {"type": "ddp", **(config.get("parallel") or {})}
     if section["type"] == "fsdp":
         refuse_settings(config["trainer"])
+    batch_norm = torch.nn.modules.batchnorm._BatchNorm
+    if any(isinstance(m, batch_norm) for m in model.modules()) and not section.get("args", {}).get("sync_batchnorm"):
+        remedy = "; parallel.args.sync_batchnorm takes them of all" if device.type == "cuda" else ""
+        config.get_logger("parallel").warning(
+            "batch norm: each process takes statistics of its own part of a batch, so numbers are not those of one%s",
+            remedy,
+        )
     return config.build("parallel", section, model, device)
 
 
@@ -56,7 +63,8 @@ def ddp(
         bucket_cap_mb=bucket_mb,
         gradient_as_bucket_view=True,
     )
-    if not find_unused_parameters:  # with it, torch leaves them as they are
+    sparse = any(getattr(module, "sparse", False) for module in model.modules())
+    if not find_unused_parameters and not sparse:  # with it, torch leaves them as they are; a sum would make them dense
         _settle_buckets(wrapped)
     return wrapped
 
@@ -68,12 +76,15 @@ def _settle_buckets(wrapped):
     processes round differently by where in a bucket a gradient lies, so a resumed run's first step would differ.
     """
     model = wrapped.module
+    own = vars(model).get("forward")  # which a model may have assigned
     model.forward = lambda: sum(p.sum().real * 0 for p in model.parameters() if p.requires_grad)
     try:
         for _ in range(2):  # the second forward pass takes notice of what the first backward pass has shown
             wrapped().backward()
     finally:
         del model.forward
+        if own is not None:
+            model.forward = own
     wrapped.zero_grad()
 
 
@@ -148,10 +159,13 @@ def exchange_gradients(model, wanted):
         model.require_backward_grad_sync = wanted
 
 
-def average_gradients(gradients):
-    """Give the gradients, which backward passes have only added up here, their means over the processes."""
-    for gradient in gradients:
-        torch.distributed.all_reduce(gradient.div_(world_size()))
+def average_gradients(parameters):
+    """Give the parameters' gradients, which backward passes have only added up here, their means over the processes."""
+    for parameter in parameters:
+        if parameter.requires_grad:  # whether or not it has had a part in the steps of this process
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            torch.distributed.all_reduce(gradient.div_(world_size()))
+            parameter.grad = gradient
 
 
 def _units(model, patterns):

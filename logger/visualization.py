@@ -158,7 +158,7 @@ class TensorboardWriter:
         """
         self.close()
         self._last = None
-        for path in self._files():
+        for path in self._files() if is_main() else ():
             size = state["files"].get(path.name)
             with self._told():
                 if size is None:

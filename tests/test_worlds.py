@@ -390,3 +390,43 @@ def test_a_save_that_is_due_by_the_clock_is_done_once(tmp_path):
     first, second = results(in_world(2, counted_saves, "-c", small_job(tmp_path, trainer=trainer)))
     assert first == second and len(first) >= 2
     assert all(later - earlier > 5 for earlier, later in itertools.pairwise(first)), first
+
+
+def test_a_run_goes_back_to_an_earlier_checkpoint_and_its_points_are_set_aside_once(tmp_path):
+    config = small_job(tmp_path, trainer={"tensorboard": True, "epochs": 3})
+    results(in_world(2, train, "-c", config))
+    first, second = in_world(2, train, "-r", run_of(tmp_path) / "checkpoint-epoch1.pth")
+    assert (first.status, second.status) == (0, 0), [first, second]
+    assert [row["epoch"] for row in rows_of(tmp_path)] == [1, 2, 3]
+
+
+class Lonely:
+    """A metric over the epoch that cannot add what another process has seen."""
+
+    __name__ = "lonely"
+
+    def update(self, output, target):
+        self.number = len(target)
+
+    def compute(self):
+        return self.number
+
+    def reset(self):
+        self.number = 0
+
+    def state_dict(self):
+        return {"number": self.number}
+
+    def load_state_dict(self, state):
+        self.number = state["number"]
+
+
+def with_lonely_metric():
+    with joined({}):
+        MetricTracker.of([Lonely()])
+
+
+def test_a_metric_that_cannot_be_merged_is_refused_before_training():
+    ends = in_world(2, with_lonely_metric)
+    assert [end.status for end in ends] == [2, 2]
+    assert "metrics.0: Lonely has no merge_state(other)" in ends[0].output

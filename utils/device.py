@@ -17,6 +17,8 @@ def prepare_device(n_gpu, name="auto"):
     has_mps = torch.backends.mps.is_available()
     if name == "auto":
         name = "cpu" if n_gpu == 0 else "cuda" if num_gpus else "mps" if has_mps else "cpu"
+        if n_gpu > 1 and not num_gpus:
+            logging.getLogger("train").warning("n_gpu: %d asked for, none found; using one %s", n_gpu, name.upper())
     if name == "mps" and not has_mps:
         raise UserError("device: 'mps' given, but torch finds no Apple GPU; use 'auto' or 'cpu'")
     if not name.startswith("cuda"):

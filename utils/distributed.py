@@ -339,6 +339,9 @@ def _join(config):
             "--max-restarts: on several hosts, give torchrun an --rdzv-id too, by which a restart finds its run"
         )
     device = process_device(RunSettings.model_validate(config))
+    wanted, started = (config.get("parallel") or {}).get("processes"), int(os.environ.get("LOCAL_WORLD_SIZE", 0))
+    if started and wanted not in (None, started):
+        raise UserError(f"parallel.processes: {wanted}, and the launcher has started {_count(started)} on this host")
     timeout = timedelta(seconds=_timeout_seconds(config))
     late = threading.Timer(timeout.total_seconds() + 1, _give_up)  # torch waits for good for what is no store
     late.daemon = True

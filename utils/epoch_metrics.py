@@ -22,6 +22,9 @@ class EpochMetrics:
 
     def __init__(self, metrics, device=None):
         self._metrics = {place: copy.deepcopy(metric) for place, metric in metrics.items()}
+        if world_size() > 1:
+            for place, metric in metrics.items():
+                _require_mergeable(place, metric)
         self.names = [metric.__name__ for metric in self._metrics.values()]
         self.device = device
         self.tables = {}
@@ -137,13 +140,17 @@ def is_epoch_metric(metric):
     return all(callable(getattr(metric, method, None)) for method in METHODS)
 
 
-def _merge(place, metric, other):
-    """Add what another one has seen. Raises UserError for a metric that cannot."""
+def _require_mergeable(place, metric):
+    """Raise UserError for a metric that cannot add what another one has seen."""
     if not hasattr(metric, "merge_state"):
         raise UserError(
             f"{place}: {type(metric).__name__} has no merge_state(other), which adds what the metric of another "
             "process has seen; write one, or train in one process"
         )
+
+
+def _merge(place, metric, other):
+    """Add what another one has seen."""
     try:
         metric.merge_state(other)
     except (RuntimeError, ValueError) as error:

@@ -67,6 +67,6 @@ def refuse_several(what):
     """Raise UserError if there are several processes for something that one does."""
     if world_size() > 1:
         raise UserError(
-            f"{what}: is for one process, and there are {world_size()}; start it with python rather than torchrun, "
+            f"{what}: for one process, and there are {world_size()}; start it with python rather than torchrun, "
             "with n_gpu and parallel.processes at 1"
         )

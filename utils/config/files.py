@@ -106,8 +106,9 @@ def set_by_path(config, target, value, known):
         if key == "args" and names_several(place):
             one = f"{'.'.join(walked)}.{next(iter(place))}.args"
             raise UserError(f"{'.'.join(walked)}.args: there are several; set those of one, as {one}")
-        if isinstance(place, dict) and key == "args":
-            place.setdefault("args", {})
+        begins = key in known.get(walked, ()) and (*walked, key) in known  # a section that is left out, as "parallel"
+        if isinstance(place, dict) and (key == "args" or begins) and place.get(key) is None:
+            place[key] = {}
         place = _step(place, key, walked, known)
         walked += (str(key),)
     last = str(last) if isinstance(place, dict) else last

@@ -195,6 +195,14 @@ def test_known_keys_and_args_may_be_added():
     assert config == {"trainer": {"epochs": 1}, "arch": {"type": "M", "args": {"width": 2}}}
 
 
+def test_a_section_that_is_left_out_may_be_begun():
+    config, known = {"parallel": None}, {(): ("parallel", "name"), ("parallel",): ("processes",)}
+    set_by_path(config, "parallel.processes", 2, known)
+    assert config == {"parallel": {"processes": 2}}
+    with pytest.raises(UserError, match="name"):
+        set_by_path(config, "name.first", 1, known)
+
+
 def test_odd_keys_are_only_keys():
     config = {"args": {}, "metrics": ["a"]}
     set_by_path(config, "args.0", 1, {})

@@ -10,7 +10,7 @@ from worlds import in_world, results, small_job, train
 
 import data_loader.data_loaders as data_module
 import model.model as model_module
-from base import BaseDataLoader
+from base import BaseDataLoader, InMemoryDataset
 from logger import CsvLog
 from model.metric import ConfusionMatrix, MacroF1
 from trainer import Trainer
@@ -398,6 +398,31 @@ def test_a_run_goes_back_to_an_earlier_checkpoint_and_its_points_are_set_aside_o
     first, second = in_world(2, train, "-r", run_of(tmp_path) / "checkpoint-epoch1.pth")
     assert (first.status, second.status) == (0, 0), [first, second]
     assert [row["epoch"] for row in rows_of(tmp_path)] == [1, 2, 3]
+
+
+def with_nan(*arguments):
+    """python train.py, in which one training sample is nan."""
+    getitems = InMemoryDataset.__getitems__
+
+    def getitem(dataset, indices, seeder=None):
+        data, target = getitems(dataset, indices, seeder)
+        data[[i for i, index in enumerate(indices) if index == 7]] = float("nan")
+        return data, target
+
+    InMemoryDataset.__getitems__ = getitem
+    train(*arguments)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_averages_leave_a_bad_batch_out_in_all_processes(tmp_path, accumulate):
+    metrics = ["accuracy", {"type": "MacroF1", "args": {"num_classes": 3}}]
+    trainer = {"on_nonfinite": "skip", "monitor": "off", "accumulate": accumulate}
+    folders = [tmp_path / str(size) for size in (1, 2, 3)]
+    in_folders(*folders)
+    for size, folder in enumerate(folders, start=1):
+        results(in_world(size, with_nan, "-c", small_job(folder, metrics=metrics, trainer=trainer)))
+    assert_same_run(folders[1], folders[0])
+    assert_same_run(folders[2], folders[0])
 
 
 class Lonely:

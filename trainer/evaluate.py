@@ -8,7 +8,7 @@ from trainer.speed import autocast, to_device
 from utils import MetricTracker
 from utils.batches import batches_of
 from utils.config.check import watched
-from utils.distributed import part_of_batch, same_buffers
+from utils.distributed import gather, part_of_batch, same_buffers
 from utils.errors import UserError
 
 
@@ -54,12 +54,16 @@ def record(tracker, metric_ftns, loss, output, target, reduction="mean", part=No
     """
     num_samples = 0 if part is not None and part.own == 0 else len(target)
     tracker.update("loss", loss / len(target) if reduction == "sum" else loss, n=num_samples)
-    if not metric_ftns or num_samples == 0:
+    if not metric_ftns:
+        return
+    # where updates may be skipped, a batch that is not finite in one process counts in none; the step has waited, too
+    left_out = tracker.over_epoch is not None and tracker.finite_only and not all(gather(bool(loss.isfinite())))
+    if num_samples == 0:
         return
     with torch.no_grad():
         if tracker.over_epoch is not None:
             metric_ftns = [metric for metric in metric_ftns if metric.__name__ not in tracker.over_epoch.names]
-            if not tracker.finite_only or loss.isfinite():  # waits, as the update that may be skipped has done
+            if not left_out:
                 tracker.over_epoch.update(output, target)
         for metric in metric_ftns:
             tracker.update(metric.__name__, metric(output, target), n=num_samples)

@@ -86,8 +86,8 @@ class MetricTracker:
     def collect(self):
         """{name: average since the last call}. Fetches all waiting tensors in one transfer a device."""
         self._read()
-        latest = {}
-        for key, totals in _by_key(gather({key: self._window_total(key) for key in self.keys})).items():
+        latest, counted = {}, self._counted()
+        for key, totals in _by_key(gather({key: self._total(key, counted[key]) for key in self.keys})).items():
             total, weight = map(sum, zip(*totals, strict=True))
             self._sums[key] += total
             self._weights[key] += weight
@@ -150,11 +150,21 @@ class MetricTracker:
             if getattr(value, "size", 1) != 1 and math.prod(value.shape) != 1:
                 raise UserError(f"{key}: gave a tensor of shape {tuple(value.shape)}; one number a batch is needed")
 
-    def _window_total(self, key):
+    def _counted(self):
+        """{key: whether each value since the last collect counts}, None for all.
+
+        Of values that must be finite one counts if those of the same batch are so in all processes.
+        """
+        if not self.finite_only:
+            return dict.fromkeys(self.keys)
+        finite = gather({key: list(map(math.isfinite, self._values[key])) for key in self.keys})
+        return {key: list(map(all, zip(*of_one, strict=True))) for key, of_one in _by_key(finite).items()}
+
+    def _total(self, key, counted):
         """(sum, weight) of this process's values since the last collect."""
         values, counts = self._values[key], self._counts[key]
-        if self.finite_only or 0 in counts:
-            good = [n > 0 and (math.isfinite(v) or not self.finite_only) for v, n in zip(values, counts, strict=True)]
+        if counted is not None or 0 in counts:
+            good = [n > 0 and c for n, c in zip(counts, counted or itertools.repeat(True), strict=False)]
             values, counts = (list(itertools.compress(numbers, good)) for numbers in (values, counts))
         return sum(map(operator.mul, values, counts)), sum(counts)
 

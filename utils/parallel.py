@@ -50,8 +50,8 @@ def ddp(
     much of the gradients travels together. checkpoint_activations: as for fsdp. Source: Li et al., PyTorch
     Distributed, 2020.
     """
-    if bucket_mb <= 0:
-        raise UserError(f"bucket_mb: got {bucket_mb}; it should be above 0")
+    if not 0 < bucket_mb <= 10_000:
+        raise UserError(f"bucket_mb: got {bucket_mb}; it should be above 0, and 10000 at most")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         return model
     model = with_sync_batchnorm(model, device) if sync_batchnorm else model

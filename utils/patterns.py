@@ -13,9 +13,13 @@ def choose_names(patterns, names, where, kind="parameter"):
 
     Raises UserError for a pattern that fits none.
     """
-    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    patterns = [patterns] if isinstance(patterns, str) else patterns
     names = list(names)
-    if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
+    if (
+        not patterns
+        or not isinstance(patterns, (list, tuple))
+        or not all(isinstance(pattern, str) for pattern in patterns)
+    ):
         raise UserError(f"{where}: got {patterns!r}; give patterns of names, such as 'encoder.*'")
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in names):

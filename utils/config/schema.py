@@ -150,7 +150,7 @@ class Parallel(_Section):
     """Arguments of the function of that name in utils/parallel.py."""
     processes: Annotated[int, Field(ge=1)] | None = None
     """How many processes `python train.py` starts; null means one for each of `n_gpu` GPUs."""
-    timeout_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 600.0
+    timeout_seconds: Annotated[float, Field(ge=0.1, le=1e6)] = 600.0
     """How long a process waits for the others before it gives up and says which ones are missing."""
 
 

@@ -15,7 +15,7 @@ from utils.checkpoint import (
     set_aside_overtaken,
 )
 from utils.distributed import broadcast, is_main
-from utils.sharded_checkpoint import save_shards, split_shards
+from utils.sharded_checkpoint import with_shards_saved
 
 
 class CheckpointSaver(BackgroundWriter):
@@ -54,12 +54,11 @@ class CheckpointSaver(BackgroundWriter):
         paths = [self.folder / name for name in dict.fromkeys([*self.names, *names])]
         replaced = [self.folder / name for name in self._replaced]
         self.forget_asked()
-        state, sharded = split_shards(state)
-        note = save_shards(sharded, self.folder, paths[-1].stem) if sharded else b""
+        state = with_shards_saved(state, self.folder, paths[-1].stem)
         if not is_main():
             self.newest = paths[-1]
             return
-        self.submit(functools.partial(self._write, plain(state, copy=self.in_background), note, paths, replaced))
+        self.submit(functools.partial(self._write, plain(state, copy=self.in_background), paths, replaced))
 
     def end(self, logger):
         """Wait for what is being written, and end; an error that nobody has been told of goes into the log."""
@@ -85,9 +84,9 @@ class CheckpointSaver(BackgroundWriter):
             again = f"model_best.pth is {path.name} again" if path else "there is no model_best.pth: its epoch is gone"
             logger.info(again)
 
-    def _write(self, state, note, paths, replaced):
+    def _write(self, state, paths, replaced):
         set_aside_overtaken(self.folder, state["epoch"], state["batch"])
-        save_checkpoint(state, paths[0], note)
+        save_checkpoint(state, paths[0])
         for path in paths[1:]:
             copy_checkpoint(paths[0], path)
         self.newest = paths[-1]

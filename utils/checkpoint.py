@@ -35,7 +35,7 @@ _KINDS = {
     "left_out": list,
     "of_other_processes": list,
     "log": dict,
-    "shards": list,
+    "shards": dict,
 }
 BEST_MODEL = "model_best.pth"
 _OVERTAKEN = "overtaken-"
@@ -43,11 +43,11 @@ _KEPT_WITHIN_EPOCHS = 2  # newest ones, the second in case the first is damaged
 _NO_COMMENT = (0).to_bytes(2, "little")  # a zip archive ends with its comment's length and the comment
 
 
-def save_checkpoint(state, path, note=b""):
+def save_checkpoint(state, path):
     """Write state to path: temporary file, flush, rename, flush of the folder.
 
-    state: dict of tensors and plain python values. note: on its shards, as save_shards returned it. Raises
-    CheckpointError, with the old file untouched, if it holds anything else or if the file cannot be written.
+    state: dict of tensors and plain python values. Raises CheckpointError, with the old file untouched, if it
+    holds anything else or if the file cannot be written.
     """
     import torch
 
@@ -58,7 +58,7 @@ def save_checkpoint(state, path, note=b""):
             torch.save(state, sealed)
         except RuntimeError as error:
             raise sealed.error or error from None  # torch's says only that bytes are missing
-        sealed.finish(note)
+        sealed.finish(state["shards"]["note"].encode() if "shards" in state else b"")
 
 
 def copy_checkpoint(source, path):
@@ -101,7 +101,7 @@ def with_shards(state, path, mesh=None):
     mesh: the processes over which they are sharded now; None for whole tensors, on the CPU.
     """
     note = _note_on_shards(path) if "shards" in state else None
-    return read_shards(state, path.parent / note[0], mesh) if note else state
+    return _require_kinds(read_shards(state, path.parent / note[0], mesh), path) if note else state
 
 
 def _require_kinds(state, path):

@@ -5,6 +5,7 @@ Everything that asks how many there are asks here. In a world of one nothing bel
 
 import contextlib
 import functools
+import gc
 import hashlib
 import os
 import platform
@@ -28,6 +29,7 @@ _ROUND_SECONDS = 0.25  # between two rounds of an Agreement
 _MOST_STEPS = 50  # between them: steps may become slow at once, as where validation begins
 _LET_GO_SECONDS = 0.2  # in which threads of torch's let go of the last things that were sent
 _times_said = Counter()  # by this process
+_meshes = []  # of sharded models
 _group = None  # of all processes, on the CPU whatever the device: what they tell each other does not wait for a GPU
 
 
@@ -253,6 +255,7 @@ def joined(config, resume=None):
         _require_same({"config": config, "resume": resume, "torch": _torch_version()})
         yield
         barrier()
+        _end_threads()
     except UserError as error:
         contact.has_ended(2)
         if is_first_to_say(str(error), _LAST_WORDS_SECONDS):
@@ -388,6 +391,25 @@ def _timeout_seconds(config):
     return (config.get("parallel") or {}).get("timeout_seconds", DEFAULT_TIMEOUT_SECONDS)
 
 
+def end_threads_with(mesh):
+    """Have a run that ends well end the threads with which torch sends what is sharded over the DeviceMesh.
+
+    What torch caches of sharded tensors keeps the mesh, and so the threads. One that lets go of a tensor while
+    Python ends asks for Python's lock, is ended for that before Python 3.14, and takes the process along: "terminate
+    called without an active exception".
+    """
+    _meshes.append(mesh)
+
+
+def _end_threads():
+    if not _meshes:
+        return
+    for mesh in _meshes:
+        getattr(mesh, "_pg_registry", {}).clear()  # where it keeps its groups; torch has no other way
+    _meshes.clear()
+    gc.collect()  # the model has them too
+
+
 def _leave():
     import torch.distributed as dist
 
@@ -395,10 +417,7 @@ def _leave():
     _group = None
     dist.destroy_process_group()
     if "torch.distributed.tensor" in sys.modules:
-        # What it caches of sharded tensors keeps the group's threads. One that lets go of a tensor while Python ends
-        # asks for Python's lock, is ended for that, and takes the process along: "terminate called without an active
-        # exception". So they get the time to do it now.
-        time.sleep(_LET_GO_SECONDS)
+        time.sleep(_LET_GO_SECONDS)  # see end_threads_with, for runs that end early
 
 
 def _require_same(start):

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from utils.distributed import world_size
+from utils.distributed import end_threads_with, world_size
 from utils.errors import UserError
 from utils.patterns import choose_names
 from utils.sharded_checkpoint import require_safetensors
@@ -125,7 +125,9 @@ def fsdp(
     if device.type == "cuda":
         torch.cuda.set_device(device)
     low = torch.bfloat16 if mixed_precision else None
-    settings = {"mesh": init_device_mesh(device.type, (world_size(),)), "reshard_after_forward": reshard_after_forward}
+    mesh = init_device_mesh(device.type, (world_size(),))
+    end_threads_with(mesh)
+    settings = {"mesh": mesh, "reshard_after_forward": reshard_after_forward}
     for unit in _units(model, units):
         policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32 if low else None)
         fully_shard(unit, mp_policy=policy, **settings)

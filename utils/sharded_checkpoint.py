@@ -15,6 +15,7 @@ import secrets
 import shutil
 import warnings
 from collections import Counter, OrderedDict
+from importlib.util import find_spec
 from pathlib import Path
 
 from utils.atomic_file import flush_folder
@@ -29,24 +30,26 @@ _DTYPES = ("float64", "float32", "bfloat16", "float16")
 NOTE_BYTES = 400  # at most
 
 
-def split_shards(state):
-    """(the state with None for each sharded tensor and a list of them as "shards", {name: sharded tensor})."""
+def with_shards_saved(state, parent, stem):
+    """The state with its sharded tensors in a new folder in parent, None in their places, and "shards" on them.
+
+    All processes must call it. stem: what the folder's name begins with. Raises CheckpointError, in all of them, if one
+    cannot write.
+    """
     found = {}
     rest = _without_shards(state, (), found)
     if not found:
-        return rest, {}
+        return state
     listed = [
         {"at": list(at), "shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
         for at, tensor in found.items()
     ]
-    return {**rest, "shards": listed}, {_name(at): tensor for at, tensor in found.items()}
+    note = _save({_name(at): tensor for at, tensor in found.items()}, parent, stem)
+    return {**rest, "shards": {"note": note, "tensors": listed}}
 
 
-def save_shards(tensors, parent, stem):
-    """Write {name: sharded tensor} into a new folder in parent, all processes together; returns the note on it.
-
-    stem: what the folder's name begins with. Raises CheckpointError, in all processes, if one cannot write.
-    """
+def _save(tensors, parent, stem):
+    """Write {name: sharded tensor} into a new folder; returns the note on it."""
     name = broadcast(f"{stem}-{secrets.token_hex(4)}{_ENDING}")
     temporary = parent / f".{name}.tmp"
     try:
@@ -68,8 +71,10 @@ def read_shards(state, folder, mesh=None):
     from torch.distributed import checkpoint
     from torch.distributed.checkpoint.api import CheckpointException
 
-    listed = state.pop("shards")
+    if find_spec("safetensors") is None:
+        raise CheckpointError(f"{folder}: needs the package safetensors; install it: pip install safetensors")
     try:
+        listed = state.pop("shards")["tensors"]
         at = {_name(entry["at"]): entry["at"] for entry in listed}
         empty = {_name(entry["at"]): _empty(torch, entry, mesh) for entry in listed}
         with warnings.catch_warnings():
@@ -121,10 +126,8 @@ def delete_unnamed(folder, named):
 
 def require_safetensors():
     """Raise UserError if the package is missing in which shards are saved."""
-    from importlib.util import find_spec
-
     if find_spec("safetensors") is None:
-        raise UserError("it saves its shards with the package safetensors, which is missing: pip install safetensors")
+        raise UserError("it saves its shards with the package safetensors, which is not there; pip install safetensors")
 
 
 def _without_shards(value, at, found):
@@ -197,7 +200,7 @@ def _complete(temporary, folder, sums):
         flush_folder(temporary)
         os.replace(temporary, folder)
         flush_folder(folder.parent)
-    return f"shards:{folder.name}:{hashlib.sha256(listed).hexdigest()};".encode()
+    return f"shards:{folder.name}:{hashlib.sha256(listed).hexdigest()};"
 
 
 @contextlib.contextmanager

@@ -26,6 +26,8 @@ from utils.shards import is_shard
 _SUMS = "sha256.json"
 _ENDING = ".shards"
 _NOTE = re.compile(rb"shards:([\w+-][\w.+-]*\.shards):([0-9a-f]{64});$")
+_FILE = re.compile(r"[\w-][\w.-]*", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _DTYPES = ("float64", "float32", "bfloat16", "float16")
 NOTE_BYTES = 400  # at most
 
@@ -101,18 +103,40 @@ def note_of(ending):
 
 
 def verify_shards(folder, digest):
-    """Raise CheckpointError unless all files of the folder are what they were when they were written."""
+    """Raise CheckpointError unless the folder's files are those that were written, and what they were then."""
     try:
+        present = {entry.name: entry.is_file(follow_symlinks=False) for entry in os.scandir(folder)}
+        strange = [name for name, is_file in present.items() if not is_file]  # a pipe could be read for good
+        if strange:
+            raise CheckpointError(f"{folder / strange[0]}: refused: shards are plain files")
         listed = (folder / _SUMS).read_bytes()
         if hashlib.sha256(listed).hexdigest() != digest:
             raise CheckpointError(f"{folder / _SUMS}: damaged: its bytes do not match its checksum")
-        for name, of_file in json.loads(listed).items():
+        sums = _sums_of(listed)
+        if sums is None:
+            raise CheckpointError(f"{folder / _SUMS}: refused: it is no list of files and their checksums")
+        unlisted = present.keys() - sums.keys() - {_SUMS}
+        if unlisted:
+            raise CheckpointError(f"{folder / min(unlisted)}: refused: it is none of the checkpoint's shards")
+        for name, of_file in sums.items():
             if _digest(folder / name) != of_file:
                 raise CheckpointError(f"{folder / name}: damaged: its bytes do not match its checksum")
     except FileNotFoundError as error:
         raise CheckpointError(f"{error.filename}: no such file; the checkpoint's shards are a part of it") from None
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot read the shards: {error.strerror}") from error
+
+
+def _sums_of(listed):
+    """{name of a file in the folder: its SHA-256}, as the bytes of the list say; None if they are anything else."""
+    try:
+        sums = json.loads(listed)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(sums, dict):
+        return None
+    fits = all(_FILE.fullmatch(name) and isinstance(of, str) and _SHA256.fullmatch(of) for name, of in sums.items())
+    return sums if fits else None
 
 
 def delete_unnamed(folder, named):

@@ -1,0 +1,79 @@
+"""The folder of a checkpoint's shards is read only if it holds what was written, and nothing else."""
+
+import hashlib
+import json
+import os
+
+import pytest
+
+from utils.checkpoint import CheckpointError
+from utils.sharded_checkpoint import verify_shards
+
+SHARD = "shard-00001-model.safetensors"
+CONTENT = b"weights"
+SUM = hashlib.sha256(CONTENT).hexdigest()
+
+
+def folder_of(tmp_path, listed):
+    """(a folder with one shard, the checksum of its list)."""
+    folder = tmp_path / "a.shards"
+    folder.mkdir()
+    (folder / SHARD).write_bytes(CONTENT)
+    (folder / "sha256.json").write_bytes(listed)
+    return folder, hashlib.sha256(listed).hexdigest()
+
+
+def refusal(folder, digest):
+    with pytest.raises(CheckpointError) as raised:
+        verify_shards(folder, digest)
+    (line,) = str(raised.value).splitlines()
+    return line
+
+
+def test_what_was_written_is_accepted(tmp_path):
+    verify_shards(*folder_of(tmp_path, json.dumps({SHARD: SUM}).encode()))
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        [SHARD],
+        {SHARD: 1},
+        {SHARD: SUM.upper()},
+        {"../../secret": SUM},
+        {"/etc/hostname": SUM},
+        {"..": SUM},
+        "text",
+        None,
+    ],
+)
+def test_a_list_of_anything_but_plain_names_and_checksums_is_refused(tmp_path, listed):
+    (tmp_path.parent / "secret").write_bytes(CONTENT)
+    assert "it is no list of files and their checksums" in refusal(*folder_of(tmp_path, json.dumps(listed).encode()))
+
+
+@pytest.mark.parametrize("listed", [b"{", b"\xff", b"[" * 100_000])
+def test_a_list_that_is_no_json_is_refused(tmp_path, listed):
+    assert "it is no list of files and their checksums" in refusal(*folder_of(tmp_path, listed))
+
+
+@pytest.mark.parametrize("name", [SHARD, "sha256.json", "other.safetensors"])
+@pytest.mark.parametrize("make", ["pipe", "link", "folder"])
+def test_what_is_no_plain_file_is_refused_unread(tmp_path, name, make):
+    folder, digest = folder_of(tmp_path, json.dumps({SHARD: SUM}).encode())
+    place = folder / name
+    if place.exists():
+        place.rename(tmp_path / name)
+    if make == "pipe":
+        os.mkfifo(place)
+    elif make == "link":
+        place.symlink_to(tmp_path / name)
+    else:
+        place.mkdir()
+    assert refusal(folder, digest) == f"{place}: refused: shards are plain files"
+
+
+def test_a_file_that_is_not_listed_is_refused(tmp_path):
+    folder, digest = folder_of(tmp_path, json.dumps({SHARD: SUM}).encode())
+    (folder / "shard-00002-model.safetensors").write_bytes(CONTENT)
+    assert "shard-00002-model.safetensors: refused: it is none of the checkpoint's shards" in refusal(folder, digest)

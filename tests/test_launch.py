@@ -1,5 +1,6 @@
 """Processes that torchrun or train.py itself start: how they end, and how the same command goes on."""
 
+import logging
 import os
 import re
 import signal
@@ -8,10 +9,13 @@ import sys
 import time
 
 import pytest
+import torch.distributed.run
+from torch.distributed.elastic.multiprocessing import SignalException
 from worlds import small_job
 
 from helpers import copy_project, same
 from utils.checkpoint import load_checkpoint
+from utils.launch import start_processes
 
 pytestmark = pytest.mark.slow  # they start processes
 
@@ -114,7 +118,7 @@ def test_our_own_launch_names_who_was_killed_and_the_same_command_goes_on(projec
 
 @pytest.mark.parametrize(
     ("number", "status", "launcher"),
-    [(signal.SIGTERM, 143, []), (signal.SIGINT, 130, []), (signal.SIGTERM, 1, TORCHRUN)],
+    [(signal.SIGTERM, 143, []), (signal.SIGINT, 130, []), (signal.SIGUSR1, 138, []), (signal.SIGTERM, 1, TORCHRUN)],
 )
 def test_a_signal_to_the_launcher_saves_and_the_same_command_goes_on(project, number, status, launcher):
     name = f"signalled{number}{len(launcher)}"
@@ -129,6 +133,26 @@ def test_a_signal_to_the_launcher_saves_and_the_same_command_goes_on(project, nu
     assert launcher or ("Traceback" not in output and "death signal" not in output)
     (run,) = (project / name / "models" / name).iterdir()
     assert list(run.glob("*-batch*.pth"))
+
+
+def test_the_launcher_is_given_only_what_torch_has_had_since_2_8(monkeypatch):
+    given = []
+    monkeypatch.setattr(torch.distributed.run, "run", given.append)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    for name in ("OMP_NUM_THREADS", "TORCH_CPP_LOG_LEVEL"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setattr(logging, "disable", lambda level: None)
+    parsed, parse = [], torch.distributed.run.parse_args
+    monkeypatch.setattr(torch.distributed.run, "parse_args", lambda flags: parsed.append(flags) or parse(flags))
+    before = signal.getsignal(signal.SIGUSR1)
+    try:
+        start_processes(2)
+        assert parsed == [["--standalone", "--nproc-per-node=2", "train.py"]] and given[0].nproc_per_node == "2"
+        with pytest.raises(SignalException) as raised:
+            signal.raise_signal(signal.SIGUSR1)
+        assert raised.value.sigval == signal.SIGUSR1
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_a_mistake_ends_a_launch_with_status_2_and_is_told_once(project):

@@ -9,8 +9,6 @@ import sys
 from utils.distributed import world_size
 from utils.errors import UserError
 
-_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"  # which the processes get too, and save
-
 
 def processes_to_start(settings, parallel):
     """How many processes `python train.py` should start; 1 if this one can train, or was itself started by a launcher.
@@ -36,7 +34,13 @@ def start_processes(number):
     logging.disable(logging.CRITICAL)  # the launcher's news, which are told below
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // number)))
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    flags = ["--standalone", f"--nproc-per-node={number}", f"--signals-to-handle={_SIGNALS}"]
+    flags = ["--standalone", f"--nproc-per-node={number}"]
+
+    def pass_on(number, frame):
+        raise SignalException("passed on to the processes, which save", signal.Signals(number))
+
+    if hasattr(signal, "SIGUSR1"):  # torch does so with SIGTERM, SIGINT and others; before 2.10 it cannot be told to
+        signal.signal(signal.SIGUSR1, pass_on)
     try:
         run.run(run.parse_args([*flags, *sys.argv]))
     except ChildFailedError as error:

@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from utils.distributed import end_threads_with, world_size
 from utils.errors import UserError
 from utils.patterns import choose_names
-from utils.sharded_checkpoint import require_safetensors
+from utils.sharded_checkpoint import require_shard_files
 
 
 def parallelize(model, config, device):
@@ -114,7 +114,7 @@ def fsdp(
     computed again in the backward pass instead of being kept. sync_batchnorm: as for ddp.
     Source: Zhao et al., PyTorch FSDP, 2023; torch.distributed.fsdp.fully_shard.
     """
-    require_safetensors()
+    require_shard_files()
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 

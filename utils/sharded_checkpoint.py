@@ -8,6 +8,7 @@ each shard, and the checkpoint's file has that of sha256.json.
 
 import contextlib
 import hashlib
+import inspect
 import json
 import os
 import re
@@ -75,6 +76,8 @@ def read_shards(state, folder, mesh=None):
 
     if find_spec("safetensors") is None:
         raise CheckpointError(f"{folder}: needs the package safetensors; install it: pip install safetensors")
+    if newer := _newer_torch():
+        raise CheckpointError(f"{folder}: needs {newer}")
     try:
         listed = state.pop("shards")["tensors"]
         at = {_name(entry["at"]): entry["at"] for entry in listed}
@@ -148,10 +151,22 @@ def delete_unnamed(folder, named):
         shutil.rmtree(left_over, ignore_errors=True)
 
 
-def require_safetensors():
-    """Raise UserError if the package is missing in which shards are saved."""
+def require_shard_files():
+    """Raise UserError if what saves shards is missing: the package safetensors, or a part of torch's."""
     if find_spec("safetensors") is None:
         raise UserError("it saves its shards with the package safetensors, which is not there; pip install safetensors")
+    if newer := _newer_torch():
+        raise UserError(f"it saves its shards with {newer}")
+
+
+def _newer_torch():
+    """Which torch has what shards are saved with, and that it is not this one; None if it is."""
+    import torch
+    from torch.distributed.checkpoint import HuggingFaceStorageWriter
+
+    if "save_distributed" in inspect.signature(HuggingFaceStorageWriter).parameters:
+        return None
+    return f"torch 2.9 or newer, and this is {torch.__version__}"
 
 
 def _without_shards(value, at, found):

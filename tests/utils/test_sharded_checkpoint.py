@@ -1,13 +1,17 @@
 """The folder of a checkpoint's shards is read only if it holds what was written, and nothing else."""
 
 import hashlib
+import inspect
 import json
 import os
+from pathlib import Path
 
 import pytest
+from torch.distributed import checkpoint
 
 from utils.checkpoint import CheckpointError
-from utils.sharded_checkpoint import verify_shards
+from utils.errors import UserError
+from utils.sharded_checkpoint import read_shards, require_shard_files, verify_shards
 
 SHARD = "shard-00001-model.safetensors"
 CONTENT = b"weights"
@@ -77,3 +81,18 @@ def test_a_file_that_is_not_listed_is_refused(tmp_path):
     folder, digest = folder_of(tmp_path, json.dumps({SHARD: SUM}).encode())
     (folder / "shard-00002-model.safetensors").write_bytes(CONTENT)
     assert "shard-00002-model.safetensors: refused: it is none of the checkpoint's shards" in refusal(folder, digest)
+
+
+class WriterOfTorch28:
+    def __init__(self, path, save_sharded=False):
+        pass
+
+
+def test_a_torch_that_cannot_write_shards_is_told_the_version_it_needs(monkeypatch):
+    require_shard_files()
+    assert "save_distributed" in inspect.signature(checkpoint.HuggingFaceStorageWriter).parameters
+    monkeypatch.setattr(checkpoint, "HuggingFaceStorageWriter", WriterOfTorch28)
+    with pytest.raises(UserError, match=r"torch 2\.9 or newer, and this is 2\."):
+        require_shard_files()
+    with pytest.raises(CheckpointError, match=r"a\.shards: needs torch 2\.9 or newer, and this is 2\."):
+        read_shards({}, Path("a.shards"))

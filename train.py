@@ -47,7 +47,7 @@ def main(config, flags=NONE_GIVEN):
     model = config.init_obj("arch", module_arch)
     if config.resume is None and config.get("init_weights"):
         config.get_logger("weights").info(load_initial_weights(model, **config["init_weights"]))
-    model = parallelize(model.to(device), config, device)
+    model = parallelize(model, config, device)
     criterion = config.init_loss(module_loss)
     if isinstance(criterion, torch.nn.Module):
         criterion = criterion.to(device)

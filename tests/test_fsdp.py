@@ -427,6 +427,34 @@ def test_a_run_killed_while_it_saves_can_go_on(tmp_path, moment):
     assert len(folders_of_shards(run)) == 1 and not list(run.glob(".*.tmp"))
 
 
+class Uneven(torch.nn.Module):
+    """Its parameters and buffers, of several kinds, are those of its process."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.ModuleList([torch.nn.Linear(3, 5), torch.nn.BatchNorm1d(5)])
+        self.scale = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+        for parameter in self.parameters():
+            parameter.data.add_(rank())
+        self.layers[1].running_mean.fill_(rank())
+        self.register_buffer("mask", torch.tensor([True, False]) ^ bool(rank()))
+        self.register_buffer("turn", torch.tensor([[1j, 2.0], [3.0, 4.0]]).t() * (rank() + 1))
+        self.register_buffer("none", torch.empty(0))
+
+
+def begins_with():
+    with joined({}):
+        torch.manual_seed(0)
+        return whole_state(fsdp(Uneven(), torch.device("cpu")))
+
+
+def test_all_processes_begin_with_the_weights_and_buffers_of_the_first():
+    torch.manual_seed(0)
+    expected = dict(Uneven().state_dict())
+    for state in results(in_world(2, begins_with)):
+        assert same(expected, state)
+
+
 def test_scaled_gradients_are_refused_for_shards():
     with pytest.raises(UserError, match=r"trainer\.precision: 'fp16' is not there for sharded models"):
         refuse_settings({"precision": "fp16"})

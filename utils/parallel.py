@@ -10,20 +10,24 @@ from utils.distributed import end_threads_with, world_size
 from utils.errors import UserError
 from utils.patterns import choose_names
 from utils.sharded_checkpoint import require_shard_files
+from utils.shards import is_shard
 
 
 def parallelize(model, config, device):
     """The model as several processes train it, each its part of every batch; in a world of one the model itself.
 
     config: with "parallel", by default {"type": "ddp"}. To be called before the optimizer is made of the parameters.
+    The model may be on the CPU still; it ends on the device.
     """
     if world_size() == 1:
-        return model
+        return model.to(device)
     if config["trainer"].get("channels_last"):
         model = model.to(memory_format=torch.channels_last)  # before memory for gradients is laid out
     section = {"type": "ddp", **(config.get("parallel") or {})}
     if section["type"] == "fsdp":
-        refuse_settings(config["trainer"])
+        refuse_settings(config["trainer"])  # fsdp moves the model itself, which may be too large for one device
+    else:
+        model = model.to(device)
     batch_norm = torch.nn.modules.batchnorm._BatchNorm
     if any(isinstance(m, batch_norm) for m in model.modules()) and not section.get("args", {}).get("sync_batchnorm"):
         remedy = "; parallel.args.sync_batchnorm takes them of all" if device.type == "cuda" else ""
@@ -129,10 +133,23 @@ def fsdp(
     end_threads_with(mesh)
     settings = {"mesh": mesh, "reshard_after_forward": reshard_after_forward}
     for unit in _units(model, units):
+        _settle(unit.parameters(), device)
         policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32 if low else None)
         fully_shard(unit, mp_policy=policy, **settings)
+    _settle((*model.parameters(), *model.buffers()), device)
     policy = MixedPrecisionPolicy(low, torch.float32, torch.float32) if low else MixedPrecisionPolicy()
     return fully_shard(model, mp_policy=policy, **settings)
+
+
+def _settle(tensors, device):
+    """Move those of the tensors that are not sharded yet to the device, and give them the first process's values."""
+    for tensor in tensors:
+        if is_shard(tensor):
+            continue
+        tensor.data = tensor.data.to(device).contiguous()
+        if tensor.numel():
+            # as bytes: not every backend sends every dtype
+            torch.distributed.broadcast(tensor.data.reshape(-1).view(torch.uint8), src=0)
 
 
 def forget_activations(model, patterns):

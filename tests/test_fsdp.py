@@ -455,6 +455,28 @@ def test_all_processes_begin_with_the_weights_and_buffers_of_the_first():
         assert same(expected, state)
 
 
+def leaves_while_tried():
+    import utils.shards
+
+    tried = utils.shards._tried
+
+    def leave(optimizer, start):
+        if rank() == 1 and utils.shards.is_shard(start):
+            os._exit(9)
+        return tried(optimizer, start)
+
+    utils.shards._tried = leave
+    with joined({}):
+        optimizer = torch.optim.SGD(fsdp(net(), torch.device("cpu")).parameters(), lr=0.1)
+        require_shardable(optimizer, "optimizer", "SGD")
+
+
+def test_a_process_that_is_lost_is_no_fault_of_the_optimizer():
+    first, second = in_world(2, leaves_while_tried)
+    assert (first.status, second.status) == (1, 9)
+    assert "lost contact with rank 1" in first.output and "cannot be sharded" not in first.output
+
+
 def test_scaled_gradients_are_refused_for_shards():
     with pytest.raises(UserError, match=r"trainer\.precision: 'fp16' is not there for sharded models"):
         refuse_settings({"precision": "fp16"})

@@ -3,6 +3,7 @@
 They are told by an attribute, since to import their module takes half a second, which other runs need not wait for.
 """
 
+from utils import contact
 from utils.distributed import broadcast
 from utils.errors import UserError
 
@@ -77,6 +78,8 @@ def require_shardable(optimizer, path, type_name):
 
         sharded = _tried(optimizer, distribute_tensor(start, mesh, [Shard(0)], src_data_rank=None)).full_tensor()
     except Exception as error:
+        if contact.is_lost(error):  # another process
+            raise
         kernel = "with its fused kernel " if optimizer.defaults.get("fused") else ""
         reason = str(error).splitlines()[0].partition(". ")[0]
         raise UserError(f"{path}.type: {type_name} {kernel}cannot be sharded ({reason}); {remedy}") from None

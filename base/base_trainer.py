@@ -92,7 +92,7 @@ class BaseTrainer(ABC):
         with self.stop_signal, self.writer:  # also while the last checkpoint is written
             try:
                 if self._begin():
-                    with contextlib.suppress(_Stopped):
+                    with contextlib.suppress(_Stopped), self.stop_signal.expecting_steps():
                         self._run_epochs()
                     self._agree.close()
                     self.saver.wait()

@@ -14,8 +14,9 @@ from utils.checkpoint import (
     save_checkpoint,
     set_aside_overtaken,
 )
-from utils.distributed import broadcast, is_main
+from utils.distributed import barrier, broadcast, is_main
 from utils.sharded_checkpoint import with_shards_saved
+from utils.stop_signal import unhurried
 
 
 class CheckpointSaver(BackgroundWriter):
@@ -48,17 +49,28 @@ class CheckpointSaver(BackgroundWriter):
         """Forget what save_as has asked for."""
         self.names, self._replaced = [], []
 
+    @unhurried()
+    def wait(self):
+        """Return when all is written."""
+        super().wait()
+
+    @unhurried()
     def save(self, state, names):
-        """Write one checkpoint under all names. Nothing else may be under way, so that there is one copy at most."""
+        """Write one checkpoint under all names. Nothing else may be under way, so that there is one copy at most.
+
+        Of several processes the others wait here for the one that writes, since in their next step, where they would
+        wait otherwise, too long a time after a signal is their end.
+        """
         self.saved_at = time.monotonic()
         paths = [self.folder / name for name in dict.fromkeys([*self.names, *names])]
         replaced = [self.folder / name for name in self._replaced]
         self.forget_asked()
         state = with_shards_saved(state, self.folder, paths[-1].stem)
-        if not is_main():
+        if is_main():
+            self.submit(functools.partial(self._write, plain(state, copy=self.in_background), paths, replaced))
+        else:
             self.newest = paths[-1]
-            return
-        self.submit(functools.partial(self._write, plain(state, copy=self.in_background), paths, replaced))
+        barrier()
 
     def end(self, logger):
         """Wait for what is being written, and end; an error that nobody has been told of goes into the log."""

@@ -6,6 +6,7 @@ from utils.distributed import gather, rank, world_size
 from utils.errors import UserError
 from utils.seed import derive_seed, rng_state, seed_everything, set_rng_state
 from utils.shards import mesh_of
+from utils.stop_signal import unhurried
 from utils.weights import class_name, load_optimizer, load_state, load_weights, unwrapped
 
 _SAVED_APART = ("model", "optimizer", "averaged_model")
@@ -47,6 +48,7 @@ def restore_attributes(trainer, states, logger):
             logger.warning("the checkpoint holds a state of %r, which this trainer does not have", name)
 
 
+@unhurried()  # the others wait here for one that still writes
 def trainer_state(trainer, epoch, unsavable=()):
     """All that must survive a restart after an epoch, but for the attributes that are named unsavable."""
     model, measured = unwrapped(trainer.model), measured_model(trainer)

@@ -124,6 +124,43 @@ def test_a_signal_ends_a_process_that_waits_for_good():
     assert time.monotonic() - started < 30
 
 
+def signalled_within_a_save(folder):
+    """Train; the first process's first save takes four times the patience, and a signal comes to all within it."""
+    StopSignal.patience_seconds = 1.0
+    save, saver, timers = checkpoint_saver.save_checkpoint, checkpoint_saver.CheckpointSaver.save, []
+
+    def slow(state, path):
+        time.sleep(4)
+        checkpoint_saver.save_checkpoint = save
+        return save(state, path)
+
+    def signalled(self, state, names):
+        if not timers:
+            timers.append(threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)))
+            timers[0].start()
+        return saver(self, state, names)
+
+    checkpoint_saver.save_checkpoint, checkpoint_saver.CheckpointSaver.save = slow, signalled
+    with pytest.raises(SystemExit) as ended:
+        tiny_run(folder, save_every_steps=2)
+    return ended.value.code
+
+
+def test_a_signal_within_a_long_save_waits_for_it(tmp_path):
+    assert results(in_served_world(2, signalled_within_a_save, tmp_path)) == [143, 143]
+    assert list(tmp_path.rglob("*.pth"))
+
+
+def signalled_after_the_last_step(folder):
+    StopSignal.patience_seconds = 1.0
+    act = OnlyThere("on_train_end", 1, lambda trainer: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(3)))
+    return tiny_run(folder, [act])[0]
+
+
+def test_a_signal_after_the_last_step_lets_the_run_end(tmp_path):
+    assert results(in_served_world(2, signalled_after_the_last_step, tmp_path)) == [15, 15]
+
+
 # What one process alone meets
 
 

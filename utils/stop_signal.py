@@ -1,5 +1,7 @@
 """Signals that ask a run to stop, remembered until it is between two steps and can save."""
 
+import contextlib
+import math
 import os
 import signal
 import socket
@@ -11,6 +13,7 @@ from utils.distributed import world_size
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")  # Ctrl-C; what SLURM and clouds send before they take a machine back
 _SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+_watchdogs = []  # of the StopSignals that are entered
 
 
 class StopSignal:
@@ -22,7 +25,8 @@ class StopSignal:
     and end with it.
 
     Of several processes one may be held for good by a step that waits for another which is gone. So one that no step
-    follows upon a signal, for patience_seconds or twice the longest step so far, is ended without having saved.
+    follows upon a signal, for patience_seconds or twice the longest step so far, is ended without having saved. A save
+    may take longer: see unhurried().
     """
 
     patience_seconds = 10.0
@@ -41,14 +45,25 @@ class StopSignal:
             signal.signal(number, self._handle)
         if self._before and world_size() > 1:
             self._watchdog = _Watchdog(self.patience_seconds, self._before)
+            _watchdogs.append(self._watchdog)
         return self
 
     def __exit__(self, *error):
         if self._watchdog is not None:
+            _watchdogs.remove(self._watchdog)
             self._watchdog.close()
             self._watchdog = None
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def expecting_steps(self):
+        """Within it steps follow each other; once it is left there are no more, and nothing waits for one."""
+        try:
+            yield
+        finally:
+            if self._watchdog is not None:
+                self._watchdog.pause()
 
     def asks(self):
         """The number of the signal that has come, 0 if none has."""
@@ -80,6 +95,19 @@ class StopSignal:
             self.end()
 
 
+@contextlib.contextmanager
+def unhurried():
+    """Within it no step is expected upon a signal, as while the run saves, however long that takes."""
+    watchdogs = list(_watchdogs)
+    for watchdog in watchdogs:
+        watchdog.pause()
+    try:
+        yield
+    finally:
+        for watchdog in watchdogs:
+            watchdog.resume()
+
+
 class _Watchdog:
     """A thread that ends the process if no step follows upon a signal.
 
@@ -90,6 +118,8 @@ class _Watchdog:
     def __init__(self, seconds, numbers):
         self._seconds, self._numbers = seconds, numbers
         self._stepped = threading.Event()
+        self._pauses = 0
+        self._resumed = -math.inf  # when the last pause has ended
         self._last = self._longest = None
         self._woken, self._wakes = socket.socketpair()
         self._wakes.setblocking(False)
@@ -103,6 +133,15 @@ class _Watchdog:
             self._longest = max(self._longest or 0, now - self._last)
         self._last = now
         self._stepped.set()
+
+    def pause(self):
+        """Expect no step until resume() is called, as often as this."""
+        self._pauses += 1
+
+    def resume(self):
+        """Expect one again."""
+        self._resumed = time.monotonic()
+        self._pauses -= 1
 
     def close(self):
         """End the watch."""
@@ -119,12 +158,13 @@ class _Watchdog:
     def _expect_a_step(self, number):
         self._stepped.clear()
         seconds = max(self._seconds, 2 * (self._longest or 0))
-        if not self._stepped.wait(seconds):
-            name = signal.Signals(number).name
-            print(
-                f"error: {name} came, and no step ended in {seconds:g} seconds; not saved", file=sys.stderr, flush=True
-            )
-            os._exit(128 + number)
+        came = time.monotonic()
+        while (left := max(came, self._resumed) + seconds - time.monotonic()) > 0 or self._pauses:
+            if self._stepped.wait(min(max(left, 0.1), 1.0)):
+                return
+        name = signal.Signals(number).name
+        print(f"error: {name} came, and no step ended in {seconds:g} seconds; not saved", file=sys.stderr, flush=True)
+        os._exit(128 + number)
 
 
 def _forget_in_child():

@@ -2,7 +2,7 @@
 
 from utils.checkpoint import CheckpointError, load_checkpoint, plain, with_shards
 from utils.config.files import differences, names_several
-from utils.distributed import gather, rank, world_size
+from utils.distributed import gather_to_main, rank, world_size
 from utils.errors import UserError
 from utils.seed import derive_seed, rng_state, seed_everything, set_rng_state
 from utils.shards import mesh_of
@@ -52,7 +52,7 @@ def restore_attributes(trainer, states, logger):
 def trainer_state(trainer, epoch, unsavable=()):
     """All that must survive a restart after an epoch, but for the attributes that are named unsavable."""
     model, measured = unwrapped(trainer.model), measured_model(trainer)
-    own, *of_others = gather(_own_state(trainer, unsavable))
+    own, *of_others = gather_to_main(_own_state(trainer, unsavable))  # with the gradients of a window
     return {
         "arch": class_name(model),
         "epoch": epoch,

@@ -19,8 +19,9 @@ from base import BaseCallback, BaseDataLoader
 from base.base_callback import CallbackList
 from helpers import PROJECT, TinyData, tiny_config, tiny_model, tiny_trainer
 from trainer.callbacks import TimeLimit
-from utils import UserError
+from utils import UserError, distributed
 from utils.checkpoint import CheckpointError
+from utils.config.schema import RunSettings
 from utils.distributed import joined, rank
 from utils.parallel import ddp
 from utils.stop_signal import StopSignal
@@ -346,6 +347,65 @@ def test_no_number_of_samples_makes_processes_wait(tmp_path, size):
     ends = results(in_world(size, uneven, tmp_path, patience=90))
     assert len(ends[0]) == 50
     assert ends == [[math.ceil((samples - int(0.2 * samples)) / 3) for samples in SIZES]] * size
+
+
+ENDS = {
+    "a mistake": (UserError("here: a mistake"), 2, "error: rank 1: here: a mistake"),
+    "an error": (ZeroDivisionError("of rank 1"), 1, "ZeroDivisionError: of rank 1"),
+    "Ctrl-C": (KeyboardInterrupt(), 130, "buffered"),
+    "a status": (SystemExit(7), 7, "buffered"),
+    "a text": (SystemExit("goodbye"), 1, "goodbye"),
+}
+
+
+def ends_as_on_a_gpu(output, what):
+    """An end in the second process where to leave the group never ends; output: a file for what it writes."""
+    distributed._on_gpu = lambda: True
+    torch.distributed.destroy_process_group = lambda: time.sleep(60)
+    with (
+        open(f"{output}{rank()}", "w") as file,
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+        joined({"device": "cpu"}),
+    ):
+        print("buffered")
+        if rank() == 1:
+            raise ENDS[what][0]
+        torch.distributed.all_reduce(torch.ones(1))
+
+
+@pytest.mark.parametrize("what", ENDS)
+def test_an_end_with_gpus_waits_for_no_kernel_and_loses_no_text(tmp_path, what):
+    _, status, told = ENDS[what]
+    ends = in_served_world(2, ends_as_on_a_gpu, tmp_path / "output", what)
+    assert statuses(ends) == [status, status]
+    output = (tmp_path / "output1").read_text()
+    assert output.startswith("buffered\n") and told in output
+    assert (tmp_path / "output0").read_text().startswith("buffered\n")
+
+
+def device_of_process():
+    torch.cuda.device_count = lambda: 2
+    os.environ.pop("LOCAL_RANK")
+    with pytest.raises(UserError) as raised:
+        distributed.process_device(RunSettings.model_validate({"n_gpu": 1, "device": "cuda"}))
+    return str(raised.value)
+
+
+def test_a_process_that_does_not_know_its_gpu_says_so_in_one_line():
+    (line, _) = results(in_world(2, device_of_process))
+    assert line == "LOCAL_RANK: not set, which says which GPU is whose; start with torchrun, which sets it"
+
+
+def gathered():
+    with joined({"device": "cpu"}):
+        return distributed.gather_to_main({"of": rank(), "tensor": torch.full((2,), rank())})
+
+
+def test_what_the_first_process_gathers_it_alone_has():
+    first, *others = results(in_world(3, gathered))
+    assert [one["of"] for one in first] == [int(one["tensor"][0]) for one in first] == [0, 1, 2]
+    assert [[one["of"] for one in other] for other in others] == [[1], [2]]
 
 
 # What cannot be

@@ -7,12 +7,14 @@ import contextlib
 import functools
 import gc
 import hashlib
+import logging
 import os
 import platform
 import signal
 import sys
 import threading
 import time
+import traceback
 from collections import Counter
 from datetime import timedelta
 from typing import NamedTuple
@@ -111,6 +113,17 @@ def gather(value):
     values = [None] * world_size()
     dist.all_gather_object(values, _on_cpu(value), group=_group)
     return values
+
+
+def gather_to_main(value):
+    """[value of each process] in the first process; [its own] in another one. Tensors arrive on the CPU."""
+    if world_size() == 1:
+        return [value]
+    import torch.distributed as dist
+
+    values = [None] * world_size() if is_main() else None
+    dist.gather_object(_on_cpu(value), values, dst=0, group=_group)
+    return values or [value]
 
 
 def broadcast(value):
@@ -260,15 +273,16 @@ def joined(config, resume=None):
         contact.has_ended(2)
         if is_first_to_say(str(error), _LAST_WORDS_SECONDS):
             print_error("\n".join(who() + line for line in str(error).splitlines()))
+        _end_on_gpu(2)
         raise SystemExit(2) from None
     except BaseException as error:
-        if not contact.is_lost(error):
-            contact.has_ended(_status_of(error))
-            raise
-        status = contact.report_lost(error, rank(), world_size(), _timeout_seconds(config))
-        if _on_gpu():
-            os._exit(status)  # a kernel that waits for what is gone would keep this process
-        raise SystemExit(status) from None
+        if contact.is_lost(error):
+            status = contact.report_lost(error, rank(), world_size(), _timeout_seconds(config))
+            _end_on_gpu(status)
+            raise SystemExit(status) from None
+        contact.has_ended(_status_of(error))
+        _end_on_gpu(_status_of(error), error)
+        raise
     finally:
         _leave()
 
@@ -291,6 +305,9 @@ def process_device(settings):
         raise UserError(f"device: {name!r} is one device, and there are {_count(world_size())}; use 'auto' or 'cpu'")
     if not found and name != "cuda":
         return torch.device("cpu")
+    if "LOCAL_RANK" not in os.environ:
+        raise UserError("LOCAL_RANK: not set, which says which GPU is whose; start with torchrun, which sets it")
+    on_host = max(on_host, local_rank + 1)
     if found < on_host:
         raise UserError(f"{_count(on_host)} on this host, and torch finds {found} CUDA devices; start one for each")
     return torch.device(f"cuda:{local_rank}")
@@ -355,6 +372,9 @@ def _join(config):
             store = contact.store_of_start(store, rank(), world_size(), timeout.total_seconds())
         place = {"store": store, "rank": rank(), "world_size": world_size(), "timeout": timeout}
         if device.type == "cuda":
+            import torch
+
+            torch.cuda.set_device(device)  # what names no GPU means this process's
             dist.init_process_group("nccl", device_id=device, **place)
         else:
             dist.init_process_group("gloo", **place)
@@ -378,7 +398,31 @@ def _status_of(error):
     """The exit status that an error ends a process with."""
     if isinstance(error, KeyboardInterrupt):
         return 128 + signal.SIGINT
-    return error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
+    if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+        return error.code or 0
+    return 1
+
+
+def _end_on_gpu(status, untold=None):
+    """End a process of a GPU at once: one that leaves the group waits for kernels, and they for what may be gone.
+
+    untold: an error that nobody has told of yet. Returns on the CPU, where nothing waits for good.
+    """
+    if not _on_gpu():
+        return
+    if isinstance(untold, KeyboardInterrupt):
+        if is_main():
+            print("interrupted", file=sys.stderr)
+    elif isinstance(untold, SystemExit):
+        if isinstance(untold.code, str):
+            print(untold.code, file=sys.stderr)
+    elif untold is not None:
+        traceback.print_exception(untold)
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody may be reading any more
+            stream.flush()
+    os._exit(status)
 
 
 def _on_gpu():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from logger.csv_log import CsvLog
 from utils.errors import UserError, clean_exit
+from utils.launch import refuse_several
 from utils.run_folder import is_run_folder
 
 
@@ -123,4 +124,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Say whether two runs are the same, bit for bit.")
     parser.add_argument("--same", nargs=2, metavar="RUN", required=True, help="folders of two runs; exit status 0 or 1")
     with clean_exit():
+        refuse_several("compare.py")
         raise SystemExit(0 if main(*map(run_folder, parser.parse_args().same)) else 1)

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 from utils.errors import UserError, clean_exit
+from utils.launch import refuse_several
 
 TEMPLATE = Path(__file__).resolve().parent
 
@@ -120,4 +121,5 @@ if __name__ == "__main__":
     parser.add_argument("--name", help="name of the project, by default the folder's")
     arguments = parser.parse_args()
     with clean_exit():
+        refuse_several("new_project.py")
         main(arguments.path, arguments.name)

@@ -6,6 +6,7 @@ from parse_config import PARTS, ConfigParser
 from utils.config.schema import OTHER_LOADERS
 from utils.errors import UserError, clean_exit
 from utils.json_io import read_json, write_json
+from utils.launch import refuse_several
 
 
 def main(config, split, batch_size):
@@ -114,6 +115,7 @@ if __name__ == "__main__":
     parser.add_argument("--split", choices=["test", "valid", "train"], default="test", help="which samples (test)")
     parser.add_argument("--bs", "--batch_size", type=int, metavar="N", help="batch size, by default the config's")
     with clean_exit():
+        refuse_several("test.py")
         built = {name: part for name, part in PARTS.items() if name != "trackers"}  # whose packages may not be here
         config = ConfigParser.from_args(parser, parts=built, also_logged=None)
         arguments = parser.parse_args()

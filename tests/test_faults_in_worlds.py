@@ -4,8 +4,10 @@ import contextlib
 import functools
 import math
 import os
+import runpy
 import signal
 import socket
+import sys
 import threading
 import time
 
@@ -409,6 +411,30 @@ def test_what_the_first_process_gathers_it_alone_has():
 
 
 # What cannot be
+
+
+COMMANDS = {
+    "test.py": ["-r", "run"],
+    "compare.py": ["--same", "one", "other"],
+    "new_project.py": ["there"],
+    "utils/consolidate.py": ["run"],
+    "utils/export.py": ["run", "weights.safetensors"],
+}
+
+
+def command(script):
+    sys.argv = [script, *COMMANDS[script]]
+    os.chdir(PROJECT)
+    runpy.run_path(script, run_name="__main__")
+
+
+@pytest.mark.parametrize("script", COMMANDS)
+def test_a_command_for_one_process_refuses_several_and_tells_it_once(script):
+    first, second = in_world(2, command, script)
+    assert (first.status, second.status) == (2, 2)
+    (line,) = lines_of(first)
+    assert "for one process, and there are 2; start it with python rather than torchrun" in line
+    assert not second.output and not (PROJECT / "there").exists()
 
 
 def refused(path, *flags, size=2, environment=(), world=in_served_world):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from utils.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from utils.errors import UserError, clean_exit
+from utils.launch import refuse_several
 from utils.safetensors_io import write_safetensors
 
 if __name__ == "__main__":
@@ -14,6 +15,7 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, metavar="FILE", help=out_help)
     arguments = parser.parse_args()
     with clean_exit():
+        refuse_several("utils.consolidate")
         source, _ = find_checkpoint(arguments.checkpoint)
         out = arguments.out or source.with_name(f"whole-{source.name}")
         if out.suffix not in (".pth", ".safetensors"):

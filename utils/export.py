@@ -5,6 +5,7 @@ from pathlib import Path
 
 from utils.checkpoint import find_checkpoint, load_checkpoint
 from utils.errors import UserError, clean_exit
+from utils.launch import refuse_several
 from utils.safetensors_io import write_safetensors
 
 if __name__ == "__main__":
@@ -13,6 +14,7 @@ if __name__ == "__main__":
     parser.add_argument("file", type=Path, help="file to write, with the ending .safetensors")
     arguments = parser.parse_args()
     with clean_exit():
+        refuse_several("utils.export")
         if arguments.file.suffix != ".safetensors":
             raise UserError(f"{arguments.file}: what is written is a safetensors file; end its name in .safetensors")
         if not arguments.file.parent.is_dir():

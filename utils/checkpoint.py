@@ -100,8 +100,12 @@ def with_shards(state, path, mesh=None):
 
     mesh: the processes over which they are sharded now; None for whole tensors, on the CPU.
     """
-    note = _note_on_shards(path) if "shards" in state else None
-    return _require_kinds(read_shards(state, path.parent / note[0], mesh), path) if note else state
+    if "shards" not in state:
+        return state
+    note = _note_on_shards(path)
+    if note is None:
+        raise CheckpointError(f"{path}: refused: its tensors are in shards, and it names no folder of them")
+    return _require_kinds(read_shards(state, path.parent / note[0], mesh), path)
 
 
 def _require_kinds(state, path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from torch.distributed import checkpoint
 
-from utils.checkpoint import CheckpointError
+from utils.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from utils.errors import UserError
 from utils.sharded_checkpoint import read_shards, require_shard_files, verify_shards
 
@@ -96,3 +96,11 @@ def test_a_torch_that_cannot_write_shards_is_told_the_version_it_needs(monkeypat
         require_shard_files()
     with pytest.raises(CheckpointError, match=r"a\.shards: needs torch 2\.9 or newer, and this is 2\."):
         read_shards({}, Path("a.shards"))
+
+
+@pytest.mark.parametrize("note", ["", "shards:../x.shards:" + SUM + ";", "shards:..shards:" + SUM + ";"])
+def test_a_checkpoint_that_names_no_folder_of_shards_is_refused(tmp_path, note):
+    path = tmp_path / "checkpoint-epoch1.pth"
+    save_checkpoint({"state_dict": {"w": None}, "shards": {"note": note, "tensors": []}}, path)
+    with pytest.raises(CheckpointError, match="its tensors are in shards, and it names no folder of them"):
+        load_checkpoint(path)

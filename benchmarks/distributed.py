@@ -1,6 +1,6 @@
 """What several processes cost: our loop beside a hand-written one, scaling beside what paper says, memory of shards.
 
-    python benchmarks/distributed.py            # all four tables, about 10 minutes on two cores
+    python benchmarks/distributed.py            # all four tables, about 6 minutes on two cores
     python benchmarks/distributed.py loops      # or: scaling, memory, paper
 
 Every measurement starts fresh processes through torch's launcher, with one thread each on the CPU, or a GPU each where
@@ -48,19 +48,18 @@ def main():
 
 def loops():
     """Steps a second of the default job in ours and in a hand-written loop with DistributedDataParallel."""
+    measure = {name: start(2, f"{name}_loop") for name in ("ours", "hand_written")}
+    ours, written = abba("ours", "hand_written", lambda name: measure[name]())
+    if len({run["weights"] for run in [*ours, *written]}) > 1:
+        raise SystemExit("the two loops should have come to equal weights and have not")
     rows = []
-    for processes in (2, 3):
-        measure = {name: start(processes, f"{name}_loop") for name in ("ours", "hand_written")}
-        ours, written = abba("ours", "hand_written", lambda name, measure=measure: measure[name](), repeats=2)
-        if len({run["weights"] for run in [*ours, *written]}) > (1 if processes == 2 else 2):
-            raise SystemExit("the two loops should have come to equal weights and have not")
-        for name, runs in (("ours", ours), ("hand-written", written)):
-            rates = [rate for run in runs for rate in run["steps_per_second"]]
-            middle, low, high = ratio(*([run["steps_per_second"] for run in side] for side in (runs, written)))
-            share = f"{middle:.3f}", f"{low:.3f}-{high:.3f}"
-            rows.append([name, processes, f"{statistics.median(rates):.1f}", *(share if name == "ours" else ("", ""))])
-    print("\nThe default job, batches of 128 in all:\n")
-    print_table(["loop", "processes", "steps/s", "ratio", "95 %"], rows)
+    for name, runs in (("ours", ours), ("hand-written", written)):
+        rates = [rate for run in runs for rate in run["steps_per_second"]]
+        middle, low, high = ratio(*([run["steps_per_second"] for run in side] for side in (runs, written)))
+        share = (f"{middle:.3f}", f"{low:.3f}-{high:.3f}") if name == "ours" else ("", "")
+        rows.append([name, f"{statistics.median(rates):.1f}", f"{min(rates):.1f}-{max(rates):.1f}", *share])
+    print("\nThe default job in 2 processes, batches of 128 in all:\n")
+    print_table(["loop", "steps/s", "min-max", "ratio", "95 %"], rows)
 
 
 def scaling():

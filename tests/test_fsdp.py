@@ -13,11 +13,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.distributed.fsdp import FSDPModule
-from worlds import in_world, results, small_job, train
+from worlds import in_world, results, rows_of, run_of, small_job, train
 
 import utils.sharded_checkpoint
 from helpers import PROJECT, same
-from logger import CsvLog
 from trainer.gradient_watch import GradientWatch
 from trainer.optim_step import OptimStep
 from utils import UserError
@@ -32,16 +31,6 @@ from utils.shards import local, require_shardable, whole
 pytestmark = pytest.mark.slow  # they start processes
 
 ADAM = {"type": "Adam", "args": {"lr": 0.01}}
-
-
-def run_of(folder, name="small"):
-    (run,) = (folder / name / "models" / name).iterdir()
-    return run
-
-
-def rows_of(folder, name="small"):
-    (log,) = (folder / name / "log" / name).iterdir()
-    return [{key: float(value) for key, value in row.items()} for row in CsvLog(log / "metrics.csv").rows()]
 
 
 def trained(folder, processes, *flags, parallel="fsdp", **sections):

@@ -6,12 +6,11 @@ import time
 import pytest
 import torch
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-from worlds import in_world, results, small_job, train
+from worlds import in_world, results, rows_of, run_of, small_job, train
 
 import data_loader.data_loaders as data_module
 import model.model as model_module
 from base import BaseDataLoader, InMemoryDataset
-from logger import CsvLog
 from model.metric import ConfusionMatrix, MacroF1
 from trainer import Trainer
 from trainer.batch_stream import BatchStream
@@ -24,16 +23,6 @@ from utils.parallel import ddp, parallelize
 from utils.seed import seed_everything
 
 pytestmark = pytest.mark.slow  # they start processes
-
-
-def run_of(folder, name="small"):
-    (run,) = (folder / name / "models" / name).iterdir()
-    return run
-
-
-def rows_of(folder, name="small"):
-    (log,) = (folder / name / "log" / name).iterdir()
-    return [{key: float(value) for key, value in row.items()} for row in CsvLog(log / "metrics.csv").rows()]
 
 
 def assert_same_run(folder, other, bit_for_bit=False):

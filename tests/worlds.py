@@ -18,6 +18,7 @@ import traceback
 import numpy as np
 
 from helpers import PROJECT
+from logger import CsvLog
 from utils.json_io import write_json
 
 _PATIENCE_SECONDS = 120
@@ -109,6 +110,18 @@ def small_job(folder, name="small", samples=50, batch_size=12, **changes):
         config[section] = {**known, **values} if isinstance(known, dict) and isinstance(values, dict) else values
     write_json(config, folder / f"{name}.json")
     return folder / f"{name}.json"
+
+
+def run_of(folder, name="small"):
+    """Folder of the checkpoints of a small_job's only run."""
+    (run,) = (folder / name / "models" / name).iterdir()
+    return run
+
+
+def rows_of(folder, name="small"):
+    """The rows of its metrics.csv, {column: number}."""
+    (log,) = (folder / name / "log" / name).iterdir()
+    return [{key: float(value) for key, value in row.items()} for row in CsvLog(log / "metrics.csv").rows()]
 
 
 def _process(sender, environment, path, name, arguments):

@@ -11,6 +11,7 @@ import torch
 import model.loss
 import model.metric
 import model.model
+from helpers import PROJECT
 from parse_config import PARTS, ConfigParser, CustomArgs
 from utils import UserError
 from utils.checkpoint import save_checkpoint
@@ -493,3 +494,10 @@ def test_a_file_that_a_part_does_not_find_is_named(monkeypatch):
     given = config(data={"type": "Loads", "args": {"path": "gone.csv"}})
     with pytest.raises(UserError, match=r"data: Loads: .*gone.csv"):
         ConfigParser(given).init_obj("data", model.model)
+
+
+@pytest.mark.parametrize("name", ["fsd", "parallelize", "os.system"])
+def test_a_wrong_kind_of_parallel_is_told_in_one_line(name):
+    with pytest.raises(UserError) as told:
+        ConfigParser(read_json(PROJECT / "config.json") | {"parallel": {"type": name}}, parts=PARTS)
+    assert str(told.value) == f"parallel.type: got {name!r}; it should be 'ddp' or 'fsdp'"

@@ -36,7 +36,9 @@ def check_config(config, parts, also_logged=(), begins=True):
     mistakes, own_keys = mistakes_in(config, whole=bool(parts))
     for path, spec, part in _components(config, parts):
         wrong = type_mistake(spec["type"], part)
-        mistakes += [f"{path}.type: {wrong}"] if wrong else _source_argument_mistakes(path, spec, part)
+        told = any(mistake.startswith(f"{path}.type: ") for mistake in mistakes)  # by the schema, as of "parallel"
+        if not told:
+            mistakes += [f"{path}.type: {wrong}"] if wrong else _source_argument_mistakes(path, spec, part)
     mistakes += _flag_mistakes(config, parts)
     if parts:
         mistakes += _name_mistakes(config, parts, also_logged)

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from logger.csv_log import CsvLog
+from utils.distributed.launch import refuse_several
 from utils.errors import UserError, clean_exit
-from utils.launch import refuse_several
 from utils.run_folder import is_run_folder
 
 

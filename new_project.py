@@ -8,8 +8,8 @@ import shlex
 import shutil
 from pathlib import Path
 
+from utils.distributed.launch import refuse_several
 from utils.errors import UserError, clean_exit
-from utils.launch import refuse_several
 
 TEMPLATE = Path(__file__).resolve().parent
 

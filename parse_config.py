@@ -18,11 +18,12 @@ from utils.config.command_line import read_command_line
 from utils.config.files import deep_merge, require_plain, set_by_path
 from utils.config.schema import KNOWN_KEYS, RunSettings, TrainerSettings
 from utils.config.types import OWN_SECTION, PARTS, argument_mistakes, is_library, resolve, signature_of
-from utils.distributed import decided_by_main, is_main
+from utils.distributed.messages import decided_by_main
+from utils.distributed.world import is_main
 from utils.environment import describe_environment
 from utils.errors import UserError, clean_exit
 from utils.json_io import read_json, write_json
-from utils.run_folder import RunLock, claim_run_folder, is_run_folder, log_folder_of
+from utils.run_folder import RunLock, claim_run_folder, is_run_folder, log_folder_of, refuse_other_batch
 
 __all__ = ["PARTS", "ConfigParser", "CustomArgs"]
 
@@ -230,6 +231,7 @@ class ConfigParser:
         """(folder of the checkpoints, of the logs), made if need be, where it is recorded how the run started."""
         if self.continues:
             save_dir = self.resume.parent
+            refuse_other_batch(save_dir, self._config)
         else:
             root = self._config.get("trainer", {}).get("save_dir", TrainerSettings.model_fields["save_dir"].default)
             save_dir = claim_run_folder(root, self._config.get("name", "run"), self._run_id)

@@ -4,9 +4,9 @@ import argparse
 
 from parse_config import PARTS, ConfigParser
 from utils.config.schema import OTHER_LOADERS
+from utils.distributed.launch import refuse_several
 from utils.errors import UserError, clean_exit
 from utils.json_io import read_json, write_json
-from utils.launch import refuse_several
 
 
 def main(config, split, batch_size):

@@ -6,9 +6,9 @@ from parse_config import PARTS, ConfigParser, CustomArgs
 from series import train_series
 from utils.checkpoint import checksum_of
 from utils.config.debug_flags import NONE_GIVEN, add_debug_flags, debugging, flag_of_one_process
-from utils.distributed import joined
+from utils.distributed.launch import processes_to_start, refuse_several, start_processes
+from utils.distributed.process_group import joined
 from utils.errors import clean_exit
-from utils.launch import processes_to_start, refuse_several, start_processes
 
 RESUME_HELP = "checkpoint or run folder to go on from; 'latest'; or 'auto': the newest run of the config's name, if any"
 
@@ -23,18 +23,19 @@ def main(config, flags=NONE_GIVEN):
     import model.metric as module_metric
     import model.model as module_arch
     import trainer.trainer as module_trainer
-    from trainer.batch_stream import describe_batches
     from trainer.debugging import show_batches
     from trainer.find_lr import search
     from trainer.optimizers import build_optimizer
     from trainer.profile import add_profile
     from trainer.schedules import build_schedule
-    from utils.distributed import is_main, process_device
+    from trainer.sharing import describe_batches
+    from utils.distributed.parallel import parallelize
+    from utils.distributed.process_group import process_device
+    from utils.distributed.shards import is_sharded
+    from utils.distributed.world import is_main
     from utils.initial_weights import load_initial_weights
     from utils.model_summary import example_input, model_summary
-    from utils.parallel import parallelize
     from utils.seed import make_deterministic, seed_everything
-    from utils.shards import is_sharded
     from utils.weights import unwrapped
 
     settings = config.settings

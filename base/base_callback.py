@@ -4,7 +4,7 @@ import inspect
 import math
 from collections import Counter
 
-from utils.distributed import broadcast
+from utils.distributed.messages import broadcast
 from utils.errors import UserError
 
 HOOKS = ("on_train_start", "on_step_end", "on_valid_end", "on_epoch_end", "on_error", "on_train_end")

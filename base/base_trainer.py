@@ -17,7 +17,8 @@ from logger import CsvLog, TensorboardWriter
 from utils.batches import DataError
 from utils.checkpoint import BEST_MODEL, checkpoint_name
 from utils.config.schema import TrainerSettings
-from utils.distributed import Agreement, any_of, seed_of_process, world_size
+from utils.distributed.messages import Agreement, any_of
+from utils.distributed.world import seed_of_process, world_size
 from utils.epoch_report import epoch_report
 from utils.nonfinite import NonFiniteError, finite_state, require_finite
 from utils.seed import derive_seed, seed_everything, set_rng_state

@@ -14,8 +14,9 @@ from utils.checkpoint import (
     save_checkpoint,
     set_aside_overtaken,
 )
-from utils.distributed import barrier, broadcast, is_main
-from utils.sharded_checkpoint import with_shards_saved
+from utils.distributed.messages import barrier, broadcast
+from utils.distributed.sharded_checkpoint import with_shards_saved
+from utils.distributed.world import is_main
 from utils.stop_signal import unhurried
 
 

@@ -1,6 +1,7 @@
 """What a run says when it ends."""
 
 from utils.checkpoint import BEST_MODEL
+from utils.distributed.launch import launcher
 
 
 def run_report(trainer):
@@ -15,7 +16,7 @@ def how_to_resume(trainer):
     """Text for the console, when a run is ended from outside; waits for a save under way."""
     trainer.saver.wait()
     newest = trainer.saver.newest
-    resume = f"resume with: python train.py -r {newest}" if newest else "no checkpoint was saved yet"
+    resume = f"resume with: {launcher()} train.py -r {newest}" if newest else "no checkpoint was saved yet"
     what = "nothing is kept" if trainer.config.keeps_nothing else resume
     return f"stopped{trainer.stop_signal.by} in epoch {trainer.epoch}; {what}"
 
@@ -23,10 +24,11 @@ def how_to_resume(trainer):
 def _places(trainer):
     """(what, text) of where a run's files are, and of what goes on from them."""
     newest, best = trainer.saver.newest, trainer.checkpoint_dir / BEST_MODEL
+    go_on = f"{launcher()} train.py -r {trainer.checkpoint_dir} --set ..."
     return [
         ("files", trainer.checkpoint_dir),
         ("logs", trainer.config.log_dir),
-        ("go on", f"python train.py -r {trainer.checkpoint_dir} --set ..." if newest and trainer.stop_reason else ""),
+        ("go on", go_on if newest and trainer.stop_reason else ""),
         ("test", f"python test.py -r {best if best.exists() else trainer.checkpoint_dir}" if newest else ""),
     ]
 

@@ -1,7 +1,7 @@
 """Going back: to the last checkpoint after a batch that brought nan or infinity, or in a run that goes on from before
 its end."""
 
-from utils.distributed import barrier
+from utils.distributed.messages import barrier
 from utils.errors import UserError
 from utils.nonfinite import MAX_LEFT_OUT
 

@@ -4,7 +4,7 @@ from torch.utils.data import Dataset, Subset
 
 from base.in_memory_dataset import InMemoryDataset
 from utils.batches import sample_error
-from utils.distributed import own_samples
+from utils.distributed.world import own_samples
 from utils.sample_seeder import SampleSeeder
 
 

@@ -5,7 +5,7 @@ import time
 
 from base.base_callback import BaseCallback
 from utils.checkpoint import BEST_MODEL, checkpoint_name
-from utils.distributed import any_of
+from utils.distributed.messages import any_of
 from utils.errors import UserError
 
 

@@ -2,10 +2,11 @@
 
 from utils.checkpoint import CheckpointError, load_checkpoint, plain, with_shards
 from utils.config.files import differences, names_several
-from utils.distributed import gather_to_main, rank, world_size
+from utils.distributed.messages import gather_to_main
+from utils.distributed.shards import mesh_of
+from utils.distributed.world import rank, world_size
 from utils.errors import UserError
 from utils.seed import derive_seed, rng_state, seed_everything, set_rng_state
-from utils.shards import mesh_of
 from utils.stop_signal import unhurried
 from utils.weights import class_name, load_optimizer, load_state, load_weights, unwrapped
 

@@ -1,22 +1,25 @@
 """Kill a run again and again, and compare it with one that was left alone: they must be equal, bit for bit.
 
     python benchmarks/chaos.py [--runs 20] [--kills 200] [--seed 0]
+    python benchmarks/chaos.py --processes 2 [--parallel fsdp] [--runs 4] [--kills 30]
 
 A project of its own trains a small model with everything that has a state or draws random numbers (batch norm,
 dropout, momentum, a schedule by steps, accumulated gradients, validation within epochs, augmentation with three random
 generators). The process is killed with SIGKILL between steps, half-way through a save, in validation and at any moment
-at all, and started again with the same command line, -r auto, but another number of workers and threads for them.
+at all, and started again with the same command line, -r auto, but another number of workers and threads for them. Of
+several processes, started by torchrun, any one is killed; the others must end, and soon.
 """
 
 import argparse
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness import PROJECT, print_circumstances, print_table
@@ -26,32 +29,45 @@ JOB = PROJECT / "benchmarks" / "chaos_job"
 KINDS = {"step": (1, 30), "file": (1, 300), "valid": (1, 12), "ms": (1500, 4500)}  # what to count, and how far
 
 
-def main(runs, kills, kills_in_a_run, seed):
+@dataclass
+class Ended:
+    """How a training command has ended."""
+
+    status: int
+    errors: str
+    seconds_after_kill: float | None
+    """How long all of its processes lived on after one was killed; None if none was."""
+
+
+def main(runs, kills, kills_in_a_run, seed, processes, parallel):
     chance = random.Random(seed)
-    killed, differences, unreadable = Counter(), [], []
+    killed, differences, unreadable, seconds, named = Counter(), [], [], [], 0
     with tempfile.TemporaryDirectory() as folder:
         project = make_project(Path(folder))
         number = 0
         while number < runs or sum(killed.values()) < kills:
             number += 1
-            job = ["-c", "chaos.json", "--set", f"seed={number}"]
-            straight = train(project, [*job, "--set", "name=straight"])
-            if straight.returncode:
-                raise SystemExit(straight.stderr[-3000:])
+            job = ["-c", "chaos.json", "--set", f"seed={number}", "--set", f"parallel.type={parallel}"]
+            straight = train(project, [*job, "--set", "name=straight"], processes)
+            if straight.status:
+                raise SystemExit(straight.errors[-3000:])
             job += ["-r", "auto", "--set", "name=killed"]
             for _ in range(kills_in_a_run):
                 kind = chance.choice(list(KINDS))
                 trap = [kind, str(chance.randint(*KINDS[kind]))]
-                ended = train(project, [*job, *other_workers(chance)], trap)
-                if ended.returncode == 0:
+                victim = chance.randrange(processes)
+                ended = train(project, [*job, *other_workers(chance)], processes, trap, victim)
+                if ended.status == 0:
                     break
-                if ended.returncode != -signal.SIGKILL:
-                    raise SystemExit(f"run {number} failed by itself:\n{ended.stderr[-3000:]}")
+                if ended.seconds_after_kill is None:
+                    raise SystemExit(f"run {number} failed by itself:\n{ended.errors[-3000:]}")
                 killed[kind] += 1
+                seconds.append(ended.seconds_after_kill)
+                named += f"lost contact with rank {victim}" in ended.errors
                 unreadable += [path for path in project.glob("saved/models/killed/*/*.pth") if not loads(path)]
-            last = train(project, [*job, *other_workers(chance)])
-            if last.returncode:
-                raise SystemExit(f"run {number} did not go on after a kill:\n{last.stderr[-3000:]}")
+            last = train(project, [*job, *other_workers(chance)], processes)
+            if last.status:
+                raise SystemExit(f"run {number} did not go on after a kill:\n{last.errors[-3000:]}")
             found = compare_runs(project)
             differences += [f"run {number}: {name}" for name in found]
             print(f"run {number}: {sum(killed.values())} kills so far, {len(found)} differences", file=sys.stderr)
@@ -61,6 +77,11 @@ def main(runs, kills, kills_in_a_run, seed):
         ["runs", *(f"killed at {kind}" for kind in KINDS), "kills", "unreadable checkpoints", "differences"],
         [[number, *(killed[kind] for kind in KINDS), sum(killed.values()), len(unreadable), len(differences)]],
     )
+    if processes > 1:
+        print(
+            f"\n{processes} processes, {parallel}: the last one ended at most {max(seconds):.1f} s after the kill; "
+            f"{named} of {len(seconds)} times the others named the one that was killed"
+        )
     for line in [*differences, *map(str, unreadable)]:
         print(line)
     return bool(differences or unreadable)
@@ -76,12 +97,17 @@ def make_project(folder):
     return project
 
 
-def train(project, arguments, trap=None):
-    """Run train.py, in a process that kills itself as the trap (KIND, COUNT) says."""
+def train(project, arguments, processes, trap=None, victim=0):
+    """Run train.py in so many processes, of which the victim kills itself as the trap (KIND, COUNT) says."""
     program = [str(PROJECT / "tests" / "killed.py"), *trap] if trap else ["train.py"]
-    environment = {**os.environ, "PYTHONPATH": ""}
-    command = [sys.executable, *program, *arguments]
-    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, *(launcher if processes > 1 else ()), *program, *arguments]
+    killed_at = project / "killed_at"
+    killed_at.unlink(missing_ok=True)
+    environment = {**os.environ, "PYTHONPATH": "", "KILLED_RANK": str(victim), "KILLED_AT": str(killed_at)}
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
+    after = time.time() - float(killed_at.read_text()) if killed_at.exists() else None
+    return Ended(done.returncode, done.stderr, after)
 
 
 def other_workers(chance):
@@ -121,5 +147,6 @@ if __name__ == "__main__":
     parser.add_argument("--kills", type=int, default=200, metavar="N", help="at least so many over all runs")
     parser.add_argument("--kills-in-a-run", type=int, default=12, metavar="N", help="at most so many in one")
     parser.add_argument("--seed", type=int, default=0, help="of the moments to kill at")
-    given = parser.parse_args()
-    raise SystemExit(main(given.runs, given.kills, given.kills_in_a_run, given.seed))
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="that train together")
+    parser.add_argument("--parallel", default="ddp", choices=("ddp", "fsdp"), help="how")
+    raise SystemExit(main(**vars(parser.parse_args())))

@@ -1,6 +1,6 @@
 """What several processes cost: our loop beside a hand-written one, scaling beside what paper says, memory of shards.
 
-    python benchmarks/distributed.py            # all four tables, about 6 minutes on two cores
+    python benchmarks/distributed.py            # all four tables, about 10 minutes on two cores
     python benchmarks/distributed.py loops      # or: scaling, memory, paper
 
 Every measurement starts fresh processes through torch's launcher, with one thread each on the CPU, or a GPU each where
@@ -49,7 +49,7 @@ def main():
 def loops():
     """Steps a second of the default job in ours and in a hand-written loop with DistributedDataParallel."""
     measure = {name: start(2, f"{name}_loop") for name in ("ours", "hand_written")}
-    ours, written = abba("ours", "hand_written", lambda name: measure[name]())
+    ours, written = abba("ours", "hand_written", lambda name: measure[name](), repeats=4)
     if len({run["weights"] for run in [*ours, *written]}) > 1:
         raise SystemExit("the two loops should have come to equal weights and have not")
     rows = []
@@ -144,7 +144,8 @@ def hand_written_loop():
     from mnist_jobs import SEED, fast_loaders, measured, parts
     from model.loss import nll_loss
     from utils.config.schema import RunSettings
-    from utils.distributed import own_samples, process_device, seed_of_process
+    from utils.distributed.process_group import process_device
+    from utils.distributed.world import own_samples, seed_of_process
     from utils.seed import derive_seed, seed_everything
 
     device = process_device(RunSettings())
@@ -177,7 +178,7 @@ def step_parts():
     """Seconds of a step, and of the exchange of its gradient alone."""
     import torch
 
-    from utils.distributed import world_size
+    from utils.distributed.world import world_size
 
     model, optimizer, device = network(WIDTH, LAYERS)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -206,7 +207,7 @@ def fsdp_memory():
 def memory_of(kind):
     import torch
 
-    from utils import parallel
+    from utils.distributed import parallel
 
     before = peak_memory_mb()
     model, optimizer, device = network(*MANY_PARAMETERS, wrap=getattr(parallel, kind))
@@ -221,7 +222,7 @@ def network(width, layers, wrap=None):
     import torch
 
     from utils.config.schema import RunSettings
-    from utils.distributed import process_device
+    from utils.distributed.process_group import process_device
 
     device = process_device(RunSettings())
     torch.manual_seed(0)
@@ -271,7 +272,8 @@ def run_job(name):
     """Run a job as one of several processes; the first prints what it measured as its last line."""
     import torch
 
-    from utils.distributed import is_main, joined
+    from utils.distributed.process_group import joined
+    from utils.distributed.world import is_main
 
     torch.set_num_threads(1)
     with joined({}):

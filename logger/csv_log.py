@@ -4,7 +4,7 @@ import csv
 import os
 from pathlib import Path
 
-from utils.distributed import is_main
+from utils.distributed.world import is_main
 from utils.errors import UserError
 
 

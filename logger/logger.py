@@ -7,7 +7,8 @@ import os
 import sys
 from pathlib import Path
 
-from utils.distributed import is_first_to_say, is_main, who, world_size
+from utils.distributed.messages import is_first_to_say
+from utils.distributed.world import is_main, who, world_size
 from utils.errors import UserError
 from utils.json_io import read_json
 

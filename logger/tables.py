@@ -3,7 +3,7 @@
 import csv
 import itertools
 
-from utils.distributed import is_main
+from utils.distributed.world import is_main
 from utils.errors import UserError
 
 _PIXELS = 256  # of a picture's side, at least

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 from logger.base_tracker import TrackerList
-from utils.distributed import is_main
+from utils.distributed.world import is_main
 from utils.errors import UserError
 
 

@@ -1,7 +1,8 @@
 """Run train.py in a process that kills itself: python killed.py KIND COUNT <arguments of train.py>.
 
 KIND says what is counted: "step" (calls of OptimStep.step), "file" (what a save asks of the file system), "valid"
-(validation batches) or "ms" (milliseconds). At the given count, in the middle of it, the process gets SIGKILL.
+(validation batches) or "ms" (milliseconds). At the given count, in the middle of it, the process gets SIGKILL; of
+several processes the one of rank KILLED_RANK in the environment. The file KILLED_AT tells the time of it.
 """
 
 import builtins
@@ -11,9 +12,13 @@ import runpy
 import signal
 import sys
 import threading
+import time
+from pathlib import Path
 
 
 def die():
+    if "KILLED_AT" in os.environ:
+        Path(os.environ["KILLED_AT"]).write_text(str(time.time()))
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -40,13 +45,14 @@ def set_trap(kind, count):
     import trainer.optim_step
     import utils.atomic_file
     import utils.checkpoint
+    import utils.distributed.sharded_checkpoint
 
     if kind == "step":
         trainer.optim_step.OptimStep.step = dying_at(count, trainer.optim_step.OptimStep.step)
     elif kind == "valid":
         trainer.evaluate.record = dying_at(count, trainer.evaluate.record)
     elif kind == "file":
-        count_operations(count, utils.checkpoint, utils.atomic_file)
+        count_operations(count, utils.checkpoint, utils.atomic_file, utils.distributed.sharded_checkpoint)
 
 
 class FileWrapper:
@@ -90,6 +96,7 @@ def count_operations(count, *modules):
 if __name__ == "__main__":
     kind, count, *arguments = sys.argv[1:]
     sys.path.insert(0, os.getcwd())
-    set_trap(kind, int(count))
+    if os.environ.get("RANK", "0") == os.environ.get("KILLED_RANK", "0"):
+        set_trap(kind, int(count))
     sys.argv = ["train.py", *arguments]
     runpy.run_path("train.py", run_name="__main__")

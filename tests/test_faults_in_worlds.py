@@ -21,11 +21,14 @@ from base import BaseCallback, BaseDataLoader
 from base.base_callback import CallbackList
 from helpers import PROJECT, TinyData, tiny_config, tiny_model, tiny_trainer
 from trainer.callbacks import TimeLimit
-from utils import UserError, distributed
+from utils import UserError
 from utils.checkpoint import CheckpointError
 from utils.config.schema import RunSettings
-from utils.distributed import joined, rank
-from utils.parallel import ddp
+from utils.distributed import process_group
+from utils.distributed.messages import gather_to_main
+from utils.distributed.parallel import ddp
+from utils.distributed.process_group import joined, process_device
+from utils.distributed.world import rank
 from utils.stop_signal import StopSignal
 
 pytestmark = pytest.mark.slow  # they start processes
@@ -362,7 +365,7 @@ ENDS = {
 
 def ends_as_on_a_gpu(output, what):
     """An end in the second process where to leave the group never ends; output: a file for what it writes."""
-    distributed._on_gpu = lambda: True
+    process_group._on_gpu = lambda: True
     torch.distributed.destroy_process_group = lambda: time.sleep(60)
     with (
         open(f"{output}{rank()}", "w") as file,
@@ -390,7 +393,7 @@ def device_of_process():
     torch.cuda.device_count = lambda: 2
     os.environ.pop("LOCAL_RANK")
     with pytest.raises(UserError) as raised:
-        distributed.process_device(RunSettings.model_validate({"n_gpu": 1, "device": "cuda"}))
+        process_device(RunSettings.model_validate({"n_gpu": 1, "device": "cuda"}))
     return str(raised.value)
 
 
@@ -401,7 +404,7 @@ def test_a_process_that_does_not_know_its_gpu_says_so_in_one_line():
 
 def gathered():
     with joined({"device": "cpu"}):
-        return distributed.gather_to_main({"of": rank(), "tensor": torch.full((2,), rank())})
+        return gather_to_main({"of": rank(), "tensor": torch.full((2,), rank())})
 
 
 def test_what_the_first_process_gathers_it_alone_has():

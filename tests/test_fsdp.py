@@ -15,18 +15,19 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.distributed.fsdp import FSDPModule
 from worlds import in_world, results, rows_of, run_of, small_job, train
 
-import utils.sharded_checkpoint
+import utils.distributed.sharded_checkpoint
 from helpers import PROJECT, same
 from trainer.gradient_watch import GradientWatch
 from trainer.optim_step import OptimStep
 from utils import UserError
 from utils.checkpoint import find_checkpoint, load_checkpoint
-from utils.distributed import joined, own_samples, part_of, rank, world_size
+from utils.distributed.parallel import fsdp, refuse_settings
+from utils.distributed.process_group import joined
+from utils.distributed.shards import local, require_shardable, whole
+from utils.distributed.world import own_samples, part_of, rank, world_size
 from utils.json_io import read_json
 from utils.nonfinite import NonFiniteError, finite_state, require_finite
-from utils.parallel import fsdp, refuse_settings
 from utils.seed import seed_everything
-from utils.shards import local, require_shardable, whole
 
 pytestmark = pytest.mark.slow  # they start processes
 
@@ -377,9 +378,9 @@ def test_what_shards_cannot_do_is_one_line(tmp_path, beginning):
 
 
 MOMENTS = {  # of rank 0, in the second save: what it calls last, and the epoch of the checkpoint that is left
-    "shards": ("utils.sharded_checkpoint", "_write", 1),
-    "sums": ("utils.sharded_checkpoint", "_complete", 1),
-    "rename": ("utils.sharded_checkpoint", "flush_folder", 1),
+    "shards": ("utils.distributed.sharded_checkpoint", "_write", 1),
+    "sums": ("utils.distributed.sharded_checkpoint", "_complete", 1),
+    "rename": ("utils.distributed.sharded_checkpoint", "flush_folder", 1),
     "file": ("base.checkpoint_saver", "save_checkpoint", 1),
     "prune": ("base.checkpoint_saver", "prune_checkpoints", 2),
     "delete": ("utils.checkpoint", "delete_unnamed", 2),
@@ -445,16 +446,16 @@ def test_all_processes_begin_with_the_weights_and_buffers_of_the_first():
 
 
 def leaves_while_tried():
-    import utils.shards
+    import utils.distributed.shards
 
-    tried = utils.shards._tried
+    tried = utils.distributed.shards._tried
 
     def leave(optimizer, start):
-        if rank() == 1 and utils.shards.is_shard(start):
+        if rank() == 1 and utils.distributed.shards.is_shard(start):
             os._exit(9)
         return tried(optimizer, start)
 
-    utils.shards._tried = leave
+    utils.distributed.shards._tried = leave
     with joined({}):
         optimizer = torch.optim.SGD(fsdp(net(), torch.device("cpu")).parameters(), lr=0.1)
         require_shardable(optimizer, "optimizer", "SGD")
@@ -486,6 +487,6 @@ def test_no_thread_is_left_that_could_abort_a_finished_process(tmp_path):
 
 
 def test_without_the_package_of_its_shards_it_says_so(monkeypatch):
-    monkeypatch.setattr(utils.sharded_checkpoint, "find_spec", lambda name: None)
+    monkeypatch.setattr(utils.distributed.sharded_checkpoint, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install safetensors"):
         fsdp(net(), torch.device("cpu"))

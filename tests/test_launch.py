@@ -15,7 +15,7 @@ from worlds import small_job
 
 from helpers import copy_project, same
 from utils.checkpoint import load_checkpoint
-from utils.launch import start_processes
+from utils.distributed.launch import start_processes
 
 pytestmark = pytest.mark.slow  # they start processes
 
@@ -111,8 +111,11 @@ def test_our_own_launch_names_who_was_killed_and_the_same_command_goes_on(projec
     assert output.count("error: rank 1 was ended by SIGKILL") == 1
     assert "lost contact with rank 1, last seen in epoch 2 after batch 1" in output
     assert "Traceback" not in output
+    (log,) = (project / "killed" / "log" / "killed").iterdir()
+    assert (log / "info.log").read_text().count("ERROR run: in epoch 2 after batch 1: lost contact with rank 1") == 1
     config = job(project, "killed", killed_at=10**6)
-    ended(project, started(project, "train.py", "-c", config, "-r", "auto"), 0)
+    output = ended(project, started(project, "train.py", "-c", config, "-r", "auto"), 0)
+    assert len(re.findall("using .*-batch1.pth", output)) == 1
     assert same(weights(project, "killed"), weights(project, "left"))
 
 
@@ -129,7 +132,8 @@ def test_a_signal_to_the_launcher_saves_and_the_same_command_goes_on(project, nu
         time.sleep(0.1)
     process.send_signal(number)
     output = ended(project, process, status, seconds=15)
-    assert output.count("resume with: python train.py -r") == 1
+    again = "torchrun --nproc-per-node=2" if launcher else "python"
+    assert output.count(f"resume with: {again} train.py -r") == 1
     assert launcher or ("Traceback" not in output and "death signal" not in output)
     (run,) = (project / name / "models" / name).iterdir()
     assert list(run.glob("*-batch*.pth"))
@@ -139,7 +143,7 @@ def test_the_launcher_is_given_only_what_torch_has_had_since_2_8(monkeypatch):
     given = []
     monkeypatch.setattr(torch.distributed.run, "run", given.append)
     monkeypatch.setattr(sys, "argv", ["train.py"])
-    for name in ("OMP_NUM_THREADS", "TORCH_CPP_LOG_LEVEL"):
+    for name in ("OMP_NUM_THREADS", "TORCH_CPP_LOG_LEVEL", "STARTED_BY_TRAIN_PY"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setattr(logging, "disable", lambda level: None)
     parsed, parse = [], torch.distributed.run.parse_args

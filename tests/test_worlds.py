@@ -18,8 +18,10 @@ from trainer.evaluate import evaluate
 from trainer.optim_step import OptimStep
 from utils import MetricTracker
 from utils.checkpoint import load_checkpoint
-from utils.distributed import gather, joined, part_of, part_of_batch, rank, world_size
-from utils.parallel import ddp, parallelize
+from utils.distributed.messages import gather
+from utils.distributed.parallel import ddp, parallelize
+from utils.distributed.process_group import joined
+from utils.distributed.world import part_of, part_of_batch, rank, world_size
 from utils.seed import seed_everything
 
 pytestmark = pytest.mark.slow  # they start processes

@@ -9,9 +9,9 @@ from trainer.monitors import GradientNorm, LearningRateMonitor, SamplePrediction
 from trainer.weight_averaging import EMA, SWA
 from utils import UserError
 from utils.checkpoint import copy_checkpoint, find_logged
-from utils.distributed import is_main
+from utils.distributed.parallel import needs_all_gradients
+from utils.distributed.world import is_main
 from utils.duration import RunLength
-from utils.parallel import needs_all_gradients
 from utils.patterns import choose_names
 from utils.weights import unwrapped
 

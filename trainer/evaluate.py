@@ -8,7 +8,8 @@ from trainer.speed import autocast, to_device
 from utils import MetricTracker
 from utils.batches import batches_of
 from utils.config.check import watched
-from utils.distributed import gather, part_of_batch, same_buffers
+from utils.distributed.messages import gather, same_buffers
+from utils.distributed.world import part_of_batch
 from utils.errors import UserError
 
 

@@ -9,7 +9,7 @@ from base.trainer_state import measured_model
 from trainer.optim_step import OptimStep
 from trainer.trainer import Trainer
 from utils import UserError
-from utils.launch import refuse_several
+from utils.distributed.launch import refuse_several
 from utils.weights import unwrapped
 
 

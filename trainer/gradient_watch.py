@@ -2,7 +2,7 @@
 
 import torch
 
-from utils.shards import local
+from utils.distributed.shards import local
 
 
 class GradientWatch:

@@ -8,8 +8,8 @@ import torch
 from base import BaseCallback
 from base.trainer_state import measured_model
 from utils import UserError
+from utils.distributed.shards import shows
 from utils.seed import rng_state, set_rng_state
-from utils.shards import shows
 
 
 class LearningRateMonitor(BaseCallback):

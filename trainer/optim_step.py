@@ -2,10 +2,11 @@
 
 import torch
 
-from utils.distributed import largest, world_size
+from utils.distributed.messages import largest
+from utils.distributed.parallel import average_gradients, exchange_gradients
+from utils.distributed.shards import is_sharded, sharded_like, whole
+from utils.distributed.world import world_size
 from utils.errors import UserError
-from utils.parallel import average_gradients, exchange_gradients
-from utils.shards import is_sharded, sharded_like, whole
 
 
 class OptimStep:

@@ -3,8 +3,8 @@
 from trainer.speed import fused_option
 from utils import UserError
 from utils.config.files import names_several
+from utils.distributed.shards import require_shardable
 from utils.patterns import choose_names
-from utils.shards import require_shardable
 
 
 class Optimizers:

@@ -7,8 +7,8 @@ import shutil
 
 import torch
 
+from utils.distributed.shards import is_sharded
 from utils.errors import UserError
-from utils.shards import is_sharded
 from utils.weights import unwrapped
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

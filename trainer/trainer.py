@@ -9,19 +9,21 @@ from tqdm import tqdm
 from base import BaseTrainer
 from base.trainer_state import measured_model
 from logger.tables import show_tables
-from trainer.batch_stream import BatchStream, limited, num_batches, refuse_small_parts, require_shared
+from trainer.batch_stream import BatchStream, limited, num_batches
 from trainer.debugging import looked_into, overfitted, refuse_limits
 from trainer.evaluate import evaluate, record, reduction_of, trackers
 from trainer.gradient_watch import GradientWatch
 from trainer.optim_step import OptimStep
 from trainer.schedules import interval_of
+from trainer.sharing import refuse_small_parts, require_shared
 from trainer.speed import apply_switches, autocast, grad_scaler, to_device
 from utils import MetricTracker, UserError
 from utils.config.schema import TrainerSettings
-from utils.distributed import broadcast, gather, is_main
+from utils.distributed.messages import broadcast, gather, sums
+from utils.distributed.shards import shows, whole
+from utils.distributed.world import is_main
 from utils.nonfinite import NonFiniteError, StepLog, merged_faults
 from utils.seed import rng_state
-from utils.shards import shows, whole
 from utils.weights import unwrapped
 
 _SAMPLES_NAMED = 20  # of a batch at fault
@@ -312,8 +314,9 @@ class Trainer(BaseTrainer):
             self.logger.warning("%s; the update is skipped", self._describe_steps(batches, what))
 
     def _nonfinite_steps(self):
-        faults = gather(self.step_log.faults(self.train_metrics.window("loss"), self.gradient_watch.read()))
-        return merged_faults(faults)
+        faults = self.step_log.faults(self.train_metrics.window("loss"), self.gradient_watch.read())
+        (found,) = sums([len(faults)])
+        return merged_faults(gather(faults)) if found else []
 
     def _describe_steps(self, batches, what):
         place = f"epoch {self.epoch}, batch {' and '.join(str(i + 1) for i in batches)} of {self.len_epoch}"

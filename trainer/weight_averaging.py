@@ -10,9 +10,9 @@ from base import BaseCallback
 from trainer.evaluate import evaluate
 from utils import UserError
 from utils.batches import batches_of
-from utils.distributed import world_size
+from utils.distributed.shards import refuse_sharded
+from utils.distributed.world import world_size
 from utils.duration import RunLength, is_part
-from utils.shards import refuse_sharded
 from utils.weights import load_weights, unwrapped
 
 

@@ -15,9 +15,9 @@ from collections import Counter, OrderedDict
 from pathlib import Path
 
 from utils.atomic_file import replacing
+from utils.distributed.sharded_checkpoint import NOTE_BYTES, delete_unnamed, note_of, read_shards, verify_shards
 from utils.errors import CheckpointError
 from utils.safetensors_io import read_safetensors
-from utils.sharded_checkpoint import NOTE_BYTES, delete_unnamed, note_of, read_shards, verify_shards
 
 _SEAL = b"sha256:"
 _SEAL_BYTES = len(_SEAL) + 64

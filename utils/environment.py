@@ -7,7 +7,7 @@ from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 
-from utils.launch import launch_id
+from utils.distributed.launch import launch_id
 
 _LIBRARIES = ("torch", "torchvision", "numpy", "pandas", "tensorboard", "tqdm", "pydantic")
 

@@ -4,7 +4,8 @@ import copy
 import math
 import warnings
 
-from utils.distributed import gather, is_main, world_size
+from utils.distributed.messages import gather
+from utils.distributed.world import is_main, world_size
 from utils.errors import UserError
 
 METHODS = ("update", "compute", "reset", "state_dict", "load_state_dict")

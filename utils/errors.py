@@ -1,8 +1,12 @@
 """The errors that a user can cause, and how a command ends on one."""
 
 import contextlib
+import logging
 import os
 import sys
+import time
+
+_LET_SPEAK_SECONDS = 5.0
 
 
 class UserError(ValueError):
@@ -26,6 +30,8 @@ def clean_exit():
     except UserError as error:
         if speaks:
             print_error(str(error))
+        else:
+            time.sleep(_LET_SPEAK_SECONDS)  # a launcher ends all when one has ended
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         if speaks:
@@ -37,6 +43,11 @@ def clean_exit():
 
 
 def print_error(text):
-    """Tell of an error, one mistake a line."""
+    """Tell of an error, one mistake a line, on the console and in the run's log, if there is one by now."""
     sys.stderr.write("".join(f"error: {line}\n" for line in text.splitlines()))
     sys.stderr.flush()
+    files = [handler for handler in logging.getLogger().handlers if hasattr(handler, "baseFilename")]
+    for line in text.splitlines():
+        record = logging.LogRecord("run", logging.ERROR, __file__, 0, line, (), None)
+        for file in files:
+            file.emit(record)  # past its filters, which may ask processes that are gone

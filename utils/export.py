@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from utils.checkpoint import find_checkpoint, load_checkpoint
+from utils.distributed.launch import refuse_several
 from utils.errors import UserError, clean_exit
-from utils.launch import refuse_several
 from utils.safetensors_io import write_safetensors
 
 if __name__ == "__main__":

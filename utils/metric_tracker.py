@@ -4,7 +4,7 @@ import itertools
 import math
 import operator
 
-from utils.distributed import gather
+from utils.distributed.messages import gather, sums
 from utils.epoch_metrics import EpochMetrics, is_epoch_metric
 from utils.errors import UserError
 
@@ -87,10 +87,10 @@ class MetricTracker:
         """{name: average since the last call}. Fetches all waiting tensors in one transfer a device."""
         self._read()
         latest, counted = {}, self._counted()
-        for key, totals in _by_key(gather({key: self._total(key, counted[key]) for key in self.keys})).items():
-            total, weight = map(sum, zip(*totals, strict=True))
+        totals = iter(sums([number for key in self.keys for number in self._total(key, counted[key])]))
+        for key, total, weight in zip(self.keys, totals, totals, strict=True):
             self._sums[key] += total
-            self._weights[key] += weight
+            self._weights[key] += int(weight)
             latest[key] = total / weight if weight else float("nan")
         self._clear()
         return latest

@@ -3,9 +3,9 @@
 import itertools
 import math
 
-from utils.distributed import gather
+from utils.distributed.messages import gather
+from utils.distributed.shards import local
 from utils.errors import UserError
-from utils.shards import local
 
 MAX_LEFT_OUT = 10
 

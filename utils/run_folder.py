@@ -35,6 +35,25 @@ def claim_run_folder(root, name, run_id=None):
     raise UserError(f"{runs / run_id}: a run of that name exists; choose another run_id")
 
 
+def refuse_other_batch(folder, config):
+    """Raise UserError if updates would take another number of samples than those of the run in the folder."""
+    file = Path(folder) / "config.json"
+    before, now = (_samples_an_update(c) for c in (read_json(file) if file.is_file() else {}, config))
+    if before and now and before != now:
+        raise UserError(
+            f"data_loader.args.batch_size: with trainer.accumulate it makes updates of {now} samples, and this run's "
+            f"have {before}; keep that, or start a run of its own from the checkpoint: -r <checkpoint> -c <config>"
+        )
+
+
+def _samples_an_update(config):
+    """batch_size times accumulate; None if the config does not say."""
+    try:
+        return config["data_loader"]["args"]["batch_size"] * config["trainer"].get("accumulate", 1)
+    except (KeyError, TypeError, AttributeError):
+        return None
+
+
 class RunLock:
     """Tells other processes, as long as it lives, that this one trains the run in the folder.
 

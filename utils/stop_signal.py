@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 
-from utils.distributed import world_size
+from utils.distributed.world import world_size
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")  # Ctrl-C; what SLURM and clouds send before they take a machine back
 _SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]

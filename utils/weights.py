@@ -2,8 +2,8 @@
 
 import torch
 
+from utils.distributed.shards import is_sharded, sharded_like
 from utils.errors import UserError
-from utils.shards import is_sharded, sharded_like
 
 _WRAPPERS = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
 

@@ -156,3 +156,26 @@ def test_state_that_does_not_fit_is_refused_by_name(tmp_path, wrong, message):
     save_checkpoint({**load_checkpoint(path), **wrong}, path)
     with pytest.raises(UserError, match=message):
         tiny_trainer(tiny_config(tmp_path), resume=path).train()
+
+
+def job_of_batches(folder, epochs, **sizes):
+    config = tiny_config(folder, epochs=epochs)
+    accumulate = sizes.pop("accumulate", 1)
+    config["data_loader"] = {"type": "TinyLoader", "args": sizes}
+    config["trainer"]["accumulate"] = accumulate
+    return config
+
+
+def test_a_resumed_run_keeps_the_samples_of_an_update(tmp_path):
+    trainer = tiny_trainer(job_of_batches(tmp_path, 1, batch_size=8))
+    trainer.train()
+    checkpoint = trainer.checkpoint_dir / "checkpoint-epoch1.pth"
+    recorded = (trainer.checkpoint_dir / "config.json").read_text()
+    del trainer  # and its lock
+    with pytest.raises(UserError, match=r"batch_size: .* updates of 4 samples, and this run's have 8; keep that, or"):
+        tiny_trainer(job_of_batches(tmp_path, 2, batch_size=4), resume=checkpoint)
+    assert (checkpoint.parent / "config.json").read_text() == recorded
+    own = tiny_trainer(job_of_batches(tmp_path, 2, batch_size=4), resume=checkpoint, new_run=True)
+    assert own.checkpoint_dir != checkpoint.parent
+    tiny_trainer(job_of_batches(tmp_path, 2, batch_size=4, accumulate=2), resume=checkpoint).train()
+    assert (checkpoint.parent / "checkpoint-epoch2.pth").is_file()

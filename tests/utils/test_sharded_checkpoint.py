@@ -10,8 +10,8 @@ import pytest
 from torch.distributed import checkpoint
 
 from utils.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from utils.distributed.sharded_checkpoint import read_shards, require_shard_files, verify_shards
 from utils.errors import UserError
-from utils.sharded_checkpoint import read_shards, require_shard_files, verify_shards
 
 SHARD = "shard-00001-model.safetensors"
 CONTENT = b"weights"

@@ -14,9 +14,9 @@ from utils.checkpoint import find_checkpoint, load_checkpoint, newest_run
 from utils.config.files import deep_merge, parse_assignment, read_config, require_plain, set_by_path, split_path
 from utils.config.schema import KNOWN_KEYS, Flag
 from utils.config.variants import variants_of
-from utils.distributed import is_main
+from utils.distributed.launch import is_own_launch, launch_id, restarts
+from utils.distributed.world import is_main
 from utils.errors import UserError
-from utils.launch import launch_id, restarts
 from utils.run_folder import is_being_trained, run_of_launch
 
 
@@ -242,7 +242,7 @@ def _read_auto(parsed, given, assignments):
 
 
 def _tell(asked, found, passed_over):
-    if not is_main():
+    if not is_main() or is_own_launch():  # which has told of it already
         return
     for reason in passed_over:
         print(f"warning: {reason}; passed over", file=sys.stderr)

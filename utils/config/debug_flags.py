@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from utils.distributed import is_main
+from utils.distributed.world import is_main
 from utils.errors import UserError
 
 NONE_GIVEN = argparse.Namespace(fast_dev_run=None, show_batch=None, profile=False, find_lr=None, find_batch_size=False)

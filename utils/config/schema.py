@@ -147,7 +147,7 @@ class Parallel(_Section):
     type: Literal["ddp", "fsdp"] = "ddp"
     """"ddp": a copy of the model in each process; "fsdp": a shard of it in each, for models that fill a GPU."""
     args: dict[str, Any] = {}
-    """Arguments of the function of that name in utils/parallel.py."""
+    """Arguments of the function of that name in utils/distributed/parallel.py."""
     processes: Annotated[int, Field(ge=1)] | None = None
     """How many processes `python train.py` starts; null means one for each of `n_gpu` GPUs."""
     timeout_seconds: Annotated[float, Field(ge=0.1, le=1e6)] = 600.0

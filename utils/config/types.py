@@ -80,7 +80,7 @@ PARTS = {
     "trainer": Part("trainer.trainer", bases=("base.base_trainer.BaseTrainer",), given=7),
     "callbacks": Part("trainer.callbacks", bases=("base.base_callback.BaseCallback",)),
     "trackers": Part("logger.trackers", bases=("logger.base_tracker.BaseTracker",)),
-    "parallel": Part("utils.parallel", functions=True, given=2),
+    "parallel": Part("utils.distributed.parallel", functions=True, given=2),
     "data_loader": _LOADER,
     "valid_data_loader": _LOADER,
     "test_data_loader": _LOADER,

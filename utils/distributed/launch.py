@@ -6,8 +6,10 @@ import platform
 import signal
 import sys
 
-from utils.distributed import world_size
+from utils.distributed.world import world_size
 from utils.errors import UserError
+
+_OWN_LAUNCH = "STARTED_BY_TRAIN_PY"  # set for processes that this file has started
 
 
 def processes_to_start(settings, parallel):
@@ -34,6 +36,7 @@ def start_processes(number):
     logging.disable(logging.CRITICAL)  # the launcher's news, which are told below
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // number)))
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    os.environ[_OWN_LAUNCH] = "1"
     flags = ["--standalone", f"--nproc-per-node={number}"]
 
     def pass_on(number, frame):
@@ -54,6 +57,19 @@ def start_processes(number):
         raise SystemExit(128 - failure.exitcode) from None
     except SignalException as error:
         raise SystemExit(128 + error.sigval) from None
+
+
+def is_own_launch():
+    """Whether it was `python train.py` that started this process, and has read the command line before it."""
+    return _OWN_LAUNCH in os.environ
+
+
+def launcher():
+    """What starts as many processes as there are, to be typed before train.py."""
+    if is_own_launch() or "TORCHELASTIC_RUN_ID" not in os.environ:
+        return "python"
+    several_hosts = os.environ.get("GROUP_WORLD_SIZE", "1") != "1"
+    return "torchrun ..." if several_hosts else f"torchrun --nproc-per-node={os.environ['LOCAL_WORLD_SIZE']}"
 
 
 def restarts():

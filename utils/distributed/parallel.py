@@ -6,11 +6,12 @@ from typing import Literal
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from utils.distributed import end_threads_with, world_size
+from utils.distributed.process_group import end_threads_with
+from utils.distributed.sharded_checkpoint import require_shard_files
+from utils.distributed.shards import is_shard
+from utils.distributed.world import world_size
 from utils.errors import UserError
 from utils.patterns import choose_names
-from utils.sharded_checkpoint import require_shard_files
-from utils.shards import is_shard
 
 
 def parallelize(model, config, device):

@@ -20,9 +20,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from utils.atomic_file import flush_folder
-from utils.distributed import broadcast, decided_by_main, gather, is_main, process_group, rank
+from utils.distributed.messages import broadcast, decided_by_main, gather, process_group
+from utils.distributed.shards import is_shard
+from utils.distributed.world import is_main, rank
 from utils.errors import CheckpointError, UserError
-from utils.shards import is_shard
 
 _SUMS = "sha256.json"
 _ENDING = ".shards"

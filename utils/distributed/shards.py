@@ -3,8 +3,8 @@
 They are told by an attribute, since to import their module takes half a second, which other runs need not wait for.
 """
 
-from utils import contact
-from utils.distributed import broadcast
+from utils.distributed import contact
+from utils.distributed.messages import broadcast
 from utils.errors import UserError
 
 _TRIED_STEPS = 2

@@ -1,0 +1,228 @@
+"""How a process becomes one of a run's, on which device, and how all of them end when one does."""
+
+import contextlib
+import gc
+import logging
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+import traceback
+from datetime import timedelta
+
+from utils.config.files import differences
+from utils.device import prepare_device
+from utils.distributed import contact
+from utils.distributed.messages import barrier, close_group, gather, is_first_to_say, open_group
+from utils.distributed.world import is_main, rank, who, world_size
+from utils.errors import UserError, print_error
+
+DEFAULT_TIMEOUT_SECONDS = 600.0
+_LAST_WORDS_SECONDS = 2.0  # how long to wait, at the end, for what the first process says
+_LET_GO_SECONDS = 0.2  # in which threads of torch's let go of the last things that were sent
+_meshes = []  # of sharded models
+
+
+@contextlib.contextmanager
+def joined(config, resume=None):
+    """Within it this process is one of the run's; in a world of one it does nothing.
+
+    config: the merged config, a plain dict. resume: text that tells which checkpoint the run goes on from. Raises
+    UserError if the processes cannot find each other, or were not given the same. An error ends all processes, and is
+    told once; so does the end of one of them, which the others tell of.
+    """
+    if world_size() == 1:
+        yield
+        return
+    _join(config)
+    try:
+        _require_same({"config": config, "resume": resume, "torch": _torch_version()})
+        yield
+        barrier()
+        _end_threads()
+    except UserError as error:
+        contact.has_ended(2)
+        if is_first_to_say(str(error), _LAST_WORDS_SECONDS):
+            print_error("\n".join(who() + line for line in str(error).splitlines()))
+        _end_on_gpu(2)
+        raise SystemExit(2) from None
+    except BaseException as error:
+        if contact.is_lost(error):
+            status = contact.report_lost(error, rank(), world_size(), _timeout_seconds(config))
+            _end_on_gpu(status)
+            raise SystemExit(status) from None
+        contact.has_ended(_status_of(error))
+        _end_on_gpu(_status_of(error), error)
+        raise
+    finally:
+        _leave()
+
+
+def process_device(settings):
+    """The torch.device of this process. settings: with n_gpu and device. Raises UserError if they do not fit."""
+    if world_size() == 1:
+        return prepare_device(settings.n_gpu, settings.device)[0]
+    import torch
+
+    local_rank, on_host = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    n_gpu, name = settings.n_gpu, settings.device
+    found = torch.cuda.device_count() if name in ("auto", "cuda") and n_gpu else 0
+    if n_gpu > 1 and (min(n_gpu, found) or n_gpu) != on_host:
+        raise UserError(
+            f"n_gpu: {n_gpu}, and the launcher has started {_count(on_host)} on this host; start as many, or set "
+            "n_gpu to 1 to leave the number to the launcher"
+        )
+    if name not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device: {name!r} is one device, and there are {_count(world_size())}; use 'auto' or 'cpu'")
+    if not found and name != "cuda":
+        return torch.device("cpu")
+    if "LOCAL_RANK" not in os.environ:
+        raise UserError("LOCAL_RANK: not set, which says which GPU is whose; start with torchrun, which sets it")
+    on_host = max(on_host, local_rank + 1)
+    if found < on_host:
+        raise UserError(f"{_count(on_host)} on this host, and torch finds {found} CUDA devices; start one for each")
+    return torch.device(f"cuda:{local_rank}")
+
+
+def _join(config):
+    import torch.distributed as dist
+
+    from utils.config.schema import RunSettings
+
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        raise UserError(f"{', '.join(missing)}: not set; start several processes with torchrun, which sets it")
+    if not 0 <= rank() < world_size():
+        raise UserError(f"RANK: {rank()} of WORLD_SIZE {world_size()}; ranks count from 0")
+    several_hosts = int(os.environ.get("GROUP_WORLD_SIZE", 1)) > 1
+    may_restart = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
+    if several_hosts and may_restart and os.environ.get("TORCHELASTIC_RUN_ID") == "none":
+        raise UserError(
+            "--max-restarts: on several hosts, give torchrun an --rdzv-id too, by which a restart finds its run"
+        )
+    device = process_device(RunSettings.model_validate(config))
+    wanted, started = (config.get("parallel") or {}).get("processes"), int(os.environ.get("LOCAL_WORLD_SIZE", 0))
+    if started and wanted not in (None, started):
+        raise UserError(f"parallel.processes: {wanted}, and the launcher has started {_count(started)} on this host")
+    timeout = timedelta(seconds=_timeout_seconds(config))
+    late = threading.Timer(timeout.total_seconds() + 1, _give_up)  # torch waits for good for what is no store
+    late.daemon = True
+    late.start()
+    try:
+        store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            store = contact.store_of_start(store, rank(), world_size(), timeout.total_seconds())
+        place = {"store": store, "rank": rank(), "world_size": world_size(), "timeout": timeout}
+        if device.type == "cuda":
+            import torch
+
+            torch.cuda.set_device(device)  # what names no GPU means this process's
+            dist.init_process_group("nccl", device_id=device, **place)
+        else:
+            dist.init_process_group("gloo", **place)
+        open_group(timeout)
+    except (dist.DistError, ValueError, RuntimeError) as error:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{who()}cannot meet the other {world_size() - 1} at {place}: {reason}") from None
+    finally:
+        late.cancel()
+
+
+def _give_up():
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    print_error(f"{who()}cannot meet the other {world_size() - 1} at {place}: no answer")
+    os._exit(2)
+
+
+def _status_of(error):
+    """The exit status that an error ends a process with."""
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+        return error.code or 0
+    return 1
+
+
+def _end_on_gpu(status, untold=None):
+    """End a process of a GPU at once: one that leaves the group waits for kernels, and they for what may be gone.
+
+    untold: an error that nobody has told of yet. Returns on the CPU, where nothing waits for good.
+    """
+    if not _on_gpu():
+        return
+    if isinstance(untold, KeyboardInterrupt):
+        if is_main():
+            print("interrupted", file=sys.stderr)
+    elif isinstance(untold, SystemExit):
+        if isinstance(untold.code, str):
+            print(untold.code, file=sys.stderr)
+    elif untold is not None:
+        traceback.print_exception(untold)
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody may be reading any more
+            stream.flush()
+    os._exit(status)
+
+
+def _on_gpu():
+    import torch.distributed as dist
+
+    return dist.get_backend() == "nccl"
+
+
+def _timeout_seconds(config):
+    return (config.get("parallel") or {}).get("timeout_seconds", DEFAULT_TIMEOUT_SECONDS)
+
+
+def end_threads_with(mesh):
+    """Have a run that ends well end the threads with which torch sends what is sharded over the DeviceMesh.
+
+    What torch caches of sharded tensors keeps the mesh, and so the threads. One that lets go of a tensor while
+    Python ends asks for Python's lock, is ended for that before Python 3.14, and takes the process along: "terminate
+    called without an active exception".
+    """
+    _meshes.append(mesh)
+
+
+def _end_threads():
+    if not _meshes:
+        return
+    for mesh in _meshes:
+        getattr(mesh, "_pg_registry", {}).clear()  # where it keeps its groups; torch has no other way
+    _meshes.clear()
+    gc.collect()  # the model has them too
+
+
+def _leave():
+    import torch.distributed as dist
+
+    close_group()
+    dist.destroy_process_group()
+    if "torch.distributed.tensor" in sys.modules:
+        time.sleep(_LET_GO_SECONDS)  # see end_threads_with, for runs that end early
+
+
+def _require_same(start):
+    """Raise UserError, naming the differences, if the processes were not started with the same."""
+    first, *others = gather({**start, "host": platform.node()})
+    for number, other in enumerate(others, start=1):
+        changed = differences(first | {"host": None}, other | {"host": None})
+        if changed:
+            raise UserError(
+                f"rank {number}, on {other['host']}, was started with something else than rank 0, on {first['host']}: "
+                f"{'; '.join(changed)}"
+            )
+
+
+def _torch_version():
+    import torch
+
+    return torch.__version__
+
+
+def _count(processes):
+    return "1 process" if processes == 1 else f"{processes} processes"

@@ -8,7 +8,7 @@ import pandas
 from base import BaseDataLoader, InMemoryDataset
 from base.splits import split_samples
 from utils import UserError
-from utils.config.nearest import did_you_mean
+from utils.nearest import did_you_mean
 
 _TASKS = ("regression", "classification")
 _FILLS = {"mean": np.nanmean, "median": np.nanmedian}

@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 
 from utils.checkpoint import CheckpointError, load_checkpoint
-from utils.config.nearest import nearest
 from utils.errors import UserError
+from utils.nearest import nearest
 from utils.patterns import choose_names
 from utils.weights import unwrapped, without_wrapper
 

@@ -2,8 +2,8 @@
 
 import fnmatch
 
-from utils.config.nearest import nearest
 from utils.errors import UserError
+from utils.nearest import nearest
 
 
 def choose_names(patterns, names, where, kind="parameter"):

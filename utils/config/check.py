@@ -10,7 +10,6 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from utils.config.files import deep_merge, names_several, set_by_path
-from utils.config.nearest import did_you_mean, nearest
 from utils.config.schema import KNOWN_KEYS, OTHER_LOADERS, Flag, mistakes_in
 from utils.config.types import (
     argument_mistakes,
@@ -23,6 +22,7 @@ from utils.config.types import (
 from utils.duration import is_duration
 from utils.errors import UserError
 from utils.folds import parse_fold
+from utils.nearest import did_you_mean, nearest
 
 
 def check_config(config, parts, also_logged=(), begins=True):

@@ -5,8 +5,8 @@ import json
 import math
 from pathlib import Path
 
-from utils.config.nearest import did_you_mean, nearest
 from utils.errors import UserError
+from utils.nearest import did_you_mean, nearest
 
 _MAX_BYTES = 1_000_000  # a config is read by people; a larger file is a mistake
 _MAX_DEPTH = 50

@@ -18,8 +18,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from utils.config.files import names_several
-from utils.config.nearest import did_you_mean, nearest, resembles
 from utils.duration import FORM, WANTED
+from utils.nearest import did_you_mean, nearest, resembles
 
 
 class _Section(BaseModel):

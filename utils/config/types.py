@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from utils.config.nearest import did_you_mean, nearest
 from utils.config.source import find_definition, public_names, source_of
 from utils.epoch_metrics import METHODS
 from utils.errors import UserError
+from utils.nearest import did_you_mean, nearest
 
 
 @dataclass(frozen=True)

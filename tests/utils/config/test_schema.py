@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from utils.config.nearest import resembles
 from utils.config.schema import OTHER_LOADERS, SECTIONS, TrainerSettings, mistakes_in
+from utils.nearest import resembles
 
 GOOD = {
     "name": "x",

@@ -126,8 +126,6 @@ if __name__ == "__main__":
         elif processes > 1:
             start_processes(processes)
         else:
-            with (
-                joined(config.config, config.resume and f"{config.resume} {checksum_of(config.resume)}"),
-                debugging(config, flags),
-            ):
+            checkpoint = config.resume and f"{config.resume} {checksum_of(config.resume)}"
+            with joined(config.config, checkpoint, config.settings.device), debugging(config, flags):
                 main(config, flags)

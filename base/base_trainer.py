@@ -9,8 +9,8 @@ import torch
 
 from base.base_callback import CallbackList, call_at_epoch_end
 from base.checkpoint_saver import CheckpointSaver
-from base.messages import how_to_resume, run_report
 from base.rollback import leave_later_epochs, roll_back
+from base.run_report import how_to_resume, run_report
 from base.standard_callbacks import BestModel, SavePeriod, minutes_are_over, require_monitored, save_is_due
 from base.trainer_state import find_unsavable, restore_attributes, restore_trainer, trainer_state
 from logger import CsvLog, TensorboardWriter

@@ -47,8 +47,8 @@ class _OfFirstProcess(logging.Filter):
     """Lets everything through, and tells the other processes that it has been said."""
 
     def filter(self, record):
-        if record.levelno >= logging.WARNING:
-            is_first_to_say(record.getMessage())
+        if record.levelno >= logging.WARNING and not hasattr(record, "said"):  # once for all handlers
+            record.said = is_first_to_say(record.getMessage())
         return True
 
 

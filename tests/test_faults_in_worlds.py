@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import logging
 import math
 import os
 import runpy
@@ -20,12 +21,13 @@ import base.checkpoint_saver as checkpoint_saver
 from base import BaseCallback, BaseDataLoader
 from base.base_callback import CallbackList
 from helpers import PROJECT, TinyData, tiny_config, tiny_model, tiny_trainer
+from logger import setup_logging
 from trainer.callbacks import TimeLimit
 from utils import UserError
 from utils.checkpoint import CheckpointError
 from utils.config.schema import RunSettings
 from utils.distributed import process_group
-from utils.distributed.messages import gather_to_main
+from utils.distributed.messages import gather, gather_to_main
 from utils.distributed.parallel import ddp
 from utils.distributed.process_group import joined, process_device
 from utils.distributed.world import rank
@@ -195,6 +197,7 @@ ACTS = {
     "saves by a name": ("on_epoch_end", 1, lambda trainer: trainer.save_as("mine.pth")),
     "is told to end": ("on_step_end", 3, lambda trainer: os.kill(os.getpid(), signal.SIGTERM)),
     "has an error": ("on_step_end", 3, lambda trainer: _raise(ZeroDivisionError("of rank 1"))),
+    "leaves": ("on_step_end", 3, lambda trainer: sys.exit()),
     "meets a mistake": ("on_step_end", 3, lambda trainer: _raise(UserError("here: a mistake of the user's"))),
     "meets a mistake at an epoch's end": ("on_epoch_end", 1, lambda trainer: _raise(UserError("here: a mistake"))),
 }
@@ -242,7 +245,7 @@ def test_one_process_that_is_told_to_end_ends_all_with_a_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ("act", "status", "told"),
     [
-        ("has an error", 1, "error: rank 1 has ended in epoch 1 after batch"),
+        ("has an error", 1, "(ZeroDivisionError: of rank 1), and with it the run"),
         ("meets a mistake", 2, "error: rank 1: callbacks.0: here: a mistake of the user's"),
         ("meets a mistake at an epoch's end", 2, "error: rank 1: callbacks.0: here: a mistake"),
     ],
@@ -253,6 +256,55 @@ def test_an_error_of_one_process_ends_all_and_is_told_once(tmp_path, act, status
     output = "".join(end.output for end in ends)
     assert output.count(told) == 1
     assert output.count("Traceback") == ("error" in act)
+    (log,) = tmp_path.rglob("info.log")
+    assert ("ERROR run: rank 1: Traceback" in log.read_text()) == ("error" in act)
+    assert log.read_text().count(told.removeprefix("error: ")) == 1
+
+
+def test_a_run_that_one_process_leaves_has_not_ended_well(tmp_path):
+    ends = in_served_world(2, acting, tmp_path, "leaves")
+    assert statuses(ends) == [1, 0]
+    assert lines_of(ends[0])[0].startswith("error: rank 1 has ended in epoch 1 after batch")
+
+
+def on_the_device_of_the_command_line():
+    with joined({"device": "cuda"}, device="cpu"):
+        return rank()
+
+
+def test_the_command_line_s_device_wins_over_the_config_s():
+    assert results(in_world(2, on_the_device_of_the_command_line)) == [0, 1]
+
+
+def on_another_kind():
+    process_group.process_device = lambda settings: torch.device(("cpu", "meta")[rank()])
+    try:
+        with joined({}):
+            pass
+    except UserError as error:
+        return str(error)
+
+
+def test_processes_on_other_kinds_of_devices_do_not_wait_for_each_other():
+    first, second = results(in_served_world(2, on_another_kind))
+    assert first == "device: rank 1 is on meta, and rank 0 on cpu; use one kind for all"
+    assert second == "device: rank 0 is on cpu, and rank 1 on meta; use one kind for all"
+
+
+def warned(folder):
+    with joined({}):
+        setup_logging(folder)
+        logger = logging.getLogger("a test")
+        logger.warning("it is so")
+        gather(None)
+        if rank() == 1:
+            logger.warning("it is so")
+
+
+def test_what_the_first_process_has_warned_of_once_another_one_may_warn_of_again(tmp_path):
+    results(in_world(2, warned, tmp_path))
+    lines = (tmp_path / "info.log").read_text().splitlines()
+    assert [line.partition("a test: ")[2] for line in lines] == ["it is so", "rank 1: it is so"]
 
 
 class Spoilt(TinyData):

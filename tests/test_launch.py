@@ -143,7 +143,7 @@ def test_the_launcher_is_given_only_what_torch_has_had_since_2_8(monkeypatch):
     given = []
     monkeypatch.setattr(torch.distributed.run, "run", given.append)
     monkeypatch.setattr(sys, "argv", ["train.py"])
-    for name in ("OMP_NUM_THREADS", "TORCH_CPP_LOG_LEVEL", "STARTED_BY_TRAIN_PY"):
+    for name in ("OMP_NUM_THREADS", "TORCH_CPP_LOG_LEVEL", "STARTED_BY_TRAIN_PY", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setattr(logging, "disable", lambda level: None)
     parsed, parse = [], torch.distributed.run.parse_args

@@ -5,6 +5,7 @@ import time
 
 import pytest
 import torch
+import torchmetrics
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from worlds import in_world, results, rows_of, run_of, small_job, train
 
@@ -52,6 +53,11 @@ JOBS = {
     },
     "by iterations": {"trainer": {"len_epoch": 4}},
     "of a last batch smaller than the world": {"samples": 37, "batch_size": 5},
+    "that skip what is not finite, of such a batch": {
+        "samples": 37,
+        "batch_size": 5,
+        "trainer": {"on_nonfinite": "skip"},
+    },
     "with frozen layers": {
         "callbacks": [{"type": "Freeze", "args": {"params": "layers.0*", "until": 1}}],
         "parallel": {"args": {"find_unused_parameters": True}},
@@ -345,7 +351,10 @@ def test_what_batch_norm_cannot_do_with_a_part_is_refused_and_what_it_does_is_to
     arch = {"type": "mlp.ShrinkingMlp", "args": {"in_features": 4, "num_classes": 3, "n_layers": 2}}
     ends = in_world(2, train, "-c", small_job(tmp_path, arch=arch, samples=50, batch_size=16))  # 35 leave 3
     assert [end.status for end in ends] == [2, 2]
-    assert "the last batch has 3 samples for 2 processes, and batch norm needs two in each" in ends[0].output
+    told = "the last batch has 3 samples for 2 processes, and batch norm needs two in each"
+    assert told in ends[0].output
+    sharded = small_job(tmp_path, name="sharded", arch=arch, samples=50, batch_size=16, parallel={"type": "fsdp"})
+    assert told in in_world(2, train, "-c", sharded)[0].output
     ends = in_world(2, train, "-c", small_job(tmp_path, name="wide", arch=arch, samples=50, batch_size=12))
     results(ends)
     assert ends[0].output.count("batch norm: each process takes statistics of its own part") == 1
@@ -440,6 +449,43 @@ class Lonely:
 def with_lonely_metric():
     with joined({}):
         MetricTracker.of([Lonely()])
+
+
+class MeanOfBatches(torchmetrics.Metric):
+    """A state that torchmetrics merges as if each side had seen one batch."""
+
+    full_state_update = False
+
+    def __init__(self):
+        super().__init__()
+        self.add_state("share", torch.tensor(0.0), dist_reduce_fx="mean")
+
+    def update(self, output, target):
+        self.share += target.float().mean()
+
+    def compute(self):
+        return self.share
+
+
+UNMERGEABLE = {
+    "for want of all at once": (torchmetrics.PearsonCorrCoef, "full_state_update"),
+    "of two": (lambda: torchmetrics.MinMaxMetric(torchmetrics.MeanSquaredError()), "it holds further metrics"),
+    "of a mean": (MeanOfBatches, "its 'share' is a mean"),
+}
+
+
+def with_metric_of_torchmetrics(kind):
+    metric = UNMERGEABLE[kind][0]()
+    metric.__name__ = "it"
+    with joined({}):
+        MetricTracker.of([metric])
+
+
+@pytest.mark.parametrize("kind", UNMERGEABLE)
+def test_what_torchmetrics_cannot_merge_is_refused_before_training(kind):
+    ends = in_world(2, with_metric_of_torchmetrics, kind)
+    assert [end.status for end in ends] == [2, 2]
+    assert UNMERGEABLE[kind][1] in "".join(end.output for end in ends)
 
 
 def test_a_metric_that_cannot_be_merged_is_refused_before_training():

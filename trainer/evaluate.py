@@ -59,15 +59,13 @@ def record(tracker, metric_ftns, loss, output, target, reduction="mean", part=No
         return
     # where updates may be skipped, a batch that is not finite in one process counts in none; the step has waited, too
     left_out = tracker.over_epoch is not None and tracker.finite_only and not all(gather(bool(loss.isfinite())))
-    if num_samples == 0:
-        return
     with torch.no_grad():
         if tracker.over_epoch is not None:
             metric_ftns = [metric for metric in metric_ftns if metric.__name__ not in tracker.over_epoch.names]
-            if not left_out:
+            if num_samples and not left_out:
                 tracker.over_epoch.update(output, target)
         for metric in metric_ftns:
-            tracker.update(metric.__name__, metric(output, target), n=num_samples)
+            tracker.update(metric.__name__, metric(output, target) if num_samples else 0.0, n=num_samples)
 
 
 def reduction_of(criterion):

@@ -43,7 +43,7 @@ def require_shared(name, loader):
 
 def refuse_small_parts(model, loader):
     """Raise UserError if batch norm of (N, C) would get a single sample of a batch that several processes share."""
-    if world_size() == 1 or not any(type(module) is torch.nn.BatchNorm1d for module in model.modules()):
+    if world_size() == 1 or not any(isinstance(module, torch.nn.BatchNorm1d) for module in model.modules()):
         return
     last = part_of_batch(loader, len(loader) - 1).total
     if last < 2 * world_size():

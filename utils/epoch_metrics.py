@@ -148,13 +148,24 @@ def _require_mergeable(place, metric):
             f"{place}: {type(metric).__name__} has no merge_state(other), which adds what the metric of another "
             "process has seen; write one, or train in one process"
         )
+    parts = _parts_of_torchmetrics(metric)
+    if not parts or type(metric).merge_state.__module__ != "torchmetrics.metric":
+        return
+    means = [name for name, how in metric._reductions.items() if getattr(how, "__name__", "") == "dim_zero_mean"]
+    why = "it holds further metrics" if len(parts) > 1 else f"its {means[0]!r} is a mean" if means else ""
+    if why:
+        raise UserError(
+            f"{place}: {type(metric).__name__}: {why}, which the merge_state of torchmetrics does not add up; write "
+            "one, or train in one process"
+        )
+    _merge(place, copy.deepcopy(metric), copy.deepcopy(metric))  # what it refuses, it refuses now
 
 
 def _merge(place, metric, other):
     """Add what another one has seen."""
     try:
         metric.merge_state(other)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, TypeError) as error:
         raise UserError(f"{place}: {type(metric).__name__}: {' '.join(str(error).split())}") from error
 
 

@@ -46,8 +46,12 @@ def print_error(text):
     """Tell of an error, one mistake a line, on the console and in the run's log, if there is one by now."""
     sys.stderr.write("".join(f"error: {line}\n" for line in text.splitlines()))
     sys.stderr.flush()
-    files = [handler for handler in logging.getLogger().handlers if hasattr(handler, "baseFilename")]
-    for line in text.splitlines():
-        record = logging.LogRecord("run", logging.ERROR, __file__, 0, line, (), None)
-        for file in files:
-            file.emit(record)  # past its filters, which may ask processes that are gone
+    log_error(text)
+
+
+def log_error(text):
+    """Write of an error into the run's log alone, if there is one by now."""
+    record = logging.LogRecord("run", logging.ERROR, __file__, 0, text, (), None)
+    for handler in logging.getLogger().handlers:
+        if hasattr(handler, "baseFilename"):
+            handler.emit(record)  # past its filters, which may ask processes that are gone

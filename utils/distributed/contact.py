@@ -55,9 +55,9 @@ def seen_at(place):
     _tell("place", _place)
 
 
-def has_ended(status):
+def has_ended(status, why=""):
     """Tell the others that this process ends with this exit status, for a reason of its own."""
-    _tell("ended", status)
+    _tell("ended", [status, why])
 
 
 def is_lost(error):
@@ -80,9 +80,11 @@ def report_lost(error, rank, world_size, seconds):
     ended, lost, places = (answers[what] for what in ("ended", "lost", "place"))
     if ended:
         first = min(ended)
-        if ended[first] == 1 and rank == min(lost):  # with another status it has said why
-            print_error(f"rank {first} has ended {_at(places.get(first))}, and with it the run; {_AGAIN}")
-        return ended[first]
+        status, why = ended[first]
+        if status in (0, 1) and rank == min(lost):  # with another status it has said why
+            place = f"{_at(places.get(first))} ({why})" if why else _at(places.get(first))
+            print_error(f"rank {first} has ended {place}, and with it the run; {_AGAIN}")
+        return status or 1
     missing = [number for number in range(world_size) if number not in lost]
     if rank == min(lost):
         print_error(_describe(missing, places, any(lost.values()) and seconds) or f"{_in_short(error)}, {_at(_place)}")

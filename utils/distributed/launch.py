@@ -10,6 +10,7 @@ from utils.distributed.world import world_size
 from utils.errors import UserError
 
 _OWN_LAUNCH = "STARTED_BY_TRAIN_PY"  # set for processes that this file has started
+_SAVE_SECONDS = "300"  # how long one that is told to end may save, before torch kills it
 
 
 def processes_to_start(settings, parallel):
@@ -36,6 +37,7 @@ def start_processes(number):
     logging.disable(logging.CRITICAL)  # the launcher's news, which are told below
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // number)))
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", _SAVE_SECONDS)
     os.environ[_OWN_LAUNCH] = "1"
     flags = ["--standalone", f"--nproc-per-node={number}"]
 

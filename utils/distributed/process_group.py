@@ -17,7 +17,7 @@ from utils.device import prepare_device
 from utils.distributed import contact
 from utils.distributed.messages import barrier, close_group, gather, is_first_to_say, open_group
 from utils.distributed.world import is_main, rank, who, world_size
-from utils.errors import UserError, print_error
+from utils.errors import UserError, log_error, print_error
 
 DEFAULT_TIMEOUT_SECONDS = 600.0
 _LAST_WORDS_SECONDS = 2.0  # how long to wait, at the end, for what the first process says
@@ -26,17 +26,21 @@ _meshes = []  # of sharded models
 
 
 @contextlib.contextmanager
-def joined(config, resume=None):
-    """Within it this process is one of the run's; in a world of one it does nothing.
+def joined(config, resume=None, device=None):
+    """Within it this process is one of the run's. A traceback that leaves it is in the run's log, too.
 
-    config: the merged config, a plain dict. resume: text that tells which checkpoint the run goes on from. Raises
-    UserError if the processes cannot find each other, or were not given the same. An error ends all processes, and is
-    told once; so does the end of one of them, which the others tell of.
+    config: the merged config, a plain dict. resume: text that tells which checkpoint the run goes on from. device: used
+    instead of the config's. Raises UserError if the processes cannot find each other, or were not given the same. An
+    error ends all processes, and is told once; so does the end of one of them, which the others tell of.
     """
     if world_size() == 1:
-        yield
+        try:
+            yield
+        except Exception as error:
+            _log_traceback(error)
+            raise
         return
-    _join(config)
+    _join(config, device)
     try:
         _require_same({"config": config, "resume": resume, "torch": _torch_version()})
         yield
@@ -53,7 +57,8 @@ def joined(config, resume=None):
             status = contact.report_lost(error, rank(), world_size(), _timeout_seconds(config))
             _end_on_gpu(status)
             raise SystemExit(status) from None
-        contact.has_ended(_status_of(error))
+        contact.has_ended(_status_of(error), _in_short(error))
+        _log_traceback(error)
         _end_on_gpu(_status_of(error), error)
         raise
     finally:
@@ -86,7 +91,7 @@ def process_device(settings):
     return torch.device(f"cuda:{local_rank}")
 
 
-def _join(config):
+def _join(config, device_name):
     import torch.distributed as dist
 
     from utils.config.schema import RunSettings
@@ -102,7 +107,8 @@ def _join(config):
         raise UserError(
             "--max-restarts: on several hosts, give torchrun an --rdzv-id too, by which a restart finds its run"
         )
-    device = process_device(RunSettings.model_validate(config))
+    settings = RunSettings.model_validate(config)
+    device = process_device(settings.model_copy(update={"device": device_name or settings.device}))
     wanted, started = (config.get("parallel") or {}).get("processes"), int(os.environ.get("LOCAL_WORLD_SIZE", 0))
     if started and wanted not in (None, started):
         raise UserError(f"parallel.processes: {wanted}, and the launcher has started {_count(started)} on this host")
@@ -114,6 +120,7 @@ def _join(config):
         store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
         if "TORCHELASTIC_RUN_ID" in os.environ:
             store = contact.store_of_start(store, rank(), world_size(), timeout.total_seconds())
+        _require_same_kind(store, device.type)  # those on GPUs and those without wait in vain for each other
         place = {"store": store, "rank": rank(), "world_size": world_size(), "timeout": timeout}
         if device.type == "cuda":
             import torch
@@ -123,12 +130,23 @@ def _join(config):
         else:
             dist.init_process_group("gloo", **place)
         open_group(timeout)
+    except UserError:
+        raise
     except (dist.DistError, ValueError, RuntimeError) as error:
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         reason = str(error).splitlines()[0]
         raise UserError(f"{who()}cannot meet the other {world_size() - 1} at {place}: {reason}") from None
     finally:
         late.cancel()
+
+
+def _require_same_kind(store, kind):
+    """Raise UserError, in the first process and in one that differs from it, if not all are on one kind of device."""
+    store.set(f"device/{rank()}", kind)
+    for number in range(1, world_size()) if is_main() else [0]:
+        other = store.get(f"device/{number}").decode()
+        if other != kind:
+            raise UserError(f"device: rank {number} is on {other}, and rank {rank()} on {kind}; use one kind for all")
 
 
 def _give_up():
@@ -144,6 +162,16 @@ def _status_of(error):
     if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
         return error.code or 0
     return 1
+
+
+def _in_short(error):
+    """ "ZeroDivisionError: division by zero"; "" for what is no error."""
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0] if isinstance(error, Exception) else ""
+
+
+def _log_traceback(error):
+    if isinstance(error, Exception) and not isinstance(error, UserError):  # which is told in a line
+        log_error(who() + "".join(traceback.format_exception(error)).rstrip())
 
 
 def _end_on_gpu(status, untold=None):

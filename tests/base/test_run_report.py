@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from base.messages import how_to_resume, run_report
+from base.run_report import how_to_resume, run_report
 
 
 def finished(**changes):

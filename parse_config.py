@@ -23,7 +23,7 @@ from utils.distributed.world import is_main
 from utils.environment import describe_environment
 from utils.errors import UserError, clean_exit
 from utils.json_io import read_json, write_json
-from utils.run_folder import RunLock, claim_run_folder, is_run_folder, log_folder_of, refuse_other_batch
+from utils.run_folder import RunLock, claim_run_folder, is_run_folder, log_folder_of
 
 __all__ = ["PARTS", "ConfigParser", "CustomArgs"]
 
@@ -231,7 +231,6 @@ class ConfigParser:
         """(folder of the checkpoints, of the logs), made if need be, where it is recorded how the run started."""
         if self.continues:
             save_dir = self.resume.parent
-            refuse_other_batch(save_dir, self._config)
         else:
             root = self._config.get("trainer", {}).get("save_dir", TrainerSettings.model_fields["save_dir"].default)
             save_dir = claim_run_folder(root, self._config.get("name", "run"), self._run_id)

@@ -10,7 +10,7 @@ import torch
 from base.base_callback import CallbackList, call_at_epoch_end
 from base.checkpoint_saver import CheckpointSaver
 from base.rollback import leave_later_epochs, roll_back
-from base.run_report import how_to_resume, run_report
+from base.run_report import run_report, tell_how_to_resume
 from base.standard_callbacks import BestModel, SavePeriod, minutes_are_over, require_monitored, save_is_due
 from base.trainer_state import find_unsavable, restore_attributes, restore_trainer, trainer_state
 from logger import CsvLog, TensorboardWriter
@@ -101,13 +101,13 @@ class BaseTrainer(ABC):
                     self.saver.wait()  # for what a callback has saved
                     self.logger.info(run_report(self))
             except (KeyboardInterrupt, SystemExit):
-                self.logger.warning(how_to_resume(self))
+                tell_how_to_resume(self)
                 raise
             except DataError as error:
                 self._callbacks.call("on_error", self, error)
                 if world_size() == 1:  # the others, who wait for this one's batch, cannot take part
                     self._save_within_epoch()
-                self.logger.warning(how_to_resume(self))
+                tell_how_to_resume(self)
                 if self.stop_signal.received:  # and has ended the workers before
                     self.stop_signal.end()
                 raise

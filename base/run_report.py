@@ -2,6 +2,7 @@
 
 from utils.checkpoint import BEST_MODEL
 from utils.distributed.launch import launcher
+from utils.distributed.world import is_main
 
 
 def run_report(trainer):
@@ -12,8 +13,14 @@ def run_report(trainer):
     return "\n".join([done, *(f"{head:<7}{text}" for head, text in lines if text)])
 
 
+def tell_how_to_resume(trainer):
+    """Say, of several processes in the first one, that the run is ended from outside, and what goes on with it."""
+    if is_main():
+        trainer.logger.warning(how_to_resume(trainer))
+
+
 def how_to_resume(trainer):
-    """Text for the console, when a run is ended from outside; waits for a save under way."""
+    """The text of that; waits for a save under way."""
     trainer.saver.wait()
     newest = trainer.saver.newest
     resume = f"resume with: {launcher()} train.py -r {newest}" if newest else "no checkpoint was saved yet"

@@ -6,6 +6,7 @@ from utils.distributed.messages import gather_to_main
 from utils.distributed.shards import mesh_of
 from utils.distributed.world import rank, world_size
 from utils.errors import UserError
+from utils.run_folder import refuse_other_batch
 from utils.seed import derive_seed, rng_state, seed_everything, set_rng_state
 from utils.stop_signal import unhurried
 from utils.weights import class_name, load_optimizer, load_state, load_weights, unwrapped
@@ -87,6 +88,8 @@ def restore_trainer(trainer, path):
     changed optimizer or lr_scheduler section starts the learning rate and the schedule anew, a changed loss
     its own state. A run of its own starts with no best value yet.
     """
+    if trainer.config.continues and path == trainer.config.resume:
+        refuse_other_batch(path.parent, trainer.config.config)
     mesh = mesh_of(trainer.model)
     if path == trainer.config.resume:
         checkpoint = trainer.config.load_checkpoint(mesh)

@@ -132,11 +132,38 @@ def test_a_signal_to_the_launcher_saves_and_the_same_command_goes_on(project, nu
         time.sleep(0.1)
     process.send_signal(number)
     output = ended(project, process, status, seconds=15)
-    again = "torchrun --nproc-per-node=2" if launcher else "python"
+    again = "torchrun --standalone --nproc-per-node=2" if launcher else "python"
     assert output.count(f"resume with: {again} train.py -r") == 1
     assert launcher or ("Traceback" not in output and "death signal" not in output)
     (run,) = (project / name / "models" / name).iterdir()
     assert list(run.glob("*-batch*.pth"))
+
+
+def test_processes_whose_launcher_is_killed_save_and_end(project):
+    config = job(project, "orphans", killed_at=10**6, samples=5000, epochs=30, save_every_steps=None)
+    process = started(project, "train.py", "-c", config)
+    deadline = time.monotonic() + 60
+    while "epoch 2/" not in (project / "output").read_text() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    while left_running(project) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left_running(project)
+    assert (project / "output").read_text().count("stopped by SIGTERM") == 1
+    (run,) = (project / "orphans" / "models" / "orphans").iterdir()
+    assert list(run.glob("*-batch*.pth"))
+
+
+def test_a_second_ctrl_c_ends_a_launch_at_once(project):
+    config = job(project, "twice", killed_at=10**6, samples=5000, epochs=30, save_every_steps=None)
+    process = started(project, "train.py", "-c", config)
+    deadline = time.monotonic() + 60
+    while "epoch 2/" not in (project / "output").read_text() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    assert "SIGTERM" not in ended(project, process, 130, seconds=15)
 
 
 def test_the_launcher_is_given_only_what_torch_has_had_since_2_8(monkeypatch):

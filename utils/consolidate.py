@@ -1,6 +1,7 @@
 """Make one file of a checkpoint with shards: python -m utils.consolidate <run or checkpoint> [--out file.pth]."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from utils.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
@@ -16,7 +17,9 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     with clean_exit():
         refuse_several("utils.consolidate")
-        source, _ = find_checkpoint(arguments.checkpoint)
+        source, passed_over = find_checkpoint(arguments.checkpoint)
+        for reason in passed_over:
+            print(f"warning: {reason}; passed over", file=sys.stderr)
         out = arguments.out or source.with_name(f"whole-{source.name}")
         if out.suffix not in (".pth", ".safetensors"):
             raise UserError(f"--out: got {str(out)!r}; end its name in .pth or .safetensors")

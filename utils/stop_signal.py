@@ -19,10 +19,10 @@ _watchdogs = []  # of the StopSignals that are entered
 class StopSignal:
     """While entered, Ctrl-C, SIGTERM and SIGUSR1 are remembered as `received` for a loop that asks between two steps.
 
-    A second Ctrl-C raises KeyboardInterrupt wherever the program is. So does the first signal if nobody has asked yet:
-    then nothing would come of waiting. Processes forked meanwhile, such as workers of a DataLoader, are ended by the
-    signals as if this were not there; those of one process of several do not get what a launcher sends to all of them,
-    and end with it.
+    A second signal, one of the two being Ctrl-C, ends it wherever the program is. So does the first one if nobody has
+    asked yet: then nothing would come of waiting. Processes forked meanwhile, such as workers of a DataLoader, are
+    ended by the signals as if this were not there; those of one process of several do not get what a launcher sends to
+    all of them, and end with it.
 
     Of several processes one may be held for good by a step that waits for another which is gone. So one that no step
     follows upon a signal, for patience_seconds or twice the longest step so far, is ended without having saved. A save
@@ -90,8 +90,8 @@ class StopSignal:
 
     def _handle(self, number, frame):
         again = self.received is not None
-        self.received = signal.Signals(number)
-        if not self._asked or (again and number == signal.SIGINT):
+        self.received = self.received or signal.Signals(number)
+        if not self._asked or (again and signal.SIGINT in (number, self.received)):
             self.end()
 
 

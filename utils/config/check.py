@@ -92,6 +92,8 @@ def _components(config, parts):
             entries = {name: section}
         for path, entry in entries.items():
             spec = {"type": entry} if isinstance(entry, str) else entry
+            if part.default and isinstance(spec, dict):
+                spec = {"type": part.default, **spec}
             if _is_formed(spec):
                 yield from _with_nested(path, spec, part)
 

@@ -31,6 +31,8 @@ class Part:
     """Whether a function of the project will do."""
     given: int = 0
     """How many positional arguments the script passes when it builds the object."""
+    default: str | None = None
+    """The type of a section that names none."""
     given_by_name: tuple[str, ...] = ()
     """Names of the other arguments that it passes then."""
     called_with: int | None = None
@@ -80,7 +82,7 @@ PARTS = {
     "trainer": Part("trainer.trainer", bases=("base.base_trainer.BaseTrainer",), given=7),
     "callbacks": Part("trainer.callbacks", bases=("base.base_callback.BaseCallback",)),
     "trackers": Part("logger.trackers", bases=("logger.base_tracker.BaseTracker",)),
-    "parallel": Part("utils.distributed.parallel", functions=True, given=2),
+    "parallel": Part("utils.distributed.parallel", functions=True, given=2, default="ddp"),
     "data_loader": _LOADER,
     "valid_data_loader": _LOADER,
     "test_data_loader": _LOADER,
@@ -312,6 +314,7 @@ _JSON_TYPES = {
     "list[float]": (list,),
     "list[int]": (list,),
     "list[str]": (list,),
+    "list": (list,),
 }
 
 

@@ -16,11 +16,13 @@ _SAVE_SECONDS = "300"  # how long one that is told to end may save, before torch
 def processes_to_start(settings, parallel):
     """How many processes `python train.py` should start; 1 if this one can train, or was itself started by a launcher.
 
-    settings: with n_gpu and device. parallel: the section of the config, or None.
+    settings: with n_gpu and device. parallel: the section of the config, or None. Raises UserError if they do not fit.
     """
     if world_size() > 1 or "RANK" in os.environ:
         return 1
     wanted = (parallel or {}).get("processes")
+    if wanted is not None and settings.n_gpu > 1 and wanted != settings.n_gpu:
+        raise UserError(f"parallel.processes: {wanted}, and n_gpu is {settings.n_gpu}; leave one of them out")
     if wanted is None and settings.n_gpu > 1 and settings.device in ("auto", "cuda"):
         import torch
 
@@ -71,7 +73,8 @@ def launcher():
     if is_own_launch() or "TORCHELASTIC_RUN_ID" not in os.environ:
         return "python"
     several_hosts = os.environ.get("GROUP_WORLD_SIZE", "1") != "1"
-    return "torchrun ..." if several_hosts else f"torchrun --nproc-per-node={os.environ['LOCAL_WORLD_SIZE']}"
+    flags = "..." if several_hosts else f"--standalone --nproc-per-node={os.environ['LOCAL_WORLD_SIZE']}"
+    return f"torchrun {flags}"
 
 
 def restarts():

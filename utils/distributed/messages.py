@@ -1,6 +1,8 @@
 """What the processes of a run tell each other. In a world of one nothing here communicates, waits or costs."""
 
 import hashlib
+import os
+import signal
 import time
 from collections import Counter
 
@@ -12,6 +14,7 @@ _SAY_SECONDS = 0.2  # how long the other processes wait to see whether the first
 _ROUND_SECONDS = 0.25  # between two rounds of an Agreement
 _MOST_STEPS = 50  # between them: steps may become slow at once, as where validation begins
 _times_said = Counter()  # by this process
+_launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 _group = None  # of all processes, on the CPU whatever the device: what they tell each other does not wait for a GPU
 
 
@@ -169,6 +172,8 @@ class Agreement:
         import torch.distributed as dist
 
         contact.seen_at(self._place)
+        if _launcher not in (None, os.getppid()):  # it was killed, and nobody would end these processes
+            os.kill(os.getpid(), signal.SIGTERM)
         elapsed, self._began = time.monotonic() - self._began, time.monotonic()
         every = int(self._every * _ROUND_SECONDS / max(elapsed, 1e-9))
         every = max(1, min(every, 2 * self._every, _MOST_STEPS))

@@ -46,7 +46,7 @@ def ddp(
     sync_batchnorm: bool = False,
     find_unused_parameters: bool = False,
     bucket_mb: float = 25.0,
-    checkpoint_activations: list | tuple = (),
+    checkpoint_activations: list | None = None,
 ):
     """A copy in each process, which exchange gradients during the backward pass.
 
@@ -105,7 +105,7 @@ def fsdp(
     units: list | None = None,
     mixed_precision: Literal["bf16"] | None = None,
     reshard_after_forward: bool = True,
-    checkpoint_activations: list | tuple = (),
+    checkpoint_activations: list | None = None,
     sync_batchnorm: bool = False,
 ):
     """The model with a shard of each parameter, its gradient and the optimizer's state in each process.

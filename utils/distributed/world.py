@@ -4,6 +4,8 @@ import functools
 import os
 from typing import NamedTuple
 
+from utils.errors import UserError
+
 
 class Part(NamedTuple):
     """A process's part of a batch that all share."""
@@ -17,13 +19,20 @@ class Part(NamedTuple):
 @functools.cache
 def world_size():
     """How many processes there are, as a launcher says in the environment."""
-    return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
+    return _number("WORLD_SIZE") if "RANK" in os.environ and "WORLD_SIZE" in os.environ else 1
 
 
 @functools.cache
 def rank():
     """This process's number, from 0."""
-    return int(os.environ["RANK"]) if world_size() > 1 else 0
+    return _number("RANK") if world_size() > 1 else 0
+
+
+def _number(name):
+    try:
+        return int(os.environ[name])
+    except ValueError:
+        raise UserError(f"{name}: got {os.environ[name]!r} in the environment; a launcher sets a number") from None
 
 
 def is_main():

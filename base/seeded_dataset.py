@@ -27,16 +27,16 @@ class SeededDataset(Dataset):
         return self.seeder.map(_reader(self.dataset), [index], [index])[0]
 
     def __getitems__(self, indices):
-        indices = own_samples(indices)
         try:
             return self._batch(indices)
         except StopIteration as error:  # which would be taken for the end of the data
-            raise sample_error(self.dataset, indices[0], error) from error
+            raise sample_error(self.dataset, own_samples(indices)[0], error) from error
 
     def _batch(self, indices):
         dataset = self.dataset
         while type(dataset) is Subset:
             indices, dataset = [dataset.indices[index] for index in indices], dataset.dataset
+        self.seeder.batch, indices = indices, own_samples(indices)
         if isinstance(dataset, InMemoryDataset):
             return dataset.__getitems__(indices, self.seeder)
         if hasattr(dataset, "__getitems__"):

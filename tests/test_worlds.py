@@ -12,6 +12,7 @@ from worlds import in_world, results, rows_of, run_of, small_job, train
 import data_loader.data_loaders as data_module
 import model.model as model_module
 from base import BaseDataLoader, InMemoryDataset
+from data_loader.augmentations import RandomShift
 from model.metric import ConfusionMatrix, MacroF1
 from trainer import Trainer
 from trainer.batch_stream import BatchStream
@@ -327,6 +328,44 @@ def sparse_embedding():
 def test_sparse_gradients_are_exchanged_too():
     first, second = results(in_world(2, sparse_embedding))
     assert first == second and first[:2] == [[0.5, 0.5], [0.5, 0.5]]
+
+
+def shifted_images():
+    """[this process's images of each step] of two epochs, shifted at random a whole batch at a time."""
+    with joined({}):
+        torch.manual_seed(3)
+        images = torch.arange(17 * 36, dtype=torch.float32).view(17, 1, 6, 6)
+        dataset = InMemoryDataset(images, torch.arange(17), transform=RandomShift(2, flip=True))
+        loader = BaseDataLoader(dataset, 5, True, 0.0, 0)
+        steps = []
+        for epoch in (1, 2):
+            loader.set_epoch(epoch)
+            for batch_idx, (data, _) in enumerate(loader):
+                part = part_of_batch(loader, batch_idx)
+                steps.append(data[: len(data) if part is None else part.own])
+        return steps
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_augmentation_of_whole_batches_is_that_of_one_process(size):
+    (alone,) = results(in_world(1, shifted_images))
+    for whole, *parts in zip(alone, *results(in_world(size, shifted_images)), strict=True):
+        assert torch.equal(torch.cat(parts), whole)
+
+
+def drawing_for_itself():
+    def noise(batch):
+        return batch + torch.rand(len(batch), 1)
+
+    noise.draws_per_sample = True
+    with joined({}):
+        InMemoryDataset(torch.zeros(4, 2), transform=noise)
+
+
+def test_augmentation_that_cannot_draw_for_a_part_is_refused():
+    ends = in_world(2, drawing_for_itself)
+    assert [end.status for end in ends] == [2, 2]
+    assert "transform: noise has draws_per_sample, and of 2 processes each would draw" in ends[0].output
 
 
 class WithOldSampler(BaseDataLoader):

@@ -59,11 +59,13 @@ def own_samples(indices):
 
     The first of the batch if there are fewer samples than processes: every process has to take part in every step.
     """
-    if world_size() == 1:
-        return indices
-    each, more = divmod(len(indices), world_size())
-    start = rank() * each + min(rank(), more)
-    return indices[start : start + each + (rank() < more)] or indices[:1]
+    return indices if world_size() == 1 else indices[start_of_part(len(indices)) :][: part_of(len(indices)).own or 1]
+
+
+def start_of_part(total):
+    """Which sample of a batch of so many is the first that this process reads."""
+    each, more = divmod(total, world_size())
+    return rank() * each + min(rank(), more) if part_of(total).own else 0
 
 
 def part_of_batch(loader, batch_idx):

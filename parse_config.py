@@ -23,7 +23,7 @@ from utils.distributed.world import is_main
 from utils.environment import describe_environment
 from utils.errors import UserError, clean_exit
 from utils.json_io import read_json, write_json
-from utils.run_folder import RunLock, claim_run_folder, is_run_folder, log_folder_of
+from utils.run_folder import RunLock, claim_run_folder, is_run_folder, log_folder_of, refuse_second
 
 __all__ = ["PARTS", "ConfigParser", "CustomArgs"]
 
@@ -71,6 +71,7 @@ class ConfigParser:
                 set_by_path(self._config, target, value, KNOWN_KEYS)
         self.keeps_nothing = False  # whether save_dir is a folder that is gone when the command ends
         self._checkpoint = None  # its content, once from_args has read it
+        self._seen = None  # the runs that -r auto has looked at
         self.variants = []  # of this config: the runs that --folds or --seeds ask for
         self.own_keys = check_config(self._config, self._parts, also_logged, begins=resume is None)
 
@@ -101,7 +102,7 @@ class ConfigParser:
             if given.print_config:
                 print(json.dumps(merged.config, indent=4))
                 raise SystemExit(0)
-            merged._checkpoint, merged.variants = given.checkpoint, given.variants
+            merged._checkpoint, merged._seen, merged.variants = given.checkpoint, given.seen, given.variants
             check_types(merged.config, merged._parts)
             if merged.own_keys:
                 merged.get_logger("config").info("own keys: %s", ", ".join(merged.own_keys))
@@ -236,6 +237,8 @@ class ConfigParser:
             save_dir = claim_run_folder(root, self._config.get("name", "run"), self._run_id)
         try:
             self._lock = RunLock(save_dir)
+            if self._seen is not None:
+                refuse_second(save_dir, self._seen)
             write_json(self._config, save_dir / "config.json")
             log_dir = log_folder_of(save_dir)
             setup_logging(log_dir)

@@ -22,6 +22,7 @@ from base import BaseCallback, BaseDataLoader
 from base.base_callback import CallbackList
 from helpers import PROJECT, TinyData, tiny_config, tiny_model, tiny_trainer
 from logger import setup_logging
+from parse_config import ConfigParser
 from trainer.callbacks import TimeLimit
 from utils import UserError
 from utils.checkpoint import CheckpointError
@@ -557,6 +558,40 @@ def test_processes_that_would_go_on_from_other_checkpoints_are_refused(tmp_path)
 
 def of_checkpoint(run):
     train("-r", run / f"checkpoint-epoch{rank() + 1}.pth", "--set", "trainer.epochs=3")
+
+
+def with_a_rival(file, *arguments):
+    """python train.py, beside which another start of the command makes the file between its look and its own run."""
+    claim = ConfigParser._claim_run
+
+    def claim_second(config):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch() if file.suffix else file.mkdir()
+        return claim(config)
+
+    ConfigParser._claim_run = claim_second
+    train(*arguments)
+
+
+@pytest.mark.parametrize(("rival", "goes_on"), [("20000101_000000", False), ("99990101_000000", True)])
+def test_of_two_starts_at_once_one_begins_a_run(tmp_path, rival, goes_on):
+    runs = tmp_path / "small" / "models" / "small"
+    ends = in_world(2, with_a_rival, runs / rival, "-c", small_job(tmp_path), "-r", "auto")
+    assert statuses(ends) == ([0, 0] if goes_on else [2, 2])
+    told = [line for end in ends for line in lines_of(end)]
+    assert [f"{rival}: another process has trained this run since" in line for line in told] == [True] * (not goes_on)
+    assert len(list(runs.iterdir())) == 1 + goes_on
+
+
+def test_a_run_that_has_gone_on_since_it_was_looked_for_is_left_alone(tmp_path):
+    path = small_job(tmp_path)
+    results(in_world(2, train, "-c", path))
+    (run,) = (tmp_path / "small" / "models" / "small").iterdir()
+    ends = in_world(
+        2, with_a_rival, run / "checkpoint-epoch3.pth", "-c", path, "-r", "auto", "--set", "trainer.epochs=4"
+    )
+    assert statuses(ends) == [2, 2]
+    assert not list(run.glob("overtaken-*")) and (run / "checkpoint-epoch2.pth").exists()
 
 
 def test_a_number_of_gpus_that_contradicts_the_launcher_is_refused(tmp_path):

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import itertools
 import os
+import shutil
 from datetime import datetime
 from pathlib import Path
 
@@ -77,6 +78,27 @@ class RunLock:
     def __del__(self):
         if hasattr(self, "_file"):
             os.close(self._file)
+
+
+def seen_runs(runs):
+    """Names of the runs in the folder of a job, and of their checkpoints, as <run> and <run>/<file>."""
+    return frozenset(str(path.relative_to(runs)) for pattern in ("*", "*/*.pth") for path in runs.glob(pattern))
+
+
+def refuse_second(folder, seen):
+    """Raise UserError if another start of the command has begun a run, or gone on with one, since -r auto looked.
+
+    folder: of the run, which this process has locked; it is deleted if it is new. seen: what seen_runs gave then.
+    Of two that begin at once, the one whose folder has the lower name goes on.
+    """
+    new = seen_runs(folder.parent) - seen - {folder.name}
+    other = min((path for path in new if path.endswith(".pth") or path < folder.name), default=None)
+    if other is None:
+        return
+    if folder.name not in seen:
+        shutil.rmtree(folder)
+    run = folder.parent / Path(other).parts[0]
+    raise UserError(f"{run}: another process has trained this run since -r auto looked; give the same command again")
 
 
 def is_being_trained(folder):

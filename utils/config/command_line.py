@@ -17,7 +17,7 @@ from utils.config.variants import variants_of
 from utils.distributed.launch import is_own_launch, launch_id, restarts
 from utils.distributed.world import is_main
 from utils.errors import UserError
-from utils.run_folder import is_being_trained, run_of_launch
+from utils.run_folder import is_being_trained, run_of_launch, seen_runs
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class CommandLine:
     """The device to use instead of the config's."""
     variants: list
     """The runs of a series, of which the config is that of the first."""
+    seen: frozenset | None
+    """With -r auto, what seen_runs gave when it looked for the run."""
     check: bool
     print_config: bool
 
@@ -61,6 +63,8 @@ def read_command_line(args, options):
     given = read_config(parsed.config) if parsed.config else {}
     settings = [*assignments, *_first_of(_variants(parsed, given, assignments))]
     restarted = _read_again(parsed, given, settings) if restarts() else None
+    runs = _runs_of_job(given, settings) if parsed.resume == "auto" and not restarted else None
+    seen = runs and seen_runs(runs)  # before one of them is chosen
     resume, checkpoint, config = restarted or _read(parsed, given, settings)
     variants = _variants(parsed, config, assignments)
     return CommandLine(
@@ -71,6 +75,7 @@ def read_command_line(args, options):
         new_run=bool(parsed.resume and parsed.config and parsed.resume != "auto" and not restarted),
         device=device,
         variants=variants,
+        seen=seen,
         check=getattr(parsed, "_check", False),
         print_config=getattr(parsed, "_print_config", False),
     )
@@ -223,15 +228,11 @@ def _read_auto(parsed, given, assignments):
     """The same for -r auto, which continues the newest run of the config's name, if there is one, with that config."""
     if not parsed.config:
         raise UserError("-r auto: needs a config with -c, whose run it starts or continues")
-    merged = deep_merge({}, given)
-    for target, value in assignments:
-        if split_path(target) in (["name"], ["trainer", "save_dir"]):
-            set_by_path(merged, target, value, KNOWN_KEYS)
-    save_dir, name = _save_dir(merged), merged.get("name", "run")
-    if not isinstance(save_dir, str) or not isinstance(name, str):
+    runs = _runs_of_job(given, assignments)
+    if runs is None:
         return None, None, given  # the check of the config says more
-    run = newest_run(save_dir, name)
-    for begun in filter(Path.is_dir, (Path(save_dir) / "models" / name).glob("*")):
+    run = newest_run(runs.parents[1], runs.name)
+    for begun in filter(Path.is_dir, runs.glob("*")):
         if not any(begun.glob("*.pth")) and is_being_trained(begun):
             raise UserError(f"{begun}: another process trains this run, and has saved nothing yet; wait for its end")
     if run is None:
@@ -239,6 +240,17 @@ def _read_auto(parsed, given, assignments):
     resume, passed_over = find_checkpoint(run)
     _tell(parsed.resume, resume, passed_over)
     return resume, load_checkpoint(resume, shards=False), given
+
+
+def _runs_of_job(given, assignments):
+    """The folder of the config's runs; None if the config does not say."""
+    merged = deep_merge({}, given)
+    for target, value in assignments:
+        if split_path(target) in (["name"], ["trainer", "save_dir"]):
+            set_by_path(merged, target, value, KNOWN_KEYS)
+    save_dir, name = _save_dir(merged), merged.get("name", "run")
+    fits = isinstance(save_dir, str) and isinstance(name, str)
+    return Path(save_dir) / "models" / name if fits else None
 
 
 def _tell(asked, found, passed_over):

@@ -225,8 +225,17 @@ class ConfigParser:
         if self._save_dir is None:
             save_dir, log_dir = decided_by_main(self._claim_run)
             if not is_main():
-                setup_logging(log_dir)
+                self._log_into(log_dir)
             self._save_dir, self._log_dir = save_dir, log_dir
+
+    def _log_into(self, log_dir):
+        """Have this process, which is not the one that has made the folder, write into its log too."""
+        try:
+            setup_logging(log_dir)
+        except FileNotFoundError:
+            raise UserError(
+                f"trainer.save_dir: {log_dir}, of rank 0, is not there; all hosts need to share it"
+            ) from None
 
     def _claim_run(self):
         """(folder of the checkpoints, of the logs), made if need be, where it is recorded how the run started."""

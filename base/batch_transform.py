@@ -1,10 +1,7 @@
 """BatchTransform: transforms applied to whole batches where that is the same, and to single samples where it is not."""
 
-import inspect
-
 import torch
 
-from utils.distributed.world import start_of_part, world_size
 from utils.errors import UserError
 from utils.sample_seeder import try_out
 
@@ -15,16 +12,16 @@ class BatchTransform:
     transform: a function of a batch, a list of functions, or a Compose of torchvision. One that draws random numbers,
     or does not take a batch, is called with one sample (...) at a time, so that each has its own draw; so are those
     between two such. A function that draws for each sample of a batch itself has the attribute draws_per_sample = True.
-    In several processes it takes part=(start, number) too: draw for so many samples, and use what is for the batch's
-    own, which are those from start on; so the processes draw what one would.
+    Then the attribute draws_for_batches is True, and of several processes each has to give it the whole batch.
     examples: batches of one sample each, on which the functions are tried twice: one that draws nothing from torch's,
     NumPy's or python's generator and gives the same both times is believed not to be random.
 
-    Raises UserError for a transform that does not give a tensor of as many samples, or takes no part but should.
+    Raises UserError for a transform that does not give a tensor of as many samples.
     """
 
     def __init__(self, transform, examples):
         functions = _functions(transform)
+        self.draws_for_batches = any(getattr(function, "draws_per_sample", False) for function in functions)
         self._before, self._per_sample, self._after = _split(functions, examples)
         if functions and examples:
             try_out(self, torch.cat(examples[:2]), [0, 1][: len(examples)])  # what does not fit fails here
@@ -105,8 +102,6 @@ def _tried(function, values):
             refusal = error
         else:
             known = getattr(function, "draws_per_sample", False)
-            if known:
-                _require_part(function)
             if known or (not drew and all(map(_equal, results, again))):
                 _require_batches_of_one(function, results)
                 return results, False
@@ -139,19 +134,8 @@ def _require_batches_of_one(function, results):
             raise UserError(f"transform: {name} makes {made} samples of 1; labels would no longer fit")
 
 
-def _require_part(function):
-    if world_size() > 1 and "part" not in inspect.signature(function).parameters:
-        name = getattr(function, "__name__", type(function).__name__)
-        raise UserError(
-            f"transform: {name} has draws_per_sample, and of {world_size()} processes each would draw for its part of "
-            "a batch alone; have it take part=(start, number) too, as RandomShift does"
-        )
-
-
 def _apply_to_batch(function, batch, indices, seeder, place):
     if seeder is None or not getattr(function, "draws_per_sample", False):
         return function(batch)
-    whole = indices if seeder.batch is None else seeder.batch
-    stream = hash((place, *whole))  # of integers alone, so the same in every process
-    part = {} if world_size() == 1 else {"part": (start_of_part(len(whole)), len(whole))}
-    return seeder.map(lambda samples: function(samples.clone(), **part), [stream], [batch])[0]
+    stream = hash((place, *indices))  # of integers alone, so the same in every process
+    return seeder.map(lambda samples: function(samples.clone()), [stream], [batch])[0]

@@ -4,7 +4,7 @@ from torch.utils.data import Dataset, Subset
 
 from base.in_memory_dataset import InMemoryDataset
 from utils.batches import sample_error
-from utils.distributed.world import own_samples
+from utils.distributed.world import own_samples, own_slice
 from utils.sample_seeder import SampleSeeder
 
 
@@ -36,7 +36,10 @@ class SeededDataset(Dataset):
         dataset = self.dataset
         while type(dataset) is Subset:
             indices, dataset = [dataset.indices[index] for index in indices], dataset.dataset
-        self.seeder.batch, indices = indices, own_samples(indices)
+        if isinstance(dataset, InMemoryDataset) and dataset.transform.draws_for_batches:
+            own = own_slice(len(indices))  # of what one process would draw
+            return tuple(rows[own] for rows in dataset.__getitems__(indices, self.seeder))
+        indices = own_samples(indices)
         if isinstance(dataset, InMemoryDataset):
             return dataset.__getitems__(indices, self.seeder)
         if hasattr(dataset, "__getitems__"):

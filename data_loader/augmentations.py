@@ -8,7 +8,7 @@ class RandomShift:
     """Shifts each image of a batch (B, C, H, W) by up to `most` pixels along both axes, and fills in zeros.
 
     flip: mirror half of them too. The numbers are drawn on the CPU, whose generator the loader seeds, also for images
-    on the GPU. part: (start, number), if the images are those from start on of a batch of so many.
+    on the GPU.
     """
 
     draws_per_sample = True
@@ -17,15 +17,13 @@ class RandomShift:
         self.most = most
         self.flip = flip
 
-    def __call__(self, images, part=None):
+    def __call__(self, images):
         number, channels, height, width = images.shape
-        start, drawn = part or (0, number)
-        down, right = torch.randint(2 * self.most + 1, (2, drawn, 1))[:, start : start + number]
+        down, right = torch.randint(2 * self.most + 1, (2, number, 1))
         rows = down + torch.arange(height)
         columns = right + torch.arange(width)
         if self.flip:
-            mirrored = torch.rand(drawn, 1)[start : start + number] < 0.5
-            columns = torch.where(mirrored, columns.flip(1), columns)
+            columns = torch.where(torch.rand(number, 1) < 0.5, columns.flip(1), columns)
         places = rows[:, :, None] * (width + 2 * self.most) + columns[:, None, :]
         places = places.to(images.device).view(number, 1, -1).expand(-1, channels, -1)
         return F.pad(images, [self.most] * 4).flatten(2).gather(2, places).view_as(images)

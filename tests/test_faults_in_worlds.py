@@ -32,6 +32,7 @@ from utils.distributed.messages import gather, gather_to_main
 from utils.distributed.parallel import ddp
 from utils.distributed.process_group import joined, process_device
 from utils.distributed.world import rank
+from utils.run_folder import RunLock, is_being_trained
 from utils.stop_signal import StopSignal
 
 pytestmark = pytest.mark.slow  # they start processes
@@ -668,3 +669,17 @@ def test_a_metric_that_cannot_be_merged_is_refused(tmp_path):
     assert statuses(ends) == [2, 2]
     (line,) = [line for end in ends for line in lines_of(end)]
     assert "merge_state" in line
+
+
+def asks_beside_another(folder):
+    with joined({}):
+        asked = RunLock(folder, asks=True) if rank() == 0 else None
+        gather(None)
+        trained = is_being_trained(folder)
+        gather(None)
+        return trained, asked is None
+
+
+def test_processes_that_ask_whether_a_run_is_trained_are_not_taken_for_one_that_trains_it(tmp_path):
+    RunLock(tmp_path)
+    assert [trained for trained, _ in results(in_world(2, asks_beside_another, tmp_path))] == [False, False]

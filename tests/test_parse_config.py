@@ -501,3 +501,10 @@ def test_a_wrong_kind_of_parallel_is_told_in_one_line(name):
     with pytest.raises(UserError) as told:
         ConfigParser(read_json(PROJECT / "config.json") | {"parallel": {"type": name}}, parts=PARTS)
     assert str(told.value) == f"parallel.type: got {name!r}; it should be 'ddp' or 'fsdp'"
+
+
+def test_a_host_that_does_not_share_the_log_folder_is_told(tmp_path):
+    with pytest.raises(
+        UserError, match=r"trainer.save_dir: .*none, of rank 0, is not there; all hosts need to share it"
+    ):
+        ConfigParser({"name": "x"})._log_into(tmp_path / "none")

@@ -353,21 +353,6 @@ def test_augmentation_of_whole_batches_is_that_of_one_process(size):
         assert torch.equal(torch.cat(parts), whole)
 
 
-def drawing_for_itself():
-    def noise(batch):
-        return batch + torch.rand(len(batch), 1)
-
-    noise.draws_per_sample = True
-    with joined({}):
-        InMemoryDataset(torch.zeros(4, 2), transform=noise)
-
-
-def test_augmentation_that_cannot_draw_for_a_part_is_refused():
-    ends = in_world(2, drawing_for_itself)
-    assert [end.status for end in ends] == [2, 2]
-    assert "transform: noise has draws_per_sample, and of 2 processes each would draw" in ends[0].output
-
-
 class WithOldSampler(BaseDataLoader):
     """The sampler that a subclass of the old template's form returns."""
 

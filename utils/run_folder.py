@@ -58,15 +58,17 @@ def _samples_an_update(config):
 class RunLock:
     """Tells other processes, as long as it lives, that this one trains the run in the folder.
 
-    Raises UserError if another one does. Where the file system has no locks, nobody is told.
+    asks: it does not train, and others may ask beside it. Raises UserError if another one trains the run. Where the
+    file system has no locks, nobody is told.
     """
 
-    def __init__(self, folder):
-        self._file = os.open(Path(folder) / ".lock", os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0))
+    def __init__(self, folder, asks=False):
+        self._file = os.open(Path(folder) / ".lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0))
         try:
             import fcntl
 
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of this process alone, not of its workers
+            kind = fcntl.LOCK_SH if asks else fcntl.LOCK_EX
+            fcntl.lockf(self._file, kind | fcntl.LOCK_NB)  # of this process alone, not of its workers
         except ImportError:
             pass
         except OSError as error:
@@ -105,7 +107,7 @@ def is_being_trained(folder):
     """Whether a process trains the run in the folder now."""
     try:
         if (folder / ".lock").exists():
-            RunLock(folder)
+            RunLock(folder, asks=True)
     except UserError:
         return True
     return False

@@ -28,7 +28,6 @@ class SampleSeeder:
         self.epoch = -1
         self._shared_epoch = torch.tensor(self.epoch).share_memory_()  # what workers go by
         self._drawn_from = set()
-        self.batch = None  # the samples of the one under way, of which this process may read only a part
 
     def set_epoch(self, epoch):
         """Make the samples read from now on those of the epoch."""

@@ -209,7 +209,7 @@ def _read_again(parsed, given, assignments):
     if since is not None and resume.stat().st_mtime < since:
         return None
     _tell("", resume, passed_over)
-    checkpoint = load_checkpoint(resume)
+    checkpoint = load_checkpoint(resume, shards=False)
     return resume, checkpoint, checkpoint["config"]
 
 

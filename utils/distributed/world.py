@@ -50,22 +50,27 @@ def part_of(total, number=None):
 
     The first ones have one more if need be.
     """
+    number = rank() if number is None else number
+    return Part(_first_of(number + 1, total) - _first_of(number, total), total)
+
+
+def _first_of(number, total):
     each, more = divmod(total, world_size())
-    return Part(each + ((rank() if number is None else number) < more), total)
+    return number * each + min(number, more)
 
 
 def own_samples(indices):
-    """Those of a batch's samples that this process reads: the next ones after the process before it.
+    """Those of a batch's samples that this process reads."""
+    return indices if world_size() == 1 else indices[own_slice(len(indices))]
+
+
+def own_slice(total):
+    """Where in a batch of so many samples those are that this process reads: next to those of the process before it.
 
     The first of the batch if there are fewer samples than processes: every process has to take part in every step.
     """
-    return indices if world_size() == 1 else indices[start_of_part(len(indices)) :][: part_of(len(indices)).own or 1]
-
-
-def start_of_part(total):
-    """Which sample of a batch of so many is the first that this process reads."""
-    each, more = divmod(total, world_size())
-    return rank() * each + min(rank(), more) if part_of(total).own else 0
+    start, end = _first_of(rank(), total), _first_of(rank() + 1, total)
+    return slice(start, end) if end > start else slice(1)
 
 
 def part_of_batch(loader, batch_idx):

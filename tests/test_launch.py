@@ -74,6 +74,15 @@ def started(folder, *arguments):
         )
 
 
+def in_second_epoch(folder, config, launcher=()):
+    """The same, of train.py, that has come to its second epoch."""
+    process = started(folder, *launcher, "train.py", "-c", config)
+    deadline = time.monotonic() + 60
+    while "epoch 2/" not in (folder / "output").read_text() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return process
+
+
 def ended(folder, process, status, seconds=60):
     """What it has written, once it has ended with this status; all that it started have ended too."""
     assert process.wait(seconds) == status, (folder / "output").read_text()
@@ -126,10 +135,7 @@ def test_our_own_launch_names_who_was_killed_and_the_same_command_goes_on(projec
 def test_a_signal_to_the_launcher_saves_and_the_same_command_goes_on(project, number, status, launcher):
     name = f"signalled{number}{len(launcher)}"
     config = job(project, name, killed_at=10**6, samples=5000, workers=1, epochs=30, save_every_steps=None)
-    process = started(project, *launcher, "train.py", "-c", config)
-    deadline = time.monotonic() + 60
-    while "epoch 2/" not in (project / "output").read_text() and time.monotonic() < deadline:
-        time.sleep(0.1)
+    process = in_second_epoch(project, config, launcher)
     process.send_signal(number)
     output = ended(project, process, status, seconds=15)
     again = "torchrun --standalone --nproc-per-node=2" if launcher else "python"
@@ -141,29 +147,16 @@ def test_a_signal_to_the_launcher_saves_and_the_same_command_goes_on(project, nu
 
 def test_processes_whose_launcher_is_killed_save_and_end(project):
     config = job(project, "orphans", killed_at=10**6, samples=5000, epochs=30, save_every_steps=None)
-    process = started(project, "train.py", "-c", config)
-    deadline = time.monotonic() + 60
-    while "epoch 2/" not in (project / "output").read_text() and time.monotonic() < deadline:
-        time.sleep(0.1)
+    process = in_second_epoch(project, config)
     process.kill()
     process.wait()
+    deadline = time.monotonic() + 60
     while left_running(project) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not left_running(project)
     assert (project / "output").read_text().count("stopped by SIGTERM") == 1
     (run,) = (project / "orphans" / "models" / "orphans").iterdir()
     assert list(run.glob("*-batch*.pth"))
-
-
-def test_a_second_ctrl_c_ends_a_launch_at_once(project):
-    config = job(project, "twice", killed_at=10**6, samples=5000, epochs=30, save_every_steps=None)
-    process = started(project, "train.py", "-c", config)
-    deadline = time.monotonic() + 60
-    while "epoch 2/" not in (project / "output").read_text() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    process.send_signal(signal.SIGINT)
-    assert "SIGTERM" not in ended(project, process, 130, seconds=15)
 
 
 def test_the_launcher_is_given_only_what_torch_has_had_since_2_8(monkeypatch):

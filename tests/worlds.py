@@ -22,6 +22,7 @@ from logger import CsvLog
 from utils.json_io import write_json
 
 _PATIENCE_SECONDS = 120
+PATIENCE = 40  # seconds, for what has to be over in a few, on a machine that does other things too
 _server = multiprocessing.get_context("forkserver")
 _IMPORTED = ["torch.distributed.fsdp", "torchvision", "trainer.trainer", "trainer.callbacks", "parse_config", "worlds"]
 _server.set_forkserver_preload(_IMPORTED)
@@ -69,6 +70,29 @@ def in_world(size, function, *arguments, environment=(), patience=_PATIENCE_SECO
             ends[rank].status = process.exitcode
     assert "hangs" not in [end.status for end in ends], ends
     return ends
+
+
+def in_served_world(size, function, *arguments, **options):
+    """in_world, where no process serves the store, but somebody outside, as torchrun does."""
+    import torch
+
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    environment = {
+        "MASTER_PORT": store.port,
+        "TORCHELASTIC_USE_AGENT_STORE": True,
+        **dict(options.pop("environment", ())),
+    }
+    return in_world(size, function, *arguments, environment=environment, patience=PATIENCE, **options)
+
+
+def lines_of(end):
+    """The lines by which a process told of errors."""
+    return [line for line in end.output.splitlines() if line.startswith("error: ")]
+
+
+def statuses(ends):
+    """The exit status of each process."""
+    return [end.status for end in ends]
 
 
 def results(ends):

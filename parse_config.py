@@ -66,6 +66,7 @@ class ConfigParser:
         whole = self.resume is not None and self.resume.suffix != ".safetensors"
         self.continues = whole and not new_run and is_run_folder(self.resume.parent)
         self._save_dir = self._log_dir = None
+        self._logs = False  # whether logging is set up
         for target, value in (modification or {}).items():
             if value is not None:
                 set_by_path(self._config, target, value, KNOWN_KEYS)
@@ -181,8 +182,8 @@ class ConfigParser:
         """A logger that shows warnings (0), results too (1) or progress too (2)."""
         if verbosity not in _LOG_LEVELS:
             raise UserError(f"verbosity: got {verbosity!r}; it should be 0, 1 or 2")
-        if self._log_dir is None:
-            setup_logging()
+        if not self._logs:
+            self._log_into(None)
         logger = logging.getLogger(name)
         logger.setLevel(_LOG_LEVELS[verbosity])
         return logger
@@ -225,17 +226,17 @@ class ConfigParser:
         if self._save_dir is None:
             save_dir, log_dir = decided_by_main(self._claim_run)
             if not is_main():
-                self._log_into(log_dir)
+                try:
+                    self._log_into(log_dir)
+                except FileNotFoundError:
+                    raise UserError(
+                        f"trainer.save_dir: {log_dir}, of rank 0, is not there; all hosts need to share it"
+                    ) from None
             self._save_dir, self._log_dir = save_dir, log_dir
 
     def _log_into(self, log_dir):
-        """Have this process, which is not the one that has made the folder, write into its log too."""
-        try:
-            setup_logging(log_dir)
-        except FileNotFoundError:
-            raise UserError(
-                f"trainer.save_dir: {log_dir}, of rank 0, is not there; all hosts need to share it"
-            ) from None
+        setup_logging(log_dir)
+        self._logs = True
 
     def _claim_run(self):
         """(folder of the checkpoints, of the logs), made if need be, where it is recorded how the run started."""
@@ -250,7 +251,7 @@ class ConfigParser:
                 refuse_second(save_dir, self._seen)
             write_json(self._config, save_dir / "config.json")
             log_dir = log_folder_of(save_dir)
-            setup_logging(log_dir)
+            self._log_into(log_dir)
             starts = save_dir / "environment.json"
             before = read_json(starts) if starts.exists() else []
             start = {**describe_environment(), "resumed_from": str(self.resume) if self.resume else None}

@@ -13,7 +13,13 @@ from utils.errors import UserError
 from utils.json_io import read_json
 
 _CONFIG = Path(__file__).with_name("logger_config.json")
-_early = logging.handlers.MemoryHandler(capacity=sys.maxsize, flushLevel=sys.maxsize)  # until there is a folder
+
+
+class _EarlyRecords(logging.handlers.MemoryHandler):
+    """Keeps the records of a command, as a handler of the root logger, until there is a folder."""
+
+    def __init__(self):
+        super().__init__(capacity=sys.maxsize, flushLevel=sys.maxsize)
 
 
 class ConsoleHandler(logging.Handler):
@@ -55,8 +61,10 @@ class _OfFirstProcess(logging.Filter):
 def setup_logging(save_dir=None, log_config=_CONFIG):
     """Send log records to the console and, given a folder, to the files that log_config names, inside that folder.
 
-    Records of the time before there was a folder are written into its files first.
+    Records since the last call without a folder are written into its files first.
     """
+    root = logging.getLogger()
+    early = [record for handler in root.handlers if isinstance(handler, _EarlyRecords) for record in handler.buffer]
     config = {"disable_existing_loggers": False, **read_json(log_config)}
     files = {name for name, handler in config["handlers"].items() if "filename" in handler}
     for name in files:
@@ -70,18 +78,16 @@ def setup_logging(save_dir=None, log_config=_CONFIG):
             config["handlers"][name]["filename"] = str(path)
     if save_dir is None:
         config["root"]["handlers"] = [name for name in config["root"]["handlers"] if name not in files]
-    logging.config.dictConfig(config)
-    root = logging.getLogger()
+    logging.config.dictConfig(config)  # takes the root logger's handlers away, and the early records with them
     if world_size() > 1:
         for handler in root.handlers:
             handler.addFilter(_OfFirstProcess() if is_main() else _OfOtherProcesses())
             if not is_main() and hasattr(handler, "maxBytes"):
                 handler.maxBytes = 0  # it is the first process that begins a new file
     if save_dir is None:
-        root.addHandler(_early)
+        root.addHandler(_EarlyRecords())
         return
-    for record in _early.buffer:
+    for record in early:
         for handler in root.handlers:
             if hasattr(handler, "baseFilename") and record.levelno >= handler.level:
                 handler.handle(record)
-    _early.buffer.clear()

@@ -479,8 +479,10 @@ def test_other_threads_than_before_are_told(tmp_path, capsys):
     _ = ConfigParser(given, resume=folder / "checkpoint-epoch1.pth").save_dir
     assert "threads" not in capsys.readouterr().out
     (folder / "environment.json").write_text(json.dumps([{**starts[0], "threads": 77}]))
-    _ = ConfigParser(given, resume=folder / "checkpoint-epoch1.pth").save_dir
-    assert f"{torch.get_num_threads()} threads compute now, 77 did before" in capsys.readouterr().out
+    log_dir = ConfigParser(given, resume=folder / "checkpoint-epoch1.pth").log_dir
+    told = f"{torch.get_num_threads()} threads compute now, 77 did before"
+    assert told in capsys.readouterr().out
+    assert told in (log_dir / "info.log").read_text()
 
 
 def test_a_file_that_a_part_does_not_find_is_named(monkeypatch):
@@ -503,8 +505,10 @@ def test_a_wrong_kind_of_parallel_is_told_in_one_line(name):
     assert str(told.value) == f"parallel.type: got {name!r}; it should be 'ddp' or 'fsdp'"
 
 
-def test_a_host_that_does_not_share_the_log_folder_is_told(tmp_path):
+def test_a_host_that_does_not_share_the_log_folder_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("parse_config.decided_by_main", lambda _: (tmp_path, tmp_path / "none"))
+    monkeypatch.setattr("parse_config.is_main", lambda: False)
     with pytest.raises(
         UserError, match=r"trainer.save_dir: .*none, of rank 0, is not there; all hosts need to share it"
     ):
-        ConfigParser({"name": "x"})._log_into(tmp_path / "none")
+        _ = ConfigParser({"name": "x"}).log_dir

@@ -31,3 +31,12 @@ def test_another_config_can_be_given(tmp_path):
     setup_logging(tmp_path, log_config=config)
     logging.getLogger("x").info("word")
     assert (tmp_path / "mine.log").read_text() == "word\n"
+
+
+def test_records_of_a_command_that_had_no_folder_reach_no_later_run(tmp_path):
+    setup_logging()
+    logging.getLogger("x").info("of the first command")
+    setup_logging()
+    logging.getLogger("x").info("of the second")
+    setup_logging(tmp_path)
+    assert [line.rpartition(": ")[2] for line in (tmp_path / "info.log").read_text().splitlines()] == ["of the second"]

@@ -22,16 +22,17 @@ def clean_exit():
     """End the command on a user's error with its text and exit status 2, on Ctrl-C with 130; no traceback.
 
     A reader that closes the pipe, as in `--print-config | head`, ends it silently. Of several processes on a host, all
-    of which meet the same error before they have joined, the first one tells it.
+    of which meet the same error before they have joined, the first one tells it. So does another one which
+    torchrun has not ended for that some seconds later: it alone has met the error, or is much faster.
     """
     speaks = os.environ.get("LOCAL_RANK", "0") == "0"
     try:
         yield
     except UserError as error:
-        if speaks:
-            print_error(str(error))
-        else:
+        if not speaks:
             time.sleep(_LET_SPEAK_SECONDS)  # a launcher ends all when one has ended
+        if speaks or "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun would have, so nobody has told of it
+            print_error(str(error))
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         if speaks:

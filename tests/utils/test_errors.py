@@ -7,12 +7,25 @@ import pytest
 from utils.errors import UserError, clean_exit
 
 
-@pytest.mark.parametrize(("local_rank", "told", "waits"), [("0", "error: here: it is wrong\n", 0), ("1", "", 1)])
-def test_of_several_processes_the_first_tells_and_the_others_let_it(monkeypatch, capsys, local_rank, told, waits):
-    monkeypatch.setenv("LOCAL_RANK", local_rank)
+_TOLD = "error: here: it is wrong\n"
+
+
+@pytest.mark.parametrize(
+    ("environment", "told", "waits"),
+    [
+        ({"LOCAL_RANK": "0"}, _TOLD, 0),
+        ({"LOCAL_RANK": "1"}, "", 1),
+        ({"LOCAL_RANK": "1", "TORCHELASTIC_RUN_ID": "x"}, _TOLD, 1),
+    ],
+)
+def test_of_several_processes_the_first_tells_and_another_one_that_torchrun_lets_be(
+    monkeypatch, capsys, environment, told, waits
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
     waited = []
-    monkeypatch.setattr(time, "sleep", waited.append)
+    monkeypatch.setattr(time, "sleep", lambda seconds: waited.append((seconds, capsys.readouterr().err)))
     with pytest.raises(SystemExit) as end, clean_exit():
         raise UserError("here: it is wrong")
     assert end.value.code == 2 and capsys.readouterr().err == told
-    assert len(waited) == waits and all(seconds >= 2 for seconds in waited)
+    assert len(waited) == waits and all(seconds >= 2 and not before for seconds, before in waited)

@@ -6,7 +6,6 @@ import pytest
 
 from utils.errors import UserError, clean_exit
 
-
 _TOLD = "error: here: it is wrong\n"
 
 

@@ -123,7 +123,7 @@ class OptimStep:
     def merged(self, states):
         """The state for other processes than before: each goes on from the mean of the gradients that they had."""
         gradients = zip(*(state["gradients"] for state in states), strict=True) if "gradients" in states[0] else ()
-        means = [None if of_one[0] is None else torch.stack(of_one).mean(dim=0) for of_one in gradients]
+        means = [_mean(of_one) for of_one in gradients]
         return states[0] | ({"gradients": means} if means else {})
 
     def load_state_dict(self, state):
@@ -176,6 +176,12 @@ class OptimStep:
 
     def _gradients(self):
         return [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+
+
+def _mean(gradients):
+    """The mean of a parameter's gradients in the processes, None where it had no part in a step; None if nowhere."""
+    there = [gradient for gradient in gradients if gradient is not None]
+    return sum(there) / len(gradients) if there else None
 
 
 def _copy_all(sources, targets):

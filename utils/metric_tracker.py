@@ -117,9 +117,11 @@ class MetricTracker:
         """One state for every process of as many as there may be now, of those that several had within an epoch."""
         state = {**states[0], "window": {key: [] for key in states[0]["window"]}}
         state["sums"], state["weights"] = dict(state["sums"]), dict(state["weights"])
-        for one in states:
-            for key, window in one["window"].items():
-                good = [(v, n) for v, n in window if n > 0 and (math.isfinite(v) or not self.finite_only)]
+        for key, windows in _by_key([one["window"] for one in states]).items():
+            finite = [all(math.isfinite(v) for v, _ in batch) for batch in zip(*windows, strict=self.finite_only)]
+            for window in windows:
+                counted = finite if self.finite_only else itertools.repeat(True)
+                good = [(v, n) for (v, n), counts in zip(window, counted, strict=False) if counts and n > 0]
                 state["sums"][key] += sum(v * n for v, n in good)
                 state["weights"][key] += sum(n for _, n in good)
         if self.over_epoch is not None:

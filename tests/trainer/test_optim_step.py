@@ -118,3 +118,13 @@ def test_scaled_gradients_are_unscaled_before_clipping_and_an_overflow_skips_the
     assert optim_step.state_dict() != state and scaler.get_scale() == 1024.0
     OptimStep(optimizer).load_state_dict(state)  # fp32 after fp16: nothing to restore
     optim_step.load_state_dict({})  # fp16 after fp32: starts as new
+
+
+def test_of_several_processes_a_parameter_without_a_gradient_in_some_has_the_mean_after_a_restart():
+    weight, bias = torch.ones(1, 2), torch.ones(1)
+    optim_step = OptimStep(torch.optim.SGD([weight, bias], lr=0.1), accumulate=2)
+    states = [{"window": [1, 2, 2], "gradients": gradients} for gradients in ([weight, None], [weight * 3, bias])]
+    for of_processes in (states, states[::-1]):
+        of_weight, of_bias = optim_step.merged(of_processes)["gradients"]
+        assert torch.equal(of_weight, weight * 2) and torch.equal(of_bias, bias / 2)
+    assert optim_step.merged([{**states[0], "gradients": [weight, None]}])["gradients"][1] is None

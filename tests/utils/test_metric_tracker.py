@@ -67,3 +67,13 @@ def test_writer_gets_each_value():
     tracker = MetricTracker("loss", writer=Writer())
     tracker.update("loss", torch.tensor(1.5))
     assert tracker.writer.seen == (("loss", 1.5),)
+
+
+def test_of_several_processes_a_batch_that_is_not_finite_in_one_counts_in_none_after_a_restart_too():
+    tracker = MetricTracker("loss", finite_only=True)
+    first, second = (
+        {"sums": {"loss": 0.0}, "weights": {"loss": 0}, "window": {"loss": [(value, 2), (3.0, 1)]}}
+        for value in (1.0, math.nan)
+    )
+    merged = tracker.merged([first, second])
+    assert (merged["sums"]["loss"], merged["weights"]["loss"]) == (6.0, 2)

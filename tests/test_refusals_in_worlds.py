@@ -6,6 +6,7 @@ import os
 import runpy
 import socket
 import sys
+import time
 
 import pytest
 import torch
@@ -112,23 +113,28 @@ def of_checkpoint(run):
     train("-r", run / f"checkpoint-epoch{rank() + 1}.pth", "--set", "trainer.epochs=3")
 
 
-def with_a_rival(file, *arguments):
-    """python train.py, beside which another start of the command makes the file between its look and its own run."""
+def with_a_rival(file, when, *arguments):
+    """python train.py, beside which another start of the command makes the file between its look and its own run.
+
+    when: in seconds since 1970, the file says that it was made.
+    """
     claim = ConfigParser._claim_run
 
     def claim_second(config):
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch() if file.suffix else file.mkdir()
+        file.touch()
+        os.utime(file, (when, when))
         return claim(config)
 
     ConfigParser._claim_run = claim_second
     train(*arguments)
 
 
-@pytest.mark.parametrize(("rival", "goes_on"), [("20000101_000000", False), ("99990101_000000", True)])
-def test_of_two_starts_at_once_one_begins_a_run(tmp_path, rival, goes_on):
+@pytest.mark.parametrize("rival", ["20000101_000000", "99990101_000000"])  # by the clock of another host, maybe
+@pytest.mark.parametrize(("when", "goes_on"), [(0, False), (2**33, True)])
+def test_of_two_starts_at_once_the_first_begins_a_run(tmp_path, rival, when, goes_on):
     runs = tmp_path / "small" / "models" / "small"
-    ends = in_world(2, with_a_rival, runs / rival, "-c", small_job(tmp_path), "-r", "auto")
+    ends = in_world(2, with_a_rival, runs / rival / ".lock", when, "-c", small_job(tmp_path), "-r", "auto")
     assert statuses(ends) == ([0, 0] if goes_on else [2, 2])
     told = [line for end in ends for line in lines_of(end)]
     assert [f"{rival}: another process has trained this run since" in line for line in told] == [True] * (not goes_on)
@@ -139,11 +145,21 @@ def test_a_run_that_has_gone_on_since_it_was_looked_for_is_left_alone(tmp_path):
     path = small_job(tmp_path)
     results(in_world(2, train, "-c", path))
     (run,) = (tmp_path / "small" / "models" / "small").iterdir()
-    ends = in_world(
-        2, with_a_rival, run / "checkpoint-epoch3.pth", "-c", path, "-r", "auto", "--set", "trainer.epochs=4"
-    )
+    file, flags = run / "checkpoint-epoch3.pth", ["--set", "trainer.epochs=4"]
+    ends = in_world(2, with_a_rival, file, time.time(), "-c", path, "-r", "auto", *flags)
     assert statuses(ends) == [2, 2]
     assert not list(run.glob("overtaken-*")) and (run / "checkpoint-epoch2.pth").exists()
+
+
+def test_a_run_whose_config_is_damaged_and_one_with_a_link_for_a_lock_end_no_start(tmp_path):
+    path = small_job(tmp_path)
+    results(in_world(1, train, "-c", path))
+    (run,) = (tmp_path / "small" / "models" / "small").iterdir()
+    (run / "config.json").write_bytes(b"\0" * 9)  # as after a power cut
+    (run.parent / "strange").mkdir()
+    (run.parent / "strange" / ".lock").symlink_to(path)
+    results(in_world(1, train, "-c", path, "-r", "auto", "--set", "trainer.epochs=3"))
+    assert (run / "checkpoint-epoch3.pth").exists()
 
 
 def test_a_number_of_gpus_that_contradicts_the_launcher_is_refused(tmp_path):

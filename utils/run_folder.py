@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import itertools
+import math
 import os
 import shutil
 from datetime import datetime
@@ -38,8 +39,11 @@ def claim_run_folder(root, name, run_id=None):
 
 def refuse_other_batch(folder, config):
     """Raise UserError if updates would take another number of samples than those of the run in the folder."""
-    file = Path(folder) / "config.json"
-    before, now = (_samples_an_update(c) for c in (read_json(file) if file.is_file() else {}, config))
+    try:
+        run = read_json(Path(folder) / "config.json")
+    except (FileNotFoundError, ValueError):  # there is nothing to compare with; a start writes it anew
+        return
+    before, now = _samples_an_update(run), _samples_an_update(config)
     if before and now and before != now:
         raise UserError(
             f"data_loader.args.batch_size: with trainer.accumulate it makes updates of {now} samples, and this run's "
@@ -63,7 +67,8 @@ class RunLock:
     """
 
     def __init__(self, folder, asks=False):
-        self._file = os.open(Path(folder) / ".lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0))
+        never = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # through a link, or waiting at a pipe
+        self._file = os.open(Path(folder) / ".lock", never | (os.O_RDONLY if asks else os.O_RDWR | os.O_CREAT))
         try:
             import fcntl
 
@@ -91,10 +96,12 @@ def refuse_second(folder, seen):
     """Raise UserError if another start of the command has begun a run, or gone on with one, since -r auto looked.
 
     folder: of the run, which this process has locked; it is deleted if it is new. seen: what seen_runs gave then.
-    Of two that begin at once, the one whose folder has the lower name goes on.
+    Of two that begin at once the one goes on that was the first to lock its folder, by the clock of the file system:
+    names tell of the clocks of hosts, and of moments before a folder was there.
     """
     new = seen_runs(folder.parent) - seen - {folder.name}
-    other = min((path for path in new if path.endswith(".pth") or path < folder.name), default=None)
+    before = {run for run in new if _place_in_line(folder.parent / run) < _place_in_line(folder)}
+    other = min(before | {path for path in new if path.endswith(".pth")}, default=None)
     if other is None:
         return
     if folder.name not in seen:
@@ -103,13 +110,22 @@ def refuse_second(folder, seen):
     raise UserError(f"{run}: another process has trained this run since -r auto looked; give the same command again")
 
 
-def is_being_trained(folder):
-    """Whether a process trains the run in the folder now."""
+def _place_in_line(folder):
+    """What is lower for a run that was locked before another one."""
     try:
-        if (folder / ".lock").exists():
-            RunLock(folder, asks=True)
+        return (folder / ".lock").lstat().st_mtime_ns, folder.name
+    except OSError:  # it is not locked yet, or deleted
+        return math.inf, folder.name
+
+
+def is_being_trained(folder):
+    """Whether a process trains the run in the folder now; not where there is no lock that may be read."""
+    try:
+        RunLock(folder, asks=True)
     except UserError:
         return True
+    except OSError:
+        pass
     return False
 
 

@@ -81,8 +81,8 @@ def report_lost(error, rank, world_size, seconds):
     if ended:
         first = min(ended)
         status, why = ended[first]
-        if status in (0, 1) and rank == min(lost):  # with another status it has said why
-            place = f"{_at(places.get(first))} ({why})" if why else _at(places.get(first))
+        if rank == min(lost) and status != 2 and (first or status in (0, 1)):  # else it has said why
+            place = f"{_at(places.get(first))} ({why or f'status {status}'})"
             print_error(f"rank {first} has ended {place}, and with it the run; {_AGAIN}")
         return status or 1
     missing = [number for number in range(world_size) if number not in lost]

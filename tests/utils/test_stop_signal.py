@@ -3,7 +3,9 @@
 import signal
 
 import pytest
+import torch.distributed
 
+from utils.distributed import messages
 from utils.stop_signal import StopSignal
 
 
@@ -31,3 +33,15 @@ def test_sigterm_twice_leaves_time_to_save():
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
         assert stop.asks() == signal.SIGTERM
+
+
+def test_ctrl_c_and_a_launcher_that_is_killed_then_leave_time_to_save(monkeypatch):
+    monkeypatch.setattr(messages, "world_size", lambda: 2)
+    monkeypatch.setattr(messages, "_launcher", -1)
+    sent = []
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda answers, *args, **kwargs: sent.append(answers.tolist()))
+    with StopSignal() as stop:
+        stop.asks()
+        signal.raise_signal(signal.SIGINT)
+        messages.Agreement()(stop.asks())
+        assert [asked for asked, _ in sent] == [signal.SIGINT]

@@ -172,8 +172,8 @@ class Agreement:
         import torch.distributed as dist
 
         contact.seen_at(self._place)
-        if _launcher not in (None, os.getppid()):  # it was killed, and nobody would end these processes
-            os.kill(os.getpid(), signal.SIGTERM)
+        if _launcher not in (None, os.getppid()) and not any(self._asked):  # else what came before is obeyed first
+            os.kill(os.getpid(), signal.SIGTERM)  # the launcher was killed, and nobody would end these processes
         elapsed, self._began = time.monotonic() - self._began, time.monotonic()
         every = int(self._every * _ROUND_SECONDS / max(elapsed, 1e-9))
         every = max(1, min(every, 2 * self._every, _MOST_STEPS))

@@ -156,6 +156,14 @@ def test_shards_live_as_long_as_a_file_names_them(tmp_path):
     assert len(folders_of_shards(run)) == 3
 
 
+def test_a_checkpoint_of_any_name_keeps_its_shards(tmp_path):
+    best = {"type": "SaveTopK", "args": {"monitor": "max val_größe", "k": 2}}
+    metric, settings = {"type": "accuracy", "name": "größe"}, {"monitor": "off", "save_period": 9, "epochs": 3}
+    run = trained(tmp_path / "run", 2, metrics=[metric], callbacks=[best], trainer=settings)
+    saved = sorted(run.glob("top-val_größe-epoch*.pth"))
+    assert len(saved) == 2 and all(load_checkpoint(path)["state_dict"] for path in saved)
+
+
 def whole_state(model):
     return {name: whole(value.detach()) for name, value in model.state_dict().items()}
 

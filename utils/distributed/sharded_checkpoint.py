@@ -54,7 +54,8 @@ def with_shards_saved(state, parent, stem):
 
 def _save(tensors, parent, stem):
     """Write {name: sharded tensor} into a new folder; returns the note on it."""
-    name = broadcast(f"{stem}-{secrets.token_hex(4)}{_ENDING}")
+    plain_stem = re.sub(r"^\.|[^\w.+-]", "_", stem, flags=re.ASCII)  # as a note is read
+    name = broadcast(f"{plain_stem}-{secrets.token_hex(4)}{_ENDING}")
     temporary = parent / f".{name}.tmp"
     try:
         with _told_of(parent / name):

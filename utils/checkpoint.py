@@ -228,7 +228,8 @@ def prune_checkpoints(folder, keep_last=None):
     for path in [*old, *(path for path in saved[:-_KEPT_WITHIN_EPOCHS] if _progress_of(path)[1])]:
         path.unlink(missing_ok=True)
     if any(Path(folder).glob("*.shards")) or any(Path(folder).glob(".*.shards.tmp")):
-        notes = map(_note_on_shards, Path(folder).glob("*.pth"))
+        named = Path(folder).glob("[!.]*")  # as a callback likes; to open and close .lock would let go of the lock
+        notes = map(_note_on_shards, filter(Path.is_file, named))
         delete_unnamed(folder, {note[0] for note in notes if note})
 
 

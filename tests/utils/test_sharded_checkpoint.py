@@ -4,14 +4,17 @@ import hashlib
 import inspect
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from torch.distributed import checkpoint
 
-from utils.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from utils.checkpoint import CheckpointError, load_checkpoint, prune_checkpoints, save_checkpoint
 from utils.distributed.sharded_checkpoint import read_shards, require_shard_files, verify_shards
 from utils.errors import UserError
+from utils.run_folder import RunLock
 
 SHARD = "shard-00001-model.safetensors"
 CONTENT = b"weights"
@@ -104,3 +107,17 @@ def test_a_checkpoint_that_names_no_folder_of_shards_is_refused(tmp_path, note):
     save_checkpoint({"state_dict": {"w": None}, "shards": {"note": note, "tensors": []}}, path)
     with pytest.raises(CheckpointError, match="its tensors are in shards, and it names no folder of them"):
         load_checkpoint(path)
+
+
+def test_shards_that_a_file_of_any_name_has_are_not_deleted(tmp_path):
+    folder, digest = folder_of(tmp_path, json.dumps({SHARD: SUM}).encode())
+    (tmp_path / "b.shards").mkdir()
+    shards = {"note": f"shards:{folder.name}:{digest};", "tensors": []}
+    save_checkpoint({"epoch": 1, "state_dict": {}, "shards": shards}, tmp_path / "mine.ckpt")
+    lock = RunLock(tmp_path)
+    prune_checkpoints(tmp_path)
+    assert [path.name for path in tmp_path.glob("*.shards")] == ["a.shards"]
+    ask = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    asked = subprocess.run([sys.executable, "-c", ask, tmp_path / ".lock"], capture_output=True, text=True)
+    assert asked.stderr.splitlines()[-1].startswith("BlockingIOError"), "the run's lock is no longer held"
+    del lock

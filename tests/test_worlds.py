@@ -487,9 +487,9 @@ class MeanOfBatches(torchmetrics.Metric):
 
     full_state_update = False
 
-    def __init__(self):
+    def __init__(self, how="mean"):
         super().__init__()
-        self.add_state("share", torch.tensor(0.0), dist_reduce_fx="mean")
+        self.add_state("share", torch.tensor(0.0), dist_reduce_fx=how)
 
     def update(self, output, target):
         self.share += target.float().mean()
@@ -502,6 +502,7 @@ UNMERGEABLE = {
     "for want of all at once": (torchmetrics.PearsonCorrCoef, "full_state_update"),
     "of two": (lambda: torchmetrics.MinMaxMetric(torchmetrics.MeanSquaredError()), "it holds further metrics"),
     "of a mean": (MeanOfBatches, "its 'share' is a mean"),
+    "of a pile": (lambda: MeanOfBatches(None), "its 'share' has no dist_reduce_fx"),
 }
 
 

@@ -151,14 +151,22 @@ def _require_mergeable(place, metric):
     parts = _parts_of_torchmetrics(metric)
     if not parts or type(metric).merge_state.__module__ != "torchmetrics.metric":
         return
-    means = [name for name, how in metric._reductions.items() if getattr(how, "__name__", "") == "dim_zero_mean"]
-    why = "it holds further metrics" if len(parts) > 1 else f"its {means[0]!r} is a mean" if means else ""
-    if why:
+    if why := "it holds further metrics" if len(parts) > 1 else _not_added_up(metric):
         raise UserError(
             f"{place}: {type(metric).__name__}: {why}, which the merge_state of torchmetrics does not add up; write "
             "one, or train in one process"
         )
     _merge(place, copy.deepcopy(metric), copy.deepcopy(metric))  # what it refuses, it refuses now
+
+
+def _not_added_up(metric):
+    """What of a metric the merge_state of torchmetrics neither adds up nor refuses itself; "" if nothing."""
+    for name, how in metric._reductions.items():
+        if getattr(how, "__name__", "") == "dim_zero_mean":
+            return f"its {name!r} is a mean"
+        if how is None and hasattr(metric._defaults[name], "dim") and not metric.full_state_update:
+            return f"its {name!r} has no dist_reduce_fx"
+    return ""
 
 
 def _merge(place, metric, other):

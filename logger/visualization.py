@@ -128,7 +128,7 @@ class TensorboardWriter:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")  # torch calls its tracer deprecated, and TensorBoard's writer has no other
             try:
-                self.writer.add_graph(model, batch)
+                self.writer.add_graph(model, (batch,))  # one argument, whatever it is
             except Exception as error:  # a model that cannot be traced can be trained all the same
                 self.logger.warning("no model graph in TensorBoard: %s", str(error).splitlines()[0])
 

@@ -11,6 +11,7 @@ from utils.config.check import watched
 from utils.distributed.messages import gather, same_buffers
 from utils.distributed.world import part_of_batch
 from utils.errors import UserError
+from utils.nested import describe_step, halves, num_samples
 
 
 def evaluate(
@@ -24,11 +25,16 @@ def evaluate(
     same_buffers(model)
     tracker.reset()
     with torch.no_grad():
-        for batch_idx, (data, target) in enumerate(itertools.islice(batches_of(data_loader), limit)):
+        for batch_idx, batch in enumerate(itertools.islice(batches_of(data_loader), limit)):
+            data, target = halves(batch)
             data, target = to_device(data, device), to_device(target, device)
-            with autocast(precision, device):
-                output = model(data)
-                loss = criterion(output, target)
+            try:
+                with autocast(precision, device):
+                    output = model(data)
+                    loss = criterion(output, target)
+            except Exception as error:
+                error.add_note(describe_step(data, target, model))
+                raise
             part = part_of_batch(data_loader, batch_idx)
             record(tracker, metric_ftns, loss, output, target, reduction_of(criterion), part)
             if after_batch is not None:
@@ -49,12 +55,13 @@ def trackers(metric_ftns, device, config):
 
 
 def record(tracker, metric_ftns, loss, output, target, reduction="mean", part=None):
-    """Count a batch's loss (0-dim) and metrics, weighted by its samples. target: (N, ...).
+    """Count a batch's loss (0-dim) and metrics, weighted by its samples. target: (N, ...), or what holds such.
 
     part: this process's Part of a batch that several share; None if the batch is its own.
     """
-    num_samples = 0 if part is not None and part.own == 0 else len(target)
-    tracker.update("loss", loss / len(target) if reduction == "sum" else loss, n=num_samples)
+    samples = num_samples(target)
+    counted = 0 if part is not None and part.own == 0 else samples
+    tracker.update("loss", loss / samples if reduction == "sum" else loss, n=counted)
     if not metric_ftns:
         return
     # where updates may be skipped, a batch that is not finite in one process counts in none; the step has waited, too
@@ -62,10 +69,10 @@ def record(tracker, metric_ftns, loss, output, target, reduction="mean", part=No
     with torch.no_grad():
         if tracker.over_epoch is not None:
             metric_ftns = [metric for metric in metric_ftns if metric.__name__ not in tracker.over_epoch.names]
-            if num_samples and not left_out:
+            if counted and not left_out:
                 tracker.over_epoch.update(output, target)
         for metric in metric_ftns:
-            tracker.update(metric.__name__, metric(output, target) if num_samples else 0.0, n=num_samples)
+            tracker.update(metric.__name__, metric(output, target) if counted else 0.0, n=counted)
 
 
 def reduction_of(criterion):

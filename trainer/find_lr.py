@@ -4,6 +4,7 @@ import contextlib
 import copy
 import itertools
 import math
+import operator
 
 import torch
 
@@ -13,6 +14,7 @@ from trainer.optim_step import OptimStep
 from trainer.speed import apply_switches, autocast, grad_scaler, to_device
 from utils import UserError, inf_loop
 from utils.config.schema import TrainerSettings
+from utils.nested import halves, map_tensors, num_samples
 from utils.seed import rng_state, set_rng_state
 from utils.weights import load_optimizer
 
@@ -48,7 +50,8 @@ def find_lr(model, criterion, optimizer, data_loader, device, settings, low=1e-7
         first = optimizer.param_groups[0]["lr"]
         ratios = [group["lr"] / first if first else 1.0 for group in optimizer.param_groups]
         curve, average = [], 0.0
-        for step, (data, target) in enumerate(itertools.islice(inf_loop(data_loader), steps)):
+        for step, batch in enumerate(itertools.islice(inf_loop(data_loader), steps)):
+            data, target = halves(batch)
             lr = low * (high / low) ** (step / (steps - 1))
             for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
                 group["lr"] = lr * ratio
@@ -91,12 +94,13 @@ def find_batch_size(model, criterion, optimizer, data_loader, device, settings):
     """
     if device.type != "cuda":
         raise UserError(f"--find-batch-size: is for a CUDA GPU's memory, and this run is on {device}")
-    data, target = next(iter(data_loader))
+    data, target = halves(next(iter(data_loader)))
 
     def fits(number):
-        chosen = torch.arange(number) % len(target)
+        chosen = torch.arange(number) % num_samples(target)
         try:
-            _training_step(model, criterion, optimizer, device, settings)(data[chosen], target[chosen])
+            batch = map_tensors(operator.itemgetter(chosen), (data, target))
+            _training_step(model, criterion, optimizer, device, settings)(*batch)
             torch.cuda.synchronize(device)
         except torch.OutOfMemoryError:
             return False
@@ -141,8 +145,9 @@ def _training_step(model, criterion, optimizer, device, settings):
         model.train()
         with autocast(settings.precision, device):
             loss = criterion(model(to_device(data, device)), to_device(target, device))
-        optim_step.step(loss, len(target))
-        return loss.detach() / (len(target) if optim_step.reduction == "sum" else 1)
+        samples = num_samples(target)
+        optim_step.step(loss, samples)
+        return loss.detach() / (samples if optim_step.reduction == "sum" else 1)
 
     return update
 

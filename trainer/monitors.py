@@ -7,8 +7,10 @@ import torch
 
 from base import BaseCallback
 from base.trainer_state import measured_model
+from trainer.speed import to_device
 from utils import UserError
 from utils.distributed.shards import shows
+from utils.nested import halves, map_tensors
 from utils.seed import rng_state, set_rng_state
 
 
@@ -93,15 +95,17 @@ class SamplePredictions(BaseCallback):
         data, target = self._batch
         model = measured_model(trainer).eval()
         with torch.no_grad():
-            output = model(data.to(trainer.device)).float().cpu()
+            output = model(to_device(data, trainer.device))
         set_rng_state(before)
+        if not isinstance(output, torch.Tensor) or not isinstance(target, torch.Tensor):
+            raise UserError("SamplePredictions: shows a tensor of outputs beside one of targets, which these are not")
         if not trainer.writer.enabled:  # it has only taken part
             return
         trainer.writer.set_step(trainer.step, "valid", timed=False)
-        self._show(trainer.writer, data, target, output)
+        self._show(trainer.writer, data, target, output.float().cpu())
 
     def _show(self, writer, data, target, output):
-        images = data.dim() == 4 and data.shape[1] in (1, 3)
+        images = getattr(data, "ndim", 0) == 4 and data.shape[1] in (1, 3)
         if images and output.shape == data.shape:
             writer.add_images("predictions", _stretched(torch.cat([data.float(), output])))
             return
@@ -139,8 +143,7 @@ def _most_memory(device):
 
 def _first_samples(loader, n):
     """(data, target) of the loader's first n samples, or of its first batch if that has fewer."""
-    data, target = next(iter(loader))[:2]
-    return data[:n].clone(), target[:n].clone()
+    return map_tensors(lambda tensor: tensor[:n].clone(), halves(next(iter(loader))))
 
 
 def _stretched(images):

@@ -9,6 +9,7 @@ import torch
 
 from utils.distributed.shards import is_sharded
 from utils.errors import UserError
+from utils.nested import map_tensors
 from utils.weights import unwrapped
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -17,11 +18,16 @@ _FUSED = ("Adam", "AdamW", "SGD")  # torch.optim's classes whose fused kernel ru
 _FUSED_SHARDED = ("Adam", "AdamW")  # and with sharded parameters
 
 
-def to_device(tensor, device):
-    """The tensor on the device; a copy to CUDA does not wait for it, and on other devices that would be unsafe."""
-    if tensor.device == device:
-        return tensor
-    return tensor.to(device, non_blocking=device.type == "cuda")
+def to_device(value, device):
+    """The tensor on the device, or a dict, list or tuple of tensors with each of them there.
+
+    A copy to CUDA does not wait for it; on other devices that would be unsafe.
+    """
+    if not isinstance(value, torch.Tensor):
+        return map_tensors(lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"), value)
+    if value.device == device:
+        return value
+    return value.to(device, non_blocking=device.type == "cuda")
 
 
 def apply_switches(model, settings, device):

@@ -22,6 +22,7 @@ from utils.config.schema import TrainerSettings
 from utils.distributed.messages import broadcast, gather, sums
 from utils.distributed.shards import shows, whole
 from utils.distributed.world import is_main
+from utils.nested import describe_step, halves, num_samples
 from utils.nonfinite import NonFiniteError, StepLog, merged_faults
 from utils.seed import rng_state
 from utils.weights import unwrapped
@@ -30,7 +31,7 @@ _SAMPLES_NAMED = 20  # of a batch at fault
 
 
 class Trainer(BaseTrainer):
-    """Trains on batches (data, target) and validates after each epoch.
+    """Trains on batches (data, target), each a tensor or what holds tensors, and validates after each epoch.
 
     device: where batches are sent. data_loader: of the training part. valid_data_loader: None for no validation.
     lr_scheduler: steps after each epoch, or after each update if its config section says so. len_epoch: batches in
@@ -117,14 +118,19 @@ class Trainer(BaseTrainer):
         self._stop_if_asked()
         self._validate_if_due(epoch)  # which a signal may have put off
         with self._progress_bar(epoch) as bar:
-            for batch_idx, (data, target) in self._batches(epoch):
+            for batch_idx, batch in self._batches(epoch):
+                data, target = halves(batch)
                 data, target = to_device(data, self.device), to_device(target, self.device)
                 if batch_idx == 0:
                     self._show_images(data, epoch)
 
                 part = self.stream.part(epoch, batch_idx)
                 self.optim_step.begin(part, last=batch_idx + 1 == self.len_epoch)
-                loss, output = self._train_batch(batch_idx, data, target)
+                try:
+                    loss, output = self._train_batch(batch_idx, data, target)
+                except Exception as error:
+                    error.add_note(describe_step(data, target, self.model))
+                    raise
                 record(self.train_metrics, self.metric_ftns, loss, output, target, self.reduction, part)
                 self.step_log.batches.append(batch_idx)
                 self._count_batch(batch_idx)
@@ -160,7 +166,7 @@ class Trainer(BaseTrainer):
         if loss.dim():
             raise UserError(f"loss: gave a tensor of shape {tuple(loss.shape)}; one number a batch is needed")
         last = batch_idx + 1 == self.len_epoch
-        if self.optim_step.step(loss, len(target), last):  # backward, and at a window's end the update
+        if self.optim_step.step(loss, num_samples(target), last):  # backward, and at a window's end the update
             self._after_update(batch_idx)
         return loss, output
 
@@ -273,7 +279,7 @@ class Trainer(BaseTrainer):
         every = self.settings.images_every_epochs
         if not self.writer.enabled or not every or (epoch - 1) % every:
             return
-        if data.dim() == 4 and data.shape[1] in (1, 3):
+        if getattr(data, "ndim", 0) == 4 and data.shape[1] in (1, 3):
             images = data[:32].float()
             low, high = images.min(), images.max()
             self.writer.set_step(self._step_of(epoch, 1), timed=False)

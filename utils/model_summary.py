@@ -4,16 +4,18 @@ import itertools
 
 import torch
 
+from utils.nested import map_tensors
 from utils.weights import class_name
 
-_LINES = 24
+_LINES, _WIDTH = 24, 80
 
 
 def example_input(data_loader, device):
-    """Two inputs of the loader's first batch, on the device; None if its batches do not begin with a tensor."""
+    """Two inputs of the loader's first batch, on the device; None for a batch that is no list or tuple."""
     batch = next(iter(data_loader))
-    first = batch[0] if isinstance(batch, (list, tuple)) else None
-    return first[:2].to(device) if isinstance(first, torch.Tensor) else None
+    if not isinstance(batch, (list, tuple)) or not batch:
+        return None
+    return map_tensors(lambda tensor: tensor[:2].to(device), batch[0])
 
 
 def model_summary(model, example):
@@ -23,14 +25,15 @@ def model_summary(model, example):
     evaluation mode and without gradients; None for the sums alone. What has parameters and is not called by that, such
     as a GAN's generator, stands at the end without an output.
     """
+    rows, missing = [], []
     try:
         rows = [] if example is None else _rows(model, _parts(model), example)
-    except Exception:  # the model may want more than one input; if it is broken, training will say where
-        rows = []
+    except Exception as error:  # the model may want more than one input; if it is broken, training will say where
+        missing = [f"no table of its layers: {(str(error).splitlines() or [type(error).__name__])[0]}"[:_WIDTH]]
     total = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     fixed = f", {total - trained:,} of them fixed" if trained < total else ""
-    return "\n".join([f"{class_name(model)}: {total:,} parameters{fixed}", *_table(rows)])
+    return "\n".join([f"{class_name(model)}: {total:,} parameters{fixed}", *missing, *_table(rows)])
 
 
 def _parts(model):

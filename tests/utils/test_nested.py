@@ -1,0 +1,68 @@
+from collections import OrderedDict, defaultdict, namedtuple
+
+import pytest
+import torch
+
+from utils import UserError
+from utils.nested import describe_step, halves, map_tensors, num_samples
+
+Pair = namedtuple("Pair", "left right")
+
+
+@pytest.mark.parametrize(
+    ("target", "samples"),
+    [
+        (torch.zeros(6, 2), 6),
+        ({"labels": torch.zeros(6), "weights": torch.zeros(3)}, 6),
+        ((torch.zeros(6), torch.zeros(6, 4)), 6),
+        ([{"boxes": torch.zeros(2, 4)}, {"boxes": torch.zeros(5, 4)}, {"boxes": torch.zeros(0, 4)}], 3),
+        (["a cat", "a dog"], 2),
+        ((torch.zeros(6), ["a", "b", "c", "d", "e", "f"]), 6),
+        ([], 0),
+    ],
+)
+def test_samples_are_counted_by_the_first_tensor_or_one_entry_each(target, samples):
+    assert num_samples(target) == samples
+
+
+def test_a_list_of_tensors_of_different_lengths_is_refused():
+    with pytest.raises(UserError, match="a target's tensors are of 3 and 5 samples"):
+        num_samples([torch.zeros(3), torch.zeros(5)])
+
+
+@pytest.mark.parametrize(
+    ("batch", "given"),
+    [
+        ({"ids": torch.zeros(2, dtype=torch.long), "mask": torch.ones(2)}, "a dict of ids: tensor (2,) int64, mask"),
+        ((torch.zeros(2), torch.zeros(2), torch.zeros(2)), "3 parts"),
+        (torch.zeros(2, 3), "a tensor (2, 3) float32"),
+    ],
+)
+def test_a_batch_that_is_no_pair_is_refused(batch, given):
+    with pytest.raises(UserError) as told:
+        halves(batch)
+    assert str(told.value).startswith(f"data_loader: a batch is {given}")
+    assert "it should be (data, target)" in str(told.value)
+
+
+def test_tensors_are_replaced_wherever_they_are():
+    one = torch.ones(1)
+    given = {"a": [one, "text", (one, 3)], "b": Pair(one, None), "c": OrderedDict(d=one), "e": defaultdict(list, f=one)}
+    doubled = map_tensors(lambda tensor: 2 * tensor, given)
+    assert doubled == {"a": [2, "text", (2, 3)], "b": Pair(2, None), "c": {"d": 2}, "e": {"f": 2}}
+    assert given["c"]["d"] == 1 and type(doubled["c"]) is OrderedDict and type(doubled["b"]) is Pair
+    assert doubled["e"].default_factory is list
+
+
+def test_what_can_be_sent_to_a_device_counts_as_a_tensor():
+    packed = torch.nn.utils.rnn.pack_sequence([torch.ones(3, 1), torch.ones(2, 1)])
+    assert map_tensors(lambda value: value.to(torch.float64), (packed, 1))[0].data.dtype == torch.float64
+
+
+def test_the_line_for_an_error_names_shapes_and_types():
+    data = {"ids": torch.zeros(2, 3, dtype=torch.long), "names": ["a", "b", "c"]}
+    line = describe_step(data, (torch.zeros(2), torch.zeros(2, 1)), torch.nn.Linear(1, 1).double())
+    assert line == (
+        "the batch's data: dict of ids: tensor (2, 3) int64, names: list of str, str and 1 more; "
+        "its target: tuple of tensor (2,) float32, tensor (2, 1) float32; the model's parameters: float64"
+    )

@@ -1,0 +1,77 @@
+"""A batch's two halves: tensors, or dicts, lists and tuples that hold them."""
+
+import copy
+
+from utils.errors import UserError
+
+
+def halves(batch):
+    """(data, target) of a loader's batch. Raises UserError for one that has not two halves."""
+    if isinstance(batch, (list, tuple)) and len(batch) == 2:
+        return batch
+    given = f"{len(batch)} parts" if isinstance(batch, (list, tuple)) else f"a {describe(batch)}"
+    raise UserError(
+        f"data_loader: a batch is {given}; it should be (data, target), each a tensor, or a dict, list or tuple of them"
+    )
+
+
+def num_samples(target):
+    """How many samples a target is of.
+
+    The length of a tensor; of the first value of a dict; of a list or tuple that holds one dict, text or number for
+    each sample, and else of what it holds, as torch's default_collate has it. Raises UserError if that is of
+    different lengths.
+    """
+    if isinstance(target, dict) and target:
+        return num_samples(next(iter(target.values())))
+    if not isinstance(target, (list, tuple)):
+        return len(target)
+    if not target or not (_is_tensor(target[0]) or isinstance(target[0], (list, tuple))):
+        return len(target)
+    lengths = {num_samples(part): None for part in target}
+    if len(lengths) == 1:
+        return next(iter(lengths))
+    raise UserError(
+        f"data_loader: a target's tensors are of {' and '.join(map(str, lengths))} samples; they should be of the "
+        "batch's, or each sample's in a dict of its own"
+    )
+
+
+def map_tensors(function, value):
+    """The value with function(tensor) in the place of each tensor; texts and numbers stay as they are.
+
+    What has the method `to`, as a PackedSequence or another library's batch, counts as a tensor.
+    """
+    if hasattr(value, "to"):
+        return function(value)
+    if isinstance(value, dict):
+        made = copy.copy(value)  # of its class
+        made.update((key, map_tensors(function, part)) for key, part in value.items())
+        return made
+    if isinstance(value, (list, tuple)):
+        parts = [map_tensors(function, part) for part in value]
+        return value._make(parts) if hasattr(value, "_make") else type(value)(parts)
+    return value
+
+
+def describe_step(data, target, model):
+    """One line on what the model and the loss were given, for an error of theirs."""
+    kinds = {str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters()}
+    parameters = f"; the model's parameters: {' and '.join(sorted(kinds))}" if kinds else ""
+    return f"the batch's data: {describe(data)}; its target: {describe(target)}{parameters}"
+
+
+def describe(value):
+    """ "tensor (64, 10) float32"; "dict of ids: tensor (64, 12) int64, mask: ..."; of long lists the first two."""
+    if _is_tensor(value):
+        return f"tensor {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    if isinstance(value, dict):
+        return "dict of " + ", ".join(f"{key}: {describe(part)}" for key, part in value.items())
+    if isinstance(value, (list, tuple)):
+        more = f" and {len(value) - 2} more" if len(value) > 2 else ""
+        return f"{type(value).__name__} of {', '.join(map(describe, value[:2]))}{more}"
+    return type(value).__name__
+
+
+def _is_tensor(value):
+    return hasattr(value, "shape") and hasattr(value, "dtype")

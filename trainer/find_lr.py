@@ -66,10 +66,13 @@ def find_lr(model, criterion, optimizer, data_loader, device, settings, low=1e-7
 
 
 def suggest_lr(curve):
-    """The rate at which the loss falls most steeply over the logarithm of the rate, before it is smallest."""
-    lowest = min(range(len(curve)), key=lambda i: curve[i][1])
-    slopes = [curve[i + 1][1] - curve[i - 1][1] for i in range(1, max(2, lowest))]
-    return curve[1 + min(range(len(slopes)), key=slopes.__getitem__)][0]
+    """The rate at which the loss falls most steeply over the logarithm of the rate, before it is smallest.
+
+    The first tenth of the steps do not count: there the smoothed loss is of a few batches alone, and as restless.
+    """
+    first = max(1, len(curve) // 10)
+    lowest = min(range(first, len(curve)), key=lambda i: curve[i][1])
+    return curve[min(range(first, max(first + 1, lowest)), key=lambda i: curve[i + 1][1] - curve[i - 1][1])][0]
 
 
 def draw_lr_curve(curve, suggestion, path):

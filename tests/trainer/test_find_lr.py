@@ -71,6 +71,12 @@ def test_the_suggestion_is_where_the_loss_falls_most_steeply():
     assert suggest_lr(curve) == 10.0**3
 
 
+def test_the_restless_beginning_of_the_curve_suggests_nothing():
+    losses = [9.0, 5.0, 3.5, 3.1, *[3.0] * 20, 2.9, 2.0, 1.0, 0.9, 0.8, 0.8, 0.8, 0.8, 2.0, 9.0, *[9.0] * 6]
+    assert suggest_lr([(float(i), loss) for i, loss in enumerate(losses)]) == 25.0
+    assert suggest_lr([(float(i), float(i)) for i in range(5)]) == 1.0  # one that only rises
+
+
 def test_a_loss_that_is_nan_from_the_beginning_is_told():
     model, _, optimizer, loader, device, settings = parts()
     with pytest.raises(UserError, match="--find-lr: the loss is not finite or explodes at once"):

@@ -1,6 +1,7 @@
 """A table of a model's layers."""
 
 import itertools
+import textwrap
 
 import torch
 
@@ -29,7 +30,8 @@ def model_summary(model, example):
     try:
         rows = [] if example is None else _rows(model, _parts(model), example)
     except Exception as error:  # the model may want more than one input; if it is broken, training will say where
-        missing = [f"no table of its layers: {(str(error).splitlines() or [type(error).__name__])[0]}"[:_WIDTH]]
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        missing = [textwrap.shorten(f"no table of its layers: {why}", _WIDTH, placeholder=" ...")]
     total = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     fixed = f", {total - trained:,} of them fixed" if trained < total else ""

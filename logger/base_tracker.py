@@ -66,7 +66,7 @@ class TrackerList:
             except Exception as error:
                 for begun in self._posts[:i]:
                     begun.close("failed")
-                raise UserError(f"{post.name} cannot start: {_in_a_line(error)}") from error
+                raise UserError(f"{post.name} cannot start: {in_a_line(error)}") from error
         self.started = True
         for early in self._early_images:
             self.add_images(*early)
@@ -165,7 +165,7 @@ class _Post:
         try:
             self.tracker.close(outcome)
         except Exception as error:
-            lost.append(f"{self.name} did not end well: {_in_a_line(error)}")
+            lost.append(f"{self.name} did not end well: {in_a_line(error)}")
         return lost
 
     def _attempt(self, method, *arguments):
@@ -175,8 +175,8 @@ class _Post:
         except Exception as error:
             if self.error is None:
                 what = "training goes on, its numbers wait to be offered again, its images are lost"
-                self.logger.warning("%s: %s; %s", self.name, _in_a_line(error), what)
-            self.error = self.last_error = _in_a_line(error)
+                self.logger.warning("%s: %s; %s", self.name, in_a_line(error), what)
+            self.error = self.last_error = in_a_line(error)
             return False
         if self.error is not None:
             self.logger.info("%s: works again", self.name)
@@ -205,6 +205,7 @@ def as_picture(images, dataformats):
     return grid.flatten(0, 1).flatten(1, 2).numpy()
 
 
-def _in_a_line(error):
+def in_a_line(error):
+    """What an error says, cut to one line."""
     text = (str(error).strip() or "no reason given").splitlines()[0][:300]
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"

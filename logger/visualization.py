@@ -7,7 +7,7 @@ import time
 import warnings
 from pathlib import Path
 
-from logger.base_tracker import TrackerList
+from logger.base_tracker import TrackerList, in_a_line
 from utils.distributed.world import is_main
 from utils.errors import UserError
 
@@ -20,7 +20,8 @@ class TensorboardWriter:
     from start() on until the writer, entered, is left. The attribute enabled says whether anybody gets anything.
 
     A run that resumes takes back, through load_state_dict, what was written after its checkpoint, so that no point is
-    there twice. Of several processes the first one writes. Raises UserError if the files cannot be written.
+    there twice. Of several processes the first one writes. Raises UserError if the files cannot be written; what cannot
+    be shown, as a histogram of nan, is left out, of which a line of the log tells once for each tag.
     """
 
     def __init__(self, log_dir, logger, enabled, trackers=None):
@@ -32,6 +33,7 @@ class TensorboardWriter:
         self.mode = ""
         self._last = None  # (mode, step, time) of the last timed set_step
         self._writer = None
+        self._left_out = set()  # tags that the log has told of
 
     def start(self):
         """Open the trackers, before the first batch. Raises UserError if one cannot."""
@@ -79,14 +81,13 @@ class TensorboardWriter:
     def add_scalar(self, tag, data, *args, **kwargs):
         """One number."""
         self._add("add_scalar", tag, data, *args, **kwargs)
-        if self.trackers:
-            self.trackers.add_scalar(self._tagged(tag), data, kwargs.get("global_step", self.step))
+        self._track_scalar(self._tagged(tag), data, kwargs.get("global_step", self.step))
 
     def add_scalars(self, tag, data, *args, **kwargs):
         """Several numbers in one plot. data: {name: number}."""
         self._add("add_scalars", tag, data, *args, **kwargs)
-        for name, value in data.items() if self.trackers else ():
-            self.trackers.add_scalar(f"{self._tagged(tag)}/{name}", value, kwargs.get("global_step", self.step))
+        for name, value in data.items():
+            self._track_scalar(f"{self._tagged(tag)}/{name}", value, kwargs.get("global_step", self.step))
 
     def add_image(self, tag, data, *args, **kwargs):
         """One picture. data: (C, H, W)."""
@@ -118,7 +119,7 @@ class TensorboardWriter:
         """Points for the projector. data: (N, D)."""
         if self._tensorboard:
             writer = self.writer
-            with self._told():
+            with self._told(), self._if_possible(self._tagged(tag)):
                 writer.add_embedding(data, *args, tag=self._tagged(tag), global_step=self.step, **kwargs)
 
     def add_graph(self, model, batch):
@@ -130,7 +131,7 @@ class TensorboardWriter:
             try:
                 self.writer.add_graph(model, (batch,))  # one argument, whatever it is
             except Exception as error:  # a model that cannot be traced can be trained all the same
-                self.logger.warning("no model graph in TensorBoard: %s", str(error).splitlines()[0])
+                self.logger.warning("no model graph in TensorBoard: %s", in_a_line(error))
 
     def flush(self):
         """Write out what is still waiting, so that it is there if the run is killed from now on."""
@@ -172,8 +173,13 @@ class TensorboardWriter:
         if self._tensorboard:
             kwargs.setdefault("global_step", self.step)
             writer = self.writer
-            with self._told():
+            with self._told(), self._if_possible(self._tagged(tag)):
                 getattr(writer, method)(self._tagged(tag), data, *args, **kwargs)
+
+    def _track_scalar(self, tag, value, step):
+        if self.trackers:
+            with self._if_possible(tag):
+                self.trackers.add_scalar(tag, value, step)
 
     def _track_images(self, tag, data, dataformats, global_step=None, **kwargs):
         if self.trackers:
@@ -191,6 +197,18 @@ class TensorboardWriter:
         except OSError as error:
             self._writer = self._tensorboard = None  # it would raise the same at every further call
             raise UserError(f"{self.log_dir}: cannot write the TensorBoard files: {error.strerror or error}") from error
+
+    @contextlib.contextmanager
+    def _if_possible(self, tag):
+        """Say once of a tag, in place of an error that its values raise, that they are left out."""
+        try:
+            yield
+        except OSError:
+            raise
+        except Exception as error:
+            if tag not in self._left_out:
+                self.logger.warning("%s: left out where it cannot be shown: %s", tag, in_a_line(error))
+            self._left_out.add(tag)
 
     def _tagged(self, tag):
         return f"{tag}/{self.mode}" if self.mode else tag

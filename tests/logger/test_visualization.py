@@ -5,6 +5,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from logger import TensorboardWriter
+from logger.base_tracker import BaseTracker, TrackerList
 
 
 @pytest.fixture
@@ -61,6 +62,52 @@ def test_graph_is_written_once_and_a_model_that_cannot_be_traced_only_warns(writ
     writer.add_graph(Odd(), torch.rand(1, 2))
     assert "no model graph in TensorBoard" in caplog.text
     assert read(writer, tmp_path).Tags()["graph"] is True
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("method", "data", "kwargs"),
+    [
+        ("add_histogram", [1.0, NAN], {"bins": "auto"}),
+        ("add_histogram", [1.0, INF], {"bins": "auto"}),
+        ("add_histogram", [1e30], {}),
+        ("add_histogram", [], {}),
+        ("add_image", [[[NAN]]], {}),
+        ("add_audio", [[NAN]], {}),
+        ("add_pr_curve", [0, 1], {"predictions": torch.tensor([NAN, 0.5])}),
+        ("add_scalar", [1.0, 2.0], {}),
+    ],
+)
+def test_what_cannot_be_shown_is_told_once_for_each_tag_and_ends_nothing(
+    writer, tmp_path, caplog, method, data, kwargs
+):
+    for step in (1, 2):
+        writer.set_step(step)
+        getattr(writer, method)("odd", torch.tensor(data), **kwargs)
+        writer.add_scalar("loss", NAN)
+    assert [record.message.partition(":")[0] for record in caplog.records if record.levelname == "WARNING"] == [
+        "odd/train"
+    ]
+    assert [event.step for event in read(writer, tmp_path).Scalars("loss/train")] == [1, 2]
+
+
+def test_what_is_no_number_is_left_out_of_a_trackers_row(tmp_path, caplog):
+    told = []
+
+    class Diary(BaseTracker):
+        def add_rows(self, rows):
+            told.extend(rows)
+
+    writer = TensorboardWriter(tmp_path, logging.getLogger("x"), False, TrackerList([Diary()]))
+    writer.start()
+    with writer:
+        writer.set_step(1)
+        writer.add_scalars("several", {"a": None, "b": 2})
+        writer.add_scalar("none", None)
+    assert told == [(1, {"several/train/b": 2.0})]
+    assert caplog.text.count("left out") == 2
 
 
 def test_disabled_writer_does_nothing_and_imports_nothing(tmp_path):

@@ -23,11 +23,12 @@ from utils.distributed.messages import broadcast, gather, sums
 from utils.distributed.shards import shows, whole
 from utils.distributed.world import is_main
 from utils.nested import describe_step, halves, num_samples
-from utils.nonfinite import NonFiniteError, StepLog, merged_faults
+from utils.nonfinite import NonFiniteError, StepLog, merged_faults, nonfinite_samples
 from utils.seed import rng_state
 from utils.weights import unwrapped
 
 _SAMPLES_NAMED = 20  # of a batch at fault
+_BATCHES_READ_AGAIN = 4  # of those at fault
 
 
 class Trainer(BaseTrainer):
@@ -326,10 +327,21 @@ class Trainer(BaseTrainer):
 
     def _describe_steps(self, batches, what):
         place = f"epoch {self.epoch}, batch {' and '.join(str(i + 1) for i in batches)} of {self.len_epoch}"
-        samples = [index for batch_idx in batches for index in self.stream.samples(self.epoch, batch_idx)]
-        more = f" and {len(samples) - _SAMPLES_NAMED} more" if len(samples) > _SAMPLES_NAMED else ""
-        named = ", ".join(map(str, samples[:_SAMPLES_NAMED]))
-        return f"{place}: {what}" + (f"; samples {named}{more}" if samples else "")
+        samples = self._samples(batches)
+        bad = self._nonfinite_samples(batches[:_BATCHES_READ_AGAIN])
+        named = f"; samples {_listed(samples)}" if samples else ""
+        return f"{place}: {what}{named}" + (
+            f"; data_loader has nan or infinity in sample {_listed(bad)}" if bad else ""
+        )
+
+    def _samples(self, batches):
+        return [index for batch_idx in batches for index in self.stream.samples(self.epoch, batch_idx)]
+
+    def _nonfinite_samples(self, batches):
+        """Which samples of these batches hold nan or infinity; [] where reading them again could harm the run."""
+        if self.settings.on_nonfinite != "stop" and getattr(self.data_loader, "num_workers", 0):
+            return []  # a file that the dataset opens here would be shared by workers to come
+        return nonfinite_samples(self.data_loader, self._samples(batches))
 
     def _roll_back(self, error):
         super()._roll_back(error)
@@ -344,6 +356,11 @@ class Trainer(BaseTrainer):
             raise UserError(
                 f"lr_scheduler.monitor: nothing called {self.plateau_metric!r} is logged; there are {', '.join(log)}"
             )
+
+
+def _listed(samples):
+    more = f" and {len(samples) - _SAMPLES_NAMED} more" if len(samples) > _SAMPLES_NAMED else ""
+    return ", ".join(map(str, samples[:_SAMPLES_NAMED])) + more
 
 
 def _refuse_lengths(config, stream, lr_scheduler):

@@ -3,9 +3,12 @@
 import itertools
 import math
 
+import numpy as np
+
 from utils.distributed.messages import gather
 from utils.distributed.shards import local
 from utils.errors import UserError
+from utils.seed import rng_state, set_rng_state
 
 MAX_LEFT_OUT = 10
 
@@ -78,6 +81,30 @@ def merged_faults(of_processes):
                 del merged[key]
             merged[last] = (batches, what)
     return [merged[batch] for batch in sorted(merged)]
+
+
+def nonfinite_samples(loader, indices):
+    """Those of the loader's samples in which a tensor, array or number is nan or infinite; [] if they cannot be read.
+
+    They are read from its dataset, one by one and in this process; random generators stay as they are.
+    """
+    before = rng_state()
+    try:
+        return [index for index in indices if _holds_nonfinite(loader.dataset[index])]
+    except Exception:  # another error is on its way, and this is only to say more of it
+        return []
+    finally:
+        set_rng_state(before)
+
+
+def _holds_nonfinite(sample):
+    import torch
+
+    if isinstance(sample, (dict, list, tuple)):
+        return any(map(_holds_nonfinite, sample.values() if isinstance(sample, dict) else sample))
+    if isinstance(sample, (float, np.ndarray, np.generic)):
+        sample = torch.as_tensor(sample)
+    return isinstance(sample, torch.Tensor) and not sample.isfinite().all()
 
 
 def finite_state(model):

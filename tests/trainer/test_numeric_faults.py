@@ -1,7 +1,9 @@
 """Losses and gradients that are not finite are found, named, and never saved over a good state."""
 
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -12,7 +14,8 @@ from trainer import Trainer
 from trainer.gradient_watch import GradientWatch
 from utils import UserError
 from utils.checkpoint import load_checkpoint
-from utils.nonfinite import StepLog
+from utils.nonfinite import StepLog, nonfinite_samples
+from utils.seed import rng_state
 
 BAD = 17  # the sample that brings the fault
 
@@ -64,10 +67,58 @@ def test_stop_names_the_step_and_its_samples_and_saves_nothing(tmp_path, log_ste
     assert f"epoch 1, batch {index + 1} of 5: the loss is nan; samples {', '.join(map(str, samples))};" in str(
         error.value
     )
+    assert f"; data_loader has nan or infinity in sample {BAD}; " in str(error.value)
     assert "trainer.on_nonfinite" in str(error.value)
     saved = [load_checkpoint(path) for path in trainer.checkpoint_dir.glob("*.pth")]
     assert len(saved) == min(index, 2)
     assert all(tensor.isfinite().all() for state in saved for tensor in state["state_dict"].values())
+
+
+@pytest.mark.parametrize(("num_workers", "named"), [(0, 2), (1, 0)])
+def test_samples_that_are_skipped_are_named_where_this_process_reads_them(tmp_path, capsys, num_workers, named):
+    trainer = tiny_trainer(
+        tiny_config(tmp_path, **settings(on_nonfinite="skip", verbosity=1)),
+        loader_class=faulty_loader,
+        num_workers=num_workers,
+    )
+    trainer.train()
+    assert (
+        capsys.readouterr().out.count(f"; data_loader has nan or infinity in sample {BAD}; the update is skipped")
+        == named
+    )
+
+
+def test_naming_bad_samples_changes_nothing_of_a_run(tmp_path, monkeypatch):
+    trainer, reference = (faulty(tmp_path / name, on_nonfinite="skip") for name in "ab")
+    trainer.train()
+    monkeypatch.setattr("trainer.trainer.nonfinite_samples", lambda loader, indices: [])
+    reference.train()
+    left, right = (load_checkpoint(t.checkpoint_dir / "checkpoint-epoch2.pth") for t in (trainer, reference))
+    for key in ("state_dict", "optimizer", "rng", "log"):
+        assert same(left[key], right[key]), key
+
+
+def read_again(samples):
+    return nonfinite_samples(SimpleNamespace(dataset=samples), range(len(samples)))
+
+
+def test_bad_samples_are_found_in_any_form():
+    fine = [(torch.ones(2), 1), {"a": np.ones(2), "b": "text"}, (1.0, [True, None]), torch.ones(2, dtype=torch.int64)]
+    inf = math.inf
+    bad = [(torch.ones(2), inf), {"a": np.array([1, math.nan])}, [([np.float32(inf)],)], torch.tensor(inf).bfloat16()]
+    assert read_again(fine + bad) == [4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("error", [OSError, StopIteration, RuntimeError])
+def test_samples_that_cannot_be_read_again_are_not_named_and_raise_nothing(error):
+    class Data(TinyData):
+        def __getitem__(self, index):
+            torch.rand(1), np.random.rand()
+            raise error("gone")
+
+    before = rng_state()
+    assert read_again(Data()) == [] and same(before, rng_state())
+    assert nonfinite_samples(object(), [1]) == []
 
 
 def test_an_infinite_gradient_of_a_finite_loss_is_found_in_its_own_step(tmp_path):

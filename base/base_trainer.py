@@ -9,6 +9,7 @@ import torch
 
 from base.base_callback import CallbackList, call_at_epoch_end
 from base.checkpoint_saver import CheckpointSaver
+from base.own_loop import warn_of_own_loop
 from base.rollback import leave_later_epochs, roll_back
 from base.run_report import run_report, tell_how_to_resume
 from base.standard_callbacks import BestModel, SavePeriod, minutes_are_over, require_monitored, save_is_due
@@ -90,6 +91,7 @@ class BaseTrainer(ABC):
     def train(self):
         """Run the epochs that are left. Each starts from random generators seeded by (seed, epoch)."""
         self._unsavable = find_unsavable(self, self.logger)
+        warn_of_own_loop(self)
         with self.stop_signal, self.writer:  # also while the last checkpoint is written
             try:
                 if self._begin():

@@ -7,6 +7,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
 from base import BaseTrainer
+from base.own_loop import LEFT_TO_EPOCH, has_own_loop
 from base.trainer_state import measured_model
 from logger.tables import show_tables
 from trainer.batch_stream import BatchStream, limited, num_batches
@@ -69,6 +70,7 @@ class Trainer(BaseTrainer):
         self.train_metrics, self.valid_metrics = trackers(metric_ftns, device, config)
         apply_switches(model, settings, device)
         self.resumes_within_epochs = self.stream.keeps_position and not own_loop
+        self.left_to_loop = LEFT_TO_EPOCH if has_own_loop(type(self), Trainer) else ()
         self.len_epoch = self.stream.len_epoch
         self.device = device
         self.data_loader = data_loader

@@ -60,7 +60,7 @@ class ConfigParser:
     ):
         self._config = deep_merge({}, config)
         self.resume = Path(resume) if resume else None
-        self._parts = parts or {}
+        self.parts = parts or {}
         self._run_id = run_id
         self._device = device
         whole = self.resume is not None and self.resume.suffix != ".safetensors"
@@ -74,7 +74,7 @@ class ConfigParser:
         self._checkpoint = None  # its content, once from_args has read it
         self._seen = None  # the runs that -r auto has looked at
         self.variants = []  # of this config: the runs that --folds or --seeds ask for
-        self.own_keys = check_config(self._config, self._parts, also_logged, begins=resume is None)
+        self.own_keys = check_config(self._config, self.parts, also_logged, begins=resume is None)
 
     @classmethod
     def from_args(cls, args, options=(), parts=None, also_logged=()):
@@ -104,7 +104,7 @@ class ConfigParser:
                 print(json.dumps(merged.config, indent=4))
                 raise SystemExit(0)
             merged._checkpoint, merged._seen, merged.variants = given.checkpoint, given.seen, given.variants
-            check_types(merged.config, merged._parts)
+            check_types(merged.config, merged.parts)
             if merged.own_keys:
                 merged.get_logger("config").info("own keys: %s", ", ".join(merged.own_keys))
             if given.check:
@@ -168,7 +168,7 @@ class ConfigParser:
     def parameters(self, name, module):
         """Names of the arguments that the class of section `name` takes."""
         spec = as_spec(name, self._config.get(name))
-        return [p.name for p in signature_of(resolve(spec["type"], module, self._parts.get(name, OWN_SECTION)))]
+        return [p.name for p in signature_of(resolve(spec["type"], module, self.parts.get(name, OWN_SECTION)))]
 
     def load_checkpoint(self, mesh=None):
         """What the checkpoint to go on from holds. What from_args has read is handed out once and not kept.
@@ -283,7 +283,7 @@ class ConfigParser:
                 raise UserError(f"{path}.args.{key}: given in the config and by the script; take it out of the config")
         keywords |= kwargs or {}
         try:
-            found = resolve(spec["type"], module, self._parts.get(name, OWN_SECTION))
+            found = resolve(spec["type"], module, self.parts.get(name, OWN_SECTION))
         except UserError as error:
             raise UserError(f"{path}.type: {error}") from None
         given = called_with if called_with and not inspect.isclass(found) else len(args)

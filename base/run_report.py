@@ -1,5 +1,7 @@
 """What a run says when it ends."""
 
+import importlib
+
 from utils.checkpoint import BEST_MODEL
 from utils.distributed.launch import launcher
 from utils.distributed.world import is_main
@@ -36,8 +38,23 @@ def _places(trainer):
         ("files", trainer.checkpoint_dir),
         ("logs", trainer.config.log_dir),
         ("go on", go_on if newest and trainer.stop_reason else ""),
-        ("test", f"python test.py -r {best if best.exists() else trainer.checkpoint_dir}" if newest else ""),
+        (
+            "test",
+            f"python test.py -r {best if best.exists() else trainer.checkpoint_dir}{_split(trainer)}" if newest else "",
+        ),
     ]
+
+
+def _split(trainer):
+    """Which samples test.py is to measure, where the config says that there are no test data for it."""
+    config = trainer.config
+    if not config.parts or config.get("test_data_loader"):  # without parts, test.py may be a project's own
+        return ""
+    takes = config.parameters("data_loader", importlib.import_module(config.parts["data_loader"].module))
+    given = config["data_loader"].get("args", {})
+    if "training" in takes and all(given.get(name) is not None for name in takes if name.startswith("test_")):
+        return ""
+    return " --split valid" if trainer.do_validation else " --split train"
 
 
 def _epochs(number):

@@ -6,12 +6,13 @@ from types import SimpleNamespace
 import pytest
 
 from base.run_report import how_to_resume, run_report
+from parse_config import PARTS
 
 
 def finished(**changes):
     folder = Path("saved/models/Mnist_LeNet/20261121_172805")
     saver = SimpleNamespace(newest=folder / "checkpoint-epoch12.pth")
-    config = SimpleNamespace(keeps_nothing=False, log_dir=Path("saved/log/Mnist_LeNet/20261121_172805"))
+    config = SimpleNamespace(keeps_nothing=False, parts={}, log_dir=Path("saved/log/Mnist_LeNet/20261121_172805"))
     end = {"stop_reason": None, "epochs": 12, "mnt_metric": "val_accuracy", "mnt_best": 0.98991, "best_epoch": 11}
     return SimpleNamespace(**{"checkpoint_dir": folder, "saver": saver, "config": config, **end, **changes})
 
@@ -37,6 +38,33 @@ def test_without_a_best_model_the_last_checkpoint_is_measured_and_a_stopped_run_
     assert lines[0] == "training stops: enough" and "best" not in "".join(lines[1:3])
     assert lines[-1].endswith("python test.py -r saved/models/Mnist_LeNet/20261121_172805")
     assert lines[-2].endswith("python train.py -r saved/models/Mnist_LeNet/20261121_172805 --set ...")
+
+
+class Jobs(dict):
+    """A config whose loader takes the arguments that are listed."""
+
+    keeps_nothing, parts, log_dir = False, PARTS, Path("log")
+
+    def parameters(self, name, module):
+        return self["takes"]
+
+
+@pytest.mark.parametrize(
+    ("takes", "given", "valid", "split"),
+    [
+        (["training"], {}, True, ""),
+        ([], {}, True, " --split valid"),
+        ([], {}, False, " --split train"),
+        (["training", "test_path"], {}, True, " --split valid"),
+        (["training", "test_path"], {"test_path": "b.csv"}, True, ""),
+    ],
+)
+def test_what_is_suggested_to_measure_is_there(takes, given, valid, split):
+    config = Jobs(takes=takes, data_loader={"type": "Mine", "args": given})
+    ended = finished(config=config, do_validation=valid)
+    assert run_report(ended).splitlines()[-1].endswith("20261121_172805" + split)
+    config["test_data_loader"] = config["data_loader"]
+    assert run_report(ended).splitlines()[-1].endswith("20261121_172805")
 
 
 def test_a_run_that_keeps_nothing_names_no_folder():

@@ -53,6 +53,9 @@ def load_old_checkpoint(path):
     if isinstance(checkpoint, dict) and isinstance(checkpoint.get("config"), _Record):
         attributes = vars(checkpoint["config"])
         checkpoint["config"] = _plain(attributes.get("_config") or attributes.get("config") or {})
+    best = checkpoint.get("monitor_best") if isinstance(checkpoint, dict) else None
+    if isinstance(best, torch.Tensor) and best.dim() == 0 and "state_dict" in checkpoint:
+        checkpoint["monitor_best"] = best.item()
     return checkpoint
 
 

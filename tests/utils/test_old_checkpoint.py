@@ -24,7 +24,7 @@ def old_file(tmp_path, monkeypatch):
     module = types.ModuleType("parse_config")
     module.ConfigParser = ConfigParser
 
-    def write(payload=None):
+    def write(payload=None, best=None):
         config = ConfigParser()
         config._config = collections.OrderedDict(name="old", trainer=collections.OrderedDict(epochs=2))
         config.args = argparse.Namespace(resume=None)
@@ -33,15 +33,19 @@ def old_file(tmp_path, monkeypatch):
         state = {"arch": "M", "epoch": 1, "state_dict": collections.OrderedDict(w=torch.ones(2)), "optimizer": {}}
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, "parse_config", module)
-            torch.save({**state, "monitor_best": np.float64(0.25), "config": config}, tmp_path / "old.pth")
+            torch.save(
+                {**state, "monitor_best": np.float64(0.25) if best is None else best, "config": config},
+                tmp_path / "old.pth",
+            )
         return tmp_path / "old.pth"
 
     return write
 
 
 @pytest.mark.old_defect(2)
-def test_old_checkpoint_loads_with_its_config_as_a_plain_dict(old_file):
-    state = load_checkpoint(old_file())
+@pytest.mark.parametrize("best", [None, torch.tensor(0.25)])
+def test_old_checkpoint_loads_with_its_config_as_a_plain_dict(old_file, best):
+    state = load_checkpoint(old_file(best=best))
     assert state["config"] == {"name": "old", "trainer": {"epochs": 2}} and type(state["config"]) is dict
     assert state["monitor_best"] == 0.25 and torch.equal(state["state_dict"]["w"], torch.ones(2))
 

@@ -66,12 +66,23 @@ def test_its_pages_name_no_file_that_only_the_template_has(project):
     from new_project import TEMPLATE_ONLY
 
     left_behind = [place for place in TEMPLATE_ONLY if place.endswith((".py", ".json", ".md"))]
+    left_behind += [f"benchmarks/{path.name}" for path in PROJECT.glob("benchmarks/*.*")] + ["MIGRATING.md"]
     assert "trainer/gan_trainer.py" in left_behind
     for path in [*project.glob("docs/*.md"), project / "README.md", project / "config.schema.json"]:
         text = " ".join(path.read_text().split())
         for place in left_behind:
             alone = text.replace(f"the template's `{place}`, which new projects do without", "")
             assert place not in alone and f'"{place.split("/")[-1][:-3]}.' not in alone, (path.name, place)
+
+
+def test_links_of_its_pages_lead_somewhere(project):
+    links = {
+        (path.name, link)
+        for path in [*project.glob("docs/*.md"), project / "README.md"]
+        for link in re.findall(r"\]\(([^)#:]+)[#)]", path.read_text())
+        if not (path.parent / link).exists()
+    }
+    assert not links
 
 
 def test_it_trains_resumes_and_tests(project):

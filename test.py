@@ -57,7 +57,9 @@ def main(config, split, batch_size):
         logger.info("    %s, a row for each target:\n%s", name, table_text(rows, loader.classes))
     trained = {"epoch": checkpoint.get("epoch")} | ({"batch": checkpoint["batch"]} if within else {})
     result = {**trained, "samples": samples, **values, **tracker.tables}
-    record_result(config.resume.parent / "test_results.json", config.resume.name, split, result)
+    results = config.resume.parent / "test_results.json"
+    record_result(results, config.resume.name, split, result)
+    logger.info("    these are in %s", results)
 
 
 def build_loader(config, module_data, split, batch_size, device):

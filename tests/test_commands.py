@@ -108,7 +108,7 @@ def test_test_takes_loader_split_and_batch_size_from_config_and_flags(trained):
     values = {}
     for batch_size in (100, 999):
         done = run_here("test.py", "-r", run_folder / "model_best.pth", "--bs", batch_size, cwd=folder)
-        assert "on 10000 test samples" in done.stdout
+        assert "on 10000 test samples" in done.stdout and f"{run_folder / 'test_results.json'}\n" in done.stdout
         values[batch_size] = read_json(run_folder / "test_results.json")["model_best.pth"]["test"]
     assert values[100]["accuracy"] == pytest.approx(values[999]["accuracy"], abs=1e-12)
     assert values[100]["loss"] == pytest.approx(values[999]["loss"], rel=1e-6)

@@ -68,6 +68,11 @@ These rooms are yours; the rest is the framework.
 | `trainer/trainer.py` | what happens with a batch, if the usual step is not yours |
 | `data/` | input data |
 
+`make test` runs the example, LeNet on MNIST. Put yours beside it, as `model/mine.py` and `configs/mine.json`. Where it
+replaces `MnistModel`, `MnistDataLoader` or `config.json`, with its `description`, take out the tests that then fail,
+among them `tests/model/test_model.py`, and parts of `tests/data_loader/test_data_loaders.py`,
+`tests/test_parse_config.py`, `tests/test_commands.py`, `tests/test_debugging_commands.py` and `tests/utils/config/`.
+
 What callbacks, optimizers, metrics, loaders and trackers there are: `docs/`.
 
 Runs go to `saved/models/<name>/<run>/` (checkpoints) and `saved/log/<name>/<run>/` (logs, TensorBoard).

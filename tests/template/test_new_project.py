@@ -60,6 +60,8 @@ def test_it_has_its_own_name_and_readme(project):
     }
     readme = (project / "README.md").read_text()
     assert readme.startswith("# my_project\n") and len(readme.splitlines()) < 30
+    tests = re.findall(r"`(tests/\S+)`", readme)
+    assert "tests/model/test_model.py" in tests and all((project / place).exists() for place in tests)
 
 
 def test_its_pages_name_no_file_that_only_the_template_has(project):

@@ -1,8 +1,10 @@
 """TensorBoard files of a run, and what its trackers get of them."""
 
 import contextlib
+import functools
 import io
 import os
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -60,6 +62,7 @@ class TensorboardWriter:
         if self._writer is None and self._tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
+            _silence_thread()
             with self._told():
                 self._writer = SummaryWriter(str(self.log_dir))
             self.logger.debug("TensorBoard files go to %s", self.log_dir)
@@ -212,3 +215,14 @@ class TensorboardWriter:
 
     def _tagged(self, tag):
         return f"{tag}/{self.mode}" if self.mode else tag
+
+
+def _silence_thread():
+    """Have no traceback printed of TensorBoard's thread, whose error the writer's next call raises."""
+    if getattr(threading.excepthook, "func", None) is not _report:
+        threading.excepthook = functools.partial(_report, threading.excepthook)
+
+
+def _report(hook, ended):
+    if type(ended.thread).__name__ != "_AsyncWriterThread":
+        hook(ended)

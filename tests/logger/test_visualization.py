@@ -1,4 +1,5 @@
 import logging
+import threading
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from logger import TensorboardWriter
 from logger.base_tracker import BaseTracker, TrackerList
+from utils import UserError
 
 
 @pytest.fixture
@@ -118,6 +120,31 @@ def test_disabled_writer_does_nothing_and_imports_nothing(tmp_path):
     writer.add_graph(None, None)
     writer.close()
     assert not (tmp_path / "none").exists()
+
+
+def test_files_that_cannot_be_written_are_one_error_and_no_traceback_of_a_thread(writer, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(threading, "excepthook", seen.append)
+    writer.writer.flush()
+    (events,) = tmp_path.iterdir()
+    events.unlink()
+    events.mkdir()  # as little to be written to as a full disk
+    with pytest.raises(UserError, match="cannot write the TensorBoard files: Is a directory"):
+        for step in range(1000):
+            writer.add_scalar("loss", step)
+            writer.flush()
+    assert not seen
+
+
+def test_other_threads_end_as_ever(writer, monkeypatch):
+    seen = []
+    monkeypatch.setattr(threading, "excepthook", seen.append)
+    assert writer.writer
+    thread = threading.Thread(target=lambda: 1 / 0)
+    thread.start()
+    thread.join()
+    writer.close()
+    assert [ended.exc_type for ended in seen] == [ZeroDivisionError]
 
 
 @pytest.mark.old_defect(21)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from logger.csv_log import CsvLog
 from utils.distributed.launch import refuse_several
-from utils.errors import UserError, clean_exit
+from utils.errors import UserError, clean_exit, in_one_line
 from utils.run_folder import is_run_folder
 
 
@@ -125,4 +125,4 @@ if __name__ == "__main__":
     parser.add_argument("--same", nargs=2, metavar="RUN", required=True, help="folders of two runs; exit status 0 or 1")
     with clean_exit():
         refuse_several("compare.py")
-        raise SystemExit(0 if main(*map(run_folder, parser.parse_args().same)) else 1)
+        raise SystemExit(0 if main(*map(run_folder, in_one_line(parser).parse_args().same)) else 1)

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from utils.distributed.launch import refuse_several
-from utils.errors import UserError, clean_exit
+from utils.errors import UserError, clean_exit, in_one_line
 
 TEMPLATE = Path(__file__).resolve().parent
 
@@ -124,7 +124,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Start a project of your own from this template.")
     parser.add_argument("path", help="folder to make; it must not be there yet, or be empty")
     parser.add_argument("--name", help="name of the project, by default the folder's")
-    arguments = parser.parse_args()
+    arguments = in_one_line(parser).parse_args()
     with clean_exit():
         refuse_several("new_project.py")
         main(arguments.path, arguments.name)

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from logger.csv_log import CsvLog
-from utils.errors import UserError, clean_exit
+from utils.errors import UserError, clean_exit, in_one_line
 
 
 def plot_curves(table, picture):
@@ -30,7 +30,7 @@ def plot_curves(table, picture):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Draw a run's curves into curves.png beside its metrics.csv.")
     parser.add_argument("log_dir", type=Path, help="log folder of a run: saved/log/<name>/<run>")
-    log_dir = parser.parse_args().log_dir
+    log_dir = in_one_line(parser).parse_args().log_dir
     with clean_exit():
         plot_curves(log_dir / "metrics.csv", log_dir / "curves.png")
         print(log_dir / "curves.png")

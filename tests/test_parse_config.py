@@ -11,7 +11,7 @@ import torch
 import model.loss
 import model.metric
 import model.model
-from helpers import PROJECT
+from helpers import PROJECT, run_here
 from parse_config import PARTS, ConfigParser, CustomArgs
 from utils import UserError
 from utils.checkpoint import save_checkpoint
@@ -230,6 +230,34 @@ def test_mistakes_on_the_command_line_exit_2_with_one_line(monkeypatch, file, ca
         command(monkeypatch, *given)
     error = capsys.readouterr().err
     assert caught.value.code == 2 and word in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("--set", "seed=1", "name=b"), "name=b: say --set name=b"),
+        (("other.yaml",), "other.yaml: say -c other.yaml"),
+        (("best.pth",), "best.pth: say -r best.pth"),
+        (("fast",), "fast: belongs to no flag; see --help"),
+        (("--epochs", 3), "--epochs: no such flag; say --set trainer.epochs=3"),
+        (("--batch-size=3",), "--batch-size: no such flag; say --set data_loader.args.batch_size=3"),
+        (("--learning_rate", 1), "--learning_rate: no such flag; did you mean --learning-rate?"),
+        (("-lr", 1), "-lr: no such flag; did you mean --lr?"),
+        (("--gpu", 0), "--gpu: no such flag; see --help"),
+        (("--lr", "abc"), "--lr/--learning-rate: invalid float value: 'abc'"),
+    ],
+)
+def test_a_word_that_belongs_to_no_flag_is_answered_in_one_line_with_what_would_do(
+    monkeypatch, file, capsys, arguments, line
+):
+    with pytest.raises(SystemExit) as caught:
+        command(monkeypatch, "-c", file, *arguments)
+    assert caught.value.code == 2 and capsys.readouterr().err == f"error: {line}\n"
+
+
+def test_what_the_other_scripts_cannot_read_is_one_line_too(capsys):
+    for script in ("new_project.py", "compare.py"):
+        assert run_here(script, status=2).stderr.startswith("error: the following arguments are required: ")
 
 
 def test_all_mistakes_of_a_command_line_come_at_once(monkeypatch, file, capsys):

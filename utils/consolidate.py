@@ -6,7 +6,7 @@ from pathlib import Path
 
 from utils.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from utils.distributed.launch import refuse_several
-from utils.errors import UserError, clean_exit
+from utils.errors import UserError, clean_exit, in_one_line
 from utils.safetensors_io import write_safetensors
 
 if __name__ == "__main__":
@@ -14,7 +14,7 @@ if __name__ == "__main__":
     parser.add_argument("checkpoint", help="checkpoint or run folder, or 'latest'")
     out_help = "file to write: .pth for all of it, .safetensors for the weights alone (whole-<name>.pth beside it)"
     parser.add_argument("--out", type=Path, metavar="FILE", help=out_help)
-    arguments = parser.parse_args()
+    arguments = in_one_line(parser).parse_args()
     with clean_exit():
         refuse_several("utils.consolidate")
         source, passed_over = find_checkpoint(arguments.checkpoint)

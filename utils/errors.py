@@ -43,6 +43,17 @@ def clean_exit():
         raise SystemExit(1) from None
 
 
+def in_one_line(parser):
+    """The ArgumentParser, which from now on tells of what it cannot read in one line, as clean_exit does."""
+
+    def refuse(message):
+        with clean_exit():
+            raise UserError(message.removeprefix("argument "))
+
+    parser.error = refuse
+    return parser
+
+
 def print_error(text):
     """Tell of an error, one mistake a line, on the console and in the run's log, if there is one by now."""
     sys.stderr.write("".join(f"error: {line}\n" for line in text.splitlines()))

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from utils.checkpoint import find_checkpoint, load_checkpoint
 from utils.distributed.launch import refuse_several
-from utils.errors import UserError, clean_exit
+from utils.errors import UserError, clean_exit, in_one_line
 from utils.safetensors_io import write_safetensors
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Write a checkpoint's weights and config as safetensors.")
     parser.add_argument("checkpoint", help="checkpoint or run folder, or 'latest'")
     parser.add_argument("file", type=Path, help="file to write, with the ending .safetensors")
-    arguments = parser.parse_args()
+    arguments = in_one_line(parser).parse_args()
     with clean_exit():
         refuse_several("utils.export")
         if arguments.file.suffix != ".safetensors":

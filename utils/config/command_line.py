@@ -11,13 +11,24 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from utils.checkpoint import find_checkpoint, load_checkpoint, newest_run
-from utils.config.files import deep_merge, parse_assignment, read_config, require_plain, set_by_path, split_path
+from utils.config.files import (
+    deep_merge,
+    parse_assignment,
+    places_of,
+    read_config,
+    require_plain,
+    set_by_path,
+    split_path,
+)
 from utils.config.schema import KNOWN_KEYS, Flag
 from utils.config.variants import variants_of
 from utils.distributed.launch import is_own_launch, launch_id, restarts
 from utils.distributed.world import is_main
-from utils.errors import UserError
+from utils.errors import UserError, in_one_line
+from utils.nearest import nearest
 from utils.run_folder import is_being_trained, run_of_launch, seen_runs
+
+_FLAG_OF_FILE = {".json": "-c ", ".yaml": "-c ", ".yml": "-c ", ".toml": "-c ", ".pth": "-r ", ".safetensors": "-r "}
 
 
 @dataclass(frozen=True)
@@ -118,16 +129,45 @@ def _parse(parser, options, flags):
     for option in options:
         convert = _to_bool if option.type is bool else option.type
         target = option.target if isinstance(option.target, str) else ".".join(option.target)
-        metavar = option.flags[-1].lstrip("-").upper()
+        metavar = option.type.__name__.upper() if option.type in (int, float, str, bool) else "VALUE"
         text = f"sets {target.replace(';', '.')}"
         parser.add_argument(*option.flags, dest=_dest(option), type=convert, metavar=metavar, help=text)
     for place, flag in flags.items():
         if flag is not None:
             _add_flag(parser, place, flag)
-    parsed, unknown = parser.parse_known_args()
+    parsed, unknown = in_one_line(parser).parse_known_args()
     if unknown and None not in flags.values():
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        raise UserError("\n".join(_unknown_mistakes(parser, unknown, parsed.config)))
     return parsed
+
+
+def _unknown_mistakes(parser, words, config):
+    """A line for each word that the parser has no use for, with what would do."""
+    flags = {flag.lstrip("-").replace("-", "_"): flag for flag in parser._option_string_actions}
+    config = read_config(config) if config else {}
+    mistakes = []
+    while words:
+        word, *words = words
+        if word.startswith("-"):
+            flag, _, value = word.partition("=")
+            if not value and words and words[0][:1] != "-" and "=" not in words[0]:
+                value, *words = words
+            mistakes.append(f"{flag}: no such flag; {_instead_of(flag, value, flags, config)}")
+        else:
+            before = "--set " if "=" in word else _FLAG_OF_FILE.get(Path(word).suffix)
+            meant = f"say {before}{word}" if before else "belongs to no flag; see --help"
+            mistakes.append(f"{word}: {meant}")
+    return mistakes
+
+
+def _instead_of(flag, value, flags, config):
+    """What would do in the place of a flag that is none. flags: {name: flag} of those that are."""
+    name = flag.lstrip("-").replace("-", "_")
+    places = places_of(name, config, KNOWN_KEYS)
+    if places and name not in flags:
+        return f"say --set {places[0]}={value or '...'}"
+    close = name if name in flags else nearest(name, flags, cutoff=0.6)
+    return f"did you mean {flags[close]}?" if close else "see --help"
 
 
 def _add_flag(parser, place, flag):

@@ -118,6 +118,14 @@ def set_by_path(config, target, value, known):
     place[last] = value
 
 
+def places_of(key, config, known, where=()):
+    """Dotted paths at which the key stands in a config, then those at which it may be added. known: as above."""
+    places = [".".join([*where, key])] if key in config else []
+    for name, value in config.items():
+        places += places_of(key, value, {}, (*where, name)) if isinstance(value, dict) else []
+    return list(dict.fromkeys([*places, *(".".join([*path, key]) for path, keys in known.items() if key in keys)]))
+
+
 _ABSENT = object()
 
 

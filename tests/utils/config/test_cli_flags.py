@@ -109,7 +109,7 @@ def test_what_is_typed_must_be_of_the_flags_type(capsys, monkeypatch, tmp_path):
     for typed, message in (
         (("--n_epochs", "many"), "invalid int value: 'many'"),
         (("--amsgrad", "perhaps"), "'perhaps' is neither true nor false"),
-        (("--n_epoch_s", "1"), "unrecognized arguments: --n_epoch_s 1"),
+        (("--n_epoch_s", "1"), "--n_epoch_s: no such flag; did you mean --n_epochs?"),
     ):
         assert message in refused(capsys, monkeypatch, "-c", path, *typed)[-1]
     assert "trainer.epochs: got 0" in refused(capsys, monkeypatch, "-c", path, "--n_epochs", "0")[-1]

@@ -121,7 +121,7 @@ def resolve(name, module, part):
             raise UserError(f"there is no module {home!r}{_meant(name, part)}") from None
     found = getattr(module, attribute, None)
     if found is None:
-        raise UserError(_not_found(attribute, module.__name__, [key for key in vars(module) if key[0] != "_"]))
+        raise UserError(_not_found(attribute, module.__name__, [key for key in vars(module) if key[0] != "_"], part))
     if not inspect.isclass(found) and not inspect.isroutine(found):
         raise UserError(f"{name!r} is neither a class nor a function")
     _require_kind(found, name, home, part)
@@ -141,7 +141,7 @@ def type_mistake(name, part):
         return f"there is no file {home.replace('.', '/')}.py{_meant(name, part)}"
     definition = find_definition(home, attribute)
     if definition is None:
-        return _not_found(attribute, home, public_names(home))
+        return _not_found(attribute, home, public_names(home), part)
     if definition.kind == "function" and not (part.factories if is_library(home) else part.functions):
         return f"{name!r} is the wrong kind of function; a class is needed"
     if definition.kind == "class" and definition.members is not None:
@@ -238,13 +238,21 @@ def _meant(name, part):
     return f"; did you mean {close!r}?" if close else ""
 
 
-def _not_found(attribute, module, names):
+def _not_found(attribute, module, names, part):
+    """What is wrong with a name that the module, which has these names, lacks."""
     room = module.rpartition(".")[0]
     if room and not is_library(module) and source_of(module) is not None:
         for path in sorted(source_of(module).parent.glob("*.py")):
             if attribute in public_names(f"{room}.{path.stem}"):
                 return f"{module} has no {attribute!r}; it is in {room}/{path.stem}.py: write '{path.stem}.{attribute}'"
-    return f"{module} has no {attribute!r}{did_you_mean(attribute, [name for name in names if name != attribute])}"
+    names = [name for name in names if name != attribute]
+    places = dict.fromkeys((*part.libraries, *part.factories))
+    libraries = {public: f"{place}.{public}" for place in places for public in public_names(place)}
+    own = None if attribute in libraries else nearest(attribute, names, cutoff=0.6)
+    dotted = None if own else libraries.get(nearest(attribute, libraries, cutoff=0.9))
+    return f"{module} has no {attribute!r}" + (
+        f"; did you mean {dotted!r}?" if dotted else did_you_mean(attribute, names)
+    )
 
 
 def _require_kind(found, name, home, part):

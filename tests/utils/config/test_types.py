@@ -77,6 +77,10 @@ def test_names_that_fit_resolve(section, name):
         ("optimizer", "adamw.AdamW", "not allowed"),
         ("metrics", "torch.nn.Linear", "not allowed"),
         ("loss", "nll_los", "did you mean 'nll_loss'"),
+        ("loss", "BCEWithLogitsLoss", "did you mean 'torch.nn.BCEWithLogitsLoss'"),
+        ("loss", "mse_loss", "did you mean 'torch.nn.functional.mse_loss'"),
+        ("arch", "resnet18", "did you mean 'torchvision.models.resnet18'"),
+        ("metrics", "F1Score", "did you mean 'torchmetrics.F1Score'"),
         ("metrics", "torchmetrics.classification.MulticlasF1Score", "did you mean 'MulticlassF1Score'"),
     ],
 )

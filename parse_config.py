@@ -21,7 +21,7 @@ from utils.config.types import OWN_SECTION, PARTS, argument_mistakes, is_library
 from utils.distributed.messages import decided_by_main
 from utils.distributed.world import is_main
 from utils.environment import describe_environment
-from utils.errors import UserError, clean_exit
+from utils.errors import UserError, clean_exit, end_on_user_errors
 from utils.json_io import read_json, write_json
 from utils.run_folder import RunLock, claim_run_folder, is_run_folder, log_folder_of, refuse_second
 
@@ -84,6 +84,7 @@ class ConfigParser:
         options: CustomArgs, each a flag of its own that sets one value. Precedence, lowest first: the
         checkpoint's config, the config file over its "base", the flags, --set.
         """
+        end_on_user_errors()  # for what a script without clean_exit builds later
         with clean_exit():
             given = read_command_line(args, options)
             mistakes = _set_all(given.config, given.assignments)

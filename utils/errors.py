@@ -43,6 +43,21 @@ def clean_exit():
         raise SystemExit(1) from None
 
 
+def end_on_user_errors():
+    """From now on a UserError that nothing catches ends the program as in clean_exit, other errors as they did."""
+    before = sys.excepthook
+    if getattr(before, "__module__", "") == __name__:
+        return
+
+    def hook(kind, error, traceback):
+        if not issubclass(kind, UserError):
+            return before(kind, error, traceback)
+        with clean_exit():
+            raise error
+
+    sys.excepthook = hook
+
+
 def in_one_line(parser):
     """The ArgumentParser, which from now on tells of what it cannot read in one line, as clean_exit does."""
 

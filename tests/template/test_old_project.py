@@ -107,3 +107,17 @@ def test_its_own_test_script_reads_our_checkpoints_and_makes_no_run_folder(proje
 def test_a_mistake_in_its_config_is_one_line_and_exit_2(project):
     wrong = run("train.py", "-c", "config.json", "--set", "trainer.epocs=2", cwd=project[0], status=2)
     assert wrong.stderr == "error: trainer.epocs: no such key; did you mean 'epochs'?\n"
+
+
+def test_so_is_one_that_shows_when_its_script_builds(project):
+    wrong = run("train.py", "-c", "config.json", "--set", "arch.args.hiden=3", cwd=project[0], status=2)
+    assert wrong.stderr == "error: arch.args.hiden: no such argument; did you mean 'hidden'?\n"
+
+
+def test_an_error_that_is_no_mistake_of_the_users_keeps_its_traceback(project):
+    lines = (
+        "import argparse, parse_config",
+        "parse_config.ConfigParser.from_args(argparse.Namespace(config='config.json', resume=None))",
+        "1 / 0",
+    )
+    assert "Traceback" in run("-c", "\n".join(lines), cwd=project[0], status=1).stderr

@@ -95,7 +95,13 @@ class OptimStep:
         self._num_samples += num_samples
         if self.reduction == "mean" and num_samples != self._first_samples:
             loss = loss * (num_samples / self._first_samples)
-        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        try:
+            (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        except RuntimeError as error:
+            if loss.requires_grad:
+                raise
+            why = "it was detached, or made of plain numbers, or all of them are frozen"
+            raise UserError(f"loss: does not depend on any parameter that is trained: {why}") from error
         if self.buffers and not loss.isfinite():
             _copy_all(self._good_buffers, self.buffers)  # at once: the run may be saved or validated before the update
         return (last or self.num_batches >= self.accumulate) and self.finish()

@@ -137,20 +137,26 @@ class MetricTracker:
         self._num_read = dict.fromkeys(self.keys, 0)  # floats already, at the front
 
     def _read(self):
-        """Turn all values into floats."""
+        """Turn all values into floats. Raises UserError for what is no number."""
         waiting = [value for key in self.keys for value in self._values[key][self._num_read[key] :]]
-        self._require_scalars()
-        numbers = iter(read_numbers(waiting))
+        try:
+            numbers = iter(read_numbers(waiting))
+        except (TypeError, ValueError, RuntimeError):
+            self._refuse_what_is_no_number()
+            raise
         for key, values in self._values.items():
             values[self._num_read[key] :] = itertools.islice(numbers, len(values) - self._num_read[key])
             self._num_read[key] = len(values)
 
-    def _require_scalars(self):
-        """Raise UserError for what cannot be averaged."""
-        for key, values in self._values.items():
-            value = values[-1] if values else 0.0
-            if getattr(value, "size", 1) != 1 and math.prod(value.shape) != 1:
-                raise UserError(f"{key}: gave a tensor of shape {tuple(value.shape)}; one number a batch is needed")
+    def _refuse_what_is_no_number(self):
+        for key, value in ((key, value) for key, values in self._values.items() for value in values):
+            shape = tuple(getattr(value, "shape", ()))
+            if math.prod(shape) != 1 or not hasattr(value, "__float__"):
+                kind = (
+                    "None" if value is None else f"a {type(value).__name__}" + (f" of shape {shape}" if shape else "")
+                )
+                where = key if key == "loss" else f"metrics: {key!r}"
+                raise UserError(f"{where} returned {kind}; it should return a number or a 0-dim tensor") from None
 
     def _counted(self):
         """{key: whether each value since the last collect counts}, None for all.

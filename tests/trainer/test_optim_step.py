@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.optim_step import OptimStep
+from utils.errors import UserError
 
 
 def linear():
@@ -128,3 +129,13 @@ def test_of_several_processes_a_parameter_without_a_gradient_in_some_has_the_mea
         of_weight, of_bias = optim_step.merged(of_processes)["gradients"]
         assert torch.equal(of_weight, weight * 2) and torch.equal(of_bias, bias / 2)
     assert optim_step.merged([{**states[0], "gradients": [weight, None]}])["gradients"][1] is None
+
+
+def test_a_loss_that_no_parameter_has_a_part_in_is_refused_in_words():
+    model = linear()
+    loss = loss_of(model, *data(), "mean")
+    with pytest.raises(UserError, match=r"^loss: does not depend on any parameter that is trained: it was detached,"):
+        OptimStep(Recorder(model.parameters())).step(loss.detach(), 24)
+    loss.backward()
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        OptimStep(Recorder(model.parameters())).step(loss, 24)

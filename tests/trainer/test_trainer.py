@@ -351,7 +351,7 @@ def test_losses_and_metrics_that_are_no_single_number_are_named(tmp_path):
     trainer = tiny_trainer(tiny_config(tmp_path / "a"))
     trainer.metric_ftns = [by_sample]
     trainer.train_metrics = MetricTracker("loss", "by_sample")
-    with pytest.raises(UserError, match=r"by_sample: gave a tensor of shape \(8,\); one number a batch"):
+    with pytest.raises(UserError, match=r"metrics: 'by_sample' returned a Tensor of shape \(8,\); it should"):
         trainer.train()
     with pytest.raises(UserError, match=r"loss: gave a tensor of shape \(8, 3\); one number a batch"):
         tiny_trainer(tiny_config(tmp_path / "b"), criterion=lambda output, target: output).train()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils import MetricTracker
+from utils import MetricTracker, UserError
 
 
 def test_average_is_weighted():
@@ -77,3 +77,23 @@ def test_of_several_processes_a_batch_that_is_not_finite_in_one_counts_in_none_a
     )
     merged = tracker.merged([first, second])
     assert (merged["sums"]["loss"], merged["weights"]["loss"]) == (6.0, 2)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ("high", "a str"),
+        (None, "None"),
+        ({"a": 1.0}, "a dict"),
+        (torch.zeros(3), "a Tensor of shape (3,)"),
+        (np.zeros((2, 3)), "a ndarray of shape (2, 3)"),
+    ],
+)
+def test_what_a_metric_returns_that_is_no_number_is_named(value, kind):
+    tracker = MetricTracker("loss", "good", "odd")
+    for name, first in (("loss", 1.0), ("good", torch.tensor(1.0)), ("odd", value)):
+        tracker.update(name, first)
+    tracker.update("odd", 1.0)
+    with pytest.raises(UserError) as told:
+        tracker.collect()
+    assert str(told.value) == f"metrics: 'odd' returned {kind}; it should return a number or a 0-dim tensor"

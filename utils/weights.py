@@ -31,8 +31,20 @@ def load_weights(model, state_dict):
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:]]
-        raise UserError(f"the checkpoint does not fit the model {type(model).__name__}: {' '.join(lines)}") from None
+        differ = _differences(model.state_dict(), weights) or [" ".join(str(error).split())]
+        more = f"; and {len(differ) - 2} more" if len(differ) > 2 else ""
+        remedy = "keep its arch, or begin a new run with the weights that fit: --weights-only, see docs/fine_tuning.md"
+        what = f"the checkpoint does not fit the model {type(model).__name__}"
+        raise UserError(f"{what}: {'; '.join(differ[:2])}{more}; {remedy}") from None
+
+
+def _differences(own, weights):
+    """What a model's state_dict and one to load do not have in common, in words."""
+    shapes = [{name: tuple(getattr(value, "shape", ())) for name, value in state.items()} for state in (weights, own)]
+    missing = [f"{name} is not in the checkpoint" for name in own if name not in weights]
+    unknown = [f"{name} is not in the model" for name in weights if name not in own]
+    names = [name for name in own if name in weights and shapes[0][name] != shapes[1][name]]
+    return [f"{name} is {shapes[0][name]} and not {shapes[1][name]}" for name in names] + missing + unknown
 
 
 def without_wrapper(state_dict):

@@ -36,9 +36,14 @@ def test_another_optimizer_starts_anew(tmp_path):
 def test_checkpoint_of_another_model_is_refused_with_the_entries(tmp_path):
     trainer = tiny_trainer(tiny_config(tmp_path, epochs=1))
     trainer.train()
-    other = torch.nn.Sequential(torch.nn.Linear(4, 3))
-    with pytest.raises(UserError, match=r"does not fit the model Sequential: .*size mismatch for 0.weight"):
+    other = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.PReLU())
+    with pytest.raises(UserError) as told:
         tiny_trainer(tiny_config(tmp_path), resume=trainer.checkpoint_dir / "checkpoint-epoch1.pth", model=other)
+    assert str(told.value) == (
+        "the checkpoint does not fit the model Sequential: 0.weight is (8, 4) and not (3, 4); 0.bias is (8,) and not "
+        "(3,); and 7 more; keep its arch, or begin a new run with the weights that fit: --weights-only, "
+        "see docs/fine_tuning.md"
+    )
 
 
 def test_new_run_that_has_no_epochs_left_is_refused_and_leaves_no_folder(tmp_path):

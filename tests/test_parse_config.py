@@ -131,6 +131,11 @@ def test_a_misspelt_metric_is_told_once_and_not_by_what_monitors_it():
     with pytest.raises(UserError) as told:
         ConfigParser(given, parts=PARTS)
     assert str(told.value) == "metrics.0.type: model.metric has no 'acuracy'; did you mean 'accuracy'?"
+    given["metrics"] = ["right"]
+    given["trainer"]["monitor"] = "max val_accuracy"
+    with pytest.raises(UserError) as told:
+        ConfigParser(given, parts=PARTS)
+    assert [line.partition(":")[0] for line in str(told.value).splitlines()] == ["metrics.0.type"]
     given["trainer"]["monitor"] = "min val_los"  # another mistake
     with pytest.raises(UserError) as told:
         ConfigParser(given, parts=PARTS)
@@ -166,6 +171,11 @@ def test_a_metrics_name_that_is_no_text_is_told_in_words():
 def test_two_metrics_of_one_name_are_refused():
     with pytest.raises(UserError, match="two are called 'accuracy'"):
         ConfigParser(config(metrics=["accuracy", {"type": "accuracy"}]), parts=PARTS)
+
+
+def test_a_misspelt_key_beside_the_right_one_is_told_its_name():
+    with pytest.raises(UserError, match=r"^data_loder: no such key; did you mean 'data_loader'\?$"):
+        ConfigParser(config(data_loder={}), parts=PARTS)
 
 
 def test_names_that_a_trainer_of_ones_own_logs_can_be_declared():
@@ -219,6 +229,11 @@ def test_misspelt_target_of_a_flag_is_refused(monkeypatch, file, capsys):
         (("--set", "trainer.epocs=1"), "trainer.epocs: no such key; did you mean 'epochs'?"),
         (("--set", "sede=1"), "sede: no such key; did you mean 'seed'?"),
         (("--set", "trainer.my_scale=1"), "one of your own goes into the config file first"),
+        (("--set", "lr=1"), "lr: no such key; did you mean 'optimizer.args.lr'?"),
+        (
+            ("--set", "optimizer.batch_size=1"),
+            "optimizer.batch_size: no such key; did you mean 'data_loader.args.batch_s",
+        ),
         (("--set", "optimizer.args.momentum=1"), "optimizer.args.momentum: no such argument"),
         (("-d", "gpu"), "-d gpu: give GPU numbers"),
         (("-r", "none.pth"), "none.pth: no such checkpoint"),
@@ -337,6 +352,8 @@ def test_plateau_settings_that_contradict_are_refused(section, monitor, word):
     ("key", "value"),
     [
         ("batch_size", 0),
+        ("batch_size", "64"),
+        ("batch_size", 1.5),
         ("num_workers", -1),
         ("validation_split", 1.0),
         ("validation_split", -0.1),
@@ -346,8 +363,9 @@ def test_plateau_settings_that_contradict_are_refused(section, monitor, word):
 def test_loader_values_that_cannot_be_are_found_before_any_data(key, value):
     given = config()
     given["data_loader"]["args"][key] = value
-    with pytest.raises(UserError, match=f"data_loader.args.{key}: got {value}"):
+    with pytest.raises(UserError, match=f"data_loader.args.{key}: got {value!r}") as told:
         ConfigParser(given, parts=PARTS)
+    assert len(str(told.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,9 @@ def check_config(config, parts, also_logged=(), begins=True):
         mistakes += _name_mistakes(config, parts, also_logged)
         mistakes += _optimizer_mistakes(config) + _plateau_mistakes(config) + _switch_mistakes(config, parts)
         mistakes += _chain_mistakes(config, parts)
-        mistakes += _loader_mistakes(config) + _split_mistakes(config, parts) + _limit_mistakes(config, parts)
+        told = {mistake.partition(":")[0] for mistake in mistakes}  # of values of the wrong type
+        mistakes += [mistake for mistake in _loader_mistakes(config) if mistake.partition(":")[0] not in told]
+        mistakes += _split_mistakes(config, parts) + _limit_mistakes(config, parts)
         mistakes += _init_weights_mistakes(config) if begins else []
     if mistakes:
         raise UserError("\n".join(dict.fromkeys(mistakes)))
@@ -194,12 +196,14 @@ def _name_mistakes(config, parts, also_logged):
     if config.get("valid_data_loader") is not None or _sets_aside(config, parts) is not False:
         logged += [f"val_{name}" for name in logged]
     logged += also_logged
+    right = [name for name in logged if name.removeprefix("val_") not in misspelt]
     not_split = "; data_loader.args.validation_split sets no samples aside, and there is no valid_data_loader"
     return mistakes + [
         f"{path}: nothing called {name!r} is logged"
-        + (not_split if name.removeprefix("val_") in logged else did_you_mean(name, logged))
+        + (not_split if name.removeprefix("val_") in logged else did_you_mean(name, right))
         for path, name in watched(config).items()
-        if name not in logged and not nearest(name.removeprefix("val_"), misspelt)  # which a line of its own tells of
+        if name not in logged
+        and (not misspelt or (nearest(name, right) and not nearest(name.removeprefix("val_"), misspelt)))
     ]
 
 

@@ -114,7 +114,7 @@ def set_by_path(config, target, value, known):
     last = str(last) if isinstance(place, dict) else last
     may_add = isinstance(place, dict) and (last in known.get(walked, ()) or (walked and walked[-1] == "args"))
     if not may_add:
-        _step(place, last, walked, known)
+        _step(place, last, walked, known, places_of(last, config, known))
     place[last] = value
 
 
@@ -146,13 +146,16 @@ def differences(before, after, where=""):
     return lines
 
 
-def _step(place, key, walked, known):
+def _step(place, key, walked, known, elsewhere=()):
+    """What stands at the key. elsewhere: paths of others that end so. Raises UserError if there is none."""
     where = ".".join([*walked, str(key)])
     if isinstance(place, dict):
         if key in place:
             return place[key]
         names = [*place, *(name for name in known.get(walked, ()) if name not in place)]
         if walked in known and nearest(str(key), names, cutoff=0.6) is None:
+            if 1 <= len(elsewhere) <= 3:
+                raise UserError(f"{where}: no such key; did you mean {' or '.join(map(repr, elsewhere))}?")
             raise UserError(f"{where}: no such key; one of your own goes into the config file first")
         raise UserError(f"{where}: no such key{did_you_mean(str(key), names)}")
     if isinstance(place, list):

@@ -347,7 +347,7 @@ def _unknown_keys(config, whole):
             free = [name for name in known if name not in section and (whole or name not in OTHER_LOADERS)]
             meant = resembles(key, free) or (whole and (_numbered(key, free) or resembles(key, known)))
             if meant:
-                misspelt[prefix + key] = meant
+                misspelt[prefix + key] = (whole and nearest(key, known)) or meant  # given already or not
             else:
                 own.append(prefix + key)
     return misspelt, own

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import re
 from pathlib import Path
 
 from utils.errors import UserError
@@ -197,11 +198,23 @@ def _parse_json(text):
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
-        raise UserError(f"not JSON: line {error.lineno}, column {error.colno}: {error.msg}") from None
+        raise UserError(f"not JSON: {_json_mistake(error)}") from None
     except UserError:
         raise
     except ValueError as error:
         raise UserError(f"not JSON: {error}") from None
+
+
+def _json_mistake(error):
+    """Where and what a JSONDecodeError is about; a comma is missing behind a value, not before the next one."""
+    text, at, what = error.doc, error.pos, error.msg
+    end = len(text[:at].rstrip())
+    too_many = re.compile(r"\s*(,)\s*([}\]])").match(text, end - text[:end].endswith(","))
+    if too_many:
+        at, what = too_many.start(1), f"one comma too many, before {too_many[2]}"
+    elif what == "Expecting ',' delimiter" and text[at : at + 1] not in ("", "}", "]"):
+        at, what = end, "a comma is missing here"
+    return f"line {text.count(chr(10), 0, at) + 1}, column {at - text.rfind(chr(10), 0, at)}: {what}"
 
 
 def _parse_toml(text):

@@ -87,6 +87,12 @@ def test_schema_line_for_editors_is_no_section(write):
     [
         ("a.json", "", "is empty"),
         ("a.json", "{", "not JSON: line 1, column 2"),
+        ("a.json", '{"a": 1,\n "b": 2,\n}', "not JSON: line 2, column 8: one comma too many, before }"),
+        ("a.json", '{"a": [1, 2 , ]}', "not JSON: line 1, column 13: one comma too many, before ]"),
+        ("a.json", '{"a": 1\n "b": 2}', "not JSON: line 1, column 8: a comma is missing here"),
+        ("a.json", '{"a": [1 2]}', "not JSON: line 1, column 9: a comma is missing here"),
+        ("a.json", '{"a": [1}', "not JSON: line 1, column 9: Expecting ',' delimiter"),
+        ("a.json", '{"a": 1', "not JSON: line 1, column 8: Expecting ',' delimiter"),
         ("a.json", "[1]", "holds list; a config is an object"),
         ("a.json", '{"a": 1, "a": 2}', "'a' stands twice"),
         ("a.json", '{"a": NaN}', "NaN is not a JSON value"),

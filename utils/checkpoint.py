@@ -157,6 +157,10 @@ def find_checkpoint(where, save_dir="saved"):
             return path, damaged
         except CheckpointError as error:
             damaged.append(str(error))
+    of_runs = filter(Path.is_file, folder.glob("*/*.pth"))
+    newest = max(of_runs, key=lambda path: path.stat().st_mtime, default=None)
+    if newest and not damaged:
+        raise CheckpointError(f"{folder}: holds runs and is none; its newest one with a checkpoint is {newest.parent}")
     raise CheckpointError("\n".join([*damaged, f"{folder}: no checkpoint there that could be used"]))
 
 

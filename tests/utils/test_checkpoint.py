@@ -160,6 +160,19 @@ def test_folder_gives_the_newest_that_verifies(tmp_path):
     assert found.name == "checkpoint-epoch9.pth" and "checkpoint-epoch10.pth: damaged" in passed_over[0]
 
 
+def test_a_folder_of_runs_is_refused_with_the_newest_of_them(tmp_path):
+    for seconds, run in enumerate(("b", "a", "c")):
+        (tmp_path / run).mkdir()
+        if run != "c":
+            save_checkpoint(STATE, tmp_path / run / "checkpoint-epoch1.pth")
+            os.utime(tmp_path / run / "checkpoint-epoch1.pth", (seconds, seconds))
+    with pytest.raises(CheckpointError) as told:
+        find_checkpoint(tmp_path)
+    assert (
+        str(told.value) == f"{tmp_path}: holds runs and is none; its newest one with a checkpoint is {tmp_path / 'a'}"
+    )
+
+
 def test_latest_is_the_newest_run(tmp_path):
     for age, run in ((300, "b"), (100, "a"), (200, "c")):
         folder = tmp_path / "models" / "job" / run

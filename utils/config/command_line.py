@@ -202,7 +202,10 @@ def _first_of(variants):
 def _read(parsed, given, assignments):
     """(path of the checkpoint, its content, config): its config, under the given one if there are both."""
     if not parsed.resume and not parsed.config:
-        raise UserError("nothing to run; give a config, as in -c config.json, or a checkpoint with -r")
+        raise UserError(
+            "nothing to run; give a config to train, as in -c config.json, or a checkpoint to go on from or to test, "
+            "as in -r latest"
+        )
     if getattr(parsed, "weights_only", False) and parsed.resume in (None, "auto"):
         raise UserError("--weights-only: needs a checkpoint with -r, whose weights a new run begins with")
     if parsed.resume == "auto":

@@ -41,9 +41,15 @@ class Part:
     """Whether arguments may be durations, and other objects of the part."""
     methods: tuple[str, ...] = ()
     """What a class of the project must have, instead of a base."""
+    remedy: str = ""
+    """What to do with a class or function that is of another kind."""
 
 
-_LOADER = Part("data_loader.data_loaders", bases=("base.base_data_loader.BaseDataLoader",))
+_LOADER = Part(
+    "data_loader.data_loaders",
+    bases=("base.base_data_loader.BaseDataLoader",),
+    remedy="write one in data_loader/ and give it the dataset",
+)
 
 # The sections that train.py and test.py build. A script that builds others, or passes more, says so to from_args.
 PARTS = {
@@ -143,7 +149,7 @@ def type_mistake(name, part):
     if definition is None:
         return _not_found(attribute, home, public_names(home), part)
     if definition.kind == "function" and not (part.factories if is_library(home) else part.functions):
-        return f"{name!r} is the wrong kind of function; a class is needed"
+        return f"{name!r} is the wrong kind of function; a class is needed{part.remedy and f': {part.remedy}'}"
     if definition.kind == "class" and definition.members is not None:
         return _lacking(name, part, definition.members)
     return None
@@ -276,7 +282,8 @@ def _require_kind(found, name, home, part):
     if not fits and not passed_in:
         kind = "class" if inspect.isclass(found) else "function"
         origin = "" if own or found.__module__ == home else f", from {found.__module__},"
-        raise UserError(f"{name!r}{origin} is the wrong kind of {kind}; a {needed} is needed")
+        remedy = part.remedy and f": {part.remedy}"
+        raise UserError(f"{name!r}{origin} is the wrong kind of {kind}; a {needed} is needed{remedy}")
 
 
 def _lacking(name, part, members):

@@ -152,9 +152,8 @@ class MetricTracker:
         for key, value in ((key, value) for key, values in self._values.items() for value in values):
             shape = tuple(getattr(value, "shape", ()))
             if math.prod(shape) != 1 or not hasattr(value, "__float__"):
-                kind = (
-                    "None" if value is None else f"a {type(value).__name__}" + (f" of shape {shape}" if shape else "")
-                )
+                kind = "None" if value is None else f"a {type(value).__name__}"
+                kind += f" of shape {shape}" if shape else ""
                 where = key if key == "loss" else f"metrics: {key!r}"
                 raise UserError(f"{where} returned {kind}; it should return a number or a 0-dim tensor") from None
 

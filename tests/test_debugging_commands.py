@@ -59,7 +59,7 @@ def test_fast_dev_run_that_the_loop_cannot_follow_is_refused_by_its_flag(tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--fast-dev-run", "0"], "argument --fast-dev-run: '0' is not a number of batches from 1 on"),
+        (["--fast-dev-run", "0"], "--fast-dev-run: '0' is not a number of batches from 1 on"),
         (["--fast-dev-run", "-r", "x"], "error:"),
         (["--overfit-batches", "0"], "error: trainer.overfit_batches: got 0"),
         (["--overfit-batches", "9999"], "error: trainer.overfit_batches: got 9999; data_loader has 422 batches"),

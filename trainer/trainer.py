@@ -23,7 +23,7 @@ from utils.config.schema import TrainerSettings
 from utils.distributed.messages import broadcast, gather, sums
 from utils.distributed.shards import shows, whole
 from utils.distributed.world import is_main
-from utils.nested import describe_step, halves, num_samples
+from utils.nested import describe, describe_step, halves, num_samples
 from utils.nonfinite import NonFiniteError, StepLog, merged_faults, nonfinite_samples
 from utils.seed import rng_state
 from utils.weights import unwrapped
@@ -166,8 +166,8 @@ class Trainer(BaseTrainer):
         with autocast(self.settings.precision, self.device):
             output = self.model(data)
             loss = self.criterion(output, target)
-        if loss.dim():
-            raise UserError(f"loss: gave a tensor of shape {tuple(loss.shape)}; one number a batch is needed")
+        if getattr(loss, "ndim", None) != 0:
+            raise UserError(f"loss: gave a {describe(loss)}; one number a batch, as a 0-dim tensor, is needed")
         last = batch_idx + 1 == self.len_epoch
         if self.optim_step.step(loss, num_samples(target), last):  # backward, and at a window's end the update
             self._after_update(batch_idx)

@@ -353,5 +353,7 @@ def test_losses_and_metrics_that_are_no_single_number_are_named(tmp_path):
     trainer.train_metrics = MetricTracker("loss", "by_sample")
     with pytest.raises(UserError, match=r"metrics: 'by_sample' returned a Tensor of shape \(8,\); it should"):
         trainer.train()
-    with pytest.raises(UserError, match=r"loss: gave a tensor of shape \(8, 3\); one number a batch"):
+    with pytest.raises(UserError, match=r"loss: gave a tensor \(8, 3\) float32; one number a batch"):
         tiny_trainer(tiny_config(tmp_path / "b"), criterion=lambda output, target: output).train()
+    with pytest.raises(UserError, match="loss: gave a float; one number a batch"):
+        tiny_trainer(tiny_config(tmp_path / "c"), criterion=lambda output, target: output.sum().item()).train()

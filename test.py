@@ -59,7 +59,7 @@ def main(config, split, batch_size):
     result = {**trained, "samples": samples, **values, **tracker.tables}
     results = config.resume.parent / "test_results.json"
     record_result(results, config.resume.name, split, result)
-    logger.info("    these are in %s", results)
+    logger.info("written to %s", results)
 
 
 def build_loader(config, module_data, split, batch_size, device):

@@ -271,7 +271,7 @@ def test_a_word_that_belongs_to_no_flag_is_answered_in_one_line_with_what_would_
 
 
 def test_what_the_other_scripts_cannot_read_is_one_line_too(capsys):
-    for script in ("new_project.py", "compare.py"):
+    for script in ("compare.py", "utils/export.py"):
         assert run_here(script, status=2).stderr.startswith("error: the following arguments are required: ")
 
 

@@ -1,5 +1,6 @@
 """A _train_epoch of a project's own: which settings of the config are left to it."""
 
+import inspect
 import itertools
 
 # what a trainer sees to batch by batch, and what Trainer does before the first one
@@ -31,8 +32,15 @@ _LEFT_TO_ALL = (
 def has_own_loop(trainer_class, framework_class):
     """Whether the class trains by a _train_epoch that neither is the framework's nor calls the one it overrides."""
     above = itertools.takewhile(lambda each: each is not framework_class, trainer_class.__mro__)
-    codes = [getattr(vars(each).get("_train_epoch"), "__code__", None) for each in above]
-    return any(code is not None and "_train_epoch" not in code.co_names for code in codes)
+    loops = [vars(each)["_train_epoch"] for each in above if "_train_epoch" in vars(each)]
+    return any("_train_epoch" not in _names_in(getattr(inspect.unwrap(loop), "__code__", None)) for loop in loops)
+
+
+def _names_in(code):
+    """Names that a function's code, and that of functions within it, looks up."""
+    if not hasattr(code, "co_names"):
+        return set()
+    return set(code.co_names).union(*map(_names_in, code.co_consts))
 
 
 def warn_of_own_loop(trainer):

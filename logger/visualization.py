@@ -89,7 +89,7 @@ class TensorboardWriter:
     def add_scalars(self, tag, data, *args, **kwargs):
         """Several numbers in one plot. data: {name: number}."""
         self._add("add_scalars", tag, data, *args, **kwargs)
-        for name, value in data.items():
+        for name, value in data.items() if self.trackers else ():
             self._track_scalar(f"{self._tagged(tag)}/{name}", value, kwargs.get("global_step", self.step))
 
     def add_image(self, tag, data, *args, **kwargs):

@@ -259,6 +259,10 @@ def test_mistakes_on_the_command_line_exit_2_with_one_line(monkeypatch, file, ca
         (("--learning_rate", 1), "--learning_rate: no such flag; did you mean --learning-rate?"),
         (("-lr", 1), "-lr: no such flag; did you mean --lr?"),
         (("--gpu", 0), "--gpu: no such flag; see --help"),
+        (("--gpu", -1), "--gpu: no such flag; see --help"),
+        (("--type", "SGD"), "--type: no such flag; see --help"),
+        (("--", "other.yaml"), "other.yaml: say -c other.yaml"),
+        (("",), "'': belongs to no flag; see --help"),
         (("--lr", "abc"), "--lr/--learning-rate: invalid float value: 'abc'"),
     ],
 )

@@ -4,7 +4,6 @@ import contextlib
 import copy
 import itertools
 import math
-import operator
 
 import torch
 
@@ -14,7 +13,7 @@ from trainer.optim_step import OptimStep
 from trainer.speed import apply_switches, autocast, grad_scaler, to_device
 from utils import UserError, inf_loop
 from utils.config.schema import TrainerSettings
-from utils.nested import halves, map_tensors, num_samples
+from utils.nested import halves, num_samples, samples_of
 from utils.seed import rng_state, set_rng_state
 from utils.weights import load_optimizer
 
@@ -102,7 +101,7 @@ def find_batch_size(model, criterion, optimizer, data_loader, device, settings):
     def fits(number):
         chosen = torch.arange(number) % num_samples(target)
         try:
-            batch = map_tensors(operator.itemgetter(chosen), (data, target))
+            batch = samples_of((data, target), chosen)
             _training_step(model, criterion, optimizer, device, settings)(*batch)
             torch.cuda.synchronize(device)
         except torch.OutOfMemoryError:

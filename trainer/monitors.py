@@ -1,5 +1,6 @@
 """Callbacks that show in TensorBoard how training goes, without changing it."""
 
+import copy
 import sys
 import time
 
@@ -10,7 +11,7 @@ from base.trainer_state import measured_model
 from trainer.speed import to_device
 from utils import UserError
 from utils.distributed.shards import shows
-from utils.nested import halves, map_tensors
+from utils.nested import halves, samples_of
 from utils.seed import rng_state, set_rng_state
 
 
@@ -143,7 +144,7 @@ def _most_memory(device):
 
 def _first_samples(loader, n):
     """(data, target) of the loader's first n samples, or of its first batch if that has fewer."""
-    return map_tensors(lambda tensor: tensor[:n].clone(), halves(next(iter(loader))))
+    return copy.deepcopy(samples_of(halves(next(iter(loader))), slice(n)))
 
 
 def _stretched(images):

@@ -24,10 +24,14 @@ def to_device(value, device):
     A copy to CUDA does not wait for it; on other devices that would be unsafe.
     """
     if not isinstance(value, torch.Tensor):
-        return map_tensors(lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"), value)
+        return map_tensors(lambda part: _moved(part, device), value)
     if value.device == device:
         return value
     return value.to(device, non_blocking=device.type == "cuda")
+
+
+def _moved(part, device):
+    return to_device(part, device) if isinstance(part, torch.Tensor) else part.to(device)
 
 
 def apply_switches(model, settings, device):

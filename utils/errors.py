@@ -1,5 +1,6 @@
 """The errors that a user can cause, and how a command ends on one."""
 
+import argparse
 import contextlib
 import logging
 import os
@@ -65,7 +66,8 @@ def in_one_line(parser):
         with clean_exit():
             raise UserError(message.removeprefix("argument "))
 
-    parser.error = refuse
+    if type(parser).error is argparse.ArgumentParser.error:  # not one of its own
+        parser.error = refuse
     return parser
 
 

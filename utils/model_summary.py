@@ -5,18 +5,21 @@ import textwrap
 
 import torch
 
-from utils.nested import map_tensors
+from utils.nested import map_tensors, samples_of
 from utils.weights import class_name
 
 _LINES, _WIDTH = 24, 80
 
 
 def example_input(data_loader, device):
-    """Two inputs of the loader's first batch, on the device; None for a batch that is no list or tuple."""
+    """Two inputs of the loader's first batch, on the device; None for a batch that is no list or tuple.
+
+    What is neither a tensor nor holds some comes as a whole.
+    """
     batch = next(iter(data_loader))
     if not isinstance(batch, (list, tuple)) or not batch:
         return None
-    return map_tensors(lambda tensor: tensor[:2].to(device), batch[0])
+    return map_tensors(lambda part: part.to(device), samples_of(batch[0], slice(2)))
 
 
 def model_summary(model, example):

@@ -1,6 +1,7 @@
 """A batch's two halves: tensors, or dicts, lists and tuples that hold them."""
 
 import copy
+from collections.abc import Mapping
 
 from utils.errors import UserError
 
@@ -22,10 +23,14 @@ def num_samples(target):
     each sample, and else of what it holds, as torch's default_collate has it. Raises UserError if that is of
     different lengths.
     """
-    if isinstance(target, dict) and target:
+    if isinstance(target, Mapping) and target:
         return num_samples(next(iter(target.values())))
     if not isinstance(target, (list, tuple)):
-        return len(target)
+        try:
+            return len(target)
+        except TypeError:
+            what = f"data_loader: a target is a {describe(target)}, which does not tell how many samples it is of"
+            raise UserError(f"{what}; the first part of it should be a tensor (N, ...) of N samples") from None
     if not target or not (_is_tensor(target[0]) or isinstance(target[0], (list, tuple))):
         return len(target)
     lengths = {num_samples(part): None for part in target}
@@ -40,11 +45,11 @@ def num_samples(target):
 def map_tensors(function, value):
     """The value with function(tensor) in the place of each tensor; texts and numbers stay as they are.
 
-    What has the method `to`, as a PackedSequence or another library's batch, counts as a tensor.
+    What has the method `to`, as a PackedSequence or another library's batch, counts as one tensor.
     """
     if hasattr(value, "to"):
         return function(value)
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         made = copy.copy(value)  # of its class
         made.update((key, map_tensors(function, part)) for key, part in value.items())
         return made
@@ -52,6 +57,11 @@ def map_tensors(function, value):
         parts = [map_tensors(function, part) for part in value]
         return value._make(parts) if hasattr(value, "_make") else type(value)(parts)
     return value
+
+
+def samples_of(value, indices):
+    """The value with those samples of each of its tensors that a slice or a tensor of indices names."""
+    return map_tensors(lambda tensor: tensor[indices] if getattr(tensor, "ndim", 0) else tensor, value)
 
 
 def describe_step(data, target, model):
@@ -65,8 +75,8 @@ def describe(value):
     """ "tensor (64, 10) float32"; "dict of ids: tensor (64, 12) int64, mask: ..."; of long lists the first two."""
     if _is_tensor(value):
         return f"tensor {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
-    if isinstance(value, dict):
-        return "dict of " + ", ".join(f"{key}: {describe(part)}" for key, part in value.items())
+    if isinstance(value, Mapping):
+        return f"{type(value).__name__} of " + ", ".join(f"{key}: {describe(part)}" for key, part in value.items())
     if isinstance(value, (list, tuple)):
         more = f" and {len(value) - 2} more" if len(value) > 2 else ""
         return f"{type(value).__name__} of {', '.join(map(describe, value[:2]))}{more}"

@@ -1,5 +1,7 @@
 """Settings that a _train_epoch of a project's own alone can follow are named, and no others."""
 
+import functools
+
 import pytest
 
 from base import BaseTrainer
@@ -57,5 +59,15 @@ def test_a_loop_is_its_own_unless_it_calls_the_frameworks():
         def _train_epoch(self, epoch):
             return super()._train_epoch(epoch)
 
+    class Decorated(Trainer):
+        @functools.wraps(Around._train_epoch)
+        def _train_epoch(self, epoch):
+            return Around._train_epoch(self, epoch)
+
+    class Within(Trainer):
+        def _train_epoch(self, epoch):
+            return (lambda: super(Within, self)._train_epoch(epoch))()
+
+    assert not has_own_loop(Decorated, Trainer) and not has_own_loop(Within, Trainer)
     found = {each: has_own_loop(each, Trainer) for each in (Trainer, Own, OfOwn, Around)}
     assert found == {Trainer: False, Own: True, OfOwn: True, Around: False}

@@ -1,10 +1,11 @@
 """How a command ends on a user's mistake."""
 
+import argparse
 import time
 
 import pytest
 
-from utils.errors import UserError, clean_exit
+from utils.errors import UserError, clean_exit, in_one_line
 
 _TOLD = "error: here: it is wrong\n"
 
@@ -28,3 +29,13 @@ def test_of_several_processes_the_first_tells_and_another_one_that_torchrun_lets
         raise UserError("here: it is wrong")
     assert end.value.code == 2 and capsys.readouterr().err == told
     assert len(waited) == waits and all(seconds >= 2 and not before for seconds, before in waited)
+
+
+def test_a_parser_that_tells_of_mistakes_itself_goes_on_doing_so():
+    class Own(argparse.ArgumentParser):
+        def error(self, message):
+            raise SystemExit(7)
+
+    with pytest.raises(SystemExit) as ended:
+        in_one_line(Own()).parse_args(["--what"])
+    assert ended.value.code == 7

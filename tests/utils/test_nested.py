@@ -1,10 +1,12 @@
-from collections import OrderedDict, defaultdict, namedtuple
+from collections import OrderedDict, UserDict, defaultdict, namedtuple
 
 import pytest
 import torch
 
+from trainer.speed import to_device
 from utils import UserError
-from utils.nested import describe_step, halves, map_tensors, num_samples
+from utils.model_summary import example_input
+from utils.nested import describe_step, halves, map_tensors, num_samples, samples_of
 
 Pair = namedtuple("Pair", "left right")
 
@@ -18,11 +20,18 @@ Pair = namedtuple("Pair", "left right")
         ([{"boxes": torch.zeros(2, 4)}, {"boxes": torch.zeros(5, 4)}, {"boxes": torch.zeros(0, 4)}], 3),
         (["a cat", "a dog"], 2),
         ((torch.zeros(6), ["a", "b", "c", "d", "e", "f"]), 6),
+        (UserDict(labels=torch.zeros(6)), 6),
         ([], 0),
     ],
 )
 def test_samples_are_counted_by_the_first_tensor_or_one_entry_each(target, samples):
     assert num_samples(target) == samples
+
+
+@pytest.mark.parametrize("target", [None, 1.5, torch.tensor(1.0), {"weight": torch.tensor(1.0)}])
+def test_a_target_that_does_not_tell_its_samples_is_refused(target):
+    with pytest.raises(UserError, match=r"data_loader: a target is a .*, which does not tell how many samples"):
+        num_samples(target)
 
 
 def test_a_list_of_tensors_of_different_lengths_is_refused():
@@ -57,6 +66,25 @@ def test_tensors_are_replaced_wherever_they_are():
 def test_what_can_be_sent_to_a_device_counts_as_a_tensor():
     packed = torch.nn.utils.rnn.pack_sequence([torch.ones(3, 1), torch.ones(2, 1)])
     assert map_tensors(lambda value: value.to(torch.float64), (packed, 1))[0].data.dtype == torch.float64
+
+
+class OtherBatch:
+    """Of a library whose `to` takes the device alone."""
+
+    def to(self, device):
+        self.device = device
+        return self
+
+
+def test_other_batches_are_sent_and_shown_as_a_whole():
+    device = torch.device("cpu")
+    other = OtherBatch()
+    packed = torch.nn.utils.rnn.pack_sequence([torch.ones(3, 1), torch.ones(2, 1)])
+    assert to_device({"a": other}, device)["a"].device == device
+    shown = example_input([((other, packed, torch.tensor(1.0), torch.zeros(5, 2)), torch.zeros(5))], device)
+    assert shown[0] is other and shown[1].batch_sizes.tolist() == [2, 2, 1] and shown[3].shape == (2, 2)
+    chosen = samples_of((other, torch.arange(3)), torch.tensor([2, 0]))
+    assert chosen[0] is other and chosen[1].tolist() == [2, 0]
 
 
 def test_the_line_for_an_error_names_shapes_and_types():

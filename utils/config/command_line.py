@@ -148,15 +148,18 @@ def _unknown_mistakes(parser, words, config):
     mistakes = []
     while words:
         word, *words = words
+        if word == "--":
+            continue
         if word.startswith("-"):
             flag, _, value = word.partition("=")
-            if not value and words and words[0][:1] != "-" and "=" not in words[0]:
+            is_value = words and re.fullmatch(r"-[\d.]\S*|[^-=][^=]*", words[0])
+            if not value and is_value:
                 value, *words = words
             mistakes.append(f"{flag}: no such flag; {_instead_of(flag, value, flags, config)}")
         else:
             before = "--set " if "=" in word else _FLAG_OF_FILE.get(Path(word).suffix)
             meant = f"say {before}{word}" if before else "belongs to no flag; see --help"
-            mistakes.append(f"{word}: {meant}")
+            mistakes.append(f"{word or repr(word)}: {meant}")
     return mistakes
 
 
@@ -164,8 +167,8 @@ def _instead_of(flag, value, flags, config):
     """What would do in the place of a flag that is none. flags: {name: flag} of those that are."""
     name = flag.lstrip("-").replace("-", "_")
     places = places_of(name, config, KNOWN_KEYS)
-    if places and name not in flags:
-        return f"say --set {places[0]}={value or '...'}"
+    if len(places) in (1, 2, 3) and name not in flags:
+        return "say " + " or ".join(f"--set {place}={value or '...'}" for place in places)
     close = name if name in flags else nearest(name, flags, cutoff=0.6)
     return f"did you mean {flags[close]}?" if close else "see --help"
 

@@ -210,9 +210,10 @@ def _json_mistake(error):
     text, at, what = error.doc, error.pos, error.msg
     end = len(text[:at].rstrip())
     too_many = re.compile(r"\s*(,)\s*([}\]])").match(text, end - text[:end].endswith(","))
-    if too_many:
+    behind_value = re.search(r"[\w\"}\]]\s*$", text[: too_many.start(1)]) if too_many else None
+    if behind_value and what != "Invalid control character at":
         at, what = too_many.start(1), f"one comma too many, before {too_many[2]}"
-    elif what == "Expecting ',' delimiter" and text[at : at + 1] not in ("", "}", "]"):
+    elif what == "Expecting ',' delimiter" and end < at and re.compile(r'["{\[\w-]').match(text, at):
         at, what = end, "a comma is missing here"
     return f"line {text.count(chr(10), 0, at) + 1}, column {at - text.rfind(chr(10), 0, at)}: {what}"
 

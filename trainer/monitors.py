@@ -71,9 +71,9 @@ class GradientNorm(BaseCallback):
 class SamplePredictions(BaseCallback):
     """Shows what the model makes of the first validation samples, after each epoch.
 
-    n: how many. every_epochs: how often. classes: the names of the classes, by default their numbers. An output (N, C)
-    is shown as a table of targets and predictions, beside the images if the input is (N, 1 or 3, H, W); an output of
-    the input's shape as images below the input.
+    n: how many, of the first batch. every_epochs: how often. classes: their names, by default their numbers. An output
+    (N, C) is shown as a table of targets and predictions, beside the images if the input is (N, 1 or 3, H, W); an
+    output of the input's shape as images below the input.
     """
 
     def __init__(self, n: int = 16, every_epochs: int = 1, classes: list | None = None):
@@ -92,7 +92,7 @@ class SamplePredictions(BaseCallback):
             return
         before = rng_state()
         if self._batch is None:
-            self._batch = _first_samples(trainer.valid_data_loader, self.n)
+            self._batch = copy.deepcopy(halves(next(iter(trainer.valid_data_loader))))
         data, target = self._batch
         model = measured_model(trainer).eval()
         with torch.no_grad():
@@ -103,7 +103,7 @@ class SamplePredictions(BaseCallback):
         if not trainer.writer.enabled:  # it has only taken part
             return
         trainer.writer.set_step(trainer.step, "valid", timed=False)
-        self._show(trainer.writer, data, target, output.float().cpu())
+        self._show(trainer.writer, *samples_of((data, target, output.float().cpu()), slice(self.n)))
 
     def _show(self, writer, data, target, output):
         images = getattr(data, "ndim", 0) == 4 and data.shape[1] in (1, 3)
@@ -140,11 +140,6 @@ def _most_memory(device):
 
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _first_samples(loader, n):
-    """(data, target) of the loader's first n samples, or of its first batch if that has fewer."""
-    return copy.deepcopy(samples_of(halves(next(iter(loader))), slice(n)))
 
 
 def _stretched(images):

@@ -84,3 +84,18 @@ def test_an_error_of_a_step_tells_what_the_batch_was(tmp_path):
             f"the batch's data: tensor ({samples}, 4) float32; its target: tensor ({samples},) int64; "
             "the model's parameters: float64"
         ]
+
+
+class FirstSteps(torch.nn.Module):
+    def forward(self, data):
+        return torch.nn.utils.rnn.pad_packed_sequence(data)[0][0]
+
+
+def test_predictions_are_shown_of_batches_that_cannot_be_cut(tmp_path):
+    trainer = rows_trainer(tmp_path, False, tensorboard=True)
+    packed = torch.nn.utils.rnn.pack_sequence([torch.ones(2, 3)] * 5)
+    trainer.model, trainer.valid_data_loader = FirstSteps(), [(packed, torch.arange(5))]
+    shown = []
+    trainer.writer.add_text = lambda tag, text: shown.extend(text.splitlines())
+    SamplePredictions(n=2).on_epoch_end(trainer, {"epoch": 1})
+    assert len(shown) == 4 and shown[3].startswith("| 1 | 1 |")

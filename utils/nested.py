@@ -21,7 +21,7 @@ def num_samples(target):
 
     The length of a tensor; of the first value of a dict; of a list or tuple that holds one dict, text or number for
     each sample, and else of what it holds, as torch's default_collate has it. Raises UserError if that is of
-    different lengths.
+    different lengths, or has none.
     """
     if isinstance(target, Mapping) and target:
         return num_samples(next(iter(target.values())))
@@ -33,9 +33,9 @@ def num_samples(target):
             raise UserError(f"{what}; the first part of it should be a tensor (N, ...) of N samples") from None
     if not target or not (_is_tensor(target[0]) or isinstance(target[0], (list, tuple))):
         return len(target)
-    lengths = {num_samples(part): None for part in target}
+    lengths = list(dict.fromkeys(map(num_samples, target)))
     if len(lengths) == 1:
-        return next(iter(lengths))
+        return lengths[0]
     raise UserError(
         f"data_loader: a target's tensors are of {' and '.join(map(str, lengths))} samples; they should be of the "
         "batch's, or each sample's in a dict of its own"

@@ -36,11 +36,12 @@ def main(one, other):
 
 
 def comparable_state(path):
-    """What a checkpoint holds, but for the config, which names the run, and the names of its TensorBoard files."""
+    """What a checkpoint holds, but for the config, which names the run, its TensorBoard files, and why it stopped."""
     from utils.checkpoint import load_checkpoint
 
     state = load_checkpoint(path)
     state.pop("config", None)
+    state.pop("stop_reason", None)  # a run that was resumed under another config is the same as one left alone
     state.get("attributes", {}).pop("writer", None)
     return state
 

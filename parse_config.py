@@ -20,9 +20,10 @@ from utils.config.schema import KNOWN_KEYS, RunSettings, TrainerSettings
 from utils.config.types import OWN_SECTION, PARTS, argument_mistakes, is_library, resolve, signature_of
 from utils.distributed.messages import decided_by_main
 from utils.distributed.world import is_main
-from utils.environment import describe_environment
-from utils.errors import UserError, clean_exit, end_on_user_errors
-from utils.json_io import read_json, write_json
+from utils.environment import RunRecord
+from utils.errors import UserError, clean_exit, end_on_user_errors, shown
+from utils.files import delete_left_over
+from utils.json_io import write_json
 from utils.run_folder import RunLock, claim_run_folder, is_run_folder, log_folder_of, refuse_second
 
 __all__ = ["PARTS", "ConfigParser", "CustomArgs"]
@@ -66,6 +67,7 @@ class ConfigParser:
         whole = self.resume is not None and self.resume.suffix != ".safetensors"
         self.continues = whole and not new_run and is_run_folder(self.resume.parent)
         self._save_dir = self._log_dir = None
+        self._has_ended = False  # whether the run had, before this start of it
         self._logs = False  # whether logging is set up
         for target, value in (modification or {}).items():
             if value is not None:
@@ -222,10 +224,21 @@ class ConfigParser:
         self._open_run()
         return self._log_dir
 
+    @property
+    def has_ended(self):
+        """Whether an earlier start has come to the end of the run that is continued, and nothing was trained since."""
+        self._open_run()
+        return self._has_ended
+
+    def record_end(self):
+        """Record in the run's folder that all is done, what callbacks do at its end included."""
+        if is_main():
+            self._record.end()
+
     def _open_run(self):
         """Make the run's folders, or find those of the run that is continued; all processes share them."""
         if self._save_dir is None:
-            save_dir, log_dir = decided_by_main(self._claim_run)
+            save_dir, log_dir, self._has_ended = decided_by_main(self._claim_run)
             if not is_main():
                 try:
                     self._log_into(log_dir)
@@ -240,7 +253,7 @@ class ConfigParser:
         self._logs = True
 
     def _claim_run(self):
-        """(folder of the checkpoints, of the logs), made if need be, where it is recorded how the run started."""
+        """(folder of checkpoints, folder of logs, whether the run had ended), with the start recorded."""
         if self.continues:
             save_dir = self.resume.parent
         else:
@@ -250,27 +263,27 @@ class ConfigParser:
             self._lock = RunLock(save_dir)
             if self._seen is not None:
                 refuse_second(save_dir, self._seen)
-            write_json(self._config, save_dir / "config.json")
             log_dir = log_folder_of(save_dir)
+            for left_over in (save_dir, ".*.json.*.tmp"), (log_dir, ".*.tmp"):
+                delete_left_over(*left_over)
+            write_json(self._config, save_dir / "config.json")
             self._log_into(log_dir)
-            starts = save_dir / "environment.json"
-            before = read_json(starts) if starts.exists() else []
-            start = {**describe_environment(), "resumed_from": str(self.resume) if self.resume else None}
-            write_json([*before, start], starts)
-            self._warn_if_other_threads([*before, start])
-        except UserError:
-            raise
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{starts}: not what this program wrote: {error}") from None
+            self._record = RunRecord(save_dir)
+            self._record.begin(self.resume)
+            self._warn_of_record()
         except OSError as error:
-            raise UserError(f"{error.filename or save_dir}: cannot write the run's files: {error.strerror}") from None
-        return save_dir, log_dir
+            place = shown(error.filename or save_dir)
+            raise UserError(f"{place}: cannot write the run's files: {error.strerror or error}") from None
+        return save_dir, log_dir, self._record.has_ended
 
-    def _warn_if_other_threads(self, starts):
-        threads = [start.get("threads") if isinstance(start, dict) else None for start in starts[-2:]]
-        if None not in threads and len({*threads}) == 2:
+    def _warn_of_record(self):
+        logger = self.get_logger("config")
+        if self._record.damaged:
+            logger.warning("environment.json was not what this program wrote: it is %s now", self._record.damaged)
+        before, now = self._record.threads
+        if None not in (before, now) and before != now:
             what = "%d threads compute now, %d did before; on a CPU the last bits of all numbers may differ"
-            self.get_logger("config").warning(what, *reversed(threads))
+            logger.warning(what, now, before)
 
     def _look_up(self, name, spec, module, args=(), kwargs=None, path=None, whole=True, called_with=None):
         """(class or function, its keyword arguments) of one section.

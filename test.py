@@ -5,8 +5,8 @@ import argparse
 from parse_config import PARTS, ConfigParser
 from utils.config.schema import OTHER_LOADERS
 from utils.distributed.launch import refuse_several
-from utils.errors import UserError, clean_exit
-from utils.json_io import read_json, write_json
+from utils.errors import UserError, clean_exit, shown
+from utils.json_io import read_record, write_json
 
 
 def main(config, split, batch_size):
@@ -58,7 +58,9 @@ def main(config, split, batch_size):
     trained = {"epoch": checkpoint.get("epoch")} | ({"batch": checkpoint["batch"]} if within else {})
     result = {**trained, "samples": samples, **values, **tracker.tables}
     results = config.resume.parent / "test_results.json"
-    record_result(results, config.resume.name, split, result)
+    damaged = record_result(results, config.resume.name, split, result)
+    if damaged:
+        logger.warning("%s was not what this program wrote: it is %s now", results, damaged)
     logger.info("written to %s", results)
 
 
@@ -98,15 +100,21 @@ def test_arguments(config, module_data, name):
 
 
 def record_result(path, checkpoint, split, result):
-    """Put a result into the file, {checkpoint: {split: result}}, beside those of other checkpoints and splits."""
+    """Put a result into the file, {checkpoint: {split: result}}, beside those of other checkpoints and splits.
+
+    Returns where a file that is not such a one was moved, else None.
+    """
     try:
-        results = read_json(path) if path.exists() else {}
-        results.setdefault(checkpoint, {})[split] = result
-        write_json(results, path)
+        results, damaged = read_record(path, _are_results, empty={})
     except OSError as error:
-        raise UserError(f"{path}: cannot write the results: {error.strerror}") from None
-    except (ValueError, AttributeError):
-        raise UserError(f"{path}: is not what this program wrote; move it away") from None
+        raise UserError(f"{shown(path)}: cannot read the earlier results: {error.strerror}") from None
+    results.setdefault(checkpoint, {})[split] = result
+    write_json(results, path)
+    return damaged
+
+
+def _are_results(content):
+    return isinstance(content, dict) and all(isinstance(splits, dict) for splits in content.values())
 
 
 if __name__ == "__main__":

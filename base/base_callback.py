@@ -38,7 +38,10 @@ class BaseCallback:
         """When an error ends the run, before it is raised."""
 
     def on_train_end(self, trainer):
-        """After the last epoch, or the one in which training was stopped."""
+        """After the last epoch, or the one in which training was stopped.
+
+        A run that was killed before all callbacks were done with it calls them all again when it is resumed.
+        """
 
     def state_dict(self):
         """What must survive a restart: tensors and plain values."""
@@ -72,13 +75,17 @@ class CallbackList:
     def call(self, hook, *arguments):
         """Call the hook of each callback that has one."""
         for place, method in self._called[hook]:
+            _call(place, method, arguments)
+
+    def call_all(self, hook, *arguments):
+        """The same, even if one raises an error; returns the first error, None if there was none."""
+        errors = []
+        for place, method in self._called[hook]:
             try:
-                method(*arguments)
-            except UserError as error:
-                if type(error) is not UserError or not place:
-                    raise
-                names_it = str(error).partition(":")[0] in inspect.signature(type(method.__self__)).parameters
-                raise UserError(f"{place}.args.{error}" if names_it else f"{place}: {error}") from error
+                _call(place, method, arguments)
+            except Exception as error:
+                errors.append(error)
+        return next(iter(errors), None)
 
     def state_dict(self):
         """{name: state} of each."""
@@ -101,26 +108,45 @@ class CallbackList:
 
 
 def call_at_epoch_end(callbacks, trainer, log):
-    """The epoch's log with what its callbacks have added, which TensorBoard and trackers are shown as epoch_<name>.
+    """(the epoch's log with what its callbacks have added, the first error of one of them or None).
 
-    Of several processes it is the first one's.
+    TensorBoard and trackers are shown what was added, as epoch_<name>. Of several processes the log is the first one's.
+    An error, which may be the writer's too, keeps no other callback from its part, so that the epoch can be saved.
     """
     log = broadcast(as_numbers(log))
     for name in (key for key, value in log.items() if isinstance(value, float) and not math.isfinite(value)):
         trainer.logger.warning("epoch %d: %s is %s", log["epoch"], name, log[name])
     before = set(log)
-    callbacks.call("on_epoch_end", trainer, log)
-    log, step = as_numbers(log), trainer.step or log["epoch"]  # a loop of a project's own may count no batches
-    for name in (name for name in log if name not in before and isinstance(log[name], (int, float))):
-        validated = name.startswith("val_")
-        trainer.writer.set_step(step, "valid" if validated else "train", timed=False)
-        trainer.writer.add_scalar(f"epoch_{name.removeprefix('val_')}", float(log[name]))
-    return log
+    failure = callbacks.call_all("on_epoch_end", trainer, log)
+    log = as_numbers(log)
+    added = {name: log[name] for name in log if name not in before and isinstance(log[name], (int, float))}
+    try:
+        _show(added, trainer.writer, trainer.step or log["epoch"])  # a loop of a project's own may count no batches
+    except UserError as error:
+        failure = failure or error
+    return log, failure
+
+
+def _show(values, writer, step):
+    for name, value in values.items():
+        writer.set_step(step, "valid" if name.startswith("val_") else "train", timed=False)
+        writer.add_scalar(f"epoch_{name.removeprefix('val_')}", float(value))
 
 
 def as_numbers(log):
     """The log with tensors of no dimension, wherever they are, as numbers."""
     return {key: value.item() if getattr(value, "ndim", None) == 0 else value for key, value in log.items()}
+
+
+def _call(place, method, arguments):
+    """Call a hook. A UserError of it says where in the config the callback stands."""
+    try:
+        method(*arguments)
+    except UserError as error:
+        if type(error) is not UserError or not place:
+            raise
+        names_it = str(error).partition(":")[0] in inspect.signature(type(method.__self__)).parameters
+        raise UserError(f"{place}.args.{error}" if names_it else f"{place}: {error}") from error
 
 
 def _overrides(callback, hook):

@@ -14,13 +14,14 @@ from base.rollback import leave_later_epochs, roll_back
 from base.run_report import run_report, tell_how_to_resume
 from base.standard_callbacks import BestModel, SavePeriod, minutes_are_over, require_monitored, save_is_due
 from base.trainer_state import find_unsavable, restore_attributes, restore_trainer, trainer_state
-from logger import CsvLog, TensorboardWriter
+from logger import CsvLog, TensorboardWriter, require_log_files
 from utils.batches import DataError
-from utils.checkpoint import BEST_MODEL, checkpoint_name
+from utils.checkpoint import BEST_MODEL, CheckpointError, checkpoint_name
 from utils.config.schema import TrainerSettings
 from utils.distributed.messages import Agreement, any_of
 from utils.distributed.world import seed_of_process, world_size
 from utils.epoch_report import epoch_report
+from utils.errors import UserError
 from utils.nonfinite import NonFiniteError, finite_state, require_finite
 from utils.seed import derive_seed, seed_everything, set_rng_state
 from utils.stop_signal import StopSignal
@@ -73,6 +74,9 @@ class BaseTrainer(ABC):
         self.stop_signal = StopSignal()
         self._agree = Agreement()
         self.stop_reason = None  # why training ends before its last epoch
+        self.is_whole = (
+            False  # whether what is in memory is what batches_done have made, and may be saved after an error
+        )
         self._callbacks = CallbackList(config.init_callbacks(), [BestModel(), SavePeriod()])
         if config.resume is not None:
             self._resume_checkpoint(config.resume)
@@ -102,44 +106,49 @@ class BaseTrainer(ABC):
                     self._callbacks.call("on_train_end", self)
                     self.saver.wait()  # for what a callback has saved
                     self.logger.info(run_report(self))
+                self.config.record_end()
             except (KeyboardInterrupt, SystemExit):
                 tell_how_to_resume(self)
                 raise
-            except DataError as error:
-                self._callbacks.call("on_error", self, error)
-                if world_size() == 1:  # the others, who wait for this one's batch, cannot take part
-                    self._save_within_epoch()
-                tell_how_to_resume(self)
-                if self.stop_signal.received:  # and has ended the workers before
-                    self.stop_signal.end()
-                raise
             except Exception as error:
                 self._callbacks.call("on_error", self, error)
+                self._save_before(error)
+                if isinstance(error, DataError) and self.stop_signal.received:  # which has ended the workers before
+                    self.stop_signal.end()
                 raise
             finally:
                 self.saver.end(self.logger)
 
     def _begin(self):
-        """Put back what a checkpoint held; returns whether there is anything left to train."""
+        """Put back what a checkpoint held; returns whether there is anything left to do.
+
+        That may be the run's end alone, if it was killed while callbacks were at work there.
+        """
+        self.epoch = self.start_epoch
         shown = {"writer": self._to_restore.pop("writer")} if "writer" in self._to_restore else {}
         self._restore_attributes()
-        if self.start_epoch > self.epochs:
+        all_done = self.start_epoch > self.epochs
+        if all_done:
             done = f"epoch {self.start_epoch - 1} is done and trainer.epochs is {self.epochs}"
             self.stop(f"{done}; go on with --set trainer.epochs=...")
         self._callbacks.call("on_train_start", self)
         self.stop_reason = any_of(self.stop_reason)
-        if self.stop_reason:
+        if self.stop_reason and self.config.has_ended:
             self.logger.warning("nothing left to train: %s", self.stop_reason)
             return False
+        if self.stop_reason and self._rng is not None:
+            set_rng_state(self._rng)  # the end draws what follows upon the last epoch
+            self._rng = None
+        self.stop_reason = None if all_done else self.stop_reason
         restore_attributes(self, shown, self.logger)  # which takes back what later epochs have shown
         leave_later_epochs(self)
         self.writer.start()
         return True
 
     def _run_epochs(self):
-        if self.settings.on_nonfinite == "rollback":  # needs a checkpoint of this config to go back to
+        begins = self.epoch <= self.epochs and self.stop_reason is None
+        if begins and self.settings.on_nonfinite == "rollback":  # needs a checkpoint of this config to go back to
             self._save([checkpoint_name(self.start_epoch - 1, self.batches_done)], self.start_epoch - 1)
-        self.epoch = self.start_epoch
         while self.epoch <= self.epochs and self.stop_reason is None:
             if self.batches_done:
                 set_rng_state(self._rng)
@@ -149,16 +158,21 @@ class BaseTrainer(ABC):
             started = time.perf_counter()
             try:
                 log = {"epoch": self.epoch} | self._train_epoch(self.epoch) | {"epoch": self.epoch}
-                self.batches_done = 0
+                self.is_whole, self.batches_done, self._rng = False, 0, None
                 self._finish_epoch(log, seconds=time.perf_counter() - started)
                 self.epoch += 1
             except NonFiniteError as error:
+                self.is_whole = False
                 self._roll_back(error)
 
     def _finish_epoch(self, log, seconds):
-        """Report the epoch, record it, and save what the callbacks have asked for."""
-        self.saver.check()
-        log = call_at_epoch_end(self._callbacks, self, log)
+        """Report the epoch, save what the callbacks have asked for, and record it.
+
+        What fails beside the save, as a callback or a full disk of logs, ends the run after it.
+        """
+        log, failure = call_at_epoch_end(self._callbacks, self, log)
+        if any_of(None if failure is None else True):
+            self.save_as(checkpoint_name(self.epoch))
         self.saver.agree()
         best = BEST_MODEL in self.saver.names
         self.logger.info(epoch_report(log, self.epochs, seconds, best))
@@ -167,8 +181,13 @@ class BaseTrainer(ABC):
             self._save_checkpoint(self.epoch, save_best=best)
             self.saver.forget_asked()  # whatever a subclass has made of it
         self.save_asked(self.epoch)
+        self.saver.check()
         self.table.append(log)
+        if failure is not None:
+            self.saver.wait()
+            raise failure
         require_monitored(self, log)
+        require_log_files(f"epoch {self.epoch} is saved")
 
     def _count_batch(self, batch_idx):
         """Say that the epoch's batch of this index, from 0, is done."""
@@ -217,6 +236,20 @@ class BaseTrainer(ABC):
         if self.resumes_within_epochs and path.name != checkpoint_name(0) and path != self.saver.newest:
             self._save([path.name], self.epoch - 1)
 
+    def _save_before(self, error):
+        """Save what was trained before an error, if that is whole, and say how to resume.
+
+        A save that failed is not tried again; of several processes the others wait for this one, and cannot take part.
+        """
+        if not self.is_whole and not isinstance(error, DataError):
+            return
+        if world_size() == 1 and not isinstance(error, CheckpointError):
+            try:
+                self._save_within_epoch()
+            except (UserError, NonFiniteError) as unsaved:
+                self.logger.error("what was trained since the last checkpoint cannot be saved: %s", unsaved)
+        tell_how_to_resume(self)
+
     def _save_checkpoint(self, epoch, save_best=False):
         """Save checkpoint-epoch<N>.pth, and model_best.pth too if this epoch is the best so far."""
         self._save([BEST_MODEL] * save_best + [checkpoint_name(epoch)], epoch)  # the best first: who resumes has it
@@ -244,6 +277,8 @@ class BaseTrainer(ABC):
         """Give each attribute that a resumed checkpoint holds its state back, and metrics.csv a row it lacks."""
         restore_attributes(self, self._to_restore, self.logger)
         self._to_restore = {}
+        if damaged := self.table.set_aside_if_damaged():
+            self.logger.warning("metrics.csv was not what this program wrote: it is %s now", damaged)
         if "epoch" in self._log and self._log["epoch"] not in self.table.epochs():
             self.table.append(self._log)  # the run was killed between the checkpoint and the row
 

@@ -1,6 +1,8 @@
 """What a run says when it ends."""
 
 import importlib
+import shlex
+from pathlib import Path
 
 from utils.checkpoint import BEST_MODEL
 from utils.distributed.launch import launcher
@@ -25,30 +27,35 @@ def how_to_resume(trainer):
     """The text of that; waits for a save under way."""
     trainer.saver.wait()
     newest = trainer.saver.newest
-    resume = f"resume with: {launcher()} train.py -r {newest}" if newest else "no checkpoint was saved yet"
+    resume = f"resume with: {command('train.py', '-r', newest)}" if newest else "no checkpoint was saved yet"
     what = "nothing is kept" if trainer.config.keeps_nothing else resume
     return f"stopped{trainer.stop_signal.by} in epoch {trainer.epoch}; {what}"
+
+
+def command(*words, start=None):
+    """The command as one types it into a shell. start: its first words, by default what starts as many processes."""
+    words = (f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in words)
+    return f"{start or launcher()} {shlex.join(words)}"
 
 
 def _places(trainer):
     """(what, text) of where a run's files are, and of what goes on from them."""
     newest, best = trainer.saver.newest, trainer.checkpoint_dir / BEST_MODEL
-    go_on = f"{launcher()} train.py -r {trainer.checkpoint_dir} --set ..."
+    go_on = f"{command('train.py', '-r', trainer.checkpoint_dir)} --set ..."
+    measured = best if best.exists() else trainer.checkpoint_dir
+    test = f"{command('test.py', '-r', measured, start='python')}{_split(trainer)}"
     return [
         ("files", trainer.checkpoint_dir),
         ("logs", trainer.config.log_dir),
         ("go on", go_on if newest and trainer.stop_reason else ""),
-        (
-            "test",
-            f"python test.py -r {best if best.exists() else trainer.checkpoint_dir}{_split(trainer)}" if newest else "",
-        ),
+        ("test", test if newest else ""),
     ]
 
 
 def _split(trainer):
     """Which samples test.py is to measure, where the config says that there are no test data for it."""
     config = trainer.config
-    if not config.parts or config.get("test_data_loader"):  # without parts, test.py may be a project's own
+    if "data_loader" not in config.parts or config.get("test_data_loader"):  # without it, test.py may be its own
         return ""
     takes = config.parameters("data_loader", importlib.import_module(config.parts["data_loader"].module))
     given = config["data_loader"].get("args", {})

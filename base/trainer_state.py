@@ -68,6 +68,7 @@ def trainer_state(trainer, epoch, unsavable=()):
         "monitor_best": trainer.mnt_best,
         "best_epoch": trainer.best_epoch,
         "not_improved_count": trainer.not_improved_count,
+        "stop_reason": trainer.stop_reason,
         "attributes": own["attributes"]
         | {
             key: value.state_dict()
@@ -111,6 +112,9 @@ def restore_trainer(trainer, path):
         trainer.best_epoch = checkpoint.get("best_epoch", 0)
         trainer.not_improved_count = checkpoint.get("not_improved_count", 0)
     trainer._log = checkpoint.get("log", {}) if same_run else {}
+    if same_run and checkpoint.get("stop_reason") and before == now:
+        other = "a larger trainer.epochs, or another change of the config, goes on"
+        trainer.stop(f"{checkpoint['stop_reason']}; {other}")
     trainer._to_restore = dict(checkpoint.get("attributes", {}))
     for name in {name for other in _of_other_processes(checkpoint) for name in other["attributes"]}:
         others = [other["attributes"].get(name, {}) for other in _of_other_processes(checkpoint)]

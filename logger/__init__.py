@@ -2,7 +2,7 @@
 
 from logger.base_tracker import BaseTracker, TrackerList
 from logger.csv_log import CsvLog
-from logger.logger import setup_logging
+from logger.logger import require_log_files, setup_logging
 from logger.visualization import TensorboardWriter
 
-__all__ = ["BaseTracker", "CsvLog", "TensorboardWriter", "TrackerList", "setup_logging"]
+__all__ = ["BaseTracker", "CsvLog", "TensorboardWriter", "TrackerList", "require_log_files", "setup_logging"]

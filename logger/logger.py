@@ -1,15 +1,18 @@
 """Set up python's logging: the console at once, info.log as soon as the run has a folder."""
 
+import contextlib
 import logging
 import logging.config
 import logging.handlers
 import os
+import re
 import sys
 from pathlib import Path
 
 from utils.distributed.messages import is_first_to_say
 from utils.distributed.world import is_main, who, world_size
-from utils.errors import UserError
+from utils.errors import UserError, log_error, shown
+from utils.files import open_to_append
 from utils.json_io import read_json
 
 _CONFIG = Path(__file__).with_name("logger_config.json")
@@ -22,19 +25,66 @@ class _EarlyRecords(logging.handlers.MemoryHandler):
         super().__init__(capacity=sys.maxsize, flushLevel=sys.maxsize)
 
 
+class PrintableFormatter(logging.Formatter):
+    """Escapes control characters, which a name in a file from a stranger may hold and a terminal would obey."""
+
+    def format(self, record):
+        return shown(super().format(record), keep="\n\t")
+
+
 class ConsoleHandler(logging.Handler):
-    """Prints records on standard output without tearing a progress bar that is being drawn."""
+    """Prints records on standard output without tearing a progress bar that is being drawn.
+
+    Where that is closed or full, as behind `| head` or on a full disk, it says so once and prints no more.
+    """
 
     def emit(self, record):
         try:
             from tqdm import tqdm
 
+            if sys.stdout is None:  # closed before python started
+                raise OSError("it is closed")
             tqdm.write(self.format(record), file=sys.stdout)
             sys.stdout.flush()
-        except BrokenPipeError:  # nobody reads any more, as behind `| head`; info.log has every line
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        except (OSError, ValueError) as error:
+            self._print_no_more(getattr(error, "strerror", None) or error)
         except Exception:
             self.handleError(record)
+
+    def _print_no_more(self, reason):
+        text = (
+            f"nothing more is printed on standard output ({reason}); the run goes on, and its info.log has every line"
+        )
+        nowhere = open(os.devnull, "w")  # noqa: SIM115
+        try:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())  # what waits in a buffer, too, goes nowhere
+        except (OSError, ValueError, AttributeError):
+            sys.stdout = nowhere
+        with contextlib.suppress(OSError, ValueError):
+            print(f"warning: {text}", file=sys.stderr, flush=True)
+        log_error(text, logging.WARNING)
+
+
+class RunLog(logging.handlers.RotatingFileHandler):
+    """A run's info.log. An error of the file, as of a full disk, is kept for require_log_files and not printed."""
+
+    failure = None
+
+    def handleError(self, record):
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            self.failure = self.failure or error
+        else:
+            super().handleError(record)
+
+
+def require_log_files(done):
+    """Raise UserError if a log file has lost records since the last call. done: what is safe all the same, in words."""
+    for handler in logging.getLogger().handlers:
+        failure, handler.failure = getattr(handler, "failure", None), None
+        if failure is not None:
+            reason = failure.strerror or failure
+            raise UserError(f"{shown(handler.baseFilename)}: cannot write the log: {reason}; {done}")
 
 
 class _OfOtherProcesses(logging.Filter):
@@ -65,16 +115,14 @@ def setup_logging(save_dir=None, log_config=_CONFIG):
     """
     root = logging.getLogger()
     early = [record for handler in root.handlers if isinstance(handler, _EarlyRecords) for record in handler.buffer]
-    config = {"disable_existing_loggers": False, **read_json(log_config)}
+    config = {"disable_existing_loggers": False, **_without_factories(read_json(log_config), log_config)}
     files = {name for name, handler in config["handlers"].items() if "filename" in handler}
     for name in files:
         if save_dir is None:
             del config["handlers"][name]
         else:
             path = Path(save_dir) / config["handlers"][name]["filename"]
-            if path.is_symlink():
-                raise UserError(f"{path}: is a link; a log is not written through one")
-            path.open("a").close()  # an OSError here says more than dictConfig's
+            open_to_append(path).close()  # which refuses links, and whose OSError says more than dictConfig's
             config["handlers"][name]["filename"] = str(path)
     if save_dir is None:
         config["root"]["handlers"] = [name for name in config["root"]["handlers"] if name not in files]
@@ -91,3 +139,30 @@ def setup_logging(save_dir=None, log_config=_CONFIG):
         for handler in root.handlers:
             if hasattr(handler, "baseFilename") and record.levelno >= handler.level:
                 handler.handle(record)
+
+
+_CALLABLE = re.compile(r"(logging|logging\.handlers|logger\.\w+)\.[A-Za-z]\w*", re.ASCII)
+_EXTERNAL = ("ext://sys.stdout", "ext://sys.stderr")
+
+
+def _without_factories(config, place):
+    """The config of logging. Raises UserError if it names anything to call that is not of logging or of this room."""
+    entries = [entry for value in config.values() if isinstance(value, dict) for entry in value.values()]
+    for entry in (entry for entry in entries if isinstance(entry, dict)):
+        named = entry.get("class", "logging.Handler")
+        if "()" in entry or not _CALLABLE.fullmatch(named):
+            raise UserError(
+                f"{shown(place)}: {entry.get('()', named)!r}: only classes of logging and logger are allowed"
+            )
+    external = [value for value in _texts(config) if value.startswith("ext://") and value not in _EXTERNAL]
+    if external:
+        raise UserError(f"{shown(place)}: {external[0]!r}: only {' and '.join(_EXTERNAL)} are allowed")
+    return config
+
+
+def _texts(value):
+    if isinstance(value, (dict, list)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
+    elif isinstance(value, str):
+        yield value

@@ -1,6 +1,7 @@
 """Batches of images as one picture."""
 
 from utils.errors import UserError
+from utils.files import replacing
 
 _PER_ROW, _ROWS = 8, 4
 
@@ -25,10 +26,13 @@ def draw_batches(path, by_part):
             if i < len(images):
                 axis.imshow(images[i].permute(1, 2, 0).squeeze(2).numpy(), cmap="gray", vmin=0, vmax=1)
                 axis.set_title(labels[i], fontsize=8)
-    try:
-        figure.savefig(path, dpi=120)
-    except OSError as error:
-        raise UserError(f"{path}: cannot write the picture: {error.strerror}") from error
+    save_figure(figure, path)
+
+
+def save_figure(figure, path):
+    """Write a figure of matplotlib's into a PNG. Raises UserError if it cannot be written."""
+    with replacing(path, "the picture") as file:
+        figure.savefig(file, format="png", dpi=120)
 
 
 def _first(title, batch):

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from logger.csv_log import CsvLog
+from logger.pictures import save_figure
 from utils.errors import UserError, clean_exit, in_one_line
 
 
@@ -24,7 +25,7 @@ def plot_curves(table, picture):
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.grid(alpha=0.3)
         panel.legend()
-    figure.savefig(picture, dpi=120)
+    save_figure(figure, picture)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Square tables, such as a confusion matrix: as a picture in TensorBoard, as a CSV file, and as text."""
 
 import csv
+import io
 import itertools
 
 from utils.distributed.world import is_main
-from utils.errors import UserError
+from utils.files import write_whole
 
 _PIXELS = 256  # of a picture's side, at least
 _COLUMNS = 80
@@ -25,13 +26,9 @@ def show_tables(tables, writer, log_dir, classes=None):
                 writer.add_image(name, _picture_with_names(rows, names), dataformats="HWC")
         else:
             writer.add_image(name, _picture(rows), dataformats="HW")
-        path = log_dir / f"{writer.mode}_{name}.csv"
-        try:
-            path.unlink(missing_ok=True)  # a link would lead elsewhere
-            with open(path, "x", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows(with_names(rows, names) if names else rows)
-        except OSError as error:
-            raise UserError(f"{path}: cannot write the table: {error.strerror}") from error
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows(with_names(rows, names) if names else rows)
+        write_whole(text.getvalue(), log_dir / f"{writer.mode}_{name}.csv", "the table")
 
 
 def table_text(rows, classes=None):

@@ -1,14 +1,13 @@
 """YOURS to extend: where a run's numbers and images go besides TensorBoard, named in the config's "trackers"."""
 
 import json
-import os
 import re
 import time
 import uuid
 from typing import Literal
 
 from logger.base_tracker import BaseTracker
-from utils.errors import UserError
+from utils.files import cut, open_to_append
 
 
 class JsonLines(BaseTracker):
@@ -20,19 +19,17 @@ class JsonLines(BaseTracker):
 
     def start(self, log_dir, config):
         self.path = log_dir / "metrics.jsonl"
-        if self.path.is_symlink():
-            raise UserError(f"{self.path}: is a link; nothing is written through one")
-        with open(self.path, "ab") as file:
+        with open_to_append(self.path) as file:
             self.length = min(self.length, file.tell())
 
     def add_rows(self, rows):
         lines = b"".join(json.dumps({"step": step, **_finite(row)}).encode() + b"\n" for step, row in rows)
-        os.truncate(self.path, self.length)  # takes back what a run wrote that went on from an earlier step
+        cut(self.path, self.length)  # takes back what a run wrote that resumed from an earlier step
         try:
-            with open(self.path, "ab") as file:
+            with open_to_append(self.path) as file:
                 file.write(lines)
         except OSError:
-            os.truncate(self.path, self.length)  # no half line stays
+            cut(self.path, self.length)  # no half line stays
             raise
         self.length += len(lines)
 

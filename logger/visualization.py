@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import io
-import os
+import secrets
 import threading
 import time
 import warnings
@@ -12,6 +12,7 @@ from pathlib import Path
 from logger.base_tracker import TrackerList, in_a_line
 from utils.distributed.world import is_main
 from utils.errors import UserError
+from utils.files import cut
 
 
 class TensorboardWriter:
@@ -64,7 +65,8 @@ class TensorboardWriter:
 
             _silence_thread()
             with self._told():
-                self._writer = SummaryWriter(str(self.log_dir))
+                # with a name that no link can wait at
+                self._writer = SummaryWriter(str(self.log_dir), filename_suffix=f".{secrets.token_hex(8)}")
             self.logger.debug("TensorBoard files go to %s", self.log_dir)
         return self._writer
 
@@ -168,7 +170,7 @@ class TensorboardWriter:
                 if size is None:
                     path.rename(path.with_name(path.name.replace("tfevents", "overtaken")))
                 elif size < path.stat().st_size:
-                    os.truncate(path, size)
+                    cut(path, size)
         if self.trackers and state.get("run") == self.log_dir.name:
             self.trackers.load_state_dict(state["trackers"])
 

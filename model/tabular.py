@@ -37,7 +37,12 @@ class RSquared(nn.Module):
         self.register_buffer("sums", torch.zeros(4, dtype=torch.float64))  # of 1, the target, its square, the error's
 
     def update(self, output, target):
-        """Count a batch. output, target (N, ...) float."""
+        """Count a batch. output, target (N, ...) float. Raises UserError where their shapes differ."""
+        if output.shape != target.shape:
+            raise UserError(
+                f"metrics: RSquared: the output is {tuple(output.shape)} and the target {tuple(target.shape)}; give "
+                "both one shape"
+            )
         target, error = target.double(), output.double() - target
         self.sums += torch.stack(
             [torch.ones_like(target).sum(), target.sum(), target.square().sum(), error.square().sum()]

@@ -30,6 +30,11 @@ def tiny_config(save_dir, **trainer):
     return {"name": "tiny", "seed": 5, "optimizer": optimizer, "trainer": settings}
 
 
+def changed(config):
+    """The config with another description: a run that was stopped is only trained on with another config."""
+    return config | {"description": "goes on"}
+
+
 class TinyData(torch.utils.data.Dataset):
     """50 samples of 4 features, three classes; the features are jittered anew whenever a sample is read."""
 

@@ -43,16 +43,16 @@ def set_trap(kind, count):
         return
     import trainer.evaluate
     import trainer.optim_step
-    import utils.atomic_file
     import utils.checkpoint
     import utils.distributed.sharded_checkpoint
+    import utils.files
 
     if kind == "step":
         trainer.optim_step.OptimStep.step = dying_at(count, trainer.optim_step.OptimStep.step)
     elif kind == "valid":
         trainer.evaluate.record = dying_at(count, trainer.evaluate.record)
     elif kind == "file":
-        count_operations(count, utils.checkpoint, utils.atomic_file, utils.distributed.sharded_checkpoint)
+        count_operations(count, utils.checkpoint, utils.files, utils.distributed.sharded_checkpoint)
 
 
 class FileWrapper:
@@ -84,7 +84,7 @@ def count_operations(count, *modules):
     def watched_open(path, mode="r", *args, **kwargs):
         step()
         file = builtins.open(path, mode, *args, **kwargs)  # noqa: SIM115
-        return Watched(file) if "w" in mode else file
+        return Watched(file) if mode[0] in "wx" else file
 
     for module in modules:
         module.open = watched_open

@@ -437,14 +437,17 @@ def test_run_folder_is_made_when_asked_for_and_no_two_runs_share_it(tmp_path):
     assert start["libraries"]["torch"] == torch.__version__.split("+")[0] and start["host"] and start["command"]
 
 
-@pytest.mark.parametrize("content", ["5", "{", "null"])
-def test_a_record_of_starts_that_is_none_is_named(tmp_path, content):
+@pytest.mark.parametrize("content", ["5", "{", "null", "", "[5]", "[" * 100_000])
+def test_a_record_of_starts_that_is_damaged_is_set_aside_and_keeps_no_run_from_resuming(tmp_path, content):
     first = config(trainer={"epochs": 1, "save_dir": str(tmp_path)})
     folder = ConfigParser(first).save_dir
     save_checkpoint({"state_dict": {}, "config": first}, folder / "checkpoint-epoch1.pth")
     (folder / "environment.json").write_text(content)
-    with pytest.raises(UserError, match=r"environment.json: not what this program wrote"):
-        _ = ConfigParser(first, resume=folder / "checkpoint-epoch1.pth").save_dir
+    resumed = ConfigParser(first, resume=folder / "checkpoint-epoch1.pth")
+    told = (resumed.log_dir / "info.log").read_text()
+    assert resumed.save_dir == folder and "damaged-environment.json" in told
+    assert (folder / "damaged-environment.json").read_text() == content
+    assert len(read_json(folder / "environment.json")) == 1
 
 
 def test_run_id_names_the_folder_and_is_not_used_twice(tmp_path):
@@ -556,7 +559,7 @@ def test_a_wrong_kind_of_parallel_is_told_in_one_line(name):
 
 
 def test_a_host_that_does_not_share_the_log_folder_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("parse_config.decided_by_main", lambda _: (tmp_path, tmp_path / "none"))
+    monkeypatch.setattr("parse_config.decided_by_main", lambda _: (tmp_path, tmp_path / "none", False))
     monkeypatch.setattr("parse_config.is_main", lambda: False)
     with pytest.raises(
         UserError, match=r"trainer.save_dir: .*none, of rank 0, is not there; all hosts need to share it"

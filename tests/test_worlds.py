@@ -244,7 +244,7 @@ def test_a_run_stopped_within_an_epoch_goes_on_in_the_same_world_or_another(tmp_
     results(in_world(before, until, 4, "-c", small_job(parts, **STOPPED)))
     checkpoints = sorted(path.name for path in run_of(parts).glob("checkpoint-epoch2-*.pth"))
     assert checkpoints, list(run_of(parts).iterdir())
-    results(in_world(after, train, "-r", run_of(parts)))
+    results(in_world(after, train, "-r", run_of(parts), "--set", "description=goes on"))
     assert_same_run(parts, whole, bit_for_bit=before == after)
 
 

@@ -8,6 +8,7 @@ import math
 import torch
 
 import trainer.trainer
+from logger.pictures import save_figure
 from trainer.evaluate import reduction_of
 from trainer.optim_step import OptimStep
 from trainer.speed import apply_switches, autocast, grad_scaler, to_device
@@ -83,10 +84,7 @@ def draw_lr_curve(curve, suggestion, path):
     axes.axvline(suggestion, color="tab:red", linestyle="--", label=f"{suggestion:.2g}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss, smoothed")
     axes.legend()
-    try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--find-lr: cannot draw {path}: {error}") from None
+    save_figure(figure, path)
 
 
 def find_batch_size(model, criterion, optimizer, data_loader, device, settings):

@@ -10,6 +10,7 @@ from trainer.optim_step import OptimStep
 from trainer.trainer import Trainer
 from utils import UserError
 from utils.distributed.launch import refuse_several
+from utils.files import replacing
 from utils.weights import unwrapped
 
 
@@ -96,6 +97,7 @@ class SampleGrid(BaseCallback):
         with torch.no_grad():
             images = model.generate(latent.to(trainer.device)).cpu()
         grid = make_grid(images, normalize=True)
-        save_image(grid, trainer.config.log_dir / f"samples-epoch{log['epoch']}.png")
+        with replacing(trainer.config.log_dir / f"samples-epoch{log['epoch']}.png", "the picture") as file:
+            save_image(grid, file, format="png")
         trainer.writer.set_step(trainer.step, timed=False)
         trainer.writer.add_image("samples", grid)

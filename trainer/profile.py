@@ -1,10 +1,13 @@
 """A few steps of a run, recorded with torch's profiler: what takes the time."""
 
+import shutil
+import tempfile
 import warnings
 
 import torch
 
 from base import BaseCallback
+from utils.files import replacing
 
 WARM_UP, RECORDED = 5, 5  # steps
 _SHOWN = 15  # operators
@@ -53,7 +56,10 @@ class Profile(BaseCallback):
         steps = self.profiler.step_num - self.warm_up
         if steps > 0:
             path = trainer.config.log_dir / TRACE
-            self.profiler.export_chrome_trace(str(path))
+            with tempfile.TemporaryDirectory() as folder, replacing(path, "the trace") as file:
+                self.profiler.export_chrome_trace(f"{folder}/{TRACE}")  # which itself would write through a link
+                with open(f"{folder}/{TRACE}", "rb") as trace:
+                    shutil.copyfileobj(trace, file)
             table = profile_table(self.profiler.key_averages(), steps)
             trainer.logger.info("%s\ntrace of the profile: %s", table, path)
 

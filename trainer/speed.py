@@ -59,7 +59,10 @@ def apply_switches(model, settings, device):
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)
     if settings.compile:
-        unwrapped(model).compile(mode=settings.compile if isinstance(settings.compile, str) else None)
+        any_shape = settings.compile == "dynamic"
+        mode = settings.compile if isinstance(settings.compile, str) and not any_shape else None
+        # not torch's default, whose kernels depend on the order in which shapes came, so that a resume has other bits
+        unwrapped(model).compile(mode=mode, dynamic=any_shape)
 
 
 def autocast(precision, device):

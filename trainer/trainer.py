@@ -25,6 +25,7 @@ from utils.distributed.shards import shows, whole
 from utils.distributed.world import is_main
 from utils.nested import describe, describe_step, halves, num_samples
 from utils.nonfinite import NonFiniteError, StepLog, merged_faults, nonfinite_samples
+from utils.schedule_state import over_before
 from utils.seed import rng_state
 from utils.weights import unwrapped
 
@@ -103,6 +104,16 @@ class Trainer(BaseTrainer):
         schedule = config.get("lr_scheduler") or {}
         self.schedule_interval = interval_of(schedule) if lr_scheduler is not None else None
         self.plateau_metric = self._plateau_metric(schedule.get("monitor"))
+        self._warn_of_settings(settings)
+
+    def _warn_of_settings(self, settings):
+        if settings.compile == "dynamic":
+            what = "a resume may differ in the last bits, since kernels are made for the first shape that comes"
+            self.logger.warning('trainer.compile: "dynamic": %s', what)
+        steps, _ = _schedule_steps(self.config, self.stream)
+        for name, scheduler in getattr(self.lr_scheduler, "by_name", {"": self.lr_scheduler}).items():
+            if over := over_before(scheduler, steps - 1):  # the last step is for after the run
+                self.logger.warning("%s: %s", f"lr_scheduler.{name}".rstrip("."), over)
 
     def train(self):
         """Run the epochs that are left."""
@@ -111,6 +122,7 @@ class Trainer(BaseTrainer):
 
     def _train_epoch(self, epoch):
         """Train and validate one epoch; returns {name: average over the epoch's samples}."""
+        self.is_whole = True
         self.model.train()
         if self.batches_done == 0:
             self.train_metrics.reset()
@@ -128,6 +140,7 @@ class Trainer(BaseTrainer):
                     self._show_images(data, epoch)
 
                 part = self.stream.part(epoch, batch_idx)
+                self.is_whole = False  # until the batch is counted: an error in between leaves half of its update
                 self.optim_step.begin(part, last=batch_idx + 1 == self.len_epoch)
                 try:
                     loss, output = self._train_batch(batch_idx, data, target)
@@ -137,6 +150,7 @@ class Trainer(BaseTrainer):
                 record(self.train_metrics, self.metric_ftns, loss, output, target, self.reduction, part)
                 self.step_log.batches.append(batch_idx)
                 self._count_batch(batch_idx)
+                self.is_whole = True
                 self._callbacks.call("on_step_end", self)
                 bar.update()
                 if (batch_idx + 1) % self.log_step == 0 and batch_idx + 1 < self.len_epoch:
@@ -144,21 +158,25 @@ class Trainer(BaseTrainer):
                 self._validate_if_due(epoch)
                 self._save_if_due()
             self._warn_if_short(epoch)
+            self.is_whole = False
             if self.optim_step.finish():  # the loader ended before its length said so
                 self._after_update(self.batches_done - 1)
+            self.is_whole = True
             if self.step_log.batches:
                 self._log_batch(self.batches_done - 1, epoch, bar)
 
-        averages = {**self.train_metrics.result(), "lr": self.optimizer.param_groups[0]["lr"]}
+        averages = {**self.train_metrics.result(), "lr": self._lr}
         log = dict(averages)
+        self._rng = rng_state()  # to resume from, until the epoch is saved
         if self.do_validation:
             result = self._valid_epoch(epoch)
             log.update({f"val_{name}": value for name, value in result.items()})
         self._show_epoch(averages, epoch, mode="train")  # now that no signal can have it done twice
         self._show_histograms(epoch)
-        self.train_metrics.forget()
+        self.is_whole = False
         if self.schedule_interval == "epoch":
             self._step_scheduler(broadcast(log))
+        self.train_metrics.forget()
         return log
 
     def _train_batch(self, batch_idx, data, target):
@@ -197,7 +215,8 @@ class Trainer(BaseTrainer):
 
     def _measure(self):
         """The averages over the validation samples. A signal that asks to stop is obeyed after any batch."""
-        self._rng = rng_state()  # the run would go on from before the validation
+        before = self._rng
+        self._rng = before or rng_state()  # the run would resume from before the validation
         result = evaluate(
             measured_model(self),
             self.criterion,
@@ -209,12 +228,13 @@ class Trainer(BaseTrainer):
             after_batch=self._stop_if_asked,
             limit=self.valid_batches,
         )
-        self._rng = None
+        self._rng = before
         self._callbacks.call("on_valid_end", self, {f"val_{name}": value for name, value in result.items()})
         return result
 
     def _after_update(self, batch_idx):
         self.step_log.updates.append(batch_idx)
+        self.step_log.lr = self.optimizer.param_groups[0]["lr"]
         if self.optim_step.norm is not None:
             self.update_metrics.update("grad_norm", self.optim_step.norm)
         if self.schedule_interval == "step":
@@ -246,12 +266,17 @@ class Trainer(BaseTrainer):
         self.writer.set_step(self._step_of(epoch, batch_idx + 1))
         for name, value in latest.items():
             self.writer.add_scalar(name, value)
-        self.writer.add_scalar("lr", self.optimizer.param_groups[0]["lr"])
+        self.writer.add_scalar("lr", self._lr)
         bar.set_postfix(loss=f"{latest['loss']:.4f}")
         if bar.disable:
             self.logger.debug(
                 "epoch %d/%d %s  loss %.4f", epoch, self.epochs, self._progress(batch_idx), latest["loss"]
             )
+
+    @property
+    def _lr(self):
+        """The learning rate of the last update, whatever the schedule has set since."""
+        return self.optimizer.param_groups[0]["lr"] if self.step_log.lr is None else self.step_log.lr
 
     def _step_of(self, epoch, batches_done):
         """The place on TensorBoard's axis: batches since the beginning."""
@@ -367,17 +392,22 @@ def _listed(samples):
 
 def _refuse_lengths(config, stream, lr_scheduler):
     """Raise UserError, before the run has a folder, if there is nothing to train on or the schedule is too short."""
-    trainer = config["trainer"]
     if stream.len_epoch is None:
         raise UserError("data_loader: has no length; say with trainer.len_epoch how many batches make an epoch")
     if num_batches(stream.loader) == 0:
         raise UserError("data_loader: has no batches; a batch may be larger than the data, with drop_last")
     total = getattr(lr_scheduler, "total_steps", None)
-    by_step = interval_of(config.get("lr_scheduler") or {}) == "step"
-    steps = trainer["epochs"] * (math.ceil(stream.len_epoch / trainer.get("accumulate", 1)) if by_step else 1)
+    steps, unit = _schedule_steps(config, stream)
     if total is not None and steps > total:
-        unit = "updates" if by_step else "epochs"
         raise UserError(f"lr_scheduler.args.total_steps: it is {total}, but the run has {steps} {unit} to step after")
+
+
+def _schedule_steps(config, stream):
+    """(how often the run's schedule steps, after what)."""
+    trainer = config["trainer"]
+    by_step = interval_of(config.get("lr_scheduler") or {}) == "step"
+    updates = math.ceil(stream.len_epoch / trainer.get("accumulate", 1))
+    return (trainer["epochs"] * updates, "updates") if by_step else (trainer["epochs"], "epochs")
 
 
 def _refuse_classes(config, data_loader):

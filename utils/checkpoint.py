@@ -14,9 +14,9 @@ import shutil
 from collections import Counter, OrderedDict
 from pathlib import Path
 
-from utils.atomic_file import replacing
 from utils.distributed.sharded_checkpoint import NOTE_BYTES, delete_unnamed, note_of, read_shards, verify_shards
 from utils.errors import CheckpointError
+from utils.files import delete_left_over, replacing
 from utils.safetensors_io import read_safetensors
 
 _SEAL = b"sha256:"
@@ -52,7 +52,7 @@ def save_checkpoint(state, path):
     import torch
 
     state = plain(state)
-    with replacing(Path(path)) as file:
+    with replacing(path, "the checkpoint", CheckpointError) as file:
         sealed = _SealedFile(file)
         try:
             torch.save(state, sealed)
@@ -63,7 +63,7 @@ def save_checkpoint(state, path):
 
 def copy_checkpoint(source, path):
     """Put a copy of a checkpoint file at path, as safely as save_checkpoint writes one."""
-    with open(source, "rb") as original, replacing(Path(path)) as copy:
+    with open(source, "rb") as original, replacing(path, "the checkpoint", CheckpointError) as copy:
         shutil.copyfileobj(original, copy, 1 << 24)
 
 
@@ -223,8 +223,7 @@ def prune_checkpoints(folder, keep_last=None):
 
     Those within epochs, from which a run that was killed goes on, are deleted once there are two newer checkpoints.
     """
-    for left_over in filter(Path.is_file, Path(folder).glob(".*.pth.*.tmp")):
-        left_over.unlink(missing_ok=True)
+    delete_left_over(folder, ".*.pth.*.tmp")
     files = filter(Path.is_file, Path(folder).glob("checkpoint-epoch*.pth"))
     saved = sorted(filter(_progress_of, files), key=_progress_of)
     after_epochs = [path for path in saved if _progress_of(path)[1] == 0]
@@ -232,8 +231,7 @@ def prune_checkpoints(folder, keep_last=None):
     for path in [*old, *(path for path in saved[:-_KEPT_WITHIN_EPOCHS] if _progress_of(path)[1])]:
         path.unlink(missing_ok=True)
     if any(Path(folder).glob("*.shards")) or any(Path(folder).glob(".*.shards.tmp")):
-        named = Path(folder).glob("[!.]*")  # as a callback likes; to open and close .lock would let go of the lock
-        notes = map(_note_on_shards, filter(Path.is_file, named))
+        notes = map(_note_on_shards, filter(Path.is_file, Path(folder).glob("[!.]*")))  # named as a callback likes
         delete_unnamed(folder, {note[0] for note in notes if note})
 
 

@@ -1,4 +1,4 @@
-"""Describe the circumstances of a run, for its folder."""
+"""environment.json of a run: the circumstances of each of its starts, and which of them came to the run's end."""
 
 import platform
 import subprocess
@@ -8,8 +8,42 @@ from importlib import metadata
 from pathlib import Path
 
 from utils.distributed.launch import launch_id
+from utils.json_io import read_record, write_json
 
 _LIBRARIES = ("torch", "torchvision", "numpy", "pandas", "tensorboard", "tqdm", "pydantic")
+
+
+class RunRecord:
+    """The starts of the run in a folder, the newest last, as {"started": ..., "command": ..., "threads": ...}.
+
+    damaged: where a file that cannot be read was moved, so that the record begins with this start; None if it was fine.
+    """
+
+    def __init__(self, folder):
+        self._path = Path(folder) / "environment.json"
+        self._starts, self.damaged = read_record(self._path, _are_starts, empty=[])
+
+    @property
+    def has_ended(self):
+        """Whether the start before this one came to the run's end: all was trained, and all done that comes after."""
+        return bool(self._starts[-2:-1]) and self._starts[-2].get("ended") is not None
+
+    @property
+    def threads(self):
+        """(threads that the start before this one computed with, threads of this one), None where it is not known."""
+        counts = [start.get("threads") for start in self._starts[-2:]]
+        before, now = counts if len(counts) == 2 else (None, None)
+        return before if type(before) is int else None, now
+
+    def begin(self, resumed_from):
+        """Record this start."""
+        self._starts.append({**describe_environment(), "resumed_from": str(resumed_from) if resumed_from else None})
+        write_json(self._starts, self._path)
+
+    def end(self):
+        """Record that this start has come to the run's end."""
+        self._starts[-1]["ended"] = _now()
+        write_json(self._starts, self._path)
 
 
 def describe_environment():
@@ -20,7 +54,7 @@ def describe_environment():
     torch = sys.modules.get("torch")
     commit = _git("rev-parse", "HEAD")
     return {
-        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "started": _now(),
         "command": [Path(sys.executable).name, *sys.argv],
         "host": platform.node(),
         "launch": launch_id(),
@@ -31,6 +65,14 @@ def describe_environment():
         "git_commit": commit or None,
         "git_dirty": bool(_git("status", "--porcelain")) if commit else None,
     }
+
+
+def _are_starts(content):
+    return isinstance(content, list) and all(isinstance(start, dict) for start in content)
+
+
+def _now():
+    return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def _version(library):

@@ -18,6 +18,14 @@ class CheckpointError(UserError):
     """A checkpoint that cannot be written, found or trusted."""
 
 
+def shown(text, keep=""):
+    """The text with whatever is not printable, as control characters and line breaks, escaped as repr escapes it.
+
+    keep: characters that stay as they are.
+    """
+    return "".join(letter if letter.isprintable() or letter in keep else repr(letter)[1:-1] for letter in str(text))
+
+
 @contextlib.contextmanager
 def clean_exit():
     """End the command on a user's error with its text and exit status 2, on Ctrl-C with 130; no traceback.
@@ -73,14 +81,15 @@ def in_one_line(parser):
 
 def print_error(text):
     """Tell of an error, one mistake a line, on the console and in the run's log, if there is one by now."""
-    sys.stderr.write("".join(f"error: {line}\n" for line in text.splitlines()))
-    sys.stderr.flush()
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # it may be closed, or none
+        sys.stderr.write("".join(f"error: {shown(line)}\n" for line in text.split("\n")))
+        sys.stderr.flush()
     log_error(text)
 
 
-def log_error(text):
+def log_error(text, level=logging.ERROR):
     """Write of an error into the run's log alone, if there is one by now."""
-    record = logging.LogRecord("run", logging.ERROR, __file__, 0, text, (), None)
+    record = logging.LogRecord("run", level, __file__, 0, "%s", (text,), None)
     for handler in logging.getLogger().handlers:
         if hasattr(handler, "baseFilename"):
             handler.emit(record)  # past its filters, which may ask processes that are gone

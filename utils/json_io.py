@@ -1,8 +1,10 @@
 """Read and write JSON files."""
 
+import contextlib
 import json
-import os
 from pathlib import Path
+
+from utils.files import read_beside, set_aside_damaged, write_whole
 
 
 def ensure_dir(path):
@@ -11,16 +13,39 @@ def ensure_dir(path):
 
 
 def read_json(path):
-    """What the JSON file holds."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """What the JSON file holds. Raises ValueError for any other content, OSError if there is no such file."""
+    return _parsed(Path(path).read_text(encoding="utf-8"))
 
 
 def write_json(content, path):
-    """Write content as indented JSON; a reader sees the old file or the new one, never half of either."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write content as indented JSON, as write_whole does."""
+    write_whole(json.dumps(content, indent=4) + "\n", path)
+
+
+def read_json_beside(path):
+    """What a JSON file beside checkpoints holds. Raises OSError and ValueError."""
+    return _parsed(read_beside(path))
+
+
+def read_record(path, fits, empty):
+    """(content, None) of a JSON file that this program adds to; (empty, None) if there is none yet.
+
+    (empty, new place) for one that is damaged, of which fits(content) is false: it is moved there, so that it keeps
+    nothing from going on. Raises OSError.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        try:
+            content = read_json_beside(path)
+            if fits(content):
+                return content, None
+        except ValueError:
+            pass
+        return empty, set_aside_damaged(path)
+    return empty, None
+
+
+def _parsed(text):
     try:
-        temporary.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None

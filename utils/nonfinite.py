@@ -22,11 +22,15 @@ class NonFiniteError(UserError):
 
 
 class StepLog:
-    """Which batches stand behind the losses and the updates since the last report. It survives a restart."""
+    """Which batches stand behind the losses and the updates since the last report. It survives a restart.
+
+    The attribute lr is the learning rate of the last update, None before the first one.
+    """
 
     own_by_process = True
 
     def __init__(self):
+        self.lr = None
         self.reset()
 
     def reset(self):
@@ -60,12 +64,13 @@ class StepLog:
 
     def state_dict(self):
         """All of it."""
-        return {"batches": self.batches, "updates": self.updates, "last_update": self.last_update}
+        return {"batches": self.batches, "updates": self.updates, "last_update": self.last_update, "lr": self.lr}
 
     def load_state_dict(self, state):
         """Put it back."""
         self.batches, self.updates = list(map(int, state["batches"])), list(map(int, state["updates"]))
         self.last_update = int(state["last_update"])
+        self.lr = state.get("lr")
         if not all(-1 <= batch_idx < 2**63 for batch_idx in [*self.batches, *self.updates, self.last_update]):
             raise ValueError("a batch's index is out of range")
 

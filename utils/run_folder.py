@@ -6,11 +6,12 @@ import itertools
 import math
 import os
 import shutil
+import weakref
 from datetime import datetime
 from pathlib import Path
 
-from utils.errors import UserError
-from utils.json_io import read_json
+from utils.errors import UserError, shown
+from utils.json_io import read_json_beside
 
 
 def claim_run_folder(root, name, run_id=None):
@@ -23,8 +24,8 @@ def claim_run_folder(root, name, run_id=None):
     started = datetime.now().strftime("%Y%m%d_%H%M%S")
     names = [run_id] if run_id else (f"{started}-{i}" if i > 1 else started for i in itertools.count(1))
     try:
-        runs.mkdir(parents=True, exist_ok=True)
         _require_inside(root, runs)
+        runs.mkdir(parents=True, exist_ok=True)
         for run in names:
             try:
                 (runs / run).mkdir()  # fails if another process was faster
@@ -40,8 +41,8 @@ def claim_run_folder(root, name, run_id=None):
 def refuse_other_batch(folder, config):
     """Raise UserError if updates would take another number of samples than those of the run in the folder."""
     try:
-        run = read_json(Path(folder) / "config.json")
-    except (FileNotFoundError, ValueError):  # there is nothing to compare with; a start writes it anew
+        run = read_json_beside(Path(folder) / "config.json")
+    except (OSError, ValueError):  # there is nothing to compare with; a start writes it again
         return
     before, now = _samples_an_update(run), _samples_an_update(config)
     if before and now and before != now:
@@ -63,28 +64,57 @@ class RunLock:
     """Tells other processes, as long as it lives, that this one trains the run in the folder.
 
     asks: it does not train, and others may ask beside it. Raises UserError if another one trains the run. Where the
-    file system has no locks, nobody is told.
+    file system has no locks, nobody is told. The lock is of this open file: whoever else opens and closes the file, as
+    a copy of the folder does, leaves it alone.
     """
 
     def __init__(self, folder, asks=False):
         never = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # through a link, or waiting at a pipe
-        self._file = os.open(Path(folder) / ".lock", never | (os.O_RDONLY if asks else os.O_RDWR | os.O_CREAT))
+        file = os.open(Path(folder) / ".lock", never | (os.O_RDONLY if asks else os.O_RDWR | os.O_CREAT))
+        self._file = _OpenFile(file)
         try:
             import fcntl
 
-            kind = fcntl.LOCK_SH if asks else fcntl.LOCK_EX
-            fcntl.lockf(self._file, kind | fcntl.LOCK_NB)  # of this process alone, not of its workers
+            fcntl.flock(file, (fcntl.LOCK_SH if asks else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except ImportError:
             pass
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise UserError(
-                    f"{folder}: another process trains this run; wait for its end, or start a new one"
-                ) from None
+                self._file = _open_locks.get(self._file.key)  # this process itself may train the run already
+                if self._file is None:
+                    raise UserError(
+                        f"{shown(folder)}: another process trains this run; wait for its end, or start a new one"
+                    ) from None
+        if not asks:
+            _open_locks[self._file.key] = self._file
 
-    def __del__(self):
-        if hasattr(self, "_file"):
-            os.close(self._file)
+
+class _OpenFile:
+    """A file that is open as long as this lives, and in no process that is forked meanwhile, such as a worker."""
+
+    def __init__(self, descriptor):
+        self._descriptor = descriptor
+        status = os.fstat(descriptor)
+        self.key = status.st_dev, status.st_ino
+
+    def close(self):
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    __del__ = close
+
+
+_open_locks = weakref.WeakValueDictionary()  # by what tells files apart
+
+
+def _close_in_child():
+    for file in list(_open_locks.values()):
+        file.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)
 
 
 def seen_runs(runs):
@@ -136,8 +166,10 @@ def run_of_launch(roots, launch):
     """
     found = [path for root in roots for path in Path(root).glob("models/*/*/environment.json")]
     for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
-        with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError):  # not what this program wrote
-            starts = read_json(path)
+        with contextlib.suppress(
+            OSError, ValueError, TypeError, AttributeError, KeyError
+        ):  # not what this program wrote
+            starts = read_json_beside(path)
             if starts and starts[-1].get("launch") == launch:
                 first = next(i for i, start in enumerate(starts) if start.get("launch") == launch)
                 return path.parent, datetime.fromisoformat(starts[first]["started"]).timestamp() if first else None
@@ -146,7 +178,8 @@ def run_of_launch(roots, launch):
 
 def is_run_folder(folder):
     """Whether the folder is that of a run, rather than one that a checkpoint happens to lie in."""
-    return folder.resolve().parent.parent.name == "models" and (folder / "environment.json").exists()
+    written = (folder / name for name in ("environment.json", "config.json"))  # one of which may be lost
+    return folder.resolve().parent.parent.name == "models" and any(path.exists() for path in written)
 
 
 def log_folder_of(save_dir):
@@ -154,12 +187,13 @@ def log_folder_of(save_dir):
     nested = len(save_dir.parts) >= 3 and ".." not in save_dir.parts
     folder = save_dir if nested else save_dir.resolve()
     logs = folder.parents[2] / "log" / folder.parent.name / folder.name
-    logs.mkdir(parents=True, exist_ok=True)
     _require_inside(folder.parents[2], logs)
+    logs.mkdir(parents=True, exist_ok=True)
     return logs
 
 
 def _require_inside(root, folder):
     """Raise UserError if a link below root leads out of it, as one in an archive from a stranger may."""
     if not folder.resolve().is_relative_to(Path(root).resolve()):
-        raise UserError(f"{folder}: a link in it leads out of {root}, to {folder.resolve()}; nothing is written there")
+        out = f"a link in it leads out of {shown(root)}, to {shown(folder.resolve())}"
+        raise UserError(f"{shown(folder)}: {out}; nothing is written there")

@@ -1,10 +1,9 @@
 """Read and write weights as .safetensors: tensors and lines of text, for which the package safetensors is needed."""
 
 import json
-from pathlib import Path
 
-from utils.atomic_file import replacing
 from utils.errors import CheckpointError
+from utils.files import replacing
 
 
 def read_safetensors(path):
@@ -38,7 +37,7 @@ def write_safetensors(checkpoint, path):
     # copies, since tied weights share memory and channels_last ones lie in another order
     weights = {name: value.clone(memory_format=torch.contiguous_format) for name, value in weights.items()}
     notes = {"config": json.dumps(checkpoint["config"])} if "config" in checkpoint else {}
-    with replacing(Path(path)) as file:
+    with replacing(path, "the weights", CheckpointError) as file:
         file.write(save(weights, metadata={"format": "pt", **notes}))
 
 

@@ -4,6 +4,7 @@ import torch
 
 from utils.distributed.shards import is_sharded, sharded_like
 from utils.errors import UserError
+from utils.schedule_state import load_schedule
 
 _WRAPPERS = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
 
@@ -163,10 +164,10 @@ def load_state(name, target, state):
         if isinstance(target, torch.nn.Module):
             load_weights(target, state)
             return
-        if isinstance(target, torch.optim.lr_scheduler.LRScheduler) and state.keys() != target.state_dict().keys():
-            raise ValueError(f"it is not the state of a {type(target).__name__}")
         if isinstance(target, torch.optim.lr_scheduler.LRScheduler):
             _require_like(target.state_dict(), state, "")
-        target.load_state_dict(state)
+            load_schedule(name, target, state)
+        else:
+            target.load_state_dict(state)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError, IndexError) as error:
         raise UserError(f"the checkpoint does not fit {name!r}: {error}") from None

@@ -1,5 +1,6 @@
 """What a run says at its end: at most 80 columns, and commands that can be typed."""
 
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -73,3 +74,27 @@ def test_a_run_that_keeps_nothing_names_no_folder():
     ended.saver.wait = lambda: None
     assert run_report(ended).splitlines()[2:] == ["files  nothing is kept"]
     assert how_to_resume(ended) == "stopped by SIGINT in epoch 1; nothing is kept"
+
+
+def test_commands_are_printed_so_that_a_shell_reads_them_as_meant(monkeypatch):
+    folder = Path("saved/models/$(touch made); it's/20261121_172805")
+    ended = finished(checkpoint_dir=folder, saver=SimpleNamespace(newest=folder / "checkpoint-epoch12.pth"))
+    ended.stop_reason = "enough"
+    lines = run_report(ended).splitlines()
+    typed = [shlex.split(line[7:]) for line in lines if line.startswith(("test ", "go on "))]
+    assert [words[3] for words in typed] == [str(folder), str(folder)]
+    config = SimpleNamespace(keeps_nothing=False)
+    told = how_to_resume(SimpleNamespace(saver=Saver(Path("-x/a.pth")), config=config, epoch=1, stop_signal=NoSignal))
+    assert told.endswith("python train.py -r ./-x/a.pth")
+
+
+class NoSignal:
+    by = ""
+
+
+class Saver:
+    def __init__(self, newest):
+        self.newest = newest
+
+    def wait(self):
+        pass

@@ -27,7 +27,7 @@ def test_numbers_are_written_in_full(tmp_path):
 
 
 def test_a_table_that_cannot_be_written_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"metrics.csv: cannot write the table"):
+    with pytest.raises(UserError, match=r"metrics.csv: cannot save the table"):
         CsvLog(tmp_path / "gone" / "metrics.csv").append({"epoch": 1})
 
 

@@ -57,7 +57,7 @@ def test_file_that_cannot_be_written_is_named(tmp_path):
         def add_image(self, name, image, dataformats):
             assert image.shape == (256, 256) and image[0, 0] == 0.25
 
-    with pytest.raises(UserError, match=r"valid_matrix.csv: cannot write the table"):
+    with pytest.raises(UserError, match=r"valid_matrix.csv: cannot save the table"):
         show_tables({"matrix": [[1, 3], [0, 0]]}, Writer(), tmp_path / "none")
 
 

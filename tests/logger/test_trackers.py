@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import logger.trackers
 from base import BaseCallback
-from helpers import PROJECT, SHORT, run_here, same, tiny_config, tiny_trainer
+from helpers import PROJECT, SHORT, changed, run_here, same, tiny_config, tiny_trainer
 from logger import BaseTracker, TrackerList
 from logger.base_tracker import as_picture
 from logger.trackers import JsonLines
@@ -155,7 +155,8 @@ def test_json_lines_of_a_resumed_run_are_those_of_a_straight_one(tmp_path, stop_
     straight.train()
     first = tiny_trainer(job(tmp_path / "b", "JsonLines", **changes), trainer_class=stopping_at(stop_at))
     first.train()
-    resumed = tiny_trainer(job(tmp_path / "b", "JsonLines", **changes), resume=find_checkpoint(first.checkpoint_dir)[0])
+    newest, _ = find_checkpoint(first.checkpoint_dir)
+    resumed = tiny_trainer(changed(job(tmp_path / "b", "JsonLines", **changes)), resume=newest)
     resumed.train()
     assert points_of(resumed) == points_of(straight)
 
@@ -184,7 +185,7 @@ def test_state_goes_on_in_the_run_but_not_in_a_new_run_from_it(tmp_path, diary):
     first = tiny_trainer(job(tmp_path, "Diary"), trainer_class=stopping_at(3))
     first.train()
     newest, _ = find_checkpoint(first.checkpoint_dir)
-    tiny_trainer(job(tmp_path, "Diary"), resume=newest).train()
+    tiny_trainer(changed(job(tmp_path, "Diary")), resume=newest).train()
     after_epoch = first.checkpoint_dir / "checkpoint-epoch1.pth"
     tiny_trainer(job(tmp_path, "Diary"), resume=after_epoch, new_run=True).train()
     assert [note[-1] for note in diary.notes if note[0] == "start"] == [1, 2, 1]
@@ -256,7 +257,7 @@ def test_what_waits_survives_a_restart(tmp_path, diary):
     with pytest.raises(UserError, match="did not take 7 steps"):
         first.train()
     diary.fails_on = frozenset()
-    tiny_trainer(job(tmp_path, "Diary"), resume=find_checkpoint(first.checkpoint_dir)[0]).train()
+    tiny_trainer(changed(job(tmp_path, "Diary")), resume=find_checkpoint(first.checkpoint_dir)[0]).train()
     assert steps_of(diary) == list(range(1, 11))
 
 
@@ -401,7 +402,8 @@ def test_wandb_offline_goes_on_in_the_same_run(tmp_path):
     offline = {"type": "Wandb", "args": {"project": "tiny", "mode": "offline"}}
     first = tiny_trainer(job(tmp_path, offline, "JsonLines"), trainer_class=stopping_at(7))
     first.train()
-    resumed = tiny_trainer(job(tmp_path, offline, "JsonLines"), resume=find_checkpoint(first.checkpoint_dir)[0])
+    newest, _ = find_checkpoint(first.checkpoint_dir)
+    resumed = tiny_trainer(changed(job(tmp_path, offline, "JsonLines")), resume=newest)
     resumed.train()
     alone = tiny_trainer(tiny_config(tmp_path / "alone", log_step=1))
     alone.train()

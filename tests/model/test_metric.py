@@ -2,7 +2,8 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_f1_score
 
-from model.metric import ConfusionMatrix, MacroF1
+from base import UserError
+from model.metric import ConfusionMatrix, MacroF1, accuracy, top_k_acc
 
 
 def updated(metric, output, target, size):
@@ -33,3 +34,15 @@ def test_reset_begins_anew():
 def test_model_with_other_classes_is_refused():
     with pytest.raises(ValueError, match="num_classes is 3, and the model gives 4"):
         MacroF1(3).update(torch.rand(2, 4), torch.zeros(2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("metric", [accuracy, top_k_acc, MacroF1(4).update, ConfusionMatrix(4).update])
+@pytest.mark.parametrize("target", [torch.zeros(5, 1), torch.zeros(5, 4), torch.zeros(4), torch.zeros(())])
+def test_targets_of_a_shape_that_would_be_compared_otherwise_are_refused(metric, target):
+    with pytest.raises(UserError, match=r"output is \(5, 4\) and the target"):
+        metric(torch.rand(5, 4), target.long())
+
+
+def test_accuracy_of_one_logit_is_refused():
+    with pytest.raises(UserError, match="classes of two or more"):
+        accuracy(torch.rand(5, 1), torch.zeros(5))

@@ -11,7 +11,7 @@ import torch
 import trainer.callbacks
 from base import BaseCallback
 from base.base_callback import HOOKS
-from helpers import run_here, same, tiny_config, tiny_model, tiny_trainer
+from helpers import changed, run_here, same, tiny_config, tiny_model, tiny_trainer
 from trainer import Trainer
 from utils import UserError
 from utils.checkpoint import find_checkpoint, load_checkpoint
@@ -113,7 +113,7 @@ def test_states_survive_a_restart_anywhere(tmp_path, notes, stop_at):
     first = tiny_trainer(config(tmp_path / "b", *job), trainer_class=Stops)
     first.train()
     newest, _ = find_checkpoint(first.checkpoint_dir)
-    resumed = tiny_trainer(config(tmp_path / "b", *job), resume=newest)
+    resumed = tiny_trainer(changed(config(tmp_path / "b", *job)), resume=newest)
     resumed.train()
     left, right = (load_checkpoint(t.checkpoint_dir / "checkpoint-epoch2.pth") for t in (straight, resumed))
     for key in ("state_dict", "optimizer", "rng", "log", "monitor_best"):
@@ -337,7 +337,7 @@ def test_a_frozen_run_resumes_to_the_same_bits(tmp_path, step):
 
     first = tiny_trainer(config(tmp_path / "b", freeze), trainer_class=Stops)
     first.train()
-    resumed = tiny_trainer(config(tmp_path / "b", freeze), resume=first.saver.newest)
+    resumed = tiny_trainer(changed(config(tmp_path / "b", freeze)), resume=first.saver.newest)
     resumed.train()
     assert same(straight.model.state_dict(), resumed.model.state_dict())
 

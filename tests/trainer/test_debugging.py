@@ -9,7 +9,7 @@ import torch
 
 from base import BaseDataLoader, InMemoryDataset
 from compare import comparable_state
-from helpers import TinyData, same, tiny_config, tiny_model, tiny_trainer
+from helpers import TinyData, changed, same, tiny_config, tiny_model, tiny_trainer
 from logger.pictures import draw_batches
 from parse_config import PARTS, ConfigParser
 from trainer import Trainer
@@ -69,7 +69,7 @@ def test_limited_run_resumes_within_an_epoch_to_the_same_bits(tmp_path):
     first = tiny_trainer(config)
     first._callbacks.call = lambda hook, *arguments: first.stop("enough") if first.step == 2 else None
     first.train()
-    resumed = tiny_trainer(config, resume=first.checkpoint_dir / "checkpoint-epoch1-batch2.pth")
+    resumed = tiny_trainer(changed(config), resume=first.checkpoint_dir / "checkpoint-epoch1-batch2.pth")
     assert resumed.batches_done == 2
     resumed.train()
     assert_same_training(straight, resumed)
@@ -292,7 +292,7 @@ def test_overfitting_resumes_within_an_epoch_to_the_same_bits(tmp_path):
     first = overfitting(tmp_path / "b")
     first._callbacks.call = lambda hook, *arguments: first.stop("enough") if first.step == 1 else None
     first.train()
-    config = tiny_config(tmp_path / "b", overfit_batches=2)
+    config = changed(tiny_config(tmp_path / "b", overfit_batches=2))
     resumed = tiny_trainer(config, resume=first.checkpoint_dir / "checkpoint-epoch1-batch1.pth")
     assert resumed.batches_done == 1
     resumed.train()
@@ -442,7 +442,7 @@ def test_data_that_are_no_images_are_refused(tmp_path, batch, what):
 def test_labels_that_are_no_numbers_are_left_out(tmp_path):
     for labels in (torch.rand(3), torch.rand(3, 6, 6), None, ["a", "b", "c"]):
         draw_batches(tmp_path / "out.png", {"training": (torch.zeros(3, 1, 6, 6), labels)})
-    with pytest.raises(UserError, match="cannot write the picture"), warnings.catch_warnings():
+    with pytest.raises(UserError, match="cannot save the picture"), warnings.catch_warnings():
         draw_batches(tmp_path / "none" / "out.png", {"training": (torch.zeros(3, 1, 6, 6), None)})
 
 

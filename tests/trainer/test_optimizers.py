@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from helpers import run_here, same, tiny_config, tiny_trainer
+from helpers import changed, run_here, same, tiny_config, tiny_trainer
 from parse_config import PARTS, ConfigParser
 from trainer.optimizers import Optimizers, build_optimizer
 from utils.errors import UserError
@@ -162,7 +162,7 @@ def test_several_optimizers_resume_to_the_same_bits(tmp_path, steps):
         trainer.stop("test") if hook == "on_step_end" and trainer.step == steps else None
     )
     stopped.train()
-    resumed = several(stopped.config.config, resume=stopped.saver.newest)
+    resumed = several(changed(stopped.config.config), resume=stopped.saver.newest)
     resumed.train()
     assert same(straight.model.state_dict(), resumed.model.state_dict())
     assert same(straight.optimizer.state_dict(), resumed.optimizer.state_dict()) and straight.optimizer.steps == 10

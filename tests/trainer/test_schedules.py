@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from helpers import metrics_rows, tiny_config, tiny_trainer
 from parse_config import PARTS, ConfigParser
 from trainer.optimizers import build_optimizer
 from trainer.schedules import build_schedule
@@ -163,3 +164,92 @@ def test_check_finds_mistakes_without_building(section, message):
     with pytest.raises(UserError) as told:
         ConfigParser(config, parts=PARTS)
     assert any(line.startswith(message) for line in str(told.value).splitlines()), told.value
+
+
+# A run that is made longer
+
+LONGER = {
+    "OneCycleLR": {"type": "OneCycleLR", "interval": "step", "args": {"max_lr": 0.5, "total_steps": "100%"}},
+    "CosineAnnealingLR": {"type": "CosineAnnealingLR", "args": {"T_max": "100%"}},
+    "PolynomialLR": {"type": "PolynomialLR", "interval": "step", "args": {"total_iters": "100%", "power": 2.0}},
+    "a warm-up": {"type": "CosineAnnealingLR", "interval": "step", "warmup": "10%", "args": {"T_max": "90%"}},
+    "milestones": {"type": "MultiStepLR", "args": {"milestones": ["50%", "75%"]}},
+}
+
+
+def scheduled(folder, section, epochs, resume=None):
+    """A tiny trainer whose schedule is built from the section."""
+    config = {**tiny_config(folder, epochs=epochs), "lr_scheduler": section}
+    loader = torch.utils.data.DataLoader(torch.zeros(40), batch_size=8)  # of as many batches as the tiny job's
+    return tiny_trainer(
+        config, resume=resume, schedule=lambda optimizer: build_schedule(ConfigParser(config), optimizer, loader)
+    )
+
+
+@pytest.mark.parametrize("section", LONGER.values(), ids=LONGER)
+def test_a_run_made_longer_follows_the_schedule_of_the_longer_run(tmp_path, section):
+    straight = scheduled(tmp_path / "a", section, 8)
+    straight.train()
+    first = scheduled(tmp_path / "b", section, 4)
+    first.train()
+    longer = scheduled(tmp_path / "b", section, 8, resume=first.saver.newest)
+    longer.train()
+    rates = [[float(row["lr"]) for row in metrics_rows(trainer)] for trainer in (straight, longer)]
+    assert rates[1][4:] == rates[0][4:] and rates[1][:4] != rates[0][:4]
+    told = (longer.config.log_dir / "info.log").read_text()
+    assert "lr_scheduler: its lengths are those of the run as it is now" in told
+
+
+def test_a_schedule_of_the_same_length_is_put_back_without_a_word(tmp_path):
+    section = {"type": "CosineAnnealingLR", "args": {"T_max": 9}}
+    first = scheduled(tmp_path, section, 2)
+    first.train()
+    longer = scheduled(tmp_path, section, 4, resume=first.saver.newest)
+    longer.train()
+    assert "lengths" not in (longer.config.log_dir / "info.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("section", "told"),
+    [
+        ({"type": "CosineAnnealingLR", "args": {"T_max": "2 epochs"}}, "the rate climbs again after 2"),
+        ({"type": "PolynomialLR", "args": {"total_iters": 2}}, "the rate is 0 after that"),
+        ({"type": "CosineAnnealingLR", "args": {"T_max": 1}, "warmup": 1}, "the rate climbs again after 1"),
+        ({"type": "CosineAnnealingLR", "args": {"T_max": "100%"}}, None),
+        ({"type": "PolynomialLR", "args": {"total_iters": "100%"}}, None),
+        ({"type": "ExponentialLR", "args": {"gamma": 0.9}}, None),
+    ],
+)
+def test_a_schedule_that_is_over_before_the_run_is_told_at_its_start(tmp_path, section, told):
+    trainer = scheduled(tmp_path, section, 5)
+    log = (trainer.config.log_dir / "info.log").read_text()
+    assert (told in log) if told else log == ""
+
+
+def test_the_logged_rate_is_that_of_the_epoch_s_last_update(tmp_path):
+    rates = {}
+    for interval in ("epoch", "step"):
+        section = {"type": "StepLR", "interval": interval, "args": {"step_size": "1 epoch", "gamma": 0.5}}
+        trainer = scheduled(tmp_path / interval, section, 3)
+        trainer.train()
+        rates[interval] = [float(row["lr"]) for row in metrics_rows(trainer)]
+    assert rates["epoch"] == rates["step"] == [0.1, 0.05, 0.025]
+
+
+def test_the_logged_rate_survives_a_resume_between_the_last_update_and_the_log(tmp_path):
+    section = {"type": "StepLR", "interval": "step", "args": {"step_size": "1 epoch", "gamma": 0.5}}
+    first = scheduled(tmp_path, section, 2)
+    measure = first._measure
+
+    def fail():
+        if first.epoch == 2:
+            raise ZeroDivisionError
+        return measure()
+
+    first._measure = fail
+    with pytest.raises(ZeroDivisionError):
+        first.train()
+    assert first.saver.newest.name == "checkpoint-epoch2-batch5.pth"
+    resumed = scheduled(tmp_path, section, 2, resume=first.saver.newest)
+    resumed.train()
+    assert [float(row["lr"]) for row in metrics_rows(resumed)] == [0.1, 0.05]

@@ -74,6 +74,30 @@ def test_compile_without_a_compiler_is_refused_with_the_way_on(tmp_path, monkeyp
 
 
 @pytest.mark.slow
+def test_a_compiled_run_resumes_before_a_short_batch_to_the_same_bits(tmp_path):
+    if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        pytest.skip("no C++ compiler on this machine")
+
+    def job(name):
+        torch._dynamo.reset()  # as a new process begins
+        return tiny_config(tmp_path / name, compile=True, save_every_steps=1, epochs=2)
+
+    straight = tiny_trainer(job("a"), model=convolutional(), validation_split=12)  # of 38 samples, 6 in the last batch
+    straight.train()
+    torch._dynamo.reset()
+    first = tiny_trainer(job("b"), model=convolutional(), validation_split=12)
+    count = first._count_batch
+    first._count_batch = lambda batch_idx: count(batch_idx) or (first.step == 4 and first.stop("before the last"))
+    first.train()
+    resumed = tiny_trainer(
+        job("b") | {"description": "goes on"}, model=convolutional(), validation_split=12, resume=first.saver.newest
+    )
+    assert resumed.batches_done == 4
+    resumed.train()
+    assert same(straight.model.state_dict(), resumed.model.state_dict())
+
+
+@pytest.mark.slow
 def test_a_compiled_model_computes_the_same_and_its_checkpoint_knows_nothing_of_it(tmp_path):
     if not any(map(shutil.which, ("c++", "g++", "clang++"))):
         pytest.skip("no C++ compiler on this machine")

@@ -14,8 +14,9 @@ from utils.json_io import read_json
 from utils.weights import load_weights
 
 
-def trainer_with(folder, *callbacks, resume=None, **changes):
-    return tiny_trainer({**tiny_config(folder, **changes), "callbacks": list(callbacks)}, resume=resume)
+def trainer_with(folder, *callbacks, resume=None, description="", **changes):
+    config = {**tiny_config(folder, **changes), "callbacks": list(callbacks), "description": description}
+    return tiny_trainer(config, resume=resume)
 
 
 def spec(kind, **args):
@@ -74,7 +75,7 @@ def stopped_and_resumed(folder, step, *callbacks, **changes):
 
     first._count_batch = stop_at_step
     first.train()
-    resumed = trainer_with(folder, *callbacks, resume=first.saver.newest, **changes)
+    resumed = trainer_with(folder, *callbacks, resume=first.saver.newest, description="goes on", **changes)
     resumed.train()
     return resumed
 

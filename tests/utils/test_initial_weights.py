@@ -217,7 +217,7 @@ def test_weights_only_is_a_new_run_from_epoch_1_and_goes_on_without_the_file(pro
     (project / "weights.pth").unlink()
     told = run_here("train.py", "-c", "again.json", "--check", cwd=project, status=2).stderr
     assert "there is no file weights.pth" in told
-    run_here("train.py", "-c", "again.json", "-r", "auto", *two, cwd=project)
+    run_here("train.py", "-c", "again.json", "-r", "auto", *two, "--set", "description=goes on", cwd=project)
     left, right = (
         load_checkpoint(folder / "checkpoint-epoch2.pth") for folder in (straight, newest_run(project, "again"))
     )

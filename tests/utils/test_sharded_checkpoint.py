@@ -117,7 +117,7 @@ def test_shards_that_a_file_of_any_name_has_are_not_deleted(tmp_path):
     lock = RunLock(tmp_path)
     prune_checkpoints(tmp_path)
     assert [path.name for path in tmp_path.glob("*.shards")] == ["a.shards"]
-    ask = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    ask = "import fcntl, sys; fcntl.flock(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
     asked = subprocess.run([sys.executable, "-c", ask, tmp_path / ".lock"], capture_output=True, text=True)
     assert asked.stderr.splitlines()[-1].startswith("BlockingIOError"), "the run's lock is no longer held"
     del lock

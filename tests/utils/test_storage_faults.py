@@ -14,8 +14,8 @@ import pytest
 import torch
 from killed import FileWrapper
 
-import utils.atomic_file
 import utils.checkpoint as checkpoints
+import utils.files
 from helpers import PROJECT, copy_project, run
 from utils.checkpoint import CheckpointError, find_checkpoint, load_checkpoint
 
@@ -42,7 +42,7 @@ _SAVE_AND_DIE = """
 import itertools, os, shutil, sys
 from pathlib import Path
 sys.path[:0] = sys.argv[1:3] + [sys.argv[3]]
-import torch, killed, utils.atomic_file, utils.checkpoint
+import torch, killed, utils.files, utils.checkpoint
 from test_storage_faults import save_epoch, newest
 root = Path(sys.argv[4])
 save_epoch(root / "before", 1)
@@ -51,7 +51,7 @@ for count in itertools.count(1):
     shutil.copytree(root / "before", folder)
     child = os.fork()
     if child == 0:
-        killed.count_operations(count, utils.checkpoint, utils.atomic_file)
+        killed.count_operations(count, utils.checkpoint, utils.files)
         save_epoch(folder, 2)
         os._exit(0)
     status = os.waitpid(child, 0)[1]
@@ -93,7 +93,7 @@ class Faults:
         self.seen = 0
         for name in ("fsync", "replace", "open"):
             self._wrap(monkeypatch, os, name)
-        monkeypatch.setattr(utils.atomic_file, "open", self.open, raising=False)
+        monkeypatch.setattr(utils.files, "open", self.open, raising=False)
 
     def count(self):
         self.seen += 1
@@ -111,7 +111,7 @@ class Faults:
         monkeypatch.setattr(module, name, counted)
 
     def open(self, path, mode="r", **kwargs):
-        if "w" not in mode:
+        if "x" not in mode:
             return builtins.open(path, mode, **kwargs)
         self.count()
         return FailingFile(builtins.open(path, mode, **kwargs), self)
@@ -173,12 +173,12 @@ class Disk:
         self.inodes = itertools.count()
         for name in ("fsync", "replace", "unlink"):
             monkeypatch.setattr(os, name, getattr(self, name)(getattr(os, name)))
-        monkeypatch.setattr(utils.atomic_file, "open", self.open, raising=False)
+        monkeypatch.setattr(utils.files, "open", self.open, raising=False)
         self._descriptors = {}
 
     def open(self, path, mode="r", **kwargs):
         file = builtins.open(path, mode, **kwargs)  # noqa: SIM115
-        if "w" not in mode:
+        if "x" not in mode:
             return file
         inode, name = next(self.inodes), Path(path).name
         self.names[name] = inode

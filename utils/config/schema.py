@@ -223,8 +223,11 @@ class TrainerSettings(_Section):
     too; "bf16" and "fp16" are torch's autocast, "fp16" with scaled gradients and on CUDA only."""
     channels_last: bool = False
     """Keep the weights of convolutions, and so what they compute, in the memory order that is fastest for them."""
-    compile: Literal[False, True, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = False
-    """Compile the model with torch.compile, true or one of its modes."""
+    compile: Literal[
+        False, True, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs", "dynamic"
+    ] = False
+    """Compile the model with torch.compile: true or one of its modes, with kernels for each shape of a batch, or
+    "dynamic", with kernels for any shape, which is for batches of many shapes."""
     fused: bool | None = None
     """Use the optimizer's fused kernel; null means wherever torch has one that fits the model."""
     cudnn_benchmark: bool = False

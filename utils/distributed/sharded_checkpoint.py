@@ -19,11 +19,11 @@ from collections import Counter, OrderedDict
 from importlib.util import find_spec
 from pathlib import Path
 
-from utils.atomic_file import flush_folder
 from utils.distributed.messages import broadcast, decided_by_main, gather, process_group
 from utils.distributed.shards import is_shard
 from utils.distributed.world import is_main, rank
 from utils.errors import CheckpointError, UserError
+from utils.files import flush_folder, replacing
 
 _SUMS = "sha256.json"
 _ENDING = ".shards"
@@ -55,7 +55,7 @@ def with_shards_saved(state, parent, stem):
 def _save(tensors, parent, stem):
     """Write {name: sharded tensor} into a new folder; returns the note on it."""
     plain_stem = re.sub(r"^\.|[^\w.+-]", "_", stem, flags=re.ASCII)  # as a note is read
-    name = broadcast(f"{plain_stem}-{secrets.token_hex(4)}{_ENDING}")
+    name = broadcast(f"{plain_stem}-{secrets.token_hex(8)}{_ENDING}")
     temporary = parent / f".{name}.tmp"
     try:
         with _told_of(parent / name):
@@ -234,11 +234,8 @@ def _complete(temporary, folder, sums):
         )
     listed = json.dumps(sums, indent=1).encode()
     with _told_of(folder):
-        with open(temporary / _SUMS, "wb") as file:
+        with replacing(temporary / _SUMS, "the shards", CheckpointError) as file:
             file.write(listed)
-            file.flush()
-            os.fsync(file.fileno())
-        flush_folder(temporary)
         os.replace(temporary, folder)
         flush_folder(folder.parent)
     return f"shards:{folder.name}:{hashlib.sha256(listed).hexdigest()};"
@@ -251,7 +248,9 @@ def _told_of(folder):
         yield
     except OSError as error:
         reason = error.strerror or error
-        raise CheckpointError(f"{folder}: cannot save the shards: {reason}; earlier ones are untouched") from error
+        raise CheckpointError(
+            f"{folder}: cannot save the shards: {reason}; the files before it are untouched"
+        ) from error
 
 
 def _digest(path):

@@ -17,6 +17,7 @@ from utils.config.schema import TrainerSettings
 from utils.errors import UserError
 from utils.json_io import write_json
 from utils.run_folder import log_folder_of
+from utils.stop_signal import heeded, leave_closed_terminal
 
 
 def train_series(config):
@@ -133,12 +134,12 @@ def _run(command):
     process = None
 
     def handle(number, frame):
+        leave_closed_terminal()
         received.append(number)
         if number != signal.SIGINT and process is not None:
             process.send_signal(number)
 
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
-    before = {number: signal.signal(number, handle) for number in numbers}
+    before = {number: signal.signal(number, handle) for number in heeded()}
     try:
         process = subprocess.Popen(command)
         status = process.wait()

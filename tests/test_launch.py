@@ -1,12 +1,21 @@
 """Processes that torchrun or train.py itself start: how they end, and how the same command goes on."""
 
+import contextlib
+import fcntl
+import ipaddress
 import logging
 import os
+import pty
 import re
+import select
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import termios
 import time
+from pathlib import Path
 
 import pytest
 import torch.distributed.run
@@ -15,7 +24,9 @@ from worlds import small_job
 
 from helpers import copy_project, same
 from utils.checkpoint import load_checkpoint
-from utils.distributed.launch import start_processes
+from utils.distributed.contact import _Files
+from utils.distributed.launch import _stay_on_host, start_processes
+from utils.stop_signal import heeded
 
 pytestmark = pytest.mark.slow  # they start processes
 
@@ -38,6 +49,10 @@ class KillOnce(BaseCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 '''
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+IGNORES = pytest.mark.skipif(
+    "--signals-to-handle" not in torch.distributed.run.get_args_parser().format_help(),
+    reason="this torch's launcher handles SIGHUP also where it is ignored",
+)
 SETTINGS = {"epochs": 3, "save_every_steps": 2, "tensorboard": False, "verbosity": 1}
 
 
@@ -58,6 +73,7 @@ def job(folder, name, killed_at, samples=50, workers=0, processes=2, **settings)
         folder,
         name,
         samples=samples,
+        workers=workers,
         parallel={"processes": processes, "timeout_seconds": 60},
         callbacks=[callback],
         trainer={**SETTINGS, **settings},
@@ -65,18 +81,26 @@ def job(folder, name, killed_at, samples=50, workers=0, processes=2, **settings)
     return path.name
 
 
-def started(folder, *arguments):
-    """`python *arguments` in a session of its own, whose output goes into the file output."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with open(folder / "output", "w") as output:
+def started(folder, *arguments, output=None, preexec_fn=None):
+    """`python *arguments`, whose output goes into the file output, or a terminal that is its own."""
+    (folder / "temporary").mkdir(exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder / "temporary")}
+    with contextlib.nullcontext(output) if output else open(folder / "output", "w") as file:
         return subprocess.Popen(
-            [sys.executable, *arguments], cwd=folder, env=environment, stdout=output, stderr=output, text=True
+            [sys.executable, *arguments],
+            cwd=folder,
+            env=environment,
+            stdin=output,
+            stdout=file,
+            stderr=file,
+            start_new_session=output is not None,
+            preexec_fn=preexec_fn,
         )
 
 
-def in_second_epoch(folder, config, launcher=()):
+def in_second_epoch(folder, config, launcher=(), **how):
     """The same, of train.py, that has come to its second epoch."""
-    process = started(folder, *launcher, "train.py", "-c", config)
+    process = started(folder, *launcher, "train.py", "-c", config, **how)
     deadline = time.monotonic() + 60
     while "epoch 2/" not in (folder / "output").read_text() and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -84,9 +108,10 @@ def in_second_epoch(folder, config, launcher=()):
 
 
 def ended(folder, process, status, seconds=60):
-    """What it has written, once it has ended with this status; all that it started have ended too."""
+    """What it has written, once it has ended with this status; nothing that it started or made to meet in is left."""
     assert process.wait(seconds) == status, (folder / "output").read_text()
     assert not [other for other in left_running(folder) if other != os.getpid()]
+    assert not list((folder / "temporary").glob("train-*"))
     return (folder / "output").read_text()
 
 
@@ -130,7 +155,14 @@ def test_our_own_launch_names_who_was_killed_and_the_same_command_goes_on(projec
 
 @pytest.mark.parametrize(
     ("number", "status", "launcher"),
-    [(signal.SIGTERM, 143, []), (signal.SIGINT, 130, []), (signal.SIGUSR1, 138, []), (signal.SIGTERM, 1, TORCHRUN)],
+    [
+        (signal.SIGTERM, 143, []),
+        (signal.SIGINT, 130, []),
+        (signal.SIGUSR1, 138, []),
+        (signal.SIGHUP, 129, []),
+        (signal.SIGTERM, 1, TORCHRUN),
+        (signal.SIGHUP, 1, TORCHRUN),
+    ],
 )
 def test_a_signal_to_the_launcher_saves_and_the_same_command_goes_on(project, number, status, launcher):
     name = f"signalled{number}{len(launcher)}"
@@ -157,6 +189,140 @@ def test_processes_whose_launcher_is_killed_save_and_end(project):
     assert (project / "output").read_text().count("stopped by SIGTERM") == 1
     (run,) = (project / "orphans" / "models" / "orphans").iterdir()
     assert list(run.glob("*-batch*.pth"))
+    (left,) = (project / "temporary").glob("train-*")
+    assert sum(file.stat().st_size for file in left.iterdir()) < 10_000
+    shutil.rmtree(left)
+
+
+# A terminal that is closed
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_whose_terminal_is_closed_saves_and_ends_with_status_129(project, processes):
+    name = f"terminal{processes}"
+    config = job(project, name, 10**6, samples=5000, workers=1, processes=processes, epochs=30, save_every_steps=None)
+    leader, follower = pty.openpty()
+
+    def make_it_ours():
+        fcntl.ioctl(follower, termios.TIOCSCTTY, 0)
+
+    process = started(project, "train.py", "-c", config, output=follower, preexec_fn=make_it_ours)
+    os.close(follower)
+    shown, deadline = b"", time.monotonic() + 100
+    while b"epoch 2/" not in shown and time.monotonic() < deadline:
+        if select.select([leader], [], [], 1)[0]:
+            shown += os.read(leader, 65536)
+    time.sleep(0.3)  # into the third epoch
+    os.close(leader)  # the kernel sends SIGHUP, and what is written there from now on is an error
+    ended(project, process, 129, seconds=30)
+    (log,) = (project / name / "log" / name).iterdir()
+    assert (log / "info.log").read_text().count("stopped by SIGHUP in epoch") == 1
+    (run,) = (project / name / "models" / name).iterdir()
+    assert list(run.glob("*-batch*.pth"))
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=IGNORES)])
+def test_a_run_under_nohup_survives_its_terminal(project, processes):
+    config = job(project, f"nohup{processes}", 10**6, samples=5000, processes=processes, epochs=30)
+
+    def as_nohup_does():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    process = in_second_epoch(project, config, preexec_fn=as_nohup_does)
+    for pid in left_running(project):
+        os.kill(pid, signal.SIGHUP)
+    time.sleep(2)
+    process.send_signal(signal.SIGTERM)
+    assert "stopped by SIGTERM" in ended(project, process, 143, seconds=30)
+
+
+# What others could reach
+
+
+def listening(process):
+    """Addresses on which a process and all that it has started listen, or are bound to with UDP."""
+    sockets = set()
+    for pid in family(process.pid):
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):  # closed by now
+                sockets.add(os.readlink(descriptor))
+    found = []
+    for table in ("tcp", "tcp6", "udp", "udp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if f"socket:[{inode}]" in sockets and (state == "0A" or table.startswith("udp")):
+                found.append(address_of(local.partition(":")[0]))
+    return found
+
+
+def family(pid):
+    """Ids of a process and all that it has started."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(one for child in children for one in family(int(child)))]
+
+
+def address_of(digits):
+    """The address that /proc/net writes as hexadecimal words in the machine's order of bytes."""
+    words = [int(digits[i : i + 8], 16).to_bytes(4, sys.byteorder) for i in range(0, len(digits), 8)]
+    address = ipaddress.ip_address(b"".join(words))
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def test_a_launch_of_our_own_listens_on_loopback_alone(project):
+    config = job(project, "ports", 10**6, samples=5000, workers=1, epochs=30, save_every_steps=None)
+    process = in_second_epoch(project, config)
+    (folder,) = (project / "temporary").glob("train-*")
+    assert folder.stat().st_mode & 0o777 == 0o700
+    found = listening(process)
+    process.terminate()
+    ended(project, process, 143)
+    assert found and all(address.is_loopback for address in found)  # gloo's, which the processes send tensors through
+
+
+def test_what_torchrun_listens_on_can_be_reached_from_elsewhere_as_the_page_on_security_says(project):
+    config = job(project, "wide", 10**6, samples=5000, epochs=30)
+    process = in_second_epoch(project, config, TORCHRUN)
+    found = listening(process)
+    process.terminate()
+    ended(project, process, 1)
+    assert any(address.is_unspecified for address in found)
+
+
+def test_a_launch_of_our_own_leaves_the_interfaces_of_the_user_as_they_are(monkeypatch):
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        monkeypatch.setenv(name, "eth7")
+    _stay_on_host()
+    assert os.environ["GLOO_SOCKET_IFNAME"] == os.environ["NCCL_SOCKET_IFNAME"] == "eth7"
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        monkeypatch.delenv(name)
+    _stay_on_host()
+    assert os.environ["NCCL_SOCKET_IFNAME"] == f"={os.environ['GLOO_SOCKET_IFNAME']}"
+    assert os.environ["GLOO_SOCKET_IFNAME"] in [name for _, name in socket.if_nameindex()]
+
+
+def test_what_a_process_says_of_its_place_again_and_again_takes_no_more_room(tmp_path):
+    files = _Files(tmp_path)
+    assert not files.check(["contact/place/0"])
+    for batch in range(10, 90):
+        files.set("contact/place/0", f"[1, {batch}]")
+    (file,) = tmp_path.iterdir()
+    assert file.stat().st_size == len("[1, 10]")
+    assert files.check(["contact/place/0"]) and files.get("contact/place/0") == b"[1, 89]"
+
+
+def test_processes_that_cannot_lock_a_file_of_their_folder_say_so_in_one_line(project):
+    config = job(project, "no-folder", killed_at=10**6)
+    environment = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "STARTED_BY_TRAIN_PY": os.devnull}
+    environment |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+    done = subprocess.run(
+        [sys.executable, "train.py", "-c", config],
+        cwd=project,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    told = f"error: cannot meet the other 1 in {os.devnull} (below TMPDIR): Not a directory\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", told)
 
 
 def test_the_launcher_is_given_only_what_torch_has_had_since_2_8(monkeypatch):
@@ -165,18 +331,26 @@ def test_the_launcher_is_given_only_what_torch_has_had_since_2_8(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py"])
     for name in ("OMP_NUM_THREADS", "TORCH_CPP_LOG_LEVEL", "STARTED_BY_TRAIN_PY", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"):
         monkeypatch.setenv(name, "1")
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        monkeypatch.setenv(name, "lo")
     monkeypatch.setattr(logging, "disable", lambda level: None)
     parsed, parse = [], torch.distributed.run.parse_args
     monkeypatch.setattr(torch.distributed.run, "parse_args", lambda flags: parsed.append(flags) or parse(flags))
-    before = signal.getsignal(signal.SIGUSR1)
+    before = heeded()
     try:
         start_processes(2)
-        assert parsed == [["--standalone", "--nproc-per-node=2", "train.py"]] and given[0].nproc_per_node == "2"
-        with pytest.raises(SignalException) as raised:
-            signal.raise_signal(signal.SIGUSR1)
-        assert raised.value.sigval == signal.SIGUSR1
+        (backend, run_id, *others), arguments = parsed[0], given[0]
+        assert backend == "--rdzv-backend=one-host" and re.fullmatch("--rdzv-id=[0-9a-f-]{36}", run_id)
+        assert others == ["--nproc-per-node=2", "train.py"] and arguments.nproc_per_node == "2"
+        names = getattr(arguments, "signals_to_handle", "SIGQUIT,SIGINT,SIGTERM,SIGUSR1,SIGHUP")
+        assert names == "SIGQUIT,SIGINT,SIGTERM,SIGUSR1,SIGHUP"
+        for number in before:
+            with pytest.raises(SignalException) as raised:
+                signal.raise_signal(number)
+            assert raised.value.sigval == number
     finally:
-        signal.signal(signal.SIGUSR1, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_a_mistake_ends_a_launch_with_status_2_and_is_told_once(project):

@@ -169,9 +169,9 @@ def test_ctrl_c_ends_the_whole_and_the_same_command_goes_on(job):
     assert all((folder / "checkpoint-epoch60.pth").exists() for folder in runs(job))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_signals_to_the_series_reach_its_run(number):
-    """SIGTERM and SIGUSR1, which a batch system may send to the first process alone."""
+    """SIGTERM, SIGUSR1 and SIGHUP, which a batch system may send to the first process alone."""
     timer = threading.Timer(1.0, os.kill, (os.getpid(), number))
     timer.start()
     assert series._run([sys.executable, "-c", "import time; time.sleep(100)"]) == 128 + number

@@ -108,7 +108,7 @@ def train(*arguments):
     runpy.run_path("train.py", run_name="__main__")
 
 
-def small_job(folder, name="small", samples=50, batch_size=12, **changes):
+def small_job(folder, name="small", samples=50, batch_size=12, workers=0, **changes):
     """Path of a config: a small network without dropout on random rows. changes: of its sections."""
     generator = np.random.default_rng(0)
     rows = generator.normal(size=(samples, 4)).astype(np.float32)
@@ -122,7 +122,7 @@ def small_job(folder, name="small", samples=50, batch_size=12, **changes):
         "arch": {"type": "tabular.TableMlp", "args": {"in_features": 4, "out_features": 3, "width": 8, "dropout": 0.0}},
         "data_loader": {
             "type": "arrays.ArrayDataLoader",
-            "args": {**data, "batch_size": batch_size, "validation_split": 0.3},
+            "args": {**data, "batch_size": batch_size, "validation_split": 0.3, "num_workers": workers},
         },
         "optimizer": {"type": "SGD", "args": {"lr": 0.1, "momentum": 0.9}},
         "loss": "torch.nn.CrossEntropyLoss",

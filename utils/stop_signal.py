@@ -1,6 +1,7 @@
 """Signals that ask a run to stop, remembered until it is between two steps and can save."""
 
 import contextlib
+import errno
 import math
 import os
 import signal
@@ -11,13 +12,30 @@ import time
 
 from utils.distributed.world import world_size
 
-_NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")  # Ctrl-C; what SLURM and clouds send before they take a machine back
+# Ctrl-C; what SLURM and clouds send before they take a machine back; a terminal or an ssh connection that is closed
+_NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
 _SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
 _watchdogs = []  # of the StopSignals that are entered
 
 
+def heeded():
+    """{number: handler} of the signals that ask a run to stop, without those that are ignored: SIGHUP under nohup."""
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    return {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
+
+
+def leave_closed_terminal():
+    """Let what is written to a terminal that was closed go nowhere; there, each write is an error."""
+    for output in (1, 2):
+        try:
+            os.get_terminal_size(output)
+        except OSError as error:
+            if error.errno == errno.EIO:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+
+
 class StopSignal:
-    """While entered, Ctrl-C, SIGTERM and SIGUSR1 are remembered as `received` for a loop that asks between two steps.
+    """While entered, Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP are remembered for a loop that asks between two steps.
 
     A second signal, one of the two being Ctrl-C, ends it wherever the program is. So does the first one if nobody has
     asked yet: then nothing would come of waiting. Processes forked meanwhile, such as workers of a DataLoader, are
@@ -39,8 +57,7 @@ class StopSignal:
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
-            handlers = {number: signal.getsignal(number) for number in _SIGNALS}
-            self._before = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
+            self._before = heeded()
         for number in self._before:
             signal.signal(number, self._handle)
         if self._before and world_size() > 1:
@@ -89,6 +106,7 @@ class StopSignal:
         raise SystemExit(128 + self.received)
 
     def _handle(self, number, frame):
+        leave_closed_terminal()
         again = self.received is not None
         self.received = self.received or signal.Signals(number)
         if not self._asked or (again and signal.SIGINT in (number, self.received)):
@@ -163,17 +181,19 @@ class _Watchdog:
             if self._stepped.wait(min(max(left, 0.1), 1.0)):
                 return
         name = signal.Signals(number).name
+        leave_closed_terminal()
         print(f"error: {name} came, and no step ended in {seconds:g} seconds; not saved", file=sys.stderr, flush=True)
         os._exit(128 + number)
 
 
 def _forget_in_child():
-    ours = [n for n in _SIGNALS if isinstance(getattr(signal.getsignal(n), "__self__", None), StopSignal)]
-    for number in ours:
-        signal.signal(number, signal.SIG_DFL)
-    if ours and world_size() > 1:
-        signal.set_wakeup_fd(-1)
+    if "RANK" in os.environ:
         os.setpgid(0, 0)  # out of the group to which a launcher sends its signals: the run needs its workers to save
+    for number in _SIGNALS:
+        if isinstance(getattr(signal.getsignal(number), "__self__", None), StopSignal):
+            signal.signal(number, signal.SIG_DFL)
+    if _watchdogs:
+        signal.set_wakeup_fd(-1)
 
 
 if hasattr(os, "register_at_fork"):

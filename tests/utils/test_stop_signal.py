@@ -9,11 +9,23 @@ from utils.distributed import messages
 from utils.stop_signal import StopSignal
 
 
-def test_a_first_signal_is_remembered():
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+def test_a_first_signal_is_remembered(number):
     with StopSignal() as stop:
         assert stop.asks() == 0
-        signal.raise_signal(signal.SIGTERM)
-        assert stop.asks() == signal.SIGTERM and stop.by == " by SIGTERM"
+        signal.raise_signal(number)
+        assert stop.asks() == number and stop.by == f" by {number.name}"
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+    try:
+        with StopSignal() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert stop.asks() == 0
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])

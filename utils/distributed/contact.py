@@ -1,4 +1,4 @@
-"""What the processes of a run leave for each other in torch's store: where they are, and how they have ended.
+"""What the processes of a run leave for each other in a store: where they are, and how they have ended.
 
 So that, when one of them is gone, the others can say which one, and where. All of this is in vain, and silently so,
 where the store is gone too.
@@ -6,12 +6,15 @@ where the store is gone too.
 
 import contextlib
 import json
+import os
 import signal
 import sys
 import threading
 import time
 import uuid
+from pathlib import Path
 
+from utils.distributed.launch import meeting_folder
 from utils.errors import print_error
 
 _SECONDS_TO_SAY = {False: 1.0, True: 2.0}  # how long to wait for what the others say; True: after a time-out
@@ -145,9 +148,33 @@ def _key(what, rank=None):
 
 
 def _store():
+    if meeting_folder():
+        return _Files(meeting_folder())
     import torch.distributed as dist
 
     return dist.distributed_c10d._get_default_store()
+
+
+class _Files:
+    """What torch's stores do, in a file a key: torch's own FileStore grows with every value that it is given."""
+
+    def __init__(self, folder):
+        self._folder = Path(folder)
+
+    def set(self, key, value):
+        path = self._path(key)
+        new = path.with_suffix(".new")
+        new.write_text(value)
+        os.replace(new, path)  # nobody reads half of it
+
+    def get(self, key):
+        return self._path(key).read_bytes()
+
+    def check(self, keys):
+        return all(self._path(key).exists() for key in keys)
+
+    def _path(self, key):
+        return self._folder / key.replace("/", "-")
 
 
 def _at(place):

@@ -1,15 +1,21 @@
 """Start the processes of a run on this host through torch's own launcher, as torchrun would."""
 
+import contextlib
 import logging
 import os
 import platform
+import shutil
 import signal
+import socket
 import sys
+import tempfile
+import uuid
 
 from utils.distributed.world import world_size
 from utils.errors import UserError
+from utils.stop_signal import heeded, leave_closed_terminal
 
-_OWN_LAUNCH = "STARTED_BY_TRAIN_PY"  # set for processes that this file has started
+_OWN_LAUNCH = "STARTED_BY_TRAIN_PY"  # set, to the folder where they meet, for processes that this file has started
 _SAVE_SECONDS = "300"  # how long one that is told to end may save, before torch kills it
 
 
@@ -36,20 +42,27 @@ def start_processes(number):
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    from utils.distributed import one_host
+
     logging.disable(logging.CRITICAL)  # the launcher's news, which are told below
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // number)))
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", _SAVE_SECONDS)
-    os.environ[_OWN_LAUNCH] = "1"
-    flags = ["--standalone", f"--nproc-per-node={number}"]
+    _stay_on_host()
+    flags = [f"--rdzv-backend={one_host.register()}", f"--rdzv-id={uuid.uuid4()}", f"--nproc-per-node={number}"]
+    arguments = run.parse_args([*flags, *sys.argv])
 
     def pass_on(number, frame):
         raise SignalException("passed on to the processes, which save", signal.Signals(number))
 
-    if hasattr(signal, "SIGUSR1"):  # torch does so with SIGTERM, SIGINT and others; before 2.10 it cannot be told to
-        signal.signal(signal.SIGUSR1, pass_on)
+    for stops in heeded():  # torch does so once they run; before 2.10 it cannot be told to do so with SIGUSR1
+        signal.signal(stops, pass_on)
+    if hasattr(arguments, "signals_to_handle"):  # from 2.10 on; before it, SIGHUP is not ignored under nohup
+        arguments.signals_to_handle = ",".join(["SIGQUIT", *(signal.Signals(stops).name for stops in heeded())])
     try:
-        run.run(run.parse_args([*flags, *sys.argv]))
+        with _meeting_folder() as folder:
+            os.environ[_OWN_LAUNCH] = folder
+            run.run(arguments)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode > 0:
@@ -60,7 +73,34 @@ def start_processes(number):
         print(f"error: rank {rank} was ended by {name}{memory}; {again}", file=sys.stderr)
         raise SystemExit(128 - failure.exitcode) from None
     except SignalException as error:
+        leave_closed_terminal()
         raise SystemExit(128 + error.sigval) from None
+
+
+def _stay_on_host():
+    """Have gloo and NCCL listen on loopback alone, which is enough for one host, unless the user names an interface."""
+    interfaces = {name for _, name in socket.if_nameindex()}
+    for loopback in interfaces & {"lo", "lo0"}:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={loopback}")  # "=": no other one that begins so
+
+
+@contextlib.contextmanager
+def _meeting_folder():
+    """A new folder that nobody else may enter, removed at the end: the processes meet in files in it."""
+    try:
+        folder = tempfile.mkdtemp(prefix="train-")
+    except OSError as error:
+        raise UserError(f"TMPDIR: no folder can be made there, in which processes meet: {error}") from None
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def meeting_folder():
+    """Where the processes that `python train.py` has started meet; None for those of another launcher."""
+    return os.environ.get(_OWN_LAUNCH)
 
 
 def is_own_launch():

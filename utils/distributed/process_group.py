@@ -15,6 +15,7 @@ from datetime import timedelta
 from utils.config.files import differences
 from utils.device import prepare_device
 from utils.distributed import contact
+from utils.distributed.launch import meeting_folder
 from utils.distributed.messages import barrier, close_group, gather, is_first_to_say, open_group
 from utils.distributed.world import is_main, rank, who, world_size
 from utils.errors import UserError, log_error, print_error
@@ -117,9 +118,7 @@ def _join(config, device_name):
     late.daemon = True
     late.start()
     try:
-        store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
-        if "TORCHELASTIC_RUN_ID" in os.environ:
-            store = contact.store_of_start(store, rank(), world_size(), timeout.total_seconds())
+        store = _open_store(timeout)
         _require_same_kind(store, device.type)  # those on GPUs and those without wait in vain for each other
         place = {"store": store, "rank": rank(), "world_size": world_size(), "timeout": timeout}
         if device.type == "cuda":
@@ -133,11 +132,30 @@ def _join(config, device_name):
     except UserError:
         raise
     except (dist.DistError, ValueError, RuntimeError) as error:
-        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{who()}cannot meet the other {world_size() - 1} at {place}: {reason}") from None
+        raise UserError(_cannot_meet(str(error).splitlines()[0])) from None
     finally:
         late.cancel()
+
+
+def _open_store(timeout):
+    """The store through which the processes of this start find each other: a file, or torchrun's."""
+    import torch.distributed as dist
+
+    if meeting_folder():
+        store = dist.FileStore(os.path.join(meeting_folder(), "store"))
+        store.set_timeout(timeout)
+        return store
+    store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        store = contact.store_of_start(store, rank(), world_size(), timeout.total_seconds())
+    return store
+
+
+def _cannot_meet(reason):
+    """What an error says of processes that have not found each other."""
+    address = f"at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    place = f"in {meeting_folder()} (below TMPDIR)" if meeting_folder() else address
+    return f"{who()}cannot meet the other {world_size() - 1} {place}: {reason}"
 
 
 def _require_same_kind(store, kind):
@@ -150,8 +168,7 @@ def _require_same_kind(store, kind):
 
 
 def _give_up():
-    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    print_error(f"{who()}cannot meet the other {world_size() - 1} at {place}: no answer")
+    print_error(_cannot_meet("no answer"))
     os._exit(2)
 
 

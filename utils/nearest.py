@@ -23,7 +23,7 @@ _OTHER_NAMES = {
 _FORMER_NAMES = ("save_freq", "save_every", "n_epochs", "num_epochs", "max_epochs", "tensorboardX")
 
 
-_MOST_PAIRS = 200_000  # of letters that are compared in one search, which takes less than a tenth of a second
+_MOST_PAIRS = 100_000  # of letters that are compared in one search, which takes less than a tenth of a second
 _SHOWN = 50  # names in a message
 
 

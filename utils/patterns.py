@@ -10,7 +10,7 @@ from utils.nearest import nearest
 
 _MAX_PATTERNS = 100
 _MAX_LENGTH = 200
-_SECONDS = 3.0  # of computing; honest patterns take milliseconds
+_SECONDS = 2.0  # of computing; honest patterns take milliseconds
 
 
 def choose_names(patterns, names, where, kind="parameter"):

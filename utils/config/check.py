@@ -3,6 +3,7 @@
 import collections
 import importlib
 import inspect
+import itertools
 import os
 import re
 from importlib.util import find_spec
@@ -25,7 +26,7 @@ from utils.folds import parse_fold
 from utils.nearest import did_you_mean, nearest
 from utils.patterns import in_bounded_time
 
-_MOST_TOLD = 50  # mistakes
+_MOST_TOLD = 20  # mistakes
 
 
 def check_config(config, parts, also_logged=(), begins=True):
@@ -38,7 +39,7 @@ def check_config(config, parts, also_logged=(), begins=True):
     """
     mistakes, own_keys = mistakes_in(config, whole=bool(parts))
     told = set(map(_place_of, mistakes))
-    _raise_first([*mistakes[:_MOST_TOLD], *_mistakes_beyond_form(config, parts, also_logged, begins, told)])
+    _raise_first(itertools.chain(mistakes, _mistakes_beyond_form(config, parts, also_logged, begins, told)))
     return own_keys
 
 

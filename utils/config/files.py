@@ -75,7 +75,9 @@ def _copied(value):
     """A copy that shares nothing, not even within itself what an alias of YAML stood for twice."""
     if isinstance(value, dict):
         return {key: _copied(item) for key, item in value.items()}
-    return [_copied(item) for item in value] if isinstance(value, list) else copy.deepcopy(value)
+    if isinstance(value, list):
+        return [_copied(item) for item in value]
+    return value if isinstance(value, (str, int, float)) else copy.deepcopy(value)
 
 
 def names_several(section):

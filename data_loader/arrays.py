@@ -101,7 +101,7 @@ def _read_zipped(path, name, argument):
 
 
 def _require_numbers(file, num_bytes):
-    """Raise ValueError unless the header of a .npy file promises numbers, and no more of them than there are bytes.
+    """Raise ValueError unless the header of a .npy file promises numbers or names, no more than there are bytes for.
 
     numpy itself crashes on types without a size, and reserves the memory of an array before it reads it.
     """
@@ -110,7 +110,7 @@ def _require_numbers(file, num_bytes):
         raise ValueError(f"it has version {version} of the format")
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read_header(file)
-    if dtype.kind not in "biufc":
+    if dtype.kind in "OV" or dtype.itemsize == 0:
         raise ValueError(f"it holds {dtype}")
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > num_bytes:
         raise ValueError(f"its shape {shape} does not fit into its {num_bytes} bytes")

@@ -49,8 +49,8 @@ def _mistakes_beyond_form(config, parts, also_logged, begins, told):
     Found one by one, since it takes time to look for what a name may have meant.
     """
     for path, spec, part in _components(config, parts):
-        wrong = type_mistake(spec["type"], part)
-        if f"{path}.type" not in told:  # by the schema, as of "parallel"
+        if not {path, f"{path}.type"} & told:  # by the schema, as of "parallel"
+            wrong = type_mistake(spec["type"], part)
             mistakes = [f"{path}.type: {wrong}"] if wrong else _source_argument_mistakes(path, spec, part)
             told.update(map(_place_of, mistakes))
             yield from mistakes

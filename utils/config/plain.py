@@ -27,11 +27,14 @@ def require_plain(config, place):
     left, num_values, num_keys = [((), config)], 1, 0
     while left:
         where, value = left.pop()
-        parts = list(value.items()) if isinstance(value, dict) else []
-        num_keys += len(parts)
-        mistake = _key_mistake(parts) if isinstance(value, dict) else _value_mistake(value)
-        if isinstance(value, list):
-            parts = list(enumerate(value))
+        parts = []
+        if isinstance(value, dict):
+            parts, mistake = list(value.items()), _key_mistake(value)
+            num_keys += len(parts)
+        elif isinstance(value, list):
+            parts, mistake = list(enumerate(value)), None
+        else:
+            mistake = _value_mistake(value)
         num_values += len(parts)
         if mistake:
             raise UserError(": ".join([shown(place), *([".".join(map(str, where))] if where else []), mistake]))
@@ -43,9 +46,9 @@ def require_plain(config, place):
         left += [((*where, key), part) for key, part in parts]
 
 
-def _key_mistake(parts):
-    """What is wrong with the keys of an object, given with its values; None if nothing is."""
-    for key, _ in parts:
+def _key_mistake(keys):
+    """What is wrong with the keys of an object; None if nothing is."""
+    for key in keys:
         if not isinstance(key, str):
             return f"{brief(key)}: a key is text"
         if wrong := key_mistake(key):
@@ -61,8 +64,8 @@ def key_mistake(key):
 
 
 def _value_mistake(value):
-    """What is wrong with a value that is no object; None if nothing is."""
-    if isinstance(value, (bool, list, type(None))):
+    """What is wrong with a value that is neither an object nor a list; None if nothing is."""
+    if isinstance(value, (bool, type(None))):
         return None
     if isinstance(value, str):
         if "\0" in value or not _is_encodable(value):

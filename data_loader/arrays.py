@@ -1,12 +1,15 @@
 """YOURS: arrays in .npy and .npz files, named in a config as "arrays.ArrayDataLoader"."""
 
-import zipfile
+import math
+import os
 
 import numpy as np
 import torch
 
 from base import BaseDataLoader, InMemoryDataset, memory_map
+from data_loader.local_files import local_file, require_ratio
 from utils import UserError
+from utils.errors import brief, shortened, shown
 
 
 class ArrayDataLoader(BaseDataLoader):
@@ -43,7 +46,8 @@ class ArrayDataLoader(BaseDataLoader):
         classes = targets if np.issubdtype(targets.dtype, np.integer) and targets.ndim == 1 else None
         for argument, asked in (("stratify", stratify), ("balance_classes", balance_classes)):
             if asked and classes is None:
-                raise UserError(f"{argument}: is for classes, and {target} holds none: {targets.dtype} {targets.shape}")
+                held = f"{targets.dtype} {targets.shape}"
+                raise UserError(f"{argument}: is for classes, and {shown(target)} holds none: {held}")
         super().__init__(
             InMemoryDataset(rows, targets, transform=as_input),
             batch_size,
@@ -61,24 +65,55 @@ class ArrayDataLoader(BaseDataLoader):
 def read_array(place, argument):
     """The array at "file.npy" (a memory map) or "file.npz:name". Raises UserError, naming the argument."""
     path, _, name = place.rpartition(":")
-    if not path.endswith(".npz"):
-        if place.endswith(".npz"):
-            raise UserError(f"{argument}: got {place!r}; say which array of it, as in '{place}:name'")
-        try:
-            return memory_map(place)
-        except UserError as error:
-            raise UserError(f"{argument}: {error}") from None
+    zipped = path.endswith(".npz")
+    if not zipped and place.endswith(".npz"):
+        raise UserError(f"{argument}: got {brief(place)}; say which array of it, as in '{shown(place)}:name'")
+    path = local_file(path if zipped else place, argument, "the arrays" if zipped else "the array")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if name not in arrays:
-                raise UserError(f"{argument}: {path} has no array {name!r}; there are {', '.join(arrays)}")
-            return arrays[name]
-    except UserError:
-        raise
+        return _read_zipped(path, name, argument) if zipped else _mapped(path)
+    except UserError as error:
+        raise UserError(str(error) if zipped else f"{argument}: {shown(error)}") from None
     except OSError as error:
-        raise UserError(f"{argument}: {path}: cannot read the arrays: {error.strerror or error}") from None
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{argument}: {path}: not a whole .npz file of numbers: {error}") from None
+        reason = error.strerror or shortened(error)
+        raise UserError(f"{argument}: {shown(path)}: cannot read the arrays: {reason}") from None
+    except Exception as error:  # what a damaged or hostile file makes numpy's readers raise
+        whole = f"not a whole {'.npz' if zipped else '.npy'} file of numbers"
+        raise UserError(f"{argument}: {shown(path)}: {whole}: {shortened(error)}") from error
+
+
+def _mapped(path):
+    with open(path, "rb") as file:
+        _require_numbers(file, os.path.getsize(path))
+    return memory_map(path)
+
+
+def _read_zipped(path, name, argument):
+    """An array of a .npz file, whose size is looked at before it is unpacked."""
+    with np.load(path, allow_pickle=False) as arrays:
+        if name not in arrays:
+            there = ", ".join(map(shown, arrays))
+            raise UserError(f"{argument}: {shown(path)} has no array {brief(name)}; there are {there}")
+        entry = arrays.zip.getinfo(name if name in arrays.zip.namelist() else f"{name}.npy")
+        require_ratio(entry.compress_size, entry.file_size, path, argument)
+        with arrays.zip.open(entry) as file:
+            _require_numbers(file, entry.file_size)
+        return arrays[name]
+
+
+def _require_numbers(file, num_bytes):
+    """Raise ValueError unless the header of a .npy file promises numbers or names, no more than there are bytes for.
+
+    numpy itself crashes on types without a size, and reserves the memory of an array before it reads it.
+    """
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"it has version {version} of the format")
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(file)
+    if dtype.kind in "OV" or dtype.itemsize == 0:
+        raise ValueError(f"it holds {dtype}")
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > num_bytes:
+        raise ValueError(f"its shape {shape} does not fit into its {num_bytes} bytes")
 
 
 def as_target(targets):

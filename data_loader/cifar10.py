@@ -1,5 +1,6 @@
 """CIFAR-10, read from the plain bytes of its binary version, shifted and mirrored at random for training."""
 
+import os
 import tarfile
 from pathlib import Path
 
@@ -8,12 +9,14 @@ import torch
 
 from base import BaseDataLoader, InMemoryDataset
 from data_loader.augmentations import RandomShift
-from utils.errors import UserError
+from data_loader.local_files import local_file
+from utils.errors import UserError, shortened, shown
 
 _URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 _MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 _FOLDER = "cifar-10-batches-bin"  # in the archive
 _FILES = {True: [f"data_batch_{i}.bin" for i in range(1, 6)], False: ["test_batch.bin"]}  # by training
+_MOST_RECORDS = 10_000  # in a file
 _RECORD_BYTES = 1 + 3 * 32 * 32  # a label, then the red, the green and the blue pixels
 
 
@@ -75,7 +78,7 @@ def read_cifar10(data_dir, training, download=False):
         folder = _find(data_dir, training)
     if folder is None:
         raise UserError(
-            f"data_dir: no {_FILES[training][0]} in {data_dir}, nor in {_FOLDER}/ below it; "
+            f"data_dir: no {_FILES[training][0]} in {shown(data_dir)}, nor in {_FOLDER}/ below it; "
             'set "download": true, or unpack cifar-10-binary.tar.gz there'
         )
     records = np.concatenate([_read(folder / name) for name in _FILES[training]])
@@ -85,17 +88,18 @@ def read_cifar10(data_dir, training, download=False):
 
 def _find(data_dir, training):
     folders = [Path(data_dir), Path(data_dir, _FOLDER)]
-    return next((folder for folder in folders if (folder / _FILES[training][0]).is_file()), None)
+    return next((folder for folder in folders if os.path.isfile(folder / _FILES[training][0])), None)
 
 
 def _read(path):
     """The records (N, 3073) uint8 of a file."""
+    path = local_file(path, "data_dir", "the images")
     try:
-        content = np.fromfile(path, np.uint8)
+        content = np.fromfile(path, np.uint8, count=_MOST_RECORDS * _RECORD_BYTES)
     except OSError as error:
-        raise UserError(f"{path}: cannot read it: {error.strerror}") from None
+        raise UserError(f"{shown(path)}: cannot read it: {error.strerror}") from None
     if not len(content) or len(content) % _RECORD_BYTES or content[::_RECORD_BYTES].max() > 9:
-        raise UserError(f"{path}: damaged: it should be labels from 0 to 9, each before an image's 3,072 bytes")
+        raise UserError(f"{shown(path)}: damaged: it should be labels from 0 to 9, each before an image's 3,072 bytes")
     return content.reshape(-1, _RECORD_BYTES)
 
 
@@ -110,4 +114,4 @@ def _download(data_dir):
             for name in [*_FILES[True], *_FILES[False]]:
                 (data_dir / _FOLDER / name).write_bytes(archive.extractfile(f"{_FOLDER}/{name}").read())
     except (OSError, RuntimeError) as error:
-        raise UserError(f"data_dir: cannot download CIFAR-10 into {data_dir}: {error}") from error
+        raise UserError(f"data_dir: cannot download CIFAR-10 into {shown(data_dir)}: {shortened(error)}") from error

@@ -11,7 +11,9 @@ from torch.utils.data import Dataset
 
 from base import BaseDataLoader, InMemoryDataset
 from data_loader.augmentations import RandomShift
+from data_loader.local_files import local_file
 from utils import UserError
+from utils.errors import shortened, shown
 
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none that another program would be started for
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -76,10 +78,9 @@ class ImageFolderDataLoader(BaseDataLoader):
             raise UserError("test_folder: the config names no folder to test on")
         classes, files, labels = find_images(test_folder, "test_folder")
         if classes != self.classes:
-            other = ", ".join(sorted({*classes} ^ {*self.classes}))
-            raise UserError(
-                f"test_folder: {test_folder} and {folder} hold other classes; in one of them alone: {other}"
-            )
+            other = ", ".join(map(shown, sorted({*classes} ^ {*self.classes})))
+            both = f"{shown(test_folder)} and {shown(folder)}"
+            raise UserError(f"test_folder: {both} hold other classes; in one of them alone: {other}")
         return files, labels
 
 
@@ -104,18 +105,19 @@ class ImageFiles(Dataset):
 
 def find_images(folder, argument):
     """(names of the classes, files of all images, their labels (N,) int64). Raises UserError for an empty class."""
+    place = shown(folder)
     if not os.path.isdir(folder):
-        raise UserError(f"{argument}: there is no folder {folder}; it should hold a folder of images for each class")
+        raise UserError(f"{argument}: there is no folder {place}; it should hold a folder of images for each class")
     classes = sorted(path.name for path in Path(folder).iterdir() if path.is_dir() and not path.name.startswith("."))
     if len(classes) < 2:
         raise UserError(
-            f"{argument}: {folder} has {len(classes)} folders; it should have one for each of two classes or more"
+            f"{argument}: {place} has {len(classes)} folders; it should have one for each of two classes or more"
         )
     files, labels = [], []
     for label, name in enumerate(classes):
         found = sorted(str(path) for path in Path(folder, name).rglob("*") if path.suffix.lower() in _SUFFIXES)
         if not found:
-            raise UserError(f"{argument}: {Path(folder, name)} holds no images; fill it, or remove it")
+            raise UserError(f"{argument}: {shown(Path(folder, name))} holds no images; fill it, or remove it")
         files += found
         labels += [label] * len(found)
     return classes, files, np.array(labels)
@@ -135,12 +137,13 @@ def read_images(files, size):
 
 def read_image(file, size):
     """(3, size, size) uint8: the image upright, scaled and cut to a square. Raises UserError that names the file."""
+    local_file(file, "folder", "an image")
     try:
         with Image.open(file, formats=_FORMATS) as image:
             image = ImageOps.exif_transpose(image).convert("RGB")
             return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1).copy()
     except Exception as error:  # decoders raise all kinds
-        raise UserError(f"{file}: cannot be read as an image: {' '.join(str(error).split())}") from error
+        raise UserError(f"{shown(file)}: cannot be read as an image: {shortened(error)}") from error
 
 
 def normalize(images):

@@ -2,20 +2,21 @@
 
 import gzip
 import hashlib
+import os
 import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from utils.errors import UserError
+from utils.errors import UserError, shortened, shown
 
-# MD5 of the unpacked files, and the length of the header before their bytes.
+# MD5 of the unpacked files, the length of the header before their bytes, and their own number.
 _FILES = {
-    "train-images-idx3-ubyte": ("6bbc9ace898e44ae57da46a324031adb", 16),
-    "train-labels-idx1-ubyte": ("a25bea736e30d166cdddb491f175f624", 8),
-    "t10k-images-idx3-ubyte": ("2646ac647ad5339dbf082846283269ea", 16),
-    "t10k-labels-idx1-ubyte": ("27ae3e4e09519cfbb04c329615203637", 8),
+    "train-images-idx3-ubyte": ("6bbc9ace898e44ae57da46a324031adb", 16, 60_000 * 28 * 28),
+    "train-labels-idx1-ubyte": ("a25bea736e30d166cdddb491f175f624", 8, 60_000),
+    "t10k-images-idx3-ubyte": ("2646ac647ad5339dbf082846283269ea", 16, 10_000 * 28 * 28),
+    "t10k-labels-idx1-ubyte": ("27ae3e4e09519cfbb04c329615203637", 8, 10_000),
 }
 
 
@@ -36,23 +37,26 @@ def read_mnist(data_dir, training, download=False):
 def _find(data_dir, name):
     folders = [Path(data_dir), Path(data_dir, "mnist"), Path(data_dir, "MNIST", "raw")]
     candidates = [folder / file for folder in folders for file in (f"{name}.gz", name)]
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in candidates if os.path.isfile(path)), None)
 
 
 def _read(data_dir, name):
     path = _find(data_dir, name)
     if path is None:
         raise UserError(
-            f"data_dir: no {name}.gz in {data_dir}, nor in mnist/ or MNIST/raw/ below it; "
+            f"data_dir: no {name}.gz in {shown(data_dir)}, nor in mnist/ or MNIST/raw/ below it; "
             'give "data/", where the project keeps MNIST, or set "download": true'
         )
+    checksum, header_bytes, num_bytes = _FILES[name]
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            content = file.read(header_bytes + num_bytes + 1)  # one too many would be seen, and a thousand not unpacked
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: damaged: {error}; put the original file in its place") from None
-    checksum, header_bytes = _FILES[name]
+        raise UserError(f"{shown(path)}: damaged: {shown(error)}; put the original file in its place") from None
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != checksum:
-        raise UserError(f"{path}: damaged or altered: its MD5 is not {checksum}; put the original file in its place")
+        raise UserError(
+            f"{shown(path)}: damaged or altered: its MD5 is not {checksum}; put the original file in its place"
+        )
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header_bytes).copy())
 
 
@@ -62,4 +66,4 @@ def _download(data_dir):
     try:
         MNIST(data_dir, download=True)
     except (OSError, RuntimeError) as error:
-        raise UserError(f"data_dir: cannot download MNIST into {data_dir}: {error}") from error
+        raise UserError(f"data_dir: cannot download MNIST into {shown(data_dir)}: {shortened(error)}") from error

@@ -7,7 +7,9 @@ import pandas
 
 from base import BaseDataLoader, InMemoryDataset
 from base.splits import split_samples
+from data_loader.local_files import UNPACK_ERRORS, local_file, require_unpackable
 from utils import UserError
+from utils.errors import brief, shortened, shown
 from utils.nearest import did_you_mean
 
 _TASKS = ("regression", "classification")
@@ -26,7 +28,8 @@ class TableDataLoader(BaseDataLoader):
     numeric is seen from what they hold. one_hot: a 0 or 1 for each code from 1 on, instead of the code. fill: "mean"
     or "median" of the training part for numbers that are missing, while a missing category is one of its own; by
     default they are refused. standardize_target: give the regression target the mean 0 and the deviation 1 as well.
-    test_path: the table that training=False serves; it is prepared by what the training part of path holds.
+    path: a CSV file, perhaps compressed (.gz, .bz2, .xz, .zip). test_path: the table that training=False serves; it is
+    prepared by what the training part of path holds. allow_urls: let both be http:// or https:// addresses too.
 
     stratify: column of which both parts of a split hold the same shares. groups: column whose equal values stay
     together in a split. fold: "3/5" validates on the third of five parts. balance_classes: draw every class equally
@@ -56,11 +59,13 @@ class TableDataLoader(BaseDataLoader):
         groups: str | None = None,
         balance_classes: bool = False,
         device_resident: bool = False,
+        allow_urls: bool = False,
     ):
         _require_choices(task, fill, balance_classes, standardize_target)
         if not training and test_path is None:
             raise UserError("test_path: the config names no table to test on")
-        table = Table.read(path, target, task, numeric, categorical, stratify, groups)
+        source = _source(path, "path", allow_urls)
+        table = Table.read(source, target, task, numeric, categorical, stratify, groups)
         split_by = {"fold": fold, "stratify": table.labels(stratify), "groups": table.labels(groups)}
         train, _ = split_samples(len(table), validation_split, **split_by)
         encoding = Encoding.fit(table, train, fill)
@@ -68,7 +73,8 @@ class TableDataLoader(BaseDataLoader):
         scale = _scale(table, train) if standardize_target else (0.0, 1.0)
         self.columns, self.num_codes = encoding.columns(one_hot), [len(known) + 1 for known in encoding.categories]
         if not training:
-            table = Table.read(test_path, target, task, table.numeric, table.categorical, argument="test_path")
+            source = _source(test_path, "test_path", allow_urls)
+            table = Table.read(source, target, task, table.numeric, table.categorical, argument="test_path")
         targets = _codes_of(table, self.classes) if self.classes else (table.numbers([target]) - scale[0]) / scale[1]
         super().__init__(
             InMemoryDataset(
@@ -97,32 +103,32 @@ class Table:
     @classmethod
     def read(cls, path, target, task, numeric, categorical, stratify=None, groups=None, argument="path"):
         """Raises UserError for columns that are not there, and numbers that are none."""
-        data = _read_csv(path, argument)
+        data, place = _read_csv(path, argument), shown(path)
         asked = {"target": [target], "stratify": [stratify], "groups": [groups]}
         asked |= {"numeric": numeric or [], "categorical": categorical or []}
         for name, columns in asked.items():
             for column in columns:
                 if column is not None and column not in data.columns:
                     raise UserError(
-                        f"{name}: {path} has no column {column!r}{did_you_mean(str(column), [*data.columns])}"
+                        f"{name}: {place} has no column {brief(column)}{did_you_mean(str(column), [*data.columns])}"
                     )
         if numeric is None and categorical is None:
             features = [column for column in data.columns if column not in (target, groups)]
             numeric = [column for column in features if _holds_numbers(data[column])]
             categorical = [column for column in features if column not in numeric]
             for column in categorical:
-                _refuse_stray_text(path, data[column])
+                _refuse_stray_text(place, data[column])
         numeric, categorical = list(numeric or ()), list(categorical or ())
         for column in (*numeric, *categorical):
             if [target, *numeric, *categorical].count(column) > 1:
-                raise UserError(f"numeric: column {column!r} is named twice among target, numeric and categorical")
+                raise UserError(f"numeric: column {brief(column)} is named twice among target, numeric and categorical")
         if not numeric and not categorical:
-            raise UserError(f"numeric: {path} has no columns to learn from; name some as numeric or categorical")
+            raise UserError(f"numeric: {place} has no columns to learn from; name some as numeric or categorical")
         text = [*categorical, *(column for column in (stratify, groups) if column)]
         text += [target] if task == "classification" else []
         if text:  # read again, since 1 and 1.0, or true and True, are one number and two names
             data = data.assign(**_read_csv(path, argument, usecols=lambda name: name in text, dtype=str))
-        table = cls(str(path), data, target, numeric, categorical)
+        table = cls(place, data, target, numeric, categorical)
         for column in (column for column in (target, stratify, groups) if column):
             table.require(column, data[column].notna(), "is missing")
         return table
@@ -148,9 +154,9 @@ class Table:
         wrong = np.flatnonzero(~np.asarray(fits))
         if len(wrong):
             value = self.data[column].iloc[wrong[0]]
-            shown = "a value" if pandas.isna(value) else repr(value) if isinstance(value, str) else value
+            given = "a value" if pandas.isna(value) else brief(value) if isinstance(value, str) else value
             more = f" (and in {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-            raise UserError(f"{self.place}: row {wrong[0] + 1}{more}, column {column!r}: {shown} {what}{do}")
+            raise UserError(f"{self.place}: row {wrong[0] + 1}{more}, column {brief(column)}: {given} {what}{do}")
 
 
 @dataclass
@@ -172,7 +178,7 @@ class Encoding:
         for column, is_there in zip(table.numeric, ~np.isnan(numbers).all(axis=0), strict=True):
             if not is_there:
                 raise UserError(
-                    f"numeric: column {column!r} of {table.place} is empty in the training part; leave it out"
+                    f"numeric: column {brief(column)} of {table.place} is empty in the training part; leave it out"
                 )
         filled_with = _FILLS[fill or "mean"](numbers, axis=0)
         numbers = np.where(np.isnan(numbers), filled_with, numbers)
@@ -210,24 +216,39 @@ class Encoding:
 
 def _require_choices(task, fill, balance_classes, standardize_target):
     if task not in _TASKS:
-        raise UserError(f"task: got {task!r}; it should be 'regression' or 'classification'")
+        raise UserError(f"task: got {brief(task)}; it should be 'regression' or 'classification'")
     if fill is not None and fill not in _FILLS:
-        raise UserError(f"fill: got {fill!r}; it should be 'mean' or 'median', or be left out")
+        raise UserError(f"fill: got {brief(fill)}; it should be 'mean' or 'median', or be left out")
     if balance_classes and task == "regression":
         raise UserError("balance_classes: a regression target has no classes; leave it out")
     if standardize_target and task == "classification":
         raise UserError("standardize_target: is for regression; leave it out")
 
 
+def _source(path, argument, allow_urls):
+    """The path of a table on this machine, or an address where that is allowed. Raises UserError for anything else."""
+    if path.lower().startswith(("http://", "https://")):
+        if allow_urls:
+            return path
+        raise UserError(f'{argument}: {shown(path)}: is an address; to read it all the same, give "allow_urls": true')
+    return local_file(path, argument, "the table")
+
+
 def _read_csv(path, argument, **how):
+    place = f"{argument}: {shown(path)}"
     try:
+        if "://" not in path:
+            require_unpackable(path, argument)
         table = pandas.read_csv(path, **how)
-    except OSError as error:
-        raise UserError(f"{argument}: {path}: cannot read the table: {error.strerror or error}") from None
+    except UserError:
+        raise
+    except UNPACK_ERRORS as error:
+        reason = getattr(error, "strerror", None) or shortened(error)
+        raise UserError(f"{place}: cannot read the table: {reason}") from None
     except ValueError as error:  # pandas' own errors are such
-        raise UserError(f"{argument}: {path}: not a CSV table: {' '.join(str(error).split())}") from None
+        raise UserError(f"{place}: not a CSV table: {shortened(' '.join(str(error).split()))}") from None
     if len(table) == 0:
-        raise UserError(f"{argument}: {path} has no rows")
+        raise UserError(f"{place} has no rows")
     return table
 
 
@@ -235,14 +256,14 @@ def _holds_numbers(column):
     return pandas.api.types.is_numeric_dtype(column) and not pandas.api.types.is_bool_dtype(column)
 
 
-def _refuse_stray_text(path, column):
+def _refuse_stray_text(place, column):
     """Raise UserError for a column of numbers with a text among them, as "?" for one that is not known."""
     stray = pandas.to_numeric(column.astype(str), errors="coerce").isna() & column.notna()
     if 0 < stray.sum() < column.notna().sum() / 2:
         row = int(stray.to_numpy().argmax())
         raise UserError(
-            f"numeric: {path}: row {row + 1}, column {column.name!r}: {column.iloc[row]!r} stands among numbers; "
-            "mend it, or say with numeric and categorical what each column is"
+            f"numeric: {place}: row {row + 1}, column {brief(column.name)}: {brief(column.iloc[row])} stands among "
+            "numbers; mend it, or say with numeric and categorical what each column is"
         )
 
 

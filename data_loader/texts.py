@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from base import BaseDataLoader, InMemoryDataset
+from data_loader.local_files import local_file
 from utils import UserError
+from utils.errors import shown
 
 
 class TextDataLoader(BaseDataLoader):
@@ -35,7 +37,8 @@ class TextDataLoader(BaseDataLoader):
             raise UserError(f"block_size: got {block_size}; it should be a number of bytes from 1 on")
         if not training and test_path is None:
             raise UserError("test_path: the config names no text to test on")
-        dataset = _Blocks(read_blocks(path if training else test_path, block_size))
+        argument = "path" if training else "test_path"
+        dataset = _Blocks(read_blocks(path if training else test_path, block_size, argument))
         super().__init__(
             dataset, batch_size, shuffle, validation_split, num_workers, device_resident=device_resident, fold=fold
         )
@@ -48,12 +51,13 @@ class _Blocks(InMemoryDataset):
         return blocks[:, :-1].contiguous(), blocks[:, 1:].contiguous()
 
 
-def read_blocks(path, block_size):
+def read_blocks(path, block_size, argument="path"):
     """(N, block_size + 1) uint8: the file's bytes; each block begins with the last byte of the one before."""
+    path = local_file(path, argument, "the text")
     try:
         text = np.frombuffer(Path(path).read_bytes(), np.uint8)
     except OSError as error:
-        raise UserError(f"path: {path}: cannot read the text: {error.strerror}") from None
+        raise UserError(f"{argument}: {shown(path)}: cannot read the text: {error.strerror}") from None
     if len(text) <= block_size:
-        raise UserError(f"block_size: {path} has {len(text)} bytes, and a block takes {block_size + 1}")
+        raise UserError(f"block_size: {shown(path)} has {len(text)} bytes, and a block takes {block_size + 1}")
     return np.lib.stride_tricks.sliding_window_view(text, block_size + 1)[::block_size].copy()

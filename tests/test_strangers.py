@@ -264,6 +264,61 @@ def test_plain_text_in_a_safe_checkpoint_chooses_no_code(tmp_path):
             assert any(line.startswith(f"error: {section}.type: ") for line in done.stderr.splitlines())
 
 
+def small_configs_that_ask_for_much(folder):
+    """Small files, each of which once took minutes to answer, or ended in a traceback."""
+    merges = [f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}" for i in range(1, 30)]
+    honest = json.loads((PROJECT / "config.json").read_text())
+    letters = "abcdefghijklmnopqrstuvwxyz" * 3
+    flags = [{"flag": f"--f{i}", "target": letters[i:] + letters[:i]} for i in range(25)]
+    texts = {
+        "merge.yaml": "\n".join(["a0: &a0 {" + ", ".join(f"k{i}: 1" for i in range(10)) + "}", *merges]),
+        "keys.yaml": "\n".join(f"k{i}: 1" for i in range(9_000)),
+        "lists.yaml": "a: &a [" + "1," * 9_000 + "]\nb: [" + "*a," * 9_000 + "]",
+        "brackets.yaml": "[" * 90_000,
+        "code.yaml": 'a: "\\UFFFFFFFF"',
+        "digits.toml": "a = " + "9" * 5_000,
+        "hex.toml": "seed = 0x" + "f" * 50_000,
+        "dots.toml": "a." * 40_000 + "a = 1",
+        "surrogate.json": json.dumps({**honest, "\ud800k": 1}),
+        "control.json": json.dumps({**honest, "zz\x1b]0;x\x07": 1}),
+        "name.json": json.dumps({**honest, "name": "a\x9b31mb"}),
+        "long.json": json.dumps({**honest, "init_weights": {"path": "x" * 5_000}}),
+        "own.json": json.dumps({**honest, "cli": flags, **{f"{letters}{i}": 1 for i in range(900)}}),
+        "twice.json": '{"a": 1, ' + "".join(f'"k{i}": 1, ' for i in range(8_000)) + '"k7999": 1}',
+        **{f"chain{i}.json": json.dumps({"base": [f"chain{i + 1}.json"] * 2}) for i in range(26)},
+        "chain26.json": "{}",
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    return [folder / name for name in texts if not name.startswith("chain")] + [folder / "chain0.json"]
+
+
+_ANSWER_EACH = """
+import contextlib, io, runpy, sys
+sys.path.insert(0, ".")
+for path in sys.argv[1:]:
+    for arguments in (["-c", path, "--check"], ["-c", path, "-r", "latest"], ["-c", path, "--help"]):
+        sys.argv = ["train.py", *arguments]
+        errors = io.StringIO()
+        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()) as out:
+            try:
+                runpy.run_path("train.py", run_name="__main__")
+                raise AssertionError(arguments)
+            except SystemExit as ended:
+                assert ended.code == 2 or "--help" in arguments, (ended.code, arguments)
+        lines = errors.getvalue().splitlines() + out.getvalue().splitlines()
+        assert lines and len(lines) < 200, arguments
+        assert all(line.isprintable() and len(line) < 5_000 for line in lines), arguments
+    print(path)
+"""
+
+
+@pytest.mark.slow
+def test_small_configs_that_ask_for_much_work_are_answered_at_once(tmp_path):
+    files = small_configs_that_ask_for_much(tmp_path)
+    assert run("-c", _ANSWER_EACH, *files, timeout=90).stdout.splitlines() == list(map(str, files))
+
+
 _START_AT_ONCE = """
 import os, sys, time
 sys.path.insert(0, {project!r})

@@ -4,7 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from utils.errors import UserError
+from utils.errors import UserError, brief
 
 FORM = r"(\d{1,12}(?:\.\d+)?) *(epoch|step|sample|%)s?"
 WANTED = 'a duration is such as "2 epochs", "500 steps", "10000 samples" or "5%"'
@@ -38,7 +38,7 @@ class RunLength:
         elif is_duration(duration):
             number, unit = re.fullmatch(FORM, duration).groups()
         else:
-            raise UserError(f"got {duration!r}; {WANTED}")
+            raise UserError(f"got {brief(duration)}; {WANTED}")
         size = {
             "epoch": self.len_epoch,
             "step": 1,
@@ -46,7 +46,7 @@ class RunLength:
             "%": self.len_epoch and self.epochs * self.len_epoch / 100,
         }[unit]
         if size is None:
-            raise UserError(f"got {duration!r}; of this data_loader nobody knows how many batches that is")
+            raise UserError(f"got {brief(duration)}; of this data_loader nobody knows how many batches that is")
         return math.ceil(round(float(number) * size, 6))
 
     def in_epochs(self, duration):

@@ -8,6 +8,7 @@ import sys
 import time
 
 _LET_SPEAK_SECONDS = 5.0
+_LONG = 300  # letters
 
 
 class UserError(ValueError):
@@ -24,6 +25,17 @@ def shown(text, keep=""):
     keep: characters that stay as they are.
     """
     return "".join(letter if letter.isprintable() or letter in keep else repr(letter)[1:-1] for letter in str(text))
+
+
+def brief(value):
+    """repr(value) for a message, of which the middle is left out where it is long."""
+    return shortened(repr(value))
+
+
+def shortened(text):
+    """shown(text), of which the middle is left out where it is long."""
+    text = shown(text)
+    return text if len(text) <= _LONG else f"{text[: _LONG // 2]} ... {text[-_LONG // 4 :]}"
 
 
 @contextlib.contextmanager

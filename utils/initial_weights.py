@@ -5,12 +5,13 @@ import re
 from pathlib import Path
 
 from utils.checkpoint import CheckpointError, load_checkpoint
-from utils.errors import UserError
+from utils.errors import UserError, brief, shown
 from utils.nearest import nearest
-from utils.patterns import choose_names
+from utils.patterns import choose_names, in_bounded_time, patterns_mistake, rename_mistake
 from utils.weights import unwrapped, without_wrapper
 
 _SHOWN = 5  # names in a message
+_MAX_NAME_LENGTH = 1_000
 
 
 def load_initial_weights(model, path, rename=None, skip=(), strict=True):
@@ -23,14 +24,15 @@ def load_initial_weights(model, path, rename=None, skip=(), strict=True):
     Raises UserError, all mistakes at once and with the model untouched, for patterns that match nothing and for entries
     that do not fit.
     """
-    file, model = Path(path).name, unwrapped(model)
+    file, model = shown(Path(path).name), unwrapped(model)
     own = model.state_dict()
     try:
         weights = without_wrapper(load_checkpoint(path)["state_dict"])
     except CheckpointError as error:
         raise UserError(f"init_weights.path: {error}") from None
-    weights, mistakes = _renamed(weights, rename or {})
-    skipped, matching_none = _chosen(skip, [*own, *weights])
+    with in_bounded_time("init_weights"):
+        weights, mistakes = _renamed(weights, rename or {})
+        skipped, matching_none = _chosen(skip, [*own, *weights])
     taken = [name for name in own if name in weights and name not in skipped]
     mistakes += matching_none + _misshapen({name: (weights[name], own[name]) for name in taken}, file)
     if strict or not taken:
@@ -48,7 +50,10 @@ def load_initial_weights(model, path, rename=None, skip=(), strict=True):
 
 def _renamed(weights, rename):
     """({new name: value}, [what is wrong])."""
+    if mistake := rename_mistake(rename):
+        raise UserError(f"init_weights.rename: got {brief(rename)}; {mistake}")
     names, mistakes = {name: name for name in weights}, []
+    _require_short(names.values())
     for pattern, replacement in rename.items():
         if not any(re.search(pattern, new) for new in names.values()):
             mistakes.append(f"init_weights.rename: {pattern!r} matches no name{_meant(pattern, list(names.values()))}")
@@ -56,6 +61,7 @@ def _renamed(weights, rename):
             names = {name: re.sub(pattern, replacement, new) for name, new in names.items()}
         except (re.error, IndexError) as error:
             mistakes.append(f"init_weights.rename: {replacement!r} cannot be put in the place of {pattern!r}: {error}")
+        _require_short(names.values())
     renamed = {}
     for name, new in names.items():
         if new in renamed:
@@ -64,8 +70,16 @@ def _renamed(weights, rename):
     return renamed, mistakes
 
 
+def _require_short(names):
+    """Raise UserError for a name so long that patterns would take their time over it."""
+    if any(len(name) > _MAX_NAME_LENGTH for name in names):
+        raise UserError(f"init_weights: an entry of the file has a name of more than {_MAX_NAME_LENGTH:,} characters")
+
+
 def _chosen(patterns, names):
     """(names that a pattern fits, [what is wrong])."""
+    if mistake := patterns_mistake(patterns):
+        raise UserError(f"init_weights.skip: got {brief(patterns)}; {mistake}")
     chosen, mistakes = set(), []
     for pattern in patterns:
         try:
@@ -78,8 +92,8 @@ def _chosen(patterns, names):
 def _misshapen(pairs, file):
     """A line for each entry of another shape. pairs: {name: (in the file, in the model)}."""
     return [
-        f"init_weights: {name} is {_shape(given)} in {file} and {_shape(own)} in the model; "
-        f'to leave it as it is initialised: "skip": ["{_pattern_of(name)}"]'
+        f"init_weights: {shown(name)} is {_shape(given)} in {file} and {_shape(own)} in the model; "
+        f'to leave it as it is initialised: "skip": ["{shown(_pattern_of(name))}"]'
         for name, (given, own) in pairs.items()
         if _shape(given) != _shape(own)
     ]
@@ -97,7 +111,7 @@ def _report(path, own, weights, taken):
         "as initialised stay": [name for name in own if name not in taken],
         "not used are": [name for name in weights if name not in taken],
     }
-    lines = [f"weights of {path}: taken for {len(taken)} of the model's {len(own)} entries"]
+    lines = [f"weights of {shown(path)}: taken for {len(taken)} of the model's {len(own)} entries"]
     return "\n    ".join(lines + [f"{what} {_some(names)}" for what, names in parts.items() if names])
 
 
@@ -136,4 +150,4 @@ def _shape(value):
 
 def _some(names):
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    return ", ".join(map(shown, names[:_SHOWN])) + more

@@ -1,7 +1,10 @@
 """Find the name that a user probably meant."""
 
 import difflib
+import heapq
 import re
+
+from utils.errors import shown
 
 # What other frameworks, or earlier versions of the old template, call a thing that has another name here.
 _OTHER_NAMES = {
@@ -20,13 +23,33 @@ _OTHER_NAMES = {
 _FORMER_NAMES = ("save_freq", "save_every", "n_epochs", "num_epochs", "max_epochs", "tensorboardX")
 
 
+_MOST_PAIRS = 100_000  # of letters that are compared in one search, which takes less than a tenth of a second
+_SHOWN = 50  # names in a message
+
+
 def nearest(name, known, cutoff=0.75):
-    """The known name most like the given one, or None."""
+    """The known name most like the given one, or None; also None for a name too long to be compared."""
     if _OTHER_NAMES.get(name) in known:
         return _OTHER_NAMES[name]
     by_lower = {other.lower(): other for other in known}
-    matches = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=cutoff)
-    return by_lower[matches[0]] if matches else None
+    close = _closest(name.lower(), by_lower, cutoff)
+    return None if close is None else by_lower[close]
+
+
+def _closest(name, known, cutoff):
+    """As difflib.get_close_matches gives it, but of the names that share the most letters with this one."""
+    matcher = difflib.SequenceMatcher(b=name)
+    sharing = []
+    for other in known:
+        matcher.set_seq1(other)
+        if matcher.real_quick_ratio() >= cutoff and (shared := matcher.quick_ratio()) >= cutoff:
+            sharing.append((shared, other))
+    ratios = []
+    for _, other in heapq.nlargest(_MOST_PAIRS // (len(name) ** 2 + 1), sharing):
+        matcher.set_seq1(other)
+        ratios.append((matcher.ratio(), other))
+    ratio, closest = max(ratios, default=(0, None))
+    return closest if ratio >= cutoff else None
 
 
 def did_you_mean(name, known):
@@ -34,7 +57,9 @@ def did_you_mean(name, known):
     close = nearest(name, known, cutoff=0.6)
     if close is not None:
         return f"; did you mean {close!r}?"
-    return f"; there are {', '.join(sorted(known))}" if known else ""
+    names = [shown(other) for other in sorted(known)]
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"; there are {', '.join(names[:_SHOWN])}{more}" if names else ""
 
 
 def resembles(name, known):
@@ -50,5 +75,4 @@ def resembles(name, known):
         more = words - set(other.split("_"))
         if set(other.split("_")) <= words and (more or name[-1].isdigit()):
             return None
-    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.75)
-    return close[0] if close else None
+    return _closest(name.lower(), known, cutoff=0.75)

@@ -1,5 +1,6 @@
 import gzip
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,18 @@ def test_download_is_asked_of_torchvision_only_when_files_are_missing(tmp_path, 
     with pytest.raises(UserError, match=r"cannot download MNIST into .*: no network"):
         read_mnist(tmp_path, training=False, download=True)
     assert asked == [(tmp_path, True)]
+
+
+def test_a_file_that_unpacks_to_more_than_it_should_is_not_unpacked(tmp_path):
+    for path in (DATA / "mnist").glob("t10k*"):
+        shutil.copy(path, tmp_path)
+    zeros = gzip.compress(bytes(10**6), 1)
+    Path(tmp_path, "t10k-images-idx3-ubyte.gz").write_bytes(zeros * 1_000)  # 1 GB
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"t10k-images-idx3-ubyte\.gz: damaged"):
+        read_mnist(tmp_path, training=False)
+    assert tracemalloc.get_traced_memory()[1] < 10**8
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

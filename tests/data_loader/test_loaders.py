@@ -1,14 +1,19 @@
 """The loaders for data of one's own: image folders, tables, arrays and texts."""
 
+import os
+import zipfile
+
 import numpy as np
 import pandas
 import pytest
 import torch
 from PIL import Image
 
-from data_loader.arrays import ArrayDataLoader
+from data_loader.arrays import ArrayDataLoader, read_array
 from data_loader.augmentations import RandomShift
+from data_loader.cifar10 import read_cifar10
 from data_loader.image_folders import ImageFolderDataLoader
+from data_loader.mnist_files import read_mnist
 from data_loader.tables import TableDataLoader
 from data_loader.texts import TextDataLoader
 from utils import UserError
@@ -253,6 +258,17 @@ def test_missing_values_are_filled_by_the_training_part_if_the_config_says_so(ta
         ({}, {"balance_classes": True}, "balance_classes: a regression target has no classes"),
         ({}, {"training": False}, "test_path: the config names no table"),
         ({}, {"path": "none.csv"}, "path: none.csv: cannot read the table: No such file"),
+        ({}, {"path": "no\x1b\nne.csv"}, r"path: no\\x1b\\nne.csv: cannot read the table: No such file"),
+        ({}, {"path": "/dev/zero"}, "path: /dev/zero: cannot read the table: not an ordinary file"),
+        ({}, {"path": "http://127.0.0.1:9/a.csv"}, 'path: http:.*: is an address; .* give "allow_urls": true'),
+        (
+            {},
+            {"path": "s3://a/b.csv", "allow_urls": True},
+            "path: s3://a/b.csv: is an address; give the path of a file",
+        ),
+        ({}, {"path": "file:///a.csv", "allow_urls": True}, "path: file:///a.csv: is an address"),
+        ({}, {"path": "simplecache::http://a/b", "allow_urls": True}, "path: simplecache::http://a/b: is an address"),
+        ({}, {"training": False, "test_path": "ftp://a/b.csv"}, "test_path: ftp://a/b.csv: is an address"),
         ({"value": {3: None}}, {}, "row 4, column 'value': a value is missing"),
         ({"value": {3: "much"}}, {}, "row 4, column 'value': 'much' is no number"),
         ({"age": {3: "?"}}, {}, "row 4, column 'age': '\\?' stands among numbers"),
@@ -276,6 +292,36 @@ def test_class_that_the_training_table_does_not_hold_is_refused(table):
     test = edited(table, sick={2: "perhaps"})
     with pytest.raises(UserError, match="row 3, column 'sick': 'perhaps' is a class that the training table"):
         TableDataLoader(table, "sick", "classification", 8, numeric=["age"], training=False, test_path=test)
+
+
+def test_tables_are_fetched_only_where_that_is_allowed(table, monkeypatch):
+    asked, read = [], pandas.read_csv
+    monkeypatch.setattr(pandas, "read_csv", lambda path, **how: asked.append(path) or read(table, **how))
+    address = "https://example.org/a.csv"
+    args = {"target": "value", "task": "regression", "batch_size": 8, "numeric": ["age"], "fill": "mean"}
+    with pytest.raises(UserError, match="allow_urls"):
+        TableDataLoader(address, **args)
+    assert asked == []
+    assert TableDataLoader(address, **args, allow_urls=True).n_samples > 0 and asked == [address]
+
+
+@pytest.mark.parametrize("ending", ["gz", "bz2", "xz", "zip"])
+def test_compressed_tables_are_read_unless_they_are_damaged_or_bombs(tmp_path, monkeypatch, ending):
+    path, args = str(tmp_path / f"a.csv.{ending}"), ("b", "regression", 8)
+    pandas.DataFrame({"a": np.zeros(20_000), "b": np.zeros(20_000)}).to_csv(path, index=False)
+    assert TableDataLoader(path, *args).n_samples == 20_000
+    monkeypatch.setattr("data_loader.local_files._ALWAYS_BYTES", 100_000)
+    with pytest.raises(UserError, match=f"path: .*a.csv.{ending}: unpacks to more than 100 times its size"):
+        TableDataLoader(path, *args)
+    (tmp_path / f"a.csv.{ending}").write_bytes((tmp_path / f"a.csv.{ending}").read_bytes()[:30])
+    with pytest.raises(UserError, match=f"path: .*a.csv.{ending}: cannot read the table"):
+        TableDataLoader(path, *args)
+
+
+def test_archives_are_to_be_unpacked_first(tmp_path):
+    (tmp_path / "a.tar.gz").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"path: .*a\.tar\.gz: unpack it first"):
+        TableDataLoader(str(tmp_path / "a.tar.gz"), "b", "regression", 8)
 
 
 # arrays
@@ -352,6 +398,79 @@ def test_arrays_that_will_not_do_are_refused(arrays, arguments, message):
     args = {"data": "{}/images.npy", "target": "{}/labels.npy", "batch_size": 4, **arguments}
     with pytest.raises(UserError, match=message):
         ArrayDataLoader(**{key: v.format(arrays) if isinstance(v, str) else v for key, v in args.items()})
+
+
+def npy(dtype, shape):
+    """A .npy file that promises such an array, and holds 64 bytes."""
+    header = f"{{'descr': {dtype}, 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(64)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [
+        ("'|V0'", "(1000,)"),  # divides by its size
+        ("'<U0'", "(1000,)"),
+        ("'<i8'", "(1000000000000,)"),
+        ("'<i8'", "(4611686018427387904, 4611686018427387904)"),
+        ("'<i8'", "(-1,)"),
+        ("'<i8'", "(True, 'x')"),
+        ("[('a', '<i8')]", "(2,)"),
+    ],
+)
+def test_arrays_that_promise_what_they_do_not_hold_are_refused(tmp_path, dtype, shape):
+    (tmp_path / "a.npy").write_bytes(npy(dtype, shape))
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.write(tmp_path / "a.npy", "x.npy")
+    for name, kind in (("a.npy", "npy"), ("a.npz:x", "npz")):
+        with pytest.raises(UserError, match=f"data: .*a.{kind}: not a whole .{kind} file of numbers"):
+            read_array(f"{tmp_path}/{name}", "data")
+
+
+def test_arrays_that_unpack_to_fill_the_memory_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("data_loader.local_files._ALWAYS_BYTES", 100_000)
+    np.savez_compressed(tmp_path / "a.npz", x=np.zeros(1_000_000))
+    with pytest.raises(UserError, match=r"data: .*a\.npz: unpacks to more than 100 times its size"):
+        read_array(f"{tmp_path}/a.npz:x", "data")
+
+
+def test_loaders_do_not_wait_at_pipes_nor_read_devices(tmp_path):
+    for name in ("a.npy", "a.npz", "a.csv", "a.txt"):
+        os.mkfifo(tmp_path / name)
+    for folder in ("one", "two"):
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        os.mkfifo(tmp_path / "images" / folder / "a.png")
+    (tmp_path / "data_batch_1.bin").write_bytes(bytes(3073))
+    os.mkfifo(tmp_path / "data_batch_2.bin")
+    for load in (
+        lambda: read_array(f"{tmp_path}/a.npy", "data"),
+        lambda: read_array(f"{tmp_path}/a.npz:x", "data"),
+        lambda: read_array("/dev/zero", "data"),
+        lambda: TableDataLoader(f"{tmp_path}/a.csv", "b", "regression", 8),
+        lambda: TextDataLoader(f"{tmp_path}/a.txt", 4, 3),
+        lambda: TextDataLoader("/dev/zero", 4, 3),
+        lambda: ImageFolderDataLoader(f"{tmp_path}/images", 4, 2),
+        lambda: read_cifar10(tmp_path, training=True),
+    ):
+        with pytest.raises(UserError, match="not an ordinary file"):
+            load()
+
+
+def test_paths_are_shown_in_one_line_whatever_they_hold(tmp_path):
+    odd = f"{tmp_path}/a\x1b[2J\nerror: b"
+    for load in (
+        lambda: read_array(f"{odd}.npy", "data"),
+        lambda: read_array(f"{odd}.npz:x", "data"),
+        lambda: read_array(f"{odd}.npz", "data"),
+        lambda: TableDataLoader(f"{odd}.csv", "b", "regression", 8),
+        lambda: TextDataLoader(f"{odd}.txt", 4, 3),
+        lambda: ImageFolderDataLoader(odd, 4, 2),
+        lambda: read_cifar10(odd, training=True),
+        lambda: read_mnist(odd, training=True),
+    ):
+        with pytest.raises(UserError, match="x1b") as refused:
+            load()
+        assert str(refused.value).isprintable()
 
 
 # texts

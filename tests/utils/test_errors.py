@@ -5,9 +5,17 @@ import time
 
 import pytest
 
-from utils.errors import UserError, clean_exit, in_one_line
+from utils.errors import UserError, brief, clean_exit, in_one_line, shortened, shown
 
 _TOLD = "error: here: it is wrong\n"
+
+
+def test_what_is_shown_is_one_line_of_printable_text():
+    assert shown("Größe 2/'a'") == "Größe 2/'a'"
+    assert shown("a\nb\x1b[2J\x9b\u202e\u2028\udcff\0") == r"a\nb\x1b[2J\x9b\u202e\u2028\udcff\x00"
+    assert brief({"a": "b\n"}) == r"{'a': 'b\n'}"
+    for text in (brief("a" * 1_000), shortened("\n" * 1_000)):
+        assert len(text) < 300 and " ... " in text and text.isprintable()
 
 
 @pytest.mark.parametrize(

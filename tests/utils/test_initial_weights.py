@@ -260,3 +260,27 @@ def test_two_sources_of_weights_are_refused(command):
 def test_weights_only_needs_a_checkpoint(command, resume):
     with pytest.raises(UserError, match=r"--weights-only: needs a checkpoint with -r"):
         command(None, resume=resume)
+
+
+@pytest.mark.parametrize(
+    ("rename", "told"),
+    [
+        ({"(a+)+$": ""}, r"the patterns take more than 0.05 seconds; make them simpler"),
+        ({"a": "aaaaaaaaaa", "^": "", "a+": r"\g<0>" * 30}, "an entry of the file has a name of more than 1,000"),
+        ({"a": "b" * 201}, r"rename: got .*; it should be at most 100 patterns"),
+        ({f"a{i}": "" for i in range(101)}, r"rename: got .*; it should be at most 100 patterns"),
+    ],
+)
+def test_renaming_comes_to_an_end(tmp_path, monkeypatch, source, rename, told):
+    monkeypatch.setattr("utils.patterns._SECONDS", 0.05)
+    path = saved({"a" * 40 + "!": torch.zeros(1)}, tmp_path)
+    with pytest.raises(UserError, match=f"^init_weights.*{told}"):
+        load_initial_weights(source, path, rename=rename)
+
+
+def test_names_in_a_file_are_shown_in_one_line(tmp_path, source):
+    odd = {"body.0.weight\x1b[2J": torch.zeros(1), **source.state_dict(), "head.bias": torch.zeros(9)}
+    lines = mistakes(source, saved(odd, tmp_path, "a\nb.pth"))
+    assert len(lines) == 2 and all(line.isprintable() for line in lines)
+    report = load_initial_weights(source, saved(odd, tmp_path), skip=["head.*", "*\x1b*"], strict=False)
+    assert all(line.isprintable() for line in report.splitlines())

@@ -3,14 +3,15 @@
 import collections
 import importlib
 import inspect
+import itertools
+import os
 import re
 from importlib.util import find_spec
-from pathlib import Path
 
 from pydantic import ValidationError
 
 from utils.config.files import deep_merge, names_several, set_by_path
-from utils.config.schema import KNOWN_KEYS, OTHER_LOADERS, Flag, mistakes_in
+from utils.config.schema import KNOWN_KEYS, MAX_ENTRIES, OTHER_LOADERS, Flag, mistakes_in
 from utils.config.types import (
     argument_mistakes,
     default_in_source,
@@ -20,9 +21,12 @@ from utils.config.types import (
     type_mistake,
 )
 from utils.duration import is_duration
-from utils.errors import UserError
+from utils.errors import UserError, brief, shortened, shown
 from utils.folds import parse_fold
 from utils.nearest import did_you_mean, nearest
+from utils.patterns import in_bounded_time
+
+_MOST_TOLD = 20  # mistakes
 
 
 def check_config(config, parts, also_logged=(), begins=True):
@@ -34,46 +38,73 @@ def check_config(config, parts, also_logged=(), begins=True):
     within the first second. Raises UserError with one line for each mistake.
     """
     mistakes, own_keys = mistakes_in(config, whole=bool(parts))
-    for path, spec, part in _components(config, parts):
-        wrong = type_mistake(spec["type"], part)
-        told = any(mistake.startswith(f"{path}.type: ") for mistake in mistakes)  # by the schema, as of "parallel"
-        if not told:
-            mistakes += [f"{path}.type: {wrong}"] if wrong else _source_argument_mistakes(path, spec, part)
-    mistakes += _flag_mistakes(config, parts)
-    if parts:
-        mistakes += _name_mistakes(config, parts, also_logged)
-        mistakes += _optimizer_mistakes(config) + _plateau_mistakes(config) + _switch_mistakes(config, parts)
-        mistakes += _chain_mistakes(config, parts)
-        told = {mistake.partition(":")[0] for mistake in mistakes}  # of values of the wrong type
-        mistakes += [mistake for mistake in _loader_mistakes(config) if mistake.partition(":")[0] not in told]
-        mistakes += _split_mistakes(config, parts) + _limit_mistakes(config, parts)
-        mistakes += _init_weights_mistakes(config) if begins else []
-    if mistakes:
-        raise UserError("\n".join(dict.fromkeys(mistakes)))
+    told = set(map(_place_of, mistakes))
+    _raise_first(itertools.chain(mistakes, _mistakes_beyond_form(config, parts, also_logged, begins, told)))
     return own_keys
+
+
+def _mistakes_beyond_form(config, parts, also_logged, begins, told):
+    """What is wrong besides keys and the form of values, of which the schema tells; told: the places where it did.
+
+    Found one by one, since it takes time to look for what a name may have meant.
+    """
+    for path, spec, part in _components(config, parts):
+        if not {path, f"{path}.type"} & told:  # by the schema, as of "parallel"
+            wrong = type_mistake(spec["type"], part)
+            mistakes = [f"{path}.type: {wrong}"] if wrong else _source_argument_mistakes(path, spec, part)
+            told.update(map(_place_of, mistakes))
+            yield from mistakes
+    yield from _flag_mistakes(config, parts)
+    if not parts:
+        return
+    yield from _name_mistakes(config, parts, also_logged)
+    yield from _optimizer_mistakes(config) + _plateau_mistakes(config) + _switch_mistakes(config, parts)
+    yield from _chain_mistakes(config, parts)
+    yield from (mistake for mistake in _loader_mistakes(config) if _place_of(mistake) not in told)
+    yield from _split_mistakes(config, parts) + _limit_mistakes(config, parts)
+    if begins:
+        yield from _init_weights_mistakes(config)
+
+
+def _place_of(mistake):
+    return mistake.partition(":")[0]
 
 
 def check_types(config, parts):
     """Look up every type for good and bind its args, building nothing. Raises UserError with all mistakes."""
-    mistakes = []
+    _raise_first(_mistakes_in_types(config, parts))
+
+
+def _mistakes_in_types(config, parts):
     for path, spec, part in _components(config, parts):
         try:
             found = resolve(spec["type"], importlib.import_module(part.module), part)
         except UserError as error:
-            mistakes.append(f"{path}.type: {error}")
+            yield f"{path}.type: {error}"
             continue
         given = part.given if inspect.isclass(found) or part.called_with is None else part.called_with
         wrong = argument_mistakes(signature_of(found), spec.get("args", {}), given, by_name=part.given_by_name)
-        mistakes += _with_place(path, spec, wrong)
-    if mistakes:
-        raise UserError("\n".join(mistakes))
+        yield from _with_place(path, spec, wrong)
+
+
+def _raise_first(mistakes):
+    """Raise UserError with the mistakes, each told once, if there are any; of a great many, with the first."""
+    told = {}
+    for mistake in mistakes:
+        if len(told) == _MOST_TOLD:
+            raise UserError("\n".join([*told, "and more mistakes; mend these first"]))
+        told[mistake] = None
+    if told:
+        raise UserError("\n".join(told))
 
 
 def as_spec(path, section):
     """A section as {"type": ..., "args": ...}; a bare name is short for one without args. Raises UserError."""
     spec = {"type": section} if isinstance(section, str) else section
     if not isinstance(spec, dict) or not isinstance(spec.get("type"), str):
-        raise UserError(f'{path}: got {section!r}; it should be an object such as {{"type": ..., "args": {{...}}}}')
+        raise UserError(
+            f'{path}: got {brief(section)}; it should be an object such as {{"type": ..., "args": {{...}}}}'
+        )
     return spec
 
 
@@ -87,7 +118,7 @@ def _components(config, parts):
     for name, part in parts.items():
         section = config.get(name)
         if isinstance(section, list):
-            entries = {f"{name}.{i}": entry for i, entry in enumerate(section)}
+            entries = {f"{name}.{i}": entry for i, entry in enumerate(_entries(section))}
         elif names_several(section):
             entries = {f"{name}.{key}": entry for key, entry in section.items()}
         else:
@@ -114,8 +145,8 @@ def _args_of(config, name):
 
 
 def _entries(value):
-    """The entries of a list; none of anything else."""
-    return value if isinstance(value, list) else []
+    """The entries of a list, as many as it may have; none of anything else."""
+    return value[:MAX_ENTRIES] if isinstance(value, list) else []
 
 
 def _with_nested(path, spec, part):
@@ -157,22 +188,21 @@ _EXAMPLES = {"int": 1, "float": 0.5, "str": "text", "bool": True}
 
 def _flag_mistakes(config, parts):
     """Flags of "cli" whose target is not there, or does not take what is typed; found by setting an example."""
-    mistakes = []
     for i, entry in enumerate(_entries(config.get("cli"))):
-        trial = deep_merge({}, config)
         try:
             flag = Flag.model_validate(entry)
+            section = flag.target.partition(".")[0]
+            trial = config | deep_merge({}, {section: config[section]} if section in config else {})
             set_by_path(trial, flag.target, _EXAMPLES[flag.type], KNOWN_KEYS)
         except ValidationError:  # which the schema tells
             continue
         except UserError as error:
-            mistakes.append(f"cli.{i}.target: {error}")
+            yield f"cli.{i}.target: {error}"
             continue
         for path, spec, part in _components(trial, parts):
             if flag.target.startswith(f"{path}.args.") and type_mistake(spec["type"], part) is None:
                 wrong = _source_argument_mistakes(path, spec, part)
-                mistakes += [_of_flag(i, flag, line) for line in wrong if line.startswith(f"{flag.target}: ")]
-    return mistakes
+                yield from (_of_flag(i, flag, line) for line in wrong if line.startswith(f"{flag.target}: "))
 
 
 def _of_flag(i, flag, mistake):
@@ -190,21 +220,20 @@ def _name_mistakes(config, parts, also_logged):
     misspelt = [name for name, mistake in named if mistake]
     logged = ["loss", *(name for name, _ in named)]
     repeated = [name for name, count in collections.Counter(logged).items() if count > 1]
-    mistakes = [f'metrics: two are called {name!r}; give one a "name"' for name in repeated]
+    yield from (f'metrics: two are called {brief(name)}; give one a "name"' for name in repeated)
     if also_logged is None or not isinstance(config.get("metrics", []), list):
-        return mistakes
+        return
     if config.get("valid_data_loader") is not None or _sets_aside(config, parts) is not False:
         logged += [f"val_{name}" for name in logged]
     logged += also_logged
     right = [name for name in logged if name.removeprefix("val_") not in misspelt]
     not_split = "; data_loader.args.validation_split sets no samples aside, and there is no valid_data_loader"
-    return mistakes + [
-        f"{path}: nothing called {name!r} is logged"
-        + (not_split if name.removeprefix("val_") in logged else did_you_mean(name, right))
-        for path, name in watched(config).items()
-        if name not in logged
-        and (not misspelt or (nearest(name, right) and not nearest(name.removeprefix("val_"), misspelt)))
-    ]
+    for path, name in watched(config).items():
+        if name not in logged and (
+            not misspelt or (nearest(name, right) and not nearest(name.removeprefix("val_"), misspelt))
+        ):
+            meant = not_split if name.removeprefix("val_") in logged else did_you_mean(name, right)
+            yield f"{path}: nothing called {brief(name)} is logged{meant}"
 
 
 def _optimizer_mistakes(config):
@@ -236,8 +265,8 @@ def _plateau_mistakes(config):
     given = _args_of(config, "lr_scheduler").get("mode", "min")
     if mode in ("min", "max") and scheduler.get("monitor", monitored) == monitored and given != mode:
         mistakes.append(
-            f"lr_scheduler.args.mode: got {given!r}, but trainer.monitor is {trainer['monitor']!r}; give {mode!r}, "
-            "or another value to watch as lr_scheduler.monitor"
+            f"lr_scheduler.args.mode: got {brief(given)}, but trainer.monitor is {brief(trainer['monitor'])}; "
+            f"give {mode!r}, or another value to watch as lr_scheduler.monitor"
         )
     return mistakes
 
@@ -281,13 +310,13 @@ def _loader_mistakes(config):
         for key, lowest in (("batch_size", 1), ("num_workers", 0)):
             value = args.get(key, lowest)
             if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-                mistakes.append(f"{name}.args.{key}: got {value!r}; it should be an integer of at least {lowest}")
+                mistakes.append(f"{name}.args.{key}: got {brief(value)}; it should be an integer of at least {lowest}")
         split = args.get("validation_split", 0)
         share = isinstance(split, float) and 0 <= split < 1
         number = isinstance(split, int) and not isinstance(split, bool) and split >= 0
         if not share and not number:
             where = f"{name}.args.validation_split"
-            mistakes.append(f"{where}: got {split!r}; give a share from 0.0 to below 1.0, or a number of samples")
+            mistakes.append(f"{where}: got {brief(split)}; give a share from 0.0 to below 1.0, or a number of samples")
         if args.get("fold") is not None:
             try:
                 parse_fold(args["fold"])
@@ -335,7 +364,7 @@ def _switch_mistakes(config, parts):
         elif _args_of(config, "optimizer").get("foreach"):
             mistakes.append("trainer.fused: optimizer.args.foreach asks for another kernel; leave one of them out")
         elif "optimizer" in parts and default_in_source(optimizer["type"], parts["optimizer"], "fused") is None:
-            mistakes.append(f"trainer.fused: {optimizer['type']} has no fused kernel; leave it out")
+            mistakes.append(f"trainer.fused: {shown(optimizer['type'])} has no fused kernel; leave it out")
     return mistakes
 
 
@@ -344,15 +373,27 @@ def _init_weights_mistakes(config):
     section = _section(config, "init_weights")
     mistakes = []
     path = section.get("path")
-    if isinstance(path, str) and not Path(path).is_file():
-        mistakes.append(f"init_weights.path: there is no file {path}")
+    if isinstance(path, str) and not os.path.isfile(path):
+        mistakes.append(f"init_weights.path: there is no file {shortened(path)}")
     elif str(path).endswith(".safetensors") and find_spec("safetensors") is None:
         mistakes.append("init_weights.path: needs the package safetensors; install it: pip install safetensors")
-    for pattern in section.get("rename") or ():
+    rename = section.get("rename")
+    try:
+        with in_bounded_time("init_weights.rename"):
+            mistakes += _expression_mistakes(_entries(list(rename) if isinstance(rename, dict) else rename))
+    except UserError as error:
+        mistakes.append(str(error))
+    return mistakes
+
+
+def _expression_mistakes(patterns):
+    """Texts that are no regular expressions; of what is no text the schema tells."""
+    mistakes = []
+    for pattern in patterns:
         try:
             re.compile(pattern if isinstance(pattern, str) else "")
-        except re.error as error:
-            mistakes.append(f"init_weights.rename: {pattern!r} is no regular expression: {error}")
+        except (re.error, OverflowError, RecursionError) as error:
+            mistakes.append(f"init_weights.rename: {brief(pattern)} is no regular expression: {error}")
     return mistakes
 
 

@@ -20,11 +20,12 @@ from utils.config.files import (
     set_by_path,
     split_path,
 )
+from utils.config.plain import path_mistake
 from utils.config.schema import KNOWN_KEYS, Flag
 from utils.config.variants import variants_of
 from utils.distributed.launch import is_own_launch, launch_id, restarts
 from utils.distributed.world import is_main
-from utils.errors import UserError, in_one_line
+from utils.errors import UserError, brief, in_one_line, shown
 from utils.nearest import nearest
 from utils.run_folder import is_being_trained, run_of_launch, seen_runs
 
@@ -221,14 +222,14 @@ def _read(parsed, given, assignments):
     checkpoint = load_checkpoint(resume, shards=False)
     config = checkpoint.get("config")
     if config is None and not parsed.config:
-        raise UserError(f"{resume}: holds no config; give one with -c")
+        raise UserError(f"{shown(resume)}: holds no config; give one with -c")
     config = config or {}
     require_plain(config, resume)
     if hasattr(parsed, "weights_only"):
         named = _init_path(given)
         if named not in (None, str(resume) if parsed.weights_only else _init_path(config)):
             raise UserError(
-                f"init_weights.path: got {named!r}, but -r names the weights already; leave one of them out"
+                f"init_weights.path: got {brief(named)}, but -r names the weights already; leave one of them out"
             )
         if parsed.weights_only:
             return None, None, _begin_with(resume, config, given)
@@ -256,6 +257,7 @@ def _read_again(parsed, given, assignments):
         return None
     _tell("", resume, passed_over)
     checkpoint = load_checkpoint(resume, shards=False)
+    require_plain(checkpoint["config"], resume)
     return resume, checkpoint, checkpoint["config"]
 
 
@@ -280,7 +282,9 @@ def _read_auto(parsed, given, assignments):
     run = newest_run(runs.parents[1], runs.name)
     for begun in filter(Path.is_dir, runs.glob("*")):
         if not any(begun.glob("*.pth")) and is_being_trained(begun):
-            raise UserError(f"{begun}: another process trains this run, and has saved nothing yet; wait for its end")
+            raise UserError(
+                f"{shown(begun)}: another process trains this run, and has saved nothing yet; wait for its end"
+            )
     if run is None:
         return None, None, given
     resume, passed_over = find_checkpoint(run)
@@ -294,18 +298,18 @@ def _runs_of_job(given, assignments):
     for target, value in assignments:
         if split_path(target) in (["name"], ["trainer", "save_dir"]):
             set_by_path(merged, target, value, KNOWN_KEYS)
-    save_dir, name = _save_dir(merged), merged.get("name", "run")
-    fits = isinstance(save_dir, str) and isinstance(name, str)
-    return Path(save_dir) / "models" / name if fits else None
+    name = merged.get("name", "run")
+    fits = isinstance(name, str) and not path_mistake(name)
+    return Path(_save_dir(merged)) / "models" / name if fits else None
 
 
 def _tell(asked, found, passed_over):
     if not is_main() or is_own_launch():  # which has told of it already
         return
     for reason in passed_over:
-        print(f"warning: {reason}; passed over", file=sys.stderr)
+        print(f"warning: {shown(reason)}; passed over", file=sys.stderr)
     if str(found) != asked:
-        print(f"using {found}", file=sys.stderr)
+        print(f"using {shown(found)}", file=sys.stderr)
 
 
 def _save_dir(config):
@@ -313,7 +317,12 @@ def _save_dir(config):
     if not config and Path("config.json").exists():
         config = read_config("config.json")
     trainer = config.get("trainer")
-    return trainer.get("save_dir", "saved/") if isinstance(trainer, dict) else "saved/"
+    save_dir = trainer.get("save_dir") if isinstance(trainer, dict) else None
+    if not isinstance(save_dir, str):
+        return "saved/"  # of a wrong one the config's check tells
+    if mistake := path_mistake(save_dir):
+        raise UserError(f"trainer.save_dir: got {brief(save_dir)}; {mistake}")
+    return save_dir
 
 
 def _choose_device(text):

@@ -2,39 +2,56 @@
 
 import copy
 import json
-import math
+import os
 import re
 from pathlib import Path
 
-from utils.errors import UserError
+from utils.config.plain import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    MAX_FILES,
+    first_repeated,
+    key_mistake,
+    path_mistake,
+    require_plain,
+)
+from utils.errors import UserError, brief, shortened, shown
 from utils.nearest import did_you_mean, nearest
 
-_MAX_BYTES = 1_000_000  # a config is read by people; a larger file is a mistake
-_MAX_DEPTH = 50
-_MAX_VALUES = 100_000  # a small YAML file can name one value a billion times over
 
-
-def read_config(path, _children=()):
+def read_config(path):
     """The file's config as a plain dict, merged over the files that its "base" names (relative to the file).
 
-    Raises UserError for a file that is missing, cannot be parsed, is not an object or inherits from itself.
+    Raises UserError for a file that is missing, cannot be parsed, is not an object or inherits from itself, and for
+    more than a config may hold.
     """
-    path = Path(path)
     if "\0" in str(path):
-        raise UserError(f"{str(path)!r}: not a path")
-    if path.resolve() in _children:
-        raise UserError(f"{path}: inherits from itself through 'base'")
-    config = _parse(path)
+        raise UserError(f"{shown(path)}: not a path")
+    config = _read_merged(Path(path), (), [])
+    require_plain(config, path)
+    return config
+
+
+def _read_merged(path, children, sizes):
+    """The same. children: paths of the files that inherit from it. sizes: bytes of all files read so far, in place."""
+    here = os.path.realpath(path)
+    if here in children:
+        raise UserError(f"{shown(path)}: inherits from itself through 'base'")
+    if len(sizes) > MAX_FILES:
+        raise UserError(f"{shown(path)}: the config inherits from more than {MAX_FILES} files")
+    config = _parse(path, sizes)
     config.pop("$schema", None)  # for editors
     if isinstance(config.get("base"), dict):
         return config  # a section of the project's own that has this name
     bases = config.pop("base", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise UserError(f"{path}: base: got {bases!r}; give a path or a list of paths")
+        raise UserError(f"{shown(path)}: base: got {brief(bases)}; give a path or a list of paths")
     inherited = {}
     for base in bases:
-        inherited = deep_merge(inherited, read_config(path.parent / base, (*_children, path.resolve())))
+        if mistake := path_mistake(base):
+            raise UserError(f"{shown(path)}: base: got {brief(base)}; {mistake}")
+        inherited = deep_merge(inherited, _read_merged(path.parent / base, (*children, here), sizes))
     return deep_merge(inherited, config)
 
 
@@ -44,14 +61,23 @@ def deep_merge(under, over):
     A section that names another "type" than the one below it does not inherit that one's args; nor does one that names
     a type where several objects stood under names, or the other way round.
     """
-    merged = copy.deepcopy(under)
+    merged = _copied(under)
     for key, value in over.items():
         below = merged.get(key)
         if isinstance(value, dict) and isinstance(below, dict) and _inherits(value, below):
             merged[key] = deep_merge(below, value)
         else:
-            merged[key] = copy.deepcopy(value)
+            merged[key] = _copied(value)
     return merged
+
+
+def _copied(value):
+    """A copy that shares nothing, not even within itself what an alias of YAML stood for twice."""
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_copied(item) for item in value]
+    return value if isinstance(value, (str, int, float)) else copy.deepcopy(value)
 
 
 def names_several(section):
@@ -78,7 +104,7 @@ def parse_assignment(text):
     """(path, value) of "trainer.epochs=5"; the value is read as JSON where it is JSON, else as text."""
     path, equals, value = text.partition("=")
     if not equals or not path.strip():
-        raise UserError(f"--set {text}: give it as key=value, such as trainer.epochs=5")
+        raise UserError(f"--set {shown(text)}: give it as key=value, such as trainer.epochs=5")
     try:
         return path.strip(), json.loads(value, parse_constant=_refuse_constant)
     except UserError:
@@ -116,6 +142,8 @@ def set_by_path(config, target, value, known):
     may_add = isinstance(place, dict) and (last in known.get(walked, ()) or (walked and walked[-1] == "args"))
     if not may_add:
         _step(place, last, walked, known, places_of(last, config, known))
+    elif mistake := key_mistake(last):
+        raise UserError(f"{shown('.'.join(walked))}: {mistake}")
     place[last] = value
 
 
@@ -149,7 +177,7 @@ def differences(before, after, where=""):
 
 def _step(place, key, walked, known, elsewhere=()):
     """What stands at the key. elsewhere: paths of others that end so. Raises UserError if there is none."""
-    where = ".".join([*walked, str(key)])
+    where = shown(".".join([*walked, str(key)]))
     if isinstance(place, dict):
         if key in place:
             return place[key]
@@ -163,35 +191,47 @@ def _step(place, key, walked, known, elsewhere=()):
         if isinstance(key, int) and key < len(place):
             return place[key]
         raise UserError(f"{where}: no such place; the list has {len(place)} entries, counted from 0")
-    raise UserError(f"{where}: no such key; {'.'.join(walked)} is {place!r}")
+    raise UserError(f"{where}: no such key; {'.'.join(walked)} is {brief(place)}")
 
 
-def _parse(path):
-    try:
-        if path.exists() and not path.is_file():
-            raise UserError(f"{path}: not a file")
-        if path.stat().st_size > _MAX_BYTES:
-            raise UserError(f"{path}: larger than {_MAX_BYTES:,} bytes; a config is a small file")
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the config: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a config: it is not UTF-8 text; a checkpoint is given with -r") from None
-    if not text.strip():
-        raise UserError(f"{path}: the config is empty")
+def _parse(path, sizes):
+    """What the file holds, plain; its number of bytes is added to sizes."""
     parsers = {".json": _parse_json, ".yaml": _parse_yaml, ".yml": _parse_yaml, ".toml": _parse_toml}
-    if path.suffix.lower() not in parsers:
-        raise UserError(f"{path}: a config ends in {', '.join(parsers)}")
+    text = _read(path, sizes, endings=tuple(parsers))
     try:
         config = parsers[path.suffix.lower()](text)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(f"{shown(path)}: {error}") from None
     except RecursionError:
-        raise UserError(f"{path}: nested too deeply") from None
+        raise UserError(f"{shown(path)}: nested too deeply") from None
     if not isinstance(config, dict):
-        raise UserError(f"{path}: holds {type(config).__name__}; a config is an object of sections")
+        raise UserError(f"{shown(path)}: holds {type(config).__name__}; a config is an object of sections")
     require_plain(config, path)
     return config
+
+
+def _read(path, sizes, endings):
+    """The text of the file, if it is a small one whose name ends so."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f"{shown(path)}: not a file")
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"{shown(path)}: cannot read the config: {error.strerror}") from None
+    sizes.append(len(content))
+    if sum(sizes) > MAX_BYTES:
+        others = " with the files that inherit from it" if len(sizes) > 1 else ""
+        raise UserError(f"{shown(path)}: larger than {MAX_BYTES:,} bytes{others}; a config is a small file")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{shown(path)}: not a config: it is not UTF-8 text; a checkpoint is given with -r") from None
+    if not text.strip():
+        raise UserError(f"{shown(path)}: the config is empty")
+    if path.suffix.lower() not in endings:
+        raise UserError(f"{shown(path)}: a config ends in {', '.join(endings)}")
+    return text.replace("\r\n", "\n").replace("\r", "\n")  # as a file of text is read
 
 
 def _parse_json(text):
@@ -202,7 +242,7 @@ def _parse_json(text):
     except UserError:
         raise
     except ValueError as error:
-        raise UserError(f"not JSON: {error}") from None
+        raise UserError(f"not JSON: {shortened(error)}") from None
 
 
 def _json_mistake(error):
@@ -218,13 +258,20 @@ def _json_mistake(error):
     return f"line {text.count(chr(10), 0, at) + 1}, column {at - text.rfind(chr(10), 0, at)}: {what}"
 
 
+# More keys joined by dots than a config may be deep. tomllib takes time that grows as the square of their number.
+_DOT_AND_KEY = r"""(?:\.[ \t]*+(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+)"""
+_TOO_MANY_DOTS = re.compile(f"{_DOT_AND_KEY}{{{MAX_DEPTH}}}", re.ASCII)
+
+
 def _parse_toml(text):
     import tomllib
 
+    if _TOO_MANY_DOTS.search(text):
+        raise UserError("nested too deeply")
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"not TOML: {error}") from None
+    except ValueError as error:  # a TOMLDecodeError, or one of int
+        raise UserError(f"not TOML: {shortened(error)}") from None
 
 
 def _parse_yaml(text):
@@ -234,41 +281,16 @@ def _parse_yaml(text):
 
     try:
         return yaml.load(text, Loader=ConfigLoader)  # a SafeLoader: builds plain values only
-    except (yaml.YAMLError, ValueError, AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"not YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, ValueError, AttributeError, KeyError, TypeError, OverflowError) as error:
+        raise UserError(f"not YAML: {shortened(' '.join(str(error).split()))}") from None
 
 
 def _unique(pairs):
     config = dict(pairs)
     if len(config) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise UserError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
+        raise UserError(f"the key {brief(first_repeated(key for key, _ in pairs))} stands twice in one object")
     return config
 
 
 def _refuse_constant(name):
     raise UserError(f"{name} is not a JSON value")
-
-
-def require_plain(value, path):
-    """Raise UserError, naming the file and the place, unless a config's value holds plain finite values only."""
-    left = [("", value)]
-    for _ in range(_MAX_VALUES):
-        if not left:
-            return
-        where, value = left.pop()
-        if where.count(".") > _MAX_DEPTH:
-            raise UserError(f"{path}: nested too deeply")
-        if isinstance(value, dict):
-            wrong = next((key for key in value if not isinstance(key, str)), None)
-            if wrong is not None:
-                raise UserError(f"{path}: {where}{wrong!r}: a key is text")
-            left += [(f"{where}{key}.", item) for key, item in value.items()]
-        elif isinstance(value, list):
-            left += [(f"{where}{i}.", item) for i, item in enumerate(value)]
-        elif not isinstance(value, (str, int, float, bool, type(None))) or value in (math.inf, -math.inf):
-            place = f"{path}: {where[:-1]}".removesuffix(": ")
-            raise UserError(f"{place}: got {value!r}; a config holds text, numbers, true, false, null")
-        elif value != value:
-            raise UserError(f"{path}: {where[:-1]}: got nan, which is no number")
-    raise UserError(f"{path}: holds more than {_MAX_VALUES:,} values; a config is a small file")

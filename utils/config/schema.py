@@ -6,6 +6,7 @@ From these descriptions come the checks, config.schema.json and the README's tab
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -18,18 +19,39 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from utils.config.files import names_several
+from utils.config.plain import line_mistake, path_mistake
 from utils.duration import FORM, WANTED
+from utils.errors import brief
 from utils.nearest import did_you_mean, nearest, resembles
+from utils.patterns import patterns_mistake, rename_mistake
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow", use_attribute_docstrings=True, regex_engine="python-re")
 
 
+def _refused_by(rule):
+    """A validator for what the rule finds no mistake in."""
+
+    def check(value):
+        if mistake := rule(value):
+            raise PydanticCustomError("refused", mistake.removeprefix("it should be "))
+        return value
+
+    return AfterValidator(check)
+
+
+_LINE, _PATH = _refused_by(line_mistake), _refused_by(path_mistake)
+_PATTERNS = _refused_by(patterns_mistake)
+Line = Annotated[str, _LINE]
+FilePath = Annotated[str, Field(min_length=1), _PATH]
+MAX_ENTRIES = 100  # of a list whose entries are looked up by name
+
+
 class Component(_Section):
     """An object built by name."""
 
-    type: str
+    type: Line
     """A name in the room's main file, as "MnistModel"; in another file there, as "mine.MyModel"; or in a library, as
     "torch.nn.CrossEntropyLoss"."""
     args: dict[str, Any] = {}
@@ -62,7 +84,7 @@ Duration = Annotated[
 class ParameterGroup(_Section):
     """Parameters with settings of their own."""
 
-    params: str | list[str]
+    params: Annotated[str | list[str], _PATTERNS]
     """Patterns of their names, as "encoder.*"; a parameter belongs to the first group that fits."""
     lr_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """What their learning rate is multiplied by."""
@@ -73,11 +95,11 @@ class ParameterGroup(_Section):
 class Optimizer(Component):
     """An optimizer built by name."""
 
-    groups: list[ParameterGroup] = []
+    groups: Annotated[list[ParameterGroup], Field(max_length=MAX_ENTRIES)] = []
     """Groups of parameters with settings of their own."""
     decay_biases_and_norms: bool = True
     """Whether weight_decay acts on biases and the weights of norms, which have one dimension, too."""
-    params: str | list[str] | None = None
+    params: Annotated[str | list[str] | None, _PATTERNS] = None
     """Of one of several optimizers: patterns of the parameters it trains; by default those of the model's part of its
     name, as "generator.*"."""
     every: Annotated[int, Field(ge=1)] = 1
@@ -91,7 +113,7 @@ class Scheduler(Component):
     """When it steps: after each epoch or after each optimizer step."""
     warmup: Duration | None = None
     """How long the learning rate rises to its value first: a duration, or a number of the scheduler's steps."""
-    monitor: str | None = None
+    monitor: Line | None = None
     """The value that ReduceLROnPlateau watches; by default the one that trainer.monitor names."""
 
 
@@ -100,11 +122,11 @@ class InitWeights(_Section):
 
     model_config = ConfigDict(extra="forbid")
 
-    path: Annotated[str, Field(min_length=1)]
+    path: FilePath
     """A checkpoint, a file of a state_dict alone, or a .safetensors file."""
-    rename: dict[str, str] = {}
+    rename: Annotated[dict[str, str], _refused_by(rename_mistake)] = {}
     """Regular expressions and what to put in place of what they match in the file's names, one after the other."""
-    skip: list[str] = []
+    skip: Annotated[list[str], _PATTERNS] = []
     """Patterns of names, as "fc.*": entries that stay as they are initialised."""
     strict: bool = True
     """Whether all other entries of the file and of the model must be those of each other."""
@@ -113,20 +135,20 @@ class InitWeights(_Section):
 class Flag(_Section):
     """A flag of train.py and test.py that sets one value of the config, as --set does."""
 
-    flag: Annotated[str, StringConstraints(pattern=r"^--[A-Za-z][\w-]*$(?!\n)")]
+    flag: Annotated[str, StringConstraints(pattern=r"^--[A-Za-z][\w-]{0,60}$(?!\n)")]
     """What to type, as "--n_layers"."""
-    target: Annotated[str, StringConstraints(pattern=r"^[^\s.;]+(\.[^\s.;]+)*$(?!\n)")]
+    target: Annotated[str, StringConstraints(pattern=r"^[^\s.;]+(\.[^\s.;]+)*$(?!\n)"), _LINE]
     """The value that it sets, as "arch.args.n_layers"."""
     type: Literal["int", "float", "str", "bool"] = "str"
     """What is typed behind it; a "bool" is true or false."""
-    help: str = ""
+    help: Line = ""
     """What --help says of it."""
 
 
 def _named(component):
     """A bare name, or the component with its args."""
     return Annotated[
-        Annotated[str, Tag(_NAME)] | Annotated[component, Tag(_OBJECT)],
+        Annotated[Line, Tag(_NAME)] | Annotated[component, Tag(_OBJECT)],
         Discriminator(lambda value: _NAME if isinstance(value, str) else _OBJECT),
     ]
 
@@ -157,13 +179,15 @@ class Parallel(_Section):
 class RunSettings(_Section):
     """The keys at the top of a config that are single values."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[^/\\\x00-\x1f]*[^/\\\x00-\x1f.][^/\\\x00-\x1f]*$(?!\n)")] = "run"
+    name: Annotated[
+        str, StringConstraints(pattern=r"^[^/\\\x00-\x1f]*[^/\\\x00-\x1f.][^/\\\x00-\x1f]*$(?!\n)"), _PATH
+    ] = "run"
     """Name of the job, and of its folder below `save_dir`."""
     description: str = ""
     """What the job is and what to expect of it; for people."""
     n_gpu: Annotated[int, Field(ge=0)] = 1
     """Largest number of GPUs to use; 0 means the CPU."""
-    device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$(?!\n)")] = "auto"
+    device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$(?!\n)")] = "auto"
     """"auto" (CUDA, else Apple's MPS, else the CPU), "cpu", "cuda", "cuda:1" or "mps"."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 123
     """Seed of python, numpy, torch and every loader worker."""
@@ -186,11 +210,11 @@ Limit = Annotated[int | float, BeforeValidator(_limit)]
 class TrainerSettings(_Section):
     """The "trainer" section."""
 
-    type: str = "Trainer"
+    type: Line = "Trainer"
     """The loop: a class in trainer/trainer.py, or in a file beside it, as "mine.MyTrainer"."""
     epochs: Annotated[int, Field(ge=1)]
     """Number of epochs to train."""
-    save_dir: Annotated[str, Field(min_length=1)] = "saved/"
+    save_dir: FilePath = "saved/"
     """Folder for runs: checkpoints in `models/<name>/<run>/`, logs in `log/<name>/<run>/`."""
     save_period: Annotated[int, Field(ge=1)] = 1
     """Save `checkpoint-epoch<N>.pth` every so many epochs, and after the last one."""
@@ -198,7 +222,7 @@ class TrainerSettings(_Section):
     """How many checkpoint-epoch files to keep, the newest ones; null keeps all. `model_best.pth` always stays."""
     verbosity: Annotated[int, Field(ge=0, le=2)] = 2
     """0: warnings only, 1: the results of each epoch, 2: progress within an epoch too."""
-    monitor: Annotated[str, StringConstraints(pattern=r"^(off|(min|max) \S+)$(?!\n)")] = "off"
+    monitor: Annotated[str, StringConstraints(pattern=r"^(off|(min|max) \S+)$(?!\n)"), _LINE] = "off"
     """Which value makes a model the best, as "min val_loss" or "max val_accuracy"; "off" keeps no best."""
     early_stop: Annotated[int, Field(ge=0)] = 0
     """Stop after so many epochs without a better monitored value; 0 never stops early."""
@@ -273,19 +297,19 @@ class Config(RunSettings):
     """The optimizer: a class of torch.optim. Or several under names, for parts of the model that are called so."""
     loss: _named(Component)
     """The loss: a function in model/loss.py, or a loss class such as "torch.nn.CrossEntropyLoss"."""
-    metrics: list[_named(Metric)] = []
+    metrics: Annotated[list[_named(Metric)], Field(max_length=MAX_ENTRIES)] = []
     """The metrics: functions and classes in model/metric.py, or classes such as "torchmetrics.MeanSquaredError"."""
     lr_scheduler: _one_or_several(Scheduler) | None = None
     """The learning-rate scheduler: a class of torch.optim.lr_scheduler. Or several under the names of optimizers."""
-    callbacks: list[_named(Component)] = []
+    callbacks: Annotated[list[_named(Component)], Field(max_length=MAX_ENTRIES)] = []
     """What happens at moments of a run, in this order: classes in trainer/callbacks.py."""
-    trackers: list[_named(Component)] = []
+    trackers: Annotated[list[_named(Component)], Field(max_length=MAX_ENTRIES)] = []
     """Where numbers and images go besides TensorBoard: classes in logger/trackers.py."""
     parallel: Parallel | None = None
     """How several processes train one model together; see docs/scaling.md."""
     trainer: TrainerSettings
     """How to train."""
-    cli: list[Flag] = []
+    cli: Annotated[list[Flag], Field(max_length=MAX_ENTRIES)] = []
     """Flags of the job's own."""
 
 
@@ -314,7 +338,7 @@ def mistakes_in(config, whole):
     try:
         Config.model_validate(config)
     except ValidationError as error:
-        for problem in error.errors():
+        for problem in error.errors(include_url=False):
             path = [part for part in problem["loc"] if part not in (_NAME, _OBJECT, _SEVERAL, _NUMBER)]
             ours = path[0] in checked and (whole or problem["type"] != "missing")
             if ours and ".".join(map(str, path)) not in meant:
@@ -372,19 +396,21 @@ def _describe(problem, path, config):
         return f"{where}: missing" + (f"; is {close!r} meant to be it?" if close else "")
     if problem["type"] == "string_pattern_mismatch":
         pattern = "metric" if path[0] == "metrics" else path[-1]
-        return f"{where}: got {problem['input']!r}; {_PATTERNS[pattern]}"
+        return f"{where}: got {brief(problem['input'])}; {_WANTED[pattern]}"
     if problem["type"] == "extra_forbidden":
         return f"{where}: no such key{did_you_mean(path[-1], KNOWN_KEYS[tuple(path[:-1])])}"
+    if problem["type"] == "too_long":
+        return f"{where}: has {problem['ctx']['actual_length']:,} entries; it should have at most {MAX_ENTRIES}"
     expected = problem["msg"].removeprefix("Input should be ").removeprefix("String should ").replace("a valid", "a")
     expected = expected.replace("a integer", "an integer")
     if problem["type"] in ("model_type", "model_attributes_type"):
         forms = dict.fromkeys(("trainer", "init_weights"), "an object")
         forms["cli"] = 'an object such as {"flag": "--n_layers", "target": "arch.args.n_layers", "type": "int"}'
         expected = forms.get(path[0], 'an object such as {"type": ..., "args": {...}}')
-    return f"{where}: got {problem['input']!r}; it should be {expected}"
+    return f"{where}: got {brief(problem['input'])}; it should be {expected}"
 
 
-_PATTERNS = {
+_WANTED = {
     "name": "a name becomes a folder's: it is one line of text without a slash",
     "metric": "a metric's name is letters, digits and '_.+-', not epoch, lr or loss, and does not begin with val_",
     "flag": "a flag is '--' and a word of letters, digits, '_' and '-', such as '--n_layers'",

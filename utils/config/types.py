@@ -11,7 +11,7 @@ from pathlib import Path
 
 from utils.config.source import find_definition, public_names, source_of
 from utils.epoch_metrics import METHODS
-from utils.errors import UserError
+from utils.errors import UserError, brief
 from utils.nearest import did_you_mean, nearest
 
 
@@ -198,7 +198,7 @@ def argument_mistakes(parameters, args, given, whole=True, by_name=()):
     for key, value in args.items():
         if key in free:
             if not _accepts(free[key], value):
-                mistakes.append(f"{key}: got {value!r}; it should be {free[key].annotation}")
+                mistakes.append(f"{key}: got {brief(value)}; it should be {free[key].annotation}")
         elif not open_ended:
             mistakes.append(f"{key}: no such argument{did_you_mean(key, list(free)) if free else '; it takes none'}")
     for key, parameter in free.items():
@@ -210,7 +210,7 @@ def argument_mistakes(parameters, args, given, whole=True, by_name=()):
 def _home(name, module, part):
     """(module to look in, name to look up) for a type name. Raises UserError for a place that is not allowed."""
     if not all(piece.isidentifier() and not piece.startswith("_") for piece in name.split(".")):
-        raise UserError(f"{name!r} is not a name such as 'MyModel', 'mine.MyModel' or 'torch.nn.Linear'")
+        raise UserError(f"{brief(name)} is not a name such as 'MyModel', 'mine.MyModel' or 'torch.nn.Linear'")
     place, _, attribute = name.rpartition(".")
     room = module.rpartition(".")[0]
     if not place:

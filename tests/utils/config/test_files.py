@@ -100,8 +100,8 @@ def test_schema_line_for_editors_is_no_section(write):
         ("a.json", "[1]", "holds list; a config is an object"),
         ("a.json", '{"a": 1, "a": 2}', "'a' stands twice"),
         ("a.json", '{"a": NaN}', "NaN is not a JSON value"),
-        ("a.json", '{"a":' * 100_000, "nested too deeply"),
-        ("a.json", " " * 1_000_001, "larger than"),
+        ("a.json", '{"a":' * 10_000, "nested too deeply"),
+        ("a.json", " " * 100_001, "larger than"),
         ("a.yaml", "a: [", "not YAML"),
         ("a.yaml", "a: 1\na: 2\n", "stands twice"),
         ("a.yaml", "a: !!python/object/apply:os.system [ls]", "not YAML"),
@@ -115,7 +115,28 @@ def test_schema_line_for_editors_is_no_section(write):
         ("a.yaml", "a: &a [*a]", "nested too deeply"),
         ("a.yaml", "a: !!timestamp x", "not YAML"),
         ("a.yaml", "a: !!int x", "not YAML"),
-        ("a.json", '{"base": "a\\u0000b"}', "not a path"),
+        ("a.json", '{"base": "a\\u0000b"}', "base: got 'a.x00b'; a text holds neither NUL"),
+        ("a.json", '{"base": "a\\nb"}', "base: got 'a.nb'; it should be the path of a file"),
+        ("a.json", '{"base": "' + "a" * 256 + '"}', "it should be the path of a file"),
+        ("a.json", '{"a\\u001b": 1}', "'a.x1b': a key is one line of printable text"),
+        ("a.json", '{"a": {"b\\u202e": 1}}', "a: 'b.u202e': a key is one line of printable text"),
+        ("a.json", '{"a\\ud800": 1}', "a key is one line of printable text"),
+        ("a.json", '{"a": "b\\ud800"}', "a: got 'b.ud800'; a text holds neither NUL nor half of a surrogate"),
+        ("a.yaml", 'a: "b\\ud800"', "a: got 'b.ud800'; a text holds neither NUL nor half of a surrogate"),
+        ("a.yaml", 'a: "\\UFFFFFFFF"', "not YAML"),
+        ("a.yaml", 'a: !!float "' + "9:" * 400 + '9"', "not YAML"),
+        ("a.yaml", "a: !!set {b, c}", "not YAML"),
+        ("a.toml", "a = " + "9" * 5000, "not TOML"),
+        ("a.toml", "a = 0x" + "f" * 5000, "a: got an integer of 20000 bits; it should fit into 64"),
+        ("a.json", '{"a": 18446744073709551616}', "a: got an integer of 65 bits"),
+        ("a.toml", "a." * 40_000 + "a = 1", "nested too deeply"),
+        ("a.toml", "'a' . " * 51 + "a = 1", "nested too deeply"),
+        ("a.yaml", "[" * 90_000, "nested too deeply"),
+        ("a.json", json.dumps({f"k{i}": 1 for i in range(1001)}), "holds more than 1,000 keys"),
+        ("a.json", json.dumps({"a": [1] * 10_001}), "holds more than 10,000 values"),
+        ("a.yaml", "a: &a [" + "1," * 9000 + "]\nb: [" + "*a," * 9000 + "]", "holds more than 10,000 values"),
+        ("a.json", '{"a": 1, ' + '"b": 1, ' * 10_000 + '"a": 1}', "the key 'b' stands twice"),
+        ("a.yaml", "\n".join(f"k{i}: 1" for i in range(6_000)), "holds more than 10,000 values"),
         ("a.toml", "a = inf", "a: got inf"),
         ("a.toml", "a = nan", "a: got nan"),
         (
@@ -124,7 +145,7 @@ def test_schema_line_for_editors_is_no_section(write):
             + "".join(
                 f"{n}: &{n} [{', '.join([f'*{last}'] * 10)}]\n" for last, n in zip("abcdefgh", "bcdefghi", strict=True)
             ),
-            "holds more than 100,000 values",
+            "holds more than 10,000 values",
         ),
         ("a.json", '{"base": 3}', "base: got 3"),
         ("a.json", '{"base": "a.json"}', "inherits from itself"),
@@ -136,6 +157,62 @@ def test_wrong_files_are_refused_by_name(write, name, content, word):
     with pytest.raises(UserError, match=word) as caught:
         read_config(path)
     assert path.parent.name in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
+def merge_bomb(levels):
+    """YAML in which each mapping merges the one before it twice."""
+    levels = [f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}], k{i}: {i}}}" for i in range(1, levels)]
+    return "\n".join(["a0: &a0 {k0: 0, k1: 0}", *levels])
+
+
+def test_what_yaml_merges_stands_once_however_often_it_is_named(write):
+    config = read_config(write("a.yaml", merge_bomb(30)))
+    assert config["a29"] == {"k0": 0} | {f"k{i}": i for i in range(1, 30)}
+
+
+def test_yaml_merges_as_its_specification_says(write):
+    text = "a: &a {x: 1, y: 1}\nb: &b {x: 2, z: 2}\nc: {z: 3, <<: [*a, *b]}\nd: {e: &e {<<: *a, y: 4}}\nf: {<<: *e}\n"
+    config = read_config(write("a.yaml", text))
+    assert config["c"] == {"x": 1, "y": 1, "z": 3} and config["d"]["e"] == config["f"] == {"x": 1, "y": 4}
+    with pytest.raises(UserError, match="merges mappings only"):
+        read_config(write("b.yaml", "a: {<<: 3}"))
+
+
+def test_what_an_alias_stands_for_is_changed_in_one_place_alone(write):
+    config = deep_merge({}, read_config(write("a.yaml", "a: {b: &b {x: 1}, c: *b}")))
+    set_by_path(config, "a.b.x", 2, {})
+    assert config == {"a": {"b": {"x": 2}, "c": {"x": 1}}}
+
+
+def test_bases_that_double_at_every_level_come_to_an_end(write):
+    for i in range(26):
+        write(f"{i}.json", {"base": [f"{i + 1}.json"] * 2})
+    write("26.json", {"a": 1})
+    with pytest.raises(UserError, match=r"26.json: the config inherits from more than 50 files"):
+        read_config(write("0.json", {"base": ["1.json"] * 2}))
+    assert read_config(write("few.json", {"base": ["26.json"] * 50})) == {"a": 1}
+
+
+def test_a_config_and_all_it_inherits_from_are_small_together(write):
+    for i in range(2):
+        write(f"{i}.json", json.dumps({f"k{i}": "x" * 60_000}))
+    with pytest.raises(UserError, match=r"1.json: larger than 100,000 bytes with the files that inherit from it"):
+        read_config(write("both.json", {"base": ["0.json", "1.json"]}))
+    for i in range(2):
+        write(f"{i}.json", {f"k{i}-{j}": 1 for j in range(600)})
+    with pytest.raises(UserError, match=r"both.json: holds more than 1,000 keys"):
+        read_config(write("both.json", {"base": ["0.json", "1.json"]}))
+
+
+def test_links_that_lead_in_a_circle_are_refused(tmp_path, write):
+    (tmp_path / "link.json").symlink_to("link.json")
+    with pytest.raises(UserError, match=r"link.json: cannot read the config"):
+        read_config(write("a.json", {"base": "link.json"}))
+
+
+def test_keys_that_are_set_are_printable_too():
+    with pytest.raises(UserError, match=r"arch.args: 'a.x1b': a key is one line of printable text"):
+        set_by_path({"arch": {"args": {}}}, "arch.args.a\x1b", 1, {})
 
 
 def test_binary_and_missing_files_are_refused(tmp_path):

@@ -1,0 +1,101 @@
+"""What a hostile config makes the check say: as many short lines as help, each of printable text."""
+
+import random
+
+import pytest
+
+from helpers import PROJECT
+from parse_config import PARTS
+from utils import UserError
+from utils.config.check import check_config
+from utils.config.files import read_config
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789" * 2
+
+
+def told(**sections):
+    """Lines of what is wrong with the default job, with other sections."""
+    with pytest.raises(UserError) as refused:
+        check_config({**read_config(PROJECT / "config.json"), **sections}, PARTS)
+    lines = str(refused.value).splitlines()
+    assert all(line.isprintable() and len(line) < 3_000 for line in lines)
+    return lines
+
+
+def anagrams(number):
+    """Words of the same letters, which take the longest to compare."""
+    chance = random.Random(1)
+    return ["x" + "".join(chance.sample(LETTERS, 60)) for _ in range(number)]
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"metrics": anagrams(100)},
+        {"callbacks": [{"type": name} for name in anagrams(100)]},
+        {"optimizer": {name: {"type": name} for name in anagrams(300)}},
+        {"lr_scheduler": {"type": "SequentialLR", "args": {"schedulers": [{"type": name} for name in anagrams(300)]}}},
+        {"arch": {"type": "MnistModel", "args": dict.fromkeys(anagrams(900), 1)}},
+        {
+            "trainer": {
+                "epochs": 1,
+                **{f"epocs{'x' * i}": 1 for i in range(2)},
+                **{f"log_ste{i}": 1 for i in range(900)},
+            }
+        },
+        {"own": 1, "cli": [{"flag": f"--f{i}", "target": name} for i, name in enumerate(anagrams(100))]},
+    ],
+    ids=lambda sections: next(iter(sections)),
+)
+def test_of_a_great_many_mistakes_the_first_twenty_are_told(sections):
+    lines = told(**sections)
+    assert len(lines) == 21 and lines[-1] == "and more mistakes; mend these first"
+
+
+@pytest.mark.parametrize("section", ["metrics", "callbacks", "trackers", "cli"])
+def test_lists_of_things_to_build_are_short(section):
+    assert told(**{section: ["accuracy"] * 9_000})[0] == f"{section}: has 9,000 entries; it should have at most 100"
+
+
+@pytest.mark.parametrize(
+    ("sections", "line"),
+    [
+        ({"name": "a\x9b31mb"}, r"name: got 'a\x9b31mb'; it should be the path"),
+        ({"name": "a" * 300}, "name: got 'aaa"),
+        ({"arch": {"type": "a\n"}}, r"arch.type: got 'a\n'; it should be one line of printable text"),
+        ({"arch": {"type": "a" * 90_000}}, "arch.type: got 'aaa"),
+        ({"loss": "a\x1b"}, r"loss: got 'a\x1b'; it should be one line of printable text"),
+        ({"metrics": ["a\u202e"]}, r"metrics.0: got 'a\u202e'; it should be one line of printable text"),
+        ({"trainer": {"epochs": 1, "save_dir": "a\nb"}}, r"trainer.save_dir: got 'a\nb'; it should be the path"),
+        ({"trainer": {"epochs": 1, "save_dir": "a" * 5_000}}, "trainer.save_dir: got 'aaa"),
+        ({"trainer": {"epochs": 1, "monitor": "min \x1b"}}, r"trainer.monitor: got 'min \x1b'; it should be one line"),
+        ({"init_weights": {"path": "\x1b[2Jx.pth"}}, r"init_weights.path: got '\x1b[2Jx.pth'; it should be the path"),
+        ({"init_weights": {"path": "a" * 5_000}}, "init_weights.path: got 'aaa"),
+        (
+            {"init_weights": {"path": "config.json", "rename": {"a{99999999999}": ""}}},
+            "init_weights.rename: 'a{99999999999}' is no regular expression",
+        ),
+        (
+            {"init_weights": {"path": "config.json", "rename": {f"a{i}": "" for i in range(101)}}},
+            "init_weights.rename: got {'a0'",
+        ),
+        ({"init_weights": {"path": "config.json", "skip": ["[" * 201]}}, "init_weights.skip: got ['[[["),
+        ({"optimizer": {"type": "Adam", "groups": [{"params": ["a"] * 101}]}}, "optimizer.groups.0.params: got ['a'"),
+        (
+            {"cli": [{"flag": "--f", "target": "seed", "help": "\x1b"}]},
+            r"cli.0.help: got '\x1b'; it should be one line",
+        ),
+        ({"cli": [{"flag": "--f", "target": "a\x1b"}]}, r"cli.0.target: got 'a\x1b'; it should be one line"),
+        ({"cli": [{"flag": "--" + "f" * 99, "target": "seed"}]}, "cli.0.flag: got '--fff"),
+        ({"device": "cuda:" + "9" * 5_000}, "device: got 'cuda:999"),
+    ],
+)
+def test_text_that_is_shown_or_becomes_a_path_is_one_printable_line(sections, line):
+    assert told(**sections)[0].startswith(line)
+
+
+def test_expressions_that_take_long_to_compile_are_refused(monkeypatch):
+    monkeypatch.setattr("utils.patterns._SECONDS", 0.05)
+    slow = {"(?i)" + "[!-\U0002fa1d]" * 30 + str(i): "" for i in range(9)}
+    lines = told(init_weights={"path": str(PROJECT / "config.json"), "rename": slow})
+    assert lines == ["init_weights.rename: the patterns take more than 0.05 seconds; make them simpler"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from logger.csv_log import CsvLog
 from utils.distributed.launch import refuse_several
-from utils.errors import UserError, clean_exit, in_one_line
+from utils.errors import UserError, clean_exit, in_one_line, shown
 from utils.run_folder import is_run_folder
 
 
@@ -25,11 +25,11 @@ def main(one, other):
         found += [(states[0].get("step", 0), f"{name}: {place}") for place in differing_values(*states)[:3]]
     if found:
         step = min(step for step, _ in found)
-        print(f"different from step {step} on: {'; '.join(what for at, what in found if at == step)}")
+        print(shown(f"different from step {step} on: {'; '.join(what for at, what in found if at == step)}"))
     elif row:
-        print(f"different: {row}")
+        print(shown(f"different: {row}"))
     elif names[0] != names[1]:
-        print(f"the same as far as both go; one alone has {', '.join(sorted(names[0] ^ names[1]))}")
+        print(shown(f"the same as far as both go; one alone has {', '.join(sorted(names[0] ^ names[1]))}"))
     else:
         print(f"the same: {len(common)} checkpoints, metrics.csv, and what TensorBoard shows but for the pace")
     return not found and not row and names[0] == names[1]

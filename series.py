@@ -14,7 +14,7 @@ import sys
 from logger import CsvLog
 from utils.checkpoint import newest_run
 from utils.config.schema import TrainerSettings
-from utils.errors import UserError
+from utils.errors import UserError, shown
 from utils.json_io import write_json
 from utils.run_folder import log_folder_of
 from utils.stop_signal import heeded, leave_closed_terminal
@@ -43,7 +43,8 @@ def train_series(config):
     result = summarize([variant.label for variant in config.variants], folders, settings.monitor)
     path = log_folder_of(folders[0]).parent / f"series-{folders[0].name}.json"
     write_json(result, path)
-    print(f"\n{series_table(result)}\n\nwritten to {path}")
+    table = shown(series_table(result), keep="\n")
+    print(f"\n{table}\n\nwritten to {shown(path)}")
 
 
 def has_begun(save_dir, name, first):

@@ -21,7 +21,7 @@ def plot_curves(table, picture):
         for column, label in ((name, "train"), (f"val_{name}", "valid")):
             if column in rows[0]:
                 panel.plot(epochs, [float(row[column] or "nan") for row in rows], marker=".", label=label)
-        panel.set(title=name, xlabel="epoch")
+        panel.set(title=name.replace("$", r"\$"), xlabel="epoch")  # between two of which would be a formula
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.grid(alpha=0.3)
         panel.legend()

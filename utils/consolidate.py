@@ -6,7 +6,7 @@ from pathlib import Path
 
 from utils.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from utils.distributed.launch import refuse_several
-from utils.errors import UserError, clean_exit, in_one_line
+from utils.errors import UserError, clean_exit, in_one_line, shown
 from utils.safetensors_io import write_safetensors
 
 if __name__ == "__main__":
@@ -19,7 +19,7 @@ if __name__ == "__main__":
         refuse_several("utils.consolidate")
         source, passed_over = find_checkpoint(arguments.checkpoint)
         for reason in passed_over:
-            print(f"warning: {reason}; passed over", file=sys.stderr)
+            print(f"warning: {shown(reason)}; passed over", file=sys.stderr)
         out = arguments.out or source.with_name(f"whole-{source.name}")
         if out.suffix not in (".pth", ".safetensors"):
             raise UserError(f"--out: got {str(out)!r}; end its name in .pth or .safetensors")
@@ -27,4 +27,4 @@ if __name__ == "__main__":
             raise UserError(f"{out.parent}: no such folder")
         write = write_safetensors if out.suffix == ".safetensors" else save_checkpoint
         write(load_checkpoint(source), out)
-        print(f"{out}: all of {source}" if out.suffix == ".pth" else f"{out}: the weights of {source}")
+        print(shown(f"{out}: all of {source}" if out.suffix == ".pth" else f"{out}: the weights of {source}"))

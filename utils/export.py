@@ -5,7 +5,7 @@ from pathlib import Path
 
 from utils.checkpoint import find_checkpoint, load_checkpoint
 from utils.distributed.launch import refuse_several
-from utils.errors import UserError, clean_exit, in_one_line
+from utils.errors import UserError, clean_exit, in_one_line, shown
 from utils.safetensors_io import write_safetensors
 
 if __name__ == "__main__":
@@ -21,4 +21,4 @@ if __name__ == "__main__":
             raise UserError(f"{arguments.file.parent}: no such folder")
         source, _ = find_checkpoint(arguments.checkpoint)
         write_safetensors(load_checkpoint(source), arguments.file)
-        print(f"{arguments.file}: the weights of {source}")
+        print(shown(f"{arguments.file}: the weights of {source}"))

@@ -83,7 +83,7 @@ class CallbackList:
         for place, method in self._called[hook]:
             try:
                 _call(place, method, arguments)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 errors.append(error)
         return next(iter(errors), None)
 

@@ -107,12 +107,17 @@ class BaseTrainer(ABC):
                     self.saver.wait()  # for what a callback has saved
                     self.logger.info(run_report(self))
                 self.config.record_end()
-            except (KeyboardInterrupt, SystemExit):
+            except (KeyboardInterrupt, SystemExit) as error:
+                if not self.stop_signal.received:  # it is sys.exit(), as a callback may call it
+                    self._save_before(error)
                 tell_how_to_resume(self)
                 raise
             except Exception as error:
-                self._callbacks.call("on_error", self, error)
-                self._save_before(error)
+                if failure := self._callbacks.call_all("on_error", self, error):
+                    self.logger.error("on_error: %s: %s", type(failure).__name__, failure)
+                if self.is_whole or isinstance(error, DataError):
+                    self._save_before(error)
+                    tell_how_to_resume(self)
                 if isinstance(error, DataError) and self.stop_signal.received:  # which has ended the workers before
                     self.stop_signal.end()
                 raise
@@ -207,12 +212,13 @@ class BaseTrainer(ABC):
             return
         asked = self.stop_signal.asks(), self.stop_reason is not None, minutes_are_over(self)
         signal, stop, save = self._agree(*asked, place=(self.epoch, self.batches_done))
+        if stop:
+            self.stop_reason = any_of(self.stop_reason)
         if signal or stop or save:
             self._save_within_epoch()
         if signal:
             self.stop_signal.end(signal)
         if stop:
-            self.stop_reason = any_of(self.stop_reason)
             raise _Stopped
 
     def stop(self, reason):
@@ -237,18 +243,16 @@ class BaseTrainer(ABC):
             self._save([path.name], self.epoch - 1)
 
     def _save_before(self, error):
-        """Save what was trained before an error, if that is whole, and say how to resume.
+        """Save what was trained before an error, if that is whole.
 
         A save that failed is not tried again; of several processes the others wait for this one, and cannot take part.
         """
-        if not self.is_whole and not isinstance(error, DataError):
-            return
-        if world_size() == 1 and not isinstance(error, CheckpointError):
+        whole = self.is_whole or isinstance(error, DataError)
+        if whole and world_size() == 1 and not isinstance(error, CheckpointError):
             try:
                 self._save_within_epoch()
-            except (UserError, NonFiniteError) as unsaved:
+            except UserError as unsaved:
                 self.logger.error("what was trained since the last checkpoint cannot be saved: %s", unsaved)
-        tell_how_to_resume(self)
 
     def _save_checkpoint(self, epoch, save_best=False):
         """Save checkpoint-epoch<N>.pth, and model_best.pth too if this epoch is the best so far."""

@@ -144,7 +144,7 @@ def test_an_end_that_is_done_is_not_done_again(tmp_path):
 
 
 @pytest.mark.parametrize("hook", ["on_epoch_end", "on_valid_end", "on_step_end"])
-@pytest.mark.parametrize("error", [ZeroDivisionError("no picture"), UserError("a full disk of logs")])
+@pytest.mark.parametrize("error", [ZeroDivisionError("no picture"), UserError("a full disk of logs"), SystemExit("7")])
 def test_a_run_resumes_behind_an_error_of_a_callback_to_the_same_bits(tmp_path, hook, error):
     straight = tiny_trainer(tiny_config(tmp_path / "a", epochs=3, monitor="min val_loss"))
     straight.train()

@@ -9,6 +9,7 @@ from utils.errors import UserError
 from utils.run_folder import refuse_other_batch
 from utils.seed import derive_seed, rng_state, seed_everything, set_rng_state
 from utils.stop_signal import unhurried
+from utils.untrusted import as_count
 from utils.weights import class_name, load_optimizer, load_state, load_weights, unwrapped
 
 _SAVED_APART = ("model", "optimizer", "averaged_model")
@@ -166,8 +167,8 @@ def _of_this_process(name, target, state):
         return states[rank()]
     try:
         return target.merged(states)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"the checkpoint does not fit {name!r}: {error}") from None
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"the checkpoint does not fit {name!r}: {' '.join(str(error).split())}") from None
 
 
 def _rng_of_this_process(trainer, checkpoint):
@@ -198,7 +199,7 @@ _STARTS_ANEW = {"lr_scheduler": {"optimizer", "lr_scheduler"}, "criterion": {"lo
 
 def _left_out_of(checkpoint):
     try:
-        return {(int(epoch), int(batch_idx)) for epoch, batch_idx in checkpoint.get("left_out", ())}
+        return {(as_count(epoch), as_count(batch_idx)) for epoch, batch_idx in checkpoint.get("left_out", ())}
     except (TypeError, ValueError):
         raise UserError("the checkpoint's 'left_out' is no list of pairs of numbers") from None
 

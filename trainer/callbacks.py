@@ -13,7 +13,7 @@ from utils.distributed.parallel import needs_all_gradients
 from utils.distributed.world import is_main
 from utils.duration import RunLength
 from utils.patterns import choose_names
-from utils.untrusted import as_count, as_number
+from utils.untrusted import as_count, as_list, as_number
 from utils.weights import unwrapped
 
 __all__ = [
@@ -110,7 +110,7 @@ class SaveTopK(BaseCallback):
         return {"kept": [list(kept) for kept in self.kept]}
 
     def load_state_dict(self, state):
-        self.kept = [(as_number(value), as_count(epoch)) for value, epoch in state["kept"]]
+        self.kept = [(as_number(value), as_count(epoch)) for value, epoch in as_list(state["kept"])]
 
     def _bring_back(self, folder, logger):
         """Write the files anew that overtaken epochs have displaced; forget those of which no checkpoint is left."""

@@ -7,7 +7,7 @@ from utils.distributed.parallel import average_gradients, exchange_gradients
 from utils.distributed.shards import is_sharded, sharded_like, whole
 from utils.distributed.world import world_size
 from utils.errors import UserError
-from utils.untrusted import as_count, as_number
+from utils.untrusted import as_count, as_list, as_number
 
 
 class OptimStep:
@@ -138,12 +138,14 @@ class OptimStep:
         if self.scaler is not None and "scaler" in state:
             _require_of_scaler(state["scaler"])
             self.scaler.load_state_dict(state["scaler"])
-        self.num_batches, self._num_samples, self._first_samples = map(as_count, state.get("window", (0, 0, 0)))
+        self.num_batches, self._num_samples, self._first_samples = map(
+            as_count, as_list(state.get("window", (0, 0, 0)))
+        )
         self._exchanged = self._sharded or world_size() == 1 or self.num_batches == 0
         if self.num_batches:
-            for parameter, gradient in zip(self._parameters(), state["gradients"], strict=True):
+            for parameter, gradient in zip(self._parameters(), as_list(state["gradients"]), strict=True):
                 parameter.grad = None if gradient is None else _gradient_of(parameter, gradient)
-            for saved, buffer in zip(state.get("buffers", ()), self._good_buffers, strict=False):
+            for saved, buffer in zip(as_list(state.get("buffers", ())), self._good_buffers, strict=False):
                 buffer.copy_(saved)
 
     def _weighted(self, loss):

@@ -9,7 +9,7 @@ from utils.distributed.messages import gather
 from utils.distributed.shards import local
 from utils.errors import UserError
 from utils.seed import rng_state, set_rng_state
-from utils.untrusted import as_count
+from utils.untrusted import as_count, as_list
 
 MAX_LEFT_OUT = 10
 
@@ -65,7 +65,10 @@ class StepLog:
 
     def load_state_dict(self, state):
         """Put it back."""
-        self.batches, self.updates = list(map(as_count, state["batches"])), list(map(as_count, state["updates"]))
+        self.batches, self.updates = (
+            list(map(as_count, as_list(state["batches"]))),
+            list(map(as_count, as_list(state["updates"]))),
+        )
         self.last_update = as_count(state["last_update"], least=-1)
 
 

@@ -5,7 +5,7 @@ import random
 import numpy as np
 
 from utils.errors import UserError
-from utils.untrusted import as_count, as_number
+from utils.untrusted import as_count, as_list, as_number
 
 _TABLE = 624  # numbers that the Mersenne Twister makes at a time
 
@@ -72,7 +72,7 @@ def _python_state(version, internal, gauss):
     """What random.setstate takes, which looks at all of it but the number that gauss() has in store."""
     if gauss is not None:
         as_number(gauss)
-    return version, tuple(internal), gauss
+    return version, tuple(as_list(internal)), gauss
 
 
 def _numpy_state(name, keys, position, has_gauss, gauss):

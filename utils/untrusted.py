@@ -1,7 +1,7 @@
 """Values of a stranger's file, checked before anything uses them.
 
 A checkpoint is checked as a whole when it has been read: require_harmless. What an object takes from its state it takes
-through as_count and as_number.
+through as_count, as_number and as_list.
 """
 
 import struct
@@ -33,6 +33,13 @@ def as_number(value):
     if type(value) not in (int, float) or (type(value) is int and abs(value) >= 2**63):
         raise ValueError(f"got {_shown(value)}, where a number was expected")
     return float(value)
+
+
+def as_list(value):
+    """The value, if it is a list or tuple; a tensor would be one too, of many tensors. Raises ValueError."""
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"got {_shown(value)}, where a list was expected")
+    return value
 
 
 def require_harmless(state, also=()):

@@ -1,7 +1,7 @@
 """What of a trainer survives a restart: gathered for a checkpoint, and put back."""
 
 from utils.checkpoint import CheckpointError, load_checkpoint, plain, with_shards
-from utils.config.files import differences, names_several
+from utils.config.files import differences, names_several, require_plain
 from utils.distributed.messages import gather_to_main
 from utils.distributed.shards import mesh_of
 from utils.distributed.world import rank, world_size
@@ -97,6 +97,7 @@ def restore_trainer(trainer, path):
     else:
         checkpoint = with_shards(load_checkpoint(path, shards=False), path, mesh)
     before, now = checkpoint.get("config", {}), trainer.config.config
+    require_plain(before, path)
     changed = {key for key in {**before, **now} if before.get(key) != now.get(key)}
     load_weights(trainer.model, checkpoint.get("trained_state_dict", checkpoint["state_dict"]))
     if "optimizer" not in checkpoint or _type_of(before) != _type_of(now):

@@ -34,6 +34,7 @@ _STORAGES = {
     "torch.ComplexDoubleStorage": 16,
 }  # bytes of an element
 _MOST_DIMENSIONS = 64
+_PRICE_OF_ITEMS, _PRICE_OF_TUPLE = 20, 4  # in instructions, since a byte in the file makes an object of dozens
 
 
 class _Items:
@@ -115,8 +116,10 @@ class Claims:
         if code == pickle.MARK:
             self._marks.append(len(stack))
         elif code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3):
+            self._pay(_PRICE_OF_TUPLE)
             stack.append(tuple(self._take(code)))
         elif code in (pickle.EMPTY_DICT, pickle.EMPTY_LIST):
+            self._pay(_PRICE_OF_ITEMS)
             stack.append(_Items())
         elif code in (pickle.APPEND, pickle.APPENDS, pickle.SETITEM, pickle.SETITEMS):
             taken = self._take(code)
@@ -177,7 +180,7 @@ class Claims:
         """Of a list or dict, as an OrderedDict, Counter or set."""
         _require(items is None or isinstance(items, _Items))
         number = items.number if items else 0
-        self._pay(number)
+        self._pay(_PRICE_OF_ITEMS + number)
         return _Items(number)
 
     def _tensor(self, storage, offset, size, stride, requires_grad=False, hooks=None):

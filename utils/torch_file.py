@@ -8,7 +8,7 @@ from utils.pickle_claims import Claims
 from utils.zip_records import Refused, records_of
 
 MOST_VALUES = 2_000_000  # besides tensors
-_INSTRUCTIONS_PER_TENSOR = 60  # twice as many as its pickle has
+_INSTRUCTIONS_PER_TENSOR = 150  # more than its pickle has, with what those of its objects cost
 _STRETCHED_BYTES = 2**26
 _PICKLES_BEFORE_STORAGES = 5  # in the format before torch 1.6
 

@@ -113,7 +113,7 @@ def test_entries_that_overlap_are_refused(tmp_path):
 
 def test_a_pickle_of_endless_values_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("utils.torch_file.MOST_VALUES", 10_000)
-    refused(with_pickle(tmp_path / "a.pth", state_of(b"(" + b"N" * 11_000 + b"t")), "too many values")
+    refused(with_pickle(tmp_path / "a.pth", state_of(b"(" + b"N" * 20_000 + b"t")), "too many values")
 
 
 @pytest.mark.parametrize("state", [b"(1", b"}q\0j\xff\xff\xff\xff", b"N" * 10, b"c\n", b"\x8b\xff\xff\xff\x7f", b"Q"])

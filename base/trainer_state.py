@@ -1,14 +1,15 @@
 """What of a trainer survives a restart: gathered for a checkpoint, and put back."""
 
 from utils.checkpoint import CheckpointError, load_checkpoint, plain, with_shards
-from utils.config.files import differences, names_several
+from utils.config.files import differences, names_several, require_plain
 from utils.distributed.messages import gather_to_main
 from utils.distributed.shards import mesh_of
 from utils.distributed.world import rank, world_size
-from utils.errors import UserError
+from utils.errors import UserError, shown
 from utils.run_folder import refuse_other_batch
 from utils.seed import derive_seed, rng_state, seed_everything, set_rng_state
 from utils.stop_signal import unhurried
+from utils.untrusted import as_count
 from utils.weights import class_name, load_optimizer, load_state, load_weights, unwrapped
 
 _SAVED_APART = ("model", "optimizer", "averaged_model")
@@ -68,7 +69,7 @@ def trainer_state(trainer, epoch, unsavable=()):
         "monitor_best": trainer.mnt_best,
         "best_epoch": trainer.best_epoch,
         "not_improved_count": trainer.not_improved_count,
-        "stop_reason": trainer.stop_reason,
+        **({} if trainer.stop_reason is None else {"stop_reason": trainer.stop_reason}),
         "attributes": own["attributes"]
         | {
             key: value.state_dict()
@@ -97,6 +98,7 @@ def restore_trainer(trainer, path):
     else:
         checkpoint = with_shards(load_checkpoint(path, shards=False), path, mesh)
     before, now = checkpoint.get("config", {}), trainer.config.config
+    require_plain(before, path)
     changed = {key for key in {**before, **now} if before.get(key) != now.get(key)}
     load_weights(trainer.model, checkpoint.get("trained_state_dict", checkpoint["state_dict"]))
     if "optimizer" not in checkpoint or _type_of(before) != _type_of(now):
@@ -114,7 +116,7 @@ def restore_trainer(trainer, path):
     trainer._log = checkpoint.get("log", {}) if same_run else {}
     if same_run and checkpoint.get("stop_reason") and before == now:
         other = "a larger trainer.epochs, or another change of the config, goes on"
-        trainer.stop(f"{checkpoint['stop_reason']}; {other}")
+        trainer.stop(f"{shown(checkpoint['stop_reason'])}; {other}")
     trainer._to_restore = dict(checkpoint.get("attributes", {}))
     for name in {name for other in _of_other_processes(checkpoint) for name in other["attributes"]}:
         others = [other["attributes"].get(name, {}) for other in _of_other_processes(checkpoint)]
@@ -170,8 +172,8 @@ def _of_this_process(name, target, state):
         return states[rank()]
     try:
         return target.merged(states)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"the checkpoint does not fit {name!r}: {error}") from None
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"the checkpoint does not fit {name!r}: {' '.join(str(error).split())}") from None
 
 
 def _rng_of_this_process(trainer, checkpoint):
@@ -202,7 +204,7 @@ _STARTS_ANEW = {"lr_scheduler": {"optimizer", "lr_scheduler"}, "criterion": {"lo
 
 def _left_out_of(checkpoint):
     try:
-        return {(int(epoch), int(batch_idx)) for epoch, batch_idx in checkpoint.get("left_out", ())}
+        return {(as_count(epoch), as_count(batch_idx)) for epoch, batch_idx in checkpoint.get("left_out", ())}
     except (TypeError, ValueError):
         raise UserError("the checkpoint's 'left_out' is no list of pairs of numbers") from None
 

@@ -4,6 +4,7 @@ import collections
 import time
 
 from utils.errors import UserError
+from utils.untrusted import as_count, as_list, as_number
 
 _SECONDS_BETWEEN = 2.0  # two hand-overs of rows; a store that writes to a disk takes some 40 ms for each
 
@@ -112,7 +113,7 @@ class TrackerList:
         self._row, self._early_images = {}, []
         for name, post in self._named():
             if name in state:
-                post.rows = [(int(step), dict(row)) for step, row in state[name]["rows"]]
+                post.rows = [(as_count(step), _numbers(row)) for step, row in as_list(state[name]["rows"])]
                 post.tracker.load_state_dict(state[name]["state"])
 
     def _end_row(self):
@@ -182,6 +183,11 @@ class _Post:
             self.logger.info("%s: works again", self.name)
         self.error = None
         return True
+
+
+def _numbers(row):
+    """A row of a checkpoint. Raises ValueError unless it is {tag: number}."""
+    return {str(tag): as_number(value) for tag, value in row.items()}
 
 
 def as_picture(images, dataformats):

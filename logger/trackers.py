@@ -8,6 +8,7 @@ from typing import Literal
 
 from logger.base_tracker import BaseTracker
 from utils.files import cut, open_to_append
+from utils.untrusted import as_count
 
 
 class JsonLines(BaseTracker):
@@ -37,7 +38,7 @@ class JsonLines(BaseTracker):
         return {"length": self.length}
 
     def load_state_dict(self, state):
-        self.length = int(state["length"])
+        self.length = as_count(state["length"])
 
 
 class Wandb(BaseTracker):
@@ -92,7 +93,7 @@ class Wandb(BaseTracker):
         return {"run_id": self.run_id}
 
     def load_state_dict(self, state):
-        self.run_id = state["run_id"]
+        self.run_id = _id(state["run_id"])
 
 
 class Mlflow(BaseTracker):
@@ -139,7 +140,7 @@ class Mlflow(BaseTracker):
         return {"run_id": self.run_id}
 
     def load_state_dict(self, state):
-        self.run_id = state["run_id"]
+        self.run_id = _id(state["run_id"])
 
     def _log_params(self, config):
         from mlflow.entities import Param
@@ -148,6 +149,13 @@ class Mlflow(BaseTracker):
         params = [Param(re.sub(r"[^\w\-. :/]", "_", path)[:250], str(value)[:6000]) for path, value in _values(config)]
         for i in range(0, len(params), 100):
             self.client.log_batch(self.run_id, params=params[i : i + 100])
+
+
+def _id(text):
+    """A run's id, as a checkpoint holds it. Raises ValueError for what is none."""
+    if text is not None and not (isinstance(text, str) and re.fullmatch(r"[\w-]{1,64}", text)):
+        raise ValueError(f"{text!r} is not the id of a run"[:200])
+    return text
 
 
 def _finite(row):

@@ -13,6 +13,7 @@ from logger.base_tracker import TrackerList, in_a_line
 from utils.distributed.world import is_main
 from utils.errors import UserError
 from utils.files import cut
+from utils.untrusted import as_count
 
 
 class TensorboardWriter:
@@ -166,6 +167,7 @@ class TensorboardWriter:
         self._last = None
         for path in self._files() if is_main() else ():
             size = state["files"].get(path.name)
+            size = None if size is None else as_count(size)
             with self._told():
                 if size is None:
                     path.rename(path.with_name(path.name.replace("tfevents", "overtaken")))

@@ -13,6 +13,7 @@ from utils.distributed.parallel import needs_all_gradients
 from utils.distributed.world import is_main
 from utils.duration import RunLength
 from utils.patterns import choose_names
+from utils.untrusted import as_count, as_list, as_number
 from utils.weights import unwrapped
 
 __all__ = [
@@ -75,7 +76,9 @@ class EarlyStopping(BaseCallback):
         return {"best": self.best, "count": self.count}
 
     def load_state_dict(self, state):
-        self.best, self.count = state["best"], int(state["count"])
+        best = state["best"]
+        self.best = None if best is None else as_number(best)
+        self.count = as_count(state["count"])
 
 
 class SaveTopK(BaseCallback):
@@ -107,7 +110,7 @@ class SaveTopK(BaseCallback):
         return {"kept": [list(kept) for kept in self.kept]}
 
     def load_state_dict(self, state):
-        self.kept = [(float(value), int(epoch)) for value, epoch in state["kept"]]
+        self.kept = [(as_number(value), as_count(epoch)) for value, epoch in as_list(state["kept"])]
 
     def _bring_back(self, folder, logger):
         """Write the files anew that overtaken epochs have displaced; forget those of which no checkpoint is left."""
@@ -165,7 +168,7 @@ class TimeLimit(BaseCallback):
         return {"seconds": self.seconds}
 
     def load_state_dict(self, state):
-        self.before = float(state["seconds"])
+        self.before = as_number(state["seconds"])
         self.started = time.monotonic()
 
 

@@ -3,6 +3,7 @@
 import torch
 
 from utils.distributed.shards import local
+from utils.untrusted import as_list
 
 
 class GradientWatch:
@@ -57,7 +58,7 @@ class GradientWatch:
     def load_state_dict(self, state):
         """Put it back."""
         self.clear()
-        self._found = [bool(found) for found in state["found"]]
+        self._found = [bool(found) for found in as_list(state["found"])]
 
     def _make_flags(self, device):
         flags = torch.zeros(max(256, 2 * self._num_flagged), device=device)

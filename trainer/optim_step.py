@@ -7,6 +7,7 @@ from utils.distributed.parallel import average_gradients, exchange_gradients
 from utils.distributed.shards import is_sharded, sharded_like, whole
 from utils.distributed.world import world_size
 from utils.errors import UserError
+from utils.untrusted import as_count, as_list, as_number
 
 
 class OptimStep:
@@ -135,15 +136,16 @@ class OptimStep:
     def load_state_dict(self, state):
         """Put it back; the state of another precision is left alone."""
         if self.scaler is not None and "scaler" in state:
+            _require_of_scaler(state["scaler"])
             self.scaler.load_state_dict(state["scaler"])
-        self.num_batches, self._num_samples, self._first_samples = state.get("window", (0, 0, 0))
+        self.num_batches, self._num_samples, self._first_samples = map(
+            as_count, as_list(state.get("window", (0, 0, 0)))
+        )
         self._exchanged = self._sharded or world_size() == 1 or self.num_batches == 0
         if self.num_batches:
-            for parameter, gradient in zip(self._parameters(), state["gradients"], strict=True):
-                dense = gradient is not None and gradient.layout == torch.strided
-                like = torch.empty_like(parameter).copy_(sharded_like(parameter, gradient)) if dense else gradient
-                parameter.grad = like if like is None else like.to(parameter.device)
-            for saved, buffer in zip(state.get("buffers", ()), self._good_buffers, strict=False):
+            for parameter, gradient in zip(self._parameters(), as_list(state["gradients"]), strict=True):
+                parameter.grad = None if gradient is None else _gradient_of(parameter, gradient)
+            for saved, buffer in zip(as_list(state.get("buffers", ())), self._good_buffers, strict=False):
                 buffer.copy_(saved)
 
     def _weighted(self, loss):
@@ -174,14 +176,40 @@ class OptimStep:
         if self.skip_nonfinite and any(found):
             _copy_all(self._good_buffers, self.buffers)
         else:
-            self.optimizer.step()
+            self._step()
             _copy_all(self.buffers, self._good_buffers)
+
+    def _step(self):
+        try:
+            self.optimizer.step()
+        except ArithmeticError as error:
+            raise UserError(f"optimizer: its settings are out of range: {error}") from error
 
     def _parameters(self):
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def _gradients(self):
         return [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+
+
+def _gradient_of(parameter, saved):
+    """A saved gradient, dense or sparse, as one of the parameter's. Raises ValueError if it is none."""
+    sparse = saved.layout == torch.sparse_coo
+    if saved.shape != parameter.shape or saved.is_complex() != parameter.is_complex():
+        raise ValueError(f"a gradient is a {saved.dtype} of the shape {tuple(saved.shape)}")
+    if sparse:
+        return saved.to(parameter.device, parameter.dtype)
+    return torch.empty_like(parameter).copy_(sharded_like(parameter, saved))
+
+
+def _require_of_scaler(state):
+    """Raise ValueError unless a GradScaler can go on from the state, whose numbers its kernel takes as they are."""
+    for name in ("scale", "growth_factor", "backoff_factor"):
+        if not 0 < as_number(state[name]) < float("inf"):
+            raise ValueError(f"the scaler's {name!r} is {state[name]}")
+    for name in ("growth_interval", "_growth_tracker"):
+        if as_count(state[name]) >= 2**31:
+            raise ValueError(f"the scaler's {name!r} is {state[name]}")
 
 
 def _mean(gradients):

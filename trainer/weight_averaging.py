@@ -13,6 +13,7 @@ from utils.batches import batches_of
 from utils.distributed.shards import refuse_sharded
 from utils.distributed.world import world_size
 from utils.duration import RunLength, is_part
+from utils.untrusted import as_count
 from utils.weights import load_weights, unwrapped
 
 
@@ -63,7 +64,7 @@ class EMA(BaseCallback):
         return {} if self._model is None else {"average": self._model.state_dict(), "updates": self.updates}
 
     def load_state_dict(self, state):
-        self._to_load, self.updates = state.get("average"), int(state.get("updates", 0))
+        self._to_load, self.updates = state.get("average"), as_count(state.get("updates", 0))
         if self._model is not None and self._to_load is not None:
             load_weights(self._model, self._to_load)
 
@@ -142,6 +143,6 @@ class SWA(BaseCallback):
         return {"count": self.count} | ({} if self._model is None else {"average": self._model.state_dict()})
 
     def load_state_dict(self, state):
-        self.count, self._to_load = int(state["count"]), state.get("average")
+        self.count, self._to_load = as_count(state["count"]), state.get("average")
         if self._model is not None and self._to_load is not None:
             load_weights(self._model, self._to_load)

@@ -18,16 +18,14 @@ from utils.distributed.sharded_checkpoint import NOTE_BYTES, delete_unnamed, not
 from utils.errors import CheckpointError
 from utils.files import delete_left_over, replacing
 from utils.safetensors_io import read_safetensors
+from utils.torch_file import read_torch_file
+from utils.untrusted import as_count, as_number, require_harmless
+from utils.zip_records import Refused
 
 _SEAL = b"sha256:"
 _SEAL_BYTES = len(_SEAL) + 64
+_LEAST = {"epoch": 0, "batch": 0, "step": 0, "validated_step": 0, "best_epoch": 0, "not_improved_count": -1}
 _KINDS = {
-    "epoch": int,
-    "batch": int,
-    "step": int,
-    "validated_step": int,
-    "best_epoch": int,
-    "not_improved_count": int,
     "optimizer": dict,
     "config": dict,
     "attributes": dict,
@@ -36,6 +34,7 @@ _KINDS = {
     "of_other_processes": list,
     "log": dict,
     "shards": dict,
+    "stop_reason": str,
 }
 BEST_MODEL = "model_best.pth"
 _OVERTAKEN = "overtaken-"
@@ -73,26 +72,34 @@ def load_checkpoint(path, shards=True):
     shards: whether to read sharded tensors too, as whole ones; with_shards can do it later. Also reads files without a
     checksum: those of plain torch.save, which may be a state_dict alone, those of the old template, and .safetensors.
     """
-    import torch
-
     path = Path(path)
-    if path.suffix == ".safetensors":
-        return _require_kinds(read_safetensors(path), path)
-    sealed = _verify(path)
     try:
-        if sealed:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        else:
-            from utils.old_checkpoint import load_old_checkpoint
-
-            state = load_old_checkpoint(path)
+        state = _read(path)
+    except CheckpointError:
+        raise
     except Exception as error:  # whatever a damaged or hostile file makes torch's reader raise
         name = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"it refers to {name[1]}" if name else "its content is not that of a checkpoint"
+        reason = error if isinstance(error, Refused) else reason
         raise CheckpointError(f"{path}: refused: {reason}; only tensors and plain values are read") from error
-    if isinstance(state, dict) and state and all(isinstance(value, torch.Tensor) for value in state.values()):
-        state = {"state_dict": state}
-    return with_shards(_require_kinds(state, path), path) if shards else _require_kinds(state, path)
+    state = _require_kinds(state, path)
+    return with_shards(state, path) if shards else state
+
+
+def _read(path):
+    """What the file holds: plain values and tensors, whatever a checkpoint may make of them."""
+    if path.suffix == ".safetensors":
+        state = read_safetensors(path)
+        require_harmless(state)
+    elif _verify(path):
+        state = read_torch_file(path)
+        require_harmless(state)
+    else:
+        from utils.old_checkpoint import load_old_checkpoint
+
+        state = load_old_checkpoint(path)
+    alone = isinstance(state, dict) and state and all(hasattr(value, "layout") for value in state.values())
+    return {"state_dict": state} if alone else state  # of a model
 
 
 def with_shards(state, path, mesh=None):
@@ -115,11 +122,11 @@ def _require_kinds(state, path):
     for key, kind in _KINDS.items():
         if key in state and type(state[key]) is not kind:
             raise CheckpointError(f"{path}: its {key!r} is of type {type(state[key]).__name__}, not {kind.__name__}")
-    for key in ("epoch", "batch", "step"):
-        if state.get(key, 0) < 0:
-            raise CheckpointError(f"{path}: its {key!r} is {state[key]}")
-    if not isinstance(state.get("monitor_best", 0), (int, float)):
-        raise CheckpointError(f"{path}: its 'monitor_best' is no number")
+    for key in [*_LEAST, "monitor_best"]:
+        try:
+            as_number(state.get(key, 0)) if key == "monitor_best" else as_count(state.get(key, 0), _LEAST[key])
+        except ValueError as error:
+            raise CheckpointError(f"{path}: its {key!r}: {error}") from None
     for key in ("state_dict", "trained_state_dict"):
         weights = state.get(key, {})
         if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
@@ -199,7 +206,8 @@ def find_logged(folder, name, value, files="checkpoint-epoch*.pth"):
     for path in sorted(Path(folder).glob(files)):
         with contextlib.suppress(CheckpointError):
             state = load_checkpoint(path, shards=False)
-            if not state.get("batch") and state.get("log", {}).get(name) == value:
+            logged = state.get("log", {}).get(name)
+            if not state.get("batch") and type(logged) in (int, float) and logged == value:
                 return path
     return None
 

@@ -7,6 +7,7 @@ import warnings
 from utils.distributed.messages import gather
 from utils.distributed.world import is_main, world_size
 from utils.errors import UserError
+from utils.untrusted import as_count
 
 METHODS = ("update", "compute", "reset", "state_dict", "load_state_dict")
 
@@ -77,7 +78,7 @@ class EpochMetrics:
     def load_state_dict(self, state):
         """Put it back into the metrics of the same names. Raises ValueError, naming the place, if it does not fit."""
         self.reset()
-        self.num_batches = int(state.get("num_batches", 0))
+        self.num_batches = as_count(state.get("num_batches", 0))
         for place, metric in self._metrics.items():
             if metric.__name__ in state.get("states", {}):
                 try:

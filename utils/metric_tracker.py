@@ -7,6 +7,7 @@ import operator
 from utils.distributed.messages import gather, sums
 from utils.epoch_metrics import EpochMetrics, is_epoch_metric
 from utils.errors import UserError
+from utils.untrusted import as_count, as_list, as_number
 
 
 class MetricTracker:
@@ -107,9 +108,9 @@ class MetricTracker:
         self.reset()
         for key in self.keys:
             if key in state["sums"]:
-                self._sums[key], self._weights[key] = float(state["sums"][key]), int(state["weights"][key])
-                for value, n in state["window"][key]:
-                    self.update(key, float(value), int(n))
+                self._sums[key], self._weights[key] = as_number(state["sums"][key]), as_count(state["weights"][key])
+                for value, n in as_list(state["window"][key]):
+                    self.update(key, as_number(value), as_count(int(n)))
         if self.over_epoch is not None:
             self.over_epoch.load_state_dict(state.get("over_epoch", {}))
 

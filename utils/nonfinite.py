@@ -9,6 +9,7 @@ from utils.distributed.messages import gather
 from utils.distributed.shards import local
 from utils.errors import UserError
 from utils.seed import rng_state, set_rng_state
+from utils.untrusted import as_count, as_list, as_number
 
 MAX_LEFT_OUT = 10
 
@@ -68,11 +69,13 @@ class StepLog:
 
     def load_state_dict(self, state):
         """Put it back."""
-        self.batches, self.updates = list(map(int, state["batches"])), list(map(int, state["updates"]))
-        self.last_update = int(state["last_update"])
-        self.lr = state.get("lr")
-        if not all(-1 <= batch_idx < 2**63 for batch_idx in [*self.batches, *self.updates, self.last_update]):
-            raise ValueError("a batch's index is out of range")
+        self.batches, self.updates = (
+            list(map(as_count, as_list(state["batches"]))),
+            list(map(as_count, as_list(state["updates"]))),
+        )
+        self.last_update = as_count(state["last_update"], least=-1)
+        lr = state.get("lr")
+        self.lr = lr if lr is None or getattr(lr, "ndim", None) == 0 else as_number(lr)
 
 
 def merged_faults(of_processes):

@@ -8,6 +8,9 @@ import struct
 
 import torch
 
+from utils.torch_file import read_torch_file
+from utils.untrusted import require_harmless
+
 
 class _Record:
     """Stands in for an object of the old template: keeps its attributes and does nothing else."""
@@ -46,14 +49,19 @@ _STAND_INS = {
 def load_old_checkpoint(path):
     """The checkpoint's dict, tensors on the CPU, with its config as a plain dict.
 
-    Raises whatever torch.load raises for a name outside the list above.
+    Raises whatever torch.load raises for a name outside the list above, and Refused for what would do harm.
     """
     with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in _STAND_INS.items()]):
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = read_torch_file(path, records=_STAND_INS)
     if isinstance(checkpoint, dict) and isinstance(checkpoint.get("config"), _Record):
         attributes = vars(checkpoint["config"])
-        checkpoint["config"] = _plain(attributes.get("_config") or attributes.get("config") or {})
-    best = checkpoint.get("monitor_best") if isinstance(checkpoint, dict) else None
+        checkpoint["config"] = attributes.get("_config") or attributes.get("config") or {}
+    require_harmless(checkpoint, also=(_Record,))
+    if not isinstance(checkpoint, dict):
+        return checkpoint
+    if "config" in checkpoint:
+        checkpoint["config"] = _plain(checkpoint["config"])
+    best = checkpoint.get("monitor_best")
     if isinstance(best, torch.Tensor) and best.dim() == 0 and "state_dict" in checkpoint:
         checkpoint["monitor_best"] = best.item()
     return checkpoint

@@ -5,6 +5,8 @@ import json
 from utils.errors import CheckpointError
 from utils.files import replacing
 
+_MOST_TENSORS = 200_000  # an entry of a few bytes makes an object of hundreds
+
 
 def read_safetensors(path):
     """{"state_dict": {name: tensor}}, and the "config" if the file has one. Raises CheckpointError."""
@@ -12,10 +14,16 @@ def read_safetensors(path):
     from safetensors import SafetensorError, safe_open
 
     try:
+        if path.exists() and not path.is_file():
+            raise CheckpointError(f"{path}: not a file")
         with safe_open(path, framework="pt") as file:
+            if len(file.keys()) > _MOST_TENSORS:
+                raise CheckpointError(f"{path}: refused: it holds more than {_MOST_TENSORS:,} tensors")
             notes = file.metadata() or {}
             state = {"state_dict": {name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118
         return state | ({"config": json.loads(notes["config"])} if "config" in notes else {})
+    except CheckpointError:
+        raise
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
     except OSError as error:

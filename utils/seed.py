@@ -5,6 +5,9 @@ import random
 import numpy as np
 
 from utils.errors import UserError
+from utils.untrusted import as_count, as_list, as_number
+
+_TABLE = 624  # numbers that the Mersenne Twister makes at a time
 
 
 def derive_seed(seed, *path):
@@ -54,12 +57,28 @@ def set_rng_state(state):
     import torch
 
     try:
-        version, internal, gauss = state["python"]
-        random.setstate((version, tuple(internal), gauss))
-        name, keys, *position = state["numpy"]
-        np.random.set_state((name, keys.numpy().astype(np.uint32), *position))
+        python, numpy = _python_state(*state["python"]), _numpy_state(*state["numpy"])
+        random.setstate(python)
+        np.random.set_state(numpy)
         torch.set_rng_state(state["torch"])
         if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["cuda"])
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise UserError(f"the checkpoint does not fit the random generators: {error!r}") from None
+        reason = " ".join(str(error).split())
+        raise UserError(f"the checkpoint does not fit the random generators: {reason}") from None
+
+
+def _python_state(version, internal, gauss):
+    """What random.setstate takes, which looks at all of it but the number that gauss() has in store."""
+    if gauss is not None:
+        as_number(gauss)
+    return version, tuple(as_list(internal)), gauss
+
+
+def _numpy_state(name, keys, position, has_gauss, gauss):
+    """What np.random.set_state takes, which does not look at the position and reads outside the table of keys."""
+    if name != "MT19937" or keys.shape != (_TABLE,) or not bool(((keys >= 0) & (keys < 2**32)).all()):
+        raise ValueError(f"NumPy's generator is not an MT19937 with {_TABLE} keys")
+    if as_count(position) > _TABLE:
+        raise ValueError(f"NumPy's generator is at {position} of {_TABLE} keys")
+    return name, keys.numpy().astype(np.uint32), position, as_count(has_gauss) > 0, as_number(gauss)

@@ -25,18 +25,34 @@ def load_weights(model, state_dict):
     A "module." before every name, as a wrapped model's own state_dict has it, is taken off.
     """
     model = unwrapped(model)
-    weights = without_wrapper(state_dict)
+    what = f"the checkpoint does not fit the model {type(model).__name__}"
+    if not isinstance(state_dict, dict) or not all(isinstance(name, str) for name in state_dict):
+        raise UserError(f"{what}: it holds no weights by their names")
+    weights, own = without_wrapper(state_dict), model.state_dict()
+    if odd := [name for name in own if name in weights and not _copies_into(own[name], weights[name])]:
+        raise UserError(f"{what}: {odd[0]} is {_kind(weights[odd[0]])} and not {_kind(own[odd[0]])}")
     if is_sharded(model):
-        own = model.state_dict()
         weights = {key: sharded_like(own[key], value) if key in own else value for key, value in weights.items()}
     try:
         model.load_state_dict(weights)
-    except RuntimeError as error:
-        differ = _differences(model.state_dict(), weights) or [" ".join(str(error).split())]
+    except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
+        differ = _differences(own, weights) or [" ".join(str(error).split())]
         more = f"; and {len(differ) - 2} more" if len(differ) > 2 else ""
         remedy = "keep its arch, or begin a new run with the weights that fit: --weights-only, see docs/fine_tuning.md"
-        what = f"the checkpoint does not fit the model {type(model).__name__}"
         raise UserError(f"{what}: {'; '.join(differ[:2])}{more}; {remedy}") from None
+
+
+def _copies_into(own, given):
+    """Whether the given value can be copied into the model's own one, as far as its kind goes."""
+    if not isinstance(own, torch.Tensor):
+        return True  # an extra state, of which the module knows more
+    return isinstance(given, torch.Tensor) and (given.layout, given.is_complex()) == (own.layout, own.is_complex())
+
+
+def _kind(value):
+    if not isinstance(value, torch.Tensor):
+        return f"a {type(value).__name__}"
+    return f"a {str(value.dtype).removeprefix('torch.')} tensor, {str(value.layout).removeprefix('torch.')}"
 
 
 def _differences(own, weights):
@@ -74,15 +90,14 @@ def load_optimizer(optimizer, state_dict, settings_as_built):
         _require_like(built, groups, "")
         if not all(type(number) is int for group in groups for number in group["params"]):
             raise ValueError("its parameters are not numbered")
+        now = built if settings_as_built else groups
+        _require_states(optimizer, state_dict["state"], groups, now)
         optimizer.load_state_dict({**state_dict, "param_groups": groups})
-        if not all(isinstance(state, dict) for state in optimizer.state.values()):
-            raise ValueError("a parameter's state is no dict")
         if not all(isinstance(parameter, torch.Tensor) for parameter in optimizer.state):
             raise ValueError("it holds a state of no parameter")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"the checkpoint does not fit the optimizer: {error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise UserError(f"the checkpoint does not fit the optimizer: {' '.join(str(error).split())}") from None
     optimizer._opt_called = True  # by the run before this one; else torch warns that the schedule goes ahead of it
-    _require_shapes(optimizer)
     for parameter, state in optimizer.state.items():
         state.update({name: _laid_out_like(parameter, value) for name, value in state.items()})
     if settings_as_built:
@@ -106,41 +121,102 @@ def _load_optimizers(optimizers, states, settings_as_built):
     optimizers.steps = steps
 
 
-def _require_shapes(optimizer):
-    """Raise UserError for a state of one of torch's optimizers that does not belong to its parameter."""
-    kind = type(optimizer)
-    if not kind.__module__.startswith("torch.optim") or kind.__name__ in ("Adafactor", "LBFGS"):  # shaped as they like
-        return
-    for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-        for name, value in optimizer.state.get(parameter, {}).items():
-            if not isinstance(value, (torch.Tensor, type(None))) and name != "step":
-                raise UserError(f"the checkpoint does not fit the optimizer: a state {name!r} is no tensor")
-            if isinstance(value, torch.Tensor) and value.numel() != 1 and value.shape != parameter.shape:
-                shapes = f"{tuple(value.shape)}, not {tuple(parameter.shape)}"
-                raise UserError(f"the checkpoint does not fit the optimizer: a state {name!r} has the shape {shapes}")
+def _require_states(optimizer, states, groups, settings):
+    """Raise ValueError for states that a step of the optimizer would fail on, or read memory of others by.
+
+    states: {number of a parameter: its state}. groups: the saved ones, which number the parameters. settings: of each
+    group, those that it will have.
+    """
+    for own, group, setting in zip(optimizer.param_groups, groups, settings, strict=True):
+        for parameter, number in zip(own["params"], group["params"], strict=True):
+            state = states.get(number, {})
+            if not isinstance(state, dict):
+                raise ValueError("a parameter's state is no dict")
+            if type(optimizer).__module__.startswith("torch.optim") and state:
+                _require_state(type(optimizer).__name__, parameter, state, setting)
+
+
+def _require_state(kind, parameter, state, settings):
+    """The same for one parameter, whose optimizer is torch's class of that name."""
+    for name in _names_in_state(kind, settings):
+        if state.get(name) is None:
+            raise ValueError(f"a state has no {name!r}")
+    for name, value in state.items():
+        if name == "step" or (value is not None and name in _NUMBERS_IN_STATE):
+            number = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
+            if not isinstance(number, (int, float)) or not 0 <= number < 2**63:
+                raise ValueError(f"a state {name!r} is no number from 0 on")
+        elif value is not None and not isinstance(value, torch.Tensor):
+            raise ValueError(f"a state {name!r} is no tensor")
+        elif value is not None:
+            shape = _SMALLER_IN_STATE.get(name, tuple)(tuple(parameter.shape))
+            if tuple(value.shape) != shape:
+                raise ValueError(f"a state {name!r} has the shape {tuple(value.shape)}, not {shape}")
+            if not _copies_into(parameter, value) or value.is_floating_point() != parameter.is_floating_point():
+                raise ValueError(f"a state {name!r} is {_kind(value)} and not {_kind(parameter)}")
+
+
+_NUMBERS_IN_STATE = ("eta", "mu", "mu_product")
+_SMALLER_IN_STATE = {
+    "row_var": lambda shape: (*shape[:-1], 1),
+    "col_var": lambda shape: (*shape[:-2], 1, shape[-1]),
+}  # of Adafactor
+_IN_STATE = {
+    "ASGD": ("step", "eta", "mu", "ax"),
+    "Adadelta": ("step", "square_avg", "acc_delta"),
+    "Adafactor": ("step",),
+    "Adagrad": ("step", "sum"),
+    "Adam": ("step", "exp_avg", "exp_avg_sq"),
+    "AdamW": ("step", "exp_avg", "exp_avg_sq"),
+    "Adamax": ("step", "exp_avg", "exp_inf"),
+    "NAdam": ("step", "mu_product", "exp_avg", "exp_avg_sq"),
+    "RAdam": ("step", "exp_avg", "exp_avg_sq"),
+    "RMSprop": ("step", "square_avg"),
+    "Rprop": ("step", "prev", "step_size"),
+    "SparseAdam": ("step", "exp_avg", "exp_avg_sq"),
+}  # what a step of torch's optimizers takes for granted
+_IN_STATE_BY_SETTING = {
+    "Adam": {"amsgrad": "max_exp_avg_sq"},
+    "AdamW": {"amsgrad": "max_exp_avg_sq"},
+    "RMSprop": {"momentum": "momentum_buffer", "centered": "grad_avg"},
+}
+
+
+def _names_in_state(kind, settings):
+    by_setting = _IN_STATE_BY_SETTING.get(kind, {})
+    return (*_IN_STATE.get(kind, ()), *(name for setting, name in by_setting.items() if settings.get(setting)))
 
 
 def _require_like(built, saved, place):
-    """Raise ValueError if numbers and lists are saved as something else. built: the same of an object that is new."""
-    if isinstance(built, dict) and isinstance(saved, dict):
+    """Raise ValueError if numbers, text and lists are saved as something else. built: of an object that is new."""
+    if isinstance(built, dict):
+        if not isinstance(saved, dict):
+            raise ValueError(f"{place} is {_shown(saved)}, where a dict was expected")
         for key in built.keys() & saved.keys():
             _require_like(built[key], saved[key], f"{place}{key!r}")
     elif isinstance(built, (list, tuple)) and built:
-        if not isinstance(saved, (list, tuple)):
-            raise ValueError(f"{place} is {saved!r}, where a list was expected")
-        for item in saved:
-            _require_like(built[0], item, place)
+        if not isinstance(saved, (list, tuple)) or len(saved) != len(built):
+            raise ValueError(f"{place} is {_shown(saved)}, where a list of {len(built)} was expected")
+        for one, item in zip(built, saved, strict=True):
+            _require_like(one, item, place)
     elif isinstance(built, bool):
         if not isinstance(saved, bool):
-            raise ValueError(f"{place} is {saved!r}, where true or false was expected")
+            raise ValueError(f"{place} is {_shown(saved)}, where true or false was expected")
+    elif isinstance(built, str):
+        if not isinstance(saved, str):
+            raise ValueError(f"{place} is {_shown(saved)}, where text was expected")
     elif isinstance(built, (int, float)) and not _is_number(saved):
-        raise ValueError(f"{place} is {saved!r}, where a number was expected")
+        raise ValueError(f"{place} is {_shown(saved)}, where a number was expected")
 
 
 def _is_number(value):
     if isinstance(value, torch.Tensor):
-        return value.dim() == 0
+        return value.dim() == 0 and not value.is_complex() and value.layout == torch.strided
     return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
+
+
+def _shown(value):
+    return repr(value) if isinstance(value, (str, float, bool, type(None))) else f"a {type(value).__name__}"
 
 
 def _kernel(settings):
@@ -169,5 +245,5 @@ def load_state(name, target, state):
             load_schedule(name, target, state)
         else:
             target.load_state_dict(state)
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError, IndexError) as error:
-        raise UserError(f"the checkpoint does not fit {name!r}: {error}") from None
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"the checkpoint does not fit {name!r}: {' '.join(str(error).split())}") from None

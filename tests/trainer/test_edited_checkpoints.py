@@ -66,7 +66,21 @@ def test_any_value_in_any_place(checkpoints, tmp_path, seed):
         (("optimizer", "state", 0, "momentum_buffer"), torch.zeros(2), r"'momentum_buffer' has the shape \(2,\)"),
         (("optimizer", "param_groups", 0, "params", 0), -1, "a state of no parameter"),
         (("attributes", "lr_scheduler", "gamma"), None, "'lr_scheduler': 'gamma' is None, where a number"),
-        (("attributes", "step_log", "last_update"), 10**30, "out of range"),
+        (
+            ("attributes", "train_metrics", "window", "loss"),
+            torch.zeros(10**6),
+            "got a Tensor, where a list was expected",
+        ),
+        (("attributes", "optim_step", "window", 0), "1", "got '1', where a number from 0 on was expected"),
+        (
+            ("optimizer", "state", 0, "momentum_buffer"),
+            torch.zeros(8, 4, dtype=torch.complex64),
+            "is a complex64 tensor",
+        ),
+        (("optimizer", "state", 0, "momentum_buffer"), torch.tensor(1.0), r"has the shape \(\), not \(8, 4\)"),
+        (("state_dict", "0.weight"), torch.eye(8, 4).to_sparse(), "0.weight is a float32 tensor, sparse_coo and not"),
+        (("config", "trainer", "epochs"), torch.zeros(3), "a config holds text, numbers"),
+        (("attributes", "step_log", "last_update"), 10**30, "a number of 100 bits, where a number from -1 on"),
     ],
 )
 def test_what_is_wrong_is_named(checkpoints, tmp_path, place, value, told):

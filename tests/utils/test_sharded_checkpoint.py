@@ -121,3 +121,11 @@ def test_shards_that_a_file_of_any_name_has_are_not_deleted(tmp_path):
     asked = subprocess.run([sys.executable, "-c", ask, tmp_path / ".lock"], capture_output=True, text=True)
     assert asked.stderr.splitlines()[-1].startswith("BlockingIOError"), "the run's lock is no longer held"
     del lock
+
+
+def test_shards_larger_than_their_files_are_refused_before_memory_is_taken(tmp_path, monkeypatch):
+    (tmp_path / "shard.safetensors").write_bytes(bytes(100))
+    state = {"w": None, "shards": {"tensors": [{"at": ["w"], "shape": [10**9], "dtype": "float32"}]}}
+    monkeypatch.setattr("torch.empty", lambda *_, **__: pytest.fail("memory is taken"))
+    with pytest.raises(CheckpointError, match="refused: its shards are not those of the checkpoint"):
+        read_shards(state, tmp_path)

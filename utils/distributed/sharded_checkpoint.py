@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import inspect
 import json
+import math
 import os
 import re
 import secrets
@@ -24,6 +25,7 @@ from utils.distributed.shards import is_shard
 from utils.distributed.world import is_main, rank
 from utils.errors import CheckpointError, UserError
 from utils.files import flush_folder, replacing
+from utils.untrusted import as_count
 
 _SUMS = "sha256.json"
 _ENDING = ".shards"
@@ -83,6 +85,7 @@ def read_shards(state, folder, mesh=None):
     try:
         listed = state.pop("shards")["tensors"]
         at = {_name(entry["at"]): entry["at"] for entry in listed}
+        _require_bytes(torch, listed, folder)
         empty = {_name(entry["at"]): _empty(torch, entry, mesh) for entry in listed}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it reads for this process alone, as is meant
@@ -96,6 +99,13 @@ def read_shards(state, folder, mesh=None):
     except (Exception, CheckpointException) as error:  # whatever a hostile folder makes torch's reader raise
         raise CheckpointError(f"{folder}: refused: its shards are not those of the checkpoint beside it") from error
     return state
+
+
+def _require_bytes(torch, listed, folder):
+    """Raise ValueError if the tensors that a checkpoint lists are larger than the shards, before memory is taken."""
+    claimed = sum(math.prod(map(as_count, entry["shape"])) * _dtype(torch, entry).itemsize for entry in listed)
+    if claimed > sum(path.stat().st_size for path in folder.iterdir()):
+        raise ValueError(f"its shards are to have {claimed} bytes")
 
 
 def note_of(ending):
@@ -192,14 +202,18 @@ def _name(at):
 
 
 def _empty(torch, entry, mesh):
-    if entry["dtype"] not in _DTYPES:
-        raise ValueError(entry["dtype"])
-    dtype = getattr(torch, entry["dtype"])
+    dtype = _dtype(torch, entry)
     if mesh is None:
         return torch.empty(entry["shape"], dtype=dtype)
     from torch.distributed.tensor import Shard, empty
 
     return empty(entry["shape"], dtype=dtype, device_mesh=mesh, placements=[Shard(0)])
+
+
+def _dtype(torch, entry):
+    if entry["dtype"] not in _DTYPES:
+        raise ValueError(entry["dtype"])
+    return getattr(torch, entry["dtype"])
 
 
 def _write(tensors, temporary):

@@ -21,7 +21,10 @@ class CsvLog:
     def rows(self):
         """The rows as a list of {column: text}, empty if there is no file yet. Raises UserError for another file."""
         try:
-            return list(csv.DictReader(io.StringIO(read_beside(self.path), newline="")))
+            rows = list(csv.DictReader(io.StringIO(read_beside(self.path), newline="")))
+            if any(None in row or None in row.values() for row in rows):
+                raise ValueError("it has rows of another length than its header")
+            return rows
         except FileNotFoundError:
             return []
         except (OSError, ValueError, csv.Error) as error:
@@ -31,7 +34,7 @@ class CsvLog:
         """The epochs that have a row. Raises UserError for a table that is not ours."""
         try:
             return [int(float(row["epoch"])) for row in self.rows()]
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, OverflowError, ValueError):
             place = shown(self.path)
             raise UserError(f"{place}: has rows without an epoch's number; mend or move the file") from None
 

@@ -40,3 +40,12 @@ def test_a_table_that_cannot_be_read_is_named(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(UserError, match=r"metrics.csv: cannot read the table"):
         CsvLog(path).rows()
+
+
+@pytest.mark.parametrize(
+    "content", ["epoch,loss\n1,2,3\n", "epoch,loss\n1\n", "epoch\n1e999\n", "epoch\nnan\n", "loss\n1\n"]
+)
+def test_a_table_that_no_run_has_written_is_named(tmp_path, content):
+    (tmp_path / "metrics.csv").write_text(content)
+    with pytest.raises(UserError, match="metrics.csv: .*mend or move the file"):
+        CsvLog(tmp_path / "metrics.csv").epochs()

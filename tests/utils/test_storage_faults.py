@@ -3,6 +3,7 @@
 import builtins
 import errno
 import itertools
+import json
 import os
 import random
 import shutil
@@ -17,7 +18,9 @@ from killed import FileWrapper
 import utils.checkpoint as checkpoints
 import utils.files
 from helpers import PROJECT, copy_project, run
+from logger import CsvLog
 from utils.checkpoint import CheckpointError, find_checkpoint, load_checkpoint
+from utils.json_io import write_json
 
 
 def save_epoch(folder, epoch):
@@ -298,6 +301,23 @@ def test_power_lost_at_any_moment_leaves_a_checkpoint_that_is_as_new_as_was_prom
                 bad.append((number, str(error)))
             shutil.rmtree(after)
     assert not bad and states >= 1000
+
+
+def test_power_lost_at_any_moment_leaves_the_files_beside_checkpoints_whole(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        disk = Disk(patch, tmp_path)
+        for epoch in (1, 2, 3):
+            write_json({"epoch": epoch}, tmp_path / "config.json")
+            CsvLog(tmp_path / "metrics.csv").append({"epoch": epoch, "loss": 0.5})
+    chance = random.Random(0)
+    for number in range(len(disk.operations) + 1):
+        for _ in range(12):
+            left = disk.after_power_loss(number, chance)
+            if "config.json" in left:
+                assert json.loads(left["config.json"])["epoch"] in (1, 2, 3)
+            if "metrics.csv" in left:
+                rows = left["metrics.csv"].decode().splitlines()
+                assert rows == ["epoch,loss", "1,0.5", "2,0.5", "3,0.5"][: len(rows)] and len(rows) > 1
 
 
 def test_the_simulated_loss_of_power_finds_a_missing_flush(tmp_path, monkeypatch):

@@ -82,6 +82,9 @@ def tensorboard_scalars(folder):
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    for path in folder.glob("*tfevents*"):
+        if not path.is_file():  # a pipe would be read for good
+            raise UserError(f"{shown(path)}: not a file; move it away")
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of what a resumed run has taken back
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()

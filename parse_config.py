@@ -16,12 +16,13 @@ from utils.checkpoint import load_checkpoint, with_shards
 from utils.config.check import as_spec, check_config, check_types, metric_name
 from utils.config.command_line import read_command_line
 from utils.config.files import deep_merge, require_plain, set_by_path
+from utils.config.plain import require_savable
 from utils.config.schema import KNOWN_KEYS, RunSettings, TrainerSettings
 from utils.config.types import OWN_SECTION, PARTS, argument_mistakes, is_library, resolve, signature_of
 from utils.distributed.messages import decided_by_main
 from utils.distributed.world import is_main
 from utils.environment import RunRecord
-from utils.errors import UserError, clean_exit, end_on_user_errors, shown
+from utils.errors import UserError, clean_exit, end_on_user_errors, shortened, shown
 from utils.files import delete_left_over
 from utils.json_io import write_json
 from utils.run_folder import RunLock, claim_run_folder, is_run_folder, log_folder_of, refuse_second
@@ -109,7 +110,7 @@ class ConfigParser:
             merged._checkpoint, merged._seen, merged.variants = given.checkpoint, given.seen, given.variants
             check_types(merged.config, merged.parts)
             if merged.own_keys:
-                merged.get_logger("config").info("own keys: %s", ", ".join(merged.own_keys))
+                merged.get_logger("config").info("own keys: %s", shortened(", ".join(merged.own_keys)))
             if given.check:
                 print("no mistakes found" + ("" if parts else "; types and their args are checked when they are built"))
                 raise SystemExit(0)
@@ -230,6 +231,11 @@ class ConfigParser:
         self._open_run()
         return self._has_ended
 
+    def record_training(self):
+        """Record in the run's folder that it is trained on, so that its end is to come again."""
+        if is_main():
+            self._record.train()
+
     def record_end(self):
         """Record in the run's folder that all is done, what callbacks do at its end included."""
         if is_main():
@@ -254,6 +260,7 @@ class ConfigParser:
 
     def _claim_run(self):
         """(folder of checkpoints, folder of logs, whether the run had ended), with the start recorded."""
+        require_savable(self._config, "the config")  # as the script has made it, which a resume reads again
         if self.continues:
             save_dir = self.resume.parent
         else:

@@ -78,14 +78,14 @@ class CallbackList:
             _call(place, method, arguments)
 
     def call_all(self, hook, *arguments):
-        """The same, even if one raises an error; returns the first error, None if there was none."""
+        """Call the hook of each callback that has one, also after an error of one of them; returns the errors."""
         errors = []
         for place, method in self._called[hook]:
             try:
                 _call(place, method, arguments)
             except (Exception, SystemExit) as error:
                 errors.append(error)
-        return next(iter(errors), None)
+        return errors
 
     def state_dict(self):
         """{name: state} of each."""
@@ -117,14 +117,16 @@ def call_at_epoch_end(callbacks, trainer, log):
     for name in (key for key, value in log.items() if isinstance(value, float) and not math.isfinite(value)):
         trainer.logger.warning("epoch %d: %s is %s", log["epoch"], name, log[name])
     before = set(log)
-    failure = callbacks.call_all("on_epoch_end", trainer, log)
-    log = as_numbers(log)
+    errors = callbacks.call_all("on_epoch_end", trainer, log)
+    log = as_numbers({name: value for name, value in log.items() if isinstance(name, str)} | {"epoch": trainer.epoch})
     added = {name: log[name] for name in log if name not in before and isinstance(log[name], (int, float))}
     try:
-        _show(added, trainer.writer, trainer.step or log["epoch"])  # a loop of a project's own may count no batches
-    except UserError as error:
-        failure = failure or error
-    return log, failure
+        _show(added, trainer.writer, trainer.step or trainer.epoch)  # a loop of a project's own may count no batches
+    except Exception as error:
+        errors.append(error)
+    for error in errors[1:]:
+        trainer.logger.error("at the end of epoch %d: %s: %s", trainer.epoch, type(error).__name__, error)
+    return log, next(iter(errors), None)
 
 
 def _show(values, writer, step):

@@ -21,7 +21,6 @@ from utils.config.schema import TrainerSettings
 from utils.distributed.messages import Agreement, any_of
 from utils.distributed.world import seed_of_process, world_size
 from utils.epoch_report import epoch_report
-from utils.errors import UserError
 from utils.nonfinite import NonFiniteError, finite_state, require_finite
 from utils.seed import derive_seed, seed_everything, set_rng_state
 from utils.stop_signal import StopSignal
@@ -74,9 +73,7 @@ class BaseTrainer(ABC):
         self.stop_signal = StopSignal()
         self._agree = Agreement()
         self.stop_reason = None  # why training ends before its last epoch
-        self.is_whole = (
-            False  # whether what is in memory is what batches_done have made, and may be saved after an error
-        )
+        self.is_whole = False  # whether memory holds what batches_done have made, so that an error may save it
         self._callbacks = CallbackList(config.init_callbacks(), [BestModel(), SavePeriod()])
         if config.resume is not None:
             self._resume_checkpoint(config.resume)
@@ -101,6 +98,7 @@ class BaseTrainer(ABC):
                 if self._begin():
                     with contextlib.suppress(_Stopped), self.stop_signal.expecting_steps():
                         self._run_epochs()
+                    self.is_whole = False  # what callbacks do now is no training
                     self._agree.close()
                     self.saver.wait()
                     self._callbacks.call("on_train_end", self)
@@ -113,7 +111,7 @@ class BaseTrainer(ABC):
                 tell_how_to_resume(self)
                 raise
             except Exception as error:
-                if failure := self._callbacks.call_all("on_error", self, error):
+                for failure in self._callbacks.call_all("on_error", self, error):
                     self.logger.error("on_error: %s: %s", type(failure).__name__, failure)
                 if self.is_whole or isinstance(error, DataError):
                     self._save_before(error)
@@ -152,6 +150,8 @@ class BaseTrainer(ABC):
 
     def _run_epochs(self):
         begins = self.epoch <= self.epochs and self.stop_reason is None
+        if begins:
+            self.config.record_training()
         if begins and self.settings.on_nonfinite == "rollback":  # needs a checkpoint of this config to go back to
             self._save([checkpoint_name(self.start_epoch - 1, self.batches_done)], self.start_epoch - 1)
         while self.epoch <= self.epochs and self.stop_reason is None:
@@ -178,6 +178,18 @@ class BaseTrainer(ABC):
         log, failure = call_at_epoch_end(self._callbacks, self, log)
         if any_of(None if failure is None else True):
             self.save_as(checkpoint_name(self.epoch))
+        try:
+            self._record_epoch(log, seconds)
+        except Exception as error:
+            raise error from failure
+        if failure is not None:
+            self.saver.wait()
+            tell_how_to_resume(self)
+            raise failure
+        require_monitored(self, log)
+        require_log_files(f"epoch {self.epoch} is saved")
+
+    def _record_epoch(self, log, seconds):
         self.saver.agree()
         best = BEST_MODEL in self.saver.names
         self.logger.info(epoch_report(log, self.epochs, seconds, best))
@@ -188,11 +200,6 @@ class BaseTrainer(ABC):
         self.save_asked(self.epoch)
         self.saver.check()
         self.table.append(log)
-        if failure is not None:
-            self.saver.wait()
-            raise failure
-        require_monitored(self, log)
-        require_log_files(f"epoch {self.epoch} is saved")
 
     def _count_batch(self, batch_idx):
         """Say that the epoch's batch of this index, from 0, is done."""
@@ -251,7 +258,7 @@ class BaseTrainer(ABC):
         if whole and world_size() == 1 and not isinstance(error, CheckpointError):
             try:
                 self._save_within_epoch()
-            except UserError as unsaved:
+            except Exception as unsaved:  # which must not hide the error
                 self.logger.error("what was trained since the last checkpoint cannot be saved: %s", unsaved)
 
     def _save_checkpoint(self, epoch, save_best=False):

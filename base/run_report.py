@@ -24,7 +24,7 @@ def tell_how_to_resume(trainer):
 
 
 def how_to_resume(trainer):
-    """The text of that; waits for a save under way."""
+    """Return the line that says what to resume with, after any save under way."""
     trainer.saver.wait()
     newest = trainer.saver.newest
     resume = f"resume with: {command('train.py', '-r', newest)}" if newest else "no checkpoint was saved yet"

@@ -1,7 +1,8 @@
 """What of a trainer survives a restart: gathered for a checkpoint, and put back."""
 
 from utils.checkpoint import CheckpointError, load_checkpoint, plain, with_shards
-from utils.config.files import differences, names_several, require_plain
+from utils.config.files import differences, names_several
+from utils.config.plain import require_savable
 from utils.distributed.messages import gather_to_main
 from utils.distributed.shards import mesh_of
 from utils.distributed.world import rank, world_size
@@ -98,7 +99,7 @@ def restore_trainer(trainer, path):
     else:
         checkpoint = with_shards(load_checkpoint(path, shards=False), path, mesh)
     before, now = checkpoint.get("config", {}), trainer.config.config
-    require_plain(before, path)
+    require_savable(before, path)
     changed = {key for key in {**before, **now} if before.get(key) != now.get(key)}
     load_weights(trainer.model, checkpoint.get("trained_state_dict", checkpoint["state_dict"]))
     if "optimizer" not in checkpoint or _type_of(before) != _type_of(now):
@@ -115,7 +116,7 @@ def restore_trainer(trainer, path):
         trainer.not_improved_count = checkpoint.get("not_improved_count", 0)
     trainer._log = checkpoint.get("log", {}) if same_run else {}
     if same_run and checkpoint.get("stop_reason") and before == now:
-        other = "a larger trainer.epochs, or another change of the config, goes on"
+        other = "to train on, give a larger trainer.epochs, or change the config otherwise"
         trainer.stop(f"{shown(checkpoint['stop_reason'])}; {other}")
     trainer._to_restore = dict(checkpoint.get("attributes", {}))
     for name in {name for other in _of_other_processes(checkpoint) for name in other["attributes"]}:

@@ -8,6 +8,12 @@ from utils.distributed.world import is_main
 from utils.errors import UserError, shown
 from utils.files import read_beside, set_aside_damaged, write_whole
 
+_MOST_VALUES = 1_000_000
+
+
+class DamagedTable(UserError):
+    """A file that is no table of ours, or not all of one."""
+
 
 class CsvLog:
     """A table in a CSV file whose first column is the epoch; columns are added as rows bring them.
@@ -21,22 +27,31 @@ class CsvLog:
     def rows(self):
         """The rows as a list of {column: text}, empty if there is no file yet. Raises UserError for another file."""
         try:
-            rows = list(csv.DictReader(io.StringIO(read_beside(self.path), newline="")))
+            text = read_beside(self.path)
+            if sum(map(text.count, ",\n\r")) > _MOST_VALUES:
+                raise ValueError(f"it holds more than {_MOST_VALUES:,} values")
+            rows = list(csv.DictReader(io.StringIO(text, newline="")))
             if any(None in row or None in row.values() for row in rows):
                 raise ValueError("it has rows of another length than its header")
             return rows
         except FileNotFoundError:
             return []
-        except (OSError, ValueError, csv.Error) as error:
-            raise UserError(f"{shown(self.path)}: cannot read the table: {error}; mend or move the file") from None
+        except OSError as error:
+            raise UserError(f"{shown(self.path)}: cannot read the table: {error.strerror or error}") from None
+        except (ValueError, csv.Error) as error:
+            raise DamagedTable(f"{shown(self.path)}: cannot read the table: {error}; mend or move the file") from None
 
     def epochs(self):
         """The epochs that have a row. Raises UserError for a table that is not ours."""
+        rows = self.rows()
         try:
-            return [int(float(row["epoch"])) for row in self.rows()]
+            epochs = [int(float(row["epoch"])) for row in rows]
+            if not all(0 <= epoch < 2**53 for epoch in epochs):
+                raise ValueError
+            return epochs
         except (KeyError, OverflowError, ValueError):
             place = shown(self.path)
-            raise UserError(f"{place}: has rows without an epoch's number; mend or move the file") from None
+            raise DamagedTable(f"{place}: has rows without an epoch's number; mend or move the file") from None
 
     def append(self, row):
         """Add a row, in place of any of the same epoch or a later one, which a resumed run repeats."""
@@ -55,6 +70,6 @@ class CsvLog:
         if is_main():
             try:
                 self.epochs()
-            except UserError:
+            except DamagedTable:
                 return set_aside_damaged(self.path)
         return None

@@ -5,13 +5,12 @@ import logging
 import logging.config
 import logging.handlers
 import os
-import re
 import sys
 from pathlib import Path
 
 from utils.distributed.messages import is_first_to_say
 from utils.distributed.world import is_main, who, world_size
-from utils.errors import UserError, log_error, shown
+from utils.errors import UserError, brief, log_error, shown
 from utils.files import open_to_append
 from utils.json_io import read_json
 
@@ -42,12 +41,14 @@ class ConsoleHandler(logging.Handler):
         try:
             from tqdm import tqdm
 
-            if sys.stdout is None:  # closed before python started
-                raise OSError("it is closed")
-            tqdm.write(self.format(record), file=sys.stdout)
+            text = self.format(record)
+            if sys.stdout is None or sys.stdout.closed:
+                self._print_no_more("it is closed")
+            encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+            tqdm.write(text.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout)
             sys.stdout.flush()
-        except (OSError, ValueError) as error:
-            self._print_no_more(getattr(error, "strerror", None) or error)
+        except OSError as error:
+            self._print_no_more(error.strerror or error)
         except Exception:
             self.handleError(record)
 
@@ -141,28 +142,32 @@ def setup_logging(save_dir=None, log_config=_CONFIG):
                 handler.handle(record)
 
 
-_CALLABLE = re.compile(r"(logging|logging\.handlers|logger\.\w+)\.[A-Za-z]\w*", re.ASCII)
+_ROOMS = ("logging", "logging.handlers", "logger.logger")
 _EXTERNAL = ("ext://sys.stdout", "ext://sys.stderr")
 
 
 def _without_factories(config, place):
-    """The config of logging. Raises UserError if it names anything to call that is not of logging or of this room."""
-    entries = [entry for value in config.values() if isinstance(value, dict) for entry in value.values()]
-    for entry in (entry for entry in entries if isinstance(entry, dict)):
-        named = entry.get("class", "logging.Handler")
-        if "()" in entry or not _CALLABLE.fullmatch(named):
-            raise UserError(
-                f"{shown(place)}: {entry.get('()', named)!r}: only classes of logging and logger are allowed"
-            )
-    external = [value for value in _texts(config) if value.startswith("ext://") and value not in _EXTERNAL]
-    if external:
-        raise UserError(f"{shown(place)}: {external[0]!r}: only {' and '.join(_EXTERNAL)} are allowed")
+    """The config of logging. Raises UserError if it would have anything called but a class of logging or this file."""
+    for key, value in _pairs(config):
+        if key == "()" or (key == "class" and not _is_of_logging(value)):
+            rule = f"only classes of {', '.join(_ROOMS)} are allowed here, and no factories"
+            raise UserError(f"{shown(place)}: {brief(value)}: {rule}")
+        if isinstance(value, str) and value.startswith("ext://") and value not in _EXTERNAL:
+            raise UserError(f"{shown(place)}: {brief(value)}: only {' and '.join(_EXTERNAL)} are allowed")
     return config
 
 
-def _texts(value):
+def _pairs(value):
+    """(key, value) of all objects and lists within a JSON value."""
     if isinstance(value, (dict, list)):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _texts(item)
-    elif isinstance(value, str):
-        yield value
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield key, item
+            yield from _pairs(item)
+
+
+def _is_of_logging(name):
+    """Whether a dotted name leads to a handler, formatter or filter that one of the rooms itself defines."""
+    room, _, attribute = name.rpartition(".") if isinstance(name, str) else ("", "", "")
+    found = getattr(sys.modules.get(room), attribute, None) if room in _ROOMS else None
+    kinds = (logging.Handler, logging.Formatter, logging.Filter)
+    return isinstance(found, type) and issubclass(found, kinds) and found.__module__ == room

@@ -9,6 +9,7 @@ from logger.pictures import save_figure
 from utils.errors import UserError, clean_exit, in_one_line, shown
 
 _MOST_PANELS = 50
+_LARGEST = 1e100  # beyond which no axis can be drawn
 
 
 def plot_curves(table, picture):
@@ -26,7 +27,7 @@ def plot_curves(table, picture):
         for column, label in ((name, "train"), (f"val_{name}", "valid")):
             if column in rows[0]:
                 panel.plot(epochs, [_number(row[column]) for row in rows], marker=".", label=label)
-        panel.set(title=name.replace("$", r"\$"), xlabel="epoch")  # between two of which would be a formula
+        panel.set(title=shown(name).replace("$", r"\$"), xlabel="epoch")  # between two of which would be a formula
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.grid(alpha=0.3)
         panel.legend()
@@ -36,9 +37,10 @@ def plot_curves(table, picture):
 def _number(text):
     """The number that stands there; nan for anything else."""
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         return math.nan
+    return number if abs(number) < _LARGEST else math.nan
 
 
 if __name__ == "__main__":

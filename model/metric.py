@@ -13,17 +13,17 @@ from base import UserError
 
 def accuracy(output, target):
     """Share of rows whose largest entry is the target. output (N, C) float, target (N,) int64."""
-    require_class_targets(output, target)
+    _require_class_targets(output, target)
     return _share(output.argmax(dim=1) == target)
 
 
 def top_k_acc(output, target, k: int = 3):
     """Share of rows whose target is among the k largest entries. output (N, C) float, target (N,) int64."""
-    require_class_targets(output, target)
+    _require_class_targets(output, target)
     return _share((output.topk(k, dim=1).indices == target.unsqueeze(1)).any(dim=1))
 
 
-def require_class_targets(output, target):
+def _require_class_targets(output, target):
     """Raise UserError unless the output is (N, C, ...), with C classes of two or more, and the target (N, ...).
 
     Other shapes would be compared with each other all the same, and come to another number.
@@ -56,7 +56,7 @@ class ConfusionMatrix(nn.Module):
         num_classes = len(self.counts)
         if output.shape[1] != num_classes:
             raise ValueError(f"num_classes is {num_classes}, and the model gives {output.shape[1]}")
-        require_class_targets(output, target)
+        _require_class_targets(output, target)
         cells = (target * num_classes + output.argmax(dim=1)).flatten()
         self.counts.view(-1).index_add_(0, cells, torch.ones_like(cells))
 

@@ -3,6 +3,7 @@
 import math
 import sys
 
+import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
@@ -104,10 +105,9 @@ class Trainer(BaseTrainer):
         schedule = config.get("lr_scheduler") or {}
         self.schedule_interval = interval_of(schedule) if lr_scheduler is not None else None
         self.plateau_metric = self._plateau_metric(schedule.get("monitor"))
-        self._warn_of_settings(settings)
 
-    def _warn_of_settings(self, settings):
-        if settings.compile == "dynamic":
+    def _warn_of_settings(self):
+        if self.settings.compile == "dynamic":
             what = "a resume may differ in the last bits, since kernels are made for the first shape that comes"
             self.logger.warning('trainer.compile: "dynamic": %s', what)
         steps, _ = _schedule_steps(self.config, self.stream)
@@ -117,6 +117,7 @@ class Trainer(BaseTrainer):
 
     def train(self):
         """Run the epochs that are left."""
+        self._warn_of_settings()
         with looked_into(self):
             super().train()
 
@@ -228,13 +229,14 @@ class Trainer(BaseTrainer):
             after_batch=self._stop_if_asked,
             limit=self.valid_batches,
         )
-        self._rng = before
         self._callbacks.call("on_valid_end", self, {f"val_{name}": value for name, value in result.items()})
+        self._rng = before
         return result
 
     def _after_update(self, batch_idx):
         self.step_log.updates.append(batch_idx)
-        self.step_log.lr = self.optimizer.param_groups[0]["lr"]
+        lr = self.optimizer.param_groups[0]["lr"]
+        self.step_log.lr = lr.clone() if isinstance(lr, torch.Tensor) else lr  # a schedule fills a tensor in place
         if self.optim_step.norm is not None:
             self.update_metrics.update("grad_norm", self.optim_step.norm)
         if self.schedule_interval == "step":

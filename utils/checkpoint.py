@@ -15,11 +15,11 @@ from collections import Counter, OrderedDict
 from pathlib import Path
 
 from utils.distributed.sharded_checkpoint import NOTE_BYTES, delete_unnamed, note_of, read_shards, verify_shards
-from utils.errors import CheckpointError
+from utils.errors import CheckpointError, brief, shortened
 from utils.files import delete_left_over, replacing
 from utils.safetensors_io import read_safetensors
 from utils.torch_file import read_torch_file
-from utils.untrusted import as_count, as_number, require_harmless
+from utils.untrusted import LONGEST_NAME, MOST_BITS, MOST_NESTED, as_count, as_number, require_harmless
 from utils.zip_records import Refused
 
 _SEAL = b"sha256:"
@@ -36,6 +36,7 @@ _KINDS = {
     "shards": dict,
     "stop_reason": str,
 }
+_MOST_LOGGED = 10_000  # numbers of an epoch
 BEST_MODEL = "model_best.pth"
 _OVERTAKEN = "overtaken-"
 _KEPT_WITHIN_EPOCHS = 2  # newest ones, the second in case the first is damaged
@@ -90,10 +91,10 @@ def _read(path):
     """What the file holds: plain values and tensors, whatever a checkpoint may make of them."""
     if path.suffix == ".safetensors":
         state = read_safetensors(path)
-        require_harmless(state)
+        require_harmless(state, path.stat().st_size)
     elif _verify(path):
         state = read_torch_file(path)
-        require_harmless(state)
+        require_harmless(state, path.stat().st_size)
     else:
         from utils.old_checkpoint import load_old_checkpoint
 
@@ -127,6 +128,8 @@ def _require_kinds(state, path):
             as_number(state.get(key, 0)) if key == "monitor_best" else as_count(state.get(key, 0), _LEAST[key])
         except ValueError as error:
             raise CheckpointError(f"{path}: its {key!r}: {error}") from None
+    if len(state.get("log", ())) > _MOST_LOGGED:
+        raise CheckpointError(f"{path}: its 'log' has {len(state['log'])} entries")
     for key in ("state_dict", "trained_state_dict"):
         weights = state.get(key, {})
         if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
@@ -243,37 +246,56 @@ def prune_checkpoints(folder, keep_last=None):
         delete_unnamed(folder, {note[0] for note in notes if note})
 
 
-def plain(value, where="checkpoint", copy=False):
+def plain(value, where="checkpoint", copy=False, depth=0):
     """The value with NumPy scalars as python numbers. Raises CheckpointError for what a safe file cannot hold.
 
-    copy: with tensors of its own, in host memory, that later training does not change.
+    copy: with tensors of its own, in host memory, that later training does not change. depth: of the place in a state.
     """
     import numpy as np
     import torch
 
+    if type(value) is int and value.bit_length() > MOST_BITS:
+        raise CheckpointError(f"{where}: an integer of {value.bit_length()} bits cannot be saved")
     if value is None or type(value) in (str, bool, int, float):
         return value
+    if depth > MOST_NESTED:
+        raise CheckpointError(f"{shortened(where)}: what is nested more than {MOST_NESTED} deep cannot be saved")
     if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True) if copy else value.detach()
+        return _plain_tensor(value.detach(), where, copy)
     if isinstance(value, np.generic):
         return value.item()
     if type(value) in (dict, OrderedDict, Counter):
-        return _plain_dict(value, where, copy)
+        return _plain_dict(value, where, copy, depth)
     if type(value) in (list, tuple):
-        return type(value)(plain(item, f"{where}.{i}", copy) for i, item in enumerate(value))
+        return type(value)(plain(item, f"{where}.{i}", copy, depth + 1) for i, item in enumerate(value))
     raise CheckpointError(
         f"{where}: a {type(value).__module__}.{type(value).__qualname__} cannot be saved; "
         "a checkpoint holds tensors, numbers, text, lists and dicts"
     )
 
 
-def _plain_dict(value, where, copy):
+def _plain_tensor(tensor, where, copy):
+    """The tensor in a form that is read again: of no class of its own, and with a number in memory for each entry."""
+    import torch
+
+    if tensor.is_meta or tensor.is_quantized or tensor.is_nested:
+        raise CheckpointError(f"{where}: a meta, quantized or nested tensor cannot be saved")
+    tensor = tensor.as_subclass(torch.Tensor).resolve_conj().resolve_neg()
+    if copy:
+        return tensor.to("cpu", copy=True)
+    stretched = tensor.layout == torch.strided and tensor.nbytes > tensor.untyped_storage().nbytes()
+    return tensor.clone(memory_format=torch.contiguous_format) if stretched else tensor
+
+
+def _plain_dict(value, where, copy, depth):
     """A dict of the same type, which MultiStepLR's Counter needs, with the version marks of a module's state."""
     new = type(value)()
     for key, item in value.items():
         if type(key) not in (str, int):
-            raise CheckpointError(f"{where}: the key {key!r} cannot be saved; keys are text or integers")
-        new[key] = plain(item, f"{where}.{key}", copy)
+            raise CheckpointError(f"{where}: the key {brief(key)} cannot be saved; keys are text or integers")
+        if len(str(key)) > LONGEST_NAME:
+            raise CheckpointError(f"{where}: a key of {len(str(key))} characters cannot be saved")
+        new[key] = plain(item, f"{where}.{key}", copy, depth + 1)
     if isinstance(value, OrderedDict):
         vars(new).update(vars(value))
     return new

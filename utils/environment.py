@@ -25,8 +25,8 @@ class RunRecord:
 
     @property
     def has_ended(self):
-        """Whether the start before this one came to the run's end: all was trained, and all done that comes after."""
-        return bool(self._starts[-2:-1]) and self._starts[-2].get("ended") is not None
+        """Whether the run has come to its end, and nothing was trained since."""
+        return bool(self._starts) and self._starts[-1].get("ended") is not None
 
     @property
     def threads(self):
@@ -37,11 +37,17 @@ class RunRecord:
 
     def begin(self, resumed_from):
         """Record this start."""
-        self._starts.append({**describe_environment(), "resumed_from": str(resumed_from) if resumed_from else None})
+        start = {**describe_environment(), "resumed_from": str(resumed_from) if resumed_from else None}
+        self._starts.append(start | ({"ended": self._starts[-1]["ended"]} if self.has_ended else {}))
         write_json(self._starts, self._path)
 
+    def train(self):
+        """Record that the run is trained on, if it had ended."""
+        if self._starts[-1].pop("ended", None) is not None:
+            write_json(self._starts, self._path)
+
     def end(self):
-        """Record that this start has come to the run's end."""
+        """Record that the run has come to its end."""
         self._starts[-1]["ended"] = _now()
         write_json(self._starts, self._path)
 

@@ -5,6 +5,8 @@ takes the place of the one before; a file that grows, such as a log, is opened o
 """
 
 import contextlib
+import errno
+import itertools
 import os
 import secrets
 import shutil
@@ -13,7 +15,7 @@ from pathlib import Path
 
 from utils.errors import UserError, shown
 
-_MOST_BYTES = 1 << 26  # of a file beside the checkpoints; a stranger's may be a sparse one without end
+_MOST_BYTES = 1 << 28  # of a file beside the checkpoints; a stranger's may be a sparse one without end
 _NOT_THROUGH_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # nor waiting at a pipe
 _BINARY = getattr(os, "O_BINARY", 0)
 
@@ -34,13 +36,16 @@ def replacing(path, what="the file", error=UserError):
             _keep_mode(path, file)
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        flush_folder(path.parent)
     except OSError as refused:
         reason = (refused.strerror or refused) if path.parent.is_dir() else "there is no such folder"
         untouched = "the file before it is untouched"
         raise error(f"{shown(path)}: cannot save {what}: {reason}; {untouched}") from refused
     finally:
         temporary.unlink(missing_ok=True)
+    try:
+        flush_folder(path.parent)
+    except OSError as refused:
+        raise error(f"{shown(path.parent)}: cannot be flushed to the disk: {refused.strerror or refused}") from refused
 
 
 def write_whole(content, path, what="the file"):
@@ -50,12 +55,12 @@ def write_whole(content, path, what="the file"):
 
 
 def read_beside(path):
-    """The text of a file beside checkpoints. Raises OSError, and ValueError for what is no plain file or too large."""
+    """The text of a file beside checkpoints. Raises OSError, also for what is no plain file, and UnicodeDecodeError."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _BINARY)
     with open(descriptor, encoding="utf-8", newline="") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
-            raise ValueError(f"not a plain file of at most {_MOST_BYTES:,} bytes")
+            raise OSError(errno.EINVAL, f"not a plain file of at most {_MOST_BYTES:,} bytes", str(path))
         return file.read()
 
 
@@ -85,8 +90,10 @@ def cut(path, length):
 
 
 def set_aside_damaged(path):
-    """Put "damaged-" before the file's name; returns the new path. A file of that name is replaced."""
-    return Path(path).replace(Path(path).with_name(f"damaged-{Path(path).name}"))
+    """Put "damaged-" before the file's name, or "damaged-2-" and so on; returns the new path."""
+    path = Path(path)
+    names = (f"damaged-{number}{path.name}" for number in itertools.chain([""], map("{}-".format, itertools.count(2))))
+    return path.replace(next(place for place in map(path.with_name, names) if not os.path.lexists(place)))
 
 
 def delete_left_over(folder, pattern=".*.tmp"):
@@ -96,11 +103,14 @@ def delete_left_over(folder, pattern=".*.tmp"):
 
 
 def flush_folder(folder):
-    """Flush a folder's entries, so that a rename in it survives a power cut."""
+    """Flush a folder's entries, so that a rename in it survives a power cut; where the file system can do it."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
         finally:
             os.close(descriptor)
 

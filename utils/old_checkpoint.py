@@ -56,7 +56,7 @@ def load_old_checkpoint(path):
     if isinstance(checkpoint, dict) and isinstance(checkpoint.get("config"), _Record):
         attributes = vars(checkpoint["config"])
         checkpoint["config"] = attributes.get("_config") or attributes.get("config") or {}
-    require_harmless(checkpoint, also=(_Record,))
+    require_harmless(checkpoint, path.stat().st_size, also=(_Record,))
     if not isinstance(checkpoint, dict):
         return checkpoint
     if "config" in checkpoint:

@@ -183,7 +183,7 @@ class Claims:
         self._pay(_PRICE_OF_ITEMS + number)
         return _Items(number)
 
-    def _tensor(self, storage, offset, size, stride, requires_grad=False, hooks=None):
+    def _tensor(self, storage, offset, size, stride, requires_grad=False, hooks=None, metadata=None):
         return self._tensor_of(storage, _STORAGES[storage.kind], offset, size, stride)
 
     def _tensor_of_dtype(self, storage, offset, size, stride, requires_grad, hooks, dtype):

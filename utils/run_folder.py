@@ -178,7 +178,7 @@ def run_of_launch(roots, launch):
 
 def is_run_folder(folder):
     """Whether the folder is that of a run, rather than one that a checkpoint happens to lie in."""
-    written = (folder / name for name in ("environment.json", "config.json"))  # one of which may be lost
+    written = (folder / name for name in ("environment.json", ".lock"))  # one of which may be lost
     return folder.resolve().parent.parent.name == "models" and any(path.exists() for path in written)
 
 

@@ -35,7 +35,7 @@ def load_schedule(name, scheduler, state):
 
 
 def over_before(scheduler, steps):
-    """What a schedule that is over before so many of its steps does then, as text; None if it is not, or goes on."""
+    """A warning, as text, if the schedule ends before so many of its steps and then does something odd; else None."""
     if isinstance(scheduler, SequentialLR):
         return over_before(scheduler._schedulers[-1], steps - scheduler._milestones[-1])
     if isinstance(scheduler, CosineAnnealingLR) and scheduler.T_max < steps:

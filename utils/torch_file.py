@@ -7,8 +7,8 @@ import warnings
 from utils.pickle_claims import Claims
 from utils.zip_records import Refused, records_of
 
-MOST_VALUES = 2_000_000  # besides tensors
-_INSTRUCTIONS_PER_TENSOR = 150  # more than its pickle has, with what those of its objects cost
+_INSTRUCTIONS = 2_000_000
+_INSTRUCTIONS_PER_BYTE = 4  # more than any pickle has of what costs them, as of empty dicts with a place of their own
 _STRETCHED_BYTES = 2**26
 _PICKLES_BEFORE_STORAGES = 5  # in the format before torch 1.6
 
@@ -44,7 +44,7 @@ def _require_sound(path, records):
 def _claims_of_zip(file, num_bytes, records):
     entries = records_of(file, num_bytes)
     pickled = entries["data.pkl"]
-    claims = Claims(records, MOST_VALUES + _INSTRUCTIONS_PER_TENSOR * len(entries))
+    claims = Claims(records, _INSTRUCTIONS + _INSTRUCTIONS_PER_BYTE * pickled.num_bytes)
     file.seek(pickled.start)
     claims.read(io.BytesIO(file.read(pickled.num_bytes)))
     for key, storage in claims.storages.items():
@@ -55,7 +55,7 @@ def _claims_of_zip(file, num_bytes, records):
 
 def _claims_of_pickles(file, num_bytes, records):
     """The same for a file of torch before 1.6: some pickles, and behind them the bytes of all storages."""
-    claims = Claims(records, MOST_VALUES)
+    claims = Claims(records, _INSTRUCTIONS + _INSTRUCTIONS_PER_BYTE * num_bytes)
     file.seek(0)
     for _ in range(_PICKLES_BEFORE_STORAGES):
         claims.read(file)

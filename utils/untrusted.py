@@ -7,12 +7,12 @@ through as_count, as_number and as_list.
 import struct
 from collections import Counter, OrderedDict
 
-from utils.torch_file import MOST_VALUES
 from utils.zip_records import Refused
 
-_MOST_NESTED = 100
-_LONGEST_NAME = 500
-_MOST_BITS = 128  # as NumPy's PCG64 has in its state
+MOST_NESTED = 100
+LONGEST_NAME = 500
+MOST_BITS = 128  # as NumPy's PCG64 has in its state
+_MOST_VALUES = 2_000_000
 _LEAVES = (bool, float, str, type(None))
 _STATES_OF_THEIR_OWN = ("attributes", "config")  # in which a key may be any text, as "\n" in a vocabulary
 _METADATA = {"_metadata"}  # the only attribute of a module's state: the versions of its parts
@@ -42,11 +42,11 @@ def as_list(value):
     return value
 
 
-def require_harmless(state, also=()):
+def require_harmless(state, num_bytes=0, also=()):
     """Raise Refused unless the state is a tree of plain values and tensors; tensors no longer require a gradient.
 
-    also: further types of values that hold nothing more. Nothing is followed that refers to itself, or that names one
-    value so often that it is a large tree in little memory.
+    num_bytes: of the file, which hold more values than its bytes only if it names one value often. also: further types
+    of values that hold nothing more. Nothing is followed that refers to itself, or is a large tree in little memory.
     """
     import torch
 
@@ -55,10 +55,10 @@ def require_harmless(state, also=()):
     while left:
         value, place, depth = left.pop()
         number += 1
-        if depth > _MOST_NESTED:
-            raise Refused(f"it is nested more than {_MOST_NESTED} deep")
-        if number + len(left) > MOST_VALUES:
-            raise Refused(f"it holds more than {MOST_VALUES:,} values")
+        if depth > MOST_NESTED:
+            raise Refused(f"it is nested more than {MOST_NESTED} deep")
+        if number + len(left) > _MOST_VALUES + num_bytes:
+            raise Refused(f"it holds more than {_MOST_VALUES + num_bytes:,} values")
         kind = type(value)
         if kind in (dict, OrderedDict, Counter):
             _require_names(value, place)
@@ -70,7 +70,7 @@ def require_harmless(state, also=()):
         elif isinstance(value, torch.Tensor):
             _require_plain_tensor(value, place)
         elif kind is int:
-            if value.bit_length() > _MOST_BITS:
+            if value.bit_length() > MOST_BITS:
                 raise Refused(f"{_named(place)} is a number of {value.bit_length()} bits")
         elif kind not in leaves:
             raise Refused(f"{_named(place)} is of the type {kind.__name__}")
@@ -79,16 +79,16 @@ def require_harmless(state, also=()):
 def _require_names(value, place):
     """Raise Refused unless the keys are numbers, or text that can be shown in a line."""
     for key in value:
-        if type(key) is not str and (type(key) is not int or key.bit_length() > _MOST_BITS):
+        if type(key) not in (str, int, bool, float, type(None)) or (type(key) is int and key.bit_length() > MOST_BITS):
             raise Refused(f"a key in {_named(place)} is of the type {type(key).__name__}")
-        if type(key) is str and len(key) > _LONGEST_NAME:
+        if type(key) is str and len(key) > LONGEST_NAME:
             raise Refused(f"a key in {_named(place)} has {len(key)} characters")
         if (
             type(key) is str
             and not key.isprintable()
             and _keys_of(place)[:1] not in ([n] for n in _STATES_OF_THEIR_OWN)
         ):
-            raise Refused(f"the name {key!r} in {_named(place)} holds control characters"[:_LONGEST_NAME])
+            raise Refused(f"the name {key!r} in {_named(place)} holds control characters"[:LONGEST_NAME])
 
 
 def _require_metadata(value, place):
@@ -174,7 +174,7 @@ def _keys_of(place):
 def _named(place):
     """Where a value stands, as 'optimizer.state.0'."""
     name = ".".join(map(str, _keys_of(place))) or "it"
-    return (name if name.isprintable() else repr(name))[:_LONGEST_NAME]
+    return (name if name.isprintable() else repr(name))[:LONGEST_NAME]
 
 
 def _shown(value):

@@ -132,7 +132,7 @@ def _require_states(optimizer, states, groups, settings):
             state = states.get(number, {})
             if not isinstance(state, dict):
                 raise ValueError("a parameter's state is no dict")
-            if type(optimizer).__module__.startswith("torch.optim") and state:
+            if type(optimizer).__module__.startswith("torch.optim") and type(optimizer).__name__ != "LBFGS" and state:
                 _require_state(type(optimizer).__name__, parameter, state, setting)
 
 
@@ -187,18 +187,21 @@ def _names_in_state(kind, settings):
     return (*_IN_STATE.get(kind, ()), *(name for setting, name in by_setting.items() if settings.get(setting)))
 
 
-def _require_like(built, saved, place):
-    """Raise ValueError if numbers, text and lists are saved as something else. built: of an object that is new."""
+def _require_like(built, saved, place, fixed=True):
+    """Raise ValueError if numbers, text and lists are saved as something else.
+
+    built: of an object that is new. fixed: its lists are as long as they will ever be.
+    """
     if isinstance(built, dict):
         if not isinstance(saved, dict):
             raise ValueError(f"{place} is {_shown(saved)}, where a dict was expected")
         for key in built.keys() & saved.keys():
-            _require_like(built[key], saved[key], f"{place}{key!r}")
+            _require_like(built[key], saved[key], f"{place}{key!r}", fixed)
     elif isinstance(built, (list, tuple)) and built:
-        if not isinstance(saved, (list, tuple)) or len(saved) != len(built):
+        if not isinstance(saved, (list, tuple)) or (fixed and len(saved) != len(built)):
             raise ValueError(f"{place} is {_shown(saved)}, where a list of {len(built)} was expected")
-        for one, item in zip(built, saved, strict=True):
-            _require_like(one, item, place)
+        for one, item in zip(built, saved, strict=False):
+            _require_like(one, item, place, fixed)
     elif isinstance(built, bool):
         if not isinstance(saved, bool):
             raise ValueError(f"{place} is {_shown(saved)}, where true or false was expected")
@@ -221,7 +224,7 @@ def _shown(value):
 
 def _kernel(settings):
     """Which kernel computes the update: a matter of this run, not of the checkpoint."""
-    return {key: settings[key] for key in ("fused", "foreach") if key in settings}
+    return {key: settings[key] for key in ("fused", "foreach", "capturable", "differentiable") if key in settings}
 
 
 def _laid_out_like(parameter, value):
@@ -241,7 +244,8 @@ def load_state(name, target, state):
             load_weights(target, state)
             return
         if isinstance(target, torch.optim.lr_scheduler.LRScheduler):
-            _require_like(target.state_dict(), state, "")
+            ours = type(target).__module__.startswith("torch.")
+            _require_like(target.state_dict(), state, "", fixed=ours)
             load_schedule(name, target, state)
         else:
             target.load_state_dict(state)

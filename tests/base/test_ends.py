@@ -275,7 +275,7 @@ def test_auto_says_that_a_stopped_run_is_done_and_ends_with_0(tmp_path):
     job = ["train.py", "-c", "config.json", "-r", "auto", *sets, "--set", f"callbacks={stops}"]
     run(*job)
     told = run_here(*job).stdout
-    assert "nothing left to train: val_loss is" in told and "a larger trainer.epochs" in told
+    assert "nothing left to train: val_loss is" in told and "give a larger trainer.epochs" in told
     told = run_here(*job[:-2], "--set", "trainer.epochs=2").stdout
     assert "done: 2 epochs" in told
 

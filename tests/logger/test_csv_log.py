@@ -47,5 +47,5 @@ def test_a_table_that_cannot_be_read_is_named(tmp_path, content):
 )
 def test_a_table_that_no_run_has_written_is_named(tmp_path, content):
     (tmp_path / "metrics.csv").write_text(content)
-    with pytest.raises(UserError, match="metrics.csv: .*mend or move the file"):
+    with pytest.raises(UserError, match=r"metrics.csv: .*mend or move the file"):
         CsvLog(tmp_path / "metrics.csv").epochs()

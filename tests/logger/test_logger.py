@@ -1,3 +1,4 @@
+import io
 import json
 import logging
 import os
@@ -59,6 +60,10 @@ def test_records_of_a_command_that_had_no_folder_reach_no_later_run(tmp_path):
         {"()": "logging.StreamHandler"},
         {"class": "logger.logger.os.system", "command": "touch made"},
         {"class": "logging.StreamHandler", "stream": "ext://os.environ"},
+        {"class": "logger.logger.open_to_append", "path": "made"},
+        {"class": "logger.csv_log.write_whole", "content": "x", "path": "made"},
+        {"class": "logging.handlers.QueueHandler", "queue": {"()": "posix.system", "command": "touch made"}},
+        {"class": "logging.StreamHandler", "stream": ["ext://os.environ"]},
     ],
 )
 @pytest.mark.parametrize("section", ["handlers", "formatters", "filters"])
@@ -117,3 +122,13 @@ def test_a_log_without_errors_is_not_complained_of(tmp_path):
     setup_logging(tmp_path)
     logging.getLogger("x").info("word")
     require_log_files("all is safe")
+
+
+def test_a_letter_that_the_console_cannot_encode_is_escaped_and_all_else_printed(tmp_path, monkeypatch):
+    console = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", console)
+    setup_logging(tmp_path)
+    logging.getLogger("x").info("a \u2192 b")
+    logging.getLogger("x").info("next")
+    assert console.buffer.getvalue().decode().splitlines() == [r"a \u2192 b", "next"]
+    assert "a \u2192 b" in (tmp_path / "info.log").read_text(encoding="utf-8")

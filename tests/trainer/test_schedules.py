@@ -222,6 +222,7 @@ def test_a_schedule_of_the_same_length_is_put_back_without_a_word(tmp_path):
 )
 def test_a_schedule_that_is_over_before_the_run_is_told_at_its_start(tmp_path, section, told):
     trainer = scheduled(tmp_path, section, 5)
+    trainer._warn_of_settings()
     log = (trainer.config.log_dir / "info.log").read_text()
     assert (told in log) if told else log == ""
 

@@ -255,3 +255,53 @@ def test_the_old_file_is_whole_until_a_rename_puts_the_flushed_new_one_in_its_pl
 def test_a_save_into_a_folder_that_has_gone_says_so(tmp_path):
     with pytest.raises(CheckpointError, match="there is no such folder"):
         save_checkpoint({"state_dict": {}}, tmp_path / "gone" / "a.pth")
+
+
+class Image(torch.Tensor):
+    """A tensor of a class of its own, as torchvision has them."""
+
+
+def nested(depth):
+    value = 1.0
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+SAVABLE = {
+    "many dicts": [{"epoch": i, "loss": 0.5} for i in range(30_000)],
+    "many words": [f"word {i}" for i in range(50_000)],
+    "many pairs": [[i, i + 1] for i in range(50_000)],
+    "keys": {"k" * 500: 1, 7: 2},
+    "integers": [2**127, -(2**63)],
+    "conjugated": torch.ones(3, dtype=torch.complex64).conj(),
+    "stretched": torch.ones(1).expand(1000),
+    "of a class of its own": torch.ones(3).as_subclass(Image),
+    "sparse": torch.eye(3).to_sparse(),
+    "deep": nested(90),
+}
+
+
+@pytest.mark.parametrize("value", SAVABLE.values(), ids=SAVABLE)
+def test_what_is_saved_is_read_again(tmp_path, value):
+    save_checkpoint({"state_dict": {}, "attributes": {"mine": value}}, tmp_path / "a.pth")
+    read = load_checkpoint(tmp_path / "a.pth")["attributes"]["mine"]
+    equal = torch.equal(read.to_dense(), value.to_dense()) if hasattr(value, "layout") else read == value
+    assert equal
+
+
+UNSAVABLE = {
+    "integer": 2**200,
+    "key": {"k" * 600: 1},
+    "deep": nested(5000),
+    "meta": torch.zeros(3, device="meta"),
+    "quantized": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*quantize:DeprecationWarning", "ignore:.*quantize:UserWarning")
+@pytest.mark.parametrize("value", UNSAVABLE.values(), ids=UNSAVABLE)
+def test_what_could_not_be_read_again_is_not_saved(tmp_path, value):
+    with pytest.raises(CheckpointError, match="cannot be saved"):
+        save_checkpoint({"state_dict": {}, "attributes": {"mine": value}}, tmp_path / "a.pth")
+    assert not list(tmp_path.iterdir())

@@ -56,7 +56,7 @@ def test_a_call_that_takes_memory_by_a_number_is_refused(tmp_path):
 
 
 def test_a_copy_of_a_copy_is_paid_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.torch_file.MOST_VALUES", 10_000)
+    monkeypatch.setattr("utils.torch_file._INSTRUCTIONS", 10_000)
     items = b"]q\0(" + b"N" * 1000 + b"e"
     copies = b"(" + (f"c{GLOBALS['set']}\n".encode() + b"h\0\x85R") * 100 + b"t"
     refused(with_pickle(tmp_path / "a.pth", state_of(b"(" + items + copies + b"t")), "too many values")
@@ -111,9 +111,9 @@ def test_entries_that_overlap_are_refused(tmp_path):
     refused(path, "its entries overlap")
 
 
-def test_a_pickle_of_endless_values_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.torch_file.MOST_VALUES", 10_000)
-    refused(with_pickle(tmp_path / "a.pth", state_of(b"(" + b"N" * 20_000 + b"t")), "too many values")
+def test_a_pickle_of_many_objects_in_few_bytes_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.torch_file._INSTRUCTIONS", 10_000)
+    refused(with_pickle(tmp_path / "a.pth", state_of(b"(" + b"}" * 20_000 + b"t")), "too many values")
 
 
 @pytest.mark.parametrize("state", [b"(1", b"}q\0j\xff\xff\xff\xff", b"N" * 10, b"c\n", b"\x8b\xff\xff\xff\x7f", b"Q"])

@@ -16,16 +16,16 @@ from utils.config.files import (
     parse_assignment,
     places_of,
     read_config,
-    require_plain,
     set_by_path,
     split_path,
 )
-from utils.config.plain import path_mistake
+from utils.config.plain import path_mistake, require_savable
 from utils.config.schema import KNOWN_KEYS, Flag
 from utils.config.variants import variants_of
 from utils.distributed.launch import is_own_launch, launch_id, restarts
 from utils.distributed.world import is_main
 from utils.errors import UserError, brief, in_one_line, shown
+from utils.json_io import read_json_beside
 from utils.nearest import nearest
 from utils.run_folder import is_being_trained, run_of_launch, seen_runs
 
@@ -105,11 +105,22 @@ def _flags_of_config():
     config = read_config(named.config) if named.config else {}
     if named.resume and named.resume != "auto":
         path = newest_run(str(_save_dir(config))) if named.resume == "latest" else Path(named.resume)
-        beside = path and (path if path.is_dir() else path.parent) / "config.json"
-        if beside and beside.is_file():
-            config = deep_merge(read_config(beside), config)
+        config = deep_merge(_config_beside(path), config)
     entries = config.get("cli")
     return {f"cli.{i}": _flag(entry) for i, entry in enumerate(entries if isinstance(entries, list) else ())}
+
+
+def _config_beside(path):
+    """The config.json beside a checkpoint, or in a run's folder; {} if there is none, or one that is damaged."""
+    if path is None:
+        return {}
+    place = (path if path.is_dir() else path.parent) / "config.json"
+    try:
+        config = read_json_beside(place)
+        require_savable(config, place)
+    except (OSError, ValueError):  # the checkpoint holds it too
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def _flag(entry):
@@ -224,7 +235,7 @@ def _read(parsed, given, assignments):
     if config is None and not parsed.config:
         raise UserError(f"{shown(resume)}: holds no config; give one with -c")
     config = config or {}
-    require_plain(config, resume)
+    require_savable(config, resume)
     if hasattr(parsed, "weights_only"):
         named = _init_path(given)
         if named not in (None, str(resume) if parsed.weights_only else _init_path(config)):
@@ -243,8 +254,7 @@ def _read_again(parsed, given, assignments):
     """
     named = Path(parsed.resume) if parsed.resume not in (None, "auto", "latest") else None
     beside = named and (named if named.is_dir() else named.parent)
-    before = read_config(beside / "config.json") if beside and (beside / "config.json").is_file() else {}
-    merged = deep_merge(before, given)
+    merged = deep_merge(_config_beside(named), given)
     for target, value in assignments:
         if split_path(target) == ["trainer", "save_dir"]:
             set_by_path(merged, target, value, KNOWN_KEYS)
@@ -257,7 +267,7 @@ def _read_again(parsed, given, assignments):
         return None
     _tell("", resume, passed_over)
     checkpoint = load_checkpoint(resume, shards=False)
-    require_plain(checkpoint["config"], resume)
+    require_savable(checkpoint["config"], resume)
     return resume, checkpoint, checkpoint["config"]
 
 

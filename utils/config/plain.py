@@ -18,7 +18,11 @@ _MAX_NAME_BYTES = 255  # of a file or a folder, on every file system in use
 _MAX_PATH_BYTES = 4_000
 
 
-def require_plain(config, place):
+MOST_SAVED = 100_000
+"""Values, and keys, of a config within a checkpoint, to which a script may have added, say, a vocabulary."""
+
+
+def require_plain(config, place, max_values=MAX_VALUES, max_keys=MAX_KEYS):
     """Raise UserError, which names the place, unless a config or a part of one is plain and small.
 
     Plain are objects whose keys are printable text, lists, text that UTF-8 can encode, integers of 64 bits, finite
@@ -38,12 +42,17 @@ def require_plain(config, place):
         num_values += len(parts)
         if mistake:
             raise UserError(": ".join([shown(place), *([".".join(map(str, where))] if where else []), mistake]))
-        for number, most, what in ((num_values, MAX_VALUES, "values"), (num_keys, MAX_KEYS, "keys")):
+        for number, most, what in ((num_values, max_values, "values"), (num_keys, max_keys, "keys")):
             if number > most:
                 raise UserError(f"{shown(place)}: holds more than {most:,} {what}; a config is a small file")
         if parts and len(where) >= MAX_DEPTH:
             raise UserError(f"{shown(place)}: nested too deeply, in more than {MAX_DEPTH} levels")
         left += [((*where, key), part) for key, part in parts]
+
+
+def require_savable(config, place):
+    """Raise UserError unless a config, as a script has made it, is what a checkpoint may hold."""
+    require_plain(config, place, MOST_SAVED, MOST_SAVED)
 
 
 def _key_mistake(keys):

@@ -280,7 +280,7 @@ def _plain_tensor(tensor, where, copy):
 
     if tensor.is_meta or tensor.is_quantized or tensor.is_nested:
         raise CheckpointError(f"{where}: a meta, quantized or nested tensor cannot be saved")
-    tensor = tensor.as_subclass(torch.Tensor).resolve_conj().resolve_neg()
+    tensor = (tensor if type(tensor) is torch.Tensor else tensor.as_subclass(torch.Tensor)).resolve_conj().resolve_neg()
     if copy:
         return tensor.to("cpu", copy=True)
     stretched = tensor.layout == torch.strided and tensor.nbytes > tensor.untyped_storage().nbytes()

@@ -295,11 +295,9 @@ UNSAVABLE = {
     "key": {"k" * 600: 1},
     "deep": nested(5000),
     "meta": torch.zeros(3, device="meta"),
-    "quantized": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*quantize:DeprecationWarning", "ignore:.*quantize:UserWarning")
 @pytest.mark.parametrize("value", UNSAVABLE.values(), ids=UNSAVABLE)
 def test_what_could_not_be_read_again_is_not_saved(tmp_path, value):
     with pytest.raises(CheckpointError, match="cannot be saved"):

@@ -140,6 +140,31 @@ def test_an_end_that_is_done_is_not_done_again(tmp_path):
     assert ends == [10, 15]
 
 
+def test_a_start_that_dies_before_it_trains_does_not_bring_the_end_back(tmp_path):
+    first = tiny_trainer(tiny_config(tmp_path))
+    first.train()
+    for _ in range(2):
+        assert resumed(first).config.has_ended  # of starts that end here, as if killed
+    longer = resumed(first, config=tiny_config(tmp_path, epochs=3))
+    longer._callbacks.add(failing("on_step_end", 3))
+    with pytest.raises(ZeroDivisionError):
+        longer.train()
+    assert not resumed(first, config=tiny_config(tmp_path, epochs=3)).config.has_ended
+
+
+def test_an_error_at_the_end_of_a_stopped_run_overwrites_no_checkpoint(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path, epochs=3))
+    for callback in (StopsAt(8), SWA(start=0), failing("on_train_end", 2)):
+        trainer._callbacks.add(callback)
+    with pytest.raises(ZeroDivisionError):
+        trainer.train()
+    newest, _ = find_checkpoint(trainer.checkpoint_dir)
+    state = load_checkpoint(newest)
+    assert newest.name == "checkpoint-epoch2-batch3.pth"
+    assert same(state["state_dict"], dict(trainer.model.state_dict()))  # and not the average
+    assert state["stop_reason"] == "enough"
+
+
 # An error loses nothing that is whole
 
 
@@ -160,6 +185,44 @@ def test_a_run_resumes_behind_an_error_of_a_callback_to_the_same_bits(tmp_path, 
     assert all(same(left[key], right[key]) for key in ("state_dict", "optimizer", "monitor_best", "log", "step"))
     assert same(metrics_rows(straight), metrics_rows(on))
     assert same(*(load_checkpoint(t.checkpoint_dir / "model_best.pth")["state_dict"] for t in (straight, on)))
+
+
+def test_an_error_of_a_callback_after_a_validation_within_an_epoch_resumes_to_the_same_bits(tmp_path):
+    class NoisyLoss(torch.nn.CrossEntropyLoss):
+        def forward(self, output, target):
+            return super().forward(output, target) + 0 * torch.rand(1).squeeze()  # draws in validation, too
+
+    def trainer(folder, resume=None):
+        config = tiny_config(folder, validate_every_steps=2)
+        return tiny_trainer(config, resume=resume, criterion=NoisyLoss())
+
+    straight = trainer(tmp_path / "a")
+    straight.train()
+    failed = trainer(tmp_path / "b")
+    failed._callbacks.add(failing("on_valid_end", 2))
+    with pytest.raises(ZeroDivisionError):
+        failed.train()
+    assert failed.saver.newest.name == "checkpoint-epoch2-batch1.pth"
+    on = trainer(tmp_path / "b", resume=failed.saver.newest)
+    on.train()
+    assert same(newest_state(straight)["state_dict"], newest_state(on)["state_dict"])
+
+
+def test_an_error_that_cannot_be_followed_by_a_save_is_the_one_that_is_raised(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path))
+    trainer._callbacks.add(failing("on_step_end", 2, UserError("the true reason")))
+    trainer._save_within_epoch = lambda: 1 / 0
+    with pytest.raises(UserError, match="the true reason"):
+        trainer.train()
+
+
+def test_all_errors_at_an_epoch_s_end_are_told(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path, verbosity=1))
+    for error in (UserError("the first"), ValueError("the second")):
+        trainer._callbacks.add(failing("on_epoch_end", 1, error))
+    with pytest.raises(UserError, match="the first"):
+        trainer.train()
+    assert "at the end of epoch 1: ValueError: the second" in (trainer.config.log_dir / "info.log").read_text()
 
 
 def test_the_other_callbacks_have_their_part_in_an_epoch_whose_end_fails(tmp_path):

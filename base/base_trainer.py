@@ -10,7 +10,7 @@ import torch
 from base.base_callback import CallbackList, call_at_epoch_end
 from base.checkpoint_saver import CheckpointSaver
 from base.own_loop import warn_of_own_loop
-from base.rollback import leave_later_epochs, roll_back
+from base.rollback import complete_last_save, leave_later_epochs, roll_back
 from base.run_report import run_report, tell_how_to_resume
 from base.standard_callbacks import BestModel, SavePeriod, minutes_are_over, require_monitored, save_is_due
 from base.trainer_state import find_unsavable, restore_attributes, restore_trainer, trainer_state
@@ -130,6 +130,7 @@ class BaseTrainer(ABC):
         self.epoch = self.start_epoch
         shown = {"writer": self._to_restore.pop("writer")} if "writer" in self._to_restore else {}
         self._restore_attributes()
+        complete_last_save(self)
         all_done = self.start_epoch > self.epochs
         if all_done:
             done = f"epoch {self.start_epoch - 1} is done and trainer.epochs is {self.epochs}"

@@ -1,9 +1,22 @@
-"""Going back: to the last checkpoint after a batch that brought nan or infinity, or in a run that goes on from before
-its end."""
+"""The files of a run that resumes: what a killed save lacks, what lies ahead; and going back before a batch of nan."""
 
+from utils.checkpoint import checkpoint_name, copy_checkpoint, load_checkpoint
 from utils.distributed.messages import barrier
+from utils.distributed.world import is_main
 from utils.errors import UserError
 from utils.nonfinite import MAX_LEFT_OUT
+
+
+def complete_last_save(trainer):
+    """Write the checkpoint of the last epoch, if a kill came after the best model of it and before that was written."""
+    resume, epoch = trainer.config.resume, trainer.start_epoch - 1
+    if not (is_main() and trainer.config.continues and epoch) or trainer.batches_done:
+        return
+    path = trainer.checkpoint_dir / checkpoint_name(epoch)
+    due = epoch % trainer.save_period == 0 or epoch >= trainer.epochs or trainer.stop_reason
+    if due and not path.exists() and not load_checkpoint(resume, shards=False).get("batch"):
+        copy_checkpoint(resume, path)
+        trainer.saver.newest = path
 
 
 def leave_later_epochs(trainer):

@@ -95,7 +95,7 @@ class SaveTopK(BaseCallback):
 
     def on_train_start(self, trainer):
         if is_main() and not trainer.stop_reason:  # it alone writes, and says what is kept
-            self._bring_back(trainer.checkpoint_dir, trainer.logger)
+            self._put_in_order(trainer.checkpoint_dir, trainer.start_epoch - 1, trainer.logger)
 
     def on_epoch_end(self, trainer, log):
         value = logged(log, self.name)
@@ -112,8 +112,14 @@ class SaveTopK(BaseCallback):
     def load_state_dict(self, state):
         self.kept = [(as_number(value), as_count(epoch)) for value, epoch in as_list(state["kept"])]
 
-    def _bring_back(self, folder, logger):
-        """Write the files anew that overtaken epochs have displaced; forget those of which no checkpoint is left."""
+    def _put_in_order(self, folder, last_epoch, logger):
+        """Have the files of the epochs up to the last one be those that are kept, whatever a kill has left.
+
+        Files that overtaken epochs have displaced are written again; an epoch without a checkpoint is forgotten.
+        """
+        dropped = {*range(1, last_epoch + 1)} - {epoch for _, epoch in self.kept}
+        for epoch in dropped:
+            (folder / self._file(epoch)).unlink(missing_ok=True)
         brought, gone = [], []
         for value, epoch in self.kept:
             if (folder / self._file(epoch)).exists():

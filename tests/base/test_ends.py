@@ -18,6 +18,7 @@ from helpers import (
     run,
     run_here,
     same,
+    scripted,
     tiny_config,
     tiny_trainer,
 )
@@ -278,6 +279,40 @@ def test_a_log_that_cannot_be_written_ends_the_run_once_the_epoch_is_saved(tmp_p
     with contextlib.suppress(OSError):
         handler.stream.close()
     handler.stream = None
+
+
+# A save that is killed between two of its files
+
+
+@pytest.mark.parametrize(
+    "lost", [("checkpoint-epoch2", "top-val_loss-epoch2"), ("checkpoint-epoch2",), ("top-val",), ()]
+)
+def test_a_save_killed_between_its_files_is_completed_when_the_run_resumes(tmp_path, lost):
+    def job(folder, epochs):
+        top = {"type": "SaveTopK", "args": {"monitor": "min val_loss", "k": 1}}
+        return tiny_config(folder, epochs=epochs, monitor="min val_loss", keep_last=2) | {"callbacks": [top]}
+
+    falling = scripted([0.5, 0.4, 0.3])
+    straight = tiny_trainer(job(tmp_path / "a", 3), trainer_class=falling)
+    straight.train()
+    first = tiny_trainer(job(tmp_path / "b", 2), trainer_class=falling)
+    first.train()
+    assert first.best_epoch == 2
+    (first.checkpoint_dir / "top-val_loss-epoch1.pth").write_bytes(b"of a save that was killed before it was deleted")
+    for path in first.checkpoint_dir.glob("*.pth"):
+        if path.name.startswith(lost):
+            path.unlink()
+    if "checkpoint-epoch2" in lost:  # and the one before, as where it was the first
+        (first.checkpoint_dir / "checkpoint-epoch1.pth").unlink()
+    newest, _ = find_checkpoint(first.checkpoint_dir)
+    on = tiny_trainer(job(tmp_path / "b", 3), resume=newest, trainer_class=falling)
+    on.train()
+    assert set(checkpoint_names(on)) | {"checkpoint-epoch1.pth"} == set(checkpoint_names(straight)) | {
+        "checkpoint-epoch1.pth"
+    }
+    left, right = newest_state(straight), newest_state(on)
+    assert same(left["attributes"]["_callbacks"], right["attributes"]["_callbacks"])
+    assert same(left["state_dict"], right["state_dict"])
 
 
 # Files beside the checkpoints

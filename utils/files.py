@@ -74,6 +74,8 @@ def open_to_append(path):
     if path.is_symlink():
         raise UserError(f"{shown(path)}: is a link; nothing is written through one; move it away")
     if path.is_file() and path.stat().st_nlink > 1:
+        if path.stat().st_size > _MOST_BYTES:  # a stranger's may be a sparse one, which would fill the disk
+            raise UserError(f"{shown(path)}: has a second name, a hard link, and is too large to copy; move it away")
         with open(path, "rb") as original, replacing(path) as copy:
             shutil.copyfileobj(original, copy)
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | _NOT_THROUGH_LINKS | _BINARY, 0o666)

@@ -98,6 +98,14 @@ def test_a_file_with_a_second_name_is_copied_before_it_grows(tmp_path, change):
     assert (tmp_path / "info.log").read_text() in ("th+", "theirs+")
 
 
+def test_a_sparse_file_with_a_second_name_does_not_fill_the_disk(tmp_path):
+    with open(tmp_path / "theirs", "wb") as file:
+        file.truncate(1 << 40)
+    os.link(tmp_path / "theirs", tmp_path / "info.log")
+    with pytest.raises(UserError, match=r"info.log: has a second name"):
+        open_to_append(tmp_path / "info.log")
+
+
 def test_json_lines_grow_beside_a_second_name(tmp_path):
     (tmp_path / "theirs").write_text('{"step": 0}\n')
     os.link(tmp_path / "theirs", tmp_path / "metrics.jsonl")

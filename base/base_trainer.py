@@ -137,9 +137,10 @@ class BaseTrainer(ABC):
             self.stop(f"{done}; go on with --set trainer.epochs=...")
         self._callbacks.call("on_train_start", self)
         self.stop_reason = any_of(self.stop_reason)
-        if self.stop_reason and self.config.has_ended:
+        if self.stop_reason:
             self.logger.warning("nothing left to train: %s", self.stop_reason)
-            return False
+            if self.config.has_ended:
+                return False
         if self.stop_reason and self._rng is not None:
             set_rng_state(self._rng)  # the end draws what follows upon the last epoch
             self._rng = None

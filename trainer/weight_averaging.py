@@ -48,6 +48,8 @@ class EMA(BaseCallback):
         averages = dict(zip(model.parameters(), self._model.parameters(), strict=True))
         modules = list(zip(model.modules(), self._model.modules(), strict=True))
         with_buffers = [(own, average) for own, average in modules if own._buffers]
+        if self.updates:
+            _share_buffers(with_buffers)
         for optimizer in getattr(trainer.optimizer, "by_name", {"": trainer.optimizer}).values():
             trained = [p for group in optimizer.param_groups for p in group["params"] if p in averages]
             pairs = [averages[parameter] for parameter in trained], trained
@@ -57,8 +59,7 @@ class EMA(BaseCallback):
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         get_ema_multi_avg_fn(decay)(*pairs, None)
-        for own, average in with_buffers:
-            average._buffers.update(own._buffers)  # the same tensors, which evaluation only reads
+        _share_buffers(with_buffers)
 
     def state_dict(self):
         return {} if self._model is None else {"average": self._model.state_dict(), "updates": self.updates}
@@ -67,6 +68,12 @@ class EMA(BaseCallback):
         self._to_load, self.updates = state.get("average"), as_count(state.get("updates", 0))
         if self._model is not None and self._to_load is not None:
             load_weights(self._model, self._to_load)
+
+
+def _share_buffers(modules):
+    """Have the averaged modules of (own, averaged) hold the same buffers, which evaluation only reads."""
+    for own, average in modules:
+        average._buffers.update(own._buffers)
 
 
 class SWA(BaseCallback):

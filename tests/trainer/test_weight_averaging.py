@@ -210,3 +210,18 @@ def test_swa_takes_part_in_a_run_of_one_epoch_and_keeps_to_its_limits(tmp_path):
     trainer.train()
     saved = load_checkpoint(trainer.checkpoint_dir / "swa.pth")["state_dict"]
     assert saved["1.num_batches_tracked"] == 2
+
+
+def test_a_validation_before_the_first_update_after_a_resume_is_that_of_a_straight_run(tmp_path):
+    def run(folder, epochs, resume=None):
+        changes = {"accumulate": 3, "validate_every_steps": 2, "epochs": epochs}
+        trainer = trainer_with(folder, spec("EMA", decay=0.9), resume=resume, description="", **changes)
+        measured, measure = [], trainer._measure
+        trainer._measure = lambda: measured.append(measure()) or measured[-1]
+        trainer.train()
+        return trainer, measured
+
+    _, straight = run(tmp_path / "a", 3)
+    first, before = run(tmp_path / "b", 2)
+    _, after = run(tmp_path / "b", 3, resume=first.saver.newest)
+    assert straight == before + after

@@ -232,7 +232,7 @@ class BaseTrainer(ABC):
 
     def stop(self, reason):
         """End training after this batch, or after this epoch if the trainer cannot go on within one. It is saved."""
-        self.stop_reason = self.stop_reason or reason
+        self.stop_reason = self.stop_reason or str(reason or "") or "a callback has asked for it"
 
     def save_as(self, name, instead_of=()):
         """Save what is saved next under this file name too, and then delete files of other names."""

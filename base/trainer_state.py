@@ -6,7 +6,7 @@ from utils.config.plain import require_savable
 from utils.distributed.messages import gather_to_main
 from utils.distributed.shards import mesh_of
 from utils.distributed.world import rank, world_size
-from utils.errors import UserError, shown
+from utils.errors import UserError, shortened
 from utils.run_folder import refuse_other_batch
 from utils.seed import derive_seed, rng_state, seed_everything, set_rng_state
 from utils.stop_signal import unhurried
@@ -117,7 +117,7 @@ def restore_trainer(trainer, path):
     trainer._log = checkpoint.get("log", {}) if same_run else {}
     if same_run and checkpoint.get("stop_reason") and before == now:
         other = "to train on, give a larger trainer.epochs, or change the config otherwise"
-        trainer.stop(f"{shown(checkpoint['stop_reason'])}; {other}")
+        trainer.stop(f"{shortened(checkpoint['stop_reason'])}; {other}")
     trainer._to_restore = dict(checkpoint.get("attributes", {}))
     for name in {name for other in _of_other_processes(checkpoint) for name in other["attributes"]}:
         others = [other["attributes"].get(name, {}) for other in _of_other_processes(checkpoint)]

@@ -37,6 +37,7 @@ _KINDS = {
     "stop_reason": str,
 }
 _MOST_LOGGED = 10_000  # numbers of an epoch
+_OF_THEIR_OWN = ("checkpoint.attributes", "checkpoint.config")  # in which a key may be any text
 BEST_MODEL = "model_best.pth"
 _OVERTAKEN = "overtaken-"
 _KEPT_WITHIN_EPOCHS = 2  # newest ones, the second in case the first is damaged
@@ -293,6 +294,10 @@ def _plain_dict(value, where, copy, depth):
     for key, item in value.items():
         if type(key) not in (str, int):
             raise CheckpointError(f"{where}: the key {brief(key)} cannot be saved; keys are text or integers")
+        if not str(key).isprintable() and where.startswith("checkpoint") and not where.startswith(_OF_THEIR_OWN):
+            raise CheckpointError(
+                f"{where}: the name {brief(key)} cannot be saved; names are one line of printable text"
+            )
         if len(str(key)) > LONGEST_NAME:
             raise CheckpointError(f"{where}: a key of {len(str(key))} characters cannot be saved")
         new[key] = plain(item, f"{where}.{key}", copy, depth + 1)

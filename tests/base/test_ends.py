@@ -75,6 +75,16 @@ def test_a_stopped_run_is_not_trained_on_by_the_same_command(tmp_path, step):
     assert "nothing left to train: enough; " in (again.config.log_dir / "info.log").read_text()
 
 
+@pytest.mark.parametrize("reason", ["", None, ValueError("full")])
+def test_a_stop_is_one_whatever_its_reason(tmp_path, reason):
+    trainer = tiny_trainer(tiny_config(tmp_path, epochs=4))
+    trainer._callbacks._called["on_epoch_end"].append(("", lambda trainer, log: trainer.stop(reason)))
+    trainer.train()
+    again = resumed(trainer)
+    again.train()
+    assert trainer.epoch == 2 and again.step == trainer.step == 5
+
+
 def test_a_stopped_run_goes_on_with_another_config_to_the_same_bits(tmp_path):
     trainer = tiny_trainer(tiny_config(tmp_path / "a"))
     trainer._callbacks.add(StopsAt(7))

@@ -298,6 +298,13 @@ UNSAVABLE = {
 }
 
 
+@pytest.mark.parametrize("key", ["a\n", "\x1b[2J", "\u202e", "\ud800"])
+@pytest.mark.parametrize("part", ["log", "state_dict"])
+def test_a_name_that_could_not_be_shown_is_not_saved(tmp_path, part, key):
+    with pytest.raises(CheckpointError, match=f"checkpoint.{part}: the name .* cannot be saved"):
+        save_checkpoint({"state_dict": {}} | {part: {key: 1.0}}, tmp_path / "a.pth")
+
+
 @pytest.mark.parametrize("value", UNSAVABLE.values(), ids=UNSAVABLE)
 def test_what_could_not_be_read_again_is_not_saved(tmp_path, value):
     with pytest.raises(CheckpointError, match="cannot be saved"):

@@ -402,7 +402,7 @@ def train_and_die(module, name, config):
 
     def dying(*arguments, **keywords):
         calls.append(name)
-        if rank() == 0 and len(calls) == (3 if name == "flush_folder" else 2):
+        if rank() == 0 and len(calls) == 2:
             os.kill(os.getpid(), signal.SIGKILL)
         return function(*arguments, **keywords)
 

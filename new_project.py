@@ -49,7 +49,7 @@ TEMPLATE_ONLY = {
     *(f"data/{name}" for name in ("text", "diabetes", "cifar-10-batches-bin", "cifar-10-binary.tar.gz")),
     *(f"data_loader/{name}.py" for name in ("cifar10", "diabetes", "mnist_by_ratio", "mnist_to_itself")),
     *(f"model/{name}.py" for name in ("autoencoder", "char_lm", "gan", "mlp", "resnet", "tabular")),
-    "trainer/gan_trainer.py",
+    "examples/gan/trainer.py",
 }
 LEFT_BEHIND = shutil.ignore_patterns("__pycache__", "*.py[cod]", ".*cache", ".hypothesis")
 

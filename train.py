@@ -65,7 +65,17 @@ def main(config, flags=NONE_GIVEN):
     if flags.show_batch:
         return show_batches(flags.show_batch, config, data_loader, valid_data_loader)
     if flags.find_lr or flags.find_batch_size:
-        return search(config, model, criterion, optimizer, data_loader, device, flags.find_lr, flags.find_batch_size)
+        return search(
+            config,
+            module_trainer,
+            model,
+            criterion,
+            optimizer,
+            data_loader,
+            device,
+            flags.find_lr,
+            flags.find_batch_size,
+        )
     lr_scheduler = build_schedule(config, optimizer, data_loader)
     example = example_input(data_loader, device)
     summary = model_summary(unwrapped(model), example)

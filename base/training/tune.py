@@ -7,7 +7,6 @@ import math
 
 import torch
 
-import trainer.trainer
 from base.training.evaluate import reduction_of
 from base.training.optim_step import OptimStep
 from base.training.precision import apply_switches, autocast, grad_scaler, to_device
@@ -19,11 +18,11 @@ from utils.runs.weights import load_optimizer
 from utils.seed import rng_state, set_rng_state
 
 
-def search(config, model, criterion, optimizer, data_loader, device, picture=None, batch_size=False):
+def search(config, module_trainer, model, criterion, optimizer, data_loader, device, picture=None, batch_size=False):
     """Tell of a learning rate, with its curve in a picture if there is a path for one, and of the largest batch."""
     settings = TrainerSettings.model_validate(config["trainer"])
-    trainer_class = config.find_type("trainer", trainer.trainer, "Trainer")
-    if getattr(trainer_class, "_train_batch", None) is not trainer.trainer.Trainer._train_batch:
+    trainer_class = config.find_type("trainer", module_trainer, "Trainer")
+    if getattr(trainer_class, "_train_batch", None) is not module_trainer.Trainer._train_batch:
         raise UserError(f"--find-lr, --find-batch-size: try the ordinary step, and {settings.type} has one of its own")
     apply_switches(model, settings, device)
     parts = model, criterion, optimizer, data_loader, device, settings

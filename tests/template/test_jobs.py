@@ -206,7 +206,7 @@ def test_mlp_has_its_flags():
 
 def test_autoencoder_shows_its_reconstructions_below_the_images(tmp_path, monkeypatch):
     monkeypatch.chdir(PROJECT)
-    config = parsed("mnist_autoencoder.json", tmp_path)
+    config = parsed("autoencoder", tmp_path)
     train.main(config)
     events = EventAccumulator(str(config.log_dir), size_guidance={"images": 0})
     events.Reload()
@@ -219,7 +219,7 @@ def test_autoencoder_shows_its_reconstructions_below_the_images(tmp_path, monkey
 
 def test_gan_draws_its_samples_after_each_epoch(tmp_path, monkeypatch):
     monkeypatch.chdir(PROJECT)
-    config = parsed("mnist_gan.json", tmp_path, **UNVALIDATED, **{"trainer.tensorboard": True})
+    config = parsed("gan", tmp_path, **UNVALIDATED, **{"trainer.tensorboard": True})
     train.main(config)
     for epoch in (1, 2):
         with Image.open(config.log_dir / f"samples-epoch{epoch}.png") as grid:
@@ -370,11 +370,11 @@ def test_diabetes_tables_are_all_rows_of_the_package(tmp_path, monkeypatch):
 def test_more_classes_than_the_model_has_are_refused_before_the_run(tmp_path):
     changes = made_images(tmp_path / "data") | {"arch.args.num_classes": 2}
     with pytest.raises(UserError, match=r"arch.args.num_classes: got 2, and the data have 3 classes"):
-        train.main(parsed("image_folder.json", tmp_path / "saved", **changes))
+        train.main(parsed("image_folder", tmp_path / "saved", **changes))
     assert not (tmp_path / "saved").exists()
 
 
 def test_folders_that_are_not_there_are_said_to_hold_classes(tmp_path):
     there_is_none = {"data_loader.args.folder": str(tmp_path / "none")}
     with pytest.raises(UserError, match=r"data_loader.args.folder: there is no folder .* of images for each class"):
-        train.main(parsed("image_folder.json", tmp_path / "saved", **there_is_none))
+        train.main(parsed("image_folder", tmp_path / "saved", **there_is_none))

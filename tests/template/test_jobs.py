@@ -82,6 +82,8 @@ def made_images(folder):
 UNVALIDATED = {"trainer.limit_valid_batches": None}
 
 JOBS = {
+    "../config.json": lambda folder: {},
+    "mnist_iterations.yaml": lambda folder: {},
     "mnist_mlp.json": lambda folder: {"arch.args.n_layers": 3},
     "mnist_autoencoder.json": lambda folder: {},
     "mnist_gan.json": lambda folder: UNVALIDATED,
@@ -152,6 +154,10 @@ def test_job_trains_resumes_to_the_same_bits_and_is_tested(job, tmp_path, monkey
     tables = [(config.log_dir / "metrics.csv").read_text() for config in (straight, resumed)]
     assert tables[0] == tables[1]
     assert measured(straight.save_dir) == measured(resumed.save_dir)
+
+
+def test_every_shipped_config_is_among_these_jobs():
+    assert sorted(JOBS) == sorted(["../config.json", *(path.name for path in (PROJECT / "configs").iterdir())])
 
 
 def test_every_job_says_what_to_expect_and_has_a_row_in_its_page():

@@ -65,11 +65,12 @@ def test_len_epoch_argument_wins_over_the_config(tmp_path):
 
 
 @pytest.mark.old_defect(5)
-def test_averages_weigh_the_last_small_batch_by_its_samples(tmp_path):
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_averages_weigh_the_last_small_batch_by_its_samples(tmp_path, accumulate):
     class Frozen(Trainer):
         """Trains with a learning rate of 0 and without dropout, so that an epoch's average can be recomputed."""
 
-    config = tiny_config(tmp_path, epochs=1)
+    config = tiny_config(tmp_path, epochs=1, accumulate=accumulate)
     config["optimizer"] = {"type": "SGD", "args": {"lr": 0.0}}
     model = torch.nn.Linear(4, 3)
     trainer = tiny_trainer(config, trainer_class=Frozen, model=model, schedule=None)

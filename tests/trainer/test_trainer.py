@@ -155,9 +155,9 @@ def test_any_scheduler_state_can_be_saved_and_restored(tmp_path):
         assert [row["lr"] for row in table(resumed)] == [row["lr"] for row in table(straight)], name
 
 
-@pytest.mark.old_defect(16)
-@pytest.mark.parametrize("switches", [{}, {"accumulate": 3, "clip_norm": 1.0, "clip_value": 0.1, "precision": "bf16"}])
-def test_no_step_waits_for_the_device_between_log_points(tmp_path, monkeypatch, switches):
+@pytest.fixture
+def reads(monkeypatch):
+    """A list that grows by a word whenever a tensor's value is read, for which a GPU would be waited for."""
     reads = []
     for name in ("item", "tolist", "cpu", "numpy", "__float__", "__bool__", "__int__"):
         original = getattr(torch.Tensor, name)
@@ -167,6 +167,12 @@ def test_no_step_waits_for_the_device_between_log_points(tmp_path, monkeypatch, 
             return _original(self, *args, **kwargs)
 
         monkeypatch.setattr(torch.Tensor, name, counted)
+    return reads
+
+
+@pytest.mark.old_defect(16)
+@pytest.mark.parametrize("switches", [{}, {"accumulate": 3, "clip_norm": 1.0, "clip_value": 0.1, "precision": "bf16"}])
+def test_no_step_waits_for_the_device_between_log_points(tmp_path, reads, switches):
     trainer = tiny_trainer(tiny_config(tmp_path, epochs=1, log_step=10**6, **switches), schedule=None)
     trainer.len_epoch = 100  # so that no batch is the epoch's last one, which is a log point
     reads.clear()
@@ -185,6 +191,29 @@ def test_no_step_waits_for_the_device_between_log_points(tmp_path, monkeypatch, 
     trainer._train_epoch(1)
     order_of_the_pass = ["item", "tolist"]  # drawn on the CPU, once a pass, by torch's loader and by our sampler
     assert at_step == [order_of_the_pass] * 5 and len(reads) > 2
+
+
+@pytest.mark.parametrize(("on_nonfinite", "transfers"), [("ignore", 1), ("stop", 2)])
+@pytest.mark.parametrize("metrics", [0, 4])
+def test_a_log_line_costs_one_transfer_and_one_for_the_watch_over_gradients(
+    tmp_path, reads, on_nonfinite, transfers, metrics
+):
+    def share_of(label):
+        def share(output, target):
+            return (output.argmax(1) == label).float().mean()
+
+        share.__name__ = f"share_of_{label}"
+        return share
+
+    functions = [share_of(label) for label in range(metrics)]
+    counts = []
+    for log_step in (1, 5):  # five lines an epoch, and one
+        config = tiny_config(tmp_path, epochs=1, log_step=log_step, on_nonfinite=on_nonfinite)
+        trainer = tiny_trainer(config, schedule=None, metrics=functions)
+        reads.clear()
+        trainer._train_epoch(1)
+        counts.append(len(reads))
+    assert counts[0] - counts[1] == 4 * transfers
 
 
 @pytest.mark.old_defect(16)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from base import BaseDataLoader
-from helpers import accuracy, tiny_config, tiny_trainer
+from helpers import accuracy, reads_of_tensors, tiny_config, tiny_trainer
 from trainer import Trainer
 from utils import MetricTracker, UserError
 from utils.checkpoint import load_checkpoint
@@ -157,17 +157,7 @@ def test_any_scheduler_state_can_be_saved_and_restored(tmp_path):
 
 @pytest.fixture
 def reads(monkeypatch):
-    """A list that grows by a word whenever a tensor's value is read, for which a GPU would be waited for."""
-    reads = []
-    for name in ("item", "tolist", "cpu", "numpy", "__float__", "__bool__", "__int__"):
-        original = getattr(torch.Tensor, name)
-
-        def counted(self, *args, _original=original, _name=name, **kwargs):
-            reads.append(_name)
-            return _original(self, *args, **kwargs)
-
-        monkeypatch.setattr(torch.Tensor, name, counted)
-    return reads
+    return reads_of_tensors(monkeypatch)
 
 
 @pytest.mark.old_defect(16)
@@ -214,6 +204,16 @@ def test_a_log_line_costs_one_transfer_and_one_for_the_watch_over_gradients(
         trainer._train_epoch(1)
         counts.append(len(reads))
     assert counts[0] - counts[1] == 4 * transfers
+
+
+def test_a_validation_costs_as_many_transfers_whatever_its_number_of_batches(tmp_path, reads):
+    counts = []
+    for samples in (8, 40):
+        trainer = tiny_trainer(tiny_config(tmp_path), schedule=None, validation_split=samples)
+        reads.clear()
+        trainer._valid_epoch(1)
+        counts.append(len(reads))
+    assert counts[0] == counts[1] > 0
 
 
 @pytest.mark.old_defect(16)

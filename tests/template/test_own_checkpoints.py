@@ -49,7 +49,7 @@ def assert_close(found, expected, rel, place=""):
         assert found == expected, place
 
 
-def assert_came_to(name, found, rel=1e-5):
+def assert_came_to(name, found, rel=1e-4):
     expected = read_json(HERE / "expected.json")[name]
     assert_close(found, {key: value for key, value in expected.items() if key in found}, rel)
     assert expected["epoch"] == 3 and len(expected["metrics.csv"]) == 3
@@ -65,7 +65,7 @@ def test_a_run_of_an_earlier_version_resumes_to_the_numbers_that_it_came_to_then
 def test_so_does_a_sharded_one_in_as_many_processes(folder):
     run = copied("sharded", folder)
     results(in_world(2, train, folder, "-r", run / MIDDLE))
-    assert_came_to("sharded", outcome(run), rel=1e-4)
+    assert_came_to("sharded", outcome(run), rel=1e-3)
 
 
 @pytest.mark.slow

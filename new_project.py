@@ -41,6 +41,7 @@ CARRIED = [
 ]
 # What concerns the template alone: its own tests, the further jobs, and what only those use.
 TEMPLATE_ONLY = {
+    "tests/fixtures",
     "tests/template",
     "docs/jobs.md",
     *(f"docs/{path.name}" for path in TEMPLATE.glob("docs/*.png")),

@@ -214,19 +214,6 @@ class BaseTrainer(ABC):
         self.saver.wait()  # for what a callback has saved
         self.logger.info(run_report(self))
 
-    def _warn_of_left_settings(self):
-        """Name the settings given in the config that this trainer's own _train_epoch alone could follow."""
-        fields = type(self.settings).model_fields
-        given = [
-            f"trainer.{key}"
-            for key in self._left_settings
-            if getattr(self.settings, key) not in (fields[key].default, "ignore")  # which is done by leaving it
-        ]
-        if given:
-            own = "this trainer has a _train_epoch of its own, which alone decides what they do"
-            self.logger.warning("%s: %s", ", ".join(given), own)
-        self._left_settings = ()
-
     # ---- the epochs
 
     def _run_epochs(self):
@@ -256,7 +243,10 @@ class BaseTrainer(ABC):
 
         What fails beside the save, as a callback or a full disk of logs, ends the run after it.
         """
-        self._warn_of_left_settings()
+        if given := self.settings.given(self._left_settings):
+            own = "this trainer has a _train_epoch of its own, which alone decides what they do"
+            self.logger.warning("%s: %s", ", ".join(given), own)
+        self._left_settings = ()
         log, failure = call_at_epoch_end(self._callbacks, self, log)
         self._ask_for_saves(log)
         if any_of(None if failure is None else True):

@@ -279,6 +279,12 @@ class TrainerSettings(_Section):
     detect_anomaly: bool = False
     """Name the operation whose gradient is nan, and show where it was called; much slower."""
 
+    def given(self, keys):
+        """Text of the keys that are set, and not to what a loop does that knows nothing of them."""
+        fields = type(self).model_fields
+        given = [key for key in keys if getattr(self, key) not in (fields[key].default, "ignore")]
+        return ", ".join(f"trainer.{key}" for key in given)
+
 
 class Config(RunSettings):
     """A training job."""

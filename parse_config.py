@@ -181,7 +181,7 @@ class ConfigParser:
     def parameters(self, name, module=None):
         """Names of the arguments that the class of section `name` takes."""
         spec = as_spec(name, self._config.get(name))
-        found = resolve(spec["type"], module or self._module(name), self.parts.get(name, OWN_SECTION))
+        found = self._resolve(spec["type"], name, module)
         return [parameter.name for parameter in signature_of(found)]
 
     def load_checkpoint(self, mesh=None):
@@ -302,11 +302,14 @@ class ConfigParser:
             what = "%d threads compute now, %d did before; on a CPU the last bits of all numbers may differ"
             logger.warning(what, now, before)
 
-    def _module(self, section):
+    def _resolve(self, type_name, section, module=None):
+        """The class or function of a type, looked up in the module; by default where PARTS says for the section."""
+        if module is not None:
+            return resolve(type_name, module, self.parts.get(section, OWN_SECTION))
         part = self.parts.get(section) or PARTS.get(section)
         if part is None:
-            raise UserError(f"{section}: in which module its type is looked up is for the script to say")
-        return importlib.import_module(part.module)
+            raise UserError(f"{section}: say in which module its type is looked up")
+        return resolve(type_name, importlib.import_module(part.module), part)
 
     def _look_up(self, name, spec, module, args=(), kwargs=None, path=None, whole=True, called_with=None):
         """(class or function, its keyword arguments) of one section.
@@ -320,7 +323,7 @@ class ConfigParser:
                 raise UserError(f"{path}.args.{key}: given in the config and by the script; take it out of the config")
         keywords |= kwargs or {}
         try:
-            found = resolve(spec["type"], module or self._module(name), self.parts.get(name, OWN_SECTION))
+            found = self._resolve(spec["type"], name, module)
         except UserError as error:
             raise UserError(f"{path}.type: {error}") from None
         given = called_with if called_with and not inspect.isclass(found) else len(args)

@@ -121,6 +121,7 @@ _MOVED = {
     "model.tabular": "examples.tabular.model",
     "trainer.gan_trainer": "examples.gan.trainer",
     "trainer.monitors": "base.training.monitors",
+    "trainer.profile": "base.training.profile",
     "trainer.weight_averaging": "base.training.weight_averaging",
 }
 _PARTS = tuple(PARTS.values())
@@ -262,6 +263,8 @@ def _home(name, module, part):
     if place.startswith(f"{_EXAMPLES}.") or place in part.ready:
         return place, attribute
     home = place if place.startswith(f"{room}.") else f"{room}.{place}"
+    if home == module:
+        return _home_of_bare(attribute, module, part), attribute
     return _MOVED[home] if home in _MOVED and source_of(home) is None else home, attribute
 
 

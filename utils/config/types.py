@@ -92,7 +92,7 @@ PARTS = {
     "trainer": Part("trainer.trainer", bases=("base.base_trainer.BaseTrainer",), given=7),
     "callbacks": Part(
         "trainer.callbacks",
-        ready=("base.training.callbacks", "base.training.monitors", "base.training.weight_averaging"),
+        ready=tuple(f"base.training.{n}" for n in ("callbacks", "monitors", "weight_averaging", "profile")),
         bases=("base.base_callback.BaseCallback",),
     ),
     "trackers": Part("logger.trackers", bases=("logger.base_tracker.BaseTracker",)),

@@ -82,6 +82,7 @@ class BaseTrainer(ABC):
         self.is_whole = False  # whether memory holds what batches_done have made, so that an error may save it
         self._to_restore = {}  # states of attributes, from a checkpoint
         self._unsavable = set()
+        self._must_be_finite = finite_state(unwrapped(model))
         self._left_settings = SETTINGS_OF_TRAINER  # which the _train_epoch of a subclass alone could follow
         self._agree = Agreement()
         self._callbacks = CallbackList(config.init_callbacks())
@@ -120,6 +121,7 @@ class BaseTrainer(ABC):
         if not self._is_restored:
             self._is_restored = True
             self._resume_checkpoint(self.config.resume)
+            self._must_be_finite = finite_state(unwrapped(self.model))
 
     @abstractmethod
     def _train_epoch(self, epoch):
@@ -166,7 +168,6 @@ class BaseTrainer(ABC):
                 "trainer.save_every_steps, trainer.save_every_minutes: this trainer with this data_loader cannot "
                 "resume within an epoch; leave them out, or give the loader set_epoch(epoch, start_batch) or state_dict"
             )
-        self._must_be_finite = finite_state(unwrapped(self.model))
         self._callbacks.call("check", self)
 
     @contextlib.contextmanager

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from logger import TrackerList, setup_logging
 from utils.checkpoint import load_checkpoint, with_shards
-from utils.config.check import as_spec, check_config, check_types, metric_name
+from utils.config.check import check_config, check_types
 from utils.config.command_line import read_command_line
+from utils.config.components import as_spec, metric_name
 from utils.config.files import deep_merge, require_plain, set_by_path
 from utils.config.plain import require_savable
 from utils.config.schema import KNOWN_KEYS, RunSettings, TrainerSettings
-from utils.config.types import OWN_SECTION, PARTS, argument_mistakes, is_library, resolve, signature_of
+from utils.config.types import OWN_SECTION, PARTS, argument_errors, is_library, resolve, signature_of
 from utils.distributed.messages import decided_by_main
 from utils.distributed.world import is_main
 from utils.environment import RunRecord
@@ -308,7 +309,7 @@ class ConfigParser:
         except UserError as error:
             raise UserError(f"{path}.type: {error}") from None
         given = called_with if called_with and not inspect.isclass(found) else len(args)
-        wrong = argument_mistakes(signature_of(found), keywords, given, whole)
+        wrong = argument_errors(signature_of(found), keywords, given, whole)
         if wrong:
             raise UserError("\n".join(f"{path}.args.{mistake}" for mistake in wrong))
         return found, keywords

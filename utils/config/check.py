@@ -24,7 +24,7 @@ from utils.config.schema import (
     Flag,
     TrainerSettings,
 )
-from utils.config.types import argument_errors, find_in_source, resolve, signature_of
+from utils.config.types import argument_errors, find_in_source, renamed, resolve, signature_of
 from utils.duration import is_duration
 from utils.errors import UserError, brief, refuse, shortened, shown
 from utils.loader_arguments import nothing_to_validate, validated_twice
@@ -59,6 +59,13 @@ def check_config(config, parts, also_logged=(), begins=True):
 def check_types(config, parts):
     """Look up every type for good and bind its args, building nothing. Raises UserError with all errors."""
     _raise_first(_errors_in_types(config, parts))
+
+
+def renamed_types(config, parts):
+    """A line for each type that the config names as an earlier version did; all of them must be known."""
+    for path, spec, part in _components(config, parts):
+        if now := renamed(spec["type"], part):
+            yield f"{path}.type: {spec['type']!r} is {now!r} now"
 
 
 def _errors_in_types(config, parts):

@@ -42,7 +42,7 @@ def check_config(config, parts, also_logged=(), begins=True):
     within the first second. Raises UserError with one line for each error.
     """
     errors, own_keys = key_errors(config, whole=bool(parts))
-    told = {_place_of(error) for error in errors}
+    told = {_place_of(error) for error in errors if _is_of_value(error)}
     errors = itertools.chain(errors, _component_errors(config, parts, told), _flag_errors(config, parts))
     if parts:
         errors = itertools.chain(
@@ -102,6 +102,11 @@ def _raise_first(errors):
 
 def _place_of(error):
     return error.partition(":")[0]
+
+
+def _is_of_value(error):
+    """Whether it refuses a value by itself, of which one error is enough; else it is a rule between several."""
+    return ": got " in error
 
 
 # Keys, and the form of their values
@@ -234,7 +239,7 @@ def _component_errors(config, parts, told):
             told.update(map(_place_of, errors))
             yield from errors
         errors = [f"{path}.args.{error}" for error in part.rules(spec.get("args", {}))]
-        yield from (error for error in errors if _place_of(error) not in told)
+        yield from (error for error in errors if not _is_of_value(error) or _place_of(error) not in told)
 
 
 def _source_errors(path, spec, part):

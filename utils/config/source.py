@@ -97,7 +97,7 @@ def _read(module):
         return {}
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     names = {"*": []}
-    for node in _statements(tree.body):
+    for node in _outside_definitions(tree):
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
             names[node.name] = node
         elif isinstance(node, ast.ImportFrom):
@@ -110,30 +110,21 @@ def _read(module):
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 names[alias.asname or alias.name.partition(".")[0]] = (alias.name, "")
-        else:
-            for name in _bound_in(node):
-                names.setdefault(name, _UNSURE)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.setdefault(node.id, _UNSURE)
+        elif isinstance(node, (ast.MatchAs, ast.MatchStar)) and node.name:
+            names.setdefault(node.name, _UNSURE)
     return names
 
 
-def _bound_in(node):
-    """Names that a statement of another kind binds anywhere in it, as assignments, loops, `with` and `match` do."""
-    for part in ast.walk(node):
-        if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
-            yield part.id
-        elif isinstance(part, (ast.MatchAs, ast.MatchStar)) and part.name:
-            yield part.name
-
-
-def _statements(body):
-    """The statements of a module, those inside its if, try and with blocks too."""
-    for node in body:
+def _outside_definitions(tree):
+    """All nodes of a module in their order, but for those within classes and functions."""
+    left = [tree]
+    while left:
+        node = left.pop()
         yield node
-        for block in ("body", "orelse", "finalbody"):
-            if not isinstance(node, (ast.ClassDef, ast.FunctionDef)):
-                yield from _statements(getattr(node, block, []))
-        for handler in getattr(node, "handlers", []):
-            yield from _statements(handler.body)
+        if not isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            left += reversed(list(ast.iter_child_nodes(node)))
 
 
 def _absolute(node, package):

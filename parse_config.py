@@ -14,11 +14,11 @@ from pathlib import Path
 from logger import TrackerList, setup_logging
 from utils.config.check import check_config, check_types, renamed_types
 from utils.config.command_line import read_command_line
-from utils.config.components import as_spec, metric_name
+from utils.config.components import OWN_SECTION, PARTS, as_spec, metric_name
 from utils.config.files import deep_merge, require_plain, set_by_path
 from utils.config.plain import require_savable
 from utils.config.schema import KNOWN_KEYS, RunSettings, TrainerSettings
-from utils.config.types import OWN_SECTION, PARTS, argument_errors, is_library, resolve, signature_of
+from utils.config.types import argument_errors, is_library, resolve, signature_of
 from utils.distributed.messages import decided_by_main
 from utils.distributed.world import is_main
 from utils.errors import UserError, clean_exit, end_on_user_errors, shortened, shown

@@ -10,7 +10,7 @@ from base.data.sampler import BalancedSampler, EpochSampler
 from base.data.seeded import SeededDataset, makes_whole_batches
 from base.data.splits import split_samples
 from utils.errors import UserError, refuse
-from utils.loader_arguments import size_errors, validated_twice
+from utils.rules import size_errors, validated_twice
 
 _PATIENCE_SECONDS = 1800
 

@@ -9,7 +9,7 @@ import heapq
 import numpy as np
 
 from utils.errors import UserError, refuse
-from utils.loader_arguments import parse_fold, split_errors
+from utils.rules import parse_fold, split_errors
 
 
 def split_samples(num_samples, validation_split, *, fold=None, stratify=None, groups=None):

@@ -14,7 +14,7 @@ from base.training.trainer_state import measured_model
 from logger.pictures import draw_batches
 from utils import MetricTracker, UserError
 from utils.batches import batches_of
-from utils.loader_arguments import nothing_to_validate
+from utils.rules import nothing_to_validate
 from utils.seed import derive_seed, rng_state, seed_everything, set_rng_state
 
 

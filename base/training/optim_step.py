@@ -7,7 +7,7 @@ from utils.distributed.parallel import average_gradients, exchange_gradients
 from utils.distributed.shards import is_sharded, sharded_like, whole
 from utils.distributed.world import world_size
 from utils.errors import UserError, refuse
-from utils.step_rules import optimizer_error
+from utils.rules import optimizer_error
 from utils.untrusted import as_count, as_list, as_number
 
 

@@ -10,8 +10,8 @@ import torch
 from utils.distributed.shards import is_sharded
 from utils.errors import UserError
 from utils.nested import map_tensors
+from utils.rules import precision_error
 from utils.runs.weights import unwrapped
-from utils.step_rules import precision_error
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _AS_IS = contextlib.nullcontext()

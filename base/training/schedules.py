@@ -6,8 +6,8 @@ from torch.optim.lr_scheduler import LinearLR, ReduceLROnPlateau, SequentialLR
 
 from base.training.batch_stream import epoch_length
 from utils import UserError
-from utils.config.check import read_section
 from utils.config.files import names_several
+from utils.config.forms import read_section
 from utils.config.schema import Scheduler
 from utils.duration import RunLength, is_duration, is_part
 from utils.runs.weights import load_state

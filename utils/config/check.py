@@ -13,22 +13,13 @@ from pydantic import ValidationError
 
 from utils.config.components import args_of, dict_at, entries, is_spec, metric_names, nested_specs, objects_in, specs_in
 from utils.config.files import deep_merge, set_by_path
-from utils.config.forms import keys_of
-from utils.config.schema import (
-    KNOWN_KEYS,
-    MAX_ENTRIES,
-    OTHER_LOADERS,
-    SECTION_MODELS,
-    SECTIONS,
-    Config,
-    Flag,
-    TrainerSettings,
-)
+from utils.config.forms import form_errors
+from utils.config.schema import KNOWN_KEYS, OTHER_LOADERS, SECTION_MODELS, Config, Flag, TrainerSettings
 from utils.config.types import argument_errors, find_in_source, renamed, resolve, signature_of
 from utils.duration import is_duration
 from utils.errors import UserError, brief, refuse, shortened, shown
-from utils.loader_arguments import nothing_to_validate, validated_twice
 from utils.nearest import did_you_mean, nearest, resembles
+from utils.rules import nothing_to_validate, validated_twice
 
 _MOST_TOLD = 20  # errors
 
@@ -78,15 +69,6 @@ def _errors_in_types(config, parts):
         yield from _binding_errors(path, spec, part, signature_of(found), is_class=inspect.isclass(found))
 
 
-def read_section(model, given, path):
-    """A section as an object of its model in the schema. Raises UserError, one line for each error in it.
-
-    path: where the section stands, as "lr_scheduler.generator".
-    """
-    refuse(_described(problem, given, path.split(".")) for problem in _problems(model, given))
-    return model.model_validate(given)
-
-
 def _raise_first(errors):
     """Raise UserError with the errors, each once, if there are any; of a great many, with the first.
 
@@ -122,9 +104,8 @@ def key_errors(config, whole):
     errors = [f"{key}: no such key; did you mean {meant!r}?" for key, meant in misspelt.items()]
     meant = {".".join([*key.split(".")[:-1], name]) for key, name in misspelt.items()}
     checked = config if whole else {key: config[key] for key in ("name", "n_gpu", "trainer", "cli") if key in config}
-    for problem in _problems(Config, checked):
-        line = _described(problem, checked)
-        if _place_of(line) not in meant and (whole or problem["type"] != "missing"):
+    for kind, line in form_errors(Config, checked):
+        if _place_of(line) not in meant and (whole or kind != "missing"):
             errors.append(line)
     if config.get("strict") is True:
         errors += [f'{key}: not a key of this framework, and "strict" is on' for key in own]
@@ -158,50 +139,6 @@ def _numbered(key, names):
     """The name that stands in the key with a number behind it, as in "arch1" where there is no "arch"."""
     name = key.rstrip("0123456789")
     return name if name in names else None
-
-
-def _problems(model, given):
-    """What pydantic finds wrong."""
-    try:
-        model.model_validate(given)
-    except ValidationError as error:
-        return error.errors(include_url=False)
-    return []
-
-
-def _described(problem, given, where=()):
-    """A problem in one line. given: what was validated, which stands at the keys `where` of the config."""
-    within = keys_of(problem["loc"])
-    path = [*where, *within]
-    place, got = ".".join(map(str, path)), f"got {brief(problem['input'])}; "
-    match problem["type"]:
-        case "rule":
-            return f"{place}: {problem['msg']}"
-        case "refused":
-            return f"{place}: {got}{problem['msg']}"
-        case "missing":
-            for key in within[:-1]:
-                given = given[key]
-            close = nearest(path[-1], [key for key in given if key not in SECTIONS], cutoff=0.6)
-            return f"{place}: missing" + (f"; is {close!r} meant to be it?" if close else "")
-        case "extra_forbidden":
-            return f"{place}: no such key{did_you_mean(path[-1], KNOWN_KEYS[tuple(path[:-1])])}"
-        case "too_long":
-            number = problem["ctx"]["actual_length"]
-            return f"{place}: has {number:,} entries; it should have at most {MAX_ENTRIES}"
-        case "model_type" | "model_attributes_type":
-            wanted = _FORMS.get(path[0], 'an object such as {"type": ..., "args": {...}}')
-        case _:
-            wanted = problem["msg"].removeprefix("Input should be ").removeprefix("String should ")
-            wanted = wanted.replace("a valid", "a").replace("a integer", "an integer")
-    return f"{place}: {got}it should be {wanted}"
-
-
-_FORMS = {
-    "trainer": "an object",
-    "init_weights": "an object",
-    "cli": 'an object such as {"flag": "--n_layers", "target": "arch.args.n_layers", "type": "int"}',
-}
 
 
 # Names and arguments
@@ -277,9 +214,10 @@ _EXAMPLES = {"int": 1, "float": 0.5, "str": "text", "bool": True}
 def _flag_errors(config, parts):
     """Flags of "cli" whose target is not there, or does not take what is typed; found by setting an example."""
     for i, entry in enumerate(entries(config.get("cli"))):
-        if _problems(Flag, entry):
+        try:
+            flag = Flag.model_validate(entry)
+        except ValidationError:  # of which key_errors tells
             continue
-        flag = Flag.model_validate(entry)
         section = flag.target.partition(".")[0]
         trial = config | deep_merge({}, {section: config[section]} if section in config else {})
         try:

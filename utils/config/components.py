@@ -1,10 +1,121 @@
-"""Find the objects that a config describes, as {"type": ..., "args": {...}}, wherever they stand in it.
+"""The components of a config, {"type": ..., "args": {...}}: what each section may name, and where they stand.
 
-What is not of the right form is left out here; the schema's forms tell of it.
+What does not have the right form is left out by the functions here; the forms in the schema tell of it.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from utils.config.files import names_several
+from utils.epoch_metrics import METHODS
 from utils.errors import UserError, brief
+from utils.rules import loader_errors
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one section of a config may name, and what the script adds when it builds it."""
+
+    module: str
+    """Where a bare name is looked up; "mine.Name" is looked up in the file mine.py beside it."""
+    ready: tuple[str, ...] = ()
+    """Modules of the framework where a bare name is looked up that the module does not have."""
+    bases: tuple[str, ...] = ()
+    """Dotted names of the classes of which a class must derive from one; none: any class will do."""
+    libraries: tuple[str, ...] = ()
+    """Library modules whose classes a dotted name may point to."""
+    factories: tuple[str, ...] = ()
+    """Library modules whose functions it may point to."""
+    functions: bool = False
+    """Whether a function of the project will do."""
+    given: int = 0
+    """How many positional arguments the script passes when it builds the object."""
+    default: str | None = None
+    """The type of a section that names none."""
+    given_by_name: tuple[str, ...] = ()
+    """Names of the other arguments that it passes then."""
+    called_with: int | None = None
+    """How many positional arguments a function gets when it is used, for a function that is not called to build."""
+    nested: bool = False
+    """Whether arguments may be durations, and other objects of the part."""
+    methods: tuple[str, ...] = ()
+    """What a class of the project must have, instead of a base."""
+    remedy: str = ""
+    """What to do with a class or function that is of another kind."""
+    rules: Callable = lambda args: ()
+    """What is wrong with arguments, {name: value}, for any class of the part: lines "argument: what is wrong"."""
+
+
+_LOADER = Part(
+    "data_loader.data_loaders",
+    ready=("base.data.tables", "base.data.image_folders", "base.data.arrays", "base.data.texts"),
+    bases=("base.base_data_loader.BaseDataLoader",),
+    remedy="write one in data_loader/ and give it the dataset",
+    rules=loader_errors,
+)
+
+# The sections that train.py and test.py build. A script that builds others, or passes more, says so to from_args.
+PARTS = {
+    "arch": Part(
+        "model.model",
+        bases=("torch.nn.Module",),
+        libraries=("torch.nn", "torchvision.models"),
+        factories=("torchvision.models",),
+        functions=True,
+    ),
+    "loss": Part(
+        "model.loss",
+        bases=("torch.nn.Module",),
+        libraries=("torch.nn",),
+        factories=("torch.nn.functional",),
+        functions=True,
+        called_with=2,
+    ),
+    "metrics": Part(
+        "model.metric",
+        bases=("torchmetrics.metric.Metric",),
+        libraries=("torchmetrics",),
+        factories=("torch.nn.functional",),
+        functions=True,
+        called_with=2,
+        methods=METHODS,
+    ),
+    "optimizer": Part("torch.optim", bases=("torch.optim.Optimizer",), libraries=("torch.optim",), given=1),
+    "lr_scheduler": Part(
+        "torch.optim.lr_scheduler",
+        bases=("torch.optim.lr_scheduler.LRScheduler",),
+        libraries=("torch.optim.lr_scheduler",),
+        given_by_name=("optimizer",),
+        nested=True,
+    ),
+    "trainer": Part("trainer.trainer", bases=("base.base_trainer.BaseTrainer",), given=7),
+    "callbacks": Part(
+        "trainer.callbacks",
+        ready=("base.training.callbacks", "base.training.monitors", "base.training.weight_averaging"),
+        bases=("base.base_callback.BaseCallback",),
+    ),
+    "trackers": Part("logger.trackers", bases=("logger.base_tracker.BaseTracker",)),
+    "parallel": Part("utils.distributed.parallel", functions=True, given=2, default="ddp"),
+    "data_loader": _LOADER,
+    "valid_data_loader": _LOADER,
+    "test_data_loader": _LOADER,
+}
+
+_PARTS = tuple(PARTS.values())
+
+# For a section that only the project's own script knows: anything of the module that the script passes, and by
+# dotted name what any of the sections above may name.
+OWN_SECTION = Part(
+    "",
+    bases=(
+        *(base for part in _PARTS for base in part.bases),
+        "torch.utils.data.DataLoader",
+        "torch.utils.data.Dataset",
+    ),
+    libraries=tuple(place for part in _PARTS for place in part.libraries),
+    factories=tuple(place for part in _PARTS for place in part.factories),
+    functions=True,
+)
 
 MAX_ENTRIES = 100  # of a list whose entries are looked up by name
 

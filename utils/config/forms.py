@@ -1,5 +1,7 @@
-"""Forms of sections and values, of which the schema of a config is made."""
+"""Forms of sections and values, of which the schema of a config is made, and what is said of other forms."""
 
+import functools
+import operator
 import re
 from typing import Annotated, Any, Union
 
@@ -20,6 +22,8 @@ from utils.config.components import MAX_ENTRIES
 from utils.config.files import names_several
 from utils.config.plain import line_mistake, path_mistake
 from utils.duration import FORM, WANTED
+from utils.errors import brief, refuse
+from utils.nearest import did_you_mean, nearest
 from utils.patterns import patterns_mistake
 
 
@@ -34,7 +38,9 @@ class Section(BaseModel):
     @classmethod
     def rules(cls, given):
         """(place, error) of each key that contradicts others. given: the section as read, of whatever form."""
-        return ()
+        if cls.model_config["extra"] == "forbid":
+            for key in [key for key in given if key not in cls.model_fields]:
+                yield (key,), f"no such key{did_you_mean(key, cls.model_fields)}"
 
     @model_validator(mode="wrap")
     @classmethod
@@ -42,12 +48,11 @@ class Section(BaseModel):
         broken = list(cls.rules(given)) if isinstance(given, dict) else []
         if not broken:
             return validate(given)
-        errors = []
+        errors = [{"type": "rule", "msg": text, "loc": place, "input": given} for place, text in broken]
         try:
             validate(given)
-        except ValidationError as error:
-            errors = error.errors(include_url=False)
-        errors += [{"type": "rule", "msg": text, "loc": place, "input": given} for place, text in broken]
+        except ValidationError as found:
+            errors = [*(e for e in found.errors(include_url=False) if e["type"] != "extra_forbidden"), *errors]
         for error in errors:
             error["type"] = PydanticCustomError(error["type"], error["msg"], error.pop("ctx", None))
         raise ValidationError.from_exception_data(cls.__name__, errors)
@@ -81,11 +86,6 @@ def _either(tag_of, **kinds):
 
 
 _TAG = "\0"  # no key of a config begins so
-
-
-def keys_of(location):
-    """The keys that lead to the place of a pydantic error."""
-    return [key for key in location if not str(key).startswith(_TAG)]
 
 
 def named(component):
@@ -122,3 +122,52 @@ Limit = Annotated[Any, refused_by(_limit), WithJsonSchema({"anyOf": [{"type": "i
 Duration = _either(
     lambda value: "text" if isinstance(value, str) else "number", number=Count, text=matching(f"^{FORM}$", WANTED)
 )
+
+
+def read_section(model, given, path):
+    """A section as an object of the model. Raises UserError, with a line for each error and with its dotted path.
+
+    path: where the section stands, as "lr_scheduler.generator".
+    """
+    refuse(line for _, line in form_errors(model, given, where=path.split(".")))
+    return model.model_validate(given)
+
+
+def form_errors(model, given, where=()):
+    """(kind, line) of each error that the model finds in a section. where: keys that lead to it."""
+    try:
+        model.model_validate(given)
+    except ValidationError as found:
+        for error in found.errors(include_url=False):
+            within = [key for key in error["loc"] if not str(key).startswith(_TAG)]
+            path = [*where, *within]
+            text = _text_of(error, path)
+            if error["type"] == "missing":
+                beside = functools.reduce(operator.getitem, within[:-1], given)
+                close = nearest(path[-1], [key for key in beside if key not in model.model_fields], cutoff=0.6)
+                text = "missing" + (f"; is {close!r} meant to be it?" if close else "")
+            yield error["type"], f"{'.'.join(map(str, path))}: {text}"
+
+
+def _text_of(error, path):
+    """What a pydantic error says of the value at the path."""
+    got = f"got {brief(error['input'])}; "
+    match error["type"]:
+        case "rule":
+            return error["msg"]
+        case "refused":
+            return got + error["msg"]
+        case "too_long":
+            return f"has {error['ctx']['actual_length']:,} entries; it should have at most {MAX_ENTRIES}"
+        case "model_type" | "model_attributes_type":
+            return f"{got}it should be {_OBJECTS.get(path[0], _COMPONENT)}"
+    wanted = error["msg"].removeprefix("Input should be ").removeprefix("String should ")
+    return f"{got}it should be {wanted.replace('a valid', 'a').replace('a integer', 'an integer')}"
+
+
+_COMPONENT = 'an object such as {"type": ..., "args": {...}}'
+_OBJECTS = {
+    "trainer": "an object",
+    "init_weights": "an object",
+    "cli": 'an object such as {"flag": "--n_layers", "target": "arch.args.n_layers", "type": "int"}',
+}

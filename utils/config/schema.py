@@ -13,7 +13,7 @@ from utils.config.components import MAX_ENTRIES, args_of, dict_at, last_word, me
 from utils.config.files import names_several
 from utils.errors import UserError, brief
 from utils.patterns import expression_errors, in_bounded_time, patterns_mistake, rename_mistake
-from utils.step_rules import optimizer_error, precision_error
+from utils.rules import optimizer_error, precision_error
 
 
 class Component(forms.Section):
@@ -126,6 +126,7 @@ class InitWeights(forms.Section):
 
     @classmethod
     def rules(cls, given):
+        yield from super().rules(given)
         patterns = [pattern for pattern in dict_at(given, "rename") if isinstance(pattern, str)]
         try:
             with in_bounded_time("rename"):

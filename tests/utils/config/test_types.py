@@ -11,15 +11,9 @@ import model.metric
 import model.model
 import utils.config.types
 from utils import UserError
+from utils.config.components import OWN_SECTION, PARTS, Part
 from utils.config.source import find_definition, public_names
-from utils.config.types import (
-    OWN_SECTION,
-    PARTS,
-    Part,
-    argument_errors,
-    find_in_source,
-    resolve,
-)
+from utils.config.types import argument_errors, find_in_source, resolve
 
 MODULES = {
     "data_loader": data_loader.data_loaders,

@@ -1,7 +1,4 @@
-"""What the arguments of a data loader may be, and which samples they set aside.
-
-BaseDataLoader asks these rules, and so does the check of a config, before torch and the data are there.
-"""
+"""Rules on arguments, each written once: their owners ask them, and the check of a config before torch is there."""
 
 import re
 from numbers import Real
@@ -62,3 +59,17 @@ def validated_twice(args):
 def nothing_to_validate(key):
     """The error of a key of the trainer that needs validation data, where there are none."""
     return f"trainer.{key}: there are no validation data; set data_loader.args.validation_split, or leave it out"
+
+
+def optimizer_error(name):
+    """What is wrong with an optimizer of the class of that name; None if nothing is."""
+    if name == "LBFGS":
+        return "LBFGS wants to compute the loss itself, several times a step; use another"
+    return None
+
+
+def precision_error(precision, device):
+    """What is wrong with a precision on a kind of device, "cpu", "cuda" or "mps"; None if nothing is."""
+    if precision == "fp16" and device != "cuda":
+        return f"'fp16' needs a CUDA GPU, and this run is on {device}; use 'bf16' or 'fp32'"
+    return None

@@ -2,6 +2,7 @@ import copy
 import json
 
 import pytest
+from pydantic import ValidationError
 
 from utils.config.check import key_errors
 from utils.config.schema import OTHER_LOADERS, SECTIONS, TrainerSettings
@@ -129,3 +130,26 @@ def test_every_key_is_described():
     for model in (TrainerSettings,):
         assert all(field.description for field in model.model_fields.values())
     json.dumps(TrainerSettings.model_json_schema())
+
+
+def test_rules_are_asked_beside_values_of_a_wrong_form_and_all_errors_come_at_once():
+    trainer = {"epochs": 0, "precision": "fp16", "limit_train_batches": 2, "len_epoch": 3, "monitor": "max loss"}
+    plateau = {"type": "ReduceLROnPlateau", "warmup": 2, "interval": "never"}
+    config = {**GOOD, "n_gpu": 0, "seed": -1, "trainer": trainer, "lr_scheduler": plateau}
+    errors, _ = key_errors(config, whole=True)
+    assert [line.partition(":")[0] for line in errors] == [
+        "seed",
+        "lr_scheduler.interval",
+        "lr_scheduler.warmup",
+        "trainer.epochs",
+        "trainer.limit_train_batches",
+        "trainer.precision",
+        "lr_scheduler.args.mode",
+    ]
+
+
+def test_settings_that_contradict_each_other_are_refused_by_the_model_itself():
+    for settings in ({"limit_train_batches": 2, "len_epoch": 3}, {"compile": "max-autotune", "accumulate": 2}):
+        with pytest.raises(ValidationError):
+            TrainerSettings(epochs=1, **settings)
+        assert len(key_errors({"trainer": {"epochs": 1, **settings}}, whole=False)[0]) == 1

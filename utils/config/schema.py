@@ -345,11 +345,6 @@ SECTION_MODELS |= {"optimizer": Optimizer, "lr_scheduler": Scheduler, "metrics":
 """What one object of a section is, of those that may hold keys of a project's own."""
 
 SECTIONS = tuple(Config.model_fields)
-KNOWN_KEYS = {
-    (): SECTIONS,
-    ("trainer",): tuple(TrainerSettings.model_fields),
-    ("optimizer",): tuple(Optimizer.model_fields),
-    ("lr_scheduler",): tuple(Scheduler.model_fields),
-    ("init_weights",): tuple(InitWeights.model_fields),
-    ("parallel",): tuple(Parallel.model_fields),
-}
+_EXTENDABLE = {"init_weights": InitWeights, "parallel": Parallel, "trainer": TrainerSettings}
+_EXTENDABLE |= {name: SECTION_MODELS[name] for name in ("optimizer", "lr_scheduler")}
+KNOWN_KEYS = {(): SECTIONS} | {(name,): tuple(model.model_fields) for name, model in _EXTENDABLE.items()}

@@ -12,12 +12,13 @@ import logging
 from pathlib import Path
 
 from logger import TrackerList, setup_logging
-from utils.config.check import as_spec, check_config, check_types, metric_name, renamed_types
+from utils.config.check import check_config, check_types, renamed_types
 from utils.config.command_line import read_command_line
+from utils.config.components import OWN_SECTION, PARTS, as_spec, metric_name
 from utils.config.files import deep_merge, read_config, require_plain, set_by_path
 from utils.config.plain import require_savable
 from utils.config.schema import KNOWN_KEYS, RunSettings, TrainerSettings
-from utils.config.types import OWN_SECTION, PARTS, argument_mistakes, is_library, resolve, signature_of
+from utils.config.types import argument_errors, is_library, resolve, signature_of
 from utils.distributed.messages import decided_by_main
 from utils.distributed.world import is_main
 from utils.errors import UserError, clean_exit, end_on_user_errors, shortened, shown
@@ -327,7 +328,7 @@ class ConfigParser:
         except UserError as error:
             raise UserError(f"{path}.type: {error}") from None
         given = called_with if called_with and not inspect.isclass(found) else len(args)
-        wrong = argument_mistakes(signature_of(found), keywords, given, whole)
+        wrong = argument_errors(signature_of(found), keywords, given, whole)
         if wrong:
             raise UserError("\n".join(f"{path}.args.{mistake}" for mistake in wrong))
         return found, keywords

@@ -10,7 +10,7 @@ from helpers import PROJECT
 from parse_config import PARTS, ConfigParser
 from utils import UserError
 from utils.config.check import check_types
-from utils.config.types import resolve, signature_of, source_argument_mistakes, type_mistake
+from utils.config.types import argument_errors, find_in_source, resolve, signature_of
 from utils.json_io import read_json
 
 FIXTURES = PROJECT / "tests" / "fixtures"
@@ -24,10 +24,10 @@ LOADERS = ("data_loader", "valid_data_loader", "test_data_loader")
 def test_a_type_of_an_earlier_version_is_found_in_the_source_and_in_the_module(section, name, args):
     for place in LOADERS if section == "data_loader" else [section]:
         part = PARTS[place]
-        assert type_mistake(name, part) is None
+        definition = find_in_source(name, part)
         given = dict.fromkeys(args.split())  # the value does not fit each of them; the name does
-        wrong = source_argument_mistakes(name, part, given)
-        assert not [mistake for mistake in wrong if "no such argument" in mistake or "it takes none" in mistake]
+        wrong = argument_errors(definition.parameters or (), given, 0) if definition.parameters is not None else []
+        assert not [error for error in wrong if "no such argument" in error or "it takes none" in error]
         try:
             found = resolve(name, importlib.import_module(part.module), part)
         except UserError as error:

@@ -168,6 +168,10 @@ def _meant(name, part):
     room, source = part.module.rpartition(".")[0], source_of(part.module)
     if room and source is not None and not is_library(room):
         places |= {f"{room}.{path.stem}": f"{path.stem}." for path in source.parent.glob("*.py")}
+        if nearest(name.partition(".")[0], [_EXAMPLES]):
+            files = source.parent.parent.glob(f"{_EXAMPLES}/*/*.py")
+            modules = [".".join(path.with_suffix("").parts[-3:]) for path in files]
+            places |= {module: f"{module}." for module in modules}
     known = [prefix + public for place, prefix in places.items() for public in public_names(place)]
     close = nearest(name, known, cutoff=0.7)
     return f"; did you mean {close!r}?" if close else ""

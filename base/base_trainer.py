@@ -19,10 +19,11 @@ from base.training.checkpoints import (
     set_later_epochs_aside,
 )
 from base.training.nonfinite import NonFiniteError, finite_state, require_finite
+from base.training.own_loop import SETTINGS_OF_TRAINER, left_settings
 from logger import CsvLog, TensorboardWriter, require_log_files
 from logger.reports import epoch_report, run_report, tell_how_to_resume
 from utils.batches import DataError
-from utils.config.schema import SETTINGS_OF_TRAINER, TrainerSettings
+from utils.config.schema import TrainerSettings
 from utils.distributed.messages import Agreement, any_of
 from utils.distributed.world import seed_of_process, world_size
 from utils.errors import UserError
@@ -244,7 +245,7 @@ class BaseTrainer(ABC):
 
         What fails beside the save, as a callback or a full disk of logs, ends the run after it.
         """
-        if given := self.settings.given(self._left_settings):
+        if given := left_settings(self.settings, self._left_settings):
             own = "this trainer has a _train_epoch of its own, which alone decides what they do"
             self.logger.warning("%s: %s", ", ".join(given), own)
         self._left_settings = ()

@@ -267,12 +267,6 @@ class TrainerSettings(forms.Section):
     detect_anomaly: bool = False
     """Name the operation whose gradient is nan, and show where it was called; much slower."""
 
-    def given(self, keys):
-        """Text of the keys that are set, and not to what a loop does that knows nothing of them."""
-        fields = type(self).model_fields
-        given = [key for key in keys if getattr(self, key) not in (fields[key].default, "ignore")]
-        return ", ".join(f"trainer.{key}" for key in given)
-
     @classmethod
     def rules(cls, given):
         if given.get("limit_train_batches") is not None and given.get("len_epoch") is not None:
@@ -354,29 +348,3 @@ SECTIONS = tuple(Config.model_fields)
 _EXTENDABLE = {"init_weights": InitWeights, "parallel": Parallel, "trainer": TrainerSettings}
 _EXTENDABLE |= {name: SECTION_MODELS[name] for name in ("optimizer", "lr_scheduler")}
 KNOWN_KEYS = {(): SECTIONS} | {(name,): tuple(model.model_fields) for name, model in _EXTENDABLE.items()}
-
-
-# What Trainer does batch by batch, and what it does besides: a _train_epoch, or a trainer, of a project's own has to.
-SETTINGS_OF_EPOCH = (
-    "accumulate",
-    "clip_norm",
-    "clip_value",
-    "precision",
-    "on_nonfinite",
-    "validate_every_steps",
-    "images_every_epochs",
-    "histograms_every_epochs",
-)
-SETTINGS_OF_TRAINER = (
-    *SETTINGS_OF_EPOCH,
-    "len_epoch",
-    "log_step",
-    "channels_last",
-    "compile",
-    "cudnn_benchmark",
-    "limit_train_batches",
-    "limit_valid_batches",
-    "overfit_batches",
-    "sanity_check_batches",
-    "detect_anomaly",
-)

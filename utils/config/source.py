@@ -50,6 +50,14 @@ def public_names(module):
     return [name for name in dict.fromkeys(defined + inherited) if not name.startswith("_")]
 
 
+def modules_below(package):
+    """Names of the modules in a folder of the search path and in the folders within it, found by their files."""
+    spec = PathFinder.find_spec(package)
+    for folder in map(Path, (spec and spec.submodule_search_locations) or ()):
+        for path in sorted(folder.rglob("*.py")):
+            yield ".".join([package, *path.relative_to(folder).with_suffix("").parts])
+
+
 def source_of(module):
     """Path of the module's source file, or None if there is none to read."""
     search = None

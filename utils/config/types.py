@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from utils.config.components import OWN_SECTION
-from utils.config.source import find_definition, public_names, source_of
+from utils.config.source import find_definition, modules_below, public_names, source_of
 from utils.errors import UserError, brief
 from utils.nearest import did_you_mean, nearest
 
@@ -168,10 +168,7 @@ def _meant(name, part):
     room, source = part.module.rpartition(".")[0], source_of(part.module)
     if room and source is not None and not is_library(room):
         places |= {f"{room}.{path.stem}": f"{path.stem}." for path in source.parent.glob("*.py")}
-        if nearest(name.partition(".")[0], [_EXAMPLES]):
-            files = source.parent.parent.glob(f"{_EXAMPLES}/*/*.py")
-            modules = [".".join(path.with_suffix("").parts[-3:]) for path in files]
-            places |= {module: f"{module}." for module in modules}
+        places |= {example: f"{example}." for example in modules_below(_EXAMPLES)}
     known = [prefix + public for place, prefix in places.items() for public in public_names(place)]
     close = nearest(name, known, cutoff=0.7)
     return f"; did you mean {close!r}?" if close else ""

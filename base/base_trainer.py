@@ -247,7 +247,7 @@ class BaseTrainer(ABC):
         """
         if given := left_settings(self.settings, self._left_settings):
             own = "this trainer has a _train_epoch of its own, which alone decides what they do"
-            self.logger.warning("%s: %s", ", ".join(given), own)
+            self.logger.warning("%s: %s", given, own)
         self._left_settings = ()
         log, failure = call_at_epoch_end(self._callbacks, self, log)
         self._ask_for_saves(log)

@@ -31,8 +31,20 @@ def test_example_of_a_config_passes_the_check(block, monkeypatch):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_readme_leads_to_every_page(page):
-    assert f"docs/{page.name}" in (PROJECT / "README.md").read_text()
+def test_the_index_leads_to_every_page(page):
+    assert page.name == "README.md" or f"]({page.name})" in (PROJECT / "docs" / "README.md").read_text()
+    assert "](docs/README.md)" in (PROJECT / "README.md").read_text()
+
+
+def test_links_lead_somewhere():
+    """To a file that is there, and to a heading that it has."""
+    for page in [*PAGES, *PROJECT.glob("*.md")]:
+        for place, _, heading in re.findall(r"\]\(([^)#:\s]*)(#([^)]*))?\)", page.read_text()):
+            target = page.parent / place if place else page
+            assert target.exists(), (page.name, place)
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.M) if heading else []
+            anchors = [re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings]
+            assert not heading or heading in anchors, (page.name, place, heading)
 
 
 def test_the_trainer_of_the_page_on_trainers_trains(tmp_path):

@@ -25,6 +25,8 @@ def test_example_of_a_config_passes_the_check(block, monkeypatch):
     monkeypatch.setattr("utils.config.types.find_spec", lambda package: package)  # all that is optional is installed
     monkeypatch.setattr("utils.config.check.os.path.isfile", lambda path: True)  # and all files are there
     example = json.loads(block if block.lstrip().startswith("{") else "{" + block + "}")
+    if "StopWhenTheRateIsSmall" in example.get("callbacks", []):
+        example["callbacks"].remove("StopWhenTheRateIsSmall")  # a class of the page, with which a test below trains
     config = ConfigParser(deep_merge(read_config(PROJECT / "config.json"), example), parts=PARTS)
     check_types(config.config, PARTS)
     assert not config.own_keys
@@ -45,6 +47,20 @@ def test_links_lead_somewhere():
             headings = re.findall(r"^#+ (.*)$", target.read_text(), re.M) if heading else []
             anchors = [re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings]
             assert not heading or heading in anchors, (page.name, place, heading)
+
+
+def test_the_callback_of_the_page_on_callbacks_stops_a_run(tmp_path):
+    folder = copy_project(tmp_path / "project")
+    text = (PROJECT / "docs" / "callbacks.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    with open(folder / "trainer" / "callbacks.py", "a") as file:
+        file.write("\n\n" + code)
+    (example,) = (block for block in re.findall(r"```json\n(.*?)```", text, re.S) if "StopWhen" in block)
+    (folder / "mine.json").write_text('{"base": "config.json", ' + example + "}")
+    short = ("--set", "trainer.epochs=2", "--set", "trainer.len_epoch=3", "--lr", "1e-8")
+    told = run("train.py", "-c", "mine.json", *short, cwd=folder).stdout
+    assert "small 1" in told and "the learning rate is small" in told
+    assert [path.name for path in folder.glob("saved/models/*/*/top-*")] == ["top-val_accuracy-epoch1.pth"]
 
 
 def test_the_trainer_of_the_page_on_trainers_trains(tmp_path):

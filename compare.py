@@ -6,7 +6,7 @@ from pathlib import Path
 from logger.csv_log import CsvLog
 from utils.distributed.launch import refuse_several
 from utils.errors import UserError, clean_exit, in_one_line, shown
-from utils.run_folder import is_run_folder
+from utils.runs.run_folder import is_run_folder
 
 
 def main(one, other):
@@ -37,7 +37,7 @@ def main(one, other):
 
 def comparable_state(path):
     """What a checkpoint holds, but for the config, which names the run, its TensorBoard files, and why it stopped."""
-    from utils.checkpoint import load_checkpoint
+    from utils.runs.checkpoint import load_checkpoint
 
     state = load_checkpoint(path)
     state.pop("config", None)

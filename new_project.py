@@ -22,7 +22,6 @@ CARRIED = [
     "compare.py",
     "config.json",
     "config.schema.json",
-    "configs",
     "constraints.txt",
     "data",
     "data_loader",
@@ -45,11 +44,7 @@ TEMPLATE_ONLY = {
     "tests/template",
     "docs/jobs.md",
     *(f"docs/{path.name}" for path in TEMPLATE.glob("docs/*.png")),
-    *(f"configs/{path.name}" for path in TEMPLATE.glob("configs/*.json")),
     *(f"data/{name}" for name in ("text", "diabetes", "cifar-10-batches-bin", "cifar-10-binary.tar.gz")),
-    *(f"data_loader/{name}.py" for name in ("cifar10", "diabetes", "mnist_by_ratio", "mnist_to_itself")),
-    *(f"model/{name}.py" for name in ("autoencoder", "char_lm", "gan", "mlp", "resnet", "tabular")),
-    "trainer/gan_trainer.py",
 }
 LEFT_BEHIND = shutil.ignore_patterns("__pycache__", "*.py[cod]", ".*cache", ".hypothesis")
 
@@ -68,7 +63,7 @@ These rooms are yours; the rest is the framework.
 | `trainer/trainer.py` | what happens with a batch, if the usual step is not yours |
 | `data/` | input data |
 
-`make test` runs the example, LeNet on MNIST. Put yours beside it, as `model/mine.py` and `configs/mine.json`. Where it
+`make test` runs the example, LeNet on MNIST. Put yours beside it, as `model/mine.py` and `mine.json`. Where it
 replaces `MnistModel`, `MnistDataLoader` or `config.json`, with its `description`, take out the tests that then fail,
 among them `tests/model/test_model.py`, and parts of `tests/data_loader/test_data_loaders.py`,
 `tests/test_parse_config.py`, `tests/test_commands.py`, `tests/test_debugging_commands.py` and `tests/utils/config/`.

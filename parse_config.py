@@ -12,8 +12,7 @@ import logging
 from pathlib import Path
 
 from logger import TrackerList, setup_logging
-from utils.checkpoint import load_checkpoint, with_shards
-from utils.config.check import as_spec, check_config, check_types, metric_name
+from utils.config.check import as_spec, check_config, check_types, metric_name, renamed_types
 from utils.config.command_line import read_command_line
 from utils.config.files import deep_merge, require_plain, set_by_path
 from utils.config.plain import require_savable
@@ -21,11 +20,12 @@ from utils.config.schema import KNOWN_KEYS, RunSettings, TrainerSettings
 from utils.config.types import OWN_SECTION, PARTS, argument_mistakes, is_library, resolve, signature_of
 from utils.distributed.messages import decided_by_main
 from utils.distributed.world import is_main
-from utils.environment import RunRecord
 from utils.errors import UserError, clean_exit, end_on_user_errors, shortened, shown
 from utils.files import delete_left_over
 from utils.json_io import write_json
-from utils.run_folder import RunLock, claim_run_folder, is_run_folder, log_folder_of, refuse_second
+from utils.runs.checkpoint import load_checkpoint, with_shards
+from utils.runs.environment import RunRecord
+from utils.runs.run_folder import RunLock, claim_run_folder, is_run_folder, log_folder_of, refuse_second
 
 __all__ = ["PARTS", "ConfigParser", "CustomArgs"]
 
@@ -109,6 +109,8 @@ class ConfigParser:
                 raise SystemExit(0)
             merged._checkpoint, merged._seen, merged.variants = given.checkpoint, given.seen, given.variants
             check_types(merged.config, merged.parts)
+            for line in renamed_types(merged.config, merged.parts):
+                merged.get_logger("config").info("%s", line)
             if merged.own_keys:
                 merged.get_logger("config").info("own keys: %s", shortened(", ".join(merged.own_keys)))
             if given.check:

@@ -18,13 +18,13 @@ def main(config, split, batch_size):
     import model.loss as module_loss
     import model.metric as module_metric
     import model.model as module_arch
+    from base.training.evaluate import evaluate
+    from base.training.precision import apply_switches
     from logger.tables import table_text
-    from trainer.evaluate import evaluate
-    from trainer.speed import apply_switches
     from utils import MetricTracker, prepare_device
     from utils.config.schema import TrainerSettings
+    from utils.runs.weights import load_weights
     from utils.seed import seed_everything
-    from utils.weights import load_weights
 
     logger = config.get_logger("test")
     settings = config.settings

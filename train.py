@@ -4,11 +4,11 @@ import argparse
 
 from parse_config import PARTS, ConfigParser, CustomArgs
 from series import train_series
-from utils.checkpoint import checksum_of
 from utils.config.debug_flags import NONE_GIVEN, add_debug_flags, debugging, flag_of_one_process
 from utils.distributed.launch import processes_to_start, refuse_several, start_processes
 from utils.distributed.process_group import joined
 from utils.errors import clean_exit
+from utils.runs.checkpoint import checksum_of
 
 RESUME_HELP = "checkpoint or run folder to go on from; 'latest'; or 'auto': the newest run of the config's name, if any"
 
@@ -23,20 +23,20 @@ def main(config, flags=NONE_GIVEN):
     import model.metric as module_metric
     import model.model as module_arch
     import trainer.trainer as module_trainer
-    from trainer.debugging import show_batches
-    from trainer.find_lr import search
-    from trainer.optimizers import build_optimizer
-    from trainer.profile import add_profile
-    from trainer.schedules import build_schedule
-    from trainer.sharing import describe_batches
+    from base.training.debugging import show_batches
+    from base.training.model_summary import example_input, model_summary
+    from base.training.optimizers import build_optimizer
+    from base.training.profile import add_profile
+    from base.training.schedules import build_schedule
+    from base.training.sharing import describe_batches
+    from base.training.tune import search
     from utils.distributed.parallel import parallelize
     from utils.distributed.process_group import process_device
     from utils.distributed.shards import is_sharded
     from utils.distributed.world import is_main
-    from utils.initial_weights import load_initial_weights
-    from utils.model_summary import example_input, model_summary
+    from utils.runs.initial_weights import load_initial_weights
+    from utils.runs.weights import unwrapped
     from utils.seed import make_deterministic, seed_everything
-    from utils.weights import unwrapped
 
     settings = config.settings
     seed_everything(settings.seed)
@@ -65,7 +65,17 @@ def main(config, flags=NONE_GIVEN):
     if flags.show_batch:
         return show_batches(flags.show_batch, config, data_loader, valid_data_loader)
     if flags.find_lr or flags.find_batch_size:
-        return search(config, model, criterion, optimizer, data_loader, device, flags.find_lr, flags.find_batch_size)
+        return search(
+            config,
+            module_trainer,
+            model,
+            criterion,
+            optimizer,
+            data_loader,
+            device,
+            flags.find_lr,
+            flags.find_batch_size,
+        )
     lr_scheduler = build_schedule(config, optimizer, data_loader)
     example = example_input(data_loader, device)
     summary = model_summary(unwrapped(model), example)

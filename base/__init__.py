@@ -4,7 +4,7 @@ from base.base_callback import BaseCallback
 from base.base_data_loader import BaseDataLoader
 from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer
-from base.in_memory_dataset import InMemoryDataset, memory_map, whole_batch
+from base.data.in_memory import InMemoryDataset, memory_map, whole_batch
 from utils.errors import UserError
 
 __all__ = [

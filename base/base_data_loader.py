@@ -5,11 +5,11 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import default_collate
 
-from base.in_memory_dataset import InMemoryDataset, whole_batch
-from base.seeded_dataset import SeededDataset, makes_whole_batches
-from base.splits import split_samples
+from base.data.in_memory import InMemoryDataset, whole_batch
+from base.data.sampler import BalancedSampler, EpochSampler
+from base.data.seeded import SeededDataset, makes_whole_batches
+from base.data.splits import split_samples
 from utils.errors import UserError
-from utils.sampler import BalancedSampler, EpochSampler
 
 _PATIENCE_SECONDS = 1800
 

@@ -8,23 +8,23 @@ from abc import ABC, abstractmethod
 import torch
 
 from base.base_callback import CallbackList, call_at_epoch_end
-from base.checkpoint_saver import CheckpointSaver
-from base.own_loop import warn_of_own_loop
-from base.rollback import complete_last_save, leave_later_epochs, roll_back
-from base.run_report import run_report, tell_how_to_resume
-from base.standard_callbacks import BestModel, SavePeriod, minutes_are_over, require_monitored, save_is_due
-from base.trainer_state import find_unsavable, restore_attributes, restore_trainer, trainer_state
+from base.training.checkpoint_saver import CheckpointSaver
+from base.training.nonfinite import NonFiniteError, finite_state, require_finite
+from base.training.own_loop import warn_of_own_loop
+from base.training.rollback import complete_last_save, leave_later_epochs, roll_back
+from base.training.standard_callbacks import BestModel, SavePeriod, minutes_are_over, require_monitored, save_is_due
+from base.training.trainer_state import find_unsavable, restore_attributes, restore_trainer, trainer_state
 from logger import CsvLog, TensorboardWriter, require_log_files
+from logger.epoch_report import epoch_report
+from logger.run_report import run_report, tell_how_to_resume
 from utils.batches import DataError
-from utils.checkpoint import BEST_MODEL, CheckpointError, checkpoint_name
 from utils.config.schema import TrainerSettings
 from utils.distributed.messages import Agreement, any_of
 from utils.distributed.world import seed_of_process, world_size
-from utils.epoch_report import epoch_report
-from utils.nonfinite import NonFiniteError, finite_state, require_finite
+from utils.runs.checkpoint import BEST_MODEL, CheckpointError, checkpoint_name
+from utils.runs.weights import unwrapped
 from utils.seed import derive_seed, seed_everything, set_rng_state
 from utils.stop_signal import StopSignal
-from utils.weights import unwrapped
 
 
 class BaseTrainer(ABC):

@@ -117,7 +117,7 @@ def other_workers(chance):
 
 
 def loads(path):
-    from utils.checkpoint import load_checkpoint
+    from utils.runs.checkpoint import load_checkpoint
 
     try:
         return bool(load_checkpoint(path))

@@ -51,7 +51,7 @@ def worker(millions):
 
 
 def time_saves(trainer, folder):
-    from base.trainer_state import trainer_state
+    from base.training.trainer_state import trainer_state
 
     plain = Path(folder, "plain.pth")
     torch_save = median_seconds(lambda: torch.save(trainer_state(trainer, 1), plain))

@@ -120,11 +120,11 @@ def start(processes, job):
 def ours_loop():
     """train.py with config.json."""
     import train
+    from base.training.optim_step import OptimStep
     from parse_config import ConfigParser
     from trainer import Trainer
-    from trainer.optim_step import OptimStep
     from utils.json_io import read_json
-    from utils.weights import unwrapped
+    from utils.runs.weights import unwrapped
 
     config = read_json("config.json")
     times, trainers = [], []

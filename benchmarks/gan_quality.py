@@ -1,6 +1,6 @@
 """How much a trained generator's digits look like digits to a trained classifier.
 
-python benchmarks/gan_quality.py <checkpoint of configs/mnist_gan.json> <checkpoint of config.json>
+python benchmarks/gan_quality.py <checkpoint of examples/gan/config.json> <checkpoint of config.json>
 """
 
 import argparse
@@ -11,11 +11,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from model.gan import Gan
+from examples.gan.model import Gan
 from model.model import MnistModel
-from utils.checkpoint import load_checkpoint
 from utils.errors import clean_exit
-from utils.weights import load_weights
+from utils.runs.checkpoint import load_checkpoint
+from utils.runs.weights import load_weights
 
 
 def main(gan_path, classifier_path, samples=10_000, confident=0.9):

@@ -17,14 +17,14 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from base import BaseDataLoader, InMemoryDataset, whole_batch
+from base.data.mnist_files import read_mnist
+from base.data.sampler import EpochSampler
 from data_loader.data_loaders import normalize
-from data_loader.mnist_files import read_mnist
 from harness import PROJECT, peak_memory_mb, seconds_since_start
 from model.loss import nll_loss
 from model.metric import accuracy, top_k_acc
 from model.model import MnistModel
 from utils.json_io import read_json
-from utils.sampler import EpochSampler
 from utils.seed import derive_seed, seed_everything
 
 SEED = 123
@@ -75,10 +75,10 @@ def ours(watch, epochs, folder, loader=None, **trainer):
     """train.py with config.json."""
     import data_loader.data_loaders as module_data
     import train
+    from base.training.optim_step import OptimStep
     from logger import CsvLog
     from parse_config import ConfigParser
     from trainer import Trainer
-    from trainer.optim_step import OptimStep
 
     config = read_json(PROJECT / "config.json")
     config["trainer"].update(epochs=epochs, save_dir=folder, **trainer)

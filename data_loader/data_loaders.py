@@ -1,8 +1,8 @@
 """YOURS: the classes that "data_loader" in a config names. A loader yields (data, target) batches."""
 
 from base import BaseDataLoader, InMemoryDataset
-from data_loader.augmentations import RandomShift
-from data_loader.mnist_files import read_mnist
+from base.data.augmentations import RandomShift
+from base.data.mnist_files import read_mnist
 
 
 class MnistDataLoader(BaseDataLoader):

@@ -17,7 +17,7 @@ import torch
 from base import BaseDataLoader
 from parse_config import ConfigParser
 from trainer import Trainer
-from utils.checkpoint import load_checkpoint
+from utils.runs.checkpoint import load_checkpoint
 from utils.seed import seed_everything
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -185,7 +185,10 @@ SHORT = ("--set", "trainer.epochs=1", "--set", "trainer.len_epoch=5", "--set", "
 
 def copy_project(target, link_data=True):
     """A copy of the project's tracked parts in the folder target; the data is linked, since it is only read."""
-    leave = shutil.ignore_patterns(".git", ".venv", "saved", "__pycache__", ".*cache", ".hypothesis", "data")
-    shutil.copytree(PROJECT, target, ignore=leave)
-    (target / "data").symlink_to(PROJECT / "data")
+    leave = shutil.ignore_patterns(".git", ".venv", "saved", "__pycache__", ".*cache", ".hypothesis")
+    data = PROJECT / "data"
+    shutil.copytree(
+        PROJECT, target, ignore=lambda at, names: {*leave(at, names), *({data.name} if Path(at) == PROJECT else ())}
+    )
+    (target / "data").symlink_to(data)
     return target

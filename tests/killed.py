@@ -41,18 +41,18 @@ def set_trap(kind, count):
         timer.daemon = True
         timer.start()
         return
-    import trainer.evaluate
-    import trainer.optim_step
-    import utils.checkpoint
+    import base.training.evaluate
+    import base.training.optim_step
     import utils.distributed.sharded_checkpoint
     import utils.files
+    import utils.runs.checkpoint
 
     if kind == "step":
-        trainer.optim_step.OptimStep.step = dying_at(count, trainer.optim_step.OptimStep.step)
+        base.training.optim_step.OptimStep.step = dying_at(count, base.training.optim_step.OptimStep.step)
     elif kind == "valid":
-        trainer.evaluate.record = dying_at(count, trainer.evaluate.record)
+        base.training.evaluate.record = dying_at(count, base.training.evaluate.record)
     elif kind == "file":
-        count_operations(count, utils.checkpoint, utils.files, utils.distributed.sharded_checkpoint)
+        count_operations(count, utils.runs.checkpoint, utils.files, utils.distributed.sharded_checkpoint)
 
 
 class FileWrapper:

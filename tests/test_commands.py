@@ -18,8 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from compare import comparable_state
 from helpers import PROJECT, SHORT, copy_project, run, run_here, same
-from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.json_io import read_json
+from utils.runs.checkpoint import load_checkpoint, save_checkpoint
 
 NAME = read_json(PROJECT / "config.json")["name"]
 
@@ -183,18 +183,23 @@ def test_deterministic_switch_reaches_torch(tmp_path):
 
 
 # tests/template/test_jobs.py runs these, some on data that it makes.
-TESTED_THERE = ("char_lm", "cifar_resnet", "image_folder", "mnist_autoencoder", "mnist_mlp", "tabular_regression")
+TESTED_THERE = ("char_lm", "cifar_resnet", "image_folder", "autoencoder", "mlp", "tabular")
 
 
 @pytest.mark.command
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "config", sorted(path.name for path in (PROJECT / "configs").iterdir() if path.stem not in TESTED_THERE)
+    "config",
+    sorted(
+        str(path.relative_to(PROJECT))
+        for path in PROJECT.glob("examples/*/config.*")
+        if path.parent.name not in TESTED_THERE
+    ),
 )
 def test_every_config_checks_and_trains(config, tmp_path):
-    run_here("train.py", "-c", f"configs/{config}", "--check")
+    run_here("train.py", "-c", config, "--check")
     short = ("--set", f"trainer.save_dir={tmp_path}", "--set", "trainer.epochs=1", "--set", "trainer.len_epoch=5")
-    done = run("train.py", "-c", f"configs/{config}", *short)
+    done = run("train.py", "-c", config, *short)
     assert "epoch 1/1" in done.stdout
     run_here("test.py", "-r", next(tmp_path.rglob("checkpoint-epoch1.pth")))
 

@@ -14,20 +14,20 @@ import torch
 from killed import set_trap
 from worlds import PATIENCE, in_served_world, in_world, lines_of, results, small_job, statuses, train
 
-import base.checkpoint_saver as checkpoint_saver
+import base.training.checkpoint_saver as checkpoint_saver
 from base import BaseCallback, BaseDataLoader
 from base.base_callback import CallbackList
 from helpers import TinyData, tiny_config, tiny_model, tiny_trainer
 from logger import setup_logging
 from trainer.callbacks import TimeLimit
 from utils import UserError
-from utils.checkpoint import CheckpointError
 from utils.config.schema import RunSettings
 from utils.distributed import process_group
 from utils.distributed.messages import gather, gather_to_main
 from utils.distributed.parallel import ddp
 from utils.distributed.process_group import joined, process_device
 from utils.distributed.world import rank
+from utils.runs.checkpoint import CheckpointError
 from utils.stop_signal import StopSignal
 
 pytestmark = pytest.mark.slow  # they start processes
@@ -63,9 +63,9 @@ def test_the_others_say_where_they_were_when_the_first_process_is_killed(tmp_pat
 
 
 def sleeps(config):
-    import trainer.optim_step
+    import base.training.optim_step
 
-    step, calls = trainer.optim_step.OptimStep.step, []
+    step, calls = base.training.optim_step.OptimStep.step, []
 
     def slow(*args, **kwargs):
         calls.append(1)
@@ -73,7 +73,7 @@ def sleeps(config):
             time.sleep(6)
         return step(*args, **kwargs)
 
-    trainer.optim_step.OptimStep.step = slow
+    base.training.optim_step.OptimStep.step = slow
     train("-c", config)
 
 

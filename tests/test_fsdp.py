@@ -16,17 +16,17 @@ from torch.distributed.fsdp import FSDPModule
 from worlds import in_world, results, rows_of, run_of, small_job, train
 
 import utils.distributed.sharded_checkpoint
+from base.training.gradient_watch import GradientWatch
+from base.training.nonfinite import NonFiniteError, finite_state, require_finite
+from base.training.optim_step import OptimStep
 from helpers import PROJECT, same
-from trainer.gradient_watch import GradientWatch
-from trainer.optim_step import OptimStep
 from utils import UserError
-from utils.checkpoint import find_checkpoint, load_checkpoint
 from utils.distributed.parallel import fsdp, refuse_settings
 from utils.distributed.process_group import joined
 from utils.distributed.shards import local, require_shardable, whole
 from utils.distributed.world import own_samples, part_of, rank, world_size
 from utils.json_io import read_json
-from utils.nonfinite import NonFiniteError, finite_state, require_finite
+from utils.runs.checkpoint import find_checkpoint, load_checkpoint
 from utils.seed import seed_everything
 
 pytestmark = pytest.mark.slow  # they start processes
@@ -108,8 +108,8 @@ def command(script, *arguments):
 def test_commands_take_a_sharded_checkpoint_and_the_one_file_made_of_it(tmp_path):
     run = trained(tmp_path / "run", 2, trainer={"epochs": 1})
     sharded, whole, weights = run / "checkpoint-epoch1.pth", tmp_path / "one.pth", tmp_path / "w.safetensors"
-    results(in_world(1, command, "utils/consolidate.py", run, "--out", whole))
-    results(in_world(1, command, "utils/consolidate.py", sharded, "--out", weights))
+    results(in_world(1, command, "utils/runs/consolidate.py", run, "--out", whole))
+    results(in_world(1, command, "utils/runs/consolidate.py", sharded, "--out", weights))
     one = load_checkpoint(whole)
     assert same(one, load_checkpoint(sharded))
     assert "shards" not in one and same(dict(load_checkpoint(weights)["state_dict"]), dict(one["state_dict"]))
@@ -389,9 +389,9 @@ MOMENTS = {  # of rank 0, in the second save: what it calls last, and the epoch 
     "shards": ("utils.distributed.sharded_checkpoint", "_write", 1),
     "sums": ("utils.distributed.sharded_checkpoint", "_complete", 1),
     "rename": ("utils.distributed.sharded_checkpoint", "flush_folder", 1),
-    "file": ("base.checkpoint_saver", "save_checkpoint", 1),
-    "prune": ("base.checkpoint_saver", "prune_checkpoints", 2),
-    "delete": ("utils.checkpoint", "delete_unnamed", 2),
+    "file": ("base.training.checkpoint_saver", "save_checkpoint", 1),
+    "prune": ("base.training.checkpoint_saver", "prune_checkpoints", 2),
+    "delete": ("utils.runs.checkpoint", "delete_unnamed", 2),
 }
 
 

@@ -23,9 +23,9 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from worlds import small_job
 
 from helpers import copy_project, same
-from utils.checkpoint import load_checkpoint
 from utils.distributed.contact import _Files
 from utils.distributed.launch import _stay_on_host, start_processes
+from utils.runs.checkpoint import load_checkpoint
 from utils.stop_signal import heeded
 
 pytestmark = pytest.mark.slow  # they start processes

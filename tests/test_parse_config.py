@@ -14,8 +14,8 @@ import model.model
 from helpers import PROJECT, run_here
 from parse_config import PARTS, ConfigParser, CustomArgs
 from utils import UserError
-from utils.checkpoint import save_checkpoint
 from utils.json_io import read_json
+from utils.runs.checkpoint import save_checkpoint
 
 CONFIG = {
     "name": "job",
@@ -275,7 +275,7 @@ def test_a_word_that_belongs_to_no_flag_is_answered_in_one_line_with_what_would_
 
 
 def test_what_the_other_scripts_cannot_read_is_one_line_too(capsys):
-    for script in ("compare.py", "utils/export.py"):
+    for script in ("compare.py", "utils/runs/export.py"):
         assert run_here(script, status=2).stderr.startswith("error: the following arguments are required: ")
 
 

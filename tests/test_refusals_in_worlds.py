@@ -18,7 +18,7 @@ from utils.distributed.messages import gather
 from utils.distributed.parallel import ddp
 from utils.distributed.process_group import joined
 from utils.distributed.world import rank
-from utils.run_folder import RunLock, is_being_trained
+from utils.runs.run_folder import RunLock, is_being_trained
 
 pytestmark = pytest.mark.slow  # they start processes
 
@@ -26,8 +26,8 @@ COMMANDS = {
     "test.py": ["-r", "run"],
     "compare.py": ["--same", "one", "other"],
     "new_project.py": ["there"],
-    "utils/consolidate.py": ["run"],
-    "utils/export.py": ["run", "weights.safetensors"],
+    "utils/runs/consolidate.py": ["run"],
+    "utils/runs/export.py": ["run", "weights.safetensors"],
 }
 
 
@@ -182,7 +182,7 @@ def test_a_fast_dev_run_and_a_profile_work_in_several_processes(tmp_path, flag, 
 
 
 def test_a_trainer_that_calls_parts_of_the_model_is_for_one_process(tmp_path):
-    path = PROJECT / "configs" / "mnist_gan.json"
+    path = PROJECT / "examples" / "gan" / "config.json"
     (line,) = refused(path, "--set", f"trainer.save_dir={tmp_path}", "--set", "device=cpu")
     assert "GanTrainer" in line and "for one process" in line
 

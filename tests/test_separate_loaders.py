@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from helpers import run_here
-from utils.checkpoint import load_checkpoint
 from utils.json_io import read_json, write_json
+from utils.runs.checkpoint import load_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from hypothesis import strategies
 from helpers import PROJECT, copy_project, run, run_here
 from parse_config import PARTS, ConfigParser
 from utils import UserError
-from utils.checkpoint import save_checkpoint
+from utils.runs.checkpoint import save_checkpoint
 
 TYPES = [
     "os.system",
@@ -56,7 +56,7 @@ TYPES = [
     "numpy.load",
     "json_io.write_json",
     "utils.json_io.write_json",
-    "utils.checkpoint.copy_checkpoint",
+    "utils.runs.checkpoint.copy_checkpoint",
     "parse_config.ConfigParser",
     "new_project.main",
     "model.os.system",
@@ -83,7 +83,7 @@ from parse_config import PARTS, ConfigParser
 from utils import UserError
 from utils.config.check import check_types
 from utils.config.files import read_config
-from utils.checkpoint import load_checkpoint
+from utils.runs.checkpoint import load_checkpoint
 from utils.config.types import resolve
 import utils.config.yaml_loader, utils.old_checkpoint
 
@@ -324,7 +324,7 @@ import os, sys, time
 sys.path.insert(0, {project!r})
 import torch
 from parse_config import ConfigParser
-from utils.checkpoint import save_checkpoint
+from utils.runs.checkpoint import save_checkpoint
 starts = time.monotonic() + 1
 children = []
 for number in range(50):

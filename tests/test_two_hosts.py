@@ -11,7 +11,7 @@ import torch
 from worlds import in_world, results, small_job, train
 
 from helpers import PROJECT
-from utils.checkpoint import load_checkpoint
+from utils.runs.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.slow  # they start processes
 

@@ -9,24 +9,24 @@ import torchmetrics
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from worlds import in_world, results, rows_of, run_of, small_job, train
 
-import base.checkpoint_saver as checkpoint_saver
-import base.standard_callbacks as standard_callbacks
+import base.training.checkpoint_saver as checkpoint_saver
+import base.training.standard_callbacks as standard_callbacks
 import data_loader.data_loaders as data_module
 import model.model as model_module
 from base import BaseDataLoader, InMemoryDataset
-from data_loader.augmentations import RandomShift
+from base.data.augmentations import RandomShift
+from base.training.batch_stream import BatchStream
+from base.training.evaluate import evaluate
+from base.training.optim_step import OptimStep
 from model.metric import ConfusionMatrix, MacroF1
 from trainer import Trainer
-from trainer.batch_stream import BatchStream
-from trainer.evaluate import evaluate
-from trainer.optim_step import OptimStep
 from utils import MetricTracker
-from utils.checkpoint import load_checkpoint
 from utils.distributed import messages
 from utils.distributed.messages import gather
 from utils.distributed.parallel import ddp, parallelize
 from utils.distributed.process_group import joined
 from utils.distributed.world import part_of, part_of_batch, rank, world_size
+from utils.runs.checkpoint import load_checkpoint
 from utils.seed import seed_everything
 
 pytestmark = pytest.mark.slow  # they start processes

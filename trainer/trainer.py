@@ -8,27 +8,27 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
 from base import BaseTrainer
-from base.own_loop import LEFT_TO_EPOCH, has_own_loop
-from base.trainer_state import measured_model
+from base.training.batch_stream import BatchStream, limited, num_batches
+from base.training.debugging import looked_into, overfitted, refuse_limits
+from base.training.evaluate import evaluate, record, reduction_of, trackers
+from base.training.gradient_watch import GradientWatch
+from base.training.nonfinite import NonFiniteError, StepLog, merged_faults, nonfinite_samples
+from base.training.optim_step import OptimStep
+from base.training.own_loop import LEFT_TO_EPOCH, has_own_loop
+from base.training.precision import apply_switches, autocast, grad_scaler, to_device
+from base.training.schedules import interval_of
+from base.training.sharing import refuse_small_parts, require_shared
+from base.training.trainer_state import measured_model
 from logger.tables import show_tables
-from trainer.batch_stream import BatchStream, limited, num_batches
-from trainer.debugging import looked_into, overfitted, refuse_limits
-from trainer.evaluate import evaluate, record, reduction_of, trackers
-from trainer.gradient_watch import GradientWatch
-from trainer.optim_step import OptimStep
-from trainer.schedules import interval_of
-from trainer.sharing import refuse_small_parts, require_shared
-from trainer.speed import apply_switches, autocast, grad_scaler, to_device
 from utils import MetricTracker, UserError
 from utils.config.schema import TrainerSettings
 from utils.distributed.messages import broadcast, gather, sums
 from utils.distributed.shards import shows, whole
 from utils.distributed.world import is_main
 from utils.nested import describe, describe_step, halves, num_samples
-from utils.nonfinite import NonFiniteError, StepLog, merged_faults, nonfinite_samples
-from utils.schedule_state import over_before
+from utils.runs.schedule_state import over_before
+from utils.runs.weights import unwrapped
 from utils.seed import rng_state
-from utils.weights import unwrapped
 
 _SAMPLES_NAMED = 20  # of a batch at fault
 _BATCHES_READ_AGAIN = 4  # of those at fault

@@ -10,7 +10,7 @@ from base import BaseTrainer
 from helpers import TinyData, metrics_rows, ran, tiny_config, tiny_trainer
 from parse_config import ConfigParser
 from trainer import Trainer
-from utils.checkpoint import load_checkpoint
+from utils.runs.checkpoint import load_checkpoint
 
 
 @pytest.mark.old_defect(19)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from base.data.mnist_files import read_mnist
 from data_loader.data_loaders import MnistDataLoader, normalize
-from data_loader.mnist_files import read_mnist
 from helpers import PROJECT
 from utils import UserError
 

@@ -3,7 +3,7 @@ import pytest
 from logger import TensorboardWriter
 from logger.tables import show_tables, table_text
 from utils import UserError
-from utils.run_folder import RunLock
+from utils.runs.run_folder import RunLock
 
 
 def test_text_has_the_classes_at_its_edges():

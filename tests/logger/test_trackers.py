@@ -20,9 +20,9 @@ from logger.trackers import JsonLines
 from parse_config import PARTS, ConfigParser
 from trainer import Trainer
 from utils import UserError
-from utils.checkpoint import find_checkpoint, load_checkpoint
 from utils.config.check import check_types
 from utils.config.files import read_config
+from utils.runs.checkpoint import find_checkpoint, load_checkpoint
 
 
 def job(folder, *trackers, **changes):
@@ -214,7 +214,7 @@ def test_rollback_shows_no_line_twice(tmp_path):
         def _log_batch(self, *args):
             super()._log_batch(*args)
             if self.step == 3 and not self.left_out:
-                from utils.nonfinite import NonFiniteError
+                from base.training.nonfinite import NonFiniteError
 
                 raise NonFiniteError("nan", [2])
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from base import BaseDataLoader
+from base.training.optimizers import Optimizers
+from examples.gan.model import real_loss
+from examples.gan.trainer import GanTrainer
 from helpers import TinyData, same, tiny_config, tiny_trainer
-from model.gan import real_loss
-from trainer.gan_trainer import GanTrainer
-from trainer.optimizers import Optimizers
 from utils import UserError
 from utils.seed import seed_everything
 

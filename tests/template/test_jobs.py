@@ -1,4 +1,4 @@
-"""The jobs in configs/, shortened: each passes the check, trains, resumes to the same bits, and is tested."""
+"""The jobs in examples/, shortened: each passes the check, trains, resumes to the same bits, and is tested."""
 
 import hashlib
 import importlib.util
@@ -19,23 +19,23 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import train
 from compare import comparable_state
-from data_loader import cifar10
-from data_loader.cifar10 import Cifar10DataLoader, read_cifar10
-from data_loader.diabetes import write_tables
-from data_loader.mnist_by_ratio import MnistByRatio
+from examples.char_lm.model import CharTransformer, bits_per_character, rotated
+from examples.cifar_resnet import data as cifar10
+from examples.cifar_resnet.data import Cifar10DataLoader, read_cifar10
+from examples.cifar_resnet.model import SmallResNet
+from examples.gan.model import Gan, real_loss, taken_for_real
+from examples.mlp.data import MnistByRatio
+from examples.mlp.model import ShrinkingMlp
+from examples.tabular.data import write_tables
+from examples.tabular.model import RSquared, TableMlp
 from helpers import PROJECT, run, same
-from model.char_lm import CharTransformer, bits_per_character, rotated
-from model.gan import Gan, real_loss, taken_for_real
-from model.mlp import ShrinkingMlp
-from model.resnet import SmallResNet
-from model.tabular import RSquared, TableMlp
 from parse_config import PARTS, ConfigParser
 from trainer import Trainer
 from utils import UserError
-from utils.checkpoint import find_checkpoint, load_checkpoint
 from utils.config.check import check_types
 from utils.config.files import read_config
 from utils.json_io import read_json
+from utils.runs.checkpoint import find_checkpoint, load_checkpoint
 
 
 def made_cifar(folder, per_file=40):
@@ -82,14 +82,14 @@ def made_images(folder):
 UNVALIDATED = {"trainer.limit_valid_batches": None}
 
 JOBS = {
-    "mnist_mlp.json": lambda folder: {"arch.args.n_layers": 3},
-    "mnist_autoencoder.json": lambda folder: {},
-    "mnist_gan.json": lambda folder: UNVALIDATED,
-    "mnist_lenet_fast.json": lambda folder: UNVALIDATED,
-    "cifar_resnet.json": made_cifar,
-    "char_lm.json": lambda folder: {"data_loader.args.block_size": 32},
-    "tabular_regression.json": made_table,
-    "image_folder.json": made_images,
+    "mlp": lambda folder: {"arch.args.n_layers": 3},
+    "autoencoder": lambda folder: {},
+    "gan": lambda folder: UNVALIDATED,
+    "mnist_fast": lambda folder: UNVALIDATED,
+    "cifar_resnet": made_cifar,
+    "char_lm": lambda folder: {"data_loader.args.block_size": 32},
+    "tabular": made_table,
+    "image_folder": made_images,
 }
 
 
@@ -105,7 +105,7 @@ def parsed(job, folder, resume=None, **changes):
         "log_step": 2,
     }
     settings = {f"trainer.{key}": value for key, value in short.items()} | changes
-    return ConfigParser(read_config(PROJECT / "configs" / job), resume, settings, parts=PARTS)
+    return ConfigParser(read_config(PROJECT / "examples" / job / "config.json"), resume, settings, parts=PARTS)
 
 
 def stopped_at(step, monkeypatch):
@@ -156,12 +156,12 @@ def test_job_trains_resumes_to_the_same_bits_and_is_tested(job, tmp_path, monkey
 
 def test_every_job_says_what_to_expect_and_has_a_row_in_its_page():
     page = (PROJECT / "docs" / "jobs.md").read_text()
-    for path in [PROJECT / "config.json", *(PROJECT / "configs").iterdir()]:
+    for path in [PROJECT / "config.json", *PROJECT.glob("examples/*/config.*")]:
+        place = str(path.relative_to(PROJECT))
         description = read_config(path)["description"]
-        assert "to be measured" not in description and re.search(r"\d.*(s|minute|minutes|hours)\b", description), (
-            path.name
-        )
-        assert path.name in page, path.name
+        assert "to be measured" not in description, place
+        assert re.search(r"\d.*(s|minute|minutes|hours)\b", description), place
+        assert f"`{place.removesuffix(path.name).rstrip('/') or place}`" in page, place
 
 
 def test_mlp_sizes_are_an_arithmetic_progression():
@@ -199,14 +199,14 @@ def test_train_ratio_is_a_share_of_the_training_images():
 
 
 def test_mlp_has_its_flags():
-    told = run("train.py", "-c", "configs/mnist_mlp.json", "--help").stdout
+    told = run("train.py", "-c", "examples/mlp/config.json", "--help").stdout
     for flag in ("--n_layers", "--dropout_p", "--use_dropout", "--train_ratio", "--n_epochs"):
         assert flag in told
 
 
 def test_autoencoder_shows_its_reconstructions_below_the_images(tmp_path, monkeypatch):
     monkeypatch.chdir(PROJECT)
-    config = parsed("mnist_autoencoder.json", tmp_path)
+    config = parsed("autoencoder", tmp_path)
     train.main(config)
     events = EventAccumulator(str(config.log_dir), size_guidance={"images": 0})
     events.Reload()
@@ -219,7 +219,7 @@ def test_autoencoder_shows_its_reconstructions_below_the_images(tmp_path, monkey
 
 def test_gan_draws_its_samples_after_each_epoch(tmp_path, monkeypatch):
     monkeypatch.chdir(PROJECT)
-    config = parsed("mnist_gan.json", tmp_path, **UNVALIDATED, **{"trainer.tensorboard": True})
+    config = parsed("gan", tmp_path, **UNVALIDATED, **{"trainer.tensorboard": True})
     train.main(config)
     for epoch in (1, 2):
         with Image.open(config.log_dir / f"samples-epoch{epoch}.png") as grid:
@@ -370,11 +370,11 @@ def test_diabetes_tables_are_all_rows_of_the_package(tmp_path, monkeypatch):
 def test_more_classes_than_the_model_has_are_refused_before_the_run(tmp_path):
     changes = made_images(tmp_path / "data") | {"arch.args.num_classes": 2}
     with pytest.raises(UserError, match=r"arch.args.num_classes: got 2, and the data have 3 classes"):
-        train.main(parsed("image_folder.json", tmp_path / "saved", **changes))
+        train.main(parsed("image_folder", tmp_path / "saved", **changes))
     assert not (tmp_path / "saved").exists()
 
 
 def test_folders_that_are_not_there_are_said_to_hold_classes(tmp_path):
     there_is_none = {"data_loader.args.folder": str(tmp_path / "none")}
     with pytest.raises(UserError, match=r"data_loader.args.folder: there is no folder .* of images for each class"):
-        train.main(parsed("image_folder.json", tmp_path / "saved", **there_is_none))
+        train.main(parsed("image_folder", tmp_path / "saved", **there_is_none))

@@ -31,7 +31,7 @@ def test_further_jobs_stay_behind_with_what_only_they_use(project):
     from new_project import TEMPLATE_ONLY
 
     assert [path.name for path in (project / "configs").iterdir()] == ["mnist_iterations.yaml"]
-    assert {"configs/mnist_mlp.json", "model/mlp.py"} <= TEMPLATE_ONLY
+    assert {"examples/mlp/config.json", "examples/mlp/model.py"} <= TEMPLATE_ONLY
     for place in TEMPLATE_ONLY:
         assert (PROJECT / place).exists() or place.startswith("data/"), place
         assert not (project / place).exists(), place
@@ -69,7 +69,7 @@ def test_its_pages_name_no_file_that_only_the_template_has(project):
 
     left_behind = [place for place in TEMPLATE_ONLY if place.endswith((".py", ".json", ".md"))]
     left_behind += [f"benchmarks/{path.name}" for path in PROJECT.glob("benchmarks/*.*")] + ["MIGRATING.md"]
-    assert "trainer/gan_trainer.py" in left_behind
+    assert "examples/gan/trainer.py" in left_behind
     for path in [*project.glob("docs/*.md"), project / "README.md", project / "config.schema.json"]:
         text = " ".join(path.read_text().split())
         for place in left_behind:

@@ -23,7 +23,7 @@ AWAITED = pytest.mark.xfail(strict=True, reason="train.build and Trainer.compute
 def folder(tmp_path_factory):
     """A copy of the project whose default job is three short epochs, trained once."""
     folder = copy_project(tmp_path_factory.mktemp("readme") / "project")
-    for path in (folder / "config.json", folder / "configs" / "mnist_iterations.yaml"):
+    for path in (folder / "config.json", folder / "examples" / "mnist_iterations" / "config.yaml"):
         text = re.sub(r'("?epochs"?): \d+', r"\1: 3", path.read_text())
         text = re.sub(r"len_epoch: \d+", "len_epoch: 5", text)
         path.write_text(text.replace('"epochs": 3,', '"epochs": 3, "len_epoch": 5,'))

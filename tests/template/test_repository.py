@@ -43,7 +43,7 @@ def test_constraints_pin_every_requirement():
 
 
 def test_embedded_mnist_is_what_its_note_says():
-    from data_loader.mnist_files import _FILES
+    from base.data.mnist_files import _FILES
 
     note = (PROJECT / "data" / "mnist" / "README.md").read_text()
     assert all(f"`{name}.gz` | `{checksum}`" in note for name, (checksum, *_) in _FILES.items())

@@ -10,7 +10,7 @@ from base import BaseDataLoader
 from helpers import accuracy, tiny_config, tiny_trainer
 from trainer import Trainer
 from utils import MetricTracker, UserError
-from utils.checkpoint import load_checkpoint
+from utils.runs.checkpoint import load_checkpoint
 
 
 def table(trainer):

@@ -14,7 +14,7 @@ from base import BaseDataLoader, InMemoryDataset
 from helpers import PROJECT, TinyData, tiny_config, tiny_trainer
 from utils import inf_loop
 from utils.batches import DataError, batches_of
-from utils.checkpoint import find_checkpoint, load_checkpoint
+from utils.runs.checkpoint import find_checkpoint, load_checkpoint
 
 
 class Raising(TinyData):

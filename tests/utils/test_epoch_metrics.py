@@ -7,7 +7,7 @@ from torchmetrics import classification, regression
 from helpers import same
 from model.metric import ConfusionMatrix, MacroF1
 from utils import MetricTracker, UserError
-from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.runs.checkpoint import load_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")
 

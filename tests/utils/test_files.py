@@ -13,10 +13,10 @@ from logger.csv_log import CsvLog
 from logger.pictures import save_figure
 from logger.trackers import JsonLines
 from utils import UserError
-from utils.checkpoint import copy_checkpoint, save_checkpoint
 from utils.files import cut, open_to_append, read_beside, replacing, write_whole
 from utils.json_io import read_record, write_json
-from utils.safetensors_io import write_safetensors
+from utils.runs.checkpoint import copy_checkpoint, save_checkpoint
+from utils.runs.safetensors_io import write_safetensors
 
 STATE = {"state_dict": {"w": torch.zeros(2)}}
 
@@ -137,7 +137,13 @@ def test_a_damaged_record_is_set_aside_and_begun_again(tmp_path, content):
 
 
 # What may open files for writing by itself: files of the template or the user's, which no run's folder holds.
-_OWN = {"utils/files.py", "utils/config/docs.py", "new_project.py", "data_loader/cifar10.py", "data_loader/diabetes.py"}
+_OWN = {
+    "utils/files.py",
+    "utils/config/docs.py",
+    "new_project.py",
+    "examples/cifar_resnet/data.py",
+    "examples/tabular/data.py",
+}
 _OWN |= {"utils/distributed/contact.py"}  # in a folder of its own
 _WRITES = {"write_text", "write_bytes", "savefig", "truncate", "save_image", "touch", "imsave", "to_csv"}
 

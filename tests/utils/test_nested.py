@@ -3,9 +3,9 @@ from collections import OrderedDict, UserDict, defaultdict, namedtuple
 import pytest
 import torch
 
-from trainer.speed import to_device
+from base.training.model_summary import example_input
+from base.training.precision import to_device
 from utils import UserError
-from utils.model_summary import example_input
 from utils.nested import describe_step, halves, map_tensors, num_samples, samples_of
 
 Pair = namedtuple("Pair", "left right")

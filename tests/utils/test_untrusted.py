@@ -5,9 +5,9 @@ from collections import OrderedDict
 import pytest
 import torch
 
-from utils.checkpoint import CheckpointError, load_checkpoint
+from utils.runs.checkpoint import CheckpointError, load_checkpoint
+from utils.runs.zip_records import Refused
 from utils.untrusted import as_count, as_number, require_harmless
-from utils.zip_records import Refused
 
 
 def nested(depth):

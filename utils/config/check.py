@@ -15,6 +15,7 @@ from utils.config.schema import KNOWN_KEYS, MAX_ENTRIES, OTHER_LOADERS, Flag, mi
 from utils.config.types import (
     argument_mistakes,
     default_in_source,
+    renamed,
     resolve,
     signature_of,
     source_argument_mistakes,
@@ -73,6 +74,13 @@ def _place_of(mistake):
 def check_types(config, parts):
     """Look up every type for good and bind its args, building nothing. Raises UserError with all mistakes."""
     _raise_first(_mistakes_in_types(config, parts))
+
+
+def renamed_types(config, parts):
+    """A line for each type that the config names as an earlier version did; all of them must be known."""
+    for path, spec, part in _components(config, parts):
+        if now := renamed(spec["type"], part):
+            yield f"{path}.type: {spec['type']!r} is {now!r} now"
 
 
 def _mistakes_in_types(config, parts):

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from utils.checkpoint import find_checkpoint, load_checkpoint, newest_run
 from utils.config.files import (
     deep_merge,
     parse_assignment,
@@ -27,7 +26,8 @@ from utils.distributed.world import is_main
 from utils.errors import UserError, brief, in_one_line, shown
 from utils.json_io import read_json_beside
 from utils.nearest import nearest
-from utils.run_folder import is_being_trained, run_of_launch, seen_runs
+from utils.runs.checkpoint import find_checkpoint, load_checkpoint, newest_run
+from utils.runs.run_folder import is_being_trained, run_of_launch, seen_runs
 
 _FLAG_OF_FILE = {".json": "-c ", ".yaml": "-c ", ".yml": "-c ", ".toml": "-c ", ".pth": "-r ", ".safetensors": "-r "}
 

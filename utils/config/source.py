@@ -51,10 +51,9 @@ def public_names(module):
 
 def source_of(module):
     """Path of the module's source file, or None if there is none to read."""
-    search, name = None, ""
+    search = None
     for part in module.split("."):
-        name = f"{name}.{part}".lstrip(".")
-        spec = PathFinder.find_spec(name, search)
+        spec = PathFinder.find_spec(part, search)  # its last name: a parent need not be loaded
         if spec is None:
             return None
         search = spec.submodule_search_locations

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import itertools
 import re
 import sys
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ class Part:
 
     module: str
     """Where a bare name is looked up; "mine.Name" is looked up in the file mine.py beside it."""
+    ready: tuple[str, ...] = ()
+    """Modules of the framework where a bare name is looked up that the module does not have."""
     bases: tuple[str, ...] = ()
     """Dotted names of the classes of which a class must derive from one; none: any class will do."""
     libraries: tuple[str, ...] = ()
@@ -47,6 +50,7 @@ class Part:
 
 _LOADER = Part(
     "data_loader.data_loaders",
+    ready=("base.data.tables", "base.data.image_folders", "base.data.arrays", "base.data.texts"),
     bases=("base.base_data_loader.BaseDataLoader",),
     remedy="write one in data_loader/ and give it the dataset",
 )
@@ -86,7 +90,11 @@ PARTS = {
         nested=True,
     ),
     "trainer": Part("trainer.trainer", bases=("base.base_trainer.BaseTrainer",), given=7),
-    "callbacks": Part("trainer.callbacks", bases=("base.base_callback.BaseCallback",)),
+    "callbacks": Part(
+        "trainer.callbacks",
+        ready=("base.training.callbacks", "base.training.monitors", "base.training.weight_averaging"),
+        bases=("base.base_callback.BaseCallback",),
+    ),
     "trackers": Part("logger.trackers", bases=("logger.base_tracker.BaseTracker",)),
     "parallel": Part("utils.distributed.parallel", functions=True, given=2, default="ddp"),
     "data_loader": _LOADER,
@@ -94,6 +102,27 @@ PARTS = {
     "test_data_loader": _LOADER,
 }
 _LIBRARIES = ("torch", "torchvision", "torchmetrics")
+_EXAMPLES = "examples"  # a folder of the project, whose files any section may name in full, as "examples.gan.model.Gan"
+
+# Where files of earlier versions are now, so that configs and checkpoints of then find them.
+_MOVED = {
+    "data_loader.arrays": "base.data.arrays",
+    "data_loader.image_folders": "base.data.image_folders",
+    "data_loader.tables": "base.data.tables",
+    "data_loader.texts": "base.data.texts",
+    "data_loader.cifar10": "examples.cifar_resnet.data",
+    "data_loader.mnist_by_ratio": "examples.mlp.data",
+    "data_loader.mnist_to_itself": "examples.autoencoder.data",
+    "model.autoencoder": "examples.autoencoder.model",
+    "model.char_lm": "examples.char_lm.model",
+    "model.gan": "examples.gan.model",
+    "model.mlp": "examples.mlp.model",
+    "model.resnet": "examples.cifar_resnet.model",
+    "model.tabular": "examples.tabular.model",
+    "trainer.gan_trainer": "examples.gan.trainer",
+    "trainer.monitors": "base.training.monitors",
+    "trainer.weight_averaging": "base.training.weight_averaging",
+}
 _PARTS = tuple(PARTS.values())
 
 # For a section that only the project's own script knows: anything of the module that the script passes, and by
@@ -214,7 +243,7 @@ def _home(name, module, part):
     place, _, attribute = name.rpartition(".")
     room = module.rpartition(".")[0]
     if not place:
-        return module, attribute
+        return _home_of_bare(attribute, module, part), attribute
     if place.split(".")[0] in _LIBRARIES:
         allowed = (*part.libraries, *part.factories)
         if not any(place == library or place.startswith(f"{library}.") for library in allowed):
@@ -230,12 +259,31 @@ def _home(name, module, part):
         return place, attribute
     if not room or is_library(room):
         raise UserError(f"{name!r} is not allowed; give a name of {module}")
-    return (place if place.startswith(f"{room}.") else f"{room}.{place}"), attribute
+    if place.startswith(f"{_EXAMPLES}.") or place in part.ready:
+        return place, attribute
+    home = place if place.startswith(f"{room}.") else f"{room}.{place}"
+    return _MOVED[home] if home in _MOVED and source_of(home) is None else home, attribute
+
+
+def _home_of_bare(attribute, module, part):
+    """The module itself, or one of part.ready if only that has the name."""
+    if find_definition(module, attribute) is None:
+        return next((home for home in part.ready if attribute in public_names(home)), module)
+    return module
+
+
+def renamed(name, part):
+    """What a type name of an earlier version is called now, or None if it is not such a name."""
+    home, attribute = _home(name, part.module, part)
+    place, room = name.rpartition(".")[0], part.module.rpartition(".")[0]
+    if not place or home in (place, f"{room}.{place}") or is_library(home):
+        return None
+    return attribute if home in part.ready else f"{home}.{attribute}"
 
 
 def _meant(name, part):
     """ "; did you mean ...?", if the dotted name resembles one of the project's or a library's that may stand here."""
-    places = {place: f"{place}." for place in (*part.libraries, *part.factories)}
+    places = {place: f"{place}." for place in (*part.libraries, *part.factories)} | dict.fromkeys(part.ready, "")
     room, source = part.module.rpartition(".")[0], source_of(part.module)
     if room and source is not None and not is_library(room):
         places |= {f"{room}.{path.stem}": f"{path.stem}." for path in source.parent.glob("*.py")}
@@ -251,7 +299,7 @@ def _not_found(attribute, module, names, part):
         for path in sorted(source_of(module).parent.glob("*.py")):
             if attribute in public_names(f"{room}.{path.stem}"):
                 return f"{module} has no {attribute!r}; it is in {room}/{path.stem}.py: write '{path.stem}.{attribute}'"
-    names = [name for name in names if name != attribute]
+    names = [name for name in (*names, *itertools.chain(*map(public_names, part.ready))) if name != attribute]
     places = dict.fromkeys((*part.libraries, *part.factories))
     libraries = {public: f"{place}.{public}" for place in places for public in public_names(place)}
     own = None if attribute in libraries else nearest(attribute, names, cutoff=0.6)

@@ -7,7 +7,7 @@ import pytest
 
 from helpers import PROJECT, run
 from parse_config import PARTS, ConfigParser, CustomArgs
-from utils.checkpoint import save_checkpoint
+from utils.runs.checkpoint import save_checkpoint
 
 DROPOUT = {"flag": "--drop-out", "target": "arch.args.dropout", "type": "float", "help": "10 % or so"}
 EPOCHS = {"flag": "--n_epochs", "target": "trainer.epochs", "type": "int"}

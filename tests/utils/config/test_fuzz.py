@@ -13,7 +13,7 @@ from utils.config.check import check_types
 from utils.config.files import names_several, read_config
 from utils.duration import is_duration
 
-CONFIGS = [PROJECT / "config.json", *sorted((PROJECT / "configs").iterdir())]
+CONFIGS = [PROJECT / "config.json", *sorted(PROJECT.glob("examples/*/config.*"))]
 CASES = 2000
 FREE_TEXT = ("description", "name", "save_dir", "help")
 

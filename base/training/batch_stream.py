@@ -1,0 +1,143 @@
+"""Where an epoch's batches come from, beginning at any of them."""
+
+import inspect
+import itertools
+
+import torch
+from torch.utils.data import IterableDataset
+
+from base.training.sharing import require_enough, require_shared
+from utils import inf_loop
+from utils.batches import batches_of
+from utils.distributed.world import part_of_batch, world_size
+from utils.errors import UserError
+
+
+class BatchStream:
+    """The batches of a loader, one pass an epoch, or as one endless stream of passes that is cut into epochs.
+
+    len_epoch: batches in an epoch of the stream; None for passes. limit: how many batches of each pass to take, or
+    which share of them. The attribute keeps_position says whether an epoch
+    can begin anywhere: with a loader that has set_epoch(epoch, start_batch), or state_dict and load_state_dict, or that
+    reads an IterableDataset which has them. len_epoch is None for a loader without a length.
+    """
+
+    def __init__(self, loader, len_epoch=None, limit=None):
+        require_shared("data_loader", loader)
+        require_enough(loader)
+        self.loader = loader
+        self.by_iterations = len_epoch is not None
+        self.len_epoch = len_epoch or limited(num_batches(loader), limit)
+        can_seek = "start_batch" in _parameters_of(getattr(loader, "set_epoch", None))
+        self._seeks = can_seek and getattr(loader, "seekable", True)
+        self._dataset = _stateful_dataset(loader)
+        has_state = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
+        self.keeps_position = self._seeks or has_state or self._dataset is not None
+        self._limited = limit is not None
+        if self._limited and self.keeps_position and not self._seeks:
+            raise UserError(
+                "trainer.limit_train_batches: data_loader goes on where it was; say with trainer.len_epoch how many "
+                "batches make an epoch"
+            )
+        self.restart()
+
+    def batches(self, epoch, start_batch=0):
+        """The epoch's batches from start_batch on, in an order that depends on (seed, epoch) only."""
+        if self._seeks and self.by_iterations:
+            for passes, first, number in self._pieces(epoch, start_batch):
+                self.loader.set_epoch(passes + 1, first)
+                yield from itertools.islice(batches_of(self.loader), number)
+            return
+        if self._seeks:
+            self.loader.set_epoch(epoch, start_batch)
+        elif hasattr(self.loader, "set_epoch"):
+            self.loader.set_epoch(epoch)
+        if not self.by_iterations:
+            opened = self._open(resumed=start_batch > 0)
+            yield from itertools.islice(opened, self.len_epoch - start_batch) if self._limited else opened
+            return
+        if self._endless is None:
+            opened = self._open(resumed=(epoch, start_batch) != (1, 0))
+            self._endless = itertools.chain(opened, inf_loop(self.loader))
+        yield from itertools.islice(self._endless, self.len_epoch - start_batch)
+
+    def part(self, epoch, batch_idx):
+        """This process's Part of a batch of an epoch; None if it is the only process."""
+        if world_size() == 1:
+            return None
+        if self.by_iterations:
+            ((_, batch_idx, _),) = itertools.islice(self._pieces(epoch, batch_idx), 1)
+        return part_of_batch(self.loader, batch_idx)
+
+    def samples(self, epoch, batch_idx):
+        """Indices of the samples in a batch of an epoch; [] for a loader that cannot tell."""
+        if not hasattr(self.loader, "batch_indices"):
+            return []
+        if self.by_iterations:
+            ((passes, batch_idx, _),) = itertools.islice(self._pieces(epoch, batch_idx), 1)
+            epoch = passes + 1
+        return self.loader.batch_indices(epoch, batch_idx)
+
+    def restart(self):
+        """Forget the pass under way, after the loader was set back."""
+        self._endless = None
+
+    def state_dict(self):
+        """The position of an iterable dataset; the loader's own state is the trainer's to save."""
+        return {} if self._dataset is None else {"dataset": self._dataset.state_dict()}
+
+    def load_state_dict(self, state):
+        """Put it back."""
+        if self._dataset is not None and "dataset" in state:
+            self._dataset.load_state_dict(state["dataset"])
+
+    def _open(self, resumed):
+        """The loader's batches. A pass resumed takes no number from torch's generator for it: it has been taken."""
+        before = torch.get_rng_state()
+        batches = batches_of(self.loader)
+        if resumed:
+            torch.set_rng_state(before)
+        return batches
+
+    def _pieces(self, epoch, start_batch):
+        """(pass over the data, its first batch, number of batches) of each piece of an epoch by iterations."""
+        position = (epoch - 1) * self.len_epoch + start_batch  # in the endless stream
+        end = epoch * self.len_epoch
+        in_pass = len(self.loader)
+        while position < end:
+            passes, first = divmod(position, in_pass)
+            number = min(in_pass - first, end - position)
+            yield passes, first, number
+            position += number
+
+
+def num_batches(loader):
+    """Batches in a pass over the data; None for a stream that does not know."""
+    try:
+        return len(loader)
+    except TypeError:
+        return None
+
+
+def epoch_length(trainer, loader):
+    """Batches in an epoch with these settings, {key: value} of the trainer section; None if nobody knows."""
+    batches = trainer.get("overfit_batches") or num_batches(loader)
+    return trainer.get("len_epoch") or limited(batches, trainer.get("limit_train_batches"))
+
+
+def limited(batches, limit):
+    """The number of batches, None for one unknown, cut to a limit: a number, a float for a share, None for all."""
+    if limit is None or batches is None:
+        return batches if limit is None or isinstance(limit, float) else limit
+    return max(1, round(limit * batches)) if isinstance(limit, float) else min(limit, batches)
+
+
+def _parameters_of(function):
+    return () if function is None else inspect.signature(function).parameters
+
+
+def _stateful_dataset(loader):
+    """The iterable dataset, with a state, that the loader reads in this process; or None."""
+    dataset = getattr(loader, "dataset", None)
+    own_state = isinstance(dataset, IterableDataset) and hasattr(dataset, "load_state_dict")
+    return dataset if own_state and getattr(loader, "num_workers", 1) == 0 else None

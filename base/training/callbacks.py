@@ -1,0 +1,246 @@
+"""Callbacks that a config names: stopping early, keeping the best checkpoints, a limit of time, freezing parameters."""
+
+import math
+import re
+import time
+
+from base import BaseCallback
+from utils import UserError
+from utils.distributed.parallel import needs_all_gradients
+from utils.distributed.world import is_main
+from utils.duration import RunLength
+from utils.patterns import choose_names
+from utils.runs.checkpoint import copy_checkpoint, find_logged
+from utils.runs.weights import unwrapped
+from utils.untrusted import as_count, as_list, as_number
+
+
+class EarlyStopping(BaseCallback):
+    """Stops training when a value gets no better.
+
+    monitor: "min val_loss", "max val_accuracy" or another logged value. patience: epochs without a better one before
+    it stops. min_delta: how much better counts. baseline: a value that must be beaten first. target: a value at which
+    it stops at once, in validations within epochs too.
+    """
+
+    def __init__(
+        self,
+        monitor: str,
+        patience: int = 10,
+        min_delta: float = 0.0,
+        baseline: float | None = None,
+        target: float | None = None,
+    ):
+        self.mode, self.name = parse_monitor(monitor)
+        require(isinstance(patience, int) and patience >= 1, "patience", patience, "a number of epochs from 1 on")
+        require(min_delta >= 0, "min_delta", min_delta, "0 or more")
+        self.patience, self.min_delta, self.target = patience, min_delta, target
+        self.best = baseline
+        self.count = 0
+
+    def on_train_start(self, trainer):
+        if self.count >= self.patience:
+            trainer.stop(f"no better {self.name} for {self.count} epochs")
+
+    def on_valid_end(self, trainer, log):
+        value = log.get(self.name, math.nan)
+        if self.target is not None and (value == self.target or better(self.mode, value, self.target)):
+            trainer.stop(f"{self.name} is {value:.6g}, and {self.target:g} was the target")
+
+    def on_epoch_end(self, trainer, log):
+        self.on_valid_end(trainer, log)  # the target may be a value of the training part
+        value = logged(log, self.name)
+        first = self.best is None and math.isfinite(value)
+        improved = first or (self.best is not None and better(self.mode, value, self.best, self.min_delta))
+        self.best = value if improved else self.best
+        self.count = 0 if improved else self.count + 1
+        if self.count >= self.patience:
+            trainer.stop(f"no better {self.name} for {self.count} epochs")
+
+    def state_dict(self):
+        return {"best": self.best, "count": self.count}
+
+    def load_state_dict(self, state):
+        best = state["best"]
+        self.best = None if best is None else as_number(best)
+        self.count = as_count(state["count"])
+
+
+class SaveTopK(BaseCallback):
+    """Keeps the checkpoints of the best k epochs, as top-<value's name>-epoch<N>.pth.
+
+    monitor: as for EarlyStopping. k: how many.
+    """
+
+    def __init__(self, monitor: str, k: int = 3):
+        self.mode, self.name = parse_monitor(monitor)
+        require(isinstance(k, int) and k >= 1, "k", k, "a number of checkpoints from 1 on")
+        self.k = k
+        self.kept = []  # (value, epoch), the best first
+
+    def on_train_start(self, trainer):
+        if is_main() and not trainer.stop_reason:  # it alone writes, and says what is kept
+            self._put_in_order(trainer.checkpoint_dir, trainer.start_epoch - 1, trainer.logger)
+
+    def on_epoch_end(self, trainer, log):
+        value = logged(log, self.name)
+        if not math.isfinite(value):
+            return
+        ranked = sorted([*self.kept, (value, log["epoch"])], key=lambda kept: (self._rank(kept[0]), kept[1]))
+        self.kept = ranked[: self.k]
+        if (value, log["epoch"]) in self.kept:
+            trainer.save_as(self._file(log["epoch"]), instead_of=[self._file(epoch) for _, epoch in ranked[self.k :]])
+
+    def state_dict(self):
+        return {"kept": [list(kept) for kept in self.kept]}
+
+    def load_state_dict(self, state):
+        self.kept = [(as_number(value), as_count(epoch)) for value, epoch in as_list(state["kept"])]
+
+    def _put_in_order(self, folder, last_epoch, logger):
+        """Have the files of the epochs up to the last one be those that are kept, whatever a kill has left.
+
+        Files that overtaken epochs have displaced are written again; an epoch without a checkpoint is forgotten.
+        """
+        dropped = {*range(1, last_epoch + 1)} - {epoch for _, epoch in self.kept}
+        for epoch in dropped:
+            (folder / self._file(epoch)).unlink(missing_ok=True)
+        brought, gone = [], []
+        for value, epoch in self.kept:
+            if (folder / self._file(epoch)).exists():
+                continue
+            path = find_logged(folder, self.name, value, f"checkpoint-epoch{epoch}.pth")
+            if path is not None:
+                copy_checkpoint(path, folder / self._file(epoch))
+            (gone if path is None else brought).append(epoch)
+        self.kept = [kept for kept in self.kept if kept[1] not in gone]
+        for epochs, what in ((brought, "among the best again"), (gone, "no longer counted, its checkpoint is gone")):
+            if epochs:
+                logger.info("top-%s: epoch %s: %s", self.name, ", ".join(map(str, sorted(epochs))), what)
+
+    def _rank(self, value):
+        return value if self.mode == "min" else -value
+
+    def _file(self, epoch):
+        return f"top-{self.name}-epoch{epoch}.pth"
+
+
+class TimeLimit(BaseCallback):
+    """Saves and stops when the run has taken so long, all its restarts together.
+
+    max_time: "hours:minutes:seconds", as "00:30:00".
+    """
+
+    def __init__(self, max_time: str):
+        match = re.fullmatch(r"(\d{1,6}):([0-5]\d):([0-5]\d)", str(max_time))
+        require(match is not None, "max_time", max_time, '"hours:minutes:seconds", as "00:30:00"')
+        hours, minutes, seconds = map(int, match.groups())
+        self.max_time = max_time
+        self.max_seconds = 3600 * hours + 60 * minutes + seconds
+        self.before = 0.0  # seconds that earlier processes took
+        self.started = time.monotonic()
+
+    def on_train_start(self, trainer):
+        self.started = time.monotonic()
+        self.on_step_end(trainer)
+
+    def on_step_end(self, trainer):
+        if self.seconds >= self.max_seconds:
+            trainer.stop(f"the time limit of {self.max_time} is reached")
+
+    def on_epoch_end(self, trainer, log):
+        self.on_step_end(trainer)
+
+    @property
+    def seconds(self):
+        return self.before + time.monotonic() - self.started
+
+    def state_dict(self):
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state):
+        self.before = as_number(state["seconds"])
+        self.started = time.monotonic()
+
+
+class Freeze(BaseCallback):
+    """Keeps parameters as they are for some epochs.
+
+    params: patterns of their names, as "encoder.*" or ["conv*", "*.bias"]. start: a duration after which they are
+    frozen. until: one after which they are trained again; None for never. Both count whole epochs. Statistics of batch
+    norm are no parameters and go on.
+    """
+
+    def __init__(self, params: str | list, start: str | int = 0, until: str | int | None = None):
+        self.params, self.start, self.until = params, start, until
+        self._frozen, self._first, self._last = [], 0, math.inf
+
+    def check(self, trainer):
+        named = dict(unwrapped(trainer.model).named_parameters())
+        chosen = choose_names(self.params, named, "params")
+        self._frozen = [
+            named[name] for name in chosen if named[name].requires_grad
+        ]  # else it is the model that fixes it
+        loader = getattr(trainer, "data_loader", None)
+        length = RunLength(trainer.epochs, getattr(trainer, "len_epoch", None), getattr(loader, "batch_size", None))
+        self._first = self._epochs(length, "start", self.start)
+        self._last = math.inf if self.until is None else self._epochs(length, "until", self.until)
+        require(self._first <= self._last, "until", self.until, f"later than start, which is {self.start!r}")
+        for group in trainer.optimizer.param_groups:
+            if group.get("fused") and group.get("momentum"):  # which fails where some have no momentum yet
+                group["fused"] = False
+        self._trainer = trainer
+        acts = self._first < min(self._last, trainer.epochs)
+        if acts and needs_all_gradients(trainer.model):
+            raise UserError("Freeze: several processes need parallel.args.find_unused_parameters set to true for it")
+        if acts and all(id(p) in map(id, self._frozen) for p in named.values() if p.requires_grad):
+            raise UserError(f"params: {self.params!r} freezes all parameters, so there is nothing to train")
+
+    def on_train_start(self, trainer):
+        if not self._begin(trainer, trainer.start_epoch):
+            raise UserError(f"params: {self.params!r} leaves nothing to train in epoch {trainer.start_epoch}")
+
+    def on_epoch_end(self, trainer, log):
+        if log["epoch"] < trainer.epochs and not self._begin(trainer, log["epoch"] + 1):
+            trainer.stop(f"Freeze of {self.params!r} leaves nothing to train in epoch {log['epoch'] + 1}")
+
+    def load_state_dict(self, state):
+        self._begin(self._trainer, self._trainer.start_epoch)  # a rollback goes on in an epoch before
+
+    def _begin(self, trainer, epoch):
+        """Freeze or thaw for the epoch; returns whether any parameter is left to train."""
+        frozen = self._first < epoch <= self._last
+        for parameter in self._frozen:
+            parameter.requires_grad_(not frozen)
+        return any(parameter.requires_grad for parameter in trainer.model.parameters())
+
+    def _epochs(self, length, argument, duration):
+        try:
+            return length.in_epochs(duration)
+        except UserError as error:
+            raise UserError(f"{argument}: {error}") from None
+
+
+def parse_monitor(monitor):
+    """("min" or "max", name of the value) of "min val_loss". Raises UserError for another text."""
+    mode, _, name = str(monitor).partition(" ")
+    require(mode in ("min", "max") and name, "monitor", monitor, '"min" or "max" and a name, as "min val_loss"')
+    return mode, name
+
+
+def better(mode, value, best, by=0.0):
+    """Whether a value is better than the best by more than `by`; nan is not."""
+    return (best - value if mode == "min" else value - best) > by
+
+
+def logged(log, name):
+    """The value of that name. Raises UserError if nothing of the name is logged."""
+    if name not in log:
+        raise UserError(f"monitor: nothing called {name!r} is logged; there are {', '.join(log)}")
+    return log[name]
+
+
+def require(fits, argument, value, wanted):
+    """Raise UserError unless the value fits."""
+    if not fits:
+        raise UserError(f"{argument}: got {value!r}; it should be {wanted}")

@@ -1,0 +1,132 @@
+"""Looking for bugs: a few batches in place of all, a look at validation before training, pictures, anomalies."""
+
+import contextlib
+import copy
+import itertools
+
+import torch
+
+from base import BaseDataLoader
+from base.data.sampler import EpochSampler
+from base.training.batch_stream import BatchStream, num_batches
+from base.training.evaluate import evaluate
+from base.training.trainer_state import measured_model
+from logger.pictures import draw_batches
+from utils import MetricTracker, UserError
+from utils.batches import batches_of
+from utils.seed import derive_seed, rng_state, seed_everything, set_rng_state
+
+
+class FixedBatches:
+    """The same batches, held in memory, in every epoch. indices: of the samples of each, into the dataset."""
+
+    is_shared = True  # the batches are this process's parts
+
+    def __init__(self, batches, indices):
+        self.batches, self.indices = batches, indices
+        self.sampler = [*itertools.chain.from_iterable(indices)]
+        self.batch_size = len(indices[0])
+        self.start = 0
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        start, self.start = self.start, 0
+        return iter(self.batches[start:])
+
+    def set_epoch(self, epoch, start_batch=0):
+        """Make the next pass one without its first `start_batch` batches."""
+        self.start = start_batch
+
+    def batch_indices(self, epoch, batch_idx):
+        """Indices of a batch's samples."""
+        return self.indices[batch_idx]
+
+
+def overfitted(config, data_loader, valid_data_loader):
+    """(training loader, validation loader): the config's trainer.overfit_batches for both, or as they are without."""
+    number = config["trainer"].get("overfit_batches")
+    if number is None:
+        return data_loader, valid_data_loader
+    key = f"trainer.overfit_batches: got {number}"
+    if not isinstance(data_loader, BaseDataLoader) or not data_loader.seekable:
+        raise UserError(f"{key}; it is for a BaseDataLoader that shuffles itself, which this data_loader is not")
+    if number > len(data_loader):
+        raise UserError(f"{key}; data_loader has {len(data_loader)} batches")
+    indices = [data_loader.batch_indices(1, batch_idx) for batch_idx in range(number)]
+    sampler = EpochSampler(list(itertools.chain.from_iterable(indices)), shuffle=False)
+    batches = list(batches_of(data_loader.as_validated(sampler)))
+    return FixedBatches(batches, indices), FixedBatches(batches, indices)
+
+
+def refuse_limits(config, valid_data_loader, own_loop, own_validation):
+    """Raise UserError for keys that a trainer with methods of its own, or without validation data, cannot follow."""
+    trainer = config["trainer"]
+    if own_loop and trainer.get("limit_train_batches") is not None:
+        raise UserError("trainer.limit_train_batches: is not for a trainer with a _train_epoch of its own")
+    for key in ("validate_every_steps", "limit_valid_batches", "sanity_check_batches"):
+        if own_validation and trainer.get(key):
+            raise UserError(f"trainer.{key}: is not for a trainer with a _valid_epoch of its own")
+    share = isinstance(trainer.get("limit_valid_batches"), float)
+    if share and valid_data_loader is not None and num_batches(valid_data_loader) is None:
+        raise UserError(
+            "trainer.limit_valid_batches: valid_data_loader has no length to take a share of; give a number"
+        )
+    if trainer.get("sanity_check_batches") and valid_data_loader is None:
+        raise UserError("trainer.sanity_check_batches: there are no validation data; leave it out")
+
+
+@contextlib.contextmanager
+def looked_into(trainer):
+    """Within it the trainer trains, watched for anomalies if its settings say so; validation has been tried before."""
+    if trainer.settings.sanity_check_batches:
+        _try_validation(trainer)
+    with torch.autograd.set_detect_anomaly(trainer.settings.detect_anomaly or torch.is_anomaly_enabled()):
+        try:
+            yield
+        except RuntimeError as error:
+            if not trainer.settings.detect_anomaly or "returned nan values" not in str(error):
+                raise
+            place = trainer._describe_steps([trainer.batches_done], str(error).rstrip("."))
+            raise UserError(f"{place}; where it was called stands above") from error
+
+
+def show_batches(path, config, data_loader, valid_data_loader):
+    """Draw the batches that the run would begin with, and that it would first validate on. Raises UserError."""
+    data_loader, valid_data_loader = overfitted(config, data_loader, valid_data_loader)
+    seed_everything(derive_seed(torch.initial_seed(), 1))
+    by_part = {"training": next(BatchStream(data_loader).batches(1), None)}
+    if valid_data_loader is not None:
+        by_part["validation"] = next(batches_of(valid_data_loader), None)
+    draw_batches(path, by_part)
+    print(f"{path}: the first {' and '.join(by_part)} batch")
+
+
+def _try_validation(trainer):
+    """Validate on a few batches, and leave everything as it was."""
+    loader = copy.copy(trainer.valid_data_loader)  # its workers are its own, and end with it
+    tracker = MetricTracker.of(trainer.metric_ftns, trainer.device)
+    measured = measured_model(trainer), trainer.criterion, trainer.metric_ftns, loader, trainer.device, tracker
+    with _left_alone(trainer.model, loader):
+        evaluate(*measured, trainer.settings.precision, limit=trainer.settings.sanity_check_batches)
+    trainer.logger.info("sanity check: validation went through")
+
+
+@contextlib.contextmanager
+def _left_alone(model, loader):
+    """Within it, random numbers, modes and positions may change: at its end they are what they were."""
+    modes = {module: module.training for module in model.modules()}
+    generator = getattr(loader, "generator", None)
+    placed = [part for part in (loader, getattr(loader, "dataset", None)) if hasattr(part, "load_state_dict")]
+    positions = [copy.deepcopy(part.state_dict()) for part in placed]
+    drawn = None if generator is None else generator.get_state()
+    rng = rng_state()
+    yield
+    set_rng_state(rng)
+    if drawn is not None:
+        generator.set_state(drawn)
+    for part, position in zip(placed, positions, strict=True):
+        part.load_state_dict(position)
+    for module, training in modes.items():
+        module.training = training

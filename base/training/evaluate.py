@@ -1,0 +1,84 @@
+"""Measure a model on data without training it; the trainer's validation and test.py both come here."""
+
+import itertools
+
+import torch
+
+from base.training.precision import autocast, to_device
+from utils import MetricTracker
+from utils.batches import batches_of
+from utils.config.check import watched
+from utils.distributed.messages import gather, same_buffers
+from utils.distributed.world import part_of_batch
+from utils.errors import UserError
+from utils.nested import describe_step, halves, num_samples
+
+
+def evaluate(
+    model, criterion, metric_ftns, data_loader, device, tracker, precision="fp32", after_batch=None, limit=None
+):
+    """{name: average over all samples} of the loss and the metrics. tracker: a MetricTracker of those names.
+
+    after_batch: called after each batch, which may raise to end this early. limit: how many batches to read, None: all.
+    """
+    model.eval()
+    same_buffers(model)
+    tracker.reset()
+    with torch.no_grad():
+        for batch_idx, batch in enumerate(itertools.islice(batches_of(data_loader), limit)):
+            data, target = halves(batch)
+            data, target = to_device(data, device), to_device(target, device)
+            try:
+                with autocast(precision, device):
+                    output = model(data)
+                    loss = criterion(output, target)
+            except Exception as error:
+                error.add_note(describe_step(data, target, model))
+                raise
+            part = part_of_batch(data_loader, batch_idx)
+            record(tracker, metric_ftns, loss, output, target, reduction_of(criterion), part)
+            if after_batch is not None:
+                after_batch()
+    result = tracker.result()
+    tracker.forget()
+    return result
+
+
+def trackers(metric_ftns, device, config):
+    """(MetricTracker of the training part, of the validation part). Raises UserError for a metric that cannot be."""
+    finite_only = config["trainer"].get("on_nonfinite") == "skip"
+    train = MetricTracker.of(metric_ftns, device, finite_only=finite_only)
+    for path, name in watched(config.config).items():
+        if name.removeprefix("val_") in train.tables:
+            raise UserError(f"{path}: {name!r} is a table; give the name of a number")
+    return train, MetricTracker.of(metric_ftns, device)
+
+
+def record(tracker, metric_ftns, loss, output, target, reduction="mean", part=None):
+    """Count a batch's loss (0-dim) and metrics, weighted by its samples. target: (N, ...), or what holds such.
+
+    part: this process's Part of a batch that several share; None if the batch is its own.
+    """
+    samples = num_samples(target)
+    counted = 0 if part is not None and part.own == 0 else samples
+    tracker.update("loss", loss / samples if reduction == "sum" else loss, n=counted)
+    if not metric_ftns:
+        return
+    # where updates may be skipped, a batch that is not finite in one process counts in none; the step has waited, too
+    left_out = tracker.over_epoch is not None and tracker.finite_only and not all(gather(bool(loss.isfinite())))
+    with torch.no_grad():
+        if tracker.over_epoch is not None:
+            metric_ftns = [metric for metric in metric_ftns if metric.__name__ not in tracker.over_epoch.names]
+            if counted and not left_out:
+                tracker.over_epoch.update(output, target)
+        for metric in metric_ftns:
+            tracker.update(metric.__name__, metric(output, target) if counted else 0.0, n=counted)
+
+
+def reduction_of(criterion):
+    """ "sum" or "mean": how the criterion reduces its batch's losses. Raises UserError if it does not."""
+    given = getattr(criterion, "keywords", {}).get("reduction")  # of a function with its arguments bound
+    reduction = given or getattr(criterion, "reduction", None)
+    if reduction == "none":
+        raise UserError("loss: with reduction 'none' there is one for each sample; give 'mean' or 'sum'")
+    return "sum" if reduction == "sum" else "mean"

@@ -1,0 +1,99 @@
+"""The optimizer that a config describes: over groups of parameters, or several under names."""
+
+from base.training.precision import fused_option
+from utils import UserError
+from utils.config.files import names_several
+from utils.distributed.shards import require_shardable
+from utils.patterns import choose_names
+
+
+class Optimizers:
+    """Several optimizers that step as one, each after every so many of the steps; by name, optimizers["generator"].
+
+    It has what a Trainer asks of an optimizer. every: {name: steps}, 1 for names that are not there.
+    """
+
+    def __init__(self, by_name, every=None):
+        self.by_name = dict(by_name)
+        self.every = dict.fromkeys(by_name, 1) | (every or {})
+        self.steps = 0
+
+    def __getitem__(self, name):
+        return self.by_name[name]
+
+    @property
+    def param_groups(self):
+        """The groups of all, one optimizer's after the other's."""
+        return [group for optimizer in self.by_name.values() for group in optimizer.param_groups]
+
+    def is_due(self, name):
+        """Whether the optimizer of that name takes part in the next step."""
+        return (self.steps + 1) % self.every[name] == 0
+
+    def step(self):
+        """Step with those that are due."""
+        for name, optimizer in self.by_name.items():
+            if self.is_due(name):
+                optimizer.step()
+        self.steps += 1
+
+    def zero_grad(self):
+        """Forget the gradients of all."""
+        for optimizer in self.by_name.values():
+            optimizer.zero_grad()
+
+    def state_dict(self):
+        """The state of each by its name, and the number of steps; utils.runs.weights.load_optimizer puts it back."""
+        states = {name: optimizer.state_dict() for name, optimizer in self.by_name.items()}
+        return {"steps": self.steps, "optimizers": states}
+
+
+def build_optimizer(config, model, name="optimizer"):
+    """The optimizer over the parameters that want a gradient; Optimizers if the section names several.
+
+    Raises UserError for patterns that fit nothing, and for parameters of no optimizer or of two.
+    """
+    trained = {key: parameter for key, parameter in model.named_parameters() if parameter.requires_grad}
+    if not trained:
+        raise UserError("arch: no parameter of the model wants a gradient, so there is nothing to train")
+    section = config[name]
+    if not names_several(section):
+        return _build(config, name, section, trained, model)
+    owners = {}
+    for key, spec in section.items():
+        for parameter in choose_names(spec.get("params", f"{key}.*"), trained, f"{name}.{key}.params"):
+            if parameter in owners:
+                raise UserError(f"{name}.{key}.params: {parameter!r} is {owners[parameter]}'s already")
+            owners[parameter] = key
+    left = [key for key in trained if key not in owners]
+    if left:
+        raise UserError(f"{name}: none of {', '.join(section)} has {', '.join(left[:3])}; say so in their params")
+    own = {key: {n: p for n, p in trained.items() if owners[n] == key} for key in section}
+    built = {key: _build(config, f"{name}.{key}", spec, own[key], model) for key, spec in section.items()}
+    return Optimizers(built, every={key: spec.get("every", 1) for key, spec in section.items()})
+
+
+def _build(config, path, spec, parameters, model):
+    """One optimizer over {name: parameter}."""
+    groups, left = [], dict(parameters)
+    for i, group in enumerate(spec.get("groups", ())):
+        names = choose_names(group["params"], parameters, f"{path}.groups.{i}.params")
+        own = {"params": [left.pop(name) for name in names if name in left], "lr_factor": group.get("lr_factor", 1.0)}
+        groups.append({**group.get("args", {}), **own})
+    groups = [group for group in [{"params": list(left.values())}, *groups] if group["params"]]
+    if not spec.get("decay_biases_and_norms", True):
+        groups = [part for group in groups for part in _without_decay(group)]
+    plain = groups[0]["params"] if len(groups) == 1 and groups[0].keys() == {"params"} else groups
+    optimizer = config.build(path, spec, plain, **fused_option(spec, config["trainer"].get("fused"), model))
+    require_shardable(optimizer, path, spec["type"])
+    for group in optimizer.param_groups:
+        group["lr"] *= group.pop("lr_factor", 1.0)
+    return optimizer
+
+
+def _without_decay(group):
+    """The group's matrices and kernels, and apart from them, without weight decay, its vectors and scalars."""
+    weights = [parameter for parameter in group["params"] if parameter.dim() > 1]
+    others = [parameter for parameter in group["params"] if parameter.dim() <= 1]
+    parts = [{**group, "params": weights}, {**group, "params": others, "weight_decay": 0.0}]
+    return [part for part in parts if part["params"]]

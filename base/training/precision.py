@@ -1,0 +1,105 @@
+"""The switches that make a job faster without changing what it computes: layout, precision, kernels, compiler."""
+
+import contextlib
+import importlib.util
+import os
+import shutil
+
+import torch
+
+from utils.distributed.shards import is_sharded
+from utils.errors import UserError
+from utils.nested import map_tensors
+from utils.runs.weights import unwrapped
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_AS_IS = contextlib.nullcontext()
+_FUSED = ("Adam", "AdamW", "SGD")  # torch.optim's classes whose fused kernel runs on the CPU and on CUDA alike
+_FUSED_SHARDED = ("Adam", "AdamW")  # and with sharded parameters
+
+
+def to_device(value, device):
+    """The tensor on the device, or a dict, list or tuple of tensors with each of them there.
+
+    A copy to CUDA does not wait for it; on other devices that would be unsafe.
+    """
+    if not isinstance(value, torch.Tensor):
+        return map_tensors(lambda part: _moved(part, device), value)
+    if value.device == device:
+        return value
+    return value.to(device, non_blocking=device.type == "cuda")
+
+
+def _moved(part, device):
+    return to_device(part, device) if isinstance(part, torch.Tensor) else part.to(device)
+
+
+def apply_switches(model, settings, device):
+    """Set the model and torch up as the trainer's settings say.
+
+    Raises UserError, naming the switch, for what this device or machine cannot do.
+    """
+    if settings.precision == "fp16" and device.type != "cuda":
+        raise UserError(
+            f"trainer.precision: 'fp16' needs a CUDA GPU, and this run is on {device}; use 'bf16' or 'fp32'"
+        )
+    if settings.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+        raise UserError(f"trainer.precision: {torch.cuda.get_device_name(device)} has no bf16; use 'fp16' or 'fp32'")
+    if settings.compile:
+        if isinstance(model, torch.nn.DataParallel):
+            raise UserError("trainer.compile: a model on several GPUs cannot be compiled; set n_gpu to 1")
+        _require_compiler(device)
+    if settings.channels_last and any(parameter.dim() == 5 for parameter in model.parameters()):
+        raise UserError("trainer.channels_last: is for images, and the model has 3d convolutions; set it to false")
+    if settings.precision == "tf32":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+    if settings.cudnn_benchmark:
+        torch.backends.cudnn.benchmark = True
+    if settings.channels_last:
+        model.to(memory_format=torch.channels_last)
+    if settings.compile:
+        any_shape = settings.compile == "dynamic"
+        mode = settings.compile if isinstance(settings.compile, str) and not any_shape else None
+        # not torch's default, whose kernels depend on the order in which shapes came, so that a resume has other bits
+        unwrapped(model).compile(mode=mode, dynamic=any_shape)
+
+
+def autocast(precision, device):
+    """A context, to be entered anew for each batch, in which models and losses compute in the precision."""
+    if precision not in _DTYPES:
+        return _AS_IS
+    return torch.autocast(device.type, _DTYPES[precision])
+
+
+def grad_scaler(precision, device):
+    """The scaler that float16 gradients need, None for other precisions."""
+    return torch.amp.GradScaler(device.type) if precision == "fp16" else None
+
+
+def fused_option(section, wanted, model):
+    """The optimizer's keyword for its fused kernel: {"fused": True} if it is wanted, or None and it is sure to fit.
+
+    section: {"type": ..., "args": ...} of the optimizer.
+    """
+    given = section.get("args", {})
+    if wanted is None:
+        known = section["type"].removeprefix("torch.optim.") in (_FUSED_SHARDED if is_sharded(model) else _FUSED)
+        own_choice = any(key in given for key in ("fused", "foreach", "differentiable"))
+        parameters = list(model.parameters())
+        dense = not any(getattr(module, "sparse", False) for module in model.modules())
+        fits = dense and all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+        wanted = known and fits and not own_choice
+    return {"fused": True} if wanted else {}
+
+
+def _require_compiler(device):
+    """Raise UserError if torch.compile would find no compiler for the device."""
+    compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++", "cl"]
+    if not any(map(shutil.which, compilers)):
+        found = f"no C++ compiler is installed (looked for {', '.join(compilers)})"
+    elif device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        found = "the package triton is not installed"
+    else:
+        return
+    raise UserError(f"trainer.compile: {found}; install it, or go on without: --set trainer.compile=false")

@@ -1,0 +1,122 @@
+"""The learning-rate schedule that a config describes: warm-up, chains of schedules, and one for each optimizer."""
+
+import warnings
+
+from torch.optim.lr_scheduler import LinearLR, ReduceLROnPlateau, SequentialLR
+
+from base.training.batch_stream import epoch_length
+from utils import UserError
+from utils.config.files import names_several
+from utils.duration import RunLength, is_duration, is_part
+from utils.runs.weights import load_state
+
+
+class Schedules:
+    """Several schedulers that step as one, by the names of their optimizers."""
+
+    def __init__(self, by_name):
+        self.by_name = by_name
+
+    def step(self):
+        """Step with each."""
+        with warnings.catch_warnings():  # torch warns of an optimizer that has not stepped, whose turn comes later
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+            for scheduler in self.by_name.values():
+                scheduler.step()
+
+    def state_dict(self):
+        """The state of each by its name."""
+        return {name: scheduler.state_dict() for name, scheduler in self.by_name.items()}
+
+    def load_state_dict(self, states):
+        """Put them back."""
+        for name, scheduler in self.by_name.items():
+            load_state(f"lr_scheduler.{name}", scheduler, states[name])
+
+
+def build_schedule(config, optimizer, data_loader, name="lr_scheduler"):
+    """The scheduler that the section describes, None without one; Schedules if it has one for each of Optimizers.
+
+    data_loader: whose length turns durations into the scheduler's steps.
+    """
+    section = config.get(name)
+    if not section:
+        return None
+    trainer = config["trainer"]
+    len_epoch = epoch_length(trainer, data_loader)
+    batch_size = getattr(data_loader, "batch_size", None)
+    length = RunLength(trainer["epochs"], len_epoch, batch_size, trainer.get("accumulate", 1))
+    by_name = getattr(optimizer, "by_name", None)
+    if not names_several(section):
+        if by_name is not None:
+            raise UserError(
+                f"{name}: there are several optimizers; give a schedule under a name of {', '.join(by_name)}"
+            )
+        return _build(config, name, section, optimizer, length, interval_of(section))
+    for key in section:
+        if key not in (by_name or {}):
+            there = f"there are {', '.join(by_name)}" if by_name else "the config names one optimizer only"
+            raise UserError(f"{name}.{key}: no optimizer is called so; {there}")
+    built = {
+        key: _build(config, f"{name}.{key}", spec, optimizer[key], length, interval_of(section))
+        for key, spec in section.items()
+    }
+    for key, scheduler in built.items():
+        if isinstance(scheduler, ReduceLROnPlateau):
+            raise UserError(f"{name}.{key}.type: ReduceLROnPlateau watches a value, which is for one optimizer only")
+    return Schedules(built)
+
+
+def interval_of(section):
+    """ "epoch" or "step": after what the schedulers of a section step. Raises UserError if they disagree."""
+    specs = section.values() if names_several(section) else [section]
+    intervals = {spec.get("interval", "epoch") for spec in specs}
+    if len(intervals) > 1:
+        raise UserError("lr_scheduler: one steps after epochs and one after updates; give all the same interval")
+    return intervals.pop()
+
+
+def _build(config, path, spec, optimizer, length, interval):
+    """One scheduler, after its warm-up."""
+    if not isinstance(spec.get("args", {}), dict):
+        raise UserError(f"{path}.args: got {spec['args']!r}; it should be an object of arguments")
+    args = _resolved(config, f"{path}.args", spec.get("args", {}), optimizer, length, interval)
+    for key in _COUNTS & args.keys():
+        if isinstance(args[key], int) and args[key] < 1:
+            raise UserError(f"{path}.args.{key}: got {args[key]}; it should be a duration, or a number from 1 on")
+    if not spec.get("warmup"):
+        return config.build(path, {**spec, "args": args}, optimizer=optimizer)
+    steps = _steps(f"{path}.warmup", spec["warmup"], length, interval)
+    if steps >= _steps(path, "100%", length, interval) and not is_part(spec["warmup"]):
+        raise UserError(f"{path}.warmup: got {spec['warmup']!r}, which is the whole run or more; give less")
+    warmup = LinearLR(optimizer, start_factor=1 / steps, total_iters=max(1, steps - 1))
+    main = config.build(path, {**spec, "args": args}, optimizer=optimizer)
+    if isinstance(main, ReduceLROnPlateau):
+        raise UserError(f"{path}.warmup: ReduceLROnPlateau cannot follow a warm-up; leave it out")
+    return SequentialLR(optimizer, [warmup, main], milestones=[steps])
+
+
+_COUNTS = {"T_max", "T_0", "step_size", "total_steps"}
+
+
+def _resolved(config, path, value, optimizer, length, interval):
+    """The value with durations as numbers of the scheduler's steps, and schedulers within it built."""
+    if isinstance(value, dict) and "type" in value:
+        return _build(config, path, value, optimizer, length, interval)
+    if isinstance(value, dict):
+        return {
+            key: _resolved(config, f"{path}.{key}", item, optimizer, length, interval) for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_resolved(config, f"{path}.{i}", item, optimizer, length, interval) for i, item in enumerate(value)]
+    return _steps(path, value, length, interval) if is_duration(value) else value
+
+
+def _steps(path, duration, length, interval):
+    """A duration in steps of the scheduler, of which a plain number is one already."""
+    if isinstance(duration, int):
+        return duration
+    try:
+        return max(1, length.in_updates(duration) if interval == "step" else length.in_epochs(duration))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None

@@ -1,0 +1,155 @@
+"""Callbacks that average the weights over the course of training; what is measured and saved is the average."""
+
+import copy
+import itertools
+
+import torch
+from torch.optim.swa_utils import get_ema_multi_avg_fn, update_bn
+
+from base import BaseCallback
+from base.training.evaluate import evaluate
+from utils import UserError
+from utils.batches import batches_of
+from utils.distributed.shards import refuse_sharded
+from utils.distributed.world import world_size
+from utils.duration import RunLength, is_part
+from utils.runs.weights import load_weights, unwrapped
+from utils.untrusted import as_count
+
+
+class EMA(BaseCallback):
+    """Keeps an exponential moving average of the weights, which validation measures and checkpoints hold.
+
+    decay: share of the average that stays at each update of the weights, 0.999 for the mean of about the last 1,000.
+    After n updates it is (1 + n) / (10 + n) as long as that is less, so that the first weights are soon forgotten. The
+    weights as trained are in a checkpoint's "trained_state_dict", for a resume. Buffers, as batch norm has them,
+    are those of the model.
+    """
+
+    def __init__(self, decay: float = 0.999):
+        if not 0 < decay < 1:
+            raise UserError(f"decay: got {decay!r}; it should be above 0 and below 1")
+        self.decay = decay
+        self.updates = 0  # of all optimizers
+        self._model = None
+        self._to_load = None
+
+    def check(self, trainer):
+        refuse_sharded(trainer.model, "EMA")
+
+    def on_train_start(self, trainer):
+        if trainer.averaged_model is not None:
+            raise UserError("EMA: another callback averages the weights already; leave one of them out")
+        model = unwrapped(trainer.model)
+        self._model = trainer.averaged_model = copy.deepcopy(model).requires_grad_(False)
+        if self._to_load is not None:
+            load_weights(self._model, self._to_load)
+        self._to_load = None
+        averages = dict(zip(model.parameters(), self._model.parameters(), strict=True))
+        modules = list(zip(model.modules(), self._model.modules(), strict=True))
+        with_buffers = [(own, average) for own, average in modules if own._buffers]
+        if self.updates:
+            _share_buffers(with_buffers)
+        for optimizer in getattr(trainer.optimizer, "by_name", {"": trainer.optimizer}).values():
+            trained = [p for group in optimizer.param_groups for p in group["params"] if p in averages]
+            pairs = [averages[parameter] for parameter in trained], trained
+            optimizer.register_step_post_hook(lambda *step, pairs=pairs: self._update(pairs, with_buffers))
+
+    def _update(self, pairs, with_buffers):
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        get_ema_multi_avg_fn(decay)(*pairs, None)
+        _share_buffers(with_buffers)
+
+    def state_dict(self):
+        return {} if self._model is None else {"average": self._model.state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state):
+        self._to_load, self.updates = state.get("average"), as_count(state.get("updates", 0))
+        if self._model is not None and self._to_load is not None:
+            load_weights(self._model, self._to_load)
+
+
+def _share_buffers(modules):
+    """Have the averaged modules of (own, averaged) hold the same buffers, which evaluation only reads."""
+    for own, average in modules:
+        average._buffers.update(own._buffers)
+
+
+class SWA(BaseCallback):
+    """Averages the weights of the epochs' ends, and measures and saves the average as swa.pth when training ends.
+
+    start: a duration; the epoch in which it ends is the first that counts. Statistics of batch norm are taken anew from
+    the training data. Source: Izmailov et al., Averaging Weights Leads to Wider Optima, 2018, without its learning
+    rates, which lr_scheduler sets.
+    """
+
+    def __init__(self, start: str | int = "75%"):
+        self.start = start
+        self._first_epoch = 0
+        self._model = None
+        self._to_load = None
+        self.count = 0  # epochs in the average
+
+    def check(self, trainer):
+        if not hasattr(trainer, "len_epoch"):
+            raise UserError("SWA needs the loop of trainer/trainer.py")
+        norms = [m for m in trainer.model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+        if world_size() > 1 and not all(isinstance(norm, torch.nn.SyncBatchNorm) for norm in norms):
+            raise UserError("SWA: takes statistics of batch norm anew, which one process cannot do for the others")
+        refuse_sharded(trainer.model, "SWA")
+        length = RunLength(trainer.epochs, trainer.len_epoch, getattr(trainer.data_loader, "batch_size", None))
+        try:
+            self._first_epoch = length.in_batches(self.start) // trainer.len_epoch + 1
+        except UserError as error:
+            raise UserError(f"start: {error}") from None
+        if is_part(self.start):
+            self._first_epoch = min(self._first_epoch, trainer.epochs)  # 75% of a single epoch
+        if self._first_epoch > trainer.epochs:
+            raise UserError(f"start: got {self.start!r}, which is the end of training or later; give less")
+
+    def on_train_start(self, trainer):
+        self._model = copy.deepcopy(unwrapped(trainer.model)).requires_grad_(False)
+        if self._to_load is not None:
+            load_weights(self._model, self._to_load)
+        self._to_load = None
+
+    def on_epoch_end(self, trainer, log):
+        if log["epoch"] >= self._first_epoch:
+            weights = list(unwrapped(trainer.model).parameters())
+            average = get_ema_multi_avg_fn(decay=self.count / (self.count + 1))
+            average(list(self._model.parameters()), [weight.detach() for weight in weights], None)
+            self.count += 1
+
+    def on_train_end(self, trainer):
+        if not self.count:
+            trainer.logger.warning("SWA: training ended before epoch %d: nothing is averaged", self._first_epoch)
+            return
+        if hasattr(trainer.data_loader, "set_epoch"):
+            trainer.data_loader.set_epoch(trainer.epoch)
+        update_bn(itertools.islice(batches_of(trainer.data_loader), trainer.len_epoch), self._model, trainer.device)
+        trainer.averaged_model = self._model
+        trainer.save_as("swa.pth")
+        trainer.save_asked(trainer.epoch - 1)
+        values = {}
+        if trainer.do_validation:
+            values = evaluate(
+                self._model,
+                trainer.criterion,
+                trainer.metric_ftns,
+                trainer.valid_data_loader,
+                trainer.device,
+                trainer.valid_metrics,
+                trainer.settings.precision,
+                limit=trainer.valid_batches,
+            )
+        measured = "".join(f"  val_{name} {value:.4g}" for name, value in values.items())
+        trainer.logger.info("swa.pth: the average over %d epochs%s", self.count, measured)
+
+    def state_dict(self):
+        return {"count": self.count} | ({} if self._model is None else {"average": self._model.state_dict()})
+
+    def load_state_dict(self, state):
+        self.count, self._to_load = as_count(state["count"]), state.get("average")
+        if self._model is not None and self._to_load is not None:
+            load_weights(self._model, self._to_load)

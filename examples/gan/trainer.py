@@ -1,0 +1,103 @@
+"""An unusual step: two networks trained against each other, each by an optimizer of its own."""
+
+import torch
+import torch.nn.functional as F
+from torchvision.utils import make_grid, save_image
+
+from base import BaseCallback
+from base.training.optim_step import OptimStep
+from base.training.trainer_state import measured_model
+from trainer.trainer import Trainer
+from utils import UserError
+from utils.distributed.launch import refuse_several
+from utils.files import replacing
+from utils.runs.weights import unwrapped
+
+
+class GanTrainer(Trainer):
+    """Trains model.generator against model.discriminator; the config's optimizers are called like them.
+
+    The model gives logits that images are real, and model.generate(latent) makes images. Logged are the generator's
+    loss, for which criterion(logits, target) stands, and the discriminator's as d_loss. Both gradients of a batch are
+    watched: trainer.on_nonfinite "skip" leaves out the update of the network whose gradient is not finite.
+    """
+
+    def __init__(self, *args, **kwargs):
+        refuse_several("trainer.type: GanTrainer, which calls parts of the model by themselves")
+        super().__init__(*args, **kwargs)
+        for key in ("accumulate", "clip_norm", "clip_value", "precision"):
+            if getattr(self.settings, key) != type(self.settings).model_fields[key].default:
+                raise UserError(f"trainer.{key}: this trainer's own step takes no notice of it; leave it out")
+        self.train_metrics.track("d_loss")
+        self.steps = {name: self._optim_step(name) for name in ("discriminator", "generator")}
+
+    def _train_batch(self, batch_idx, data, target):
+        generated = self.model.generate(torch.randn(len(data), self.model.latent_size, device=self.device))
+
+        output, of_generated = self.model(data), self.model(generated.detach())
+        wrong_about_real = F.binary_cross_entropy_with_logits(output, torch.ones_like(output))
+        wrong_about_generated = F.binary_cross_entropy_with_logits(of_generated, torch.zeros_like(of_generated))
+        d_loss = (wrong_about_real + wrong_about_generated) / 2
+        self.steps["discriminator"].step(d_loss, len(data))
+        self.step_log.updates.append(batch_idx)
+
+        loss = self.criterion(self.model(generated), target)
+        self.steps["generator"].step(loss, len(data))
+
+        self.optimizer.steps += 1
+        self._after_update(batch_idx)
+        self.train_metrics.update("d_loss", d_loss, n=len(data))
+        return loss, output
+
+    def _optim_step(self, name):
+        """What turns one network's losses into updates; it forgets the gradients that the other's loss has left."""
+        return OptimStep(
+            _WhenDue(self.optimizer, name),
+            watch=self.gradient_watch if self.settings.on_nonfinite != "ignore" else None,
+            skip_nonfinite=self.settings.on_nonfinite == "skip",
+            buffers=getattr(unwrapped(self.model), name).buffers(),
+        )
+
+
+class _WhenDue:
+    """One of several optimizers, which steps when it is its turn."""
+
+    def __init__(self, optimizers, name):
+        self.optimizers, self.name = optimizers, name
+
+    @property
+    def param_groups(self):
+        """The optimizer's groups of parameters."""
+        return self.optimizers[self.name].param_groups
+
+    def zero_grad(self):
+        """Forget the gradients of its parameters."""
+        self.optimizers[self.name].zero_grad()
+
+    def step(self):
+        """Step, if its turn has come."""
+        if self.optimizers.is_due(self.name):
+            self.optimizers[self.name].step()
+
+
+class SampleGrid(BaseCallback):
+    """Draws what the generator makes of the same latent vectors after each epoch: samples-epoch<N>.png, TensorBoard.
+
+    n: how many images.
+    """
+
+    def __init__(self, n: int = 64):
+        if n < 1:
+            raise UserError(f"n: got {n!r}; it should be a number from 1 on")
+        self.n = n
+
+    def on_epoch_end(self, trainer, log):
+        model = measured_model(trainer).eval()
+        latent = torch.randn(self.n, model.latent_size, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            images = model.generate(latent.to(trainer.device)).cpu()
+        grid = make_grid(images, normalize=True)
+        with replacing(trainer.config.log_dir / f"samples-epoch{log['epoch']}.png", "the picture") as file:
+            save_image(grid, file, format="png")
+        trainer.writer.set_step(trainer.step, timed=False)
+        trainer.writer.add_image("samples", grid)

@@ -1,0 +1,68 @@
+"""What a run says when it ends."""
+
+import importlib
+import shlex
+from pathlib import Path
+
+from utils.distributed.launch import launcher
+from utils.distributed.world import is_main
+from utils.runs.checkpoint import BEST_MODEL
+
+
+def run_report(trainer):
+    """Text for the console: how training ended, the best value, where things are, and what to type next."""
+    done = f"training stops: {trainer.stop_reason}" if trainer.stop_reason else f"done: {_epochs(trainer.epochs)}"
+    best = f"{trainer.mnt_metric} {trainer.mnt_best:.6g} in epoch {trainer.best_epoch}" if trainer.best_epoch else ""
+    lines = [("best", best), *([("files", "nothing is kept")] if trainer.config.keeps_nothing else _places(trainer))]
+    return "\n".join([done, *(f"{head:<7}{text}" for head, text in lines if text)])
+
+
+def tell_how_to_resume(trainer):
+    """Say, of several processes in the first one, that the run is ended from outside, and what goes on with it."""
+    if is_main():
+        trainer.logger.warning(how_to_resume(trainer))
+
+
+def how_to_resume(trainer):
+    """Return the line that says what to resume with, after any save under way."""
+    trainer.saver.wait()
+    newest = trainer.saver.newest
+    resume = f"resume with: {command('train.py', '-r', newest)}" if newest else "no checkpoint was saved yet"
+    what = "nothing is kept" if trainer.config.keeps_nothing else resume
+    return f"stopped{trainer.stop_signal.by} in epoch {trainer.epoch}; {what}"
+
+
+def command(*words, start=None):
+    """The command as one types it into a shell. start: its first words, by default what starts as many processes."""
+    words = (f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in words)
+    return f"{start or launcher()} {shlex.join(words)}"
+
+
+def _places(trainer):
+    """(what, text) of where a run's files are, and of what goes on from them."""
+    newest, best = trainer.saver.newest, trainer.checkpoint_dir / BEST_MODEL
+    go_on = f"{command('train.py', '-r', trainer.checkpoint_dir)} --set ..."
+    measured = best if best.exists() else trainer.checkpoint_dir
+    test = f"{command('test.py', '-r', measured, start='python')}{_split(trainer)}"
+    return [
+        ("files", trainer.checkpoint_dir),
+        ("logs", trainer.config.log_dir),
+        ("go on", go_on if newest and trainer.stop_reason else ""),
+        ("test", test if newest else ""),
+    ]
+
+
+def _split(trainer):
+    """Which samples test.py is to measure, where the config says that there are no test data for it."""
+    config = trainer.config
+    if "data_loader" not in config.parts or config.get("test_data_loader"):  # without it, test.py may be its own
+        return ""
+    takes = config.parameters("data_loader", importlib.import_module(config.parts["data_loader"].module))
+    given = config["data_loader"].get("args", {})
+    if "training" in takes and all(given.get(name) is not None for name in takes if name.startswith("test_")):
+        return ""
+    return " --split valid" if trainer.do_validation else " --split train"
+
+
+def _epochs(number):
+    return "1 epoch" if number == 1 else f"{number} epochs"

@@ -1,0 +1,108 @@
+"""Callbacks that show how training goes: their values arrive in TensorBoard, and training is as without them."""
+
+import itertools
+import types
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import base.training.monitors
+import trainer.callbacks
+from base import BaseCallback
+from helpers import same, tiny_config, tiny_trainer
+from trainer import Trainer
+from utils import UserError
+
+ALL = ["LearningRateMonitor", "ThroughputMonitor", "GradientNorm", {"type": "SamplePredictions", "args": {"n": 4}}]
+
+
+def trained(folder, callbacks, trainer_class=Trainer, **changes):
+    config = {**tiny_config(folder, **{"tensorboard": True, **changes}), "callbacks": callbacks}
+    trainer = tiny_trainer(config, trainer_class=trainer_class)
+    trainer.train()
+    events = EventAccumulator(str(trainer.config.log_dir)).Reload()
+    return trainer, events
+
+
+def test_monitors_change_nothing(tmp_path):
+    plain, _ = trained(tmp_path / "a", [])
+    watched, _ = trained(tmp_path / "b", ALL)
+    assert same(plain.model.state_dict(), watched.model.state_dict())
+    assert (plain.config.log_dir / "metrics.csv").read_text() == (watched.config.log_dir / "metrics.csv").read_text()
+
+
+def test_learning_rates_of_all_groups_are_shown(tmp_path):
+    _, events = trained(tmp_path, ["LearningRateMonitor"], log_step=1)
+    assert [event.value for event in events.Scalars("lr_0/train")] == pytest.approx([0.1] * 5 + [0.09] * 5)
+    assert [event.step for event in events.Scalars("lr_0/train")] == list(range(1, 11))
+
+
+def test_throughput_and_memory_are_shown(tmp_path, monkeypatch):
+    clock = itertools.count(0.0, 0.5)  # seconds, at each time that it is asked
+    monkeypatch.setattr(base.training.monitors, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
+    _, events = trained(tmp_path, ["ThroughputMonitor"], log_step=2)
+    rates = [(event.step, event.value) for event in events.Scalars("samples_per_s/train")]
+    assert rates == [(2, 16), (4, 32), (5, 16), (7, 16), (9, 32), (10, 16)]  # one or two batches of 8 in half a second
+    assert "steps_per_s/train" not in events.Tags()["scalars"]  # TensorBoard has steps_per_sec
+    assert all(10 < event.value < 1e5 for event in events.Scalars("memory_mb/train"))
+
+
+@pytest.mark.parametrize("clip", [None, 1e9])
+def test_gradient_norm_is_the_norm_over_all_parameters(tmp_path, clip):
+    norms = []
+    config = {
+        **tiny_config(tmp_path, tensorboard=True, log_step=1, epochs=1, clip_norm=clip),
+        "callbacks": ["GradientNorm"],
+    }
+    trainer = tiny_trainer(config)
+    trainer.optimizer.register_step_pre_hook(
+        lambda *step: norms.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters()]).norm().item())
+    )
+    trainer.train()
+    events = EventAccumulator(str(trainer.config.log_dir)).Reload()
+    assert [event.value for event in events.Scalars("grad_norm/train")] == pytest.approx(norms, rel=1e-5)
+
+
+def test_predictions_are_shown_as_a_table(tmp_path):
+    trainer, events = trained(tmp_path, [{"type": "SamplePredictions", "args": {"n": 3, "classes": ["a", "b", "c"]}}])
+    (tag,) = [tag for tag in events.Tags()["tensors"] if tag.startswith("predictions/valid")]
+    texts = [event.tensor_proto.string_val[0].decode() for event in events.Tensors(tag)]
+    assert len(texts) == 2 and len(texts[-1].splitlines()) == 2 + 3
+    data, target = next(iter(trainer.valid_data_loader))
+    trainer.model.eval()
+    best = trainer.model(data[:3]).argmax(1)
+    for i, line in enumerate(texts[-1].splitlines()[2:]):
+        assert line.startswith(f"| {i} | {'abc'[target[i]]} | {'abc'[best[i]]} | ")
+
+
+def test_sample_predictions_need_validation_data_and_sensible_numbers(tmp_path):
+    config = {**tiny_config(tmp_path), "callbacks": ["SamplePredictions"]}
+    with pytest.raises(UserError, match=r"callbacks.0: SamplePredictions needs validation data"):
+        tiny_trainer(config, validation_split=0.0)
+    config["callbacks"] = [{"type": "SamplePredictions", "args": {"n": 0}}]
+    with pytest.raises(UserError, match=r"callbacks.0.args.n: got 0; it should be a number from 1"):
+        tiny_trainer(config)
+    assert not list(tmp_path.iterdir())
+
+
+class AddsValues(BaseCallback):
+    def on_epoch_end(self, trainer, log):
+        log |= {"small": log["epoch"] == 2, "val_gap": torch.tensor(0.5), "note": "fine"}
+
+
+class KnowsOnlyTrainEpoch(Trainer):
+    def _train_epoch(self, epoch):
+        return {"loss": 1.0}
+
+
+@pytest.mark.parametrize(("loop", "steps"), [(Trainer, [5, 10]), (KnowsOnlyTrainEpoch, [1, 2])])
+def test_numbers_that_callbacks_add_to_the_log_are_shown_at_the_epochs_ends(tmp_path, monkeypatch, loop, steps):
+    monkeypatch.setattr(AddsValues, "__module__", "trainer.callbacks")
+    monkeypatch.setattr(trainer.callbacks, "AddsValues", AddsValues, raising=False)
+    done, events = trained(tmp_path, ["AddsValues"], trainer_class=loop)
+    shown = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in ("epoch_small/train", "epoch_gap/valid")}
+    assert shown["epoch_small/train"] == list(zip(steps, [0, 1], strict=True))
+    assert shown["epoch_gap/valid"] == [(step, 0.5) for step in steps]
+    assert not any("note" in tag for tag in events.Tags()["scalars"])
+    assert [row["val_gap"] for row in done.table.rows()] == ["0.5", "0.5"]

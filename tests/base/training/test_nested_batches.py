@@ -1,0 +1,101 @@
+"""Batches that hold their tensors in dicts and tuples train, validate, resume and are shared as plain ones are."""
+
+import os
+import signal
+
+import pytest
+import torch
+from nested_job import Rows, RowsMlp, label_of, rows_trainer, trained
+from worlds import in_world, results
+
+from base import BaseDataLoader
+from base.training.model_summary import example_input, model_summary
+from base.training.monitors import SamplePredictions
+from base.training.tune import find_lr
+from helpers import same
+from utils import UserError
+from utils.config.schema import TrainerSettings
+
+SWITCHES = {"accumulate": 2, "precision": "bf16", "log_step": 1, "tensorboard": True, "validate_every_steps": 2}
+
+
+@pytest.mark.parametrize("settings", [{}, SWITCHES])
+def test_they_come_to_the_bits_of_plain_ones(tmp_path, settings):
+    log, weights = trained(tmp_path / "nested", True, **settings)
+    plain_log, plain = trained(tmp_path / "plain", False, **settings)
+    assert log["val_label_accuracy"] > 0.5 and log == plain_log
+    assert same(weights, plain)
+
+
+def test_a_run_goes_on_within_an_epoch(tmp_path):
+    log, weights = trained(tmp_path / "straight", True, accumulate=2)
+    stopped = rows_trainer(tmp_path / "stopped", True, accumulate=2)
+    count_batch = stopped._count_batch
+    stopped._count_batch = lambda batch_idx: (count_batch(batch_idx), os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit):
+        stopped.train()
+    path = stopped.checkpoint_dir / "checkpoint-epoch1-batch1.pth"
+    resumed_log, resumed = trained(tmp_path / "stopped", True, resume=path, accumulate=2)
+    assert resumed_log == log and same(resumed, weights)
+
+
+@pytest.mark.slow
+def test_several_processes_and_workers_share_them(tmp_path):
+    log, weights = trained(tmp_path / "one", True)
+    (other_log, others), _ = results(in_world(2, in_two, tmp_path / "two"))
+    assert other_log == pytest.approx(log, rel=1e-5)
+    for name, weight in weights.items():
+        torch.testing.assert_close(others[f"module.{name}"], weight, rtol=1e-5, atol=1e-7)
+
+
+def in_two(folder):
+    return trained(folder, True, num_workers=1)
+
+
+def test_what_looks_at_batches_besides_takes_them():
+    loader = BaseDataLoader(Rows(nested=True), 12, True, 0.3, 0)
+    model = RowsMlp()
+    example = example_input(loader, torch.device("cpu"))
+    assert example["left"].shape == (2, 2) and "2 x 8" in model_summary(model, example)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    curve = find_lr(model, label_loss, optimizer, loader, torch.device("cpu"), TrainerSettings(epochs=1, save_dir="x"))
+    assert len(curve) > 5
+
+
+def label_loss(output, target):
+    return torch.nn.functional.cross_entropy(output, label_of(target))
+
+
+def test_predictions_are_shown_of_tensors_and_others_refused(tmp_path):
+    trainer = rows_trainer(tmp_path, True, tensorboard=True)
+    with pytest.raises(UserError, match="SamplePredictions: shows a tensor of outputs beside one of targets"):
+        SamplePredictions(n=3).on_epoch_end(trainer, {"epoch": 1})
+
+
+def test_an_error_of_a_step_tells_what_the_batch_was(tmp_path):
+    trainer = rows_trainer(tmp_path, False)
+    trainer.model.double()
+    with pytest.raises(RuntimeError) as training:
+        trainer.train()
+    with pytest.raises(RuntimeError) as validation:
+        trainer._valid_epoch(1)
+    for told, samples in ((training, 12), (validation, 12)):
+        assert told.value.__notes__ == [
+            f"the batch's data: tensor ({samples}, 4) float32; its target: tensor ({samples},) int64; "
+            "the model's parameters: float64"
+        ]
+
+
+class FirstSteps(torch.nn.Module):
+    def forward(self, data):
+        return torch.nn.utils.rnn.pad_packed_sequence(data)[0][0]
+
+
+def test_predictions_are_shown_of_batches_that_cannot_be_cut(tmp_path):
+    trainer = rows_trainer(tmp_path, False, tensorboard=True)
+    packed = torch.nn.utils.rnn.pack_sequence([torch.ones(2, 3)] * 5)
+    trainer.model, trainer.valid_data_loader = FirstSteps(), [(packed, torch.arange(5))]
+    shown = []
+    trainer.writer.add_text = lambda tag, text: shown.extend(text.splitlines())
+    SamplePredictions(n=2).on_epoch_end(trainer, {"epoch": 1})
+    assert len(shown) == 4 and shown[3].startswith("| 1 | 1 |")

@@ -1,0 +1,141 @@
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from base.training.optim_step import OptimStep
+from utils.errors import UserError
+
+
+def linear():
+    torch.manual_seed(0)
+    return torch.nn.Linear(3, 2).double()
+
+
+def data(count=24):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(count, 3, generator=generator).double(), torch.randn(count, 2, generator=generator).double()
+
+
+def loss_of(model, inputs, targets, reduction):
+    squares = ((model(inputs) - targets) ** 2).sum(dim=1)
+    return squares.sum() if reduction == "sum" else squares.mean()
+
+
+def gradient(model, inputs, targets, reduction):
+    model.zero_grad()
+    loss_of(model, inputs, targets, reduction).backward()
+    return [parameter.grad.clone() for parameter in model.parameters()]
+
+
+class Recorder(torch.optim.SGD):
+    """An optimizer that changes nothing and keeps the gradients that it was given."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, lr=0.0)
+        self.seen = []
+
+    def step(self, closure=None):
+        self.seen.append([parameter.grad.clone() for parameter in self.param_groups[0]["params"]])
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 7), min_size=1, max_size=9),
+    accumulate=st.integers(1, 10),
+    reduction=st.sampled_from(["sum", "mean"]),
+)
+def test_the_gradient_of_a_window_is_that_of_its_samples_as_one_batch(sizes, accumulate, reduction):
+    model = linear()
+    inputs, targets = data(sum(sizes))
+    optimizer = Recorder(model.parameters())
+    optim_step = OptimStep(optimizer, accumulate, reduction)
+    batches = list(zip(inputs.split(sizes), targets.split(sizes), strict=True))
+    updated = [optim_step.step(loss_of(model, x, y, reduction), len(x)) for x, y in batches]
+    windows = [batches[i : i + accumulate] for i in range(0, len(batches), accumulate)]
+    assert updated == [(i + 1) % accumulate == 0 for i in range(len(batches))]
+    assert optim_step.finish() == (len(batches) % accumulate != 0) and not optim_step.finish()
+    total = [torch.zeros_like(parameter) for parameter in model.parameters()]
+    for seen, window in zip(optimizer.seen, windows, strict=True):
+        x, y = (torch.cat(parts) for parts in zip(*window, strict=True))
+        for got, expected in zip(seen, gradient(model, x, y, reduction), strict=True):
+            assert torch.allclose(got, expected, rtol=1e-10, atol=1e-12)
+        for sums, got in zip(total, seen, strict=True):
+            sums += got * (len(x) if reduction == "mean" else 1)
+    for sums, full in zip(total, gradient(model, inputs, targets, "sum"), strict=True):
+        assert torch.allclose(sums, full, rtol=1e-10, atol=1e-12)
+
+
+def test_without_accumulation_the_steps_are_torchs_own_bit_for_bit():
+    ours, theirs = linear(), linear()
+    inputs, targets = data()
+    optim_step = OptimStep(torch.optim.Adam(ours.parameters(), lr=0.1))
+    optimizer = torch.optim.Adam(theirs.parameters(), lr=0.1)
+    for x, y in zip(inputs.split(5), targets.split(5), strict=True):
+        assert optim_step.step(loss_of(ours, x, y, "mean"), len(x))
+        optimizer.zero_grad()
+        loss_of(theirs, x, y, "mean").backward()
+        optimizer.step()
+    assert all(map(torch.equal, ours.parameters(), theirs.parameters()))
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_clipping_takes_the_windows_gradient_to_the_given_size(accumulate):
+    model = linear()
+    inputs, targets = data()
+    expected = gradient(model, inputs, targets, "mean")
+    norm = torch.stack([g.norm() for g in expected]).norm()
+    for clip, wanted in (
+        ({"clip_norm": 0.1}, [g * (0.1 / norm) for g in expected]),
+        ({"clip_norm": 1e9}, expected),
+        ({"clip_value": 0.2}, [g.clamp(-0.2, 0.2) for g in expected]),
+    ):
+        optimizer = Recorder(model.parameters())
+        optim_step = OptimStep(optimizer, accumulate, **clip)
+        for x, y in zip(inputs.chunk(accumulate), targets.chunk(accumulate), strict=True):
+            optim_step.step(loss_of(model, x, y, "mean"), len(x))
+        assert all(torch.allclose(g, w, rtol=1e-4) for g, w in zip(optimizer.seen[0], wanted, strict=True))
+
+
+def test_scaled_gradients_are_unscaled_before_clipping_and_an_overflow_skips_the_update():
+    model = linear().float()
+    inputs, targets = (part.float() for part in data())
+    expected = gradient(model, inputs, targets, "mean")
+    optimizer = Recorder(model.parameters())
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    optim_step = OptimStep(optimizer, accumulate=2, clip_value=1e9, scaler=scaler)
+    for x, y in zip(inputs.split(13), targets.split(13), strict=True):
+        optim_step.step(loss_of(model, x, y, "mean"), len(x))
+    assert all(torch.allclose(g, w, rtol=1e-5) for g, w in zip(optimizer.seen[0], expected, strict=True))
+
+    before, steps = copy.deepcopy(scaler.state_dict()), len(optimizer.seen)
+    for _ in range(2):
+        optim_step.step(loss_of(model, inputs, targets, "mean") * float("inf"), len(inputs))
+    assert len(optimizer.seen) == steps and scaler.get_scale() == 512.0
+    state = optim_step.state_dict()
+    optim_step.load_state_dict({"scaler": before})
+    assert optim_step.state_dict() != state and scaler.get_scale() == 1024.0
+    OptimStep(optimizer).load_state_dict(state)  # fp32 after fp16: nothing to restore
+    optim_step.load_state_dict({})  # fp16 after fp32: starts as new
+
+
+def test_of_several_processes_a_parameter_without_a_gradient_in_some_has_the_mean_after_a_restart():
+    weight, bias = torch.ones(1, 2), torch.ones(1)
+    optim_step = OptimStep(torch.optim.SGD([weight, bias], lr=0.1), accumulate=2)
+    states = [{"window": [1, 2, 2], "gradients": gradients} for gradients in ([weight, None], [weight * 3, bias])]
+    for of_processes in (states, states[::-1]):
+        of_weight, of_bias = optim_step.merged(of_processes)["gradients"]
+        assert torch.equal(of_weight, weight * 2) and torch.equal(of_bias, bias / 2)
+    assert optim_step.merged([{**states[0], "gradients": [weight, None]}])["gradients"][1] is None
+
+
+def test_a_loss_that_no_parameter_has_a_part_in_is_refused_in_words():
+    model = linear()
+    loss = loss_of(model, *data(), "mean")
+    with pytest.raises(UserError, match=r"^loss: does not depend on any parameter that is trained: it was detached,"):
+        OptimStep(Recorder(model.parameters())).step(loss.detach(), 24)
+    loss.backward()
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        OptimStep(Recorder(model.parameters())).step(loss, 24)

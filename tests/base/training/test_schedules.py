@@ -1,0 +1,256 @@
+"""What an "lr_scheduler" section makes: durations, warm-up, chains, and a schedule for each optimizer."""
+
+import pytest
+import torch
+
+from base.training.optimizers import build_optimizer
+from base.training.schedules import build_schedule
+from helpers import metrics_rows, tiny_config, tiny_trainer
+from parse_config import PARTS, ConfigParser
+from utils.errors import UserError
+from utils.json_io import read_json
+
+LOADER = torch.utils.data.DataLoader(torch.zeros(70, 1), batch_size=10)  # 7 batches
+
+
+def rates(section, steps, optimizer=None, **trainer):
+    """The learning rate of each of the first steps, 1.0 to begin with."""
+    sgd = {"type": "SGD", "args": {"lr": 1.0}}
+    config = ConfigParser(
+        {"optimizer": optimizer or sgd, "lr_scheduler": section, "trainer": {"epochs": 10, **trainer}}
+    )
+    built = build_optimizer(config, torch.nn.Linear(2, 2))
+    scheduler = build_schedule(config, built, LOADER)
+    seen = []
+    for _ in range(steps):
+        seen.append([group["lr"] for group in built.param_groups])
+        built.step()
+        scheduler.step()
+    return [pytest.approx(rate[0] if len(rate) == 1 else rate) for rate in seen]
+
+
+def test_durations_are_in_the_units_of_the_interval():
+    section = {"type": "StepLR", "args": {"step_size": "2 epochs", "gamma": 0.5}}
+    assert rates(section, 5) == [1, 1, 0.5, 0.5, 0.25]
+    by_step = rates({**section, "interval": "step"}, 15)
+    assert by_step == [1] * 14 + [0.5]
+    accumulated = rates({**section, "interval": "step"}, 9, accumulate=2)  # 4 updates an epoch
+    assert accumulated == [1] * 8 + [0.5]
+    listed = {"type": "MultiStepLR", "args": {"milestones": ["20%", "30%"], "gamma": 0.1}}
+    assert rates(listed, 4) == [1, 1, 0.1, 0.01]
+
+
+def test_warm_up_rises_to_the_rate_and_the_schedule_follows_from_its_beginning():
+    section = {"type": "ExponentialLR", "args": {"gamma": 0.5}, "interval": "step", "warmup": "4 steps"}
+    assert rates(section, 7) == [0.25, 0.5, 0.75, 1, 1, 0.5, 0.25]
+    assert rates({**section, "warmup": 1}, 3) == [1, 1, 0.5]
+    assert rates({**section, "interval": "epoch", "warmup": "20%"}, 5) == [0.5, 1, 1, 0.5, 0.25]
+    assert rates({**section, "warmup": "5%"}, 1, epochs=1, len_epoch=1) == [1]  # a run of a single update
+
+
+def test_schedules_follow_each_other():
+    parts = [
+        {"type": "LinearLR", "args": {"start_factor": 0.5, "total_iters": "2 epochs"}},
+        {"type": "ConstantLR", "args": {"factor": 0.1, "total_iters": 100}},
+    ]
+    section = {"type": "SequentialLR", "args": {"schedulers": parts, "milestones": ["3 epochs"]}}
+    assert rates(section, 5) == [0.5, 0.75, 1, 0.1, 0.1]
+
+
+def test_chained_schedules_multiply():
+    parts = [
+        {"type": "ConstantLR", "args": {"factor": 0.1, "total_iters": "2 epochs"}},
+        {"type": "ExponentialLR", "args": {"gamma": 0.5}},
+    ]
+    section = {"type": "ChainedScheduler", "args": {"schedulers": parts}}
+    assert rates(section, 4) == [0.1, 0.05, 0.25, 0.125]
+    assert rates({"bias": section}, 3, SEVERAL) == [[1, 0.2], [1, 0.1], [1, 0.5]]
+
+
+SEVERAL = {
+    "weight": {"type": "SGD", "args": {"lr": 1.0}, "params": "weight"},
+    "bias": {"type": "SGD", "args": {"lr": 2.0}, "params": "bias"},
+}
+
+
+def test_each_optimizer_has_its_schedule():
+    section = {
+        "weight": {"type": "StepLR", "args": {"step_size": 1}},
+        "bias": {"type": "ExponentialLR", "args": {"gamma": 0.5}},
+    }
+    assert rates(section, 3, SEVERAL) == [[1, 2], [0.1, 1], [0.01, 0.5]]
+    assert rates({"bias": section["bias"]}, 2, SEVERAL) == [[1, 2], [1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("section", "optimizer", "message"),
+    [
+        ({"type": "StepLR", "args": {"step_size": 1}}, SEVERAL, "lr_scheduler: there are several optimizers; give"),
+        ({"bais": {"type": "StepLR"}}, SEVERAL, "lr_scheduler.bais: no optimizer is called so; there are weight, bias"),
+        ({"a": {"type": "StepLR"}}, None, "lr_scheduler.a: no optimizer is called so; the config names one optimizer"),
+        (
+            {"weight": {"type": "StepLR", "interval": "step"}, "bias": {"type": "StepLR"}},
+            SEVERAL,
+            "lr_scheduler: one steps after epochs and one after updates",
+        ),
+        ({"type": "ReduceLROnPlateau", "warmup": 3}, None, "lr_scheduler.warmup: ReduceLROnPlateau cannot follow"),
+        (
+            {"type": "StepLR", "args": {"step_size": 1}, "warmup": "150%"},
+            None,
+            "lr_scheduler.warmup: got '150%', which is",
+        ),
+        ({"type": "StepLR", "args": {"step_size": 0}}, None, "lr_scheduler.args.step_size: got 0; it should be"),
+        ({"type": "CosineAnnealingLR", "args": {"T_max": -1}}, None, "lr_scheduler.args.T_max: got -1; it should be"),
+        ({"type": "LRScheduler"}, None, "lr_scheduler.args: LRScheduler: "),
+        (
+            {"type": "ChainedScheduler", "args": {"schedulers": []}},
+            None,
+            "lr_scheduler.args: ChainedScheduler: Chained",
+        ),
+        ({"bias": {"type": "ReduceLROnPlateau"}}, SEVERAL, "lr_scheduler.bias.type: ReduceLROnPlateau watches a value"),
+    ],
+)
+def test_what_contradicts_the_optimizers_is_refused(section, optimizer, message):
+    with pytest.raises(UserError, match=message):
+        rates(section, 1, optimizer)
+
+
+STEP = {"type": "StepLR", "args": {"step_size": 1}}
+CHAIN = {"type": "ChainedScheduler", "args": {"schedulers": [STEP]}}
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"type": "StepLR", "args": {"step_size": "5 parsecs"}}, "lr_scheduler.args.step_size: got '5 parsecs'"),
+        (
+            {"type": "StepLR", "args": {"step_size": 1}, "warmup": "soon"},
+            "lr_scheduler.warmup: got 'soon'; a duration is",
+        ),
+        (
+            {"type": "ChainedScheduler", "args": {"schedulers": [STEP, {**STEP, "warmup": 1}]}},
+            "lr_scheduler.args.schedulers.1: a warm-up sets the rate anew",
+        ),
+        (
+            {"type": "ChainedScheduler", "args": {"schedulers": [{"type": "ReduceLROnPlateau"}]}},
+            "lr_scheduler.args.schedulers.0: ReduceLROnPlateau sets the rate anew",
+        ),
+        (
+            {"type": "ChainedScheduler", "args": {"schedulers": [STEP]}, "warmup": "5%"},
+            "lr_scheduler.warmup: is not for ChainedScheduler; chain a LinearLR too",
+        ),
+        (
+            {"type": "SequentialLR", "args": {"milestones": [], "schedulers": [CHAIN]}},
+            "lr_scheduler.args.schedulers.0.type: ChainedScheduler can be no part of a SequentialLR",
+        ),
+        ({**CHAIN, "args": {**CHAIN["args"], "optimizer": 1}}, "lr_scheduler.args.optimizer: no such argument"),
+        ({"type": "StepLR", "args": {"step_size": 1}, "warmup": -3}, "lr_scheduler.warmup: got -3"),
+        (
+            {"type": "StepLR", "args": {"step_size": 1}, "warmpu": 3},
+            "lr_scheduler.warmpu: no such key; did you mean 'warmup'?",
+        ),
+        (
+            {"type": "SequentialLR", "args": {"schedulers": [{"type": "StepLT"}], "milestones": []}},
+            "lr_scheduler.args.schedulers.0.type: torch.optim.lr_scheduler has no 'StepLT'",
+        ),
+        (
+            {"type": "SequentialLR", "args": {"schedulers": [{"type": "StepLR"}], "milestones": []}},
+            "lr_scheduler.args.schedulers.0.args.step_size: missing; it has no default",
+        ),
+    ],
+)  # fmt: skip
+def test_check_finds_mistakes_without_building(section, message):
+    config = read_json("config.json") | {"lr_scheduler": section}
+    with pytest.raises(UserError) as told:
+        ConfigParser(config, parts=PARTS)
+    assert any(line.startswith(message) for line in str(told.value).splitlines()), told.value
+
+
+# A run that is made longer
+
+LONGER = {
+    "OneCycleLR": {"type": "OneCycleLR", "interval": "step", "args": {"max_lr": 0.5, "total_steps": "100%"}},
+    "CosineAnnealingLR": {"type": "CosineAnnealingLR", "args": {"T_max": "100%"}},
+    "PolynomialLR": {"type": "PolynomialLR", "interval": "step", "args": {"total_iters": "100%", "power": 2.0}},
+    "a warm-up": {"type": "CosineAnnealingLR", "interval": "step", "warmup": "10%", "args": {"T_max": "90%"}},
+    "milestones": {"type": "MultiStepLR", "args": {"milestones": ["50%", "75%"]}},
+}
+
+
+def scheduled(folder, section, epochs, resume=None):
+    """A tiny trainer whose schedule is built from the section."""
+    config = {**tiny_config(folder, epochs=epochs), "lr_scheduler": section}
+    loader = torch.utils.data.DataLoader(torch.zeros(40), batch_size=8)  # of as many batches as the tiny job's
+    return tiny_trainer(
+        config, resume=resume, schedule=lambda optimizer: build_schedule(ConfigParser(config), optimizer, loader)
+    )
+
+
+@pytest.mark.parametrize("section", LONGER.values(), ids=LONGER)
+def test_a_run_made_longer_follows_the_schedule_of_the_longer_run(tmp_path, section):
+    straight = scheduled(tmp_path / "a", section, 8)
+    straight.train()
+    first = scheduled(tmp_path / "b", section, 4)
+    first.train()
+    longer = scheduled(tmp_path / "b", section, 8, resume=first.saver.newest)
+    longer.train()
+    rates = [[float(row["lr"]) for row in metrics_rows(trainer)] for trainer in (straight, longer)]
+    assert rates[1][4:] == rates[0][4:] and rates[1][:4] != rates[0][:4]
+    told = (longer.config.log_dir / "info.log").read_text()
+    assert "lr_scheduler: its lengths are those of the run as it is now" in told
+
+
+def test_a_schedule_of_the_same_length_is_put_back_without_a_word(tmp_path):
+    section = {"type": "CosineAnnealingLR", "args": {"T_max": 9}}
+    first = scheduled(tmp_path, section, 2)
+    first.train()
+    longer = scheduled(tmp_path, section, 4, resume=first.saver.newest)
+    longer.train()
+    assert "lengths" not in (longer.config.log_dir / "info.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("section", "told"),
+    [
+        ({"type": "CosineAnnealingLR", "args": {"T_max": "2 epochs"}}, "the rate climbs again after 2"),
+        ({"type": "PolynomialLR", "args": {"total_iters": 2}}, "the rate is 0 after that"),
+        ({"type": "CosineAnnealingLR", "args": {"T_max": 1}, "warmup": 1}, "the rate climbs again after 1"),
+        ({"type": "CosineAnnealingLR", "args": {"T_max": "100%"}}, None),
+        ({"type": "PolynomialLR", "args": {"total_iters": "100%"}}, None),
+        ({"type": "ExponentialLR", "args": {"gamma": 0.9}}, None),
+    ],
+)
+def test_a_schedule_that_is_over_before_the_run_is_told_at_its_start(tmp_path, section, told):
+    trainer = scheduled(tmp_path, section, 5)
+    trainer._warn_of_settings()
+    log = (trainer.config.log_dir / "info.log").read_text()
+    assert (told in log) if told else log == ""
+
+
+def test_the_logged_rate_is_that_of_the_epoch_s_last_update(tmp_path):
+    rates = {}
+    for interval in ("epoch", "step"):
+        section = {"type": "StepLR", "interval": interval, "args": {"step_size": "1 epoch", "gamma": 0.5}}
+        trainer = scheduled(tmp_path / interval, section, 3)
+        trainer.train()
+        rates[interval] = [float(row["lr"]) for row in metrics_rows(trainer)]
+    assert rates["epoch"] == rates["step"] == [0.1, 0.05, 0.025]
+
+
+def test_the_logged_rate_survives_a_resume_between_the_last_update_and_the_log(tmp_path):
+    section = {"type": "StepLR", "interval": "step", "args": {"step_size": "1 epoch", "gamma": 0.5}}
+    first = scheduled(tmp_path, section, 2)
+    measure = first._measure
+
+    def fail():
+        if first.epoch == 2:
+            raise ZeroDivisionError
+        return measure()
+
+    first._measure = fail
+    with pytest.raises(ZeroDivisionError):
+        first.train()
+    assert first.saver.newest.name == "checkpoint-epoch2-batch5.pth"
+    resumed = scheduled(tmp_path, section, 2, resume=first.saver.newest)
+    resumed.train()
+    assert [float(row["lr"]) for row in metrics_rows(resumed)] == [0.1, 0.05]

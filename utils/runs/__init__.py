@@ -1,0 +1,1 @@
+"""Run folders, and the files of checkpoints and weights in them."""

@@ -27,7 +27,7 @@ CONFIGS = [
 ]
 every_config = pytest.mark.parametrize("path", CONFIGS, ids=str)
 
-# What is set to train two epochs of two batches, on the CPU, whatever the config says. A Trainer with loops of its own
+# Settings that train two epochs of two batches, on the CPU, whatever the config says. A Trainer with its own loops
 # that refuses one of these keys may do without it.
 SHORT = {
     "trainer.epochs": 2,

@@ -1,84 +1,69 @@
 """Start a project of your own from this template: python new_project.py ../my_project."""
 
 import argparse
+import hashlib
 import json
 import os
 import re
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 from utils.distributed.launch import refuse_several
-from utils.errors import UserError, clean_exit, in_one_line
+from utils.errors import UserError, clean_exit, in_one_line, shortened
 
 TEMPLATE = Path(__file__).resolve().parent
 
-# Everything else at the top of the template, such as runs, benchmarks and its own papers, stays behind.
-CARRIED = [
-    ".gitignore",
-    "LICENSE",
+# What the new project's framework consists of; template.json lists its files with their checksums.
+FRAMEWORK = [
     "Makefile",
     "base",
     "compare.py",
-    "config.json",
     "config.schema.json",
     "constraints.txt",
-    "data",
-    "data_loader",
     "docs",
     "logger",
-    "model",
     "parse_config.py",
-    "pyproject.toml",
-    "requirements-dev.txt",
     "requirements.txt",
     "series.py",
     "test.py",
-    "tests",
     "train.py",
-    "trainer",
     "utils",
 ]
-# What concerns the template alone: its own tests, the further jobs, and what only those use.
-TEMPLATE_ONLY = {
-    "tests/fixtures",
-    "tests/template",
-    "docs/jobs.md",
-    *(f"docs/{path.name}" for path in TEMPLATE.glob("docs/*.png")),
-    *(f"data/{name}" for name in ("text", "diabetes", "cifar-10-batches-bin", "cifar-10-binary.tar.gz")),
-}
-LEFT_BEHIND = shutil.ignore_patterns("__pycache__", "*.py[cod]", ".*cache", ".hypothesis")
-
-README = """# {name}
-
-Train: `python train.py -c config.json`. Go on: `python train.py -r latest`. Test: `python test.py -r <checkpoint>`.
-`make train` and `make test` first make `.venv` and install `requirements.txt` into it.
-
-These rooms are yours; the rest is the framework.
-
-| place | what to put there |
-|---|---|
-| `config.json` | which model, data, optimizer and how long; `python train.py -c config.json --check` checks it |
-| `model/` | models in `model.py`, losses in `loss.py`, metrics in `metric.py` |
-| `data_loader/` | loaders in `data_loaders.py` |
-| `trainer/trainer.py` | what happens with a batch, if the usual step is not yours |
-| `data/` | input data |
-
-`make test` runs the example, LeNet on MNIST. Put yours beside it, as `model/mine.py` and `mine.json`. Where it
-replaces `MnistModel`, `MnistDataLoader` or `config.json`, with its `description`, take out the tests that then fail,
-among them `tests/model/test_model.py`, and parts of `tests/data_loader/test_data_loaders.py`,
-`tests/test_parse_config.py`, `tests/test_commands.py`, `tests/test_debugging_commands.py` and `tests/utils/config/`.
-
-What callbacks, optimizers, metrics, loaders and trackers there are: `docs/`.
-
-Runs go to `saved/models/<name>/<run>/` (checkpoints) and `saved/log/<name>/<run>/` (logs, TensorBoard).
-"""
+# What belongs to the new project from its first day, with the default job in it.
+YOURS = [".gitignore", "LICENSE", "config.json", "data/mnist", "data_loader", "model", "trainer"]
+# A folder whose files are laid over the copy: the project's own README, tests and settings.
+OWN_FILES = "project"
+LEFT_BEHIND = shutil.ignore_patterns("__pycache__", "*.py[cod]", ".*cache", ".hypothesis", "jobs.md", "*.png")
+MANIFEST = "template.json"
+_NAMES_A_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 
 
-def main(target, name):
-    """Copy the framework and its example to the target folder, under the project's name."""
+def main(target, name=None, git=True):
+    """Make a project in the target folder. name: by default the folder's. Raises UserError, and then leaves nothing."""
     target = Path(target).resolve()
     name = target.name if name is None else name
+    refuse(target, name)
+    existed = target.exists()
+    made = next((parent for parent in reversed(target.parents) if not parent.exists()), target)
+    try:
+        copy_template(target, name)
+        write_manifest(target)
+    except BaseException as error:
+        remove(list(target.iterdir()) if existed else [made])
+        if not isinstance(error, OSError):
+            raise
+        reason = error.strerror or "not all of it could be copied; is the disk full?"
+        raise UserError(f"{target}: cannot make the project: {reason}") from None
+    print(f"{name} is ready in {target}")
+    if git and (problem := make_repository(target)):
+        print(f"without a git commit: {problem}")
+    print(f"next: cd {shlex.quote(str(target))} && make train")
+
+
+def refuse(target, name):
+    """Raise UserError for a name or a folder that cannot be used."""
     if not re.fullmatch(r"[\w][\w.+ -]*", name):
         raise UserError(f"--name: got {name!r}; a name is letters, digits, '_', '-', '.', '+' and spaces")
     if os.path.isfile(target):
@@ -87,40 +72,84 @@ def main(target, name):
         raise UserError(f"{target}: is not empty; give a folder that is not there yet")
     if target.is_relative_to(TEMPLATE):
         raise UserError(f"{target}: lies inside the template; give a folder outside {TEMPLATE}")
-    try:
-        copy_template(target, name)
-    except OSError as error:
-        reason = error.strerror or "not all of it could be copied; is the disk full?"
-        raise UserError(f"{target}: cannot make the project: {reason}") from None
-    print(f"{name} is ready in {target}\nnext: cd {shlex.quote(str(target))} && make train")
 
 
 def copy_template(target, name):
-    """Copy what is carried, and give the copy its own name in config.json and its own README."""
+    """Copy the framework and the rooms, lay the project's own files over them, and write the name into both."""
     target.mkdir(parents=True, exist_ok=True)
-    for item in CARRIED:
+    for item in [*FRAMEWORK, *YOURS]:
         source = TEMPLATE / item
         if source.is_dir():
-            shutil.copytree(source, target / item, ignore=_left_behind)
+            shutil.copytree(source, target / item, ignore=LEFT_BEHIND)
         else:
-            shutil.copy(source, target / item)
-    config = target / "config.json"
-    content = re.sub(r'"name": "[^"]*"', lambda _: f'"name": {json.dumps(name)}', config.read_text(), count=1)
-    config.write_text(content)
-    (target / "README.md").write_text(README.format(name=name))
+            shutil.copy2(source, target / item)
+    shutil.copytree(TEMPLATE / OWN_FILES, target, ignore=LEFT_BEHIND, dirs_exist_ok=True)
+
+    config, readme, index = target / "config.json", target / "README.md", target / "docs" / "README.md"
+    named = re.sub(r'"name": "[^"]*"', lambda _: f'"name": {json.dumps(name)}', config.read_text(), count=1)
+    named = re.sub(r'\n *"description": "(\\.|[^"\\])*",?', "", named, count=1)  # which speaks of the template's job
+    config.write_text(named)
+    readme.write_text(readme.read_text().replace("{name}", name))
+    pages = index.read_text().splitlines(keepends=True)
+    index.write_text("".join(line for line in pages if "(jobs.md)" not in line))
 
 
-def _left_behind(folder, names):
-    """Caches, and what concerns the template alone."""
-    place = Path(folder).relative_to(TEMPLATE)
-    return LEFT_BEHIND(folder, names) | {name for name in names if (place / name).as_posix() in TEMPLATE_ONLY}
+def remove(paths):
+    """Delete files and folders with all that they hold; those that do not exist are skipped."""
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif os.path.lexists(path):
+            path.unlink()
+
+
+def write_manifest(target):
+    """Write which version of the template the project comes from, and the SHA-256 of each file of the framework."""
+    files = [path for item in FRAMEWORK for path in [target / item, *(target / item).rglob("*")] if path.is_file()]
+    sums = {path.relative_to(target).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    content = {"version": template_version(), "files": dict(sorted(sums.items()))}
+    (target / MANIFEST).write_text(json.dumps(content, indent=4) + "\n")
+
+
+def template_version():
+    """The template's git tag or commit, with "-dirty" behind it if files differ from it; None outside of a checkout."""
+    top = run_git(TEMPLATE, "rev-parse", "--show-toplevel")
+    if top is None or top.returncode or Path(top.stdout.strip()) != TEMPLATE:
+        return None
+    return run_git(TEMPLATE, "describe", "--tags", "--always", "--dirty").stdout.strip() or None
+
+
+def make_repository(target):
+    """Make a git repository of the project with a first commit. Returns in one line why it could not, else None."""
+    inside = run_git(target, "rev-parse", "--show-toplevel")
+    if inside is None:
+        return "git is not installed"
+    if inside.returncode == 0:
+        return f"the folder lies in the repository {inside.stdout.strip()}"
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "Start from the template"]):
+        done = run_git(target, *command)
+        if done.returncode:
+            if "user.email" in done.stderr or "ident" in done.stderr.lower():
+                return "git does not know you; set user.name and user.email, then git commit -m 'First commit'"
+            return shortened(f"git {command[0]} failed: {' '.join((done.stderr or done.stdout).split())}")
+    return None
+
+
+def run_git(folder, *arguments):
+    """Run git in the folder, whatever repository the environment names; None where git is not installed."""
+    environment = {key: value for key, value in os.environ.items() if key not in _NAMES_A_REPOSITORY}
+    try:
+        return subprocess.run(["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Start a project of your own from this template.")
     parser.add_argument("path", help="folder to make; it must not be there yet, or be empty")
     parser.add_argument("--name", help="name of the project, by default the folder's")
+    parser.add_argument("--no-git", action="store_true", help="do not make a git repository")
     arguments = in_one_line(parser).parse_args()
     with clean_exit():
         refuse_several("new_project.py")
-        main(arguments.path, arguments.name)
+        main(arguments.path, arguments.name, git=not arguments.no_git)

@@ -8,11 +8,15 @@ import sys
 import pytest
 
 from helpers import PROJECT, copy_project, run
+from trainer import Trainer
 from utils.json_io import read_json
 
 README = (PROJECT / "README.md").read_text()
 LINES = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines()]
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
 COMMANDS = [" ".join(line.partition(" #")[0].split()) for line in LINES if line and line[0] != "#"]
+
+AWAITED = pytest.mark.xfail(strict=True, reason="train.build and Trainer.compute_loss are not there yet")
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +36,19 @@ def test_default_job_keeps_the_checkpoint_that_the_readme_resumes_from():
     assert "checkpoint-epoch3.pth" in README and config.get("keep_last") is None and config["epochs"] > 3
 
 
-def test_the_two_commands_come_first():
-    assert COMMANDS[:2] == ["make train", "make test"]
+def test_the_first_three_commands_clone_train_and_test(tmp_path):
+    clone, *makes = COMMANDS[:3]
+    assert clone == "git clone <this repository> template && cd template" and makes == ["make train", "make test"]
+    if (PROJECT / ".git").exists():
+        command = clone.replace("<this repository>", shlex.quote(str(PROJECT))) + " && ls"
+        done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True)
+        assert {"Makefile", "config.json", "train.py"} <= set(done.stdout.split()), done.stderr
     for target, command in (("train", "train.py -c config.json"), ("test", "-m pytest")):
         plan = subprocess.run(["make", "-n", "-B", target], cwd=PROJECT, capture_output=True, text=True)
         assert command in plan.stdout and "-r requirements.txt -c constraints.txt" in plan.stdout
 
 
-@pytest.mark.parametrize("command", COMMANDS[2:])
+@pytest.mark.parametrize("command", COMMANDS[3:])
 def test_command_works_as_written(command, folder, tmp_path):
     (first, *_) = sorted((folder / "saved/models/Mnist_LeNet").iterdir())
     words = shlex.split(command.replace("<run>", first.name).replace("../my_project", str(tmp_path / "my_project")))
@@ -59,21 +68,18 @@ def test_every_command_that_a_user_is_promised_is_there():
         assert command in text
 
 
-def test_examples_of_code_run(tmp_path):
+@AWAITED
+def test_examples_of_a_model_a_trainer_and_a_loader_run(tmp_path):
     folder = copy_project(tmp_path / "project")
-    model, loader, callback = re.findall(r"```python\n(.*?)```", README, re.S)
-    with open(folder / "model" / "model.py", "a") as file:
-        file.write("\n\n" + model)
-    with open(folder / "data_loader" / "data_loaders.py", "a") as file:
-        file.write("\n\n" + loader)
-    with open(folder / "trainer" / "callbacks.py", "a") as file:
-        file.write("\n\n" + callback)
-    section, callbacks = re.findall(r"```json\n(.*?)```", README, re.S)
-    (folder / "mine.json").write_text('{"base": "config.json", ' + section + ", " + callbacks + "}")
+    model, loader, trainer = (block for block in PYTHON if block.count("class ") == 1)
+    for place, code in (("model/model", model), ("data_loader/data_loaders", loader), ("trainer/trainer", trainer)):
+        with open(folder / f"{place}.py", "a") as file:
+            file.write("\n\n" + code)
+    sections = re.findall(r"```json\n(.*?)```", README, re.S)
+    (folder / "mine.json").write_text('{"base": "config.json", ' + ", ".join(sections) + "}")
     short = ("--set", "trainer.epochs=1", "--set", "trainer.len_epoch=3")
-    told = run("train.py", "-c", "mine.json", *short, cwd=folder).stdout
-    assert "TwoLayers: " in told and "small 0" in told
-    assert list(folder.glob("saved/models/*/*/top-val_accuracy-epoch1.pth"))
+    assert "TwoLayers: " in run("train.py", "-c", "mine.json", *short, cwd=folder).stdout
+    assert hasattr(Trainer, "compute_loss")
     (folder / "points.csv").write_text("x,y,label\n" + "\n".join(f"{i},{-i},{i % 10}" for i in range(40)))
     loader_test = (
         "from data_loader.data_loaders import CsvDataLoader as L;"
@@ -83,12 +89,28 @@ def test_examples_of_code_run(tmp_path):
     assert done.stdout.strip() == "[(4, 2)]", done.stderr
 
 
-def test_every_source_file_is_in_the_tree():
-    tree = re.search(r"## What is where\n\n```\n(.*?)```", README, re.S)[1]
-    listed = {word.rstrip("/") for line in tree.splitlines() for word in re.findall(r"[\w.]+\.\w+|^[\w]+/", line)}
-    for path in PROJECT.rglob("*.py"):
-        place = path.relative_to(PROJECT)
-        if place.parts[0] not in ("tests", ".venv", "saved") and place.parts[:2] != ("utils", "config"):
-            assert path.name in listed or path.name == "__init__.py", place
-    for name in (name for name in listed if name.endswith(".py")):
-        assert any(any(PROJECT.glob(f"{folder}{name}")) for folder in ("", "*/", "*/*/")), name
+@AWAITED
+def test_the_notebook_cell_trains(folder):
+    (cell,) = (block for block in PYTHON if "build(" in block)
+    before = set((folder / "saved/models/Mnist_LeNet").iterdir())
+    subprocess.run([sys.executable, "-c", cell], cwd=folder, check=True)
+    (made,) = set((folder / "saved/models/Mnist_LeNet").iterdir()) - before
+    assert read_json(made / "config.json")["optimizer"]["args"]["lr"] == 0.01
+    assert (made / "checkpoint-epoch3.pth").exists()
+
+
+def test_the_reading_order_names_ten_files_and_their_lines():
+    table = re.search(r"<!-- the reading order.*?-->\n(.*?)<!-- end of the reading order -->", README, re.S)[1]
+    rows = re.findall(r"^\| `([\w/.]+)` \| .+ \| (\d+) \|$", table, re.M)
+    assert len(rows) == 10 and len(table.splitlines()) == 12
+    for name, lines in rows:
+        real = len((PROJECT / name).read_text().splitlines())
+        assert abs(int(lines) - real) <= 0.1 * real, f"{name} has {real} lines"
+
+
+def test_every_room_and_command_is_named():
+    rooms = re.search(r"## The reading order\n\n```\n(.*?)```", README, re.S)[1]
+    tracked = {path.name for path in PROJECT.iterdir() if path.is_dir() and any(path.rglob("*.py"))}
+    for name in tracked - {".venv", "saved", "configs"}:
+        assert f"{name}/" in rooms, name
+    assert len(README.splitlines()) <= 250

@@ -4,13 +4,25 @@ import re
 import textwrap
 
 from helpers import PROJECT, SHORT, run
-from utils.config.docs import schema_text, with_tables
+from utils.config.docs import START, TABLES, schema_text, with_tables
+from utils.config.schema import Config, RunSettings, TrainerSettings
 
 
-def test_schema_and_readme_tables_are_fresh():
+def test_schema_and_key_tables_are_fresh():
     assert (PROJECT / "config.schema.json").read_text() == schema_text(), "run make docs"
-    readme = (PROJECT / "README.md").read_text()
-    assert readme == with_tables(readme) and "| `early_stop` | `0` |" in readme, "run make docs"
+    pages = {path.stem: path.read_text() for path in (PROJECT / "docs").glob("*.md")}
+    assert pages == {name: with_tables(page) for name, page in pages.items()}, "run make docs"
+    assert "| `early_stop` | `0` |" in pages["config"] and "| `rename` | `{}` |" in pages["fine_tuning"]
+    for name in TABLES:
+        assert any(START.format(name) in page for page in pages.values()), name
+
+
+def test_the_page_on_the_config_names_every_section_and_key():
+    page = (PROJECT / "docs" / "config.md").read_text()
+    for section in Config.model_fields.keys() - RunSettings.model_fields.keys():
+        assert f"| `{section}` |" in page, section
+    for key in RunSettings.model_fields.keys() | TrainerSettings.model_fields.keys():
+        assert f"| `{key}` |" in page, key
 
 
 def test_each_of_the_21_defects_of_the_old_template_has_a_test():

@@ -1,6 +1,6 @@
 """What a config may say: its sections and their keys, each described once, here, with the rules between them.
 
-From these descriptions come the checks, config.schema.json and the README's table of trainer keys.
+From these descriptions come the checks, config.schema.json and the key tables of docs/.
 """
 
 import collections
@@ -20,10 +20,10 @@ class Component(forms.Section):
     """An object built by name."""
 
     type: forms.Line
-    """A name in the room's main file, as "MnistModel"; in another file there, as "mine.MyModel"; or in a library, as
-    "torch.nn.CrossEntropyLoss"."""
+    """A name in the section's main file, as "MnistModel"; in another file of that folder, as "mine.MyModel"; or in a
+    library, as "torch.nn.CrossEntropyLoss"."""
     args: forms.Args
-    """Keyword arguments of its constructor or function."""
+    """Keyword arguments of the constructor or function."""
 
 
 class Metric(Component):
@@ -37,18 +37,18 @@ class Metric(Component):
         )
         | None
     ) = None
-    """What it is called on screen, in logs and in "monitor"; its type's last word by default."""
+    """Name of the metric on screen, in logs and in "monitor"; by default the last word of its type."""
 
 
 class ParameterGroup(forms.Section):
     """Parameters with settings of their own."""
 
     params: forms.Patterns
-    """Patterns of their names, as "encoder.*"; a parameter belongs to the first group that fits."""
+    """Patterns of parameter names, as "encoder.*"; a parameter belongs to the first group whose pattern matches."""
     lr_factor: forms.Positive = 1.0
-    """What their learning rate is multiplied by."""
+    """Factor on the learning rate of these parameters."""
     args: forms.Args
-    """Arguments of the optimizer that differ for them, as {"weight_decay": 0}."""
+    """Arguments of the optimizer that differ for these parameters, as {"weight_decay": 0}."""
 
 
 class Optimizer(Component):
@@ -57,12 +57,12 @@ class Optimizer(Component):
     groups: forms.several(ParameterGroup)
     """Groups of parameters with settings of their own."""
     decay_biases_and_norms: bool = True
-    """Whether weight_decay acts on biases and the weights of norms, which have one dimension, too."""
+    """Whether weight_decay also acts on parameters of one dimension: biases and the weights of normalization layers."""
     params: forms.Patterns | None = None
-    """Of one of several optimizers: patterns of the parameters it trains; by default those of the model's part of its
-    name, as "generator.*"."""
+    """With several optimizers: patterns of the parameters that this one trains; by default its own name, as
+    "generator.*"."""
     every: forms.Count = 1
-    """Of one of several optimizers: after how many updates it steps."""
+    """With several optimizers: this one takes every nth optimizer step only."""
 
     @classmethod
     def rules(cls, given):
@@ -74,11 +74,11 @@ class Scheduler(Component):
     """A learning-rate scheduler built by name. Its args may be durations, as "500 steps" or "5%"."""
 
     interval: Literal["epoch", "step"] = "epoch"
-    """When it steps: after each epoch or after each optimizer step."""
+    """When the schedule steps: after each epoch or after each optimizer step."""
     warmup: forms.Duration | None = None
-    """How long the learning rate rises to its value first: a duration, or a number of the scheduler's steps."""
+    """How long the learning rate first rises to its value: a duration, or a number of steps of the schedule."""
     monitor: forms.Line | None = None
-    """The value that ReduceLROnPlateau watches; by default the one that trainer.monitor names."""
+    """The value that ReduceLROnPlateau follows; by default that of `trainer.monitor`."""
 
     @classmethod
     def rules(cls, given):
@@ -116,13 +116,16 @@ class InitWeights(forms.Section):
     model_config = ConfigDict(extra="forbid")
 
     path: forms.FilePath
-    """A checkpoint, a file of a state_dict alone, or a .safetensors file."""
+    """A checkpoint, ours or of another program; a file that holds only a state_dict, such as torchvision's; or a
+    `.safetensors` file."""
     rename: Annotated[dict[str, str], forms.refused_by(rename_mistake), Field(default={})]
-    """Regular expressions and what to put in place of what they match in the file's names, one after the other."""
+    """Regular expressions and their replacements, applied in order to the names in the file."""
     skip: Annotated[list[str], forms.refused_by(patterns_mistake), Field(default=[])]
-    """Patterns of names, as "fc.*": entries that stay as they are initialised."""
+    """Shell patterns of names, as "fc.*". Matching entries of the model keep their initial values; matching entries of
+    the file are not used."""
     strict: bool = True
-    """Whether all other entries of the file and of the model must be those of each other."""
+    """Require every other entry of the file to match one of the model, and the reverse; `false` takes the entries whose
+    names match."""
 
     @classmethod
     def rules(cls, given):
@@ -142,15 +145,15 @@ class Flag(forms.Section):
     flag: forms.matching(
         r"^--[A-Za-z][\w-]{0,60}$", "a flag is '--' and a word of letters, digits, '_' and '-', such as '--n_layers'"
     )
-    """What to type, as "--n_layers"."""
+    """The flag, as "--n_layers"."""
     target: forms.matching(
         r"^[^\s.;]+(\.[^\s.;]+)*$", "it should be the dotted path of a value, such as 'arch.args.n_layers'"
     )
-    """The value that it sets, as "arch.args.n_layers"."""
+    """Dotted path of the value that the flag sets, as "arch.args.n_layers"."""
     type: Literal["int", "float", "str", "bool"] = "str"
-    """What is typed behind it; a "bool" is true or false."""
+    """Type of the value: "int", "float", "str" or "bool", which is typed as true or false."""
     help: forms.Line = ""
-    """What --help says of it."""
+    """The text that --help shows."""
 
 
 class Parallel(forms.Section):
@@ -161,11 +164,11 @@ class Parallel(forms.Section):
     type: Literal["ddp", "fsdp"] = "ddp"
     """"ddp": a copy of the model in each process; "fsdp": a shard of it in each, for models that fill a GPU."""
     args: forms.Args
-    """Arguments of the function of that name in utils/distributed/parallel.py."""
+    """Arguments of the function `ddp` or `fsdp` in utils/distributed/parallel.py."""
     processes: forms.Count | None = None
-    """How many processes `python train.py` starts; null means one for each of `n_gpu` GPUs."""
+    """How many processes `python train.py` starts; null starts one for each of `n_gpu` GPUs."""
     timeout_seconds: Annotated[float, Field(ge=0.1, le=1e6)] = 600.0
-    """How long a process waits for the others before it gives up and says which ones are missing."""
+    """How long a process waits for the others before it ends and names the missing ones."""
 
 
 class RunSettings(forms.Section):
@@ -176,96 +179,97 @@ class RunSettings(forms.Section):
         "a name becomes a folder's: it is one line of text without a slash",
         then=forms.PATH,
     ) = "run"
-    """Name of the job, and of its folder below `save_dir`."""
+    """Name of the job. Its runs are in folders of this name below `trainer.save_dir`."""
     description: str = ""
-    """What the job is and what to expect of it; for people."""
+    """Text for people: what the job does and what result to expect."""
     n_gpu: Annotated[int, Field(ge=0)] = 1
-    """Largest number of GPUs to use; 0 means the CPU."""
+    """Largest number of GPUs to use; 0 uses the CPU."""
     device: forms.matching(
         r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$", "it should be 'auto', 'cpu', 'cuda', 'cuda:0' or 'mps'"
     ) = "auto"
     """"auto" (CUDA, else Apple's MPS, else the CPU), "cpu", "cuda", "cuda:1" or "mps"."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 123
-    """Seed of python, numpy, torch and every loader worker."""
+    """Seed of the random generators of Python, NumPy and torch, also in loader workers."""
     deterministic: bool = False
-    """Use only kernels that give the same bits on every run, on CUDA too; slower there."""
+    """Use only kernels that give the same bits in every run, on CUDA too, where they are slower."""
     strict: bool = False
-    """Refuse keys that the framework does not know, instead of listing them as the project's own."""
+    """Refuse keys that the framework does not know. By default they are kept as the project's own, and listed."""
 
 
 class TrainerSettings(forms.Section):
     """The "trainer" section."""
 
     type: forms.Line = "Trainer"
-    """The loop: a class in trainer/trainer.py, or in a file beside it, as "mine.MyTrainer"."""
+    """Class of the training loop, in trainer/trainer.py or in another file there, as "mine.MyTrainer"."""
     epochs: forms.Count
     """Number of epochs to train."""
     save_dir: forms.FilePath = "saved/"
-    """Folder for runs: checkpoints in `models/<name>/<run>/`, logs in `log/<name>/<run>/`."""
+    """Folder of all runs: checkpoints in `models/<name>/<run>/`, logs in `log/<name>/<run>/`."""
     save_period: forms.Count = 1
-    """Save `checkpoint-epoch<N>.pth` every so many epochs, and after the last one."""
+    """Number of epochs between two saves of `checkpoint-epoch<N>.pth`; the last epoch is always saved."""
     keep_last: forms.Count | None = None
-    """How many checkpoint-epoch files to keep, the newest ones; null keeps all. `model_best.pth` always stays."""
+    """How many of the newest `checkpoint-epoch<N>.pth` to keep; null keeps all. `model_best.pth` is always kept."""
     verbosity: Annotated[int, Field(ge=0, le=2)] = 2
-    """0: warnings only, 1: the results of each epoch, 2: progress within an epoch too."""
+    """0 shows warnings only, 1 also the results of each epoch, 2 also progress within an epoch."""
     monitor: forms.matching(
         r"^(off|(min|max) \S+)$", "it should be 'off', 'min <name>' or 'max <name>', such as 'min val_loss'"
     ) = "off"
-    """Which value makes a model the best, as "min val_loss" or "max val_accuracy"; "off" keeps no best."""
+    """The value by which a model is best, as "min val_loss" or "max val_accuracy"; "off" keeps no best model."""
     early_stop: Annotated[int, Field(ge=0)] = 0
-    """Stop after so many epochs without a better monitored value; 0 never stops early."""
+    """Number of epochs without an improvement of the monitored value after which to stop; 0 never stops early."""
     tensorboard: bool = True
     """Write TensorBoard files."""
     len_epoch: forms.Count | None = None
     """Batches in an epoch, for training by iterations; null means one pass over the data."""
     log_step: forms.Count | None = None
-    """Batches between two log lines and TensorBoard points; null gives about 20 an epoch."""
+    """Batches between two log lines and TensorBoard points; null logs about 20 times an epoch."""
     images_every_epochs: Annotated[int, Field(ge=0)] = 1
-    """Show a grid of input images in TensorBoard every so many epochs; 0 never."""
+    """Number of epochs between two grids of input images in TensorBoard; 0 shows none."""
     histograms_every_epochs: Annotated[int, Field(ge=0)] = 1
-    """Show histograms of all parameters in TensorBoard every so many epochs; 0 never."""
+    """Number of epochs between two sets of parameter histograms in TensorBoard; 0 shows none."""
     accumulate: forms.Count = 1
-    """Batches whose gradients make one update, as if they were one batch; an epoch's last update may have fewer."""
+    """Number of batches in one optimizer step, as if they were one batch; the last step of an epoch may have fewer."""
     clip_norm: forms.Positive | None = None
-    """Scale gradients down to this norm, taken over all parameters."""
+    """Largest norm of the gradient over all parameters; a larger gradient is scaled down."""
     clip_value: forms.Positive | None = None
-    """Cut each entry of the gradients to plus or minus this value."""
+    """Largest absolute value of each entry of the gradient; a larger one is clipped."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
-    """Arithmetic: "fp32" is torch's own, in which cuDNN may round convolutions; "tf32" rounds matrix products on CUDA
-    too; "bf16" and "fp16" are torch's autocast, "fp16" with scaled gradients and on CUDA only."""
+    """Arithmetic: "fp32" is torch's default, in which cuDNN may round convolutions; "tf32" also rounds matrix products
+    on CUDA; "bf16" and "fp16" use torch's autocast, "fp16" with gradient scaling and on CUDA only."""
     channels_last: bool = False
-    """Keep the weights of convolutions, and so what they compute, in the memory order that is fastest for them."""
+    """Keep convolution weights, and so the activations, in channels-last memory format, in which convolutions are
+    fastest."""
     compile: Literal[
         False, True, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs", "dynamic"
     ] = False
-    """Compile the model with torch.compile: true or one of its modes, with kernels for each shape of a batch, or
-    "dynamic", with kernels for any shape, which is for batches of many shapes."""
+    """Compile the model with torch.compile. `true` or the name of one of its modes makes kernels for each batch shape;
+    "dynamic" makes kernels for any shape, for data with batches of many shapes."""
     fused: bool | None = None
-    """Use the optimizer's fused kernel; null means wherever torch has one that fits the model."""
+    """Use the fused kernel of the optimizer; null uses it where torch has one that fits the model."""
     cudnn_benchmark: bool = False
-    """Let cuDNN try which algorithm is fastest; good where all batches have one shape."""
+    """Let cuDNN measure which algorithm is fastest; useful when all batches have the same shape."""
     save_every_steps: forms.Count | None = None
-    """Save within epochs too, after every so many batches; of these files the newest are kept."""
+    """Number of batches between two saves within an epoch; the newest of these files are kept."""
     save_every_minutes: forms.Positive | None = None
-    """Save within epochs too, when so much time has passed since the last save."""
+    """Minutes since the last save after which to save within an epoch."""
     validate_every_steps: forms.Count | None = None
-    """Validate within epochs too, after every so many batches; the best model of these validations is kept."""
+    """Number of batches between two validations within an epoch; the best model of these validations is kept, too."""
     on_nonfinite: Literal["stop", "skip", "rollback", "ignore"] = "stop"
-    """When a training loss or gradient is nan or infinite: "stop", "skip" the update (and wait for the GPU before
-    each), or "rollback" to the last checkpoint, of epoch 0 at first, and leave the batch out. "ignore" looks at none,
-    and saves what there is."""
+    """What to do when a training loss or gradient is nan or infinite: "stop" the run; "skip" the optimizer step, for
+    which every step waits for the GPU; "rollback" to the last checkpoint, at first one of epoch 0, and leave the batch
+    out; "ignore" checks nothing, and saves such weights too."""
     async_save: bool = False
-    """Write checkpoints in the background, while training goes on."""
+    """Write checkpoints in the background while training continues."""
     limit_train_batches: forms.Limit | None = None
-    """Train on the first so many batches of each pass over the data, or, below 1.0, on such a share of them."""
+    """Train on the first batches of each pass over the data: an integer is their number, a float up to 1.0 a share."""
     limit_valid_batches: forms.Limit | None = None
-    """Validate on the first so many batches, or on such a share of them."""
+    """Validate on the first batches: an integer is their number, a float up to 1.0 a share."""
     overfit_batches: forms.Count | None = None
-    """Train and validate on the same few batches, always, as validation would see them."""
+    """Train and validate on the same few batches in every epoch, with the transforms of validation."""
     sanity_check_batches: Annotated[int, Field(ge=0)] = 0
-    """Validate on so many batches before the first epoch, to find mistakes in it at once; it leaves no trace."""
+    """Batches to validate on before the first epoch, to find errors in validation early; the run is unchanged."""
     detect_anomaly: bool = False
-    """Name the operation whose gradient is nan, and show where it was called; much slower."""
+    """Name the operation whose gradient is nan, and show where it was called; training is much slower."""
 
     @classmethod
     def rules(cls, given):
@@ -282,15 +286,15 @@ class Config(RunSettings):
     arch: Component
     """The model: a class in model/."""
     init_weights: InitWeights | None = None
-    """The weights that a new run begins with, from a file."""
+    """The initial weights of a new run, from a file."""
     data_loader: Component
     """The data: a class in data_loader/."""
     valid_data_loader: Component | None = None
-    """The data to validate on, where data_loader sets none aside."""
+    """The data to validate on, if data_loader sets none aside."""
     test_data_loader: Component | None = None
-    """The data that test.py measures, where it is not data_loader with training=False."""
+    """The data that test.py measures; by default data_loader with training=False."""
     optimizer: forms.one_or_several(Optimizer)
-    """The optimizer: a class of torch.optim. Or several under names, for parts of the model that are called so."""
+    """The optimizer: a class of torch.optim. Or several, under the names of the parts of the model that they train."""
     loss: forms.named(Component)
     """The loss: a function in model/loss.py, or a loss class such as "torch.nn.CrossEntropyLoss"."""
     metrics: forms.several(forms.named(Metric))
@@ -298,9 +302,9 @@ class Config(RunSettings):
     lr_scheduler: forms.one_or_several(Scheduler) | None = None
     """The learning-rate scheduler: a class of torch.optim.lr_scheduler. Or several under the names of optimizers."""
     callbacks: forms.several(forms.named(Component))
-    """What happens at moments of a run, in this order: classes in trainer/callbacks.py."""
+    """Callbacks, called in this order: classes in trainer/callbacks.py."""
     trackers: forms.several(forms.named(Component))
-    """Where numbers and images go besides TensorBoard: classes in logger/trackers.py."""
+    """Experiment trackers besides TensorBoard: classes in logger/trackers.py."""
     parallel: Parallel | None = None
     """How several processes train one model together; see docs/scaling.md."""
     trainer: TrainerSettings

@@ -61,6 +61,8 @@ class MetricTracker:
         """Add the mean of n samples under a name that need not have been there before."""
         if key not in self._values:
             self._add_key(key)
+        elif key not in self._extra:
+            raise UserError(f"loss: {key!r} is the name of a metric already; give this part of the loss another one")
         self.update(key, value, n)
 
     def _add_key(self, key):

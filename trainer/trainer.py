@@ -3,6 +3,8 @@
 import contextlib
 import math
 import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
@@ -35,6 +37,11 @@ from utils.runs.schedule_state import over_before
 from utils.runs.weights import unwrapped
 from utils.seed import rng_state
 
+if TYPE_CHECKING:
+    import torch
+
+    from parse_config import ConfigParser
+
 
 class Trainer(BaseTrainer):
     """Trains on batches (data, target), each a tensor or what holds tensors, and validates after each epoch.
@@ -54,17 +61,17 @@ class Trainer(BaseTrainer):
 
     def __init__(
         self,
-        model,
-        criterion,
-        metric_ftns,
-        optimizer,
-        config,
-        device,
-        data_loader,
-        valid_data_loader=None,
-        lr_scheduler=None,
-        len_epoch=None,
-    ):
+        model: "torch.nn.Module",
+        criterion: "Callable[[Any, Any], torch.Tensor]",
+        metric_ftns: Sequence[Any],
+        optimizer: "torch.optim.Optimizer",
+        config: "ConfigParser",
+        device: "torch.device",
+        data_loader: Any,
+        valid_data_loader: Any = None,
+        lr_scheduler: Any = None,
+        len_epoch: int | None = None,
+    ) -> None:
         super().__init__(model, criterion, metric_ftns, optimizer, config)
         settings = self.settings
         self.device = device
@@ -102,16 +109,16 @@ class Trainer(BaseTrainer):
         self.log_step = settings.log_step or max(1, self.len_epoch // 20)
 
     @property
-    def has_own_step(self):
+    def has_own_step(self) -> bool:
         """Whether a subclass has a _train_batch of its own, which find_lr cannot try."""
         return type(self)._train_batch is not Trainer._train_batch
 
-    def train(self):
+    def train(self) -> None:
         """Run the epochs that are left."""
         with named_anomalies(self):
             super().train()
 
-    def _check(self):
+    def _check(self) -> None:
         example = example_input(self.data_loader, self.device)
         self._summary = model_summary(unwrapped(self.model), example)  # before the model is compiled
         apply_switches(self.model, self.settings, self.device)
@@ -126,7 +133,7 @@ class Trainer(BaseTrainer):
             self._describe_run()
             yield
 
-    def _train_epoch(self, epoch):
+    def _train_epoch(self, epoch: int) -> dict[str, Any]:
         """Train and validate one epoch; returns {name: average over the epoch's samples}."""
         self._left_settings = ()  # an override has called this one
         self.is_whole = True
@@ -185,7 +192,7 @@ class Trainer(BaseTrainer):
         self.train_metrics.forget()
         return log
 
-    def compute_loss(self, data, target):
+    def compute_loss(self, data: Any, target: Any) -> "tuple[torch.Tensor | dict[str, torch.Tensor], Any]":
         """(loss, output) of one training batch: the place for Mixup, further losses, distillation.
 
         It runs within the autocast of trainer.precision; backward and the update are the loop's. loss: 0-dim; or a dict
@@ -195,7 +202,7 @@ class Trainer(BaseTrainer):
         output = self.model(data)
         return self.criterion(output, target), output
 
-    def _train_batch(self, batch_idx, data, target):
+    def _train_batch(self, batch_idx: int, data: Any, target: Any) -> "tuple[torch.Tensor, Any]":
         """Learn from one batch; returns (loss, output). The place for a step of another form, as a GAN's."""
         loss, output, others = self.losses(data, target)
         part = self.stream.part(self.epoch, batch_idx) if others else None
@@ -205,7 +212,7 @@ class Trainer(BaseTrainer):
             self._after_update(batch_idx)
         return loss, output
 
-    def losses(self, data, target):
+    def losses(self, data: Any, target: Any) -> "tuple[torch.Tensor, Any, dict[str, torch.Tensor]]":
         """(loss to minimize, output, {name: other loss}) of compute_loss."""
         with autocast(self.settings.precision, self.device):
             loss, output = self.compute_loss(data, target)
@@ -215,7 +222,7 @@ class Trainer(BaseTrainer):
             raise UserError(f"loss: gave a {describe(loss)}; one number a batch, as a 0-dim tensor, is needed")
         return loss, output, others
 
-    def _valid_epoch(self, epoch):
+    def _valid_epoch(self, epoch: int) -> dict[str, float]:
         """Validate; returns {name: average over the validation samples}."""
         result = self._measure()
         self._show_epoch(result, epoch, mode="valid")
@@ -302,7 +309,7 @@ class Trainer(BaseTrainer):
         """The place on TensorBoard's axis: batches since the beginning."""
         return (epoch - 1) * self.len_epoch + batches_done
 
-    def _progress(self, batch_idx):
+    def _progress(self, batch_idx: int) -> str:
         """How far the epoch is, as "[120/422 (28%)]"."""
         done = batch_idx + 1
         return f"[{done}/{self.len_epoch} ({100 * done / self.len_epoch:.0f}%)]"

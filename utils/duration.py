@@ -10,12 +10,12 @@ FORM = r"(\d{1,12}(?:\.\d+)?) *(epoch|step|sample|%)s?"
 WANTED = 'a duration is such as "2 epochs", "500 steps", "10000 samples" or "5%"'
 
 
-def is_duration(value):
+def is_duration(value: object) -> bool:
     """Whether it is the text of a duration, such as "500 steps"."""
     return isinstance(value, str) and re.fullmatch(FORM, value) is not None
 
 
-def is_part(duration):
+def is_part(duration: object) -> bool:
     """Whether it is a share of the run below all of it, which may come to all of a very short run."""
     return is_duration(duration) and duration.endswith("%") and float(duration[:-1]) < 100
 
@@ -31,7 +31,7 @@ class RunLength:
     accumulate: int = 1
     """Batches for each update."""
 
-    def in_batches(self, duration):
+    def in_batches(self, duration: str | float) -> int:
         """The duration in batches, at least as long as it says; a plain number is one of epochs."""
         if isinstance(duration, (int, float)) and not isinstance(duration, bool) and duration >= 0:
             number, unit = duration, "epoch"
@@ -49,7 +49,7 @@ class RunLength:
             raise UserError(f"got {brief(duration)}; of this data_loader nobody knows how many batches that is")
         return math.ceil(round(float(number) * size, 6))
 
-    def in_epochs(self, duration):
+    def in_epochs(self, duration: str | float) -> int:
         """The duration in whole epochs, at least as long as it says."""
         if isinstance(duration, int) and not isinstance(duration, bool) and duration >= 0:
             return duration
@@ -60,7 +60,7 @@ class RunLength:
                 return math.ceil(round(float(number) * share, 6))
         return math.ceil(self.in_batches(duration) / (self.len_epoch or 1))
 
-    def in_updates(self, duration):
+    def in_updates(self, duration: str | float) -> int:
         """The duration in updates of the parameters."""
         epochs, batches = divmod(self.in_batches(duration), self.len_epoch or math.inf)
         in_epoch = math.ceil(self.len_epoch / self.accumulate) if self.len_epoch else 0

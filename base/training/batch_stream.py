@@ -2,6 +2,8 @@
 
 import inspect
 import itertools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import IterableDataset
@@ -13,6 +15,9 @@ from utils.batches import batches_of
 from utils.distributed.world import part_of, part_of_batch, world_size
 from utils.errors import UserError
 
+if TYPE_CHECKING:
+    from utils.distributed.world import Part
+
 
 class BatchStream:
     """The batches of a loader, one pass an epoch, or as one endless stream of passes that is cut into epochs.
@@ -23,7 +28,7 @@ class BatchStream:
     reads an IterableDataset which has them. len_epoch is None for a loader without a length.
     """
 
-    def __init__(self, loader, len_epoch=None, limit=None):
+    def __init__(self, loader: Any, len_epoch: int | None = None, limit: float | None = None) -> None:
         require_shared("data_loader", loader)
         require_enough(loader)
         self.loader = loader
@@ -42,7 +47,7 @@ class BatchStream:
             )
         self.restart()
 
-    def batches(self, epoch, start_batch=0):
+    def batches(self, epoch: int, start_batch: int = 0) -> Iterator[Any]:
         """The epoch's batches from start_batch on, in an order that depends on (seed, epoch) only."""
         if self._seeks and self.by_iterations:
             for passes, first, number in self._pieces(epoch, start_batch):
@@ -62,7 +67,7 @@ class BatchStream:
             self._endless = itertools.chain(opened, inf_loop(self.loader))
         yield from itertools.islice(self._endless, self.len_epoch - start_batch)
 
-    def part(self, epoch, batch_idx):
+    def part(self, epoch: int, batch_idx: int) -> "Part | None":
         """This process's Part of a batch of an epoch; None if it is the only process."""
         if world_size() == 1:
             return None
@@ -70,7 +75,7 @@ class BatchStream:
             ((_, batch_idx, _),) = itertools.islice(self._pieces(epoch, batch_idx), 1)
         return part_of_batch(self.loader, batch_idx)
 
-    def samples(self, epoch, batch_idx):
+    def samples(self, epoch: int, batch_idx: int) -> list[int]:
         """Indices of the samples in a batch of an epoch; [] for a loader that cannot tell."""
         if not hasattr(self.loader, "batch_indices"):
             return []
@@ -79,15 +84,15 @@ class BatchStream:
             epoch = passes + 1
         return self.loader.batch_indices(epoch, batch_idx)
 
-    def restart(self):
+    def restart(self) -> None:
         """Forget the pass under way, after the loader was set back."""
         self._endless = None
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """The position of an iterable dataset; the loader's own state is the trainer's to save."""
         return {} if self._dataset is None else {"dataset": self._dataset.state_dict()}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put it back."""
         if self._dataset is not None and "dataset" in state:
             self._dataset.load_state_dict(state["dataset"])
@@ -112,7 +117,7 @@ class BatchStream:
             position += number
 
 
-def num_batches(loader):
+def num_batches(loader: Any) -> int | None:
     """Batches in a pass over the data; None for a stream that does not know."""
     try:
         return len(loader)
@@ -120,13 +125,13 @@ def num_batches(loader):
         return None
 
 
-def epoch_length(trainer, loader):
+def epoch_length(trainer: dict[str, Any], loader: Any) -> int | None:
     """Batches in an epoch with these settings, {key: value} of the trainer section; None if nobody knows."""
     batches = trainer.get("overfit_batches") or num_batches(loader)
     return trainer.get("len_epoch") or limited(batches, trainer.get("limit_train_batches"))
 
 
-def limited(batches, limit):
+def limited(batches: int | None, limit: float | None) -> int | None:
     """The number of batches, None for one unknown, cut to a limit: a number, a float for a share, None for all."""
     if limit is None or batches is None:
         return batches if limit is None or isinstance(limit, float) else limit
@@ -144,7 +149,7 @@ def _stateful_dataset(loader):
     return dataset if own_state and getattr(loader, "num_workers", 1) == 0 else None
 
 
-def describe_batches(loader, accumulate):
+def describe_batches(loader: Any, accumulate: int) -> list[str]:
     """[text] of how a batch is divided between the processes and how many make an update; [] if neither is unusual."""
     size, lines = getattr(loader, "batch_size", None), []
     if size is None:
@@ -161,7 +166,7 @@ def describe_batches(loader, accumulate):
     return lines
 
 
-def require_shared(name, loader):
+def require_shared(name: str, loader: Any) -> None:
     """Raise UserError unless each of several processes gets its part of the loader's batches; None is no loader."""
     if world_size() == 1 or loader is None or getattr(loader, "is_shared", False):
         return
@@ -177,7 +182,7 @@ def require_shared(name, loader):
         )
 
 
-def refuse_small_parts(model, loader):
+def refuse_small_parts(model: torch.nn.Module, loader: Any) -> None:
     """Raise UserError if batch norm of (N, C) would get a single sample of a batch that several processes share."""
     if world_size() == 1 or not any(isinstance(module, torch.nn.BatchNorm1d) for module in model.modules()):
         return
@@ -189,7 +194,7 @@ def refuse_small_parts(model, loader):
         )
 
 
-def require_enough(loader):
+def require_enough(loader: Any) -> None:
     """Raise UserError if there are more processes than samples, of all or of a batch."""
     if world_size() == 1:
         return

@@ -24,8 +24,10 @@ class BaseCallback:
     """
 
     def check(self, trainer: "BaseTrainer") -> None:
-        """Before the run has a folder, to raise UserError for what cannot work. Of the trainer there are the model,
-        optimizer, settings and, of our Trainer, the loaders."""
+        """Before the run has a folder: raise UserError for what cannot work.
+
+        The trainer has its model, optimizer and settings by then; our Trainer has its loaders, too.
+        """
 
     def on_train_start(self, trainer: "BaseTrainer") -> None:
         """Before the first batch of this process, after a resume has put everything back."""
@@ -120,7 +122,7 @@ def call_at_epoch_end(
     TensorBoard and trackers are shown what was added, as epoch_<name>. Of several processes the log is the first one's.
     An error, which may be the writer's too, keeps no other callback from its part, so that the epoch can be saved.
     """
-    log = broadcast(as_numbers(log))
+    log = broadcast(as_numbers(log))  # pyright: ignore[reportAssignmentType]
     for name in (key for key, value in log.items() if isinstance(value, float) and not math.isfinite(value)):
         trainer.logger.warning("epoch %d: %s is %s", log["epoch"], name, log[name])
     before = set(log)

@@ -5,7 +5,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 from torch.utils.data.dataloader import default_collate
 
 from base.data.in_memory import InMemoryDataset, whole_batch
@@ -33,20 +33,24 @@ class BaseDataLoader(DataLoader):
     Raises UserError for a batch size or a split that leaves nothing to train or validate on.
     """
 
+    dataset: SeededDataset
+    sampler: Any  # an EpochSampler, unless a sampler of one's own is given
+    batch_size: int
+
     fits_on_training_part = False
     """Whether test data are prepared by what the training part holds, so that test.py builds this loader with the
     config's validation_split and fold, which must not touch the test data then."""
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Any,
         batch_size,
         shuffle,
         validation_split,
         num_workers,
         collate_fn: Callable[[list[Any]], Any] = default_collate,
         *,
-        valid_dataset: Dataset | None = None,
+        valid_dataset: Any = None,
         device_resident=False,
         fold=None,
         stratify=None,

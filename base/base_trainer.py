@@ -72,16 +72,17 @@ class BaseTrainer(ABC):
 
         self.model, self.optimizer = model, optimizer
         self.criterion, self.metric_ftns = criterion, metric_ftns
-        self.averaged_model = None  # what is measured and saved in the model's place, if a callback makes one
+        # What is measured and saved in the model's place, if a callback makes one.
+        self.averaged_model: torch.nn.Module | None = None
 
         self.epochs = settings.epochs
         self.save_period = settings.save_period
         self.epoch = self._start_epoch = 1
-        self._is_restored = config.resume is None
+        self._is_restored = False
         self.batches_done = 0  # of it
         self.step = 0  # batches since the beginning
         self.validated_step = 0  # the last one after which the model was validated within an epoch
-        self.left_out = set()  # (epoch, batch_idx) of batches that are not trained on
+        self.left_out: set[tuple[int, int]] = set()  # (epoch, batch_idx) of batches that are not trained on
 
         self.monitor = settings.monitor
         self.mnt_mode, _, self.mnt_metric = settings.monitor.partition(" ")
@@ -90,10 +91,10 @@ class BaseTrainer(ABC):
         self.not_improved_count, self.best_epoch = 0, 0  # there is none yet
 
         self.seed = torch.initial_seed()  # what the script has seeded torch with
-        self.rng = None  # random states to resume from within an epoch, or after a validation under way
-        self.last_log = {}  # what the newest checkpoint's epoch logged
+        self.rng: dict[str, Any] | None = None  # to resume from within an epoch, or after a validation under way
+        self.last_log: dict[str, Any] = {}  # what the newest checkpoint's epoch logged
         self.stop_signal = StopSignal()
-        self.stop_reason = None  # why training ends before its last epoch
+        self.stop_reason: str | None = None  # why training ends before its last epoch
         self.is_whole = False  # whether memory holds what batches_done have made, so that an error may save it
         self._to_restore = {}  # states of attributes, from a checkpoint
         self._unsavable = set()
@@ -129,11 +130,11 @@ class BaseTrainer(ABC):
         return self._start_epoch
 
     @start_epoch.setter
-    def start_epoch(self, epoch: int) -> int:
+    def start_epoch(self, epoch: int) -> None:
         self._start_epoch = epoch
 
     def _restore_once(self):
-        if not self._is_restored:
+        if self.config.resume is not None and not self._is_restored:
             self._is_restored = True
             self._resume_checkpoint(self.config.resume)
             self._must_be_finite = finite_state(unwrapped(self.model))
@@ -285,10 +286,10 @@ class BaseTrainer(ABC):
 
     def _record_epoch(self, log, seconds):
         self.saver.agree()
-        best = BEST_MODEL in self.saver.names
+        best = BEST_MODEL in self.saver.names  # pyright: ignore[reportOperatorIssue]
         self.logger.info(epoch_report(log, self.epochs, seconds, best))
         self.last_log = {key: value for key, value in log.items() if isinstance(value, (int, float, str))}
-        if checkpoint_name(self.epoch) in self.saver.names:
+        if checkpoint_name(self.epoch) in self.saver.names:  # pyright: ignore[reportOperatorIssue]
             self._save_checkpoint(self.epoch, save_best=best)
             self.saver.forget_asked()  # whatever a subclass has made of it
         self.save_asked(self.epoch)
@@ -406,7 +407,9 @@ class BaseTrainer(ABC):
     def _roll_back(self, error):
         """Go back to the newest checkpoint, to train on from there without the error's batches; or raise it."""
         left_out = require_rollback(self, error)
-        self._resume_checkpoint(self.saver.newest)
+        newest = self.saver.newest
+        assert newest is not None  # with on_nonfinite "rollback" there is one from the start
+        self._resume_checkpoint(newest)
         self._restore_attributes()
         self.left_out |= left_out
         self.epoch = self.start_epoch

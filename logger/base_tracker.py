@@ -149,7 +149,7 @@ class TrackerList:
 class _Post:
     """One tracker, and the rows that it has not taken yet."""
 
-    def __init__(self, name, tracker, logger):
+    def __init__(self, name: str, tracker: BaseTracker, logger: logging.Logger | None) -> None:
         self.name = name
         self.tracker = tracker
         self.logger = logger

@@ -20,7 +20,7 @@ _CONFIG = Path(__file__).with_name("logger_config.json")
 class _EarlyRecords(logging.handlers.MemoryHandler):
     """Keeps the records of a command, as a handler of the root logger, until there is a folder."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(capacity=sys.maxsize, flushLevel=sys.maxsize)
 
 

@@ -79,6 +79,8 @@ class Trainer(BaseTrainer):
         self.do_validation = self.valid_data_loader is not None
         require_shared("valid_data_loader", self.valid_data_loader)
         self.stream = BatchStream(self.data_loader, len_epoch or settings.len_epoch, settings.limit_train_batches)
+        if self.stream.len_epoch is None:
+            raise UserError("data_loader: has no length; say with trainer.len_epoch how many batches make an epoch")
         self.len_epoch = self.stream.len_epoch
         self.valid_batches = limited(num_batches(self.valid_data_loader), settings.limit_valid_batches)
         self._own_loop = type(self)._train_epoch is not Trainer._train_epoch and not self.resumes_within_epochs
@@ -217,10 +219,10 @@ class Trainer(BaseTrainer):
         with autocast(self.settings.precision, self.device):
             loss, output = self.compute_loss(data, target)
         others = {name: value for name, value in loss.items() if name != "loss"} if isinstance(loss, dict) else {}
-        loss = loss.get("loss") if isinstance(loss, dict) else loss
-        if getattr(loss, "ndim", None) != 0:
-            raise UserError(f"loss: gave a {describe(loss)}; one number a batch, as a 0-dim tensor, is needed")
-        return loss, output, others
+        minimized: Any = loss.get("loss") if isinstance(loss, dict) else loss
+        if getattr(minimized, "ndim", None) != 0:
+            raise UserError(f"loss: gave a {describe(minimized)}; one number a batch, as a 0-dim tensor, is needed")
+        return minimized, output, others
 
     def _valid_epoch(self, epoch: int) -> dict[str, float]:
         """Validate; returns {name: average over the validation samples}."""
@@ -384,8 +386,6 @@ class Trainer(BaseTrainer):
         """Raise UserError where the settings, the data and the model do not go together."""
         own_validation = type(self)._valid_epoch is not Trainer._valid_epoch
         refuse_limits(self.config, self.valid_data_loader, self._own_loop, own_validation)
-        if self.len_epoch is None:
-            raise UserError("data_loader: has no length; say with trainer.len_epoch how many batches make an epoch")
         if num_batches(self.data_loader) == 0:
             raise UserError("data_loader: has no batches; a batch may be larger than the data, with drop_last")
         total = getattr(self.lr_scheduler, "total_steps", None)

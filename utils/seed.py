@@ -60,7 +60,7 @@ def rng_state() -> dict[str, Any]:
     }
 
 
-def set_rng_state(state: dict[str, Any]) -> None:
+def set_rng_state(state: Any) -> None:
     """Put back what rng_state returned. CUDA states are put back where as many devices are present.
 
     Raises UserError for anything else.

@@ -58,17 +58,18 @@ class BatchStream:
             self.loader.set_epoch(epoch, start_batch)
         elif hasattr(self.loader, "set_epoch"):
             self.loader.set_epoch(epoch)
+        left = None if self.len_epoch is None else self.len_epoch - start_batch
         if not self.by_iterations:
             opened = self._open(resumed=start_batch > 0)
-            yield from itertools.islice(opened, self.len_epoch - start_batch) if self._limited else opened
+            yield from itertools.islice(opened, left) if self._limited else opened
             return
         if self._endless is None:
             opened = self._open(resumed=(epoch, start_batch) != (1, 0))
             self._endless = itertools.chain(opened, inf_loop(self.loader))
-        yield from itertools.islice(self._endless, self.len_epoch - start_batch)
+        yield from itertools.islice(self._endless, left)
 
     def part(self, epoch: int, batch_idx: int) -> "Part | None":
-        """This process's Part of a batch of an epoch; None if it is the only process."""
+        """The Part of an epoch's batch that is this process's; None if it is the only process."""
         if world_size() == 1:
             return None
         if self.by_iterations:
@@ -142,7 +143,7 @@ def _parameters_of(function):
     return () if function is None else inspect.signature(function).parameters
 
 
-def _stateful_dataset(loader):
+def _stateful_dataset(loader: Any) -> Any:
     """The iterable dataset, with a state, that the loader reads in this process; or None."""
     dataset = getattr(loader, "dataset", None)
     own_state = isinstance(dataset, IterableDataset) and hasattr(dataset, "load_state_dict")
@@ -186,11 +187,12 @@ def refuse_small_parts(model: torch.nn.Module, loader: Any) -> None:
     """Raise UserError if batch norm of (N, C) would get a single sample of a batch that several processes share."""
     if world_size() == 1 or not any(isinstance(module, torch.nn.BatchNorm1d) for module in model.modules()):
         return
-    last = part_of_batch(loader, len(loader) - 1).total
-    if last < 2 * world_size():
+    part = part_of_batch(loader, len(loader) - 1)
+    assert part is not None  # there are several processes
+    if part.total < 2 * world_size():
         raise UserError(
-            f"data_loader.args.batch_size: the last batch has {last} samples for {world_size()} processes, and batch "
-            "norm needs two in each; choose another size"
+            f"data_loader.args.batch_size: the last batch has {part.total} samples for {world_size()} processes, and "
+            "batch norm needs two in each; choose another size"
         )
 
 

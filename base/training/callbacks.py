@@ -136,9 +136,9 @@ class TimeLimit(BaseCallback):
     """
 
     def __init__(self, max_time: str) -> None:
-        match = re.fullmatch(r"(\d{1,6}):([0-5]\d):([0-5]\d)", str(max_time))
-        require(match is not None, "max_time", max_time, '"hours:minutes:seconds", as "00:30:00"')
-        hours, minutes, seconds = map(int, match.groups())
+        fits = re.fullmatch(r"\d{1,6}:[0-5]\d:[0-5]\d", str(max_time)) is not None
+        require(fits, "max_time", max_time, '"hours:minutes:seconds", as "00:30:00"')
+        hours, minutes, seconds = map(int, str(max_time).split(":"))
         self.max_time = max_time
         self.max_seconds = 3600 * hours + 60 * minutes + seconds
         self.before = 0.0  # seconds that earlier processes took

@@ -88,13 +88,13 @@ def gather_state(trainer: "BaseTrainer", epoch: int, unsavable: Collection[str] 
         "best_epoch": trainer.best_epoch,
         "not_improved_count": trainer.not_improved_count,
         **({} if trainer.stop_reason is None else {"stop_reason": trainer.stop_reason}),
-        "attributes": own["attributes"]
+        "attributes": own["attributes"]  # pyright: ignore[reportOptionalSubscript]
         | {
             key: value.state_dict()
             for key, value in stateful_attributes(trainer).items()
-            if key not in unsavable and key not in own["attributes"]
+            if key not in unsavable and key not in own["attributes"]  # pyright: ignore[reportOptionalSubscript]
         },
-        "rng": own["rng"],
+        "rng": own["rng"],  # pyright: ignore[reportOptionalSubscript]
         **({"of_other_processes": of_others} if of_others else {}),
         "log": trainer.last_log,
         "config": trainer.config.config,

@@ -119,17 +119,18 @@ def try_validation(trainer: "Trainer") -> None:
 
 
 @contextlib.contextmanager
-def _left_alone(model, loader):
+def _left_alone(model: torch.nn.Module, loader: Any) -> Iterator[None]:
     """Within it, random numbers, modes and positions may change: at its end they are what they were."""
     modes = {module: module.training for module in model.modules()}
     generator = getattr(loader, "generator", None)
-    placed = [part for part in (loader, getattr(loader, "dataset", None)) if hasattr(part, "load_state_dict")]
+    parts = loader, getattr(loader, "dataset", None)
+    placed: list[Any] = [part for part in parts if hasattr(part, "load_state_dict")]
     positions = [copy.deepcopy(part.state_dict()) for part in placed]
     drawn = None if generator is None else generator.get_state()
     rng = rng_state()
     yield
     set_rng_state(rng)
-    if drawn is not None:
+    if generator is not None:
         generator.set_state(drawn)
     for part, position in zip(placed, positions, strict=True):
         part.load_state_dict(position)

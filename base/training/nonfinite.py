@@ -46,7 +46,9 @@ class NonFiniteWatch:
     own_by_process = True
 
     def __init__(self, action: str, stream: "BatchStream | None" = None, logger: logging.Logger | None = None) -> None:
-        self.action, self.stream, self.logger = action, stream, logger
+        self.action = action
+        self.stream: Any = stream  # None if only the gradients are looked at
+        self.logger: Any = logger
         self._flags = {}  # {device: (the flags, each of them as a view, a 1.0)}
         self._num_flagged = 0
         self.begin_epoch()
@@ -86,7 +88,9 @@ class NonFiniteWatch:
                 self._make_flags(device)
             _, views, one = self._flags[device]
             found.append(views[self._num_flagged])
-            torch._amp_foreach_non_finite_check_and_unscale_(entries, found[-1], one)
+            torch._amp_foreach_non_finite_check_and_unscale_(  # pyright: ignore[reportPrivateImportUsage]
+                entries, found[-1], one
+            )
         self._num_flagged += 1
         return found
 
@@ -248,6 +252,7 @@ def require_finite(tensors: dict[str, torch.Tensor], when: str) -> None:
     bad = []
     if finite and not torch.stack([value.to(finite[0].device) for value in finite]).all():
         bad = [name for name, value in zip(tensors, finite, strict=True) if not value]
-    bad = list(dict.fromkeys(name for of_one in gather(bad) for name in of_one))
+    of_all = gather(bad)
+    bad = list(dict.fromkeys(name for of_one in of_all for name in of_one))  # pyright: ignore[reportOptionalIterable]
     if bad:
         raise NonFiniteError(f"{when}: {', '.join(bad[:3])} of the model hold nan or infinity; not saved")

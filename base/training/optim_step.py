@@ -96,7 +96,7 @@ class OptimStep:
         that counts as one all the same.
         """
         if self._part is not None:
-            loss, num_samples = self._weighted(loss), self._part.total
+            loss, num_samples = self._weighted(loss, self._part), self._part.total
         if self.num_batches == 0:
             self.optimizer.zero_grad()
             self._num_samples, self._first_samples = 0, num_samples
@@ -158,9 +158,9 @@ class OptimStep:
             for saved, buffer in zip(as_list(state.get("buffers", ())), self._good_buffers, strict=False):
                 buffer.copy_(saved)
 
-    def _weighted(self, loss):
+    def _weighted(self, loss: torch.Tensor, part: "Part") -> torch.Tensor:
         """The loss of this process's samples, such that the mean over all processes is the loss of the batch."""
-        own, total = self._part
+        own, total = part
         weight = own * world_size() / total if self.reduction == "mean" else world_size() * (own > 0)
         return loss if weight == 1 else loss * weight
 

@@ -71,7 +71,8 @@ class Profile(BaseCallback):
 
 def profile_table(events: Iterable[Any], steps: int) -> str:
     """Lines of at most 80 columns: the operators that take longest, without what they call. events: key_averages()."""
-    events = [event for event in events if event.device_type == torch.autograd.DeviceType.CPU]
+    cpu_events = torch.autograd.DeviceType.CPU  # pyright: ignore[reportPrivateImportUsage]
+    events = [event for event in events if event.device_type == cpu_events]
     cpu = [event.self_cpu_time_total / 1000 for event in events]  # ms
     device = [event.self_device_time_total / 1000 for event in events]
     on_device = sum(device) > 0

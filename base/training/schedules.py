@@ -1,6 +1,7 @@
 """The learning-rate schedule that a config describes: warm-up, chains of schedules, and one for each optimizer."""
 
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch.optim.lr_scheduler import LinearLR, ReduceLROnPlateau, SequentialLR
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 class Schedules:
     """Several schedulers that step as one, by the names of their optimizers."""
 
-    def __init__(self, by_name: "dict[str, LRScheduler]") -> None:
+    def __init__(self, by_name: "Mapping[str, LRScheduler]") -> None:
         self.by_name = by_name
 
     def step(self) -> None:
@@ -61,19 +62,19 @@ def build_schedule(
     len_epoch = epoch_length(trainer, data_loader)
     batch_size = getattr(data_loader, "batch_size", None)
     length = RunLength(trainer["epochs"], len_epoch, batch_size, trainer.get("accumulate", 1))
-    by_name = getattr(optimizer, "by_name", None)
+    by_name = getattr(optimizer, "by_name", {})
     if not names_several(section):
-        if by_name is not None:
+        if by_name:
             raise UserError(
                 f"{name}: there are several optimizers; give a schedule under a name of {', '.join(by_name)}"
             )
         return _build(config, name, section, optimizer, length, interval_of(section))
     for key in section:
-        if key not in (by_name or {}):
+        if key not in by_name:
             there = f"there are {', '.join(by_name)}" if by_name else "the config names one optimizer only"
             raise UserError(f"{name}.{key}: no optimizer is called so; {there}")
     built = {
-        key: _build(config, f"{name}.{key}", spec, optimizer[key], length, interval_of(section))
+        key: _build(config, f"{name}.{key}", spec, by_name[key], length, interval_of(section))
         for key, spec in section.items()
     }
     for key, scheduler in built.items():

@@ -170,5 +170,5 @@ def _no_trace(trainer):
         optimizer.zero_grad()
         load_optimizer(optimizer, settings, settings_as_built=False)
         set_rng_state(random)
-        if drawn is not None:
+        if generator is not None:
             generator.set_state(drawn)

@@ -35,7 +35,7 @@ class EMA(BaseCallback):
             raise UserError(f"decay: got {decay!r}; it should be above 0 and below 1")
         self.decay = decay
         self.updates = 0  # of all optimizers
-        self._model = None
+        self._model: torch.nn.Module | None = None
         self._to_load = None
 
     def check(self, trainer: "Trainer") -> None:
@@ -59,7 +59,7 @@ class EMA(BaseCallback):
             pairs = [averages[parameter] for parameter in trained], trained
             optimizer.register_step_post_hook(lambda *step, pairs=pairs: self._update(pairs, with_buffers))
 
-    def _update(self, pairs, with_buffers):
+    def _update(self, pairs: tuple[list[Any], list[Any]], with_buffers: list[tuple[Any, Any]]) -> None:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         get_ema_multi_avg_fn(decay)(*pairs, None)
@@ -91,7 +91,7 @@ class SWA(BaseCallback):
     def __init__(self, start: str | int = "75%") -> None:
         self.start = start
         self._first_epoch = 0
-        self._model = None
+        self._model: torch.nn.Module | None = None
         self._to_load = None
         self.count = 0  # epochs in the average
 
@@ -120,25 +120,27 @@ class SWA(BaseCallback):
 
     def on_epoch_end(self, trainer: "Trainer", log: dict[str, Any]) -> None:
         if log["epoch"] >= self._first_epoch:
+            assert self._model is not None  # made in on_train_start
             weights = list(unwrapped(trainer.model).parameters())
             average = get_ema_multi_avg_fn(decay=self.count / (self.count + 1))
             average(list(self._model.parameters()), [weight.detach() for weight in weights], None)
             self.count += 1
 
     def on_train_end(self, trainer: "Trainer") -> None:
-        if not self.count:
+        average = self._model
+        if average is None or not self.count:
             trainer.logger.warning("SWA: training ended before epoch %d: nothing is averaged", self._first_epoch)
             return
         if hasattr(trainer.data_loader, "set_epoch"):
             trainer.data_loader.set_epoch(trainer.epoch)
-        update_bn(itertools.islice(batches_of(trainer.data_loader), trainer.len_epoch), self._model, trainer.device)
-        trainer.averaged_model = self._model
+        update_bn(itertools.islice(batches_of(trainer.data_loader), trainer.len_epoch), average, trainer.device)
+        trainer.averaged_model = average
         trainer.save_as("swa.pth")
         trainer.save_asked(trainer.epoch - 1)
         values = {}
         if trainer.do_validation:
             values = evaluate(
-                self._model,
+                average,
                 trainer.criterion,
                 trainer.metric_ftns,
                 trainer.valid_data_loader,

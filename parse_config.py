@@ -47,15 +47,18 @@ _LOG_LEVELS = {0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG}
 class ConfigParser:
     """A job's config, merged and checked, and the objects and the run folder that are made from it.
 
-    config: dict of sections. resume: checkpoint to continue from. modification: {path: value} set on top, a path
-    being "optimizer;args;lr", "optimizer.args.lr" or a tuple; None values are passed over. run_id: name of the
-    run's folder, by default its starting time. parts: {section: Part}, what each section may name; without it
-    sections are checked only when they are built. new_run: start a run of its own from resume instead of
-    continuing that one; so does a resume that lies in no run's folder. The attribute `continues` says which it is.
-    device: used instead of the config's, without becoming part of it. also_logged: names that the trainer logs
-    besides the loss and the metrics; None if nothing will be monitored.
+    config: dict of sections.
+    resume: checkpoint to resume from; None for a new run.
+    modification: {path: value} set on top, a path being "optimizer;args;lr", "optimizer.args.lr" or a tuple; None
+        values are skipped.
+    run_id: name of the run's folder, by default the time of its start.
+    parts: {section: Part}, what each section may name; without it, sections are checked only when they are built.
+    new_run: start a new run from `resume` instead of continuing that one, as a checkpoint outside a run's folder
+        always does. The attribute `continues` says which it is.
+    device: used instead of the config's, without becoming part of the config.
+    also_logged: names that the trainer logs besides the loss and the metrics; None if nothing will be monitored.
 
-    Raises UserError, all mistakes at once, for a config that cannot be right.
+    Raises UserError, with all errors at once, for a config that cannot be right.
     """
 
     def __init__(
@@ -96,7 +99,7 @@ class ConfigParser:
         parts: dict[str, Part] | None = None,
         also_logged: Iterable[str] | None = (),
     ) -> Self:
-        """The config that a command line asks for. Ends the program on --check, --print-config and mistakes.
+        """The config that a command line asks for. Ends the program on --check, --print-config and errors.
 
         args: an ArgumentParser with -c/--config, -r/--resume and -d/--device, or what its parse_args returned.
         options: CustomArgs, each a flag of its own that sets one value. Precedence, lowest first: the
@@ -105,7 +108,7 @@ class ConfigParser:
         end_on_user_errors()  # for what a script without clean_exit builds later
         with clean_exit():
             given = read_command_line(args, options)
-            mistakes = _set_all(given.config, given.assignments)
+            errors = _set_all(given.config, given.assignments)
             try:
                 merged = cls(
                     given.config,
@@ -116,9 +119,9 @@ class ConfigParser:
                     also_logged=also_logged,
                 )
             except UserError as error:
-                mistakes.append(str(error))
-            if mistakes:
-                raise UserError("\n".join(mistakes))
+                errors.append(str(error))
+            if errors:
+                raise UserError("\n".join(errors))
             if given.print_config:
                 print(json.dumps(merged.config, indent=4))
                 raise SystemExit(0)
@@ -129,7 +132,7 @@ class ConfigParser:
             if merged.own_keys:
                 merged.get_logger("config").info("own keys: %s", shortened(", ".join(merged.own_keys)))
             if given.check:
-                print("no mistakes found" + ("" if parts else "; types and their args are checked when they are built"))
+                print("no errors found" + ("" if parts else "; types and their args are checked when they are built"))
                 raise SystemExit(0)
             return merged
 
@@ -344,20 +347,20 @@ class ConfigParser:
         given = called_with if called_with and not inspect.isclass(found) else len(args)
         wrong = argument_errors(signature_of(found), keywords, given, whole)
         if wrong:
-            raise UserError("\n".join(f"{path}.args.{mistake}" for mistake in wrong))
+            raise UserError("\n".join(f"{path}.args.{error}" for error in wrong))
         return found, keywords
 
 
 def _set_all(config, assignments):
     """Set each (path, value) in place; returns one line for each that cannot be set."""
-    mistakes = []
+    errors = []
     for target, value in assignments:
         try:
             require_plain(value, target)
             set_by_path(config, target, value, KNOWN_KEYS)
         except UserError as error:
-            mistakes.append(str(error))
-    return mistakes
+            errors.append(str(error))
+    return errors
 
 
 def _call(path, found, args, keywords):

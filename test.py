@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def main(config: ConfigParser, split: str, batch_size: int | None) -> None:
     """Print the loss and the metrics over a split of the data, and write them beside the checkpoint."""
-    # Imported here, so that --help and a mistake are answered without waiting for torch.
+    # Imported here, so that --help and an error in the config are answered without waiting for torch.
     import torch
 
     import data_loader.data_loaders as module_data

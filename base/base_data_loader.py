@@ -21,14 +21,18 @@ _PATIENCE_SECONDS = 1800
 class BaseDataLoader(DataLoader):
     """A DataLoader over the training part of a dataset; split_validation() gives one over the rest.
 
-    dataset: map-style; each sample gets random numbers of its own, a pure function of (seed, epoch, index).
-    validation_split: share of the samples (float in [0, 1)) or their number (int) to set aside.
+    dataset: map-style, of N samples; each sample gets its own random numbers, a pure function of (seed, epoch, index).
+    batch_size: samples in a batch, over all processes.
     shuffle: draw a new order each epoch, a pure function of torch's seed and the epoch that set_epoch names.
-    valid_dataset: the same samples as the validation part should see them, with transforms of its own; by default
-    the dataset itself. device_resident: keep an InMemoryDataset on the device that `to` names. fold, stratify, groups:
-    how to split, see split_samples. balance_classes: classes (N,), drawn equally often in training. Further keywords go
-    to DataLoader; workers live as long as the loader unless persistent_workers=False is given, and one that brings no
-    batch for half an hour (timeout) ends the run.
+    validation_split: share of the samples (float in [0, 1)) or their number (int) to set aside.
+    num_workers: processes that read samples; 0 reads them in this process.
+    collate_fn: makes a batch of a list of samples, by default torch's default_collate.
+    valid_dataset: the same N samples with the transforms for validation, by default the dataset itself.
+    device_resident: keep an InMemoryDataset on the device that `to` names.
+    fold, stratify, groups: how to split, see split_samples.
+    balance_classes: (N,) the class of each sample; training then draws all classes equally often.
+    loader_kwargs: go to DataLoader. Workers live as long as the loader unless persistent_workers=False is given; a
+        worker that brings no batch for `timeout` seconds, by default 1800, ends the run.
 
     Raises UserError for a batch size or a split that leaves nothing to train or validate on.
     """

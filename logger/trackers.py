@@ -48,7 +48,12 @@ class JsonLines(BaseTracker):
 class Wandb(BaseTracker):
     """A run of Weights & Biases, drawn over the axis "step". Its local files are in the run's log folder.
 
-    name: by default the run folder's. mode: "offline" keeps all in the local files, for `wandb sync`.
+    project: name of the project there.
+    entity: user or team that owns the project; None for the account's default.
+    name: of the run, by default the run folder's.
+    group: name of a group of runs.
+    tags: of the run.
+    mode: "offline" keeps everything in the local files, for `wandb sync`.
     """
 
     needs_package = "wandb"

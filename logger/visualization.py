@@ -26,13 +26,17 @@ if TYPE_CHECKING:
 class TensorboardWriter:
     """A SummaryWriter that fills in the step and puts the mode behind each tag ("loss/train", "loss/valid").
 
-    log_dir: folder of the event files. enabled: False writes none. The SummaryWriter itself is the attribute writer
-    (None if not enabled), for what has no method here. trackers: a TrackerList that gets numbers and images too,
-    from start() on until the writer, entered, is left. The attribute enabled says whether anybody gets anything.
+    log_dir: folder of the event files.
+    logger: where warnings go.
+    enabled: False writes no event files.
+    trackers: a TrackerList that gets numbers and images too, from start() until the end of the with statement.
 
-    A run that resumes takes back, through load_state_dict, what was written after its checkpoint, so that no point is
-    there twice. Of several processes the first one writes. Raises UserError if the files cannot be written; what cannot
-    be shown, as a histogram of nan, is left out, of which a line of the log tells once for each tag.
+    The attribute writer is the SummaryWriter itself (None if not enabled), for what has no method here. The attribute
+    enabled says whether TensorBoard or a tracker gets what is added.
+
+    When a run resumes, load_state_dict removes what was written after its checkpoint, so that no point is there twice.
+    Of several processes the first one writes. Raises UserError if the files cannot be written. Values that cannot be
+    shown, such as a histogram of nan, are skipped, with one warning for each tag.
     """
 
     def __init__(

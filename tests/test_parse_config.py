@@ -298,7 +298,7 @@ def test_check_makes_nothing(monkeypatch, file, capsys):
     monkeypatch.chdir(file.parent)
     with pytest.raises(SystemExit) as caught:
         command(monkeypatch, "-c", file, "--check", "--set", "trainer.epochs=5")
-    assert caught.value.code == 0 and "no mistakes found" in capsys.readouterr().out
+    assert caught.value.code == 0 and "no errors found" in capsys.readouterr().out
     assert os.listdir(file.parent) == ["config.json"]
 
 

@@ -44,14 +44,17 @@ if TYPE_CHECKING:
 
 
 class Trainer(BaseTrainer):
-    """Trains on batches (data, target), each a tensor or what holds tensors, and validates after each epoch.
+    """Trains on batches (data, target) and validates after each epoch.
 
-    device: where batches are sent.
-    data_loader: of the training part.
-    valid_data_loader: None for no validation.
-    lr_scheduler: steps after each epoch, or after each optimizer step if its config section says so.
-    len_epoch: batches in an epoch, by default trainer.len_epoch of the config, else one pass over data_loader; with it
-        the epochs continue one endless stream of passes.
+    Each of data and target is a tensor, or a dict, list or tuple that holds tensors.
+
+    model, criterion, metric_ftns, optimizer, config: as for BaseTrainer.
+    device: the torch.device that batches are moved to.
+    data_loader: gives the batches of the training part.
+    valid_data_loader: gives the batches of the validation part; None for no validation.
+    lr_scheduler: steps after each epoch, or after each optimizer step if its config section says so; None for none.
+    len_epoch: batches in an epoch, by default trainer.len_epoch of the config, else one pass over data_loader. If
+        given, the epochs divide one endless stream of passes.
 
     A subclass overrides compute_loss to change what a batch's loss is, or _train_batch for a step of another form.
 

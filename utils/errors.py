@@ -13,7 +13,7 @@ _LONG = 300  # letters
 
 
 class UserError(ValueError):
-    """A mistake of the user's. Its text says where, what was given and what would do, one mistake a line."""
+    """An error of the user's. Its text says where, what was given and what would do, one error a line."""
 
 
 class CheckpointError(UserError):
@@ -99,7 +99,7 @@ def in_one_line(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 
 def print_error(text: str) -> None:
-    """Tell of an error, one mistake a line, on the console and in the run's log, if there is one by now."""
+    """Report an error, a line of the text each, on the console and in the run's log, if there is one by now."""
     with contextlib.suppress(OSError, ValueError, AttributeError):  # it may be closed, or none
         sys.stderr.write("".join(f"error: {shown(line)}\n" for line in text.split("\n")))
         sys.stderr.flush()

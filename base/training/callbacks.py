@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 class EarlyStopping(BaseCallback):
     """Stops training when a value gets no better.
 
-    monitor: "min val_loss", "max val_accuracy" or another logged value. patience: epochs without a better one before
-    it stops. min_delta: how much better counts. baseline: a value that must be beaten first. target: a value at which
-    it stops at once, in validations within epochs too.
+    monitor: "min val_loss", "max val_accuracy" or another logged value.
+    patience: number of epochs without a better value after which training stops.
+    min_delta: smallest difference that counts as better.
+    baseline: a value that must be beaten first; None for no such value.
+    target: a value at which training stops at once, also in a validation within an epoch; None for no target.
     """
 
     def __init__(

@@ -21,21 +21,24 @@ if TYPE_CHECKING:
 class OptimStep:
     """Turns losses into updates: backward, and at the end of each window of batches one step of the optimizer.
 
-    accumulate: batches in a window. The gradient of a window is that of all its samples taken as one batch, however
-    they are split and however short an epoch's last window is, for a loss that is the mean over its batch's samples or,
-    with the reduction "sum", their sum. (One with class weights or an ignore_index is neither.)
-
-    clip_norm, clip_value: what the gradient is clipped to, as torch.nn.utils.clip_grad_norm_ and clip_grad_value_ do.
+    optimizer: a torch optimizer, or an Optimizers.
+    accumulate: batches in a window.
+    reduction: "mean" or "sum", how the loss reduces the losses of its batch's samples.
+    clip_norm: largest norm of the gradient over all parameters; None does not clip.
+    clip_value: largest absolute value of the gradient's entries; None does not clip.
     scaler: a torch.amp.GradScaler for losses computed in float16; it skips updates whose gradients are not finite.
-    watch: a NonFiniteWatch that looks at each update's gradient. It is not asked with a scaler, where infinite
-    gradients are a matter of course.
-    skip_nonfinite: skip updates in which the watch finds something; that waits for the device before each of them.
-    buffers: the model's, which a skipped update puts back as they were after the last one.
+    watch: a NonFiniteWatch that checks each update's gradient; not used with a scaler, where infinite gradients are
+        expected.
+    skip_nonfinite: skip updates in which the watch finds something; that waits for the device before each update.
+    buffers: the model's buffers, which a skipped update restores to their values after the last update.
+    model: needed with several processes, which train a copy or a shard each; begin says which part of a batch is whose.
 
-    model: of which several processes train a copy each, or a shard; begin says what is theirs of a batch.
+    The gradient of a window is that of all its samples taken as one batch, however they are divided into batches and
+    however short the last window of an epoch is. That holds for a loss that is the mean or the sum over the samples of
+    its batch, but not for one with class weights or an ignore_index.
 
-    The attribute lr is the learning rate of the last update, None before the first. The attribute norm is that of its
-    gradient before clipping, as a 0-dim tensor; None unless clip_norm or the attribute measures_norm asks for it.
+    The attribute lr is the learning rate of the last update, None before the first. The attribute norm is the norm of
+    its gradient before clipping, a 0-dim tensor; None unless clip_norm or the attribute measures_norm asks for it.
     """
 
     def __init__(

@@ -268,4 +268,4 @@ def test_a_model_prints_its_number_of_parameters():
     ["-c config.json --lr 0.01 --bs 128", "--config config.json --learning_rate 0.01 --batch_size 128 --device cpu"],
 )
 def test_flags_have_their_old_names(arguments):
-    assert "no mistakes found" in run_here("train.py", *arguments.split(), "--check").stdout
+    assert "no errors found" in run_here("train.py", *arguments.split(), "--check").stdout

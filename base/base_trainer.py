@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from base.base_callback import CallbackList, call_at_epoch_end
+from base.base_callback import BaseCallback, CallbackList, call_at_epoch_end
 from base.training.checkpoints import (
     complete_last_save,
     find_unsavable,
@@ -37,7 +37,6 @@ from utils.seed import derive_seed, seed_everything, set_rng_state
 from utils.stop_signal import StopSignal
 
 if TYPE_CHECKING:
-    from base.base_callback import BaseCallback
     from parse_config import ConfigParser
 
 
@@ -352,7 +351,7 @@ class BaseTrainer(ABC):
         if stop:
             raise _Stopped
 
-    def add_callback(self, callback: "BaseCallback") -> None:
+    def add_callback(self, callback: BaseCallback) -> None:
         """Call this one too, after those of the config."""
         self._callbacks.add(callback)
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
@@ -38,8 +39,6 @@ from utils.runs.weights import unwrapped
 from utils.seed import rng_state
 
 if TYPE_CHECKING:
-    import torch
-
     from parse_config import ConfigParser
 
 
@@ -64,12 +63,12 @@ class Trainer(BaseTrainer):
 
     def __init__(
         self,
-        model: "torch.nn.Module",
-        criterion: "Callable[[Any, Any], torch.Tensor]",
+        model: torch.nn.Module,
+        criterion: Callable[[Any, Any], torch.Tensor],
         metric_ftns: Sequence[Any],
-        optimizer: "torch.optim.Optimizer",
+        optimizer: torch.optim.Optimizer,
         config: "ConfigParser",
-        device: "torch.device",
+        device: torch.device,
         data_loader: Any,
         valid_data_loader: Any = None,
         lr_scheduler: Any = None,
@@ -197,7 +196,7 @@ class Trainer(BaseTrainer):
         self.train_metrics.forget()
         return log
 
-    def compute_loss(self, data: Any, target: Any) -> "tuple[torch.Tensor | dict[str, torch.Tensor], Any]":
+    def compute_loss(self, data: Any, target: Any) -> tuple[torch.Tensor | dict[str, torch.Tensor], Any]:
         """(loss, output) of one training batch: the place for Mixup, further losses, distillation.
 
         It runs within the autocast of trainer.precision; backward and the update are the loop's. loss: 0-dim; or a dict
@@ -207,7 +206,7 @@ class Trainer(BaseTrainer):
         output = self.model(data)
         return self.criterion(output, target), output
 
-    def _train_batch(self, batch_idx: int, data: Any, target: Any) -> "tuple[torch.Tensor, Any]":
+    def _train_batch(self, batch_idx: int, data: Any, target: Any) -> tuple[torch.Tensor, Any]:
         """Learn from one batch; returns (loss, output). The place for a step of another form, as a GAN's."""
         loss, output, others = self.losses(data, target)
         part = self.stream.part(self.epoch, batch_idx) if others else None
@@ -217,7 +216,7 @@ class Trainer(BaseTrainer):
             self._after_update(batch_idx)
         return loss, output
 
-    def losses(self, data: Any, target: Any) -> "tuple[torch.Tensor, Any, dict[str, torch.Tensor]]":
+    def losses(self, data: Any, target: Any) -> tuple[torch.Tensor, Any, dict[str, torch.Tensor]]:
         """(loss to minimize, output, {name: other loss}) of compute_loss."""
         with autocast(self.settings.precision, self.device):
             loss, output = self.compute_loss(data, target)

@@ -3,7 +3,7 @@
 import inspect
 import itertools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.utils.data import IterableDataset
@@ -12,11 +12,8 @@ from base.data.sampler import EpochSampler
 from base.data.seeded import SeededDataset
 from utils import inf_loop
 from utils.batches import batches_of
-from utils.distributed.world import part_of, part_of_batch, world_size
+from utils.distributed.world import Part, part_of, part_of_batch, world_size
 from utils.errors import UserError
-
-if TYPE_CHECKING:
-    from utils.distributed.world import Part
 
 
 class BatchStream:
@@ -68,7 +65,7 @@ class BatchStream:
             self._endless = itertools.chain(opened, inf_loop(self.loader))
         yield from itertools.islice(self._endless, left)
 
-    def part(self, epoch: int, batch_idx: int) -> "Part | None":
+    def part(self, epoch: int, batch_idx: int) -> Part | None:
         """The Part of an epoch's batch that is this process's; None if it is the only process."""
         if world_size() == 1:
             return None

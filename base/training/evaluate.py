@@ -11,13 +11,12 @@ from utils import MetricTracker
 from utils.batches import batches_of
 from utils.config.check import watched
 from utils.distributed.messages import gather, same_buffers
-from utils.distributed.world import part_of_batch
+from utils.distributed.world import Part, part_of_batch
 from utils.errors import UserError
 from utils.nested import describe_step, halves, num_samples
 
 if TYPE_CHECKING:
     from parse_config import ConfigParser
-    from utils.distributed.world import Part
 
 
 def evaluate(
@@ -77,7 +76,7 @@ def record(
     output: Any,
     target: Any,
     reduction: str = "mean",
-    part: "Part | None" = None,
+    part: Part | None = None,
 ) -> None:
     """Count a batch's loss (0-dim) and metrics, weighted by its samples. target: (N, ...), or what holds such.
 

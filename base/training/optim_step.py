@@ -8,14 +8,13 @@ import torch
 from utils.distributed.messages import largest
 from utils.distributed.parallel import average_gradients, exchange_gradients
 from utils.distributed.shards import is_sharded, sharded_like, whole
-from utils.distributed.world import world_size
+from utils.distributed.world import Part, world_size
 from utils.errors import UserError, refuse
 from utils.rules import optimizer_error
 from utils.untrusted import as_count, as_list, as_number
 
 if TYPE_CHECKING:
     from base.training.nonfinite import NonFiniteWatch
-    from utils.distributed.world import Part
 
 
 class OptimStep:
@@ -82,7 +81,7 @@ class OptimStep:
         self._part = None
         self._exchanged = True  # what the window's gradients are so far, between the processes
 
-    def begin(self, part: "Part | None", last: bool = False) -> None:
+    def begin(self, part: Part | None, last: bool = False) -> None:
         """Say before a batch's forward pass which Part of it this process has; None if all. last: as for step.
 
         Gradients then travel between the processes only where a window ends.
@@ -161,7 +160,7 @@ class OptimStep:
             for saved, buffer in zip(as_list(state.get("buffers", ())), self._good_buffers, strict=False):
                 buffer.copy_(saved)
 
-    def _weighted(self, loss: torch.Tensor, part: "Part") -> torch.Tensor:
+    def _weighted(self, loss: torch.Tensor, part: Part) -> torch.Tensor:
         """The loss of this process's samples, such that the mean over all processes is the loss of the batch."""
         own, total = part
         weight = own * world_size() / total if self.reduction == "mean" else world_size() * (own > 0)

@@ -4,7 +4,8 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from torch.optim.lr_scheduler import LinearLR, ReduceLROnPlateau, SequentialLR
+import torch
+from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
 from base.training.batch_stream import epoch_length
 from utils import UserError
@@ -15,9 +16,6 @@ from utils.duration import RunLength, is_duration, is_part
 from utils.runs.weights import load_state
 
 if TYPE_CHECKING:
-    import torch
-    from torch.optim.lr_scheduler import LRScheduler
-
     from base.training.optimizers import Optimizers
     from parse_config import ConfigParser
 
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
 class Schedules:
     """Several schedulers that step as one, by the names of their optimizers."""
 
-    def __init__(self, by_name: "Mapping[str, LRScheduler]") -> None:
+    def __init__(self, by_name: Mapping[str, LRScheduler]) -> None:
         self.by_name = by_name
 
     def step(self) -> None:
@@ -50,7 +48,7 @@ def build_schedule(
     optimizer: "torch.optim.Optimizer | Optimizers",
     data_loader: Any,
     name: str = "lr_scheduler",
-) -> "LRScheduler | Schedules | None":
+) -> LRScheduler | Schedules | None:
     """The scheduler that the section describes, None without one; Schedules if it has one for each of Optimizers.
 
     data_loader: whose length turns durations into the scheduler's steps.

@@ -55,7 +55,7 @@ class BaseCallback:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put it back."""
+        """Restore what state_dict returned."""
 
 
 class CallbackList:
@@ -73,7 +73,7 @@ class CallbackList:
             self.add(callback)
 
     def add(self, callback: BaseCallback, place: str = "") -> None:
-        """Call this one too, after the others. place: where it stands in the config, for errors."""
+        """Call this callback too, after the others. place: its path in the config, for errors."""
         self.callbacks.append(callback)
         for hook, called in self._called.items():
             if _overrides(callback, hook):
@@ -99,7 +99,7 @@ class CallbackList:
         return {name: callback.state_dict() for name, callback in self._named().items()}
 
     def load_state_dict(self, states: dict[str, dict[str, Any]]) -> None:
-        """Put them back; a callback that has none begins anew."""
+        """Restore the states; a callback without one starts from its beginning."""
         for name, callback in self._named().items():
             if name in states:
                 callback.load_state_dict(states[name])
@@ -145,7 +145,7 @@ def _show(values, writer, step):
 
 
 def as_numbers(log: dict[str, Any]) -> dict[str, Any]:
-    """The log with tensors of no dimension, wherever they are, as numbers."""
+    """The log with 0-dim tensors, on any device, as numbers."""
     return {key: value.item() if getattr(value, "ndim", None) == 0 else value for key, value in log.items()}
 
 

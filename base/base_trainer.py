@@ -113,12 +113,12 @@ class BaseTrainer(ABC):
 
     @functools.cached_property
     def table(self) -> CsvLog:
-        """metrics.csv."""
+        """The CsvLog of metrics.csv."""
         return CsvLog(self.config.log_dir / "metrics.csv")
 
     @functools.cached_property
     def saver(self) -> CheckpointSaver:
-        """What writes the checkpoints."""
+        """The CheckpointSaver, which writes the checkpoints."""
         settings = self.settings
         return CheckpointSaver(self.checkpoint_dir, self.config.resume, settings.keep_last, settings.async_save)
 
@@ -352,7 +352,7 @@ class BaseTrainer(ABC):
             raise _Stopped
 
     def add_callback(self, callback: BaseCallback) -> None:
-        """Call this one too, after those of the config."""
+        """Call this callback too, after those of the config."""
         self._callbacks.add(callback)
 
     def stop(self, reason: str) -> None:

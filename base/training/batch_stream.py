@@ -17,12 +17,15 @@ from utils.errors import UserError
 
 
 class BatchStream:
-    """The batches of a loader, one pass an epoch, or as one endless stream of passes that is cut into epochs.
+    """The batches of a loader, one pass an epoch, or as one endless stream of passes that is divided into epochs.
 
-    len_epoch: batches in an epoch of the stream; None for passes. limit: how many batches of each pass to take, or
-    which share of them. The attribute keeps_position says whether an epoch
-    can begin anywhere: with a loader that has set_epoch(epoch, start_batch), or state_dict and load_state_dict, or that
-    reads an IterableDataset which has them. len_epoch is None for a loader without a length.
+    loader: gives batches; it may have set_epoch(epoch, start_batch), or state_dict and load_state_dict.
+    len_epoch: batches in an epoch of the endless stream; None for one pass an epoch.
+    limit: number of batches of each pass to take (int), or their share (float in (0, 1]); None for all.
+
+    The attribute keeps_position says whether an epoch can begin at any batch: the loader has one of the methods above,
+    or reads an IterableDataset that has state_dict and load_state_dict. The attribute len_epoch is the number of
+    batches in an epoch, None for a loader without a length.
     """
 
     def __init__(self, loader: Any, len_epoch: int | None = None, limit: float | None = None) -> None:
@@ -83,7 +86,7 @@ class BatchStream:
         return self.loader.batch_indices(epoch, batch_idx)
 
     def restart(self) -> None:
-        """Forget the pass under way, after the loader was set back."""
+        """Forget the pass under way, after the loader has returned to an earlier position."""
         self._endless = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -91,7 +94,7 @@ class BatchStream:
         return {} if self._dataset is None else {"dataset": self._dataset.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put it back."""
+        """Restore the position of an iterable dataset."""
         if self._dataset is not None and "dataset" in state:
             self._dataset.load_state_dict(state["dataset"])
 
@@ -116,7 +119,7 @@ class BatchStream:
 
 
 def num_batches(loader: Any) -> int | None:
-    """Batches in a pass over the data; None for a stream that does not know."""
+    """Number of batches in a pass over the data, None if unknown."""
     try:
         return len(loader)
     except TypeError:
@@ -124,13 +127,13 @@ def num_batches(loader: Any) -> int | None:
 
 
 def epoch_length(trainer: dict[str, Any], loader: Any) -> int | None:
-    """Batches in an epoch with these settings, {key: value} of the trainer section; None if nobody knows."""
+    """Number of batches in an epoch, None if unknown. trainer: the config's section "trainer"."""
     batches = trainer.get("overfit_batches") or num_batches(loader)
     return trainer.get("len_epoch") or limited(batches, trainer.get("limit_train_batches"))
 
 
 def limited(batches: int | None, limit: float | None) -> int | None:
-    """The number of batches, None for one unknown, cut to a limit: a number, a float for a share, None for all."""
+    """The number of batches (None if unknown), at most the limit: a number (int), a share (float), or None for all."""
     if limit is None or batches is None:
         return batches if limit is None or isinstance(limit, float) else limit
     return max(1, round(limit * batches)) if isinstance(limit, float) else min(limit, batches)
@@ -141,7 +144,7 @@ def _parameters_of(function):
 
 
 def _stateful_dataset(loader: Any) -> Any:
-    """The iterable dataset, with a state, that the loader reads in this process; or None."""
+    """The iterable dataset with a state_dict that the loader reads in this process, else None."""
     dataset = getattr(loader, "dataset", None)
     own_state = isinstance(dataset, IterableDataset) and hasattr(dataset, "load_state_dict")
     return dataset if own_state and getattr(loader, "num_workers", 1) == 0 else None

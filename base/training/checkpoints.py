@@ -41,7 +41,7 @@ _SAVED_APART = ("model", "optimizer", "averaged_model")
 
 
 def stateful_attributes(trainer: "BaseTrainer") -> dict[str, Any]:
-    """{name: attribute} of all that have state_dict and load_state_dict, besides the models and the optimizer."""
+    """{name: attribute} of the attributes with state_dict and load_state_dict, except the models and the optimizer."""
     return {
         name: unwrapped(value)
         for name, value in vars(trainer).items()
@@ -68,7 +68,7 @@ def find_unsavable(trainer: "BaseTrainer") -> set[str]:
 
 @unhurried()  # the others wait here for one that still writes
 def gather_state(trainer: "BaseTrainer", epoch: int, unsavable: Collection[str] = ()) -> dict[str, Any]:
-    """All that must survive a restart, {name: state}, in the first process; epoch: the last whole one.
+    """Everything that must survive a restart, {name: state}, in the first process. epoch: the last complete one.
 
     unsavable: names of attributes to leave out.
     """

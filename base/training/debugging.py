@@ -53,7 +53,7 @@ class FixedBatches:
 
 
 def overfitted(config: "ConfigParser", data_loader: Any, valid_data_loader: Any) -> tuple[Any, Any]:
-    """(training loader, validation loader): the config's trainer.overfit_batches for both, or as they are without."""
+    """(training loader, validation loader): both of trainer.overfit_batches batches, or unchanged without it."""
     number = config["trainer"].get("overfit_batches")
     if number is None:
         return data_loader, valid_data_loader
@@ -109,7 +109,7 @@ def show_batches(trainer: "Trainer", path: Path) -> None:
 
 
 def try_validation(trainer: "Trainer") -> None:
-    """Validate on a few batches, and leave everything as it was."""
+    """Validate on a few batches, without changing any state."""
     loader = copy.copy(trainer.valid_data_loader)  # its workers are its own, and end with it
     tracker = MetricTracker.of(trainer.metric_ftns, trainer.device)
     measured = measured_model(trainer), trainer.criterion, trainer.metric_ftns, loader, trainer.device, tracker

@@ -30,9 +30,12 @@ def evaluate(
     after_batch: Callable[[], None] | None = None,
     limit: int | None = None,
 ) -> dict[str, float]:
-    """{name: average over all samples} of the loss and the metrics. tracker: a MetricTracker of those names.
+    """{name: average over all samples} of the loss and the metrics.
 
-    after_batch: called after each batch, which may raise to end this early. limit: how many batches to read, None: all.
+    tracker: a MetricTracker of those names.
+    precision: value of trainer.precision.
+    after_batch: called after each batch; it may raise to end the evaluation.
+    limit: number of batches to read, None for all.
     """
     model.eval()
     same_buffers(model)
@@ -60,7 +63,7 @@ def evaluate(
 def trackers(
     metric_ftns: Sequence[Any], device: torch.device, config: "ConfigParser"
 ) -> tuple[MetricTracker, MetricTracker]:
-    """(MetricTracker of the training part, of the validation part). Raises UserError for a metric that cannot be."""
+    """(tracker of the training part, of the validation part). Raises UserError if a monitored value is a table."""
     finite_only = config["trainer"].get("on_nonfinite") == "skip"
     train = MetricTracker.of(metric_ftns, device, finite_only=finite_only)
     for path, name in watched(config.config).items():

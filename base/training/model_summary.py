@@ -14,9 +14,9 @@ _LINES, _WIDTH = 24, 80
 
 
 def example_input(data_loader: Iterable[Any], device: torch.device) -> Any:
-    """Two inputs of the loader's first batch, on the device; None for a batch that is no list or tuple.
+    """Two inputs of the loader's first batch, on the device; None for a batch that is not a list or tuple.
 
-    What is neither a tensor nor holds some comes as a whole.
+    Inputs that neither are nor hold tensors are returned whole.
     """
     batch = next(iter(data_loader))
     if not isinstance(batch, (list, tuple)) or not batch:

@@ -118,7 +118,7 @@ class OptimStep:
         return (last or self.num_batches >= self.accumulate) and self.finish()
 
     def finish(self) -> bool:
-        """Update with the batches since the last update, if there are any; whether there were."""
+        """Update with the batches since the last update; returns whether there were any."""
         if self.num_batches == 0:
             return False
         if not self._exchanged:  # the window was to have further batches
@@ -138,13 +138,13 @@ class OptimStep:
         return state
 
     def merged(self, states: list[dict[str, Any]]) -> dict[str, Any]:
-        """The state for other processes than before: each goes on from the mean of the gradients that they had."""
+        """The state for another number of processes: each resumes from the mean of all processes' gradients."""
         gradients = zip(*(state["gradients"] for state in states), strict=True) if "gradients" in states[0] else ()
         means = [_mean(of_one) for of_one in gradients]
         return states[0] | ({"gradients": means} if means else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put it back; the state of another precision is left alone."""
+        """Restore the state; a scaler's state is skipped where there is no scaler."""
         if self.scaler is not None and "scaler" in state:
             _require_of_scaler(state["scaler"])
             self.scaler.load_state_dict(state["scaler"])

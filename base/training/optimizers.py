@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 
 
 class Optimizers:
-    """Several optimizers that step as one, each after every so many of the steps; by name, optimizers["generator"].
+    """Several optimizers that step as one, each by its name, as optimizers["generator"].
 
-    It has what a Trainer asks of an optimizer. every: {name: steps}, 1 for names that are not there.
+    by_name: {name: optimizer}.
+    every: {name: n}, that optimizer takes part in every nth step; 1 for names that are missing.
+
+    It has the methods that a Trainer calls on an optimizer.
     """
 
     def __init__(self, by_name: "dict[str, torch.optim.Optimizer]", every: dict[str, int] | None = None) -> None:
@@ -30,7 +33,7 @@ class Optimizers:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The groups of all, one optimizer's after the other's."""
+        """The parameter groups of all optimizers, in their order."""
         return [group for optimizer in self.by_name.values() for group in optimizer.param_groups]
 
     def is_due(self, name: str) -> bool:
@@ -38,14 +41,14 @@ class Optimizers:
         return (self.steps + 1) % self.every[name] == 0
 
     def step(self) -> None:
-        """Step with those that are due."""
+        """Step with the optimizers that are due."""
         for name, optimizer in self.by_name.items():
             if self.is_due(name):
                 optimizer.step()
         self.steps += 1
 
     def zero_grad(self) -> None:
-        """Forget the gradients of all."""
+        """Reset the gradients of all."""
         for optimizer in self.by_name.values():
             optimizer.zero_grad()
 
@@ -58,9 +61,9 @@ class Optimizers:
 def build_optimizer(
     config: "ConfigParser", model: "torch.nn.Module", name: str = "optimizer"
 ) -> "torch.optim.Optimizer | Optimizers":
-    """The optimizer over the parameters that want a gradient; Optimizers if the section names several.
+    """The optimizer of the parameters that require a gradient; an Optimizers if the section names several.
 
-    Raises UserError for patterns that fit nothing, and for parameters of no optimizer or of two.
+    Raises UserError for a pattern that matches no parameter, and for a parameter of no optimizer or of two.
     """
     trained = {key: parameter for key, parameter in model.named_parameters() if parameter.requires_grad}
     if not trained:

@@ -69,7 +69,7 @@ def apply_switches(model: torch.nn.Module, settings: "TrainerSettings", device: 
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager:
-    """A context, to be entered anew for each batch, in which models and losses compute in the precision."""
+    """A context, entered again for each batch, in which models and losses compute in the precision."""
     if precision not in _DTYPES:
         return _AS_IS
     return torch.autocast(device.type, _DTYPES[precision])
@@ -81,9 +81,10 @@ def grad_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler | 
 
 
 def fused_option(section: dict[str, Any], wanted: bool | None, model: torch.nn.Module) -> dict[str, bool]:
-    """The optimizer's keyword for its fused kernel: {"fused": True} if it is wanted, or None and it is sure to fit.
+    """The optimizer's keyword for its fused kernel: {"fused": True} or nothing, {}.
 
     section: {"type": ..., "args": ...} of the optimizer.
+    wanted: True or False; None for True where the kernel is sure to work.
     """
     given = section.get("args", {})
     if wanted is None:

@@ -38,7 +38,7 @@ class Schedules:
         return {name: scheduler.state_dict() for name, scheduler in self.by_name.items()}
 
     def load_state_dict(self, states: dict[str, Any]) -> None:
-        """Put them back."""
+        """Restore the states that state_dict returned."""
         for name, scheduler in self.by_name.items():
             load_state(f"lr_scheduler.{name}", scheduler, states[name])
 
@@ -49,9 +49,9 @@ def build_schedule(
     data_loader: Any,
     name: str = "lr_scheduler",
 ) -> LRScheduler | Schedules | None:
-    """The scheduler that the section describes, None without one; Schedules if it has one for each of Optimizers.
+    """The scheduler that the section describes, None without a section; a Schedules if it names several.
 
-    data_loader: whose length turns durations into the scheduler's steps.
+    data_loader: its length converts durations into the scheduler's steps.
     """
     section = config.get(name)
     if not section:

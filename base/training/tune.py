@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def tune(trainer: "Trainer", picture: Path | None = None, batch_size: bool = False) -> None:
-    """Print a learning rate, with its curve in a picture if a path is given, and the largest batch that fits."""
+    """Print a learning rate, if given a path for the picture of its curve, and the largest batch, if asked for it."""
     if trainer.has_own_step:
         own = trainer.settings.type
         raise UserError(f"--find-lr, --find-batch-size: try the ordinary step, and {own} has one of its own")

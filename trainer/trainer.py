@@ -173,7 +173,7 @@ class Trainer(BaseTrainer):
 
         averages = {**self.train_metrics.result(), "lr": self._lr}
         log = dict(averages)
-        self.rng = rng_state()  # to resume from, until the epoch is saved
+        self.resume_rng = rng_state()  # to resume from, until the epoch is saved
         if self.do_validation:
             result = self._valid_epoch(epoch)
             log.update({f"val_{name}": value for name, value in result.items()})
@@ -239,8 +239,8 @@ class Trainer(BaseTrainer):
 
     def _measure(self):
         """The averages over the validation samples. A signal that asks to stop is obeyed after any batch."""
-        before = self.rng
-        self.rng = before or rng_state()  # the run would resume from before the validation
+        before = self.resume_rng
+        self.resume_rng = before or rng_state()  # the run would resume from before the validation
         result = evaluate(
             measured_model(self),
             self.criterion,
@@ -253,7 +253,7 @@ class Trainer(BaseTrainer):
             limit=self.valid_batches,
         )
         self._callbacks.call("on_valid_end", self, {f"val_{name}": value for name, value in result.items()})
-        self.rng = before
+        self.resume_rng = before
         return result
 
     def _after_update(self, batch_idx):

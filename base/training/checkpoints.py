@@ -87,7 +87,7 @@ def gather_state(trainer, epoch, unsavable=()):
         },
         "rng": own["rng"],
         **({"of_other_processes": of_others} if of_others else {}),
-        "log": trainer.last_log,
+        "log": trainer.saved_log,
         "config": trainer.config.config,
     }
 
@@ -99,7 +99,7 @@ def _own_state(trainer, unsavable):
         for name, value in stateful_attributes(trainer).items()
         if getattr(value, "own_by_process", False) and name not in unsavable
     }
-    return {"rng": trainer.rng or rng_state(), "attributes": own}
+    return {"rng": trainer.resume_rng or rng_state(), "attributes": own}
 
 
 # ---- putting it back
@@ -137,10 +137,10 @@ def restore(trainer, path):
             other = "to train on, give a larger trainer.epochs, or change the config otherwise"
             trainer.stop(f"{shortened(checkpoint['stop_reason'])}; {other}")
     else:
-        trainer.last_log = {}
+        trainer.saved_log = {}
     if "rng" in checkpoint:
-        trainer.rng = _rng_of_this_process(trainer, checkpoint)
-        set_rng_state(trainer.rng)
+        trainer.resume_rng = _rng_of_this_process(trainer, checkpoint)
+        set_rng_state(trainer.resume_rng)
     if not config.continues and trainer.start_epoch > trainer.epochs:
         raise UserError(
             f"trainer.epochs: it is {trainer.epochs}, and the checkpoint is of epoch {trainer.start_epoch - 1} "
@@ -190,7 +190,7 @@ def _restore_progress(trainer, checkpoint, same_data):
 
 def _restore_best(trainer, checkpoint, before):
     """Restore the last log, and the best value so far if the config before monitored the same one."""
-    trainer.last_log = checkpoint.get("log", {})
+    trainer.saved_log = checkpoint.get("log", {})
     section = before.get("trainer")
     if isinstance(section, dict) and section.get("monitor", "off") == trainer.monitor:
         trainer.mnt_best = checkpoint.get("monitor_best", trainer.mnt_best)
@@ -250,7 +250,7 @@ def _rng_of_this_process(trainer, checkpoint):
     states = [checkpoint["rng"], *(other.get("rng") for other in _of_other_processes(checkpoint))]
     if rank() < len(states):
         return states[rank()]
-    seed_everything(derive_seed(trainer.seed, trainer.start_epoch, trainer.batches_done, rank()))
+    seed_everything(derive_seed(trainer.torch_seed, trainer.start_epoch, trainer.batches_done, rank()))
     return rng_state()
 
 

@@ -93,7 +93,7 @@ def named_anomalies(trainer):
 
 def show_batches(trainer, path):
     """Draw the batches that the run would begin with, and that it would first validate on. Raises UserError."""
-    seed_everything(derive_seed(trainer.seed, 1))
+    seed_everything(derive_seed(trainer.torch_seed, 1))
     by_part = {"training": next(BatchStream(trainer.data_loader).batches(1), None)}
     if trainer.valid_data_loader is not None:
         by_part["validation"] = next(batches_of(trainer.valid_data_loader), None)

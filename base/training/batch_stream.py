@@ -121,7 +121,7 @@ def num_batches(loader):
 
 
 def epoch_length(trainer, loader):
-    """Batches in an epoch with these settings, {key: value} of the trainer section; None if nobody knows."""
+    """Batches in an epoch with these settings, {key: value} of the trainer section; None if unknown."""
     batches = trainer.get("overfit_batches") or num_batches(loader)
     return trainer.get("len_epoch") or limited(batches, trainer.get("limit_train_batches"))
 

@@ -15,6 +15,10 @@ class UserError(ValueError):
     """A mistake of the user's. Its text says where, what was given and what would do, one mistake a line."""
 
 
+class Refused(ValueError):
+    """A file that must not be read; the text says why."""
+
+
 class CheckpointError(UserError):
     """A checkpoint that cannot be written, found or trusted."""
 

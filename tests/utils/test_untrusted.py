@@ -5,8 +5,8 @@ from collections import OrderedDict
 import pytest
 import torch
 
+from utils.errors import Refused
 from utils.runs.checkpoint import CheckpointError, load_checkpoint
-from utils.runs.zip_records import Refused
 from utils.untrusted import as_count, as_number, require_harmless
 
 
@@ -73,7 +73,7 @@ def sparse_outside():
     ids=range(18),
 )
 def test_what_would_do_harm_is_refused_by_its_place(value, why, monkeypatch):
-    monkeypatch.setattr("utils.untrusted.MOST_VALUES", 10_000)
+    monkeypatch.setattr("utils.untrusted._MOST_VALUES", 10_000)
     with pytest.raises(Refused, match=why) as told:
         require_harmless({"x": value})
     assert len(str(told.value).splitlines()) == 1 and len(str(told.value)) < 600

@@ -23,7 +23,7 @@ from base.training.model_summary import example_input, model_summary
 from base.training.nonfinite import NonFiniteWatch
 from base.training.optim_step import OptimStep
 from base.training.own_loop import SETTINGS_OF_EPOCH
-from base.training.precision import apply_switches, autocast, grad_scaler, to_device
+from base.training.precision import apply_switches, autocast, compile_as_set, grad_scaler, to_device
 from base.training.schedules import interval_of
 from logger.tables import show_tables
 from utils import MetricTracker, UserError
@@ -82,6 +82,7 @@ class Trainer(BaseTrainer):
         self.schedule_interval = interval_of(schedule) if lr_scheduler is not None else None
         self.plateau_metric = self._plateau_metric(schedule.get("monitor"))
         self._refuse_what_cannot_work()
+        apply_switches(model, settings, device)
 
         self.reduction = reduction_of(criterion)
         self.train_metrics, self.valid_metrics = trackers(metric_ftns, device, config)
@@ -114,7 +115,7 @@ class Trainer(BaseTrainer):
     def _check(self):
         example = example_input(self.data_loader, self.device)
         self._summary = model_summary(unwrapped(self.model), example)  # before the model is compiled
-        apply_switches(self.model, self.settings, self.device)
+        compile_as_set(self.model, self.settings)
         super()._check()
         if self.settings.sanity_check_batches:
             try_validation(self)

@@ -14,7 +14,7 @@ from pathlib import Path
 from logger import TrackerList, setup_logging
 from utils.config.check import as_spec, check_config, check_types, metric_name, renamed_types
 from utils.config.command_line import read_command_line
-from utils.config.files import deep_merge, require_plain, set_by_path
+from utils.config.files import deep_merge, read_config, require_plain, set_by_path
 from utils.config.plain import require_savable
 from utils.config.schema import KNOWN_KEYS, RunSettings, TrainerSettings
 from utils.config.types import OWN_SECTION, PARTS, argument_mistakes, is_library, resolve, signature_of
@@ -118,10 +118,18 @@ class ConfigParser:
                 raise SystemExit(0)
             return merged
 
-    def init_obj(self, name, module, *args, **kwargs):
+    @classmethod
+    def from_file(cls, path, modification=None):
+        """The config of a file, with {path: value} set on top, for a notebook. Raises UserError, all errors at once."""
+        config = cls(read_config(Path(path)), modification=modification, parts=PARTS)
+        check_types(config.config, config.parts)
+        return config
+
+    def init_obj(self, name, module=None, *args, **kwargs):
         """Build the object that section `name` describes: its type, found in module, called with its args.
 
-        Further arguments are passed on; one that the config gives too is refused. Raises UserError.
+        module: by default the one that PARTS names. Further arguments are passed on; one that the config gives too is
+        refused. Raises UserError.
         """
         found, keywords = self._look_up(name, as_spec(name, self._config.get(name)), module, args, kwargs)
         return _call(name, found, args, keywords)
@@ -131,18 +139,18 @@ class ConfigParser:
         found, keywords = self._look_up(name, as_spec(name, self._config.get(name)), module, args, kwargs, whole=False)
         return functools.partial(found, *args, **keywords)
 
-    def find_type(self, name, module, default=None):
+    def find_type(self, name, module=None, default=None):
         """The class or function that the type of section `name` names; without one, the default of that name."""
         spec = {"type": self._config[name].get("type", default)}
         return self._look_up(name, spec, module, whole=False)[0]
 
-    def init_loss(self, module, name="loss"):
+    def init_loss(self, module=None, name="loss"):
         """The loss: callable (output, target) -> 0-dim tensor, from a function or a loss class."""
         spec = as_spec(name, self._config.get(name))
         found, keywords = self._look_up(name, spec, module, called_with=2)
         return _call(name, found, (), keywords) if inspect.isclass(found) else _bind(found, keywords, spec)
 
-    def init_metrics(self, module, name="metrics"):
+    def init_metrics(self, module=None, name="metrics"):
         """The metrics: callables (output, target) -> number and objects with update, compute and reset.
 
         Each has its name as __name__.
@@ -167,14 +175,14 @@ class ConfigParser:
         path: where that is, as "lr_scheduler.args.schedulers.0"; its first word says where types are looked up.
         """
         section = path.partition(".")[0]
-        module = importlib.import_module(PARTS[section].module)
-        found, keywords = self._look_up(section, as_spec(path, spec), module, args, kwargs, path=path)
+        found, keywords = self._look_up(section, as_spec(path, spec), None, args, kwargs, path=path)
         return _call(path, found, args, keywords)
 
-    def parameters(self, name, module):
+    def parameters(self, name, module=None):
         """Names of the arguments that the class of section `name` takes."""
         spec = as_spec(name, self._config.get(name))
-        return [p.name for p in signature_of(resolve(spec["type"], module, self.parts.get(name, OWN_SECTION)))]
+        found = resolve(spec["type"], module or self._module(name), self.parts.get(name, OWN_SECTION))
+        return [parameter.name for parameter in signature_of(found)]
 
     def load_checkpoint(self, mesh=None):
         """What the checkpoint to go on from holds. What from_args has read is handed out once and not kept.
@@ -294,6 +302,12 @@ class ConfigParser:
             what = "%d threads compute now, %d did before; on a CPU the last bits of all numbers may differ"
             logger.warning(what, now, before)
 
+    def _module(self, section):
+        part = self.parts.get(section) or PARTS.get(section)
+        if part is None:
+            raise UserError(f"{section}: in which module its type is looked up is for the script to say")
+        return importlib.import_module(part.module)
+
     def _look_up(self, name, spec, module, args=(), kwargs=None, path=None, whole=True, called_with=None):
         """(class or function, its keyword arguments) of one section.
 
@@ -306,7 +320,7 @@ class ConfigParser:
                 raise UserError(f"{path}.args.{key}: given in the config and by the script; take it out of the config")
         keywords |= kwargs or {}
         try:
-            found = resolve(spec["type"], module, self.parts.get(name, OWN_SECTION))
+            found = resolve(spec["type"], module or self._module(name), self.parts.get(name, OWN_SECTION))
         except UserError as error:
             raise UserError(f"{path}.type: {error}") from None
         given = called_with if called_with and not inspect.isclass(found) else len(args)

@@ -1,6 +1,7 @@
-"""BaseTrainer: runs the epochs, keeps the best model, saves after each and resumes."""
+"""BaseTrainer: runs the epochs, keeps the best model, saves after each epoch and resumes."""
 
 import contextlib
+import functools
 import math
 import time
 from abc import ABC, abstractmethod
@@ -8,20 +9,25 @@ from abc import ABC, abstractmethod
 import torch
 
 from base.base_callback import CallbackList, call_at_epoch_end
-from base.training.checkpoint_saver import CheckpointSaver
+from base.training.checkpoints import (
+    complete_last_save,
+    find_unsavable,
+    gather_state,
+    require_rollback,
+    restore,
+    restore_attributes,
+    set_later_epochs_aside,
+)
 from base.training.nonfinite import NonFiniteError, finite_state, require_finite
-from base.training.own_loop import warn_of_own_loop
-from base.training.rollback import complete_last_save, leave_later_epochs, roll_back
-from base.training.standard_callbacks import BestModel, SavePeriod, minutes_are_over, require_monitored, save_is_due
-from base.training.trainer_state import find_unsavable, restore_attributes, restore_trainer, trainer_state
 from logger import CsvLog, TensorboardWriter, require_log_files
-from logger.epoch_report import epoch_report
-from logger.run_report import run_report, tell_how_to_resume
+from logger.reports import epoch_report, run_report, tell_how_to_resume
 from utils.batches import DataError
-from utils.config.schema import TrainerSettings
+from utils.config.schema import SETTINGS_OF_TRAINER, TrainerSettings
 from utils.distributed.messages import Agreement, any_of
 from utils.distributed.world import seed_of_process, world_size
+from utils.errors import UserError
 from utils.runs.checkpoint import BEST_MODEL, CheckpointError, checkpoint_name
+from utils.runs.saver import CheckpointSaver
 from utils.runs.weights import unwrapped
 from utils.seed import derive_seed, seed_everything, set_rng_state
 from utils.stop_signal import StopSignal
@@ -30,14 +36,16 @@ from utils.stop_signal import StopSignal
 class BaseTrainer(ABC):
     """Trains a model epoch by epoch. A subclass writes _train_epoch; train() does the rest.
 
-    A _train_epoch that can begin after any batch sets resumes_within_epochs, counts with _count_batch and calls
-    _save_if_due after each batch: such a run can be stopped and resumed anywhere. Others resume after an epoch.
-
-    model: an nn.Module on its device. criterion: callable (output, target) -> 0-dim tensor. metric_ftns: callables
-    (output, target) -> number, each with a __name__. optimizer: of the model's parameters. config: a ConfigParser.
+    model: an nn.Module on its device.
+    criterion: callable (output, target) -> 0-dim tensor.
+    metric_ftns: callables (output, target) -> number, each with a __name__.
+    optimizer: of the model's parameters.
+    config: a ConfigParser; its section "trainer" is read here.
 
     Every attribute that has state_dict and load_state_dict (a scheduler, a second model, a scaler) is saved with
-    each checkpoint under its name, and restored when train() starts.
+    each checkpoint under its name, and restored when train() starts. A _train_epoch that can begin after any batch
+    sets resumes_within_epochs, and after each batch calls _count_batch, which advances the position, and
+    _save_if_due, which saves or stops there if it is time to. Others resume after an epoch.
     """
 
     resumes_within_epochs = False
@@ -49,10 +57,12 @@ class BaseTrainer(ABC):
 
         self.model, self.optimizer = model, optimizer
         self.criterion, self.metric_ftns = criterion, metric_ftns
+        self.averaged_model = None  # what is measured and saved in the model's place, if a callback makes one
 
         self.epochs = settings.epochs
         self.save_period = settings.save_period
-        self.start_epoch = self.epoch = 1  # under way
+        self.epoch = self._start_epoch = 1
+        self._is_restored = config.resume is None
         self.batches_done = 0  # of it
         self.step = 0  # batches since the beginning
         self.validated_step = 0  # the last one after which the model was validated within an epoch
@@ -64,46 +74,70 @@ class BaseTrainer(ABC):
         self.early_stop = settings.early_stop or math.inf
         self.not_improved_count, self.best_epoch = 0, 0  # there is none yet
 
-        self._seed = torch.initial_seed()  # what the script has seeded torch with
-        self._to_restore = {}
-        self._rng = None  # to begin with within an epoch; or of a moment to go back to, while the model is validated
-        self._log = {}  # what the newest checkpoint's epoch logged
-        self._unsavable = set()
-        self.averaged_model = None  # what is measured and saved in the model's place, if a callback makes one
+        self.seed = torch.initial_seed()  # what the script has seeded torch with
+        self.rng = None  # random states to resume from within an epoch, or after a validation under way
+        self.last_log = {}  # what the newest checkpoint's epoch logged
         self.stop_signal = StopSignal()
-        self._agree = Agreement()
         self.stop_reason = None  # why training ends before its last epoch
         self.is_whole = False  # whether memory holds what batches_done have made, so that an error may save it
-        self._callbacks = CallbackList(config.init_callbacks(), [BestModel(), SavePeriod()])
-        if config.resume is not None:
-            self._resume_checkpoint(config.resume)
+        self._to_restore = {}  # states of attributes, from a checkpoint
+        self._unsavable = set()
+        self._left_settings = SETTINGS_OF_TRAINER  # which the _train_epoch of a subclass alone could follow
+        self._agree = Agreement()
+        self._callbacks = CallbackList(config.init_callbacks())
+        self._trackers = config.init_trackers()
 
-        self._must_be_finite = finite_state(unwrapped(model))
-        self._callbacks.call("check", self)
-        self.checkpoint_dir = config.save_dir  # makes the run's folders, so only now that nothing can be refused
-        self.saver = CheckpointSaver(self.checkpoint_dir, config.resume, settings.keep_last, settings.async_save)
-        self.writer = TensorboardWriter(config.log_dir, self.logger, settings.tensorboard, config.init_trackers())
-        self.table = CsvLog(config.log_dir / "metrics.csv")
+    # Made when first asked for, by train() or by a trainer that reads them in its constructor: with them the folders.
+    checkpoint_dir = functools.cached_property(lambda self: self.config.save_dir)
+
+    @functools.cached_property
+    def writer(self):
+        """The TensorboardWriter, which passes on to the config's experiment trackers too."""
+        return TensorboardWriter(self.config.log_dir, self.logger, self.settings.tensorboard, self._trackers)
+
+    @functools.cached_property
+    def table(self):
+        """metrics.csv."""
+        return CsvLog(self.config.log_dir / "metrics.csv")
+
+    @functools.cached_property
+    def saver(self):
+        """What writes the checkpoints."""
+        settings = self.settings
+        return CheckpointSaver(self.checkpoint_dir, self.config.resume, settings.keep_last, settings.async_save)
+
+    @property
+    def start_epoch(self):
+        """The first epoch to train; a train() of a project's own that asks for it has the checkpoint restored."""
+        self._restore_once()
+        return self._start_epoch
+
+    @start_epoch.setter
+    def start_epoch(self, epoch):
+        self._start_epoch = epoch
+
+    def _restore_once(self):
+        if not self._is_restored:
+            self._is_restored = True
+            self._resume_checkpoint(self.config.resume)
 
     @abstractmethod
     def _train_epoch(self, epoch):
         """Train one epoch, counted from 1; returns what it logged, {name: number}."""
 
     def train(self):
-        """Run the epochs that are left. Each starts from random generators seeded by (seed, epoch)."""
-        self._unsavable = find_unsavable(self, self.logger)
-        warn_of_own_loop(self)
-        with self.stop_signal, self.writer:  # also while the last checkpoint is written
+        """Check, restore, open the run, run the epochs that are left, and report.
+
+        Each epoch starts from random generators seeded by (seed, epoch).
+        """
+        self._restore_once()
+        self._check()
+        with self.stop_signal, self._opened_run():  # also while the last checkpoint is written
             try:
                 if self._begin():
                     with contextlib.suppress(_Stopped), self.stop_signal.expecting_steps():
                         self._run_epochs()
-                    self.is_whole = False  # what callbacks do now is no training
-                    self._agree.close()
-                    self.saver.wait()
-                    self._callbacks.call("on_train_end", self)
-                    self.saver.wait()  # for what a callback has saved
-                    self.logger.info(run_report(self))
+                    self._end()
                 self.config.record_end()
             except (KeyboardInterrupt, SystemExit) as error:
                 if not self.stop_signal.received:  # it is sys.exit(), as a callback may call it
@@ -120,7 +154,27 @@ class BaseTrainer(ABC):
                     self.stop_signal.end()
                 raise
             finally:
-                self.saver.end(self.logger)
+                self.saver.close(self.logger)
+
+    # ---- how a run begins and ends
+
+    def _check(self):
+        """Raise UserError for what cannot work, before the run has a folder."""
+        settings = self.settings
+        if (settings.save_every_steps or settings.save_every_minutes) and not self.resumes_within_epochs:
+            raise UserError(
+                "trainer.save_every_steps, trainer.save_every_minutes: this trainer with this data_loader cannot "
+                "resume within an epoch; leave them out, or give the loader set_epoch(epoch, start_batch) or state_dict"
+            )
+        self._must_be_finite = finite_state(unwrapped(self.model))
+        self._callbacks.call("check", self)
+
+    @contextlib.contextmanager
+    def _opened_run(self):
+        """Within it the run has its folders and what writes into them."""
+        with self.writer:
+            self._unsavable = find_unsavable(self)
+            yield
 
     def _begin(self):
         """Put back what a checkpoint held; returns whether there is anything left to do.
@@ -135,20 +189,45 @@ class BaseTrainer(ABC):
         if all_done:
             done = f"epoch {self.start_epoch - 1} is done and trainer.epochs is {self.epochs}"
             self.stop(f"{done}; go on with --set trainer.epochs=...")
+        if self.not_improved_count >= self.early_stop:
+            self.stop(f"{self._no_better()}; go on with --set trainer.early_stop=...")
         self._callbacks.call("on_train_start", self)
         self.stop_reason = any_of(self.stop_reason)
         if self.stop_reason:
             self.logger.warning("nothing left to train: %s", self.stop_reason)
             if self.config.has_ended:
                 return False
-        if self.stop_reason and self._rng is not None:
-            set_rng_state(self._rng)  # the end draws what follows upon the last epoch
-            self._rng = None
+        if self.stop_reason and self.rng is not None:
+            set_rng_state(self.rng)  # the end draws what follows upon the last epoch
+            self.rng = None
         self.stop_reason = None if all_done else self.stop_reason
-        restore_attributes(self, shown, self.logger)  # which takes back what later epochs have shown
-        leave_later_epochs(self)
+        restore_attributes(self, shown)  # which takes back what later epochs have shown
+        set_later_epochs_aside(self)
         self.writer.start()
         return True
+
+    def _end(self):
+        self.is_whole = False  # what callbacks do now is no training
+        self._agree.close()
+        self.saver.wait()
+        self._callbacks.call("on_train_end", self)
+        self.saver.wait()  # for what a callback has saved
+        self.logger.info(run_report(self))
+
+    def _warn_of_left_settings(self):
+        """Name the settings given in the config that this trainer's own _train_epoch alone could follow."""
+        fields = type(self.settings).model_fields
+        given = [
+            f"trainer.{key}"
+            for key in self._left_settings
+            if getattr(self.settings, key) not in (fields[key].default, "ignore")  # which is done by leaving it
+        ]
+        if given:
+            own = "this trainer has a _train_epoch of its own, which alone decides what they do"
+            self.logger.warning("%s: %s", ", ".join(given), own)
+        self._left_settings = ()
+
+    # ---- the epochs
 
     def _run_epochs(self):
         begins = self.epoch <= self.epochs and self.stop_reason is None
@@ -158,14 +237,14 @@ class BaseTrainer(ABC):
             self._save([checkpoint_name(self.start_epoch - 1, self.batches_done)], self.start_epoch - 1)
         while self.epoch <= self.epochs and self.stop_reason is None:
             if self.batches_done:
-                set_rng_state(self._rng)
+                set_rng_state(self.rng)
             else:
-                seed_everything(seed_of_process(derive_seed(self._seed, self.epoch)))
-            self._rng = None
+                seed_everything(seed_of_process(derive_seed(self.seed, self.epoch)))
+            self.rng = None
             started = time.perf_counter()
             try:
                 log = {"epoch": self.epoch} | self._train_epoch(self.epoch) | {"epoch": self.epoch}
-                self.is_whole, self.batches_done, self._rng = False, 0, None
+                self.is_whole, self.batches_done, self.rng = False, 0, None
                 self._finish_epoch(log, seconds=time.perf_counter() - started)
                 self.epoch += 1
             except NonFiniteError as error:
@@ -173,11 +252,13 @@ class BaseTrainer(ABC):
                 self._roll_back(error)
 
     def _finish_epoch(self, log, seconds):
-        """Report the epoch, save what the callbacks have asked for, and record it.
+        """Report the epoch, save what was asked for, and record it.
 
         What fails beside the save, as a callback or a full disk of logs, ends the run after it.
         """
+        self._warn_of_left_settings()
         log, failure = call_at_epoch_end(self._callbacks, self, log)
+        self._ask_for_saves(log)
         if any_of(None if failure is None else True):
             self.save_as(checkpoint_name(self.epoch))
         try:
@@ -188,14 +269,19 @@ class BaseTrainer(ABC):
             self.saver.wait()
             tell_how_to_resume(self)
             raise failure
-        require_monitored(self, log)
+        if self.monitor != "off" and self.mnt_metric not in log:
+            self.saver.wait()
+            raise UserError(
+                f"trainer.monitor: nothing called {self.mnt_metric!r} is logged; logged are "
+                f"{', '.join(key for key in log if key != 'epoch')} (epoch {self.epoch} is saved)"
+            )
         require_log_files(f"epoch {self.epoch} is saved")
 
     def _record_epoch(self, log, seconds):
         self.saver.agree()
         best = BEST_MODEL in self.saver.names
         self.logger.info(epoch_report(log, self.epochs, seconds, best))
-        self._log = {key: value for key, value in log.items() if isinstance(value, (int, float, str))}
+        self.last_log = {key: value for key, value in log.items() if isinstance(value, (int, float, str))}
         if checkpoint_name(self.epoch) in self.saver.names:
             self._save_checkpoint(self.epoch, save_best=best)
             self.saver.forget_asked()  # whatever a subclass has made of it
@@ -203,23 +289,52 @@ class BaseTrainer(ABC):
         self.saver.check()
         self.table.append(log)
 
+    # ---- the best model, and what is saved when: trainer.monitor, early_stop, save_period, save_every_...
+
+    def _ask_for_saves(self, log):
+        """At an epoch's end: have the epoch, and the best model, saved if they are to be; stop if it gets no better."""
+        self._keep_if_best(log)
+        if self.mnt_metric in log:
+            self.not_improved_count += 1
+        if self.not_improved_count >= self.early_stop:
+            self.stop(self._no_better())
+        self.stop_reason = any_of(self.stop_reason)  # all save the last epoch, whoever has ended the run
+        last = self.epoch >= self.epochs or self.stop_reason is not None
+        lacks_monitored = self.monitor != "off" and self.mnt_metric not in log  # an error, once it is saved
+        if self.epoch % self.save_period == 0 or last or lacks_monitored:
+            self.save_as(checkpoint_name(self.epoch))
+
+    def _keep_if_best(self, log):
+        """Have the model saved as the best if the monitored value is better; a tie or a nan is not."""
+        value = log.get(self.mnt_metric, math.nan)
+        if value < self.mnt_best if self.mnt_mode == "min" else value > self.mnt_best:
+            self.mnt_best, self.best_epoch = value, self.epoch
+            self.not_improved_count = -1  # the end of the epoch makes it 0
+            self.save_as(BEST_MODEL)
+
+    def _no_better(self):
+        return f"no better {self.mnt_metric} for {self.not_improved_count} epochs"
+
     def _count_batch(self, batch_idx):
-        """Say that the epoch's batch of this index, from 0, is done."""
+        """Note that the epoch's batch of this index, from 0, is done."""
         self.batches_done = batch_idx + 1
         self.step += 1
 
     def _save_if_due(self):
         """Between two batches: save if it is time to, and stop if a signal asks for it."""
         self.saver.check()
-        if save_is_due(self):
+        every = self.settings.save_every_steps
+        if every is not None and self.step % every == 0:
             self._save_within_epoch()
         self._stop_if_asked()
 
     def _stop_if_asked(self):
-        """Save, or save and end the run, if that is asked for; to be called where the run could begin again."""
+        """Save, or save and end the run, if that is asked for; to be called where the run could resume."""
         if not self.resumes_within_epochs:
             return
-        asked = self.stop_signal.asks(), self.stop_reason is not None, minutes_are_over(self)
+        minutes = self.settings.save_every_minutes
+        save = minutes is not None and time.monotonic() - self.saver.saved_at >= 60 * minutes
+        asked = self.stop_signal.asks(), self.stop_reason is not None, save
         signal, stop, save = self._agree(*asked, place=(self.epoch, self.batches_done))
         if stop:
             self.stop_reason = any_of(self.stop_reason)
@@ -230,8 +345,12 @@ class BaseTrainer(ABC):
         if stop:
             raise _Stopped
 
+    def add_callback(self, callback):
+        """Call this one too, after those of the config."""
+        self._callbacks.add(callback)
+
     def stop(self, reason):
-        """End training after this batch, or after this epoch if the trainer cannot go on within one. It is saved."""
+        """End training, saved, after this batch, or after this epoch if the trainer cannot resume within one."""
         self.stop_reason = self.stop_reason or str(reason or "") or "a callback has asked for it"
 
     def save_as(self, name, instead_of=()):
@@ -245,7 +364,7 @@ class BaseTrainer(ABC):
             self._save([], epoch)
 
     def _save_within_epoch(self):
-        """Save all that is needed to go on after the batches done, if this trainer can."""
+        """Save all that is needed to resume after the batches done, if this trainer can."""
         self.saver.wait()
         path = self.checkpoint_dir / checkpoint_name(self.epoch - 1, self.batches_done)
         if self.resumes_within_epochs and path.name != checkpoint_name(0) and path != self.saver.newest:
@@ -272,7 +391,7 @@ class BaseTrainer(ABC):
         self.saver.wait()  # so that there is never more than one copy
         if self.settings.on_nonfinite != "ignore":
             self._require_finite()
-        self.saver.save(trainer_state(self, epoch, self._unsavable), names)
+        self.saver.save(gather_state(self, epoch, self._unsavable), names)
 
     def _require_finite(self):
         """Raise NonFiniteError rather than let a poisoned model be saved."""
@@ -280,20 +399,24 @@ class BaseTrainer(ABC):
 
     def _roll_back(self, error):
         """Go back to the newest checkpoint, to train on from there without the error's batches; or raise it."""
-        roll_back(self, error)
+        left_out = require_rollback(self, error)
+        self._resume_checkpoint(self.saver.newest)
+        self._restore_attributes()
+        self.left_out |= left_out
+        self.epoch = self.start_epoch
 
     def _resume_checkpoint(self, path):
-        """Go on from a checkpoint; the attributes that have a state get theirs when train() starts."""
-        restore_trainer(self, path)
+        """Restore from a checkpoint; the attributes that have a state get theirs when the run begins."""
+        self._to_restore = restore(self, path)
 
     def _restore_attributes(self):
         """Give each attribute that a resumed checkpoint holds its state back, and metrics.csv a row it lacks."""
-        restore_attributes(self, self._to_restore, self.logger)
+        restore_attributes(self, self._to_restore)
         self._to_restore = {}
         if damaged := self.table.set_aside_if_damaged():
             self.logger.warning("metrics.csv was not what this program wrote: it is %s now", damaged)
-        if "epoch" in self._log and self._log["epoch"] not in self.table.epochs():
-            self.table.append(self._log)  # the run was killed between the checkpoint and the row
+        if "epoch" in self.last_log and self.last_log["epoch"] not in self.table.epochs():
+            self.table.append(self.last_log)  # the run was killed between the checkpoint and the row
 
 
 class _Stopped(Exception):

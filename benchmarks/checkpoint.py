@@ -51,10 +51,10 @@ def worker(millions):
 
 
 def time_saves(trainer, folder):
-    from base.training.trainer_state import trainer_state
+    from base.training.checkpoints import gather_state
 
     plain = Path(folder, "plain.pth")
-    torch_save = median_seconds(lambda: torch.save(trainer_state(trainer, 1), plain))
+    torch_save = median_seconds(lambda: torch.save(gather_state(trainer, 1), plain))
     plain.unlink()
     save = median_seconds(lambda: trainer._save_checkpoint(1))
     num_bytes = (trainer.checkpoint_dir / "checkpoint-epoch1.pth").stat().st_size

@@ -5,7 +5,7 @@ import argparse
 import pytest
 
 from helpers import copy_project, run, run_here
-from utils.config.debug_flags import NONE_GIVEN, add_debug_flags
+from utils.config.train_flags import NONE_GIVEN, add_debug_flags
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import torch
 from killed import set_trap
 from worlds import PATIENCE, in_served_world, in_world, lines_of, results, small_job, statuses, train
 
-import base.training.checkpoint_saver as checkpoint_saver
+import utils.runs.saver as checkpoint_saver
 from base import BaseCallback, BaseDataLoader
 from base.base_callback import CallbackList
 from helpers import TinyData, tiny_config, tiny_model, tiny_trainer

@@ -16,8 +16,7 @@ from torch.distributed.fsdp import FSDPModule
 from worlds import in_world, results, rows_of, run_of, small_job, train
 
 import utils.distributed.sharded_checkpoint
-from base.training.gradient_watch import GradientWatch
-from base.training.nonfinite import NonFiniteError, finite_state, require_finite
+from base.training.nonfinite import NonFiniteError, NonFiniteWatch, finite_state, require_finite
 from base.training.optim_step import OptimStep
 from helpers import PROJECT, same
 from utils import UserError
@@ -290,7 +289,7 @@ def poisoned(where):
                 require_finite(finite_state(model), "now")
             except NonFiniteError as error:
                 return str(error)
-        step = OptimStep(optimizer, watch=GradientWatch(), skip_nonfinite=True, model=model)
+        step = OptimStep(optimizer, watch=NonFiniteWatch("stop"), skip_nonfinite=True, model=model)
         step.begin(part_of(4))
         handle = model[0].weight.register_post_accumulate_grad_hook(infinite_in_the_second)
         step.step(model(torch.ones(2, 5)).sum(), 2)
@@ -389,8 +388,8 @@ MOMENTS = {  # of rank 0, in the second save: what it calls last, and the epoch 
     "shards": ("utils.distributed.sharded_checkpoint", "_write", 1),
     "sums": ("utils.distributed.sharded_checkpoint", "_complete", 1),
     "rename": ("utils.distributed.sharded_checkpoint", "flush_folder", 1),
-    "file": ("base.training.checkpoint_saver", "save_checkpoint", 1),
-    "prune": ("base.training.checkpoint_saver", "prune_checkpoints", 2),
+    "file": ("utils.runs.saver", "save_checkpoint", 1),
+    "prune": ("utils.runs.saver", "prune_checkpoints", 2),
     "delete": ("utils.runs.checkpoint", "delete_unnamed", 2),
 }
 

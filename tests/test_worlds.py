@@ -1,6 +1,7 @@
 """Several processes train as one does: the same samples in the same steps, the same numbers, one run folder."""
 
 import itertools
+import time
 import types
 
 import pytest
@@ -9,10 +10,10 @@ import torchmetrics
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from worlds import in_world, results, rows_of, run_of, small_job, train
 
-import base.training.checkpoint_saver as checkpoint_saver
-import base.training.standard_callbacks as standard_callbacks
+import base.base_trainer as base_trainer
 import data_loader.data_loaders as data_module
 import model.model as model_module
+import utils.runs.saver as checkpoint_saver
 from base import BaseDataLoader, InMemoryDataset
 from base.data.augmentations import RandomShift
 from base.training.batch_stream import BatchStream
@@ -278,7 +279,7 @@ def own_loop(config):
             trainer.logger.warning("only one of the processes says this")
         trainer.logger.warning("all of them say this")
         trainer.train()
-    return trainer._log
+    return trainer.last_log
 
 
 def test_a_loop_of_a_project_s_own_trains_in_several_processes_too(tmp_path):
@@ -408,7 +409,9 @@ def counted_saves(*arguments):
     saves, save = [], Trainer._save_within_epoch
     Trainer._save_within_epoch = lambda self: (saves.append(self.step), save(self))[0]
     seconds, a_step = [0.0], 0.02 + 0.005 * rank()  # by a clock that goes on by steps, and faster in one process
-    standard_callbacks.time = checkpoint_saver.time = types.SimpleNamespace(monotonic=lambda: seconds[0])
+    base_trainer.time = checkpoint_saver.time = types.SimpleNamespace(
+        monotonic=lambda: seconds[0], perf_counter=time.perf_counter
+    )
     messages._ROUND_SECONDS = 0.0  # so that they agree after each step
     count = Trainer._count_batch
     Trainer._count_batch = lambda self, i: (seconds.append(seconds.pop() + a_step), count(self, i))[1]

@@ -1,48 +1,54 @@
 """YOURS to subclass: what happens in an epoch and with a batch."""
 
+import contextlib
 import math
 import sys
 
-import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
 from base import BaseTrainer
-from base.training.batch_stream import BatchStream, limited, num_batches
-from base.training.debugging import looked_into, overfitted, refuse_limits
+from base.training.batch_stream import (
+    BatchStream,
+    describe_batches,
+    limited,
+    num_batches,
+    refuse_small_parts,
+    require_shared,
+)
+from base.training.checkpoints import measured_model
+from base.training.debugging import named_anomalies, overfitted, refuse_limits, try_validation
 from base.training.evaluate import evaluate, record, reduction_of, trackers
-from base.training.gradient_watch import GradientWatch
-from base.training.nonfinite import NonFiniteError, StepLog, merged_faults, nonfinite_samples
+from base.training.model_summary import example_input, model_summary
+from base.training.nonfinite import NonFiniteWatch
 from base.training.optim_step import OptimStep
-from base.training.own_loop import LEFT_TO_EPOCH, has_own_loop
 from base.training.precision import apply_switches, autocast, grad_scaler, to_device
 from base.training.schedules import interval_of
-from base.training.sharing import refuse_small_parts, require_shared
-from base.training.trainer_state import measured_model
 from logger.tables import show_tables
 from utils import MetricTracker, UserError
-from utils.config.schema import TrainerSettings
-from utils.distributed.messages import broadcast, gather, sums
-from utils.distributed.shards import shows, whole
+from utils.config.schema import SETTINGS_OF_EPOCH
+from utils.distributed.messages import broadcast
+from utils.distributed.shards import is_sharded, shows, whole
 from utils.distributed.world import is_main
 from utils.nested import describe, describe_step, halves, num_samples
 from utils.runs.schedule_state import over_before
 from utils.runs.weights import unwrapped
 from utils.seed import rng_state
 
-_SAMPLES_NAMED = 20  # of a batch at fault
-_BATCHES_READ_AGAIN = 4  # of those at fault
-
 
 class Trainer(BaseTrainer):
     """Trains on batches (data, target), each a tensor or what holds tensors, and validates after each epoch.
 
-    device: where batches are sent. data_loader: of the training part. valid_data_loader: None for no validation.
-    lr_scheduler: steps after each epoch, or after each update if its config section says so. len_epoch: batches in
-    an epoch, by default trainer.len_epoch of the config, else one pass over data_loader; with it the epochs
-    continue one endless stream of passes.
+    device: where batches are sent.
+    data_loader: of the training part.
+    valid_data_loader: None for no validation.
+    lr_scheduler: steps after each epoch, or after each optimizer step if its config section says so.
+    len_epoch: batches in an epoch, by default trainer.len_epoch of the config, else one pass over data_loader; with it
+        the epochs continue one endless stream of passes.
 
-    A run goes on from any batch if data_loader says where it is: through set_epoch(epoch, start_batch), as
+    A subclass overrides compute_loss to change what a batch's loss is, or _train_batch for a step of another form.
+
+    A run resumes after any batch if data_loader says where it is: through set_epoch(epoch, start_batch), as
     BaseDataLoader does, or through state_dict and load_state_dict of its own or of the dataset that it iterates.
     """
 
@@ -59,32 +65,28 @@ class Trainer(BaseTrainer):
         lr_scheduler=None,
         len_epoch=None,
     ):
-        own_loop = type(self)._train_epoch is not Trainer._train_epoch and not type(self).resumes_within_epochs
-        data_loader, valid_data_loader = overfitted(config, data_loader, valid_data_loader)
-        refuse_limits(config, valid_data_loader, own_loop, type(self)._valid_epoch is not Trainer._valid_epoch)
-        require_shared("valid_data_loader", valid_data_loader)
-        settings = TrainerSettings.model_validate(config["trainer"])
-        self.stream = BatchStream(data_loader, len_epoch or settings.len_epoch, settings.limit_train_batches)
-        _refuse_lengths(config, self.stream, lr_scheduler)
-        _refuse_classes(config, data_loader)
-        refuse_small_parts(model, data_loader)
+        super().__init__(model, criterion, metric_ftns, optimizer, config)
+        settings = self.settings
+        self.device = device
+        self.data_loader, self.valid_data_loader = overfitted(config, data_loader, valid_data_loader)
+        self.do_validation = self.valid_data_loader is not None
+        require_shared("valid_data_loader", self.valid_data_loader)
+        self.stream = BatchStream(self.data_loader, len_epoch or settings.len_epoch, settings.limit_train_batches)
+        self.len_epoch = self.stream.len_epoch
+        self.valid_batches = limited(num_batches(self.valid_data_loader), settings.limit_valid_batches)
+        self._own_loop = type(self)._train_epoch is not Trainer._train_epoch and not self.resumes_within_epochs
+        self._left_settings = SETTINGS_OF_EPOCH if self._own_loop else ()
+        self.resumes_within_epochs = self.stream.keeps_position and not self._own_loop
+        self.lr_scheduler = lr_scheduler
+        schedule = config.get("lr_scheduler") or {}
+        self.schedule_interval = interval_of(schedule) if lr_scheduler is not None else None
+        self.plateau_metric = self._plateau_metric(schedule.get("monitor"))
+        self._refuse_what_cannot_work()
+
         self.reduction = reduction_of(criterion)
         self.train_metrics, self.valid_metrics = trackers(metric_ftns, device, config)
-        apply_switches(model, settings, device)
-        self.resumes_within_epochs = self.stream.keeps_position and not own_loop
-        self.left_to_loop = LEFT_TO_EPOCH if has_own_loop(type(self), Trainer) else ()
-        self.len_epoch = self.stream.len_epoch
-        self.device = device
-        self.data_loader = data_loader
-        self.valid_data_loader = valid_data_loader
-        self.do_validation = valid_data_loader is not None
-        self.valid_batches = limited(num_batches(valid_data_loader), settings.limit_valid_batches)
-        self.lr_scheduler = lr_scheduler
-        super().__init__(model, criterion, metric_ftns, optimizer, config)
-        if not self.resumes_within_epochs and not own_loop:
-            self.logger.warning("data_loader cannot tell where it is: if stopped within an epoch, the run repeats it")
-        skips = settings.on_nonfinite == "skip"
-        self.gradient_watch = GradientWatch()
+        self.update_metrics = MetricTracker("grad_norm", finite_only=settings.on_nonfinite == "skip")
+        self.nonfinite = NonFiniteWatch(settings.on_nonfinite, self.stream, self.logger)
         self.optim_step = OptimStep(
             optimizer,
             accumulate=settings.accumulate,
@@ -92,44 +94,47 @@ class Trainer(BaseTrainer):
             clip_norm=settings.clip_norm,
             clip_value=settings.clip_value,
             scaler=grad_scaler(settings.precision, device),
-            watch=self.gradient_watch if settings.on_nonfinite != "ignore" else None,
-            skip_nonfinite=skips,
+            watch=self.nonfinite if self.nonfinite.checks_gradients else None,
+            skip_nonfinite=self.nonfinite.skips,
             buffers=model.buffers(),
             model=model,
         )
-
         self.log_step = settings.log_step or max(1, self.len_epoch // 20)
-        self.update_metrics = MetricTracker("grad_norm", finite_only=skips)
-        self.step_log = StepLog()
 
-        schedule = config.get("lr_scheduler") or {}
-        self.schedule_interval = interval_of(schedule) if lr_scheduler is not None else None
-        self.plateau_metric = self._plateau_metric(schedule.get("monitor"))
-
-    def _warn_of_settings(self):
-        if self.settings.compile == "dynamic":
-            what = "a resume may differ in the last bits, since kernels are made for the first shape that comes"
-            self.logger.warning('trainer.compile: "dynamic": %s', what)
-        steps, _ = _schedule_steps(self.config, self.stream)
-        for name, scheduler in getattr(self.lr_scheduler, "by_name", {"": self.lr_scheduler}).items():
-            if over := over_before(scheduler, steps - 1):  # the last step is for after the run
-                self.logger.warning("%s: %s", f"lr_scheduler.{name}".rstrip("."), over)
+    @property
+    def has_own_step(self):
+        """Whether a subclass has a _train_batch of its own, which find_lr cannot try."""
+        return type(self)._train_batch is not Trainer._train_batch
 
     def train(self):
         """Run the epochs that are left."""
-        self._warn_of_settings()
-        with looked_into(self):
+        with named_anomalies(self):
             super().train()
+
+    def _check(self):
+        example = example_input(self.data_loader, self.device)
+        self._summary = model_summary(unwrapped(self.model), example)  # before the model is compiled
+        apply_switches(self.model, self.settings, self.device)
+        super()._check()
+        if self.settings.sanity_check_batches:
+            try_validation(self)
+        self._example = example
+
+    @contextlib.contextmanager
+    def _opened_run(self):
+        with super()._opened_run():
+            self._describe_run()
+            yield
 
     def _train_epoch(self, epoch):
         """Train and validate one epoch; returns {name: average over the epoch's samples}."""
+        self._left_settings = ()  # an override has called this one
         self.is_whole = True
         self.model.train()
         if self.batches_done == 0:
             self.train_metrics.reset()
             self.update_metrics.reset()
-            self.step_log.reset()
-            self.gradient_watch.clear()
+            self.nonfinite.begin_epoch()
             self.optim_step.reset()
         self._stop_if_asked()
         self._validate_if_due(epoch)  # which a signal may have put off
@@ -144,12 +149,12 @@ class Trainer(BaseTrainer):
                 self.is_whole = False  # until the batch is counted: an error in between leaves half of its update
                 self.optim_step.begin(part, last=batch_idx + 1 == self.len_epoch)
                 try:
-                    loss, output = self._train_batch(batch_idx, data, target)
+                    loss, output = self._train_batch(batch_idx, data, target)  # forward, backward, update
                 except Exception as error:
                     error.add_note(describe_step(data, target, self.model))
                     raise
                 record(self.train_metrics, self.metric_ftns, loss, output, target, self.reduction, part)
-                self.step_log.batches.append(batch_idx)
+                self.nonfinite.count_loss(batch_idx)
                 self._count_batch(batch_idx)
                 self.is_whole = True
                 self._callbacks.call("on_step_end", self)
@@ -163,12 +168,12 @@ class Trainer(BaseTrainer):
             if self.optim_step.finish():  # the loader ended before its length said so
                 self._after_update(self.batches_done - 1)
             self.is_whole = True
-            if self.step_log.batches:
+            if self.nonfinite.batches:
                 self._log_batch(self.batches_done - 1, epoch, bar)
 
         averages = {**self.train_metrics.result(), "lr": self._lr}
         log = dict(averages)
-        self._rng = rng_state()  # to resume from, until the epoch is saved
+        self.rng = rng_state()  # to resume from, until the epoch is saved
         if self.do_validation:
             result = self._valid_epoch(epoch)
             log.update({f"val_{name}": value for name, value in result.items()})
@@ -180,17 +185,35 @@ class Trainer(BaseTrainer):
         self.train_metrics.forget()
         return log
 
+    def compute_loss(self, data, target):
+        """(loss, output) of one training batch: the place for Mixup, further losses, distillation.
+
+        It runs within the autocast of trainer.precision; backward and the update are the loop's. loss: 0-dim; or a dict
+        of such, whose "loss" is minimized and whose other entries, means over the batch's samples, are logged under
+        their names. output: what the metrics get beside the target.
+        """
+        output = self.model(data)
+        return self.criterion(output, target), output
+
     def _train_batch(self, batch_idx, data, target):
-        """Learn from one batch; returns (loss, output). The place for what is unusual about a step."""
-        with autocast(self.settings.precision, self.device):
-            output = self.model(data)
-            loss = self.criterion(output, target)
-        if getattr(loss, "ndim", None) != 0:
-            raise UserError(f"loss: gave a {describe(loss)}; one number a batch, as a 0-dim tensor, is needed")
-        last = batch_idx + 1 == self.len_epoch
-        if self.optim_step.step(loss, num_samples(target), last):  # backward, and at a window's end the update
+        """Learn from one batch; returns (loss, output). The place for a step of another form, as a GAN's."""
+        loss, output, others = self.losses(data, target)
+        part = self.stream.part(self.epoch, batch_idx) if others else None
+        for name, value in others.items():
+            self.train_metrics.update_extra(name, value, 0 if part and part.own == 0 else num_samples(target))
+        if self.optim_step.step(loss, num_samples(target), batch_idx + 1 == self.len_epoch):
             self._after_update(batch_idx)
         return loss, output
+
+    def losses(self, data, target):
+        """(loss to minimize, output, {name: other loss}) of compute_loss."""
+        with autocast(self.settings.precision, self.device):
+            loss, output = self.compute_loss(data, target)
+        others = {name: value for name, value in loss.items() if name != "loss"} if isinstance(loss, dict) else {}
+        loss = loss.get("loss") if isinstance(loss, dict) else loss
+        if getattr(loss, "ndim", None) != 0:
+            raise UserError(f"loss: gave a {describe(loss)}; one number a batch, as a 0-dim tensor, is needed")
+        return loss, output, others
 
     def _valid_epoch(self, epoch):
         """Validate; returns {name: average over the validation samples}."""
@@ -216,8 +239,8 @@ class Trainer(BaseTrainer):
 
     def _measure(self):
         """The averages over the validation samples. A signal that asks to stop is obeyed after any batch."""
-        before = self._rng
-        self._rng = before or rng_state()  # the run would resume from before the validation
+        before = self.rng
+        self.rng = before or rng_state()  # the run would resume from before the validation
         result = evaluate(
             measured_model(self),
             self.criterion,
@@ -230,13 +253,11 @@ class Trainer(BaseTrainer):
             limit=self.valid_batches,
         )
         self._callbacks.call("on_valid_end", self, {f"val_{name}": value for name, value in result.items()})
-        self._rng = before
+        self.rng = before
         return result
 
     def _after_update(self, batch_idx):
-        self.step_log.updates.append(batch_idx)
-        lr = self.optimizer.param_groups[0]["lr"]
-        self.step_log.lr = lr.clone() if isinstance(lr, torch.Tensor) else lr  # a schedule fills a tensor in place
+        self.nonfinite.count_update(batch_idx)
         if self.optim_step.norm is not None:
             self.update_metrics.update("grad_norm", self.optim_step.norm)
         if self.schedule_interval == "step":
@@ -257,14 +278,11 @@ class Trainer(BaseTrainer):
 
     def _log_batch(self, batch_idx, epoch, bar):
         """Report the batches since the last report; here alone the loop waits for the device."""
-        self._check_steps()
-        if self.settings.on_nonfinite == "skip":
-            self._report_skipped()
+        self.nonfinite.report(epoch, self.train_metrics.window("loss"))
         latest = self.train_metrics.collect()
         if self.update_metrics.window("grad_norm"):
             latest |= self.update_metrics.collect()
-        self.step_log.clear()
-        self.gradient_watch.clear()
+        self.nonfinite.begin_window()
         self.writer.set_step(self._step_of(epoch, batch_idx + 1))
         for name, value in latest.items():
             self.writer.add_scalar(name, value)
@@ -278,7 +296,7 @@ class Trainer(BaseTrainer):
     @property
     def _lr(self):
         """The learning rate of the last update, whatever the schedule has set since."""
-        return self.optimizer.param_groups[0]["lr"] if self.step_log.lr is None else self.step_log.lr
+        return self.optimizer.param_groups[0]["lr"] if self.optim_step.lr is None else self.optim_step.lr
 
     def _step_of(self, epoch, batches_done):
         """The place on TensorBoard's axis: batches since the beginning."""
@@ -335,42 +353,9 @@ class Trainer(BaseTrainer):
         return name or self.mnt_metric or ("val_loss" if self.do_validation else "loss")
 
     def _require_finite(self):
-        if self.batches_done:  # else the epoch's end has looked at all of them
-            self._check_steps()
+        if self.batches_done and not self.nonfinite.skips:  # else the epoch's end has looked at all of them
+            self.nonfinite.report(self.epoch, self.train_metrics.window("loss"))
         super()._require_finite()
-
-    def _check_steps(self):
-        """Raise NonFiniteError for the first loss or gradient norm since the last report that is not finite."""
-        if self.settings.on_nonfinite in ("stop", "rollback"):
-            for batches, what in self._nonfinite_steps():
-                raise NonFiniteError(self._describe_steps(batches, what), batches)
-
-    def _report_skipped(self):
-        for batches, what in self._nonfinite_steps():
-            self.logger.warning("%s; the update is skipped", self._describe_steps(batches, what))
-
-    def _nonfinite_steps(self):
-        faults = self.step_log.faults(self.train_metrics.window("loss"), self.gradient_watch.read())
-        (found,) = sums([len(faults)])
-        return merged_faults(gather(faults)) if found else []
-
-    def _describe_steps(self, batches, what):
-        place = f"epoch {self.epoch}, batch {' and '.join(str(i + 1) for i in batches)} of {self.len_epoch}"
-        samples = self._samples(batches)
-        bad = self._nonfinite_samples(batches[:_BATCHES_READ_AGAIN])
-        named = f"; samples {_listed(samples)}" if samples else ""
-        return f"{place}: {what}{named}" + (
-            f"; data_loader has nan or infinity in sample {_listed(bad)}" if bad else ""
-        )
-
-    def _samples(self, batches):
-        return [index for batch_idx in batches for index in self.stream.samples(self.epoch, batch_idx)]
-
-    def _nonfinite_samples(self, batches):
-        """Which samples of these batches hold nan or infinity; [] where reading them again could harm the run."""
-        if self.settings.on_nonfinite != "stop" and getattr(self.data_loader, "num_workers", 0):
-            return []  # a file that the dataset opens here would be shared by workers to come
-        return nonfinite_samples(self.data_loader, self._samples(batches))
 
     def _roll_back(self, error):
         super()._roll_back(error)
@@ -386,35 +371,48 @@ class Trainer(BaseTrainer):
                 f"lr_scheduler.monitor: nothing called {self.plateau_metric!r} is logged; there are {', '.join(log)}"
             )
 
+    # ---- what is said and refused before training
 
-def _listed(samples):
-    more = f" and {len(samples) - _SAMPLES_NAMED} more" if len(samples) > _SAMPLES_NAMED else ""
-    return ", ".join(map(str, samples[:_SAMPLES_NAMED])) + more
+    def _refuse_what_cannot_work(self):
+        """Raise UserError where the settings, the data and the model do not go together."""
+        own_validation = type(self)._valid_epoch is not Trainer._valid_epoch
+        refuse_limits(self.config, self.valid_data_loader, self._own_loop, own_validation)
+        if self.len_epoch is None:
+            raise UserError("data_loader: has no length; say with trainer.len_epoch how many batches make an epoch")
+        if num_batches(self.data_loader) == 0:
+            raise UserError("data_loader: has no batches; a batch may be larger than the data, with drop_last")
+        total = getattr(self.lr_scheduler, "total_steps", None)
+        steps, unit = self._schedule_steps()
+        if total is not None and steps > total:
+            raise UserError(
+                f"lr_scheduler.args.total_steps: it is {total}, but the run has {steps} {unit} to step after"
+            )
+        classes = getattr(self.data_loader, "classes", None) or ()
+        given = self.config.get("arch", {}).get("args", {}).get("num_classes")
+        if isinstance(given, int) and given < len(classes):
+            raise UserError(f"arch.args.num_classes: got {given}, and the data have {len(classes)} classes")
+        refuse_small_parts(self.model, self.data_loader)
 
+    def _schedule_steps(self):
+        """(how often the run's schedule steps, after what)."""
+        if self.schedule_interval == "step":
+            return self.epochs * math.ceil(self.len_epoch / self.settings.accumulate), "updates"
+        return self.epochs, "epochs"
 
-def _refuse_lengths(config, stream, lr_scheduler):
-    """Raise UserError, before the run has a folder, if there is nothing to train on or the schedule is too short."""
-    if stream.len_epoch is None:
-        raise UserError("data_loader: has no length; say with trainer.len_epoch how many batches make an epoch")
-    if num_batches(stream.loader) == 0:
-        raise UserError("data_loader: has no batches; a batch may be larger than the data, with drop_last")
-    total = getattr(lr_scheduler, "total_steps", None)
-    steps, unit = _schedule_steps(config, stream)
-    if total is not None and steps > total:
-        raise UserError(f"lr_scheduler.args.total_steps: it is {total}, but the run has {steps} {unit} to step after")
-
-
-def _schedule_steps(config, stream):
-    """(how often the run's schedule steps, after what)."""
-    trainer = config["trainer"]
-    by_step = interval_of(config.get("lr_scheduler") or {}) == "step"
-    updates = math.ceil(stream.len_epoch / trainer.get("accumulate", 1))
-    return (trainer["epochs"] * updates, "updates") if by_step else (trainer["epochs"], "epochs")
-
-
-def _refuse_classes(config, data_loader):
-    """Raise UserError if the model is said to tell fewer classes apart than the loader has found."""
-    classes = getattr(data_loader, "classes", None) or ()
-    given = config.get("arch", {}).get("args", {}).get("num_classes")
-    if isinstance(given, int) and given < len(classes):
-        raise UserError(f"arch.args.num_classes: got {given}, and the data have {len(classes)} classes")
+    def _describe_run(self):
+        """Log what is trained, where and how, and what in the settings is unusual; draw the graph of the model."""
+        self.logger.info("%s\n", self._summary)
+        self.logger.info("run %s on %s, seed %d", self.checkpoint_dir, self.device, self.config.settings.seed)
+        for line in describe_batches(self.data_loader, self.settings.accumulate):
+            self.logger.info("%s", line)
+        if not self.resumes_within_epochs and not self._own_loop:
+            self.logger.warning("data_loader cannot tell where it is: if stopped within an epoch, the run repeats it")
+        if self.settings.compile == "dynamic":
+            what = "a resume may differ in the last bits, since kernels are made for the first shape that comes"
+            self.logger.warning('trainer.compile: "dynamic": %s', what)
+        steps, _ = self._schedule_steps()
+        for name, scheduler in getattr(self.lr_scheduler, "by_name", {"": self.lr_scheduler}).items():
+            if over := over_before(scheduler, steps - 1):  # the last step is for after the run
+                self.logger.warning("%s: %s", f"lr_scheduler.{name}".rstrip("."), over)
+        if self.config.resume is None and self._example is not None and not is_sharded(self.model):
+            self.writer.add_graph(unwrapped(self.model), self._example)

@@ -24,6 +24,7 @@ class MetricTracker:
 
     def __init__(self, *keys, writer=None, finite_only=False, over_epoch=None):
         self.keys = keys
+        self._extra = ()
         self.writer = writer
         self.finite_only = finite_only
         self.over_epoch = over_epoch
@@ -38,7 +39,9 @@ class MetricTracker:
         return cls("loss", *names, finite_only=finite_only, over_epoch=over_epoch)
 
     def reset(self):
-        """Forget all values."""
+        """Forget all values, and the names that came with update_extra."""
+        self.keys = tuple(key for key in self.keys if key not in self._extra)
+        self._extra = ()
         self._sums = dict.fromkeys(self.keys, 0.0)
         self._weights = dict.fromkeys(self.keys, 0)
         self._clear()
@@ -53,6 +56,18 @@ class MetricTracker:
         """Take further names, which a subclass of the Trainer updates; forgets all values."""
         self.keys += keys
         self.reset()
+
+    def update_extra(self, key, value, n=1):
+        """Add the mean of n samples under a name that need not have been there before."""
+        if key not in self._values:
+            self._add_key(key)
+        self.update(key, value, n)
+
+    def _add_key(self, key):
+        self.keys += (key,)
+        self._extra += (key,)
+        self._sums[key], self._weights[key] = 0.0, 0
+        self._values[key], self._counts[key], self._num_read[key] = [], [], 0
 
     def update(self, key, value, n=1):
         """Add the mean of n samples. value: a number or a 0-dim tensor, which is not copied to the CPU yet."""
@@ -101,11 +116,15 @@ class MetricTracker:
         self._read()
         window = {key: list(zip(self._values[key], self._counts[key], strict=True)) for key in self.keys}
         state = {"sums": dict(self._sums), "weights": dict(self._weights), "window": window}
+        state |= {"extra": list(self._extra)} if self._extra else {}
         return state if self.over_epoch is None else state | {"over_epoch": self.over_epoch.state_dict()}
 
     def load_state_dict(self, state):
         """Go on from the values so far of those names that are tracked here."""
         self.reset()
+        for key in as_list(state.get("extra", ())):
+            if isinstance(key, str) and key not in self.keys:
+                self._add_key(key)
         for key in self.keys:
             if key in state["sums"]:
                 self._sums[key], self._weights[key] = as_number(state["sums"][key]), as_count(state["weights"][key])

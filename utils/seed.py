@@ -24,6 +24,13 @@ def seed_everything(seed):
     torch.manual_seed(seed)
 
 
+def seed_run(settings):
+    """Seed everything, and choose kernels, as "seed" and "deterministic" of the config say. settings: RunSettings."""
+    seed_everything(settings.seed)
+    if settings.deterministic:
+        make_deterministic()
+
+
 def make_deterministic():
     """Let torch use only kernels that give the same bits on every run; those that cannot raise an error."""
     import os

@@ -9,8 +9,8 @@ import torch
 from base import BaseDataLoader
 from base.data.sampler import EpochSampler
 from base.training.batch_stream import BatchStream, num_batches
+from base.training.checkpoints import measured_model
 from base.training.evaluate import evaluate
-from base.training.trainer_state import measured_model
 from logger.pictures import draw_batches
 from utils import MetricTracker, UserError
 from utils.batches import batches_of
@@ -78,32 +78,29 @@ def refuse_limits(config, valid_data_loader, own_loop, own_validation):
 
 
 @contextlib.contextmanager
-def looked_into(trainer):
-    """Within it the trainer trains, watched for anomalies if its settings say so; validation has been tried before."""
-    if trainer.settings.sanity_check_batches:
-        _try_validation(trainer)
+def named_anomalies(trainer):
+    """Within it autograd looks for nan, if trainer.detect_anomaly says so, and its error names the batch."""
     with torch.autograd.set_detect_anomaly(trainer.settings.detect_anomaly or torch.is_anomaly_enabled()):
         try:
             yield
         except RuntimeError as error:
             if not trainer.settings.detect_anomaly or "returned nan values" not in str(error):
                 raise
-            place = trainer._describe_steps([trainer.batches_done], str(error).rstrip("."))
+            place = trainer.nonfinite.describe(trainer.epoch, [trainer.batches_done], str(error).rstrip("."))
             raise UserError(f"{place}; where it was called stands above") from error
 
 
-def show_batches(path, config, data_loader, valid_data_loader):
+def show_batches(trainer, path):
     """Draw the batches that the run would begin with, and that it would first validate on. Raises UserError."""
-    data_loader, valid_data_loader = overfitted(config, data_loader, valid_data_loader)
-    seed_everything(derive_seed(torch.initial_seed(), 1))
-    by_part = {"training": next(BatchStream(data_loader).batches(1), None)}
-    if valid_data_loader is not None:
-        by_part["validation"] = next(batches_of(valid_data_loader), None)
+    seed_everything(derive_seed(trainer.seed, 1))
+    by_part = {"training": next(BatchStream(trainer.data_loader).batches(1), None)}
+    if trainer.valid_data_loader is not None:
+        by_part["validation"] = next(batches_of(trainer.valid_data_loader), None)
     draw_batches(path, by_part)
     print(f"{path}: the first {' and '.join(by_part)} batch")
 
 
-def _try_validation(trainer):
+def try_validation(trainer):
     """Validate on a few batches, and leave everything as it was."""
     loader = copy.copy(trainer.valid_data_loader)  # its workers are its own, and end with it
     tracker = MetricTracker.of(trainer.metric_ftns, trainer.device)

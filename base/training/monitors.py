@@ -7,8 +7,8 @@ import time
 import torch
 
 from base import BaseCallback
+from base.training.checkpoints import measured_model
 from base.training.precision import to_device
-from base.training.trainer_state import measured_model
 from utils import UserError
 from utils.distributed.shards import shows
 from utils.nested import halves, samples_of

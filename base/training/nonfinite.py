@@ -1,17 +1,20 @@
-"""Numbers that are not finite: put down to their batches, and refused before they are saved."""
+"""Losses, gradients and parameters that are nan or infinite: found, traced to their batches, and reported."""
 
 import itertools
 import math
 
 import numpy as np
+import torch
 
-from utils.distributed.messages import gather
+from utils.distributed.messages import gather, sums
 from utils.distributed.shards import local
 from utils.errors import UserError
 from utils.seed import rng_state, set_rng_state
-from utils.untrusted import as_count, as_list, as_number
+from utils.untrusted import as_count, as_list
 
-MAX_LEFT_OUT = 10
+MAX_LEFT_OUT = 10  # batches of an epoch that "rollback" leaves out
+_SAMPLES_NAMED = 20  # of the batches at fault
+_BATCHES_READ_AGAIN = 4  # of those at fault
 
 
 class NonFiniteError(UserError):
@@ -22,63 +25,168 @@ class NonFiniteError(UserError):
         self.batches = batches
 
 
-class StepLog:
-    """Which batches stand behind the losses and the updates since the last report. It survives a restart.
+class NonFiniteWatch:
+    """Follows trainer.on_nonfinite: knows which batches stand behind the losses and updates since the last report.
 
-    The attribute lr is the learning rate of the last update, None before the first one.
+    action: "stop" and "rollback" raise NonFiniteError, "skip" warns (the optimizer step is skipped by OptimStep),
+        "ignore" does nothing.
+    stream: the BatchStream, which knows the samples of each batch.
+    logger: where "skip" warns.
+
+    Gradients are checked on the device, with GradScaler's kernel scaling by 1, into flags that are allocated many at
+    once: for a model of small layers, computing norms instead costs twice as much. The flags are read only by report.
     """
 
     own_by_process = True
 
-    def __init__(self):
-        self.lr = None
-        self.reset()
+    def __init__(self, action, stream=None, logger=None):
+        self.action, self.stream, self.logger = action, stream, logger
+        self._flags = {}  # {device: (the flags, each of them as a view, a 1.0)}
+        self._num_flagged = 0
+        self.begin_epoch()
 
-    def reset(self):
-        """Begin an epoch."""
-        self.batches = []  # indices, one for each loss
-        self.updates = []  # the last batch of each update
-        self.last_update = -1  # of those before
+    @property
+    def checks_gradients(self):
+        """Whether OptimStep is to have its gradients looked at."""
+        return self.action != "ignore"
 
-    def clear(self):
-        """Begin a report."""
+    @property
+    def skips(self):
+        """Whether an update whose gradient is not finite is skipped."""
+        return self.action == "skip"
+
+    def begin_epoch(self):
+        """Forget all of the epoch before."""
+        self.last_update = -1  # the last batch of the updates reported so far
+        self.batches, self.updates = [], []
+        self._clear_flags()
+
+    def count_loss(self, batch_idx):
+        """Note that the next loss is of this batch."""
+        self.batches.append(batch_idx)
+
+    def count_update(self, batch_idx):
+        """Note that the next update ends with this batch."""
+        self.updates.append(batch_idx)
+
+    def look(self, gradients):
+        """Check an update's gradients, which stay as they are; returns flags, 0-dim, all 0.0 if they are finite."""
+        by_device = {}
+        for gradient in gradients:
+            by_device.setdefault(gradient.device, []).append(_entries(gradient))
+        found = []
+        for device, entries in by_device.items():
+            if device not in self._flags or len(self._flags[device][1]) <= self._num_flagged:
+                self._make_flags(device)
+            _, views, one = self._flags[device]
+            found.append(views[self._num_flagged])
+            torch._amp_foreach_non_finite_check_and_unscale_(entries, found[-1], one)
+        self._num_flagged += 1
+        return found
+
+    def report(self, epoch, losses):
+        """Raise NonFiniteError for the first fault since the last report, or warn of all. Waits for the device.
+
+        losses: floats, one for each batch counted since. All processes must call it.
+        """
+        if self.action == "ignore":
+            return
+        faults = self.faults(losses)
+        (found,) = sums([len(faults)])
+        for batches, what in _merged_faults(gather(faults)) if found else ():
+            place = self.describe(epoch, batches, what)
+            if not self.skips:
+                raise NonFiniteError(place, batches)
+            self.logger.warning("%s; the update is skipped", place)
+
+    def begin_window(self):
+        """Begin the batches until the next report."""
         self.last_update = self.updates[-1] if self.updates else self.last_update
         self.batches, self.updates = [], []
+        self._clear_flags()
 
-    def faults(self, losses, found):
-        """[(batches, what is not finite), ...], the first one first; one for each update at most.
-
-        losses: of the batches. found: for each update whether its gradient was not finite; or nothing.
-        """
+    def faults(self, losses):
+        """[(batches, what is not finite), ...] since the last report, the first one first; at most one an update."""
         bad = [(i, loss) for i, loss in zip(self.batches, losses, strict=False) if not math.isfinite(loss)]
         faults = {batch: ([batch], f"the loss is {loss}") for batch, loss in bad}
         begins = [self.last_update, *self.updates]
-        for before, end, bad in zip(begins, self.updates, found, strict=False):
+        for before, end, bad in zip(begins, self.updates, self._read_flags(), strict=False):
             window = list(range(before + 1, end + 1)) or [end]  # a batch may stand behind several updates
             if bad and not faults.keys() & set(window):
                 faults[end] = (window, "the gradient is not finite")
         return [faults[batch] for batch in sorted(faults)]
 
+    def describe(self, epoch, batches, what):
+        """Return one line: where the fault lies, what it is, and which samples the loader has nan or infinity in."""
+        samples = [index for batch_idx in batches for index in self.stream.samples(epoch, batch_idx)]
+        place = f"epoch {epoch}, batch {' and '.join(str(i + 1) for i in batches)} of {self.stream.len_epoch}"
+        named = f"; samples {_listed(samples)}" if samples else ""
+        bad = self._samples_at_fault(epoch, batches[:_BATCHES_READ_AGAIN])
+        return f"{place}: {what}{named}" + (
+            f"; data_loader has nan or infinity in sample {_listed(bad)}" if bad else ""
+        )
+
     def merged(self, states):
-        """The state for other processes than before, to which nobody's losses belong."""
+        """The state for another number of processes: the losses of the open window belong to none of them."""
         return states[0] | {"batches": []}
 
     def state_dict(self):
-        """All of it."""
-        return {"batches": self.batches, "updates": self.updates, "last_update": self.last_update, "lr": self.lr}
+        """What must survive a restart: the batches, the updates, and which gradients were not finite."""
+        self._found = self._read_flags()
+        self._reset_flags()
+        return {
+            "batches": self.batches,
+            "updates": self.updates,
+            "last_update": self.last_update,
+            "found": self._found,
+        }
 
     def load_state_dict(self, state):
         """Put it back."""
-        self.batches, self.updates = (
-            list(map(as_count, as_list(state["batches"]))),
-            list(map(as_count, as_list(state["updates"]))),
-        )
+        self.batches = [as_count(batch) for batch in as_list(state["batches"])]
+        self.updates = [as_count(batch) for batch in as_list(state["updates"])]
         self.last_update = as_count(state["last_update"], least=-1)
-        lr = state.get("lr")
-        self.lr = lr if lr is None or getattr(lr, "ndim", None) == 0 else as_number(lr)
+        self._clear_flags()
+        self._found = [bool(found) for found in as_list(state["found"])]
+
+    def _samples_at_fault(self, epoch, batches):
+        """Which samples of these batches hold nan or infinity; [] where reading them again could harm the run."""
+        loader = self.stream.loader
+        if self.action != "stop" and getattr(loader, "num_workers", 0):
+            return []  # a file that the dataset opens here would be shared by workers to come
+        return nonfinite_samples(loader, [i for batch in batches for i in self.stream.samples(epoch, batch)])
+
+    def _read_flags(self):
+        """For each update since the last report, whether its gradient was not finite. Waits for the device."""
+        found = [False] * self._num_flagged
+        for flags, _, _ in self._flags.values():
+            found = [a or b > 0 for a, b in zip(found, flags[: self._num_flagged].tolist(), strict=True)]
+        return self._found + found
+
+    def _make_flags(self, device):
+        flags = torch.zeros(max(256, 2 * self._num_flagged), device=device)
+        if device in self._flags:
+            flags[: self._num_flagged] = self._flags[device][0][: self._num_flagged]
+        self._flags[device] = flags, list(flags), torch.ones((), device=device)
+
+    def _clear_flags(self):
+        self._reset_flags()
+        self._found = []  # what was read already
+
+    def _reset_flags(self):
+        if self._num_flagged:
+            for flags, _, _ in self._flags.values():
+                flags.zero_()
+        self._num_flagged = 0
 
 
-def merged_faults(of_processes):
+def _entries(gradient):
+    """A dense tensor of real numbers that holds all of the gradient, or what this process has of it."""
+    dense = gradient.coalesce().values() if gradient.is_sparse else local(gradient)
+    return torch.view_as_real(dense) if dense.is_complex() else dense
+
+
+def _merged_faults(of_processes):
     """The faults that any process has found, in the same form; of a window the one that names a loss."""
     merged = {}
     for batches, what in itertools.chain.from_iterable(of_processes):
@@ -89,6 +197,11 @@ def merged_faults(of_processes):
                 del merged[key]
             merged[last] = (batches, what)
     return [merged[batch] for batch in sorted(merged)]
+
+
+def _listed(samples):
+    more = f" and {len(samples) - _SAMPLES_NAMED} more" if len(samples) > _SAMPLES_NAMED else ""
+    return ", ".join(map(str, samples[:_SAMPLES_NAMED])) + more
 
 
 def nonfinite_samples(loader, indices):
@@ -106,8 +219,6 @@ def nonfinite_samples(loader, indices):
 
 
 def _holds_nonfinite(sample):
-    import torch
-
     if isinstance(sample, (dict, list, tuple)):
         return any(map(_holds_nonfinite, sample.values() if isinstance(sample, dict) else sample))
     if isinstance(sample, (float, np.ndarray, np.generic)):
@@ -127,8 +238,6 @@ def require_finite(tensors, when):
 
     All processes must call it, and it raises in all if one has found some.
     """
-    import torch
-
     finite = [local(tensor.detach()).isfinite().all() for tensor in tensors.values()]
     bad = []
     if finite and not torch.stack([value.to(finite[0].device) for value in finite]).all():

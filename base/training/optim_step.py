@@ -19,15 +19,15 @@ class OptimStep:
 
     clip_norm, clip_value: what the gradient is clipped to, as torch.nn.utils.clip_grad_norm_ and clip_grad_value_ do.
     scaler: a torch.amp.GradScaler for losses computed in float16; it skips updates whose gradients are not finite.
-    watch: a GradientWatch that looks at each update's gradient. It is not asked with a scaler, where infinite gradients
-    are a matter of course.
+    watch: a NonFiniteWatch that looks at each update's gradient. It is not asked with a scaler, where infinite
+    gradients are a matter of course.
     skip_nonfinite: skip updates in which the watch finds something; that waits for the device before each of them.
     buffers: the model's, which a skipped update puts back as they were after the last one.
 
     model: of which several processes train a copy each, or a shard; begin says what is theirs of a batch.
 
-    The attribute norm is that of the last update's gradient before clipping, as a 0-dim tensor; None unless clip_norm
-    or the attribute measures_norm asks for it.
+    The attribute lr is the learning rate of the last update, None before the first. The attribute norm is that of its
+    gradient before clipping, as a 0-dim tensor; None unless clip_norm or the attribute measures_norm asks for it.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class OptimStep:
         self._sharded = model is not None and is_sharded(model)
         self.own_by_process = not self._sharded  # gradients that are sharded add up over the processes at once
         self.measures_norm = False
-        self.norm = None
+        self.norm = self.lr = None
         self.reset()
 
     def reset(self):
@@ -119,7 +119,7 @@ class OptimStep:
 
     def state_dict(self):
         """What must survive a restart: the open window with its gradients, and the scaler."""
-        state = {"window": [self.num_batches, self._num_samples, self._first_samples]}
+        state = {"window": [self.num_batches, self._num_samples, self._first_samples], "lr": self.lr}
         if self.num_batches:
             state["gradients"] = [parameter.grad for parameter in self._parameters()]
             state["buffers"] = self._good_buffers
@@ -138,6 +138,8 @@ class OptimStep:
         if self.scaler is not None and "scaler" in state:
             _require_of_scaler(state["scaler"])
             self.scaler.load_state_dict(state["scaler"])
+        lr = state.get("lr")
+        self.lr = lr if lr is None or getattr(lr, "ndim", None) == 0 else as_number(lr)
         self.num_batches, self._num_samples, self._first_samples = map(
             as_count, as_list(state.get("window", (0, 0, 0)))
         )
@@ -155,6 +157,8 @@ class OptimStep:
         return loss if weight == 1 else loss * weight
 
     def _update(self):
+        lr = self.optimizer.param_groups[0].get("lr")
+        self.lr = lr.clone() if isinstance(lr, torch.Tensor) else lr  # a schedule fills a tensor in place
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         if self.reduction == "mean" and self._num_samples != self._first_samples:

@@ -64,11 +64,6 @@ class Profile(BaseCallback):
             trainer.logger.info("%s\ntrace of the profile: %s", table, path)
 
 
-def add_profile(trainer):
-    """Have the trainer's run recorded."""
-    trainer._callbacks.add(Profile())
-
-
 def profile_table(events, steps):
     """Lines of at most 80 columns: the operators that take longest, without what they call. events: key_averages()."""
     events = [event for event in events if event.device_type == torch.autograd.DeviceType.CPU]

@@ -7,54 +7,51 @@ import math
 
 import torch
 
-from base.training.evaluate import reduction_of
 from base.training.optim_step import OptimStep
-from base.training.precision import apply_switches, autocast, grad_scaler, to_device
+from base.training.precision import apply_switches, grad_scaler, to_device
 from logger.pictures import save_figure
 from utils import UserError, inf_loop
-from utils.config.schema import TrainerSettings
 from utils.nested import halves, num_samples, samples_of
 from utils.runs.weights import load_optimizer
 from utils.seed import rng_state, set_rng_state
 
 
-def search(config, module_trainer, model, criterion, optimizer, data_loader, device, picture=None, batch_size=False):
-    """Tell of a learning rate, with its curve in a picture if there is a path for one, and of the largest batch."""
-    settings = TrainerSettings.model_validate(config["trainer"])
-    trainer_class = config.find_type("trainer", module_trainer, "Trainer")
-    if getattr(trainer_class, "_train_batch", None) is not module_trainer.Trainer._train_batch:
-        raise UserError(f"--find-lr, --find-batch-size: try the ordinary step, and {settings.type} has one of its own")
-    apply_switches(model, settings, device)
-    parts = model, criterion, optimizer, data_loader, device, settings
+def tune(trainer, picture=None, batch_size=False):
+    """Print a learning rate, with its curve in a picture if a path is given, and the largest batch that fits."""
+    if trainer.has_own_step:
+        own = trainer.settings.type
+        raise UserError(f"--find-lr, --find-batch-size: try the ordinary step, and {own} has one of its own")
+    apply_switches(trainer.model, trainer.settings, trainer.device)
     if picture is not None:
-        curve = find_lr(*parts)
+        curve = find_lr(trainer)
         lr = suggest_lr(curve)
         draw_lr_curve(curve, lr, picture)
         print(f"learning rate {lr:.2g}: there the loss falls most steeply; {picture} shows it")
+        several = hasattr(trainer.optimizer, "by_name")
         alone = f"train with it: --lr {lr:.2g}"
-        print("it is the first optimizer's; the others kept their ratio" if hasattr(optimizer, "by_name") else alone)
+        print("it is the first optimizer's; the others kept their ratio" if several else alone)
     if batch_size:
-        print(f"largest batch that fits: {find_batch_size(*parts)}; train with it, or with less: --bs ...")
+        print(f"largest batch that fits: {find_batch_size(trainer)}; train with it, or with less: --bs ...")
 
 
-def find_lr(model, criterion, optimizer, data_loader, device, settings, low=1e-7, high=10.0, steps=100):
+def find_lr(trainer, low=1e-7, high=10.0, steps=100):
     """[(learning rate, smoothed loss)] of a range test: the rate rises from low to high, step by step, while training.
 
     It ends early where the loss is four times the smallest one. Other groups of parameters keep their ratio to the
-    first. settings: TrainerSettings. Model, optimizer and random generators are afterwards what they were before.
+    first. Model, optimizer and random generators are afterwards what they were before.
     Source: Smith, Cyclical Learning Rates for Training Neural Networks, 2017.
     """
-    with _no_trace(model, optimizer, data_loader):
-        update = _training_step(model, criterion, optimizer, device, settings)
-        first = optimizer.param_groups[0]["lr"]
-        ratios = [group["lr"] / first if first else 1.0 for group in optimizer.param_groups]
+    with _no_trace(trainer):
+        update = _training_step(trainer)
+        groups = trainer.optimizer.param_groups
+        first = groups[0]["lr"]
+        ratios = [group["lr"] / first if first else 1.0 for group in groups]
         curve, average = [], 0.0
-        for step, batch in enumerate(itertools.islice(inf_loop(data_loader), steps)):
-            data, target = halves(batch)
+        for step, batch in enumerate(itertools.islice(inf_loop(trainer.data_loader), steps)):
             lr = low * (high / low) ** (step / (steps - 1))
-            for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
+            for group, ratio in zip(groups, ratios, strict=True):
                 group["lr"] = lr * ratio
-            average = _SMOOTHING * average + (1 - _SMOOTHING) * update(data, target).item()
+            average = _SMOOTHING * average + (1 - _SMOOTHING) * update(*halves(batch)).item()
             smoothed = average / (1 - _SMOOTHING ** (step + 1))
             if not math.isfinite(smoothed) or (curve and smoothed > 4 * min(loss for _, loss in curve)):
                 break
@@ -86,30 +83,30 @@ def draw_lr_curve(curve, suggestion, path):
     save_figure(figure, path)
 
 
-def find_batch_size(model, criterion, optimizer, data_loader, device, settings):
+def find_batch_size(trainer):
     """The largest number of samples that one update can be made of on this GPU, at most all of the loader's.
 
     Tried with copies of the first batch's samples. Model, optimizer and random generators stay as they are.
     """
+    device = trainer.device
     if device.type != "cuda":
         raise UserError(f"--find-batch-size: is for a CUDA GPU's memory, and this run is on {device}")
-    data, target = halves(next(iter(data_loader)))
+    data, target = halves(next(iter(trainer.data_loader)))
 
     def fits(number):
         chosen = torch.arange(number) % num_samples(target)
         try:
-            batch = samples_of((data, target), chosen)
-            _training_step(model, criterion, optimizer, device, settings)(*batch)
+            _training_step(trainer)(*samples_of((data, target), chosen))
             torch.cuda.synchronize(device)
         except torch.OutOfMemoryError:
             return False
         finally:
-            optimizer.zero_grad()
+            trainer.optimizer.zero_grad()
             torch.cuda.empty_cache()
         return True
 
-    with _no_trace(model, optimizer, data_loader):
-        return largest_that_fits(fits, limit=len(data_loader.sampler))
+    with _no_trace(trainer):
+        return largest_that_fits(fits, limit=len(trainer.data_loader.sampler))
 
 
 def largest_that_fits(fits, limit):
@@ -130,20 +127,20 @@ _SMOOTHING = 0.9
 _FEWEST = 5  # points of a curve
 
 
-def _training_step(model, criterion, optimizer, device, settings):
-    """A function (data, target) -> loss that trains on a batch as the Trainer does, but with every batch updates."""
+def _training_step(trainer):
+    """A function (data, target) -> loss that trains on a batch as the trainer does, but with every batch updates."""
+    settings, device = trainer.settings, trainer.device
     optim_step = OptimStep(
-        optimizer,
-        reduction=reduction_of(criterion),
+        trainer.optimizer,
+        reduction=trainer.reduction,
         clip_norm=settings.clip_norm,
         clip_value=settings.clip_value,
         scaler=grad_scaler(settings.precision, device),
     )
 
     def update(data, target):
-        model.train()
-        with autocast(settings.precision, device):
-            loss = criterion(model(to_device(data, device)), to_device(target, device))
+        trainer.model.train()
+        loss, _, _ = trainer.losses(to_device(data, device), to_device(target, device))
         samples = num_samples(target)
         optim_step.step(loss, samples)
         return loss.detach() / (samples if optim_step.reduction == "sum" else 1)
@@ -152,11 +149,12 @@ def _training_step(model, criterion, optimizer, device, settings):
 
 
 @contextlib.contextmanager
-def _no_trace(model, optimizer, data_loader):
+def _no_trace(trainer):
     """Put back, at the end, whatever training changes."""
+    model, optimizer = trainer.model, trainer.optimizer
     weights, settings = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
     was_training, random = model.training, rng_state()
-    generator = getattr(data_loader, "generator", None)
+    generator = getattr(trainer.data_loader, "generator", None)
     drawn = None if generator is None else generator.get_state()
     try:
         yield

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torchvision.utils import make_grid, save_image
 
 from base import BaseCallback
+from base.training.checkpoints import measured_model
 from base.training.optim_step import OptimStep
-from base.training.trainer_state import measured_model
 from trainer.trainer import Trainer
 from utils import UserError
 from utils.distributed.launch import refuse_several
@@ -30,6 +30,7 @@ class GanTrainer(Trainer):
                 raise UserError(f"trainer.{key}: this trainer's own step takes no notice of it; leave it out")
         self.train_metrics.track("d_loss")
         self.steps = {name: self._optim_step(name) for name in ("discriminator", "generator")}
+        self.optim_step = self.steps["generator"]  # whose learning rate is logged
 
     def _train_batch(self, batch_idx, data, target):
         generated = self.model.generate(torch.randn(len(data), self.model.latent_size, device=self.device))
@@ -39,7 +40,7 @@ class GanTrainer(Trainer):
         wrong_about_generated = F.binary_cross_entropy_with_logits(of_generated, torch.zeros_like(of_generated))
         d_loss = (wrong_about_real + wrong_about_generated) / 2
         self.steps["discriminator"].step(d_loss, len(data))
-        self.step_log.updates.append(batch_idx)
+        self.nonfinite.count_update(batch_idx)
 
         loss = self.criterion(self.model(generated), target)
         self.steps["generator"].step(loss, len(data))
@@ -53,8 +54,8 @@ class GanTrainer(Trainer):
         """What turns one network's losses into updates; it forgets the gradients that the other's loss has left."""
         return OptimStep(
             _WhenDue(self.optimizer, name),
-            watch=self.gradient_watch if self.settings.on_nonfinite != "ignore" else None,
-            skip_nonfinite=self.settings.on_nonfinite == "skip",
+            watch=self.nonfinite if self.nonfinite.checks_gradients else None,
+            skip_nonfinite=self.nonfinite.skips,
             buffers=getattr(unwrapped(self.model), name).buffers(),
         )
 

@@ -1,6 +1,5 @@
 """What BaseTrainer promises of a run: its contract, what it says, and where its random numbers come from."""
 
-import logging
 import math
 
 import pytest
@@ -28,7 +27,7 @@ def test_values_that_are_not_finite_are_told(tmp_path, capsys):
     assert load_checkpoint(trainer.checkpoint_dir / "model_best.pth")["epoch"] == 1
 
 
-def test_interruption_says_what_to_resume_from(tmp_path, caplog):
+def test_interruption_says_what_to_resume_from(tmp_path, capsys):
     class Interrupted(Trainer):
         def _train_epoch(self, epoch):
             if epoch == 2:
@@ -36,10 +35,12 @@ def test_interruption_says_what_to_resume_from(tmp_path, caplog):
             return {"loss": 1.0}
 
     trainer = tiny_trainer(tiny_config(tmp_path), trainer_class=Interrupted)
-    logging.getLogger().addHandler(caplog.handler)
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
-    assert f"epoch 2; resume with: python train.py -r {trainer.checkpoint_dir}/checkpoint-epoch1.pth" in caplog.text
+    assert (
+        f"epoch 2; resume with: python train.py -r {trainer.checkpoint_dir}/checkpoint-epoch1.pth"
+        in capsys.readouterr().out
+    )
 
 
 def test_the_old_attributes_are_there(tmp_path):

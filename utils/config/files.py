@@ -155,26 +155,6 @@ def places_of(key, config, known, where=()):
     return list(dict.fromkeys([*places, *(".".join([*path, key]) for path, keys in known.items() if key in keys)]))
 
 
-_ABSENT = object()
-
-
-def _as_json(value):
-    return "(absent)" if value is _ABSENT else json.dumps(value)
-
-
-def differences(before, after, where=""):
-    """Lines 'path: old -> new' for every value that differs between two configs."""
-    lines = []
-    for key in [*before, *(key for key in after if key not in before)]:
-        path = f"{where}.{key}" if where else str(key)
-        old, new = before.get(key, _ABSENT), after.get(key, _ABSENT)
-        if isinstance(old, dict) and isinstance(new, dict):
-            lines += differences(old, new, path)
-        elif old != new:
-            lines.append(f"{path}: {_as_json(old)} -> {_as_json(new)}")
-    return lines
-
-
 def _step(place, key, walked, known, elsewhere=()):
     """What stands at the key. elsewhere: paths of others that end so. Raises UserError if there is none."""
     where = shown(".".join([*walked, str(key)]))

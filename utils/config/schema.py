@@ -423,3 +423,29 @@ _WANTED = {
     "warmup": WANTED,
     "monitor": "it should be 'off', 'min <name>' or 'max <name>', such as 'min val_loss'",
 }
+
+
+# What Trainer does batch by batch, and what it does besides: a _train_epoch, or a trainer, of a project's own has to.
+SETTINGS_OF_EPOCH = (
+    "accumulate",
+    "clip_norm",
+    "clip_value",
+    "precision",
+    "on_nonfinite",
+    "validate_every_steps",
+    "images_every_epochs",
+    "histograms_every_epochs",
+)
+SETTINGS_OF_TRAINER = (
+    *SETTINGS_OF_EPOCH,
+    "len_epoch",
+    "log_step",
+    "channels_last",
+    "compile",
+    "cudnn_benchmark",
+    "limit_train_batches",
+    "limit_valid_batches",
+    "overfit_batches",
+    "sanity_check_batches",
+    "detect_anomaly",
+)

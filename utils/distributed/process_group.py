@@ -12,7 +12,7 @@ import time
 import traceback
 from datetime import timedelta
 
-from utils.config.files import differences
+from utils.config.changes import differences
 from utils.device import prepare_device
 from utils.distributed import contact
 from utils.distributed.launch import meeting_folder

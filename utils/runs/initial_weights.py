@@ -14,6 +14,13 @@ _SHOWN = 5  # names in a message
 _MAX_NAME_LENGTH = 1_000
 
 
+def initialize(model, config):
+    """The model, with the weights that the config's "init_weights" names; a run that resumes has its own."""
+    if config.resume is None and config.get("init_weights"):
+        config.get_logger("weights").info(load_initial_weights(model, **config["init_weights"]))
+    return model
+
+
 def load_initial_weights(model, path, rename=None, skip=(), strict=True):
     """Put a file's weights into the model; returns a text that says which, and which not.
 

@@ -9,6 +9,11 @@ from utils.runs.schedule_state import load_schedule
 _WRAPPERS = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
 
 
+def on_device(criterion, device):
+    """The loss on the device, if it is a module, which may hold weights; a function as it is."""
+    return criterion.to(device) if hasattr(criterion, "state_dict") else criterion
+
+
 def unwrapped(model):
     """The user's own model inside a multi-GPU wrapper, so that its weights load on any number of devices."""
     return model.module if isinstance(model, _WRAPPERS) else model

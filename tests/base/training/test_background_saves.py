@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-import base.training.checkpoint_saver
+import utils.runs.saver
 from helpers import checkpoint_names, newest_state, same, scripted, tiny_config, tiny_trainer
 from trainer import Trainer
 from utils.runs.checkpoint import CheckpointError, load_checkpoint
@@ -54,8 +54,8 @@ def test_a_background_save_holds_the_state_of_its_moment(tmp_path, monkeypatch):
     """Not what training has made of it by the time that the file is written."""
     trainer = tiny_trainer(tiny_config(tmp_path, async_save=True))
     gate = threading.Event()
-    write = base.training.checkpoint_saver.save_checkpoint
-    monkeypatch.setattr(base.training.checkpoint_saver, "save_checkpoint", lambda *args: (gate.wait(10), write(*args)))
+    write = utils.runs.saver.save_checkpoint
+    monkeypatch.setattr(utils.runs.saver, "save_checkpoint", lambda *args: (gate.wait(10), write(*args)))
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     trainer._save_checkpoint(1)
     with torch.no_grad():
@@ -75,12 +75,12 @@ def test_a_background_save_that_fails_ends_the_run_at_the_next_step(tmp_path, mo
     def full(state, path, *note):
         raise CheckpointError("the disk is full")
 
-    monkeypatch.setattr(base.training.checkpoint_saver, "save_checkpoint", full)
+    monkeypatch.setattr(utils.runs.saver, "save_checkpoint", full)
     trainer._save_checkpoint(2)
     concurrent.futures.wait([trainer.saver._job])
     steps = []
     step = trainer.optim_step.step
-    monkeypatch.setattr(base.training.optim_step, "step", lambda *args: steps.append(args) or step(*args))
+    monkeypatch.setattr(trainer.optim_step, "step", lambda *args: steps.append(args) or step(*args))
     with pytest.raises(CheckpointError, match="the disk is full"):
         trainer._train_epoch(3)
     assert len(steps) == 1 and checkpoint_names(trainer) == ["checkpoint-epoch1.pth"]
@@ -93,7 +93,7 @@ def test_the_last_background_save_is_waited_for_and_its_error_told(tmp_path, mon
         time.sleep(0.3)
         raise CheckpointError("the disk is full")
 
-    monkeypatch.setattr(base.training.checkpoint_saver, "save_checkpoint", late)
+    monkeypatch.setattr(utils.runs.saver, "save_checkpoint", late)
     with pytest.raises(CheckpointError, match="the disk is full"):
         trainer.train()
 
@@ -111,7 +111,7 @@ def test_a_loop_of_the_projects_own_hears_of_a_failed_save_at_its_epochs_end(tmp
             concurrent.futures.wait([trainer.saver._job])
         return finish(log, seconds)
 
-    monkeypatch.setattr(base.training.checkpoint_saver, "save_checkpoint", full)
+    monkeypatch.setattr(utils.runs.saver, "save_checkpoint", full)
     monkeypatch.setattr(trainer, "_finish_epoch", finish_after_the_save)
     with pytest.raises(CheckpointError, match="the disk is full"):
         trainer.train()

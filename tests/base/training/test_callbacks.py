@@ -388,7 +388,7 @@ def test_a_rollback_forgets_what_was_to_be_saved(tmp_path):
         if done.step == 3 and not fell:
             fell.append(done.save_as("poisoned.pth"))
             done.train_metrics.update("loss", torch.tensor(math.nan))
-            done.step_log.batches.append(2)
+            done.nonfinite.batches.append(2)
 
     done._count_batch = once_nan
     done.train()
@@ -414,7 +414,7 @@ def test_a_rollback_into_an_earlier_epoch_freezes_again(tmp_path):
             frozen.append((self.epoch, not self.model[0].weight.requires_grad))
             if self.epoch == 2 and not self.left_out:
                 self.train_metrics.update("loss", torch.tensor(math.nan))
-                self.step_log.batches.append(batch_idx)
+                self.nonfinite.batches.append(batch_idx)
 
     freeze = spec("Freeze", params="0.*", until=1)
     job = config(tmp_path, freeze, on_nonfinite="rollback", save_period=3, epochs=2)

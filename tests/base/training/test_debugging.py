@@ -16,7 +16,7 @@ from logger.pictures import draw_batches
 from parse_config import PARTS, ConfigParser
 from trainer import Trainer
 from utils import UserError, read_json
-from utils.config.debug_flags import add_debug_flags, debugging
+from utils.config.train_flags import add_debug_flags, debugging
 from utils.seed import seed_everything
 
 

@@ -80,7 +80,7 @@ def test_any_value_in_any_place(checkpoints, tmp_path, seed):
         (("optimizer", "state", 0, "momentum_buffer"), torch.tensor(1.0), r"has the shape \(\), not \(8, 4\)"),
         (("state_dict", "0.weight"), torch.eye(8, 4).to_sparse(), "0.weight is a float32 tensor, sparse_coo and not"),
         (("config", "trainer", "epochs"), torch.zeros(3), "a config holds text, numbers"),
-        (("attributes", "step_log", "last_update"), 10**30, "a number of 100 bits, where a number from -1 on"),
+        (("attributes", "nonfinite", "last_update"), 10**30, "a number of 100 bits, where a number from -1 on"),
     ],
 )
 def test_what_is_wrong_is_named(checkpoints, tmp_path, place, value, told):

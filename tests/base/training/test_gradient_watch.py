@@ -3,7 +3,12 @@ import math
 import pytest
 import torch
 
-from base.training.gradient_watch import GradientWatch
+from base.training.nonfinite import NonFiniteWatch
+
+
+def read(watch):
+    """For each update since the last report, whether its gradient was not finite."""
+    return watch.state_dict()["found"]
 
 
 def sparse(value):
@@ -26,48 +31,48 @@ def sparse(value):
     ids=["float32", "float64", "bfloat16", "complex", "channels_last", "strided", "sparse", "0-dim"],
 )
 def test_one_bad_entry_is_found_in_any_kind_of_gradient(gradient, bad):
-    watch = GradientWatch()
+    watch = NonFiniteWatch("stop")
     for value in (3.0, bad, 4.0):
         found = watch.look([torch.ones(3), gradient(value), torch.ones(2, dtype=torch.float64)])
         assert any(found) is (value == bad or value != value)
-    assert watch.read() == [False, True, False]
+    assert read(watch) == [False, True, False]
 
 
 def test_gradients_stay_as_they_are_bit_for_bit():
     bits = torch.randint(-(2**31), 2**31 - 1, (10_000,), dtype=torch.int32)
     gradient = bits.view(torch.float32)
     expected = torch.where(gradient.isnan(), 0, bits)
-    GradientWatch().look([gradient])
+    NonFiniteWatch("stop").look([gradient])
     assert torch.equal(torch.where(gradient.isnan(), 0, gradient.view(torch.int32)), expected)
 
 
 def test_entries_whose_norm_would_overflow_are_finite():
-    assert not any(GradientWatch().look([torch.full((3,), 3e38)]))
+    assert not any(NonFiniteWatch("stop").look([torch.full((3,), 3e38)]))
 
 
 def test_nothing_is_lost_however_many_updates_go_by_unread():
-    watch = GradientWatch()
+    watch = NonFiniteWatch("stop")
     expected = [step % 7 == 3 for step in range(2000)]
     for bad in expected:
         watch.look([torch.tensor([math.nan if bad else 1.0])])
-    assert watch.read() == watch.read() == expected
+    assert read(watch) == read(watch) == expected
     watch.look([torch.tensor([math.nan])])
-    assert watch.read() == [*expected, True]
-    watch.clear()
-    assert watch.read() == []
+    assert read(watch) == [*expected, True]
+    watch.begin_window()
+    assert read(watch) == []
 
 
 def test_an_update_without_gradients_has_nothing_bad():
-    watch = GradientWatch()
+    watch = NonFiniteWatch("stop")
     watch.look([])
     watch.look([torch.tensor([math.nan])])
-    assert watch.read() == [False, True]
+    assert read(watch) == [False, True]
 
 
 def test_state_goes_on_in_another_one():
-    watch, other = GradientWatch(), GradientWatch()
+    watch, other = NonFiniteWatch("stop"), NonFiniteWatch("stop")
     watch.look([torch.tensor([math.inf])])
     other.look([torch.tensor([1.0])])
     other.load_state_dict(watch.state_dict())
     other.look([torch.tensor([1.0])])
-    assert other.read() == [True, False]
+    assert read(other) == [True, False]

@@ -9,8 +9,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from base import BaseDataLoader, BaseTrainer
-from base.training.gradient_watch import GradientWatch
-from base.training.nonfinite import StepLog, nonfinite_samples
+from base.training.nonfinite import NonFiniteWatch, nonfinite_samples
 from helpers import TinyData, same, tiny_config, tiny_model, tiny_trainer
 from trainer import Trainer
 from utils import UserError
@@ -91,7 +90,7 @@ def test_samples_that_are_skipped_are_named_where_this_process_reads_them(tmp_pa
 def test_naming_bad_samples_changes_nothing_of_a_run(tmp_path, monkeypatch):
     trainer, reference = (faulty(tmp_path / name, on_nonfinite="skip") for name in "ab")
     trainer.train()
-    monkeypatch.setattr("trainer.trainer.nonfinite_samples", lambda loader, indices: [])
+    monkeypatch.setattr("base.training.nonfinite.nonfinite_samples", lambda loader, indices: [])
     reference.train()
     left, right = (load_checkpoint(t.checkpoint_dir / "checkpoint-epoch2.pth") for t in (trainer, reference))
     for key in ("state_dict", "optimizer", "rng", "log"):
@@ -222,10 +221,10 @@ GRADIENT = "the gradient is not finite"
     ],
 )
 def test_faults_are_put_down_to_their_batches(batches, updates, last_update, losses, found, expected):
-    log = StepLog()
-    log.load_state_dict({"batches": batches, "updates": updates, "last_update": last_update})
-    assert log.faults(losses, found) == expected
-    log.clear()
+    log = NonFiniteWatch("stop")
+    log.load_state_dict({"batches": batches, "updates": updates, "last_update": last_update, "found": found})
+    assert log.faults(losses) == expected
+    log.begin_window()
     assert log.last_update == (updates or [last_update])[-1] and not log.batches + log.updates
 
 
@@ -273,8 +272,8 @@ def test_rollback_in_the_first_epoch_shows_no_point_twice(tmp_path):
 
 def test_gradients_are_not_looked_at_where_nobody_asks(tmp_path, monkeypatch):
     calls = []
-    look = GradientWatch.look
-    monkeypatch.setattr(GradientWatch, "look", lambda self, gradients: calls.append(1) or look(self, gradients))
+    look = NonFiniteWatch.look
+    monkeypatch.setattr(NonFiniteWatch, "look", lambda self, gradients: calls.append(1) or look(self, gradients))
     tiny_trainer(tiny_config(tmp_path / "a", **settings(on_nonfinite="ignore", epochs=1))).train()
     assert not calls
     tiny_trainer(tiny_config(tmp_path / "b", **settings(epochs=1))).train()

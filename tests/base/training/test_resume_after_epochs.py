@@ -1,6 +1,6 @@
 """A run that goes on from a checkpoint after an epoch: what comes back, and to which bits."""
 
-import logging
+import copy
 
 import pytest
 import torch
@@ -70,13 +70,12 @@ def test_any_attribute_with_a_state_survives(tmp_path):
     assert torch.equal(resumed.critic.weight, trainer.critic.weight + 1)
 
 
-def test_finished_run_says_that_nothing_is_left(tmp_path, caplog):
+def test_finished_run_says_that_nothing_is_left(tmp_path, capsys):
     trainer = tiny_trainer(tiny_config(tmp_path, epochs=1))
     trainer.train()
     resumed = tiny_trainer(tiny_config(tmp_path, epochs=1), resume=trainer.checkpoint_dir / "checkpoint-epoch1.pth")
-    logging.getLogger().addHandler(caplog.handler)
     resumed.train()
-    assert "nothing left to train: epoch 1 is done" in caplog.text
+    assert "nothing left to train: epoch 1 is done" in capsys.readouterr().out
 
 
 def test_subclass_that_knows_only_train_epoch_resumes_exactly(tmp_path):
@@ -117,8 +116,16 @@ def test_generators_of_a_trainer_with_its_own_train_go_on_after_a_resume(tmp_pat
     trainer.train()
     expected = torch.rand(3)
     torch.manual_seed(99)
-    tiny_trainer(tiny_config(tmp_path), resume=trainer.checkpoint_dir / "checkpoint-epoch1.pth")
-    assert torch.equal(torch.rand(3), expected)
+
+    class Own(type(trainer)):
+        def train(self):
+            return self.start_epoch, torch.rand(3), copy.deepcopy(self.model.state_dict())
+
+    own = tiny_trainer(
+        tiny_config(tmp_path), resume=trainer.checkpoint_dir / "checkpoint-epoch1.pth", trainer_class=Own
+    )
+    start, drawn, weights = own.train()
+    assert start == 2 and torch.equal(drawn, expected) and same(weights, trainer.model.state_dict())
 
 
 def test_row_that_a_kill_left_out_is_written_on_resume(tmp_path):
@@ -132,7 +139,7 @@ def test_row_that_a_kill_left_out_is_written_on_resume(tmp_path):
     assert metrics_rows(resumed) == rows
 
 
-def test_attribute_whose_state_cannot_be_saved_is_told_of_and_left_out(tmp_path, caplog):
+def test_attribute_whose_state_cannot_be_saved_is_told_of_and_left_out(tmp_path, capsys):
     class Warmup(torch.optim.lr_scheduler.LRScheduler):
         """Holds another scheduler, as many projects' warm-ups do."""
 
@@ -144,9 +151,8 @@ def test_attribute_whose_state_cannot_be_saved_is_told_of_and_left_out(tmp_path,
             return [0.1 for _ in self.optimizer.param_groups]
 
     trainer = tiny_trainer(tiny_config(tmp_path, epochs=1), schedule=Warmup)
-    logging.getLogger().addHandler(caplog.handler)
     trainer.train()
-    assert "self.lr_scheduler will not survive a restart" in caplog.text
+    assert "self.lr_scheduler will not survive a restart" in capsys.readouterr().out
     assert "lr_scheduler" not in newest_state(trainer)["attributes"]
 
 

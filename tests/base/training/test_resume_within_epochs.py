@@ -13,8 +13,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 
-import base.training.checkpoint_saver
 import trainer.trainer
+import utils.runs.saver
 from base import BaseDataLoader, InMemoryDataset
 from base.data.augmentations import RandomShift
 from compare import comparable_state
@@ -250,7 +250,7 @@ def test_a_loop_of_the_projects_own_saves_nothing_of_a_later_moment_under_an_ear
 
 
 def test_a_second_signal_waits_for_the_background_save(tmp_path, monkeypatch):
-    save = base.training.checkpoint_saver.save_checkpoint
+    save = utils.runs.saver.save_checkpoint
 
     def slow(state, path, *note):
         time.sleep(0.3)
@@ -258,7 +258,7 @@ def test_a_second_signal_waits_for_the_background_save(tmp_path, monkeypatch):
         time.sleep(0.3)
         save(state, path)
 
-    monkeypatch.setattr(base.training.checkpoint_saver, "save_checkpoint", slow)
+    monkeypatch.setattr(utils.runs.saver, "save_checkpoint", slow)
     one = tiny_trainer(tiny_config(tmp_path, **settings(async_save=True)), trainer_class=stopped_at(3, signal.SIGUSR1))
     with pytest.raises(SystemExit):
         one.train()
@@ -290,7 +290,7 @@ def test_best_model_survives_a_kill_between_the_two_files(tmp_path, monkeypatch)
         copies.append(path.name)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(base.training.checkpoint_saver, "copy_checkpoint", killed)
+    monkeypatch.setattr(utils.runs.saver, "copy_checkpoint", killed)
     one = tiny_trainer(tiny_config(tmp_path, **settings()))
     with pytest.raises(KeyboardInterrupt):
         one.train()
@@ -335,7 +335,7 @@ def test_checkpoints_within_epochs_are_made_and_only_the_newest_kept(tmp_path):
 
 def test_checkpoints_by_the_clock(tmp_path, monkeypatch):
     now = iter(range(1000))
-    monkeypatch.setattr("base.training.checkpoint_saver.time.monotonic", lambda: float(30 * next(now)))
+    monkeypatch.setattr("utils.runs.saver.time.monotonic", lambda: float(30 * next(now)))
     one = tiny_trainer(tiny_config(tmp_path, **settings(save_every_minutes=1, epochs=1)))
     one.train()
     assert [path.name for path in one.checkpoint_dir.glob("*batch*")]

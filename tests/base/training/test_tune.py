@@ -6,61 +6,70 @@ import math
 import pytest
 import torch
 
-from base import BaseDataLoader
 from base.training.tune import draw_lr_curve, find_batch_size, find_lr, largest_that_fits, suggest_lr
-from helpers import TinyData, same, tiny_config, tiny_model, tiny_trainer
+from helpers import same, tiny_config, tiny_trainer
+from trainer import Trainer
 from utils import UserError
-from utils.config.schema import TrainerSettings
-from utils.seed import rng_state, seed_everything
-
-CPU = torch.device("cpu")
+from utils.seed import rng_state
 
 
-def parts(**trainer):
-    seed_everything(5)
-    model = tiny_model()
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    loader = BaseDataLoader(TinyData(), 8, True, 0.2, 0)
-    return model, torch.nn.CrossEntropyLoss(), optimizer, loader, CPU, TrainerSettings(epochs=1, **trainer)
+@pytest.fixture
+def trainer(tmp_path):
+    return tiny_trainer(tiny_config(tmp_path))
 
 
-def test_the_rate_rises_from_low_to_high_and_ends_where_the_loss_explodes():
-    curve = find_lr(*parts(), low=1e-5, high=0.1, steps=20)
+def test_the_rate_rises_from_low_to_high_and_ends_where_the_loss_explodes(trainer):
+    curve = find_lr(trainer, low=1e-5, high=0.1, steps=20)
     rates = [lr for lr, _ in curve]
     assert rates == pytest.approx([1e-5 * 1e4 ** (i / 19) for i in range(20)])
-    exploding = find_lr(*parts(), low=1e-3, high=1e6, steps=60)
+    exploding = find_lr(trainer, low=1e-3, high=1e6, steps=60)
     losses = [loss for _, loss in exploding]
     assert len(exploding) < 60 and max(losses) <= 4 * min(losses) and all(map(math.isfinite, losses))
 
 
-def test_it_leaves_no_trace(tmp_path):
-    model, criterion, optimizer, loader, device, settings = parts()
-    model.eval()
-    before = copy.deepcopy((model.state_dict(), optimizer.state_dict())), rng_state(), loader.generator.get_state()
-    find_lr(model, criterion, optimizer, loader, device, settings)
-    after = (model.state_dict(), optimizer.state_dict()), rng_state(), loader.generator.get_state()
-    assert same(before, after) and not model.training
-    assert all(parameter.grad is None for parameter in model.parameters())
+def everything(trainer):
+    states = trainer.model.state_dict(), trainer.optimizer.state_dict()
+    return copy.deepcopy(states), rng_state(), trainer.data_loader.generator.get_state()
+
+
+def test_it_leaves_no_trace(trainer):
+    trainer.model.eval()
+    before = everything(trainer)
+    find_lr(trainer)
+    assert same(before, everything(trainer)) and not trainer.model.training
+    assert all(parameter.grad is None for parameter in trainer.model.parameters())
 
 
 def test_training_after_it_is_training_without_it(tmp_path):
     plain, searched = (tiny_trainer(tiny_config(tmp_path / name)) for name in "ab")
-    find_lr(
-        searched.model, searched.criterion, searched.optimizer, searched.data_loader, CPU, searched.settings, steps=30
-    )
+    find_lr(searched, steps=30)
     plain.train()
     searched.train()
     assert same(plain.model.state_dict(), searched.model.state_dict())
     assert same(plain.optimizer.state_dict(), searched.optimizer.state_dict())
 
 
-def test_groups_keep_their_ratio():
-    model, criterion, _, loader, device, settings = parts()
+def test_it_takes_the_steps_of_a_trainer_with_a_loss_of_its_own(tmp_path):
+    class Doubled(Trainer):
+        def compute_loss(self, data, target):
+            loss, output = super().compute_loss(data, target)
+            return {"loss": 2 * loss, "half": loss}, output
+
+    plain, doubled = (
+        tiny_trainer(tiny_config(tmp_path / name), trainer_class=kind)
+        for name, kind in (("a", Trainer), ("b", Doubled))
+    )
+    losses, twice = ([loss for _, loss in find_lr(one, 1e-9, 1e-8, steps=5)] for one in (plain, doubled))
+    assert twice == pytest.approx([2 * loss for loss in losses], rel=1e-4)
+
+
+def test_groups_keep_their_ratio(trainer):
+    model = trainer.model
     groups = [{"params": model[0].parameters(), "lr": 0.1}, {"params": model[3].parameters(), "lr": 0.02}]
-    optimizer = torch.optim.SGD(groups)
+    trainer.optimizer = optimizer = torch.optim.SGD(groups)
     seen = []
     optimizer.register_step_pre_hook(lambda *step: seen.append([g["lr"] for g in optimizer.param_groups]))
-    find_lr(model, criterion, optimizer, loader, device, settings, low=1e-4, high=1e-2, steps=10)
+    find_lr(trainer, low=1e-4, high=1e-2, steps=10)
     assert len(seen) == 10 and all(other == pytest.approx(0.2 * first) for first, other in seen)
     assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.02]
 
@@ -77,10 +86,10 @@ def test_the_restless_beginning_of_the_curve_suggests_nothing():
     assert suggest_lr([(float(i), float(i)) for i in range(5)]) == 1.0  # one that only rises
 
 
-def test_a_loss_that_is_nan_from_the_beginning_is_told():
-    model, _, optimizer, loader, device, settings = parts()
+def test_a_loss_that_is_nan_from_the_beginning_is_told(trainer):
+    trainer.criterion = lambda output, target: output.sum() * math.nan
     with pytest.raises(UserError, match="--find-lr: the loss is not finite or explodes at once"):
-        find_lr(model, lambda o, t: o.sum() * math.nan, optimizer, loader, device, settings)
+        find_lr(trainer)
 
 
 def test_the_curve_is_drawn_and_a_path_that_cannot_be_is_told(tmp_path):
@@ -108,6 +117,6 @@ def test_nothing_fits():
     assert largest_that_fits(lambda number: False, 100) == 0
 
 
-def test_the_search_for_a_batch_size_needs_a_gpu():
+def test_the_search_for_a_batch_size_needs_a_gpu(trainer):
     with pytest.raises(UserError, match="--find-batch-size: is for a CUDA GPU's memory, and this run is on cpu"):
-        find_batch_size(*parts())
+        find_batch_size(trainer)

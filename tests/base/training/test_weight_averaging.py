@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-import base.training.checkpoint_saver
+import utils.runs.saver
 from base.training.evaluate import evaluate
 from helpers import accuracy, run_here, same, tiny_config, tiny_trainer
 from utils import MetricTracker, UserError
@@ -109,7 +109,7 @@ def test_ema_goes_on_from_its_average_after_a_rollback(tmp_path):
         if trainer.step == 4 and not broken:
             broken.append(copy.deepcopy(trainer.averaged_model.state_dict()))
             trainer.train_metrics.update("loss", torch.tensor(float("nan")))
-            trainer.step_log.batches.append(3)
+            trainer.nonfinite.batches.append(3)
 
     trainer._count_batch = once_nan
     trainer.train()
@@ -183,14 +183,14 @@ def test_a_buffer_that_the_model_replaces_is_the_models_in_the_average_too(tmp_p
 
 def test_an_average_that_cannot_be_saved_is_an_error_with_async_save_too(tmp_path, monkeypatch):
     trainer = trainer_with(tmp_path, spec("SWA", start=1), async_save=True)
-    save = base.training.checkpoint_saver.save_checkpoint
+    save = utils.runs.saver.save_checkpoint
 
     def full(state, path, *note):
         if path.name == "swa.pth":
             raise CheckpointError("the disk is full")
         save(state, path)
 
-    monkeypatch.setattr(base.training.checkpoint_saver, "save_checkpoint", full)
+    monkeypatch.setattr(utils.runs.saver, "save_checkpoint", full)
     with pytest.raises(CheckpointError, match="the disk is full"):
         trainer.train()
 

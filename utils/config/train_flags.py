@@ -1,4 +1,4 @@
-"""Flags of train.py for looking around before a run, read without waiting for torch."""
+"""Flags of train.py, read without waiting for torch: which run, how many, and looking around before one."""
 
 import argparse
 import contextlib
@@ -12,8 +12,20 @@ from utils.errors import UserError
 NONE_GIVEN = argparse.Namespace(fast_dev_run=None, show_batch=None, profile=False, find_lr=None, find_batch_size=False)
 
 
-def add_debug_flags(parser):
-    """Give an ArgumentParser --fast-dev-run, --show-batch, --profile, --find-lr and --find-batch-size."""
+RESUME_HELP = "checkpoint or run folder to resume; 'latest'; or 'auto': the newest run of the config's name, if any"
+
+
+def add_train_flags(parser):
+    """Give an ArgumentParser all flags of train.py but those for single values of the config."""
+    parser.add_argument("-c", "--config", metavar="FILE", help="config file: .json, .yaml or .toml")
+    parser.add_argument("-r", "--resume", metavar="CHECKPOINT", help=RESUME_HELP)
+    parser.add_argument("--weights-only", action="store_true", help="take only the weights of -r, into a new run")
+    parser.add_argument("-d", "--device", metavar="DEVICE", help="GPUs to use, as in 2,3; or auto, cpu, cuda, mps")
+    parser.add_argument("--fold", dest="_fold", metavar="K/N", help="validate on the Kth of N parts of the data")
+    text = "a run for each of N folds, and their mean"
+    parser.add_argument("--folds", dest="_folds", type=int, metavar="N", help=text)
+    text = "a run for each of N seeds, and their mean"
+    parser.add_argument("--seeds", dest="_seeds", type=int, metavar="N", help=text)
     group = parser.add_argument_group("looking for bugs")
     text = "one epoch of N batches (1), everything as configured; nothing is kept"
     group.add_argument("--fast-dev-run", nargs="?", const=1, type=_count, metavar="N", help=text)

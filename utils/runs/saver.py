@@ -1,0 +1,106 @@
+"""CheckpointSaver: writes a run's checkpoint files, at once or in the background."""
+
+import functools
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from utils.distributed.messages import barrier, broadcast
+from utils.distributed.sharded_checkpoint import with_shards_saved
+from utils.distributed.world import is_main
+from utils.runs.checkpoint import copy_checkpoint, plain, prune_checkpoints, save_checkpoint, set_aside_overtaken
+from utils.stop_signal import unhurried
+
+
+class CheckpointSaver:
+    """Writes checkpoints into the folder of a run, one after the other. An error of a save is raised by the next call.
+
+    folder: of the run.
+    newest: the checkpoint to resume from, if there is one already.
+    keep_last: how many checkpoints of whole epochs to keep, None for all.
+    in_background: write a copy in host memory while training continues.
+
+    Of several processes the first one writes, and the others know the names.
+    """
+
+    def __init__(self, folder, newest=None, keep_last=None, in_background=False):
+        self.folder, self.newest, self.keep_last = folder, newest, keep_last
+        self.in_background = in_background and is_main()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer") if self.in_background else None
+        self._job = None  # the save under way
+        self.saved_at = time.monotonic()
+        self.names = []  # under which the next checkpoint is saved too
+        self._replaced = []  # names of files that it takes the place of
+
+    def save_as(self, name, instead_of=()):
+        """Save what is saved next under this name too, and then delete the files of other names."""
+        self.names.append(name)
+        self._replaced += instead_of
+
+    def agree(self):
+        """Take over what the first process is asked for: what all save, they save together."""
+        self.names = broadcast(self.names)
+
+    def forget_asked(self):
+        """Forget what save_as has asked for."""
+        self.names, self._replaced = [], []
+
+    @unhurried()
+    def save(self, state, names):
+        """Write one checkpoint under all names, after any save under way, so that there is one copy at most.
+
+        Of several processes the others wait here for the one that writes, since in their next step, where they would
+        wait otherwise, too long a time after a signal ends them.
+        """
+        self.saved_at = time.monotonic()
+        paths = [self.folder / name for name in dict.fromkeys([*self.names, *names])]
+        replaced = [self.folder / name for name in self._replaced]
+        self.forget_asked()
+        state = with_shards_saved(state, self.folder, paths[-1].stem)
+        if is_main():
+            self.wait()
+            write = functools.partial(self._write, plain(state, copy=self.in_background), paths, replaced)
+            if self._thread is None:
+                write()
+            else:
+                self._job = self._thread.submit(write)
+        else:
+            self.newest = paths[-1]
+        barrier()
+
+    def check(self):
+        """Raise the error of a save that has failed; costs next to nothing."""
+        if self._job is not None and self._job.done():
+            self.wait()
+
+    @unhurried()
+    def wait(self):
+        """Return when all is written."""
+        job = self._job
+        if job is not None:
+            try:
+                job.result()
+            finally:
+                if job.done():  # not if Ctrl-C came first
+                    self._job = None
+
+    def close(self, logger):
+        """Wait for a save under way; its error goes into the log, since another error is on its way already.
+
+        Later saves are written where they are asked for.
+        """
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.shutdown()
+        job, self._job = self._job, None
+        if job is not None and job.exception() is not None:
+            logger.error("%s", job.exception())
+
+    def _write(self, state, paths, replaced):
+        set_aside_overtaken(self.folder, state["epoch"], state["batch"])
+        save_checkpoint(state, paths[0])
+        for path in paths[1:]:
+            copy_checkpoint(paths[0], path)
+        self.newest = paths[-1]
+        for path in replaced:
+            path.unlink(missing_ok=True)
+        prune_checkpoints(self.folder, self.keep_last)

@@ -12,12 +12,13 @@ import logging
 from pathlib import Path
 
 from logger import TrackerList, setup_logging
-from utils.config.check import as_spec, check_config, check_types, metric_name, renamed_types
+from utils.config.check import check_config, check_types, renamed_types
 from utils.config.command_line import read_command_line
+from utils.config.components import OWN_SECTION, PARTS, as_spec, metric_name
 from utils.config.files import deep_merge, read_config, require_plain, set_by_path
 from utils.config.plain import require_savable
 from utils.config.schema import KNOWN_KEYS, RunSettings, TrainerSettings
-from utils.config.types import OWN_SECTION, PARTS, argument_mistakes, is_library, resolve, signature_of
+from utils.config.types import argument_errors, is_library, resolve, signature_of
 from utils.distributed.messages import decided_by_main
 from utils.distributed.world import is_main
 from utils.errors import UserError, clean_exit, end_on_user_errors, shortened, shown
@@ -181,7 +182,7 @@ class ConfigParser:
     def parameters(self, name, module=None):
         """Names of the arguments that the class of section `name` takes."""
         spec = as_spec(name, self._config.get(name))
-        found = resolve(spec["type"], module or self._module(name), self.parts.get(name, OWN_SECTION))
+        found = self._resolve(spec["type"], name, module)
         return [parameter.name for parameter in signature_of(found)]
 
     def load_checkpoint(self, mesh=None):
@@ -302,11 +303,14 @@ class ConfigParser:
             what = "%d threads compute now, %d did before; on a CPU the last bits of all numbers may differ"
             logger.warning(what, now, before)
 
-    def _module(self, section):
+    def _resolve(self, type_name, section, module=None):
+        """The class or function of a type, looked up in the module; by default where PARTS says for the section."""
+        if module is not None:
+            return resolve(type_name, module, self.parts.get(section, OWN_SECTION))
         part = self.parts.get(section) or PARTS.get(section)
         if part is None:
-            raise UserError(f"{section}: in which module its type is looked up is for the script to say")
-        return importlib.import_module(part.module)
+            raise UserError(f"{section}: say in which module its type is looked up")
+        return resolve(type_name, importlib.import_module(part.module), part)
 
     def _look_up(self, name, spec, module, args=(), kwargs=None, path=None, whole=True, called_with=None):
         """(class or function, its keyword arguments) of one section.
@@ -320,11 +324,11 @@ class ConfigParser:
                 raise UserError(f"{path}.args.{key}: given in the config and by the script; take it out of the config")
         keywords |= kwargs or {}
         try:
-            found = resolve(spec["type"], module or self._module(name), self.parts.get(name, OWN_SECTION))
+            found = self._resolve(spec["type"], name, module)
         except UserError as error:
             raise UserError(f"{path}.type: {error}") from None
         given = called_with if called_with and not inspect.isclass(found) else len(args)
-        wrong = argument_mistakes(signature_of(found), keywords, given, whole)
+        wrong = argument_errors(signature_of(found), keywords, given, whole)
         if wrong:
             raise UserError("\n".join(f"{path}.args.{mistake}" for mistake in wrong))
         return found, keywords

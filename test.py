@@ -23,6 +23,7 @@ def main(config, split, batch_size):
     from logger.tables import table_text
     from utils import MetricTracker, prepare_device
     from utils.config.schema import TrainerSettings
+    from utils.rules import precision_error
     from utils.runs.weights import load_weights
     from utils.seed import seed_everything
 
@@ -36,8 +37,7 @@ def main(config, split, batch_size):
     load_weights(model, checkpoint["state_dict"])
     model = model.to(device)
     trained_with = TrainerSettings.model_validate(config["trainer"])
-    not_here = trained_with.precision == "fp16" and device.type != "cuda"
-    precision = "fp32" if not_here else trained_with.precision
+    precision = "fp32" if precision_error(trained_with.precision, device.type) else trained_with.precision
     apply_switches(model, trained_with.model_copy(update={"compile": False, "precision": precision}), device)
     criterion = config.init_loss(module_loss)
     if isinstance(criterion, torch.nn.Module):

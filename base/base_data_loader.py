@@ -9,7 +9,8 @@ from base.data.in_memory import InMemoryDataset, whole_batch
 from base.data.sampler import BalancedSampler, EpochSampler
 from base.data.seeded import SeededDataset, makes_whole_batches
 from base.data.splits import split_samples
-from utils.errors import UserError
+from utils.errors import UserError, refuse
+from utils.rules import size_errors, validated_twice
 
 _PATIENCE_SECONDS = 1800
 
@@ -50,10 +51,7 @@ class BaseDataLoader(DataLoader):
         balance_classes=None,
         **loader_kwargs,
     ):
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise UserError(f"batch_size: got {batch_size!r}; it should be an integer of at least 1")
-        if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 0:
-            raise UserError(f"num_workers: got {num_workers!r}; it should be an integer from 0 on")
+        refuse(size_errors({"batch_size": batch_size, "num_workers": num_workers}))
         if not hasattr(dataset, "__len__"):
             raise UserError("dataset: has no length, so no samples can be set aside; use torch's DataLoader for it")
         if valid_dataset is not None and len(valid_dataset) != len(dataset):
@@ -99,9 +97,7 @@ class BaseDataLoader(DataLoader):
         beside: the loader that is trained on, if this one is to validate. Raises UserError if they do not go together.
         """
         if beside is not None and beside.valid_sampler is not None:
-            raise UserError(
-                "valid_data_loader: data_loader sets validation samples aside already; leave one of them out"
-            )
+            raise UserError(validated_twice({"validation_split": beside.validation_split, **beside._split_by}))
         classes = [getattr(loader, "classes", None) for loader in (beside, self)]
         if beside is not None and classes[0] != classes[1]:
             raise UserError(f"valid_data_loader: its classes are {classes[1]}, and those of data_loader {classes[0]}")

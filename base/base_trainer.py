@@ -19,10 +19,11 @@ from base.training.checkpoints import (
     set_later_epochs_aside,
 )
 from base.training.nonfinite import NonFiniteError, finite_state, require_finite
+from base.training.own_loop import SETTINGS_OF_TRAINER, left_settings
 from logger import CsvLog, TensorboardWriter, require_log_files
 from logger.reports import epoch_report, run_report, tell_how_to_resume
 from utils.batches import DataError
-from utils.config.schema import SETTINGS_OF_TRAINER, TrainerSettings
+from utils.config.schema import TrainerSettings
 from utils.distributed.messages import Agreement, any_of
 from utils.distributed.world import seed_of_process, world_size
 from utils.errors import UserError
@@ -82,6 +83,7 @@ class BaseTrainer(ABC):
         self.is_whole = False  # whether memory holds what batches_done have made, so that an error may save it
         self._to_restore = {}  # states of attributes, from a checkpoint
         self._unsavable = set()
+        self._must_be_finite = finite_state(unwrapped(model))
         self._left_settings = SETTINGS_OF_TRAINER  # which the _train_epoch of a subclass alone could follow
         self._agree = Agreement()
         self._callbacks = CallbackList(config.init_callbacks())
@@ -120,6 +122,7 @@ class BaseTrainer(ABC):
         if not self._is_restored:
             self._is_restored = True
             self._resume_checkpoint(self.config.resume)
+            self._must_be_finite = finite_state(unwrapped(self.model))
 
     @abstractmethod
     def _train_epoch(self, epoch):
@@ -166,7 +169,6 @@ class BaseTrainer(ABC):
                 "trainer.save_every_steps, trainer.save_every_minutes: this trainer with this data_loader cannot "
                 "resume within an epoch; leave them out, or give the loader set_epoch(epoch, start_batch) or state_dict"
             )
-        self._must_be_finite = finite_state(unwrapped(self.model))
         self._callbacks.call("check", self)
 
     @contextlib.contextmanager
@@ -214,19 +216,6 @@ class BaseTrainer(ABC):
         self.saver.wait()  # for what a callback has saved
         self.logger.info(run_report(self))
 
-    def _warn_of_left_settings(self):
-        """Name the settings given in the config that this trainer's own _train_epoch alone could follow."""
-        fields = type(self.settings).model_fields
-        given = [
-            f"trainer.{key}"
-            for key in self._left_settings
-            if getattr(self.settings, key) not in (fields[key].default, "ignore")  # which is done by leaving it
-        ]
-        if given:
-            own = "this trainer has a _train_epoch of its own, which alone decides what they do"
-            self.logger.warning("%s: %s", ", ".join(given), own)
-        self._left_settings = ()
-
     # ---- the epochs
 
     def _run_epochs(self):
@@ -256,7 +245,10 @@ class BaseTrainer(ABC):
 
         What fails beside the save, as a callback or a full disk of logs, ends the run after it.
         """
-        self._warn_of_left_settings()
+        if given := left_settings(self.settings, self._left_settings):
+            own = "this trainer has a _train_epoch of its own, which alone decides what they do"
+            self.logger.warning("%s: %s", given, own)
+        self._left_settings = ()
         log, failure = call_at_epoch_end(self._callbacks, self, log)
         self._ask_for_saves(log)
         if any_of(None if failure is None else True):

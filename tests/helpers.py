@@ -145,6 +145,20 @@ def same(left, right):
     return left == right
 
 
+def reads_of_tensors(monkeypatch):
+    """A list that grows by a word whenever python reads a tensor's values, for which it would wait for a GPU."""
+    reads = []
+    for name in ("item", "tolist", "cpu", "numpy", "__float__", "__bool__", "__int__"):
+        original = getattr(torch.Tensor, name)
+
+        def counted(self, *args, _original=original, _name=name, **kwargs):
+            reads.append(_name)
+            return _original(self, *args, **kwargs)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+    return reads
+
+
 def run(*arguments, cwd=PROJECT, status=0, timeout=300):
     """Run `python *arguments`; the finished process, whose exit status must be the one named."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

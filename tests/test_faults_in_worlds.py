@@ -17,9 +17,9 @@ from worlds import PATIENCE, in_served_world, in_world, lines_of, results, small
 import utils.runs.saver as checkpoint_saver
 from base import BaseCallback, BaseDataLoader
 from base.base_callback import CallbackList
+from base.training.callbacks import TimeLimit
 from helpers import TinyData, tiny_config, tiny_model, tiny_trainer
 from logger import setup_logging
-from trainer.callbacks import TimeLimit
 from utils import UserError
 from utils.config.schema import RunSettings
 from utils.distributed import process_group

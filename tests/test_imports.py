@@ -67,3 +67,23 @@ def test_help_and_mistakes_are_answered_without_torch(arguments):
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "argparse" in imported
     assert not imported & {"torch", "numpy", "pandas", "matplotlib", "torchvision", "tensorboard"}
+
+
+def test_all_mistakes_in_keys_and_names_come_at_once_with_status_2_before_torch_and_before_a_run(tmp_path):
+    wrong = {
+        "trainer.epocs": "3",
+        "trainer.monitor": "min val_los",
+        "arch.type": "MnistModl",
+        "data_loader.args.batch_sise": "8",
+        "optimizer.type": "Adamm",
+        "loss": "nl_loss",
+    }
+    settings = [word for key, value in wrong.items() for word in ("--set", f"{key}={value}")]
+    command = ["train.py", "-c", "config.json", "--set", f"trainer.save_dir={tmp_path}", *settings]
+    done = subprocess.run([sys.executable, "-X", "importtime", *command], cwd=PROJECT, capture_output=True, text=True)
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert done.returncode == 2 and not imported & {"torch", "numpy"} and not any(tmp_path.iterdir())
+    told = [line.removeprefix("error: ").partition(": ") for line in lines]
+    assert {place.removesuffix(".type") for place, _, _ in told} == {key.removesuffix(".type") for key in wrong}, lines
+    assert all("did you mean" in why or "'val_los'" in why for _, _, why in told)

@@ -22,11 +22,11 @@ from base.training.evaluate import evaluate, record, reduction_of, trackers
 from base.training.model_summary import example_input, model_summary
 from base.training.nonfinite import NonFiniteWatch
 from base.training.optim_step import OptimStep
+from base.training.own_loop import SETTINGS_OF_EPOCH
 from base.training.precision import apply_switches, autocast, grad_scaler, to_device
 from base.training.schedules import interval_of
 from logger.tables import show_tables
 from utils import MetricTracker, UserError
-from utils.config.schema import SETTINGS_OF_EPOCH
 from utils.distributed.messages import broadcast
 from utils.distributed.shards import is_sharded, shows, whole
 from utils.distributed.world import is_main

@@ -38,6 +38,12 @@ def shortened(text):
     return text if len(text) <= _LONG else f"{text[: _LONG // 2]} ... {text[-_LONG // 4 :]}"
 
 
+def refuse(errors):
+    """Raise UserError with the errors, a line each, if there are any."""
+    if lines := list(errors):
+        raise UserError("\n".join(lines))
+
+
 @contextlib.contextmanager
 def clean_exit():
     """End the command on a user's error with its text and exit status 2, on Ctrl-C with 130; no traceback.

@@ -2,6 +2,7 @@
 
 import contextlib
 import fnmatch
+import re
 import signal
 import threading
 
@@ -49,6 +50,15 @@ def patterns_mistake(patterns):
 def rename_mistake(rename):
     """The same for {regular expression: replacement}."""
     return patterns_mistake(rename.keys()) or patterns_mistake(rename.values())
+
+
+def expression_errors(patterns):
+    """What is wrong with each text that is no regular expression. To be called in_bounded_time."""
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except (re.error, OverflowError, RecursionError) as error:
+            yield f"{brief(pattern)} is no regular expression: {error}"
 
 
 @contextlib.contextmanager

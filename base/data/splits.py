@@ -8,8 +8,8 @@ import heapq
 
 import numpy as np
 
-from utils.errors import UserError
-from utils.folds import parse_fold
+from utils.errors import UserError, refuse
+from utils.rules import parse_fold, split_errors
 
 
 def split_samples(num_samples, validation_split, *, fold=None, stratify=None, groups=None):
@@ -21,16 +21,14 @@ def split_samples(num_samples, validation_split, *, fold=None, stratify=None, gr
 
     Raises UserError for what leaves nothing to train or validate on.
     """
-    if stratify is not None and groups is not None:
-        raise UserError("groups: a split goes by stratify or by groups; leave one of them out")
+    how = {"validation_split": validation_split, "fold": fold, "stratify": stratify, "groups": groups}
+    refuse(split_errors(how))
     order = np.random.RandomState(0).permutation(num_samples)
     classes = _codes("stratify", stratify, order)
     groups = _by_appearance(_codes("groups", groups, order))
     if fold is None and validation_split == 0:
         return np.arange(num_samples), order[:0]
     if fold is not None:
-        if validation_split != 0:
-            raise UserError("fold: the fold is the validation part already; leave validation_split out")
         number, folds = parse_fold(fold)
         is_valid = _folds_of(num_samples, folds, classes, groups, stratify) == number - 1
     else:
@@ -43,7 +41,7 @@ def split_samples(num_samples, validation_split, *, fold=None, stratify=None, gr
 def _length(num_samples, split):
     """How many samples a validation_split sets aside."""
     length = split if isinstance(split, int) else int(num_samples * split)
-    if isinstance(split, bool) or split < 0 or not 0 < length < num_samples:
+    if not 0 < length < num_samples:
         raise UserError(
             f"validation_split: got {split!r}, which is {length} of {num_samples} samples; "
             "give a share above 0 and below 1, or a number of samples that leaves some to train on"

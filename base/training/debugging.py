@@ -14,6 +14,7 @@ from base.training.evaluate import evaluate
 from logger.pictures import draw_batches
 from utils import MetricTracker, UserError
 from utils.batches import batches_of
+from utils.rules import nothing_to_validate
 from utils.seed import derive_seed, rng_state, seed_everything, set_rng_state
 
 
@@ -74,7 +75,7 @@ def refuse_limits(config, valid_data_loader, own_loop, own_validation):
             "trainer.limit_valid_batches: valid_data_loader has no length to take a share of; give a number"
         )
     if trainer.get("sanity_check_batches") and valid_data_loader is None:
-        raise UserError("trainer.sanity_check_batches: there are no validation data; leave it out")
+        raise UserError(nothing_to_validate("sanity_check_batches"))
 
 
 @contextlib.contextmanager

@@ -6,7 +6,8 @@ from utils.distributed.messages import largest
 from utils.distributed.parallel import average_gradients, exchange_gradients
 from utils.distributed.shards import is_sharded, sharded_like, whole
 from utils.distributed.world import world_size
-from utils.errors import UserError
+from utils.errors import UserError, refuse
+from utils.rules import optimizer_error
 from utils.untrusted import as_count, as_list, as_number
 
 
@@ -44,8 +45,8 @@ class OptimStep:
         model=None,
     ):
         optimizers = getattr(optimizer, "by_name", {"": optimizer}).values()
-        if any(isinstance(one, torch.optim.LBFGS) for one in optimizers):
-            raise UserError("optimizer.type: LBFGS wants to compute the loss itself, several times a step; use another")
+        wrong = [optimizer_error(kind.__name__) for one in optimizers for kind in type(one).__mro__]
+        refuse(f"optimizer.type: {error}" for error in wrong if error)
         self.optimizer = optimizer
         self.accumulate = accumulate
         self.reduction = reduction

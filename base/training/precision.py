@@ -10,6 +10,7 @@ import torch
 from utils.distributed.shards import is_sharded
 from utils.errors import UserError
 from utils.nested import map_tensors
+from utils.rules import precision_error
 from utils.runs.weights import unwrapped
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -39,10 +40,8 @@ def apply_switches(model, settings, device):
 
     Raises UserError, naming the switch, for what this device or machine cannot do.
     """
-    if settings.precision == "fp16" and device.type != "cuda":
-        raise UserError(
-            f"trainer.precision: 'fp16' needs a CUDA GPU, and this run is on {device}; use 'bf16' or 'fp32'"
-        )
+    if error := precision_error(settings.precision, device.type):
+        raise UserError(f"trainer.precision: {error}")
     if settings.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
         raise UserError(f"trainer.precision: {torch.cuda.get_device_name(device)} has no bf16; use 'fp16' or 'fp32'")
     if settings.compile:

@@ -7,6 +7,8 @@ from torch.optim.lr_scheduler import LinearLR, ReduceLROnPlateau, SequentialLR
 from base.training.batch_stream import epoch_length
 from utils import UserError
 from utils.config.files import names_several
+from utils.config.forms import read_section
+from utils.config.schema import Scheduler
 from utils.duration import RunLength, is_duration, is_part
 from utils.runs.weights import load_state
 
@@ -78,8 +80,7 @@ def interval_of(section):
 
 def _build(config, path, spec, optimizer, length, interval):
     """One scheduler, after its warm-up."""
-    if not isinstance(spec.get("args", {}), dict):
-        raise UserError(f"{path}.args: got {spec['args']!r}; it should be an object of arguments")
+    read_section(Scheduler, spec, path)
     args = _resolved(config, f"{path}.args", spec.get("args", {}), optimizer, length, interval)
     for key in _COUNTS & args.keys():
         if isinstance(args[key], int) and args[key] < 1:
@@ -91,8 +92,6 @@ def _build(config, path, spec, optimizer, length, interval):
         raise UserError(f"{path}.warmup: got {spec['warmup']!r}, which is the whole run or more; give less")
     warmup = LinearLR(optimizer, start_factor=1 / steps, total_iters=max(1, steps - 1))
     main = config.build(path, {**spec, "args": args}, optimizer=optimizer)
-    if isinstance(main, ReduceLROnPlateau):
-        raise UserError(f"{path}.warmup: ReduceLROnPlateau cannot follow a warm-up; leave it out")
     return SequentialLR(optimizer, [warmup, main], milestones=[steps])
 
 

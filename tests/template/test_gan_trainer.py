@@ -9,7 +9,7 @@ from base import BaseDataLoader
 from base.training.optimizers import Optimizers
 from examples.gan.model import real_loss
 from examples.gan.trainer import GanTrainer
-from helpers import TinyData, same, tiny_config, tiny_trainer
+from helpers import TinyData, reads_of_tensors, same, tiny_config, tiny_trainer
 from utils import UserError
 from utils.seed import seed_everything
 
@@ -107,3 +107,14 @@ def test_rollback_leaves_the_batch_out(tmp_path):
 
 def test_ignore_looks_at_nothing(tmp_path):
     gan(tmp_path, on_nonfinite="ignore").train()
+
+
+def test_its_steps_wait_for_no_device_between_log_points(tmp_path, monkeypatch):
+    reads = reads_of_tensors(monkeypatch)
+    counts = []
+    for batches in (2, 5):
+        trainer = gan(tmp_path, data=TinyData, limit_train_batches=batches, log_step=100)
+        reads.clear()
+        trainer._train_epoch(1)
+        counts.append(len(reads))
+    assert counts[0] == counts[1] > 0

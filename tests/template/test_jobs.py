@@ -82,6 +82,8 @@ def made_images(folder):
 UNVALIDATED = {"trainer.limit_valid_batches": None}
 
 JOBS = {
+    "config.json": lambda folder: {},
+    "mnist_iterations": lambda folder: {},
     "mlp": lambda folder: {"arch.args.n_layers": 3},
     "autoencoder": lambda folder: {},
     "gan": lambda folder: UNVALIDATED,
@@ -91,6 +93,11 @@ JOBS = {
     "tabular": made_table,
     "image_folder": made_images,
 }
+
+
+def config_of(job):
+    """Path of a job's config."""
+    return PROJECT / job if "." in job else next((PROJECT / "examples" / job).glob("config.*"))
 
 
 def parsed(job, folder, resume=None, **changes):
@@ -105,7 +112,7 @@ def parsed(job, folder, resume=None, **changes):
         "log_step": 2,
     }
     settings = {f"trainer.{key}": value for key, value in short.items()} | changes
-    return ConfigParser(read_config(PROJECT / "examples" / job / "config.json"), resume, settings, parts=PARTS)
+    return ConfigParser(read_config(config_of(job)), resume, settings, parts=PARTS)
 
 
 def stopped_at(step, monkeypatch):
@@ -152,6 +159,10 @@ def test_job_trains_resumes_to_the_same_bits_and_is_tested(job, tmp_path, monkey
     tables = [(config.log_dir / "metrics.csv").read_text() for config in (straight, resumed)]
     assert tables[0] == tables[1]
     assert measured(straight.save_dir) == measured(resumed.save_dir)
+
+
+def test_every_shipped_config_is_among_these_jobs():
+    assert sorted(JOBS) == sorted(["config.json", *(path.parent.name for path in PROJECT.glob("examples/*/config.*"))])
 
 
 def test_every_job_says_what_to_expect_and_has_a_row_in_its_page():

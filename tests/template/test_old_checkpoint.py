@@ -40,3 +40,17 @@ def test_training_goes_on_from_it_in_a_new_run(checkpoint, tmp_path):
     name = read_json(PROJECT / "config.json")["name"]
     (child,) = (tmp_path / "models" / name).iterdir()
     assert load_checkpoint(child / "checkpoint-epoch3.pth")["epoch"] == 3
+
+
+def test_it_resumes_with_its_own_config_and_the_state_of_its_optimizer(checkpoint, tmp_path):
+    settings = {"save_dir": tmp_path, "epochs": 3, "len_epoch": 2, "tensorboard": "false"}
+    more = [word for key, value in settings.items() for word in ("--set", f"trainer.{key}={value}")]
+    run_here("train.py", "-r", checkpoint, "--set", "data_loader.args.num_workers=0", *more)
+    (child,) = (tmp_path / "models" / "Mnist_LeNet").iterdir()
+    before, after = load_checkpoint(checkpoint), load_checkpoint(child / "checkpoint-epoch3.pth")
+    assert after["config"]["lr_scheduler"] == before["config"]["lr_scheduler"] and after["arch"] == "MnistModel"
+    for number, state in before["optimizer"]["state"].items():
+        assert after["optimizer"]["state"][number]["step"] == state["step"] + 2
+    assert after["optimizer"]["param_groups"][0]["lr"] == 0.001
+    for name, weight in before["state_dict"].items():
+        assert (after["state_dict"][name] - weight).abs().max() <= 0.0021  # two updates of Adam, of 0.001 each

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from base import BaseDataLoader
-from helpers import accuracy, tiny_config, tiny_trainer
+from helpers import accuracy, reads_of_tensors, tiny_config, tiny_trainer
 from trainer import Trainer
 from utils import MetricTracker, UserError
 from utils.runs.checkpoint import load_checkpoint
@@ -64,11 +64,12 @@ def test_len_epoch_argument_wins_over_the_config(tmp_path):
 
 
 @pytest.mark.old_defect(5)
-def test_averages_weigh_the_last_small_batch_by_its_samples(tmp_path):
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_averages_weigh_the_last_small_batch_by_its_samples(tmp_path, accumulate):
     class Frozen(Trainer):
         """Trains with a learning rate of 0 and without dropout, so that an epoch's average can be recomputed."""
 
-    config = tiny_config(tmp_path, epochs=1)
+    config = tiny_config(tmp_path, epochs=1, accumulate=accumulate)
     config["optimizer"] = {"type": "SGD", "args": {"lr": 0.0}}
     model = torch.nn.Linear(4, 3)
     trainer = tiny_trainer(config, trainer_class=Frozen, model=model, schedule=None)
@@ -153,18 +154,14 @@ def test_any_scheduler_state_can_be_saved_and_restored(tmp_path):
         assert [row["lr"] for row in table(resumed)] == [row["lr"] for row in table(straight)], name
 
 
+@pytest.fixture
+def reads(monkeypatch):
+    return reads_of_tensors(monkeypatch)
+
+
 @pytest.mark.old_defect(16)
 @pytest.mark.parametrize("switches", [{}, {"accumulate": 3, "clip_norm": 1.0, "clip_value": 0.1, "precision": "bf16"}])
-def test_no_step_waits_for_the_device_between_log_points(tmp_path, monkeypatch, switches):
-    reads = []
-    for name in ("item", "tolist", "cpu", "numpy", "__float__", "__bool__", "__int__"):
-        original = getattr(torch.Tensor, name)
-
-        def counted(self, *args, _original=original, _name=name, **kwargs):
-            reads.append(_name)
-            return _original(self, *args, **kwargs)
-
-        monkeypatch.setattr(torch.Tensor, name, counted)
+def test_no_step_waits_for_the_device_between_log_points(tmp_path, reads, switches):
     trainer = tiny_trainer(tiny_config(tmp_path, epochs=1, log_step=10**6, **switches), schedule=None)
     trainer.len_epoch = 100  # so that no batch is the epoch's last one, which is a log point
     reads.clear()
@@ -183,6 +180,39 @@ def test_no_step_waits_for_the_device_between_log_points(tmp_path, monkeypatch, 
     trainer._train_epoch(1)
     order_of_the_pass = ["item", "tolist"]  # drawn on the CPU, once a pass, by torch's loader and by our sampler
     assert at_step == [order_of_the_pass] * 5 and len(reads) > 2
+
+
+@pytest.mark.parametrize(("on_nonfinite", "transfers"), [("ignore", 1), ("stop", 2)])
+@pytest.mark.parametrize("metrics", [0, 4])
+def test_a_log_line_costs_one_transfer_and_one_for_the_watch_over_gradients(
+    tmp_path, reads, on_nonfinite, transfers, metrics
+):
+    def share_of(label):
+        def share(output, target):
+            return (output.argmax(1) == label).float().mean()
+
+        share.__name__ = f"share_of_{label}"
+        return share
+
+    functions = [share_of(label) for label in range(metrics)]
+    counts = []
+    for log_step in (1, 5):  # five lines an epoch, and one
+        config = tiny_config(tmp_path, epochs=1, log_step=log_step, on_nonfinite=on_nonfinite)
+        trainer = tiny_trainer(config, schedule=None, metrics=functions)
+        reads.clear()
+        trainer._train_epoch(1)
+        counts.append(len(reads))
+    assert counts[0] - counts[1] == 4 * transfers
+
+
+def test_a_validation_costs_as_many_transfers_whatever_its_number_of_batches(tmp_path, reads):
+    counts = []
+    for samples in (8, 40):
+        trainer = tiny_trainer(tiny_config(tmp_path), schedule=None, validation_split=samples)
+        reads.clear()
+        trainer._valid_epoch(1)
+        counts.append(len(reads))
+    assert counts[0] == counts[1] > 0
 
 
 @pytest.mark.old_defect(16)

@@ -1,33 +1,27 @@
-"""Find all mistakes of a config, before anything is built: first from source files alone, then by importing."""
+"""Find all errors of a config, before anything is built: first from its text and source files, then by importing.
 
-import collections
+For every section: its keys and the form of their values, names, arguments, and the rules that source files decide.
+"""
+
 import importlib
 import inspect
 import itertools
 import os
-import re
 from importlib.util import find_spec
 
 from pydantic import ValidationError
 
-from utils.config.files import deep_merge, names_several, set_by_path
-from utils.config.schema import KNOWN_KEYS, MAX_ENTRIES, OTHER_LOADERS, Flag, mistakes_in
-from utils.config.types import (
-    argument_mistakes,
-    default_in_source,
-    renamed,
-    resolve,
-    signature_of,
-    source_argument_mistakes,
-    type_mistake,
-)
+from utils.config.components import args_of, dict_at, entries, is_spec, metric_names, nested_specs, objects_in, specs_in
+from utils.config.files import deep_merge, set_by_path
+from utils.config.forms import form_errors
+from utils.config.schema import KNOWN_KEYS, OTHER_LOADERS, SECTION_MODELS, Config, Flag, TrainerSettings
+from utils.config.types import argument_errors, find_in_source, renamed, resolve, signature_of
 from utils.duration import is_duration
-from utils.errors import UserError, brief, shortened, shown
-from utils.folds import parse_fold
-from utils.nearest import did_you_mean, nearest
-from utils.patterns import in_bounded_time
+from utils.errors import UserError, brief, refuse, shortened, shown
+from utils.nearest import did_you_mean, nearest, resembles
+from utils.rules import nothing_to_validate, validated_twice
 
-_MOST_TOLD = 20  # mistakes
+_MOST_TOLD = 20  # errors
 
 
 def check_config(config, parts, also_logged=(), begins=True):
@@ -36,44 +30,26 @@ def check_config(config, parts, also_logged=(), begins=True):
     parts: {section: Part} of what is built by name; {} if the project's own script decides that. also_logged: names
     that the trainer logs besides the loss and the metrics, None if nothing will be monitored. begins: whether the
     weights are still to be initialised, so that their file must be there. Nothing is imported, so the answer comes
-    within the first second. Raises UserError with one line for each mistake.
+    within the first second. Raises UserError with one line for each error.
     """
-    mistakes, own_keys = mistakes_in(config, whole=bool(parts))
-    told = set(map(_place_of, mistakes))
-    _raise_first(itertools.chain(mistakes, _mistakes_beyond_form(config, parts, also_logged, begins, told)))
+    errors, own_keys = key_errors(config, whole=bool(parts))
+    told = {_place_of(error) for error in errors if _is_of_value(error)}
+    errors = itertools.chain(errors, _component_errors(config, parts, told), _flag_errors(config, parts))
+    if parts:
+        errors = itertools.chain(
+            errors,
+            _monitor_errors(config, parts, also_logged, told),
+            _validation_errors(config, parts),
+            _kernel_errors(config, parts),
+            _file_errors(config) if begins else (),
+        )
+    _raise_first(errors)
     return own_keys
 
 
-def _mistakes_beyond_form(config, parts, also_logged, begins, told):
-    """What is wrong besides keys and the form of values, of which the schema tells; told: the places where it did.
-
-    Found one by one, since it takes time to look for what a name may have meant.
-    """
-    for path, spec, part in _components(config, parts):
-        if not {path, f"{path}.type"} & told:  # by the schema, as of "parallel"
-            wrong = type_mistake(spec["type"], part)
-            mistakes = [f"{path}.type: {wrong}"] if wrong else _source_argument_mistakes(path, spec, part)
-            told.update(map(_place_of, mistakes))
-            yield from mistakes
-    yield from _flag_mistakes(config, parts)
-    if not parts:
-        return
-    yield from _name_mistakes(config, parts, also_logged)
-    yield from _optimizer_mistakes(config) + _plateau_mistakes(config) + _switch_mistakes(config, parts)
-    yield from _chain_mistakes(config, parts)
-    yield from (mistake for mistake in _loader_mistakes(config) if _place_of(mistake) not in told)
-    yield from _split_mistakes(config, parts) + _limit_mistakes(config, parts)
-    if begins:
-        yield from _init_weights_mistakes(config)
-
-
-def _place_of(mistake):
-    return mistake.partition(":")[0]
-
-
 def check_types(config, parts):
-    """Look up every type for good and bind its args, building nothing. Raises UserError with all mistakes."""
-    _raise_first(_mistakes_in_types(config, parts))
+    """Look up every type for good and bind its args, building nothing. Raises UserError with all errors."""
+    _raise_first(_errors_in_types(config, parts))
 
 
 def renamed_types(config, parts):
@@ -83,362 +59,252 @@ def renamed_types(config, parts):
             yield f"{path}.type: {spec['type']!r} is {now!r} now"
 
 
-def _mistakes_in_types(config, parts):
+def _errors_in_types(config, parts):
     for path, spec, part in _components(config, parts):
         try:
             found = resolve(spec["type"], importlib.import_module(part.module), part)
         except UserError as error:
             yield f"{path}.type: {error}"
             continue
-        given = part.given if inspect.isclass(found) or part.called_with is None else part.called_with
-        wrong = argument_mistakes(signature_of(found), spec.get("args", {}), given, by_name=part.given_by_name)
-        yield from _with_place(path, spec, wrong)
+        yield from _binding_errors(path, spec, part, signature_of(found), is_class=inspect.isclass(found))
 
 
-def _raise_first(mistakes):
-    """Raise UserError with the mistakes, each told once, if there are any; of a great many, with the first."""
+def _raise_first(errors):
+    """Raise UserError with the errors, each once, if there are any; of a great many, with the first.
+
+    They are found one by one, since it takes time to look for what a name may have meant.
+    """
     told = {}
-    for mistake in mistakes:
+    for error in errors:
         if len(told) == _MOST_TOLD:
-            raise UserError("\n".join([*told, "and more mistakes; mend these first"]))
-        told[mistake] = None
-    if told:
-        raise UserError("\n".join(told))
+            raise UserError("\n".join([*told, "and more errors; fix these first"]))
+        told[error] = None
+    refuse(told)
 
 
-def as_spec(path, section):
-    """A section as {"type": ..., "args": ...}; a bare name is short for one without args. Raises UserError."""
-    spec = {"type": section} if isinstance(section, str) else section
-    if not isinstance(spec, dict) or not isinstance(spec.get("type"), str):
-        raise UserError(
-            f'{path}: got {brief(section)}; it should be an object such as {{"type": ..., "args": {{...}}}}'
-        )
-    return spec
+def _place_of(error):
+    return error.partition(":")[0]
 
 
-def metric_name(spec):
-    """What a metric is called in logs."""
-    return spec.get("name") or spec["type"].rpartition(".")[2]
+def _is_of_value(error):
+    """Whether it refuses a value by itself, of which one error is enough; else it is a rule between several."""
+    return ": got " in error
+
+
+# Keys, and the form of their values
+
+
+def key_errors(config, whole):
+    """(errors, own keys): a line for each misspelt key, value of a wrong form and broken rule; the keys unknown here.
+
+    whole: all sections must be there in the form that our own scripts read; otherwise only the top keys and the
+    "trainer" section are checked, since a project with scripts of its own may shape the others as it likes.
+    """
+    misspelt, own = _unknown_keys(config, whole)
+    errors = [f"{key}: no such key; did you mean {meant!r}?" for key, meant in misspelt.items()]
+    meant = {".".join([*key.split(".")[:-1], name]) for key, name in misspelt.items()}
+    checked = config if whole else {key: config[key] for key in ("name", "n_gpu", "trainer", "cli") if key in config}
+    for kind, line in form_errors(Config, checked):
+        if _place_of(line) not in meant and (whole or kind != "missing"):
+            errors.append(line)
+    if config.get("strict") is True:
+        errors += [f'{key}: not a key of this framework, and "strict" is on' for key in own]
+    return errors, own
+
+
+def _unknown_keys(config, whole):
+    """({misspelt key: the right name}, [keys that resemble none]), all with their dotted paths.
+
+    A project with scripts of its own may well have a valid_loader or a test_loader.
+    """
+    places = [("", Config, config), ("trainer.", TrainerSettings, config.get("trainer"))]
+    for name, model in SECTION_MODELS.items() if whole else ():
+        places += [(f"{path}.", model, given) for path, given in objects_in(config, name).items()]
+    misspelt, own = {}, []
+    for prefix, model, section in places:
+        known = tuple(model.model_fields)
+        for key in section if isinstance(section, dict) else ():
+            if key in known or key == "$schema":
+                continue
+            free = [name for name in known if name not in section and (whole or name not in OTHER_LOADERS)]
+            meant = resembles(key, free) or (whole and (_numbered(key, free) or resembles(key, known)))
+            if meant:
+                misspelt[prefix + key] = (whole and nearest(key, known)) or meant  # given already or not
+            else:
+                own.append(prefix + key)
+    return misspelt, own
+
+
+def _numbered(key, names):
+    """The name that stands in the key with a number behind it, as in "arch1" where there is no "arch"."""
+    name = key.rstrip("0123456789")
+    return name if name in names else None
+
+
+# Names and arguments
 
 
 def _components(config, parts):
     """(path, spec, Part) of everything that the config names and that is well enough formed to look up."""
     for name, part in parts.items():
-        section = config.get(name)
-        if isinstance(section, list):
-            entries = {f"{name}.{i}": entry for i, entry in enumerate(_entries(section))}
-        elif names_several(section):
-            entries = {f"{name}.{key}": entry for key, entry in section.items()}
-        else:
-            entries = {name: section}
-        for path, entry in entries.items():
-            spec = {"type": entry} if isinstance(entry, str) else entry
-            if part.default and isinstance(spec, dict):
-                spec = {"type": part.default, **spec}
-            if _is_formed(spec):
-                yield from _with_nested(path, spec, part)
-
-
-def _is_formed(spec):
-    return isinstance(spec, dict) and isinstance(spec.get("type"), str) and isinstance(spec.get("args", {}), dict)
-
-
-def _section(config, name):
-    """The section; as one that is empty if it is none, of which the schema tells."""
-    return config[name] if isinstance(config.get(name), dict) else {}
-
-
-def _args_of(config, name):
-    return _section(_section(config, name), "args")
-
-
-def _entries(value):
-    """The entries of a list, as many as it may have; none of anything else."""
-    return value[:MAX_ENTRIES] if isinstance(value, list) else []
+        for path, spec in specs_in(config, name, part.default).items():
+            yield from _with_nested(path, spec, part)
 
 
 def _with_nested(path, spec, part):
     """A component and those within it: what is nested in its arguments, or what its groups of parameters set."""
-    for i, group in enumerate(_entries(spec.get("groups"))):
+    for i, group in enumerate(entries(spec.get("groups"))):
         settings = {"type": spec["type"], "args": group.get("args", {})} if isinstance(group, dict) else {}
-        if _is_formed(settings):
+        if is_spec(settings):
             yield f"{path}.groups.{i}", settings, part
-    if not part.nested:
-        yield path, spec, part
-        return
-    args = {}
-    for key, value in spec.get("args", {}).items():
-        items = value if isinstance(value, list) else [value]
-        for i, item in enumerate(items):
-            if _is_formed(item):
-                yield from _with_nested(f"{path}.args.{key}" + (f".{i}" if items is value else ""), item, part)
-        args[key] = 1 if is_duration(value) else value
+    args = spec.get("args", {})
+    if part.nested:
+        for keys, inner in nested_specs(args):
+            yield from _with_nested(".".join([path, "args", *map(str, keys)]), inner, part)
+        args = {key: 1 if is_duration(value) else value for key, value in args.items()}
     yield path, {**spec, "args": args}, part
 
 
-def _source_argument_mistakes(path, spec, part):
-    return _with_place(path, spec, source_argument_mistakes(spec["type"], part, spec.get("args", {})))
+def _component_errors(config, parts, told):
+    """Names that lead nowhere, or to a wrong kind of thing, and arguments that do not fit.
+
+    told: places of which no more is to be said; those of the errors are added.
+    """
+    for path, spec, part in _components(config, parts):
+        if not {path, f"{path}.type"} & told:  # by the schema, as of "parallel"
+            errors = _source_errors(path, spec, part)
+            told.update(map(_place_of, errors))
+            yield from errors
+        errors = [f"{path}.args.{error}" for error in part.rules(spec.get("args", {}))]
+        yield from (error for error in errors if not _is_of_value(error) or _place_of(error) not in told)
 
 
-def _with_place(path, spec, mistakes):
-    """The mistakes in arguments, with their dotted paths."""
-    foldless = f"{spec['type']} has no folds: let it take an argument 'fold' and pass it on to BaseDataLoader"
-    return [
-        f"{path}.args.fold: {foldless}"
-        if path == "data_loader" and mistake.startswith("fold: no such")
-        else f"{path}.args.{mistake}"
-        for mistake in mistakes
-    ]
+def _source_errors(path, spec, part):
+    """What is wrong with a component as far as source files tell."""
+    try:
+        definition = find_in_source(spec["type"], part)
+    except UserError as error:
+        return [f"{path}.type: {error}"]
+    if definition.parameters is None:
+        return []
+    return _binding_errors(path, spec, part, definition.parameters, is_class=definition.kind != "function")
+
+
+def _binding_errors(path, spec, part, parameters, is_class):
+    """What is wrong with a component's arguments for a class or function of these parameters."""
+    given = part.given if is_class or part.called_with is None else part.called_with
+    errors = argument_errors(parameters, spec.get("args", {}), given, by_name=part.given_by_name)
+    foldless = f"fold: {spec['type']} has no folds: let it take an argument 'fold' and pass it on to BaseDataLoader"
+    of_loader = path == "data_loader"
+    errors = [foldless if of_loader and error.startswith("fold: no such") else error for error in errors]
+    return [f"{path}.args.{error}" for error in errors]
+
+
+def _default(config, parts, name, argument):
+    """Source text of the default that an argument of a section's class has; None where it cannot be read."""
+    try:
+        return find_in_source(config[name]["type"], parts[name]).default(argument)
+    except (UserError, KeyError, TypeError, AttributeError):
+        return None
 
 
 _EXAMPLES = {"int": 1, "float": 0.5, "str": "text", "bool": True}
 
 
-def _flag_mistakes(config, parts):
+def _flag_errors(config, parts):
     """Flags of "cli" whose target is not there, or does not take what is typed; found by setting an example."""
-    for i, entry in enumerate(_entries(config.get("cli"))):
+    for i, entry in enumerate(entries(config.get("cli"))):
         try:
             flag = Flag.model_validate(entry)
-            section = flag.target.partition(".")[0]
-            trial = config | deep_merge({}, {section: config[section]} if section in config else {})
-            set_by_path(trial, flag.target, _EXAMPLES[flag.type], KNOWN_KEYS)
-        except ValidationError:  # which the schema tells
+        except ValidationError:  # of which key_errors tells
             continue
+        section = flag.target.partition(".")[0]
+        trial = config | deep_merge({}, {section: config[section]} if section in config else {})
+        try:
+            set_by_path(trial, flag.target, _EXAMPLES[flag.type], KNOWN_KEYS)
         except UserError as error:
             yield f"cli.{i}.target: {error}"
             continue
         for path, spec, part in _components(trial, parts):
-            if flag.target.startswith(f"{path}.args.") and type_mistake(spec["type"], part) is None:
-                wrong = _source_argument_mistakes(path, spec, part)
-                yield from (_of_flag(i, flag, line) for line in wrong if line.startswith(f"{flag.target}: "))
+            for error in _source_errors(path, spec, part) if flag.target.startswith(f"{path}.args.") else ():
+                _, of_type, wanted = error.partition("; it should be ")
+                if _place_of(error) == flag.target and of_type:
+                    yield f"cli.{i}.type: got {flag.type!r}; {flag.target} takes {wanted}"
+                elif _place_of(error) == flag.target:
+                    yield f"cli.{i}.target: {error}"
 
 
-def _of_flag(i, flag, mistake):
-    _, is_type, wanted = mistake.partition("; it should be ")
-    if is_type:
-        return f"cli.{i}.type: got {flag.type!r}; {flag.target} takes {wanted}"
-    return f"cli.{i}.target: {mistake}"
+# Rules for which source files or the disk are asked; those between keys alone are in the schema
 
 
-def _name_mistakes(config, parts, also_logged):
-    """Metrics of one name, and monitored names of which it is known that nothing will log them."""
-    specs = [(spec, part) for path, spec, part in _components(config, parts) if path.startswith("metrics.")]
-    named = [(metric_name(spec), type_mistake(spec["type"], part)) for spec, part in specs]
-    named = [(name, mistake) for name, mistake in named if isinstance(name, str)]
-    misspelt = [name for name, mistake in named if mistake]
-    logged = ["loss", *(name for name, _ in named)]
-    repeated = [name for name, count in collections.Counter(logged).items() if count > 1]
-    yield from (f'metrics: two are called {brief(name)}; give one a "name"' for name in repeated)
+def watched(config):
+    """{path: name} of the values that the config monitors."""
+    monitors = {"trainer.monitor": dict_at(config, "trainer").get("monitor")}
+    for i, callback in enumerate(entries(config.get("callbacks"))):
+        monitors[f"callbacks.{i}.args.monitor"] = args_of({"callback": callback}, "callback").get("monitor")
+    watched = {path: monitor[4:] for path, monitor in monitors.items() if str(monitor).startswith(("min ", "max "))}
+    of_scheduler = dict_at(config, "lr_scheduler").get("monitor")
+    return watched | ({"lr_scheduler.monitor": of_scheduler} if isinstance(of_scheduler, str) else {})
+
+
+def _monitor_errors(config, parts, also_logged, told):
+    """Monitored names of which it is known that nothing will log them."""
     if also_logged is None or not isinstance(config.get("metrics", []), list):
         return
-    if config.get("valid_data_loader") is not None or _sets_aside(config, parts) is not False:
+    named = metric_names(config)
+    misspelt = [name for path, name in named.items() if f"{path}.type" in told]
+    logged = ["loss", *named.values()]
+    if _validates(config, parts) is not False:
         logged += [f"val_{name}" for name in logged]
     logged += also_logged
     right = [name for name in logged if name.removeprefix("val_") not in misspelt]
     not_split = "; data_loader.args.validation_split sets no samples aside, and there is no valid_data_loader"
     for path, name in watched(config).items():
-        if name not in logged and (
-            not misspelt or (nearest(name, right) and not nearest(name.removeprefix("val_"), misspelt))
-        ):
+        of_misspelt = misspelt and (not nearest(name, right) or nearest(name.removeprefix("val_"), misspelt))
+        if name not in logged and not of_misspelt:
             meant = not_split if name.removeprefix("val_") in logged else did_you_mean(name, right)
             yield f"{path}: nothing called {brief(name)} is logged{meant}"
 
 
-def _optimizer_mistakes(config):
-    """An optimizer that no loop here can use, and keys that only one of several has."""
-    section = _section(config, "optimizer")
-    alone = not names_several(section)
-    specs = {"optimizer": section} if alone else {f"optimizer.{key}": spec for key, spec in section.items()}
-    mistakes = [
-        f"{path}.type: LBFGS wants to compute the loss itself, several times a step; use another"
-        for path, spec in specs.items()
-        if isinstance(spec, dict) and str(spec.get("type")).rpartition(".")[2] == "LBFGS"
-    ]
-    return mistakes + [
-        f"optimizer.{key}: is for one of several optimizers; choose what one trains with requires_grad or Freeze"
-        for key in ("params", "every")
-        if alone and key in section
-    ]
-
-
-def _plateau_mistakes(config):
-    """What contradicts ReduceLROnPlateau, and what only it understands."""
-    trainer, scheduler = _section(config, "trainer"), _section(config, "lr_scheduler")
-    if not str(scheduler.get("type")).endswith("ReduceLROnPlateau"):
-        return ["lr_scheduler.monitor: only ReduceLROnPlateau watches a value"] if scheduler.get("monitor") else []
-    mistakes = []
-    if scheduler.get("interval") == "step":
-        mistakes.append("lr_scheduler.interval: ReduceLROnPlateau steps after an epoch; leave interval out")
-    mode, _, monitored = str(trainer.get("monitor", "off")).partition(" ")
-    given = _args_of(config, "lr_scheduler").get("mode", "min")
-    if mode in ("min", "max") and scheduler.get("monitor", monitored) == monitored and given != mode:
-        mistakes.append(
-            f"lr_scheduler.args.mode: got {brief(given)}, but trainer.monitor is {brief(trainer['monitor'])}; "
-            f"give {mode!r}, or another value to watch as lr_scheduler.monitor"
-        )
-    return mistakes
-
-
-_SET_THE_RATE_ANEW = (
-    "a warm-up",
-    "SequentialLR",
-    "CyclicLR",
-    "OneCycleLR",
-    "CosineAnnealingWarmRestarts",
-    "ReduceLROnPlateau",
-)
-
-
-def _chain_mistakes(config, parts):
-    """Schedules that undo what they are chained with, and chains in places where torch cannot step them."""
-    mistakes = []
-    for path, spec, _ in _components(config, {name: part for name, part in parts.items() if name == "lr_scheduler"}):
-        kind, nested = _bare_type(spec), spec.get("args", {}).get("schedulers")
-        if kind == "ChainedScheduler" and spec.get("warmup"):
-            mistakes.append(f"{path}.warmup: is not for ChainedScheduler; chain a LinearLR too")
-        for i, item in enumerate(_entries(nested)):
-            place = f"{path}.args.schedulers.{i}"
-            inner = "" if not _is_formed(item) else "a warm-up" if item.get("warmup") else _bare_type(item)
-            if kind == "ChainedScheduler" and inner in _SET_THE_RATE_ANEW:
-                mistakes.append(f"{place}: {inner} sets the rate anew, whatever it is chained with; use another")
-            if kind == "SequentialLR" and inner == "ChainedScheduler":
-                mistakes.append(f"{place}.type: ChainedScheduler can be no part of a SequentialLR; use another")
-    return mistakes
-
-
-def _bare_type(spec):
-    return spec["type"].rpartition(".")[2]
-
-
-def _loader_mistakes(config):
-    """Values that no BaseDataLoader takes, whatever its data."""
-    mistakes = []
-    for name in ("data_loader", *OTHER_LOADERS):
-        args = _args_of(config, name)
-        for key, lowest in (("batch_size", 1), ("num_workers", 0)):
-            value = args.get(key, lowest)
-            if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-                mistakes.append(f"{name}.args.{key}: got {brief(value)}; it should be an integer of at least {lowest}")
-        split = args.get("validation_split", 0)
-        share = isinstance(split, float) and 0 <= split < 1
-        number = isinstance(split, int) and not isinstance(split, bool) and split >= 0
-        if not share and not number:
-            where = f"{name}.args.validation_split"
-            mistakes.append(f"{where}: got {brief(split)}; give a share from 0.0 to below 1.0, or a number of samples")
-        if args.get("fold") is not None:
-            try:
-                parse_fold(args["fold"])
-            except UserError as error:
-                mistakes.append(f"{name}.args.{error}")
-    return mistakes
-
-
-def _split_mistakes(config, parts):
-    """Two answers to the question what is validated on."""
-    args = _args_of(config, "data_loader")
-    mistakes = []
-    if args.get("stratify") and args.get("groups"):
-        mistakes.append("data_loader.args.groups: a split goes by stratify or by groups; leave one of them out")
-    if args.get("fold") is not None and args.get("validation_split", 0) != 0:
-        mistakes.append("data_loader.args.fold: validation_split sets samples aside too; leave one of them out")
+def _validation_errors(config, parts):
+    """Validation data from two places, and what needs such data where there are none."""
+    trainer = dict_at(config, "trainer")
     if config.get("valid_data_loader") is not None and _sets_aside(config, parts):
-        how = next((key for key in ("fold", "validation_split") if args.get(key)), None)
-        remedy = f"leave data_loader.args.{how} out, or this" if how else "give data_loader.args.validation_split: 0"
-        mistakes.append(f"valid_data_loader: data_loader sets validation samples aside already; {remedy}")
-    mistakes += [
-        f"valid_data_loader.args.{key}: all its samples are validated on; leave it out"
-        for key in ("fold", "validation_split")
-        if _args_of(config, "valid_data_loader").get(key)
-    ]
-    return mistakes
+        yield validated_twice(args_of(config, "data_loader"))
+    if trainer.get("overfit_batches") is None and _validates(config, parts) is False:
+        keys = ("limit_valid_batches", "sanity_check_batches")
+        yield from (nothing_to_validate(key) for key in keys if trainer.get(key))
 
 
-def _switch_mistakes(config, parts):
-    """Switches of the trainer that the device or the optimizer of the config cannot follow."""
-    trainer, optimizer = _section(config, "trainer"), _section(config, "optimizer")
-    mistakes = []
-    if trainer.get("precision") == "fp16" and (config.get("device") in ("cpu", "mps") or config.get("n_gpu") == 0):
-        mistakes.append(
-            "trainer.precision: 'fp16' needs a CUDA GPU, which the config does not use; give 'bf16' or 'fp32'"
-        )
-    if trainer.get("cudnn_benchmark") and config.get("deterministic"):
-        mistakes.append('trainer.cudnn_benchmark: chooses kernels by time, and "deterministic" is on; leave one out')
-    if trainer.get("compile") in ("reduce-overhead", "max-autotune") and trainer.get("accumulate", 1) != 1:
-        mode = f"trainer.compile: {trainer['compile']!r} records CUDA graphs, which overwrite accumulated gradients"
-        mistakes.append(f"{mode}; give true or 'max-autotune-no-cudagraphs'")
-    if trainer.get("fused") and isinstance(optimizer.get("type"), str):
-        if "fused" in _args_of(config, "optimizer"):
-            mistakes.append("trainer.fused: optimizer.args.fused says it already; leave one of them out")
-        elif _args_of(config, "optimizer").get("foreach"):
-            mistakes.append("trainer.fused: optimizer.args.foreach asks for another kernel; leave one of them out")
-        elif "optimizer" in parts and default_in_source(optimizer["type"], parts["optimizer"], "fused") is None:
-            mistakes.append(f"trainer.fused: {shown(optimizer['type'])} has no fused kernel; leave it out")
-    return mistakes
-
-
-def _init_weights_mistakes(config):
-    """A file that is not there, and regular expressions that are none."""
-    section = _section(config, "init_weights")
-    mistakes = []
-    path = section.get("path")
-    if isinstance(path, str) and not os.path.isfile(path):
-        mistakes.append(f"init_weights.path: there is no file {shortened(path)}")
-    elif str(path).endswith(".safetensors") and find_spec("safetensors") is None:
-        mistakes.append("init_weights.path: needs the package safetensors; install it: pip install safetensors")
-    rename = section.get("rename")
-    try:
-        with in_bounded_time("init_weights.rename"):
-            mistakes += _expression_mistakes(_entries(list(rename) if isinstance(rename, dict) else rename))
-    except UserError as error:
-        mistakes.append(str(error))
-    return mistakes
-
-
-def _expression_mistakes(patterns):
-    """Texts that are no regular expressions; of what is no text the schema tells."""
-    mistakes = []
-    for pattern in patterns:
-        try:
-            re.compile(pattern if isinstance(pattern, str) else "")
-        except (re.error, OverflowError, RecursionError) as error:
-            mistakes.append(f"init_weights.rename: {brief(pattern)} is no regular expression: {error}")
-    return mistakes
-
-
-def _limit_mistakes(config, parts):
-    """Limits that contradict another one, or are of validation data that are not there."""
-    trainer = _section(config, "trainer")
-    mistakes = []
-    if trainer.get("limit_train_batches") is not None and trainer.get("len_epoch") is not None:
-        mistakes.append("trainer.limit_train_batches: trainer.len_epoch says how many already; leave one of them out")
-    validates = config.get("valid_data_loader") is not None or _sets_aside(config, parts) is not False
-    if trainer.get("overfit_batches") is None and not validates:
-        mistakes += [
-            f"trainer.{key}: there are no validation data; set data_loader.args.validation_split, or leave it out"
-            for key in ("limit_valid_batches", "sanity_check_batches")
-            if trainer.get(key)
-        ]
-    return mistakes
-
-
-def watched(config):
-    """{path: name} of the values that the config monitors."""
-    monitors = {"trainer.monitor": _section(config, "trainer").get("monitor")}
-    for i, callback in enumerate(_entries(config.get("callbacks"))):
-        monitors[f"callbacks.{i}.args.monitor"] = _args_of({"callback": callback}, "callback").get("monitor")
-    watched = {path: monitor[4:] for path, monitor in monitors.items() if str(monitor).startswith(("min ", "max "))}
-    of_scheduler = _section(config, "lr_scheduler").get("monitor")
-    return watched | ({"lr_scheduler.monitor": of_scheduler} if isinstance(of_scheduler, str) else {})
+def _validates(config, parts):
+    """Whether there are validation data; None if that cannot be told."""
+    return config.get("valid_data_loader") is not None or _sets_aside(config, parts)
 
 
 def _sets_aside(config, parts):
     """Whether data_loader sets validation samples aside; None if that cannot be told."""
-    section, part, args = _section(config, "data_loader"), parts.get("data_loader"), _args_of(config, "data_loader")
+    args = args_of(config, "data_loader")
     if args.get("fold") is not None:
         return True
     if "validation_split" in args:
         return args["validation_split"] != 0
-    if not isinstance(section.get("type"), str) or part is None:
-        return None
-    default = default_in_source(section["type"], part, "validation_split")
+    default = _default(config, parts, "data_loader", "validation_split")
     return default not in ("0", "0.0") if isinstance(default, str) else None
+
+
+def _kernel_errors(config, parts):
+    """A fused kernel of an optimizer that has none."""
+    name, args = dict_at(config, "optimizer").get("type"), args_of(config, "optimizer")
+    wanted = dict_at(config, "trainer").get("fused") and not args.get("foreach") and "fused" not in args
+    known = isinstance(name, str) and "optimizer" in parts
+    if wanted and known and _default(config, parts, "optimizer", "fused") is None:
+        yield f"trainer.fused: {shown(name)} has no fused kernel; leave it out"
+
+
+def _file_errors(config):
+    """A file of weights that is not there, or needs a package that is not."""
+    path = dict_at(config, "init_weights").get("path")
+    if isinstance(path, str) and not os.path.isfile(path):
+        yield f"init_weights.path: there is no file {shortened(path)}"
+    elif str(path).endswith(".safetensors") and find_spec("safetensors") is None:
+        yield "init_weights.path: needs the package safetensors; install it: pip install safetensors"

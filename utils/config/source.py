@@ -14,14 +14,15 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Definition:
-    """A class, a function or something else, and the parameters a caller may give, None where they are unsure.
-
-    members: names of what a class defines or inherits, None where that is unsure.
-    """
+    """A class, a function or something else, and the parameters a caller may give, None where they are unsure."""
 
     kind: str  # "class", "function" or "unsure"
     parameters: tuple[inspect.Parameter, ...] | None = None
-    members: frozenset[str] | None = None
+
+    def default(self, argument):
+        """Source text of an argument's default, None where it cannot be read."""
+        defaults = {parameter.name: parameter.default for parameter in self.parameters or ()}
+        return defaults.get(argument)
 
 
 _UNSURE = Definition("unsure")
@@ -33,7 +34,7 @@ def find_definition(module, name):
     if isinstance(node, ast.FunctionDef):
         return Definition("function", None if node.decorator_list else _parameters(node.args))
     if isinstance(node, ast.ClassDef):
-        return Definition("class", _constructor(node, home), _members(node, home))
+        return Definition("class", _constructor(node, home))
     return node
 
 
@@ -47,6 +48,14 @@ def public_names(module):
     ]
     inherited = [name for star in names.get("*", ()) if star != module for name in public_names(star)]
     return [name for name in dict.fromkeys(defined + inherited) if not name.startswith("_")]
+
+
+def modules_below(package):
+    """Names of the modules in a folder of the search path and in the folders within it, found by their files."""
+    spec = PathFinder.find_spec(package)
+    for folder in map(Path, (spec and spec.submodule_search_locations) or ()):
+        for path in sorted(folder.rglob("*.py")):
+            yield ".".join([package, *path.relative_to(folder).with_suffix("").parts])
 
 
 def source_of(module):
@@ -96,7 +105,7 @@ def _read(module):
         return {}
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     names = {"*": []}
-    for node in _statements(tree.body):
+    for node in _outside_definitions(tree):
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
             names[node.name] = node
         elif isinstance(node, ast.ImportFrom):
@@ -109,30 +118,21 @@ def _read(module):
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 names[alias.asname or alias.name.partition(".")[0]] = (alias.name, "")
-        else:
-            for name in _bound_in(node):
-                names.setdefault(name, _UNSURE)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.setdefault(node.id, _UNSURE)
+        elif isinstance(node, (ast.MatchAs, ast.MatchStar)) and node.name:
+            names.setdefault(node.name, _UNSURE)
     return names
 
 
-def _bound_in(node):
-    """Names that a statement of another kind binds anywhere in it, as assignments, loops, `with` and `match` do."""
-    for part in ast.walk(node):
-        if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
-            yield part.id
-        elif isinstance(part, (ast.MatchAs, ast.MatchStar)) and part.name:
-            yield part.name
-
-
-def _statements(body):
-    """The statements of a module, those inside its if, try and with blocks too."""
-    for node in body:
+def _outside_definitions(tree):
+    """All nodes of a module in their order, but for those within classes and functions."""
+    left = [tree]
+    while left:
+        node = left.pop()
         yield node
-        for block in ("body", "orelse", "finalbody"):
-            if not isinstance(node, (ast.ClassDef, ast.FunctionDef)):
-                yield from _statements(getattr(node, block, []))
-        for handler in getattr(node, "handlers", []):
-            yield from _statements(handler.body)
+        if not isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            left += reversed(list(ast.iter_child_nodes(node)))
 
 
 def _absolute(node, package):
@@ -164,44 +164,25 @@ def _constructor(node, home):
     return ()
 
 
-def _members(node, home):
-    """Names that the class and its bases define; None where a base is unsure."""
-    names = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
-    names |= {name for item in node.body if not isinstance(item, ast.FunctionDef) for name in _bound_in(item)}
-    for base in node.bases:
-        above, home_above = _find(home, base.id) if isinstance(base, ast.Name) else (None, home)
-        inherited = _members(above, home_above) if isinstance(above, ast.ClassDef) else None
-        if inherited is None:
-            return None
-        names |= inherited
-    return None if node.decorator_list or node.keywords else frozenset(names)
-
-
 def _parameters(arguments):
-    """inspect.Parameters of a function's arguments; annotations are source text, defaults are not evaluated."""
+    """inspect.Parameters of a function's arguments; annotations and defaults are source text, not evaluated."""
+    kinds = inspect.Parameter
     positional = [*arguments.posonlyargs, *arguments.args]
-    required = len(positional) - len(arguments.defaults)
-    defaults = [inspect.Parameter.empty] * required + arguments.defaults
-    parameters = [
-        _parameter(arg, inspect.Parameter.POSITIONAL_OR_KEYWORD, default)
-        for arg, default in zip(positional, defaults, strict=True)
+    defaults = [None] * (len(positional) - len(arguments.defaults)) + arguments.defaults
+    keyword_only = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    found = [
+        *((arg, kinds.POSITIONAL_OR_KEYWORD, default) for arg, default in zip(positional, defaults, strict=True)),
+        (arguments.vararg, kinds.VAR_POSITIONAL, None),
+        *((arg, kinds.KEYWORD_ONLY, default) for arg, default in keyword_only),
+        (arguments.kwarg, kinds.VAR_KEYWORD, None),
     ]
-    if arguments.vararg:
-        parameters.append(_parameter(arguments.vararg, inspect.Parameter.VAR_POSITIONAL))
-    for arg, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
-        parameters.append(
-            _parameter(arg, inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty if default is None else default)
-        )
-    if arguments.kwarg:
-        parameters.append(_parameter(arguments.kwarg, inspect.Parameter.VAR_KEYWORD))
-    return tuple(parameters)
-
-
-def _parameter(arg, kind, default=inspect.Parameter.empty):
-    annotation = _text(arg.annotation) if arg.annotation else inspect.Parameter.empty
-    default = _text(default) if isinstance(default, ast.AST) else default
-    return inspect.Parameter(arg.arg, kind, default=default, annotation=annotation)
+    return tuple(
+        kinds(arg.arg, kind, default=_text(default), annotation=_text(arg.annotation))
+        for arg, kind, default in found
+        if arg is not None
+    )
 
 
 def _text(node):
-    return ast.unparse(node)
+    """Source text of an expression; inspect.Parameter.empty for None."""
+    return inspect.Parameter.empty if node is None else ast.unparse(node)

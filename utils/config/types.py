@@ -6,101 +6,14 @@ import inspect
 import itertools
 import re
 import sys
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from utils.config.source import find_definition, public_names, source_of
-from utils.epoch_metrics import METHODS
+from utils.config.components import OWN_SECTION
+from utils.config.source import find_definition, modules_below, public_names, source_of
 from utils.errors import UserError, brief
 from utils.nearest import did_you_mean, nearest
 
-
-@dataclass(frozen=True)
-class Part:
-    """What one section of a config may name, and what the script adds when it builds it."""
-
-    module: str
-    """Where a bare name is looked up; "mine.Name" is looked up in the file mine.py beside it."""
-    ready: tuple[str, ...] = ()
-    """Modules of the framework where a bare name is looked up that the module does not have."""
-    bases: tuple[str, ...] = ()
-    """Dotted names of the classes of which a class must derive from one; none: any class will do."""
-    libraries: tuple[str, ...] = ()
-    """Library modules whose classes a dotted name may point to."""
-    factories: tuple[str, ...] = ()
-    """Library modules whose functions it may point to."""
-    functions: bool = False
-    """Whether a function of the project will do."""
-    given: int = 0
-    """How many positional arguments the script passes when it builds the object."""
-    default: str | None = None
-    """The type of a section that names none."""
-    given_by_name: tuple[str, ...] = ()
-    """Names of the other arguments that it passes then."""
-    called_with: int | None = None
-    """How many positional arguments a function gets when it is used, for a function that is not called to build."""
-    nested: bool = False
-    """Whether arguments may be durations, and other objects of the part."""
-    methods: tuple[str, ...] = ()
-    """What a class of the project must have, instead of a base."""
-    remedy: str = ""
-    """What to do with a class or function that is of another kind."""
-
-
-_LOADER = Part(
-    "data_loader.data_loaders",
-    ready=("base.data.tables", "base.data.image_folders", "base.data.arrays", "base.data.texts"),
-    bases=("base.base_data_loader.BaseDataLoader",),
-    remedy="write one in data_loader/ and give it the dataset",
-)
-
-# The sections that train.py and test.py build. A script that builds others, or passes more, says so to from_args.
-PARTS = {
-    "arch": Part(
-        "model.model",
-        bases=("torch.nn.Module",),
-        libraries=("torch.nn", "torchvision.models"),
-        factories=("torchvision.models",),
-        functions=True,
-    ),
-    "loss": Part(
-        "model.loss",
-        bases=("torch.nn.Module",),
-        libraries=("torch.nn",),
-        factories=("torch.nn.functional",),
-        functions=True,
-        called_with=2,
-    ),
-    "metrics": Part(
-        "model.metric",
-        bases=("torchmetrics.metric.Metric",),
-        libraries=("torchmetrics",),
-        factories=("torch.nn.functional",),
-        functions=True,
-        called_with=2,
-        methods=METHODS,
-    ),
-    "optimizer": Part("torch.optim", bases=("torch.optim.Optimizer",), libraries=("torch.optim",), given=1),
-    "lr_scheduler": Part(
-        "torch.optim.lr_scheduler",
-        bases=("torch.optim.lr_scheduler.LRScheduler",),
-        libraries=("torch.optim.lr_scheduler",),
-        given_by_name=("optimizer",),
-        nested=True,
-    ),
-    "trainer": Part("trainer.trainer", bases=("base.base_trainer.BaseTrainer",), given=7),
-    "callbacks": Part(
-        "trainer.callbacks",
-        ready=("base.training.callbacks", "base.training.monitors", "base.training.weight_averaging"),
-        bases=("base.base_callback.BaseCallback",),
-    ),
-    "trackers": Part("logger.trackers", bases=("logger.base_tracker.BaseTracker",)),
-    "parallel": Part("utils.distributed.parallel", functions=True, given=2, default="ddp"),
-    "data_loader": _LOADER,
-    "valid_data_loader": _LOADER,
-    "test_data_loader": _LOADER,
-}
 _LIBRARIES = ("torch", "torchvision", "torchmetrics")
 _EXAMPLES = "examples"  # a folder of the project, whose files any section may name in full, as "examples.gan.model.Gan"
 
@@ -121,23 +34,9 @@ _MOVED = {
     "model.tabular": "examples.tabular.model",
     "trainer.gan_trainer": "examples.gan.trainer",
     "trainer.monitors": "base.training.monitors",
+    "trainer.profile": "base.training.profile",
     "trainer.weight_averaging": "base.training.weight_averaging",
 }
-_PARTS = tuple(PARTS.values())
-
-# For a section that only the project's own script knows: anything of the module that the script passes, and by
-# dotted name what any of the sections above may name.
-OWN_SECTION = Part(
-    "",
-    bases=(
-        *(base for part in _PARTS for base in part.bases),
-        "torch.utils.data.DataLoader",
-        "torch.utils.data.Dataset",
-    ),
-    libraries=tuple(place for part in _PARTS for place in part.libraries),
-    factories=tuple(place for part in _PARTS for place in part.factories),
-    functions=True,
-)
 
 
 def resolve(name, module, part):
@@ -166,42 +65,22 @@ def resolve(name, module, part):
     return found
 
 
-def type_mistake(name, part):
-    """What is wrong with a type name as far as source files tell, importing nothing; None if nothing is."""
-    try:
-        home, attribute = _home(name, part.module, part)
-    except UserError as error:
-        return str(error)
+def find_in_source(name, part):
+    """The Definition of what a config's "type" names, as far as source files tell; nothing is imported.
+
+    Raises UserError as resolve does.
+    """
+    home, attribute = _home(name, part.module, part)
     if source_of(home) is None and not is_library(home):
-        return f"there is no file {home.replace('.', '/')}.py{_meant(name, part)}"
+        raise UserError(f"there is no file {home.replace('.', '/')}.py{_meant(name, part)}")
     definition = find_definition(home, attribute)
     if definition is None:
-        return _not_found(attribute, home, public_names(home), part)
+        raise UserError(_not_found(attribute, home, public_names(home), part))
     if definition.kind == "function" and not (part.factories if is_library(home) else part.functions):
-        return f"{name!r} is the wrong kind of function; a class is needed{part.remedy and f': {part.remedy}'}"
-    if definition.kind == "class" and definition.members is not None:
-        return _lacking(name, part, definition.members)
-    return None
-
-
-def source_argument_mistakes(name, part, args):
-    """What is wrong with a type's arguments as far as source files tell, importing nothing."""
-    definition = find_definition(*_home(name, part.module, part))
-    if definition is None or definition.parameters is None:
-        return []
-    function = definition.kind == "function" and part.called_with is not None
-    given = part.called_with if function else part.given
-    return argument_mistakes(definition.parameters, args, given, by_name=part.given_by_name)
-
-
-def default_in_source(name, part, argument):
-    """Source text of an argument's default, None where it cannot be read."""
-    try:
-        definition = find_definition(*_home(name, part.module, part))
-    except UserError:
-        return None
-    parameters = {parameter.name: parameter for parameter in (definition and definition.parameters) or ()}
-    return parameters[argument].default if argument in parameters else None
+        raise UserError(
+            f"{name!r} is the wrong kind of function; a class is needed{part.remedy and f': {part.remedy}'}"
+        )
+    return definition
 
 
 def signature_of(found):
@@ -214,7 +93,7 @@ def signature_of(found):
         return (inspect.Parameter("keywords", inspect.Parameter.VAR_KEYWORD),)
 
 
-def argument_mistakes(parameters, args, given, whole=True, by_name=()):
+def argument_errors(parameters, args, given, whole=True, by_name=()):
     """One 'key: what is wrong' for each argument that does not fit.
 
     given: how many positional ones come first. whole: an argument without a default must be there. by_name: those that
@@ -223,17 +102,17 @@ def argument_mistakes(parameters, args, given, whole=True, by_name=()):
     open_ended = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
     free = [p for p in parameters if p.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)]
     free = {p.name: p for p in free[given:] if p.name not in by_name}
-    mistakes = []
+    errors = []
     for key, value in args.items():
         if key in free:
             if not _accepts(free[key], value):
-                mistakes.append(f"{key}: got {brief(value)}; it should be {free[key].annotation}")
+                errors.append(f"{key}: got {brief(value)}; it should be {free[key].annotation}")
         elif not open_ended:
-            mistakes.append(f"{key}: no such argument{did_you_mean(key, list(free)) if free else '; it takes none'}")
+            errors.append(f"{key}: no such argument{did_you_mean(key, list(free)) if free else '; it takes none'}")
     for key, parameter in free.items():
         if whole and parameter.default is inspect.Parameter.empty and key not in args:
-            mistakes.append(f"{key}: missing; it has no default")
-    return mistakes
+            errors.append(f"{key}: missing; it has no default")
+    return errors
 
 
 def _home(name, module, part):
@@ -262,6 +141,8 @@ def _home(name, module, part):
     if place.startswith(f"{_EXAMPLES}.") or place in part.ready:
         return place, attribute
     home = place if place.startswith(f"{room}.") else f"{room}.{place}"
+    if home == module:
+        return _home_of_bare(attribute, module, part), attribute
     return _MOVED[home] if home in _MOVED and source_of(home) is None else home, attribute
 
 
@@ -287,6 +168,7 @@ def _meant(name, part):
     room, source = part.module.rpartition(".")[0], source_of(part.module)
     if room and source is not None and not is_library(room):
         places |= {f"{room}.{path.stem}": f"{path.stem}." for path in source.parent.glob("*.py")}
+        places |= {example: f"{example}." for example in modules_below(_EXAMPLES)}
     known = [prefix + public for place, prefix in places.items() for public in public_names(place)]
     close = nearest(name, known, cutoff=0.7)
     return f"; did you mean {close!r}?" if close else ""
@@ -320,8 +202,10 @@ def _require_kind(found, name, home, part):
     passed_in = part is OWN_SECTION and "." not in name and found.__module__.split(".")[0] == home.split(".")[0]
     needed = " or ".join(part.bases) or "class"
     if inspect.isclass(found):
-        if own and _lacking(name, part, dir(found)):
-            raise UserError(_lacking(name, part, dir(found)))
+        lacking = [method for method in part.methods if own and not hasattr(found, method)]
+        if lacking:
+            needed = ", ".join(part.methods)
+            raise UserError(f"{name!r} has no {' and no '.join(lacking)}; a class here needs {needed}")
         bound = part.bases and not (own and (part is OWN_SECTION or part.methods))
         fits = issubclass(found, _loaded_bases(part)) if bound else own
     else:
@@ -332,14 +216,6 @@ def _require_kind(found, name, home, part):
         origin = "" if own or found.__module__ == home else f", from {found.__module__},"
         remedy = part.remedy and f": {part.remedy}"
         raise UserError(f"{name!r}{origin} is the wrong kind of {kind}; a {needed} is needed{remedy}")
-
-
-def _lacking(name, part, members):
-    """What a class of the project lacks to be of use in its section; None if nothing."""
-    lacking = [method for method in part.methods if method not in members]
-    return (
-        f"{name!r} has no {' and no '.join(lacking)}; a class here needs {', '.join(part.methods)}" if lacking else None
-    )
 
 
 def _loaded_bases(part):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from utils.config.schema import RunSettings
 from utils.errors import UserError
-from utils.folds import parse_fold
+from utils.rules import parse_fold
 
 _ALONE = ("fast_dev_run", "show_batch", "find_lr", "find_batch_size")
 

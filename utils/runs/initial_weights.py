@@ -6,7 +6,7 @@ from pathlib import Path
 
 from utils.errors import UserError, brief, shown
 from utils.nearest import nearest
-from utils.patterns import choose_names, in_bounded_time, patterns_mistake, rename_mistake
+from utils.patterns import choose_names, expression_errors, in_bounded_time, patterns_mistake, rename_mistake
 from utils.runs.checkpoint import CheckpointError, load_checkpoint
 from utils.runs.weights import unwrapped, without_wrapper
 
@@ -62,6 +62,9 @@ def _renamed(weights, rename):
     names, mistakes = {name: name for name in weights}, []
     _require_short(names.values())
     for pattern, replacement in rename.items():
+        if wrong := list(expression_errors([pattern])):
+            mistakes += [f"init_weights.rename: {error}" for error in wrong]
+            continue
         if not any(re.search(pattern, new) for new in names.values()):
             mistakes.append(f"init_weights.rename: {pattern!r} matches no name{_meant(pattern, list(names.values()))}")
         try:

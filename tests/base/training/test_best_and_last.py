@@ -2,7 +2,7 @@
 
 import pytest
 
-import utils.runs.saver
+import base.training.checkpoints
 from helpers import checkpoint_names, metrics_rows, ran, scripted, tiny_config, tiny_trainer
 from utils import UserError
 from utils.runs.checkpoint import load_checkpoint
@@ -100,7 +100,7 @@ def test_a_kill_while_the_best_is_brought_back_does_not_lose_it(tmp_path, monkey
     config, first = ran(tmp_path, [3, 1, 2, 0.5])
     back = first.checkpoint_dir / "checkpoint-epoch3.pth"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(utils.runs.saver, "copy_checkpoint", killed)
+        patch.setattr(base.training.checkpoints, "copy_checkpoint", killed)
         tiny_trainer(config, resume=back, trainer_class=scripted([9] * 4)).train()
     assert not (first.checkpoint_dir / "model_best.pth").exists()
     tiny_trainer(config, resume=back, trainer_class=scripted([9] * 4)).train()

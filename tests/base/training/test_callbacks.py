@@ -361,7 +361,7 @@ def test_what_the_model_itself_fixes_is_not_thawed(tmp_path):
 )
 def test_freezing_that_cannot_be_is_refused_before_there_is_a_run(tmp_path, callbacks, told):
     with pytest.raises(UserError, match=told):
-        tiny_trainer(config(tmp_path, *callbacks))
+        tiny_trainer(config(tmp_path, *callbacks)).train()
     assert not list(tmp_path.iterdir())
 
 

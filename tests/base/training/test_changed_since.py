@@ -16,6 +16,7 @@ def test_changed_learning_rate_wins_over_the_checkpoint(tmp_path):
     config = tiny_config(tmp_path, epochs=3)
     config["optimizer"]["args"]["lr"] = 0.01
     resumed = tiny_trainer(config, resume=trainer.checkpoint_dir / "checkpoint-epoch2.pth")
+    assert resumed.start_epoch == 3  # which is asked of the checkpoint
     assert resumed.optimizer.param_groups[0]["lr"] == 0.01
     assert same(resumed.optimizer.state_dict()["state"], trainer.optimizer.state_dict()["state"])
     resumed.train()
@@ -28,6 +29,7 @@ def test_another_optimizer_starts_anew(tmp_path):
     config = tiny_config(tmp_path, epochs=2)
     config["optimizer"] = {"type": "Adam", "args": {"lr": 0.001}}
     resumed = tiny_trainer(config, resume=trainer.checkpoint_dir / "checkpoint-epoch1.pth")
+    assert resumed.start_epoch == 2
     assert not resumed.optimizer.state_dict()["state"]
     resumed.train()
     assert same(newest_state(resumed)["epoch"], 2)
@@ -38,7 +40,8 @@ def test_checkpoint_of_another_model_is_refused_with_the_entries(tmp_path):
     trainer.train()
     other = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.PReLU())
     with pytest.raises(UserError) as told:
-        tiny_trainer(tiny_config(tmp_path), resume=trainer.checkpoint_dir / "checkpoint-epoch1.pth", model=other)
+        newest = trainer.checkpoint_dir / "checkpoint-epoch1.pth"
+        tiny_trainer(tiny_config(tmp_path), resume=newest, model=other).train()
     assert str(told.value) == (
         "the checkpoint does not fit the model Sequential: 0.weight is (8, 4) and not (3, 4); 0.bias is (8,) and not "
         "(3,); and 7 more; keep its arch, or begin a new run with the weights that fit: --weights-only, "
@@ -49,8 +52,9 @@ def test_checkpoint_of_another_model_is_refused_with_the_entries(tmp_path):
 def test_new_run_that_has_no_epochs_left_is_refused_and_leaves_no_folder(tmp_path):
     trainer = tiny_trainer(tiny_config(tmp_path / "a", epochs=2))
     trainer.train()
+    newest = trainer.checkpoint_dir / "checkpoint-epoch2.pth"
     with pytest.raises(UserError, match=r"trainer.epochs: it is 2, and the checkpoint is of epoch 2 already"):
-        tiny_trainer(tiny_config(tmp_path / "b"), resume=trainer.checkpoint_dir / "checkpoint-epoch2.pth", new_run=True)
+        tiny_trainer(tiny_config(tmp_path / "b"), resume=newest, new_run=True).train()
     assert not (tmp_path / "b").exists()
 
 
@@ -131,7 +135,7 @@ def test_refused_checkpoint_leaves_the_run_as_it_was(tmp_path):
             tiny_config(tmp_path, epochs=9),
             resume=trainer.checkpoint_dir / "checkpoint-epoch1.pth",
             model=torch.nn.Sequential(torch.nn.Linear(4, 5)),
-        )
+        ).train()
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
@@ -178,7 +182,7 @@ def test_a_resumed_run_keeps_the_samples_of_an_update(tmp_path):
     recorded = (trainer.checkpoint_dir / "config.json").read_text()
     del trainer  # and its lock
     with pytest.raises(UserError, match=r"batch_size: .* updates of 4 samples, and this run's have 8; keep that, or"):
-        tiny_trainer(job_of_batches(tmp_path, 2, batch_size=4), resume=checkpoint)
+        tiny_trainer(job_of_batches(tmp_path, 2, batch_size=4), resume=checkpoint).train()
     assert (checkpoint.parent / "config.json").read_text() == recorded
     own = tiny_trainer(job_of_batches(tmp_path, 2, batch_size=4), resume=checkpoint, new_run=True)
     assert own.checkpoint_dir != checkpoint.parent

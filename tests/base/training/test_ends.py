@@ -277,7 +277,7 @@ def test_an_error_in_a_project_s_own_loop_saves_nothing_half_done(tmp_path):
 
 def test_a_log_that_cannot_be_written_ends_the_run_once_the_epoch_is_saved(tmp_path, monkeypatch):
     trainer = tiny_trainer(tiny_config(tmp_path, verbosity=1))
-    (tmp_path / "full").symlink_to("/dev/full")
+    assert trainer.checkpoint_dir.exists()  # the run is open, and so is its log
     handler = next(h for h in trainer.logger.root.handlers if hasattr(h, "baseFilename"))
     handler.acquire()
     handler.stream.close()

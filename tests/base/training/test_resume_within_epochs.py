@@ -279,6 +279,7 @@ def test_own_samplers_repeat_the_epoch(tmp_path, capsys):
             return torch.utils.data.SubsetRandomSampler(range(40)), torch.utils.data.SubsetRandomSampler(range(40, 50))
 
     one = tiny_trainer(tiny_config(tmp_path, **settings(verbosity=1)), loader_class=OwnSampler)
+    one.train()
     assert not one.resumes_within_epochs and "repeats it" in capsys.readouterr().out
     assert one.data_loader.batch_indices(1, 1) == []
 

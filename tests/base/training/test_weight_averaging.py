@@ -146,7 +146,7 @@ def test_swa_is_the_mean_of_the_epochs_ends_with_statistics_of_its_own(tmp_path)
 )
 def test_values_that_cannot_be_are_refused_before_there_is_a_run(tmp_path, callback, told):
     with pytest.raises(UserError, match=told):
-        trainer_with(tmp_path, callback)
+        trainer_with(tmp_path, callback).train()
     assert not list(tmp_path.iterdir())
 
 

@@ -49,7 +49,7 @@ def anagrams(number):
 )
 def test_of_a_great_many_mistakes_the_first_twenty_are_told(sections):
     lines = told(**sections)
-    assert len(lines) == 21 and lines[-1] == "and more mistakes; mend these first"
+    assert len(lines) == 21 and lines[-1] == "and more errors; fix these first"
 
 
 @pytest.mark.parametrize("section", ["metrics", "callbacks", "trackers", "cli"])

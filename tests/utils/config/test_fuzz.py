@@ -95,7 +95,7 @@ def fits(wrong, value):
 
 ONE_FOR_EACH_GROUP = ("max_lr",)  # a number, or a list of them
 NOT_SAID_BY_TORCH = {"milestones", "betas"}  # of what type they are
-NEAR_TO_ANOTHER = ("AdamW", "gan.Gan")  # Adam is a class too; and three letters are too few to tell
+NEAR_TO_ANOTHER = ("AdamW", "examples.gan.model.Gan")  # Adam is a class too; and three letters are too few to tell
 TOO_SHORT_TO_TELL = "cli"  # "clf" may be a section of a project's own
 
 

@@ -2,8 +2,10 @@ import copy
 import json
 
 import pytest
+from pydantic import ValidationError
 
-from utils.config.schema import OTHER_LOADERS, SECTIONS, TrainerSettings, mistakes_in
+from utils.config.check import key_errors
+from utils.config.schema import OTHER_LOADERS, SECTIONS, TrainerSettings
 from utils.nearest import resembles
 
 GOOD = {
@@ -28,7 +30,7 @@ def changed(path, value):
 
 
 def test_good_config_has_no_mistakes():
-    assert mistakes_in(GOOD, whole=True) == ([], [])
+    assert key_errors(GOOD, whole=True) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -58,33 +60,33 @@ def test_good_config_has_no_mistakes():
     ],
 )
 def test_each_mistake_is_one_line_with_path_and_remedy(path, value, line):
-    mistakes, _ = mistakes_in(changed(path, value), whole=True)
+    mistakes, _ = key_errors(changed(path, value), whole=True)
     assert len(mistakes) == 1 and mistakes[0].startswith(line)
 
 
 def test_missing_sections_are_all_named():
-    mistakes, _ = mistakes_in({}, whole=True)
+    mistakes, _ = key_errors({}, whole=True)
     assert [line.split(":")[0] for line in mistakes] == ["arch", "data_loader", "optimizer", "loss", "trainer"]
 
 
 def test_numbered_name_without_the_bare_one_is_a_mistake_for_our_scripts():
     config = {key: value for key, value in GOOD.items() if key != "arch"} | {"arch1": {"type": "M"}}
-    assert mistakes_in(config, whole=True)[0] == ["arch1: no such key; did you mean 'arch'?"]
-    assert mistakes_in(config, whole=False) == ([], ["arch1"])
+    assert key_errors(config, whole=True)[0] == ["arch1: no such key; did you mean 'arch'?"]
+    assert key_errors(config, whole=False) == ([], ["arch1"])
 
 
 def test_own_keys_are_kept_and_listed_or_refused_when_strict():
     own = ["arch2", "train_loader", "trainer.warmup", "trainer.percent"]
     config = {**GOOD, "arch2": {}, "train_loader": {}, "trainer": {**GOOD["trainer"], "warmup": 1, "percent": 2}}
-    assert mistakes_in(config, whole=True) == ([], own)
-    mistakes, _ = mistakes_in({**config, "strict": True}, whole=True)
+    assert key_errors(config, whole=True) == ([], own)
+    mistakes, _ = key_errors({**config, "strict": True}, whole=True)
     assert [line.split(":")[0] for line in mistakes] == own
 
 
 def test_project_with_its_own_script_may_shape_its_sections():
     config = {"loss": ["a", "b"], "optimizer": {"generator": {}}, "data_loader": None, "trainer": {"epochs": 1}}
-    assert mistakes_in(config, whole=False) == ([], [])
-    assert mistakes_in({**config, "trainer": {"epochs": 0}}, whole=False)[0]
+    assert key_errors(config, whole=False) == ([], [])
+    assert key_errors({**config, "trainer": {"epochs": 0}}, whole=False)[0]
 
 
 @pytest.mark.parametrize(
@@ -109,22 +111,45 @@ def test_names_that_old_projects_use_resemble_no_key(name):
 
 def test_a_valid_loader_is_a_misspelling_only_for_our_own_scripts():
     config = {**GOOD, "valid_loader": {"type": "Mine"}}
-    assert mistakes_in(config, whole=False) == ([], ["valid_loader"])
-    assert mistakes_in(config, whole=True)[0] == ["valid_loader: no such key; did you mean 'valid_data_loader'?"]
+    assert key_errors(config, whole=False) == ([], ["valid_loader"])
+    assert key_errors(config, whole=True)[0] == ["valid_loader: no such key; did you mean 'valid_data_loader'?"]
 
 
 def test_known_names_beside_a_lookalike_are_the_projects_own_without_our_scripts():
     config = {**GOOD, "losses": [], "optimizers": {}, "$schema": "x", "device": 0, "seed": None}
-    assert mistakes_in(config, whole=False) == ([], ["losses", "optimizers"])
-    assert [line.split(":")[0] for line in mistakes_in(config, whole=True)[0]][:2] == ["losses", "optimizers"]
+    assert key_errors(config, whole=False) == ([], ["losses", "optimizers"])
+    assert [line.split(":")[0] for line in key_errors(config, whole=True)[0]][:2] == ["losses", "optimizers"]
 
 
 @pytest.mark.parametrize("name", ["Mnist (v2)", "lr=0.1,bs=32", "a b", "x.y"])
 def test_a_name_may_be_any_folders_name(name):
-    assert mistakes_in(changed(("name",), name), whole=True) == ([], [])
+    assert key_errors(changed(("name",), name), whole=True) == ([], [])
 
 
 def test_every_key_is_described():
     for model in (TrainerSettings,):
         assert all(field.description for field in model.model_fields.values())
     json.dumps(TrainerSettings.model_json_schema())
+
+
+def test_rules_are_asked_beside_values_of_a_wrong_form_and_all_errors_come_at_once():
+    trainer = {"epochs": 0, "precision": "fp16", "limit_train_batches": 2, "len_epoch": 3, "monitor": "max loss"}
+    plateau = {"type": "ReduceLROnPlateau", "warmup": 2, "interval": "never"}
+    config = {**GOOD, "n_gpu": 0, "seed": -1, "trainer": trainer, "lr_scheduler": plateau}
+    errors, _ = key_errors(config, whole=True)
+    assert [line.partition(":")[0] for line in errors] == [
+        "seed",
+        "lr_scheduler.interval",
+        "lr_scheduler.warmup",
+        "trainer.epochs",
+        "trainer.limit_train_batches",
+        "trainer.precision",
+        "lr_scheduler.args.mode",
+    ]
+
+
+def test_settings_that_contradict_each_other_are_refused_by_the_model_itself():
+    for settings in ({"limit_train_batches": 2, "len_epoch": 3}, {"compile": "max-autotune", "accumulate": 2}):
+        with pytest.raises(ValidationError):
+            TrainerSettings(epochs=1, **settings)
+        assert len(key_errors({"trainer": {"epochs": 1, **settings}}, whole=False)[0]) == 1

@@ -11,16 +11,9 @@ import model.metric
 import model.model
 import utils.config.types
 from utils import UserError
+from utils.config.components import OWN_SECTION, PARTS, Part
 from utils.config.source import find_definition, public_names
-from utils.config.types import (
-    OWN_SECTION,
-    PARTS,
-    Part,
-    argument_mistakes,
-    resolve,
-    source_argument_mistakes,
-    type_mistake,
-)
+from utils.config.types import argument_errors, find_in_source, resolve
 
 MODULES = {
     "data_loader": data_loader.data_loaders,
@@ -53,7 +46,7 @@ MODULES = {
 )
 def test_names_that_fit_resolve(section, name):
     part = PARTS[section]
-    assert type_mistake(name, part) is None
+    assert find_in_source(name, part) is not None
     assert callable(resolve(name, MODULES[section], part))
 
 
@@ -85,7 +78,8 @@ def test_names_that_fit_resolve(section, name):
     ],
 )
 def test_names_that_do_not_fit_are_refused_before_anything_is_imported(section, name, word):
-    assert word in type_mistake(name, PARTS[section])
+    with pytest.raises(UserError, match=word.replace("(", ".")):
+        find_in_source(name, PARTS[section])
     with pytest.raises(UserError, match=word.replace("(", ".")):
         resolve(name, MODULES[section], PARTS[section])
 
@@ -111,7 +105,8 @@ def test_things_of_the_wrong_kind_are_refused(section, name, word):
 def test_library_that_is_not_installed_is_told_before_anything_is_imported(monkeypatch):
     source_of = utils.config.types.source_of
     monkeypatch.setattr(utils.config.types, "source_of", lambda m: None if "torchmetrics" in m else source_of(m))
-    assert "not installed: pip install torchmetrics" in type_mistake("torchmetrics.F1Score", PARTS["metrics"])
+    with pytest.raises(UserError, match="not installed: pip install torchmetrics"):
+        find_in_source("torchmetrics.F1Score", PARTS["metrics"])
 
 
 def test_class_of_a_metric_must_have_its_methods(tmp_path, monkeypatch):
@@ -119,7 +114,6 @@ def test_class_of_a_metric_must_have_its_methods(tmp_path, monkeypatch):
     source = f"class Half:\n{methods}class Whole(Half):\n    compute = load_state_dict = Half.update\n"
     part = dataclasses.replace(PARTS["metrics"], module=project(tmp_path, monkeypatch, source).module)
     lacking = "'Half' has no compute and no load_state_dict; a class here needs update, compute, reset,"
-    assert type_mistake("Half", part).startswith(lacking) and type_mistake("Whole", part) is None
     module = importlib.import_module(part.module)
     with pytest.raises(UserError, match=lacking):
         resolve("Half", module, part)
@@ -169,21 +163,24 @@ def project(tmp_path, monkeypatch, source):
 
 def test_class_of_another_file_is_pointed_to(tmp_path, monkeypatch):
     part = project(tmp_path, monkeypatch, "")
-    assert "write 'other.Elsewhere'" in type_mistake("Elsewhere", part)
-    assert type_mistake("other.Elsewhere", part) is None
+    with pytest.raises(UserError, match=r"write 'other.Elsewhere'"):
+        find_in_source("Elsewhere", part)
+    assert find_in_source("other.Elsewhere", part).kind == "class"
 
 
 def test_names_in_branches_and_renamed_imports_are_found(tmp_path, monkeypatch):
     source = "try:\n    from .other import Elsewhere as There\nexcept ImportError:\n    class Fallback: pass\n"
     source += "Made = type('Made', (), {})\n"
     part = project(tmp_path, monkeypatch, source)
-    assert [type_mistake(name, part) for name in ("There", "Fallback", "Made")] == [None] * 3
-    assert "has no 'Elsewher'" in type_mistake("Elsewher", part)
+    kinds = [find_in_source(name, part).kind for name in ("There", "Fallback", "Made")]
+    assert kinds == ["class", "class", "unsure"]
+    with pytest.raises(UserError, match="has no 'Elsewher'"):
+        find_in_source("Elsewher", part)
 
 
 def test_names_made_at_run_time_are_not_called_missing(tmp_path, monkeypatch):
     part = project(tmp_path, monkeypatch, "globals()['Made'] = dict\n")
-    assert type_mistake("Made", part) is None
+    assert find_in_source("Made", part).kind == "unsure"
 
 
 @pytest.mark.parametrize(
@@ -192,7 +189,9 @@ def test_names_made_at_run_time_are_not_called_missing(tmp_path, monkeypatch):
 )
 def test_names_bound_by_any_statement_are_found(tmp_path, monkeypatch, line):
     part = project(tmp_path, monkeypatch, f"{line}\n")
-    assert type_mistake("Made", part) is None and type_mistake("Maid", part) is not None
+    assert find_in_source("Made", part).kind == "unsure"
+    with pytest.raises(UserError, match="has no 'Maid'"):
+        find_in_source("Maid", part)
 
 
 @pytest.mark.parametrize("line", ["from os import system as Made", "from subprocess import Popen as Made"])
@@ -209,7 +208,7 @@ def test_names_that_a_room_imports_from_elsewhere_are_out_of_a_configs_reach(tmp
 def test_inherited_constructor_is_the_one_checked(tmp_path, monkeypatch):
     source = "class A:\n    def __init__(self, width, depth=2): pass\nclass B(A):\n    pass\n"
     part = project(tmp_path, monkeypatch, source)
-    assert source_argument_mistakes("B", part, {"widht": 1}) == [
+    assert argument_errors(find_in_source("B", part).parameters, {"widht": 1}, 0) == [
         "widht: no such argument; did you mean 'width'?",
         "width: missing; it has no default",
     ]
@@ -231,6 +230,6 @@ def test_inherited_constructor_is_the_one_checked(tmp_path, monkeypatch):
 def test_values_are_checked_where_the_annotation_is_plain(annotation, good, bad):
     parameter = inspect.Parameter("x", inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
     for value in good:
-        assert argument_mistakes((parameter,), {"x": value}, 0) == []
+        assert argument_errors((parameter,), {"x": value}, 0) == []
     for value in bad:
-        assert argument_mistakes((parameter,), {"x": value}, 0) == [f"x: got {value!r}; it should be {annotation}"]
+        assert argument_errors((parameter,), {"x": value}, 0) == [f"x: got {value!r}; it should be {annotation}"]

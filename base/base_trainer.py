@@ -219,6 +219,7 @@ class BaseTrainer(ABC):
     # ---- the epochs
 
     def _run_epochs(self):
+        self._agree = Agreement()  # whose rounds are timed from here on
         begins = self.epoch <= self.epochs and self.stop_reason is None
         if begins:
             self.config.record_training()

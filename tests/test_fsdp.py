@@ -297,7 +297,7 @@ def poisoned(where):
         skipped = same(before, whole_state(model))
         step.begin(part_of(4))
         step.step(model(torch.ones(2, 5)).sum(), 2)
-        return step.watch.read(), skipped, same(before, whole_state(model))
+        return step.watch.state_dict()["found"], skipped, same(before, whole_state(model))
 
 
 def infinite_in_the_second(parameter):

@@ -28,7 +28,7 @@ from utils.untrusted import as_count
 
 # ---- what a checkpoint holds
 
-_SAVED_APART = ("model", "optimizer", "averaged_model")
+_SAVED_APART = ("model", "optimizer", "averaged_model", "_trackers")  # these in the state of the writer
 
 
 def stateful_attributes(trainer):

@@ -9,14 +9,14 @@ import torch
 
 from base import BaseDataLoader, InMemoryDataset
 from base.training.debugging import FixedBatches, overfitted, refuse_limits, show_batches
-from base.training.profile import TRACE, Profile, add_profile, profile_table
+from base.training.profile import TRACE, Profile, profile_table
 from compare import comparable_state
 from helpers import TinyData, changed, same, tiny_config, tiny_model, tiny_trainer
 from logger.pictures import draw_batches
 from parse_config import PARTS, ConfigParser
 from trainer import Trainer
 from utils import UserError, read_json
-from utils.config.train_flags import add_debug_flags, debugging
+from utils.config.train_flags import add_train_flags, debugging
 from utils.seed import seed_everything
 
 
@@ -321,7 +321,7 @@ def test_overfitting_needs_a_loader_of_ours_and_so_many_batches(tmp_path):
 def test_profile_is_written_and_trains_the_same_bits(tmp_path, epochs):
     straight = trained(tmp_path / "a", epochs=epochs)
     trainer = tiny_trainer(tiny_config(tmp_path / "b", epochs=epochs, verbosity=1))
-    add_profile(trainer)
+    trainer.add_callback(Profile())
     trainer.train()
     left, right = state(straight), state(trainer)
     assert all(same(left[key], right[key]) for key in left.keys() - {"config", "attributes"})
@@ -333,7 +333,7 @@ def test_profile_is_written_and_trains_the_same_bits(tmp_path, epochs):
 
 def test_profile_of_a_run_that_ends_before_is_that_of_the_steps_there_were(tmp_path):
     trainer = tiny_trainer(tiny_config(tmp_path, epochs=9, verbosity=1))
-    add_profile(trainer)
+    trainer.add_callback(Profile())
     count = trainer._count_batch
     trainer._count_batch = lambda batch_idx: count(batch_idx) or (trainer.step == 7 and trainer.stop("enough"))
     trainer.train()
@@ -355,7 +355,7 @@ def test_table_of_a_profile_is_at_most_80_columns_wide():
 
 def flags(*arguments):
     parser = argparse.ArgumentParser()
-    add_debug_flags(parser)
+    add_train_flags(parser)
     return parser.parse_args(arguments)
 
 

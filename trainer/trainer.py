@@ -17,7 +17,7 @@ from base.training.batch_stream import (
     require_shared,
 )
 from base.training.checkpoints import measured_model
-from base.training.debugging import named_anomalies, overfitted, refuse_limits, try_validation
+from base.training.debugging import left_alone, named_anomalies, overfitted, refuse_limits, try_validation
 from base.training.evaluate import evaluate, record, reduction_of, trackers
 from base.training.model_summary import example_input, model_summary
 from base.training.nonfinite import NonFiniteWatch
@@ -113,13 +113,13 @@ class Trainer(BaseTrainer):
             super().train()
 
     def _check(self):
-        example = example_input(self.data_loader, self.device)
-        self._summary = model_summary(unwrapped(self.model), example)  # before the model is compiled
+        with left_alone(self.model, self.data_loader):
+            self._example = example_input(self.data_loader, self.device)
+            self._summary = model_summary(unwrapped(self.model), self._example)  # before the model is compiled
         compile_as_set(self.model, self.settings)
         super()._check()
         if self.settings.sanity_check_batches:
             try_validation(self)
-        self._example = example
 
     @contextlib.contextmanager
     def _opened_run(self):

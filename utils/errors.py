@@ -20,7 +20,10 @@ class Refused(ValueError):
 
 
 class CheckpointError(UserError):
-    """A checkpoint that cannot be written, found or trusted."""
+    """A checkpoint that cannot be written, found or trusted. Each line stays one, whatever its file is called."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(map(shown, lines)))
 
 
 def shown(text, keep=""):

@@ -106,13 +106,13 @@ def try_validation(trainer):
     loader = copy.copy(trainer.valid_data_loader)  # its workers are its own, and end with it
     tracker = MetricTracker.of(trainer.metric_ftns, trainer.device)
     measured = measured_model(trainer), trainer.criterion, trainer.metric_ftns, loader, trainer.device, tracker
-    with _left_alone(trainer.model, loader):
+    with left_alone(trainer.model, loader):
         evaluate(*measured, trainer.settings.precision, limit=trainer.settings.sanity_check_batches)
     trainer.logger.info("sanity check: validation went through")
 
 
 @contextlib.contextmanager
-def _left_alone(model, loader):
+def left_alone(model, loader):
     """Within it, random numbers, modes and positions may change: at its end they are what they were."""
     modes = {module: module.training for module in model.modules()}
     generator = getattr(loader, "generator", None)

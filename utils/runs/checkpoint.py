@@ -171,7 +171,7 @@ def find_checkpoint(where, save_dir="saved"):
     newest = max(of_runs, key=lambda path: path.stat().st_mtime, default=None)
     if newest and not damaged:
         raise CheckpointError(f"{folder}: holds runs and is none; its newest one with a checkpoint is {newest.parent}")
-    raise CheckpointError("\n".join([*damaged, f"{folder}: no checkpoint there that could be used"]))
+    raise CheckpointError(*damaged, f"{folder}: no checkpoint there that could be used")
 
 
 def newest_run(save_dir, name="*"):

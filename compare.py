@@ -1,7 +1,9 @@
 """Say whether two runs are the same, bit for bit: python compare.py --same saved/models/<name>/<run> <other run>."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from logger.csv_log import CsvLog
 from utils.distributed.launch import refuse_several
@@ -9,7 +11,7 @@ from utils.errors import UserError, clean_exit, in_one_line, shown
 from utils.runs.run_folder import is_run_folder
 
 
-def main(one, other):
+def main(one: Path, other: Path) -> bool:
     """Print what the runs have in common, or from which step on they differ; returns whether they are the same."""
     logs = [run.resolve().parents[2] / "log" / run.resolve().parent.name / run.resolve().name for run in (one, other)]
     found = scalar_differences(*map(tensorboard_scalars, logs))
@@ -35,7 +37,7 @@ def main(one, other):
     return not found and not row and names[0] == names[1]
 
 
-def comparable_state(path):
+def comparable_state(path: Path) -> dict[str, Any]:
     """What a checkpoint holds, but for the config, which names the run, its TensorBoard files, and why it stopped."""
     from utils.runs.checkpoint import load_checkpoint
 
@@ -46,7 +48,9 @@ def comparable_state(path):
     return state
 
 
-def scalar_differences(one, other):
+def scalar_differences(
+    one: dict[str, list[tuple[int, float]]], other: dict[str, list[tuple[int, float]]]
+) -> list[tuple[int, str]]:
     """[(step, what differs)] of two runs' {tag: [(step, value), ...]}; the first difference of each tag."""
     found = []
     for tag in sorted(one.keys() | other.keys()):
@@ -63,7 +67,7 @@ def scalar_differences(one, other):
     return found
 
 
-def table_difference(logs):
+def table_difference(logs: Sequence[Path]) -> str | None:
     """The first place at which the rows that both runs' metrics.csv have differ; None if there is none."""
     tables = [CsvLog(log / "metrics.csv").rows() for log in logs]
     if not all(tables) and any(tables):
@@ -76,7 +80,7 @@ def table_difference(logs):
     return None
 
 
-def tensorboard_scalars(folder):
+def tensorboard_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """{tag: [(step, value), ...]} of a run's TensorBoard files, as TensorBoard shows them, without the pace."""
     import logging
 
@@ -92,7 +96,7 @@ def tensorboard_scalars(folder):
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
 
 
-def differing_values(one, other, place=""):
+def differing_values(one: Any, other: Any, place: str = "") -> list[str]:
     """Places at which two nested states differ, in bits, type or presence."""
     import torch
 
@@ -113,7 +117,7 @@ def differing_values(one, other, place=""):
     return [] if repr(one) == repr(other) else [place.lstrip(".")]
 
 
-def run_folder(text):
+def run_folder(text: str | Path) -> Path:
     """The folder of a run's checkpoints, given it, its logs or a checkpoint. Raises UserError for another place."""
     path = Path(text)
     folder = path.parent if path.is_file() else path

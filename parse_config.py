@@ -9,12 +9,15 @@ import importlib
 import inspect
 import json
 import logging
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Self
 
 from logger import TrackerList, setup_logging
 from utils.config.check import check_config, check_types, renamed_types
 from utils.config.command_line import read_command_line
-from utils.config.components import OWN_SECTION, PARTS, as_spec, metric_name
+from utils.config.components import OWN_SECTION, PARTS, Part, as_spec, metric_name
 from utils.config.files import deep_merge, read_config, require_plain, set_by_path
 from utils.config.plain import require_savable
 from utils.config.schema import KNOWN_KEYS, RunSettings, TrainerSettings
@@ -27,6 +30,11 @@ from utils.json_io import write_json
 from utils.runs.checkpoint import load_checkpoint, with_shards
 from utils.runs.environment import RunRecord
 from utils.runs.run_folder import RunLock, claim_run_folder, is_run_folder, log_folder_of, refuse_second
+
+if TYPE_CHECKING:
+    import argparse
+
+    from base.base_callback import BaseCallback
 
 __all__ = ["PARTS", "ConfigParser", "CustomArgs"]
 
@@ -52,15 +60,15 @@ class ConfigParser:
 
     def __init__(
         self,
-        config,
-        resume=None,
-        modification=None,
-        run_id=None,
-        parts=None,
-        new_run=False,
-        device=None,
-        also_logged=(),
-    ):
+        config: dict[str, Any],
+        resume: str | Path | None = None,
+        modification: dict[Any, Any] | None = None,
+        run_id: str | None = None,
+        parts: dict[str, Part] | None = None,
+        new_run: bool = False,
+        device: str | None = None,
+        also_logged: Iterable[str] | None = (),
+    ) -> None:
         self._config = deep_merge({}, config)
         self.resume = Path(resume) if resume else None
         self.parts = parts or {}
@@ -81,7 +89,13 @@ class ConfigParser:
         self.own_keys = check_config(self._config, self.parts, also_logged, begins=resume is None)
 
     @classmethod
-    def from_args(cls, args, options=(), parts=None, also_logged=()):
+    def from_args(
+        cls,
+        args: "argparse.ArgumentParser | argparse.Namespace",
+        options: Iterable[CustomArgs] = (),
+        parts: dict[str, Part] | None = None,
+        also_logged: Iterable[str] | None = (),
+    ) -> Self:
         """The config that a command line asks for. Ends the program on --check, --print-config and mistakes.
 
         args: an ArgumentParser with -c/--config, -r/--resume and -d/--device, or what its parse_args returned.
@@ -120,13 +134,13 @@ class ConfigParser:
             return merged
 
     @classmethod
-    def from_file(cls, path, modification=None):
+    def from_file(cls, path: str | Path, modification: dict[Any, Any] | None = None) -> Self:
         """The config of a file, with {path: value} set on top, for a notebook. Raises UserError, all errors at once."""
         config = cls(read_config(Path(path)), modification=modification, parts=PARTS)
         check_types(config.config, config.parts)
         return config
 
-    def init_obj(self, name, module=None, *args, **kwargs):
+    def init_obj(self, name: str, module: ModuleType | None = None, *args: Any, **kwargs: Any) -> Any:
         """Build the object that section `name` describes: its type, found in module, called with its args.
 
         module: by default the one that PARTS names. Further arguments are passed on; one that the config gives too is
@@ -135,23 +149,23 @@ class ConfigParser:
         found, keywords = self._look_up(name, as_spec(name, self._config.get(name)), module, args, kwargs)
         return _call(name, found, args, keywords)
 
-    def init_ftn(self, name, module, *args, **kwargs):
+    def init_ftn(self, name: str, module: ModuleType, *args: Any, **kwargs: Any) -> Callable[..., Any]:
         """The function that section `name` describes, with its args and the further ones bound."""
         found, keywords = self._look_up(name, as_spec(name, self._config.get(name)), module, args, kwargs, whole=False)
         return functools.partial(found, *args, **keywords)
 
-    def find_type(self, name, module=None, default=None):
+    def find_type(self, name: str, module: ModuleType | None = None, default: str | None = None) -> Any:
         """The class or function that the type of section `name` names; without one, the default of that name."""
         spec = {"type": self._config[name].get("type", default)}
         return self._look_up(name, spec, module, whole=False)[0]
 
-    def init_loss(self, module=None, name="loss"):
+    def init_loss(self, module: ModuleType | None = None, name: str = "loss") -> Callable[[Any, Any], Any]:
         """The loss: callable (output, target) -> 0-dim tensor, from a function or a loss class."""
         spec = as_spec(name, self._config.get(name))
         found, keywords = self._look_up(name, spec, module, called_with=2)
         return _call(name, found, (), keywords) if inspect.isclass(found) else _bind(found, keywords, spec)
 
-    def init_metrics(self, module=None, name="metrics"):
+    def init_metrics(self, module: ModuleType | None = None, name: str = "metrics") -> list[Any]:
         """The metrics: callables (output, target) -> number and objects with update, compute and reset.
 
         Each has its name as __name__.
@@ -160,17 +174,17 @@ class ConfigParser:
         found = [self._look_up(name, spec, module, path=f"{name}.{i}", called_with=2) for i, spec in enumerate(specs)]
         return [_metric(f"{name}.{i}", *built, spec) for i, (built, spec) in enumerate(zip(found, specs, strict=True))]
 
-    def init_callbacks(self, name="callbacks"):
+    def init_callbacks(self, name: str = "callbacks") -> "list[BaseCallback]":
         """The callbacks, in the config's order, from trainer/callbacks.py or a file beside it."""
         return [self.build(f"{name}.{i}", entry) for i, entry in enumerate(self._config.get(name, []))]
 
-    def init_trackers(self, name="trackers"):
+    def init_trackers(self, name: str = "trackers") -> TrackerList:
         """The TrackerList, from logger/trackers.py or a file beside it; an empty one but in the first process."""
         entries = self._config.get(name, []) if is_main() else []
         trackers = [self.build(f"{name}.{i}", entry) for i, entry in enumerate(entries)]
         return TrackerList(trackers, self._config, self.get_logger("trackers"))
 
-    def build(self, path, spec, *args, **kwargs):
+    def build(self, path: Path, spec: Any, *args: Any, **kwargs: Any) -> Any:
         """The object that a spec {"type", "args"} describes, as init_obj builds it, wherever it stands in a section.
 
         path: where that is, as "lr_scheduler.args.schedulers.0"; its first word says where types are looked up.
@@ -179,13 +193,13 @@ class ConfigParser:
         found, keywords = self._look_up(section, as_spec(path, spec), None, args, kwargs, path=path)
         return _call(path, found, args, keywords)
 
-    def parameters(self, name, module=None):
+    def parameters(self, name: str, module: ModuleType | None = None) -> list[str]:
         """Names of the arguments that the class of section `name` takes."""
         spec = as_spec(name, self._config.get(name))
         found = self._resolve(spec["type"], name, module)
         return [parameter.name for parameter in signature_of(found)]
 
-    def load_checkpoint(self, mesh=None):
+    def load_checkpoint(self, mesh: Any = None) -> dict[str, Any]:
         """What the checkpoint to go on from holds. What from_args has read is handed out once and not kept.
 
         mesh: the processes that share its sharded tensors; None for whole ones.
@@ -193,7 +207,7 @@ class ConfigParser:
         state, self._checkpoint = self._checkpoint, None
         return with_shards(load_checkpoint(self.resume, shards=False) if state is None else state, self.resume, mesh)
 
-    def get_logger(self, name, verbosity=2):
+    def get_logger(self, name: str, verbosity: int = 2) -> logging.Logger:
         """A logger that shows warnings (0), results too (1) or progress too (2)."""
         if verbosity not in _LOG_LEVELS:
             raise UserError(f"verbosity: got {verbosity!r}; it should be 0, 1 or 2")
@@ -203,51 +217,51 @@ class ConfigParser:
         logger.setLevel(_LOG_LEVELS[verbosity])
         return logger
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> Any:
         return self._config[name]
 
-    def __contains__(self, name):
+    def __contains__(self, name: str) -> bool:
         return name in self._config
 
-    def get(self, name, default=None):
+    def get(self, name: str, default: Any = None) -> Any:
         """The section, or the default if there is none."""
         return self._config.get(name, default)
 
     @property
-    def config(self):
+    def config(self) -> dict[str, Any]:
         """The merged config, a plain dict."""
         return self._config
 
     @property
-    def settings(self):
+    def settings(self) -> RunSettings:
         """The single values at the top of the config (RunSettings: seed, device, ...) with their defaults."""
         settings = RunSettings.model_validate(self._config)
         return settings.model_copy(update={"device": self._device}) if self._device else settings
 
     @property
-    def save_dir(self):
+    def save_dir(self) -> Path:
         """Folder of the run's checkpoints; the run's folders are made when this or log_dir is first asked for."""
         self._open_run()
         return self._save_dir
 
     @property
-    def log_dir(self):
+    def log_dir(self) -> Path:
         """Folder of the run's logs."""
         self._open_run()
         return self._log_dir
 
     @property
-    def has_ended(self):
+    def has_ended(self) -> bool:
         """Whether an earlier start has come to the end of the run that is continued, and nothing was trained since."""
         self._open_run()
         return self._has_ended
 
-    def record_training(self):
+    def record_training(self) -> None:
         """Record in the run's folder that it is trained on, so that its end is to come again."""
         if is_main():
             self._record.train()
 
-    def record_end(self):
+    def record_end(self) -> None:
         """Record in the run's folder that all is done, what callbacks do at its end included."""
         if is_main():
             self._record.end()

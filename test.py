@@ -1,6 +1,9 @@
 """Measure a checkpoint on the test data: python test.py -r saved/models/<name>/<run>/model_best.pth."""
 
 import argparse
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from parse_config import PARTS, ConfigParser
 from utils.config.schema import OTHER_LOADERS
@@ -8,8 +11,12 @@ from utils.distributed.launch import refuse_several
 from utils.errors import UserError, clean_exit, shown
 from utils.json_io import read_record, write_json
 
+if TYPE_CHECKING:
+    import torch
+    from torch.utils.data import DataLoader
 
-def main(config, split, batch_size):
+
+def main(config: ConfigParser, split: str, batch_size: int | None) -> None:
     """Print the loss and the metrics over a split of the data, and write them beside the checkpoint."""
     # Imported here, so that --help and a mistake are answered without waiting for torch.
     import torch
@@ -64,7 +71,9 @@ def main(config, split, batch_size):
     logger.info("written to %s", results)
 
 
-def build_loader(config, module_data, split, batch_size, device):
+def build_loader(
+    config: ConfigParser, module_data: ModuleType, split: str, batch_size: int | None, device: "torch.device"
+) -> "DataLoader":
     """The loader over one split, in a fixed order; its classes are the names of the classes, or None.
 
     Raises UserError if the config's loader has no such split.
@@ -84,7 +93,7 @@ def build_loader(config, module_data, split, batch_size, device):
     return of_split
 
 
-def test_arguments(config, module_data, name):
+def test_arguments(config: ConfigParser, module_data: ModuleType, name: str) -> dict[str, Any]:
     """What makes the section's loader one of all the test data, {argument: value}. Raises UserError if it has none."""
     known, given = config.parameters(name, module_data), config[name]["args"]
     if "training" not in known and name == "data_loader":
@@ -99,7 +108,7 @@ def test_arguments(config, module_data, name):
     return {key: value for key, value in arguments.items() if key in known}
 
 
-def record_result(path, checkpoint, split, result):
+def record_result(path: Path, checkpoint: str, split: str, result: dict[str, Any]) -> Path | None:
     """Put a result into the file, {checkpoint: {split: result}}, beside those of other checkpoints and splits.
 
     Returns where a file that is not such a one was moved, else None.

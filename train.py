@@ -1,6 +1,7 @@
 """Train a model: python train.py -c config.json, or resume: python train.py -r <checkpoint>."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from parse_config import PARTS, ConfigParser, CustomArgs
 from series import train_series
@@ -10,6 +11,9 @@ from utils.distributed.process_group import joined
 from utils.errors import clean_exit
 from utils.runs.checkpoint import checksum_of
 
+if TYPE_CHECKING:
+    from trainer.trainer import Trainer
+
 # Flags for values that are changed often. A config adds others under "cli", and --set changes any value.
 OPTIONS = [
     CustomArgs(["--lr", "--learning_rate"], type=float, target="optimizer;args;lr"),
@@ -18,7 +22,7 @@ OPTIONS = [
 ]
 
 
-def build(config):
+def build(config: ConfigParser) -> "Trainer":
     """Return the Trainer of all that the config names, cheap parts first; nothing is written before its train()."""
     # Imported here, so that --help and an error in the config are answered without waiting for torch.
     from base.training.optimizers import build_optimizer
@@ -48,7 +52,7 @@ def build(config):
     return trainer_class(*parts, valid_data_loader=valid_data_loader, lr_scheduler=lr_scheduler)
 
 
-def main(config, flags=NONE_GIVEN):
+def main(config: ConfigParser, flags: argparse.Namespace = NONE_GIVEN) -> None:
     """Train, or do what one of the flags asks for instead."""
     trainer = build(config)
     if flags.show_batch:

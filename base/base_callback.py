@@ -3,9 +3,14 @@
 import inspect
 import math
 from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from utils.distributed.messages import broadcast
 from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from base.base_trainer import BaseTrainer
 
 HOOKS = ("on_train_start", "on_step_end", "on_valid_end", "on_epoch_end", "on_error", "on_train_end")
 
@@ -18,36 +23,38 @@ class BaseCallback:
     goes into state_dict.
     """
 
-    def check(self, trainer):
-        """Before the run has a folder, to raise UserError for what cannot work. Of the trainer there are the model,
-        optimizer, settings and, of our Trainer, the loaders."""
+    def check(self, trainer: "BaseTrainer") -> None:
+        """Before the run has a folder: raise UserError for what cannot work.
 
-    def on_train_start(self, trainer):
+        The trainer has its model, optimizer and settings by then; our Trainer has its loaders, too.
+        """
+
+    def on_train_start(self, trainer: "BaseTrainer") -> None:
         """Before the first batch of this process, after a resume has put everything back."""
 
-    def on_step_end(self, trainer):
+    def on_step_end(self, trainer: "BaseTrainer") -> None:
         """After each batch, whether or not it brought an update; not in a _train_epoch of a project's own."""
 
-    def on_valid_end(self, trainer, log):
+    def on_valid_end(self, trainer: "BaseTrainer", log: dict[str, Any]) -> None:
         """After each validation, within epochs too. log: {name: number}, as {"val_loss": 0.1}."""
 
-    def on_epoch_end(self, trainer, log):
+    def on_epoch_end(self, trainer: "BaseTrainer", log: dict[str, Any]) -> None:
         """After each epoch and before it is saved. log: {name: number} of it all; what is added is logged too."""
 
-    def on_error(self, trainer, error):
+    def on_error(self, trainer: "BaseTrainer", error: BaseException) -> None:
         """When an error ends the run, before it is raised."""
 
-    def on_train_end(self, trainer):
+    def on_train_end(self, trainer: "BaseTrainer") -> None:
         """After the last epoch, or the one in which training was stopped.
 
         A run that was killed before all callbacks were done with it calls them all again when it is resumed.
         """
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """What must survive a restart: tensors and plain values."""
         return {}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put it back."""
 
 
@@ -57,7 +64,7 @@ class CallbackList:
     Its states go by the callbacks' class names.
     """
 
-    def __init__(self, callbacks=(), standard=()):
+    def __init__(self, callbacks: Iterable[BaseCallback] = (), standard: Iterable[BaseCallback] = ()) -> None:
         self.callbacks = []
         self._called = {hook: [] for hook in ("check", *HOOKS)}
         for i, callback in enumerate(callbacks):
@@ -65,19 +72,19 @@ class CallbackList:
         for callback in standard:
             self.add(callback)
 
-    def add(self, callback, place=""):
+    def add(self, callback: BaseCallback, place: str = "") -> None:
         """Call this one too, after the others. place: where it stands in the config, for errors."""
         self.callbacks.append(callback)
         for hook, called in self._called.items():
             if _overrides(callback, hook):
                 called.append((place, getattr(callback, hook)))
 
-    def call(self, hook, *arguments):
+    def call(self, hook: str, *arguments: Any) -> None:
         """Call the hook of each callback that has one."""
         for place, method in self._called[hook]:
             _call(place, method, arguments)
 
-    def call_all(self, hook, *arguments):
+    def call_all(self, hook: str, *arguments: Any) -> list[BaseException]:
         """Call the hook of each callback that has one, also after an error of one of them; returns the errors."""
         errors = []
         for place, method in self._called[hook]:
@@ -87,11 +94,11 @@ class CallbackList:
                 errors.append(error)
         return errors
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, dict[str, Any]]:
         """{name: state} of each."""
         return {name: callback.state_dict() for name, callback in self._named().items()}
 
-    def load_state_dict(self, states):
+    def load_state_dict(self, states: dict[str, dict[str, Any]]) -> None:
         """Put them back; a callback that has none begins anew."""
         for name, callback in self._named().items():
             if name in states:
@@ -107,13 +114,15 @@ class CallbackList:
         return named
 
 
-def call_at_epoch_end(callbacks, trainer, log):
+def call_at_epoch_end(
+    callbacks: CallbackList, trainer: "BaseTrainer", log: dict[str, Any]
+) -> tuple[dict[str, Any], BaseException | None]:
     """(the epoch's log with what its callbacks have added, the first error of one of them or None).
 
     TensorBoard and trackers are shown what was added, as epoch_<name>. Of several processes the log is the first one's.
     An error, which may be the writer's too, keeps no other callback from its part, so that the epoch can be saved.
     """
-    log = broadcast(as_numbers(log))
+    log = broadcast(as_numbers(log))  # pyright: ignore[reportAssignmentType]
     for name in (key for key, value in log.items() if isinstance(value, float) and not math.isfinite(value)):
         trainer.logger.warning("epoch %d: %s is %s", log["epoch"], name, log[name])
     before = set(log)
@@ -135,7 +144,7 @@ def _show(values, writer, step):
         writer.add_scalar(f"epoch_{name.removeprefix('val_')}", float(value))
 
 
-def as_numbers(log):
+def as_numbers(log: dict[str, Any]) -> dict[str, Any]:
     """The log with tensors of no dimension, wherever they are, as numbers."""
     return {key: value.item() if getattr(value, "ndim", None) == 0 else value for key, value in log.items()}
 

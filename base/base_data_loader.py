@@ -1,8 +1,11 @@
 """BaseDataLoader: a DataLoader that can set aside part of its samples for validation."""
 
+from collections.abc import Callable
+from typing import Any, Self
+
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from torch.utils.data.dataloader import default_collate
 
 from base.data.in_memory import InMemoryDataset, whole_batch
@@ -30,27 +33,31 @@ class BaseDataLoader(DataLoader):
     Raises UserError for a batch size or a split that leaves nothing to train or validate on.
     """
 
+    dataset: SeededDataset
+    sampler: Any  # an EpochSampler, unless a sampler of one's own is given
+    batch_size: int
+
     fits_on_training_part = False
     """Whether test data are prepared by what the training part holds, so that test.py builds this loader with the
     config's validation_split and fold, which must not touch the test data then."""
 
     def __init__(
         self,
-        dataset,
+        dataset: Any,
         batch_size,
         shuffle,
         validation_split,
         num_workers,
-        collate_fn=default_collate,
+        collate_fn: Callable[[list[Any]], Any] = default_collate,
         *,
-        valid_dataset=None,
+        valid_dataset: Any = None,
         device_resident=False,
         fold=None,
         stratify=None,
         groups=None,
         balance_classes=None,
-        **loader_kwargs,
-    ):
+        **loader_kwargs: Any,
+    ) -> None:
         refuse(size_errors({"batch_size": batch_size, "num_workers": num_workers}))
         if not hasattr(dataset, "__len__"):
             raise UserError("dataset: has no length, so no samples can be set aside; use torch's DataLoader for it")
@@ -87,11 +94,11 @@ class BaseDataLoader(DataLoader):
         self.patience_seconds = self.init_kwargs.pop("timeout", _PATIENCE_SECONDS)
         super().__init__(sampler=train_sampler, **self.init_kwargs)
 
-    def split_validation(self):
+    def split_validation(self) -> DataLoader | None:
         """A DataLoader over the samples set aside, in a fixed order; None if there are none."""
         return None if self.valid_sampler is None else self.as_validated(self.valid_sampler)
 
-    def as_validation(self, beside=None):
+    def as_validation(self, beside: "BaseDataLoader | None" = None) -> DataLoader:
         """A DataLoader over the other samples as validation would see them: each once, and in a fixed order.
 
         beside: the loader that is trained on, if this one is to validate. Raises UserError if they do not go together.
@@ -104,7 +111,7 @@ class BaseDataLoader(DataLoader):
         indices = getattr(self.sampler, "indices", None)
         return self.as_validated(self.sampler if indices is None else EpochSampler(indices, shuffle=False))
 
-    def to(self, device):
+    def to(self, device: torch.device) -> Self:
         """Make ready to feed the device: pinned memory for CUDA, or the samples themselves if device_resident.
 
         To be called before split_validation and as_validation. Returns the loader.
@@ -116,25 +123,25 @@ class BaseDataLoader(DataLoader):
             self.pin_memory = self.init_kwargs["pin_memory"] = True
         return self
 
-    def set_epoch(self, epoch, start_batch=0):
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         """Make the next pass that of the epoch, without its first `start_batch` batches."""
         self.dataset.seeder.set_epoch(epoch)
         if hasattr(self.sampler, "set_epoch"):
             self.sampler.set_epoch(epoch, start_batch * self.batch_size)
 
     @property
-    def seekable(self):
+    def seekable(self) -> bool:
         """Whether an epoch can begin at any batch: not with a sampler of one's own."""
         return isinstance(self.sampler, EpochSampler)
 
-    def batch_indices(self, epoch, batch_idx):
+    def batch_indices(self, epoch: int, batch_idx: int) -> list[int]:
         """Indices into the dataset of the samples in one batch of an epoch; [] with a sampler of one's own."""
         if not self.seekable:
             return []
         order = self.sampler.order(epoch)
         return order[batch_idx * self.batch_size : (batch_idx + 1) * self.batch_size].tolist()
 
-    def as_validated(self, sampler):
+    def as_validated(self, sampler: Sampler) -> DataLoader:
         """A DataLoader over the samples of a sampler, as validation sees them."""
         dataset = SeededDataset(self.valid_dataset)
         dataset.seeder.set_epoch(0)  # the same random numbers in every epoch, so that epochs compare
@@ -148,7 +155,7 @@ class BaseDataLoader(DataLoader):
         ready = self._collate_fn is default_collate and makes_whole_batches(dataset)
         return whole_batch if ready else self._collate_fn
 
-    def _split_sampler(self, split):
+    def _split_sampler(self, split: float) -> tuple[Sampler | None, Sampler | None]:
         """(sampler of the training part, sampler of the validation part), both None if nothing is set aside.
 
         A subclass may call it before its constructor is done, with n_samples and shuffle set.

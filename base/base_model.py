@@ -1,6 +1,7 @@
 """BaseModel: a torch module that says how many parameters it trains."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 from torch import nn
 
@@ -9,9 +10,9 @@ class BaseModel(nn.Module, ABC):
     """A model. A subclass writes forward."""
 
     @abstractmethod
-    def forward(self, *inputs):
+    def forward(self, *inputs: Any) -> Any:
         """The model's output for a batch of inputs."""
 
-    def __str__(self):
+    def __str__(self) -> str:
         trainable = sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
         return f"{super().__str__()}\nTrainable parameters: {trainable}"

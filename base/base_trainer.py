@@ -5,6 +5,9 @@ import functools
 import math
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -33,6 +36,10 @@ from utils.runs.weights import unwrapped
 from utils.seed import derive_seed, seed_everything, set_rng_state
 from utils.stop_signal import StopSignal
 
+if TYPE_CHECKING:
+    from base.base_callback import BaseCallback
+    from parse_config import ConfigParser
+
 
 class BaseTrainer(ABC):
     """Trains a model epoch by epoch. A subclass writes _train_epoch; train() does the rest.
@@ -51,23 +58,31 @@ class BaseTrainer(ABC):
 
     resumes_within_epochs = False
 
-    def __init__(self, model, criterion, metric_ftns, optimizer, config):
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        criterion: Callable[[Any, Any], torch.Tensor],
+        metric_ftns: Sequence[Any],
+        optimizer: torch.optim.Optimizer,
+        config: "ConfigParser",
+    ) -> None:
         self.config = config
         self.settings = settings = TrainerSettings.model_validate(config["trainer"])
         self.logger = config.get_logger("trainer", settings.verbosity)
 
         self.model, self.optimizer = model, optimizer
         self.criterion, self.metric_ftns = criterion, metric_ftns
-        self.averaged_model = None  # what is measured and saved in the model's place, if a callback makes one
+        # What is measured and saved in the model's place, if a callback makes one.
+        self.averaged_model: torch.nn.Module | None = None
 
         self.epochs = settings.epochs
         self.save_period = settings.save_period
         self.epoch = self._start_epoch = 1
-        self._is_restored = config.resume is None
+        self._is_restored = False
         self.batches_done = 0  # of it
         self.step = 0  # batches since the beginning
         self.validated_step = 0  # the last one after which the model was validated within an epoch
-        self.left_out = set()  # (epoch, batch_idx) of batches that are not trained on
+        self.left_out: set[tuple[int, int]] = set()  # (epoch, batch_idx) of batches that are not trained on
 
         self.monitor = settings.monitor
         self.mnt_mode, _, self.mnt_metric = settings.monitor.partition(" ")
@@ -76,10 +91,10 @@ class BaseTrainer(ABC):
         self.not_improved_count, self.best_epoch = 0, 0  # there is none yet
 
         self.torch_seed = torch.initial_seed()  # what the script has seeded torch with
-        self.resume_rng = None  # random states to resume from within an epoch, or after a validation under way
-        self.saved_log = {}  # what the newest checkpoint's epoch logged
+        self.resume_rng: dict[str, Any] | None = None  # to resume from within an epoch, or a validation
+        self.saved_log: dict[str, Any] = {}  # what the newest checkpoint's epoch logged
         self.stop_signal = StopSignal()
-        self.stop_reason = None  # why training ends before its last epoch
+        self.stop_reason: str | None = None  # why training ends before its last epoch
         self.is_whole = False  # whether memory holds what batches_done have made, so that an error may save it
         self._to_restore = {}  # states of attributes, from a checkpoint
         self._unsavable = set()
@@ -93,42 +108,42 @@ class BaseTrainer(ABC):
     checkpoint_dir = functools.cached_property(lambda self: self.config.save_dir)
 
     @functools.cached_property
-    def writer(self):
+    def writer(self) -> TensorboardWriter:
         """The TensorboardWriter, which passes on to the config's experiment trackers too."""
         return TensorboardWriter(self.config.log_dir, self.logger, self.settings.tensorboard, self._trackers)
 
     @functools.cached_property
-    def table(self):
+    def table(self) -> CsvLog:
         """metrics.csv."""
         return CsvLog(self.config.log_dir / "metrics.csv")
 
     @functools.cached_property
-    def saver(self):
+    def saver(self) -> CheckpointSaver:
         """What writes the checkpoints."""
         settings = self.settings
         return CheckpointSaver(self.checkpoint_dir, self.config.resume, settings.keep_last, settings.async_save)
 
     @property
-    def start_epoch(self):
+    def start_epoch(self) -> int:
         """The first epoch to train; a train() of a project's own that asks for it has the checkpoint restored."""
         self._restore_once()
         return self._start_epoch
 
     @start_epoch.setter
-    def start_epoch(self, epoch):
+    def start_epoch(self, epoch: int) -> None:
         self._start_epoch = epoch
 
     def _restore_once(self):
-        if not self._is_restored:
+        if self.config.resume is not None and not self._is_restored:
             self._is_restored = True
             self._resume_checkpoint(self.config.resume)
             self._must_be_finite = finite_state(unwrapped(self.model))
 
     @abstractmethod
-    def _train_epoch(self, epoch):
+    def _train_epoch(self, epoch: int) -> dict[str, Any]:
         """Train one epoch, counted from 1; returns what it logged, {name: number}."""
 
-    def train(self):
+    def train(self) -> None:
         """Check, restore, open the run, run the epochs that are left, and report.
 
         Each epoch starts from random generators seeded by (seed, epoch).
@@ -161,7 +176,7 @@ class BaseTrainer(ABC):
 
     # ---- how a run begins and ends
 
-    def _check(self):
+    def _check(self) -> None:
         """Raise UserError for what cannot work, before the run has a folder."""
         settings = self.settings
         if (settings.save_every_steps or settings.save_every_minutes) and not self.resumes_within_epochs:
@@ -178,7 +193,7 @@ class BaseTrainer(ABC):
             self._unsavable = find_unsavable(self)
             yield
 
-    def _begin(self):
+    def _begin(self) -> bool:
         """Put back what a checkpoint held; returns whether there is anything left to do.
 
         That may be the run's end alone, if it was killed while callbacks were at work there.
@@ -208,7 +223,7 @@ class BaseTrainer(ABC):
         self.writer.start()
         return True
 
-    def _end(self):
+    def _end(self) -> None:
         self.is_whole = False  # what callbacks do now is no training
         self._agree.close()
         self.saver.wait()
@@ -218,7 +233,7 @@ class BaseTrainer(ABC):
 
     # ---- the epochs
 
-    def _run_epochs(self):
+    def _run_epochs(self) -> None:
         self._agree = Agreement()  # whose rounds are timed from here on
         begins = self.epoch <= self.epochs and self.stop_reason is None
         if begins:
@@ -272,10 +287,10 @@ class BaseTrainer(ABC):
 
     def _record_epoch(self, log, seconds):
         self.saver.agree()
-        best = BEST_MODEL in self.saver.names
+        best = BEST_MODEL in self.saver.names  # pyright: ignore[reportOperatorIssue]
         self.logger.info(epoch_report(log, self.epochs, seconds, best))
         self.saved_log = {key: value for key, value in log.items() if isinstance(value, (int, float, str))}
-        if checkpoint_name(self.epoch) in self.saver.names:
+        if checkpoint_name(self.epoch) in self.saver.names:  # pyright: ignore[reportOperatorIssue]
             self._save_checkpoint(self.epoch, save_best=best)
             self.saver.forget_asked()  # whatever a subclass has made of it
         self.save_asked(self.epoch)
@@ -308,12 +323,12 @@ class BaseTrainer(ABC):
     def _no_better(self):
         return f"no better {self.mnt_metric} for {self.not_improved_count} epochs"
 
-    def _count_batch(self, batch_idx):
+    def _count_batch(self, batch_idx: int) -> None:
         """Note that the epoch's batch of this index, from 0, is done."""
         self.batches_done = batch_idx + 1
         self.step += 1
 
-    def _save_if_due(self):
+    def _save_if_due(self) -> None:
         """Between two batches: save if it is time to, and stop if a signal asks for it."""
         self.saver.check()
         every = self.settings.save_every_steps
@@ -338,19 +353,19 @@ class BaseTrainer(ABC):
         if stop:
             raise _Stopped
 
-    def add_callback(self, callback):
+    def add_callback(self, callback: "BaseCallback") -> None:
         """Call this one too, after those of the config."""
         self._callbacks.add(callback)
 
-    def stop(self, reason):
+    def stop(self, reason: str) -> None:
         """End training, saved, after this batch, or after this epoch if the trainer cannot resume within one."""
         self.stop_reason = self.stop_reason or str(reason or "") or "a callback has asked for it"
 
-    def save_as(self, name, instead_of=()):
+    def save_as(self, name: str, instead_of: Iterable[str] = ()) -> None:
         """Save what is saved next under this file name too, and then delete files of other names."""
         self.saver.save_as(name, instead_of)
 
-    def save_asked(self, epoch):
+    def save_asked(self, epoch: int) -> None:
         """Save now what save_as has asked for, if anything, under no other name. epoch: the last whole one."""
         self.saver.agree()
         if self.saver.names:
@@ -375,7 +390,7 @@ class BaseTrainer(ABC):
             except Exception as unsaved:  # which must not hide the error
                 self.logger.error("what was trained since the last checkpoint cannot be saved: %s", unsaved)
 
-    def _save_checkpoint(self, epoch, save_best=False):
+    def _save_checkpoint(self, epoch: int, save_best: bool = False) -> None:
         """Save checkpoint-epoch<N>.pth, and model_best.pth too if this epoch is the best so far."""
         self._save([BEST_MODEL] * save_best + [checkpoint_name(epoch)], epoch)  # the best first: who resumes has it
 
@@ -393,12 +408,14 @@ class BaseTrainer(ABC):
     def _roll_back(self, error):
         """Go back to the newest checkpoint, to train on from there without the error's batches; or raise it."""
         left_out = require_rollback(self, error)
-        self._resume_checkpoint(self.saver.newest)
+        newest = self.saver.newest
+        assert newest is not None  # with on_nonfinite "rollback" there is one from the start
+        self._resume_checkpoint(newest)
         self._restore_attributes()
         self.left_out |= left_out
         self.epoch = self.start_epoch
 
-    def _resume_checkpoint(self, path):
+    def _resume_checkpoint(self, path: Path) -> None:
         """Restore from a checkpoint; the attributes that have a state get theirs when the run begins."""
         self._to_restore = restore(self, path)
 

@@ -1,10 +1,18 @@
 """BaseTracker: somewhere else that a run's numbers and images go, named in the config's "trackers"."""
 
 import collections
+import logging
 import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from utils.errors import UserError
 from utils.untrusted import as_count, as_list, as_number
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
 
 _SECONDS_BETWEEN = 2.0  # two hand-overs of rows; a store that writes to a disk takes some 40 ms for each
 
@@ -19,23 +27,23 @@ class BaseTracker:
     needs_package = None
     """Name of the package that must be installed for it."""
 
-    def start(self, log_dir, config):
+    def start(self, log_dir: Path, config: dict[str, Any]) -> None:
         """Open it, before the first batch. log_dir: Path of the run's logs, called like the run. config: dict."""
 
-    def add_rows(self, rows):
+    def add_rows(self, rows: list[tuple[int, dict[str, float]]]) -> None:
         """The numbers of one step or more, the oldest first: a list of (step, {"loss/train": 0.5, ...})."""
 
-    def add_image(self, tag, image, step):
+    def add_image(self, tag: str, image: "np.ndarray", step: int) -> None:
         """One picture. image: (H, W, 3) uint8 NumPy array."""
 
-    def close(self, outcome):
+    def close(self, outcome: str) -> None:
         """The end. outcome: "finished"; "stopped", by a signal; or "failed", by an error."""
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """What must survive a restart: plain values."""
         return {}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put it back: before start, and later when a run goes back to a checkpoint."""
 
 
@@ -48,7 +56,12 @@ class TrackerList:
     done. Images do not wait.
     """
 
-    def __init__(self, trackers=(), config=None, logger=None):
+    def __init__(
+        self,
+        trackers: Sequence[BaseTracker] = (),
+        config: dict[str, Any] | None = None,
+        logger: logging.Logger | None = None,
+    ) -> None:
         self.config = config
         self.logger = logger
         self.started = False
@@ -56,10 +69,10 @@ class TrackerList:
         self._step, self._row = 0, {}  # under way
         self._early_images = []
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return bool(self._posts)
 
-    def start(self, log_dir):
+    def start(self, log_dir: Path) -> None:
         """Open all. Raises UserError if one cannot."""
         for i, post in enumerate(self._posts):
             try:
@@ -72,14 +85,14 @@ class TrackerList:
         for early in self._early_images:
             self.add_images(*early)
 
-    def add_scalar(self, tag, value, step):
+    def add_scalar(self, tag: str, value: "float | torch.Tensor", step: int) -> None:
         """Put a number into the step's row; another step, or a second number of the tag, begins a new row."""
         if step != self._step or tag in self._row:
             self._end_row()
         self._step = step
         self._row[tag] = float(value.item() if hasattr(value, "item") else value)
 
-    def add_images(self, tag, images, step, dataformats):
+    def add_images(self, tag: str, images: "np.ndarray | torch.Tensor", step: int, dataformats: str) -> None:
         """Send one picture, or several as one. dataformats: which axis is which, as "NCHW"."""
         if not self.started:
             self._early_images.append((tag, images, step, dataformats))
@@ -88,7 +101,7 @@ class TrackerList:
             if type(post.tracker).add_image is not BaseTracker.add_image:
                 post.send_image(tag, images, step, dataformats)
 
-    def close(self, outcome):
+    def close(self, outcome: str) -> None:
         """Send what waits, and end all. Raises UserError for what was not taken, if no other error is on its way."""
         if not self.started:
             return
@@ -100,7 +113,7 @@ class TrackerList:
         for line in lost:
             self.logger.error("%s", line)
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """{class name: its state, and the rows that it has not taken}."""
         if self.started:
             self._end_row()
@@ -108,7 +121,7 @@ class TrackerList:
                 post.send()
         return {name: {"state": post.tracker.state_dict(), "rows": list(post.rows)} for name, post in self._named()}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put it back; a tracker that has no state begins anew."""
         self._row, self._early_images = {}, []
         for name, post in self._named():
@@ -136,7 +149,7 @@ class TrackerList:
 class _Post:
     """One tracker, and the rows that it has not taken yet."""
 
-    def __init__(self, name, tracker, logger):
+    def __init__(self, name: str, tracker: BaseTracker, logger: logging.Logger | None) -> None:
         self.name = name
         self.tracker = tracker
         self.logger = logger
@@ -190,7 +203,7 @@ def _numbers(row):
     return {str(tag): as_number(value) for tag, value in row.items()}
 
 
-def as_picture(images, dataformats):
+def as_picture(images: "np.ndarray | torch.Tensor", dataformats: str) -> "np.ndarray":
     """(H, W, 3) uint8 array of one picture, or of several in rows of 8; floats are in [0, 1], gray becomes RGB.
 
     images: tensor or array. dataformats: a letter for each axis, as "CHW", "NCHW" or "HW".
@@ -211,7 +224,7 @@ def as_picture(images, dataformats):
     return grid.flatten(0, 1).flatten(1, 2).numpy()
 
 
-def in_a_line(error):
+def in_a_line(error: BaseException) -> str:
     """What an error says, cut to one line."""
     text = (str(error).strip() or "no reason given").splitlines()[0][:300]
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"

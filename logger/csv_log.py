@@ -3,6 +3,7 @@
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 from utils.distributed.world import is_main
 from utils.errors import UserError, shown
@@ -21,10 +22,10 @@ class CsvLog:
     Of several processes the first one writes.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
-    def rows(self):
+    def rows(self) -> list[dict[str, str]]:
         """The rows as a list of {column: text}, empty if there is no file yet. Raises UserError for another file."""
         try:
             text = read_beside(self.path)
@@ -41,7 +42,7 @@ class CsvLog:
         except (ValueError, csv.Error) as error:
             raise DamagedTable(f"{shown(self.path)}: cannot read the table: {error}; mend or move the file") from None
 
-    def epochs(self):
+    def epochs(self) -> list[int]:
         """The epochs that have a row. Raises UserError for a table that is not ours."""
         rows = self.rows()
         try:
@@ -53,7 +54,7 @@ class CsvLog:
             place = shown(self.path)
             raise DamagedTable(f"{place}: has rows without an epoch's number; mend or move the file") from None
 
-    def append(self, row):
+    def append(self, row: dict[str, Any]) -> None:
         """Add a row, in place of any of the same epoch or a later one, which a resumed run repeats."""
         if not is_main():
             return
@@ -65,7 +66,7 @@ class CsvLog:
         writer.writerows(rows)
         write_whole(text.getvalue(), self.path, "the table")
 
-    def set_aside_if_damaged(self):
+    def set_aside_if_damaged(self) -> Path | None:
         """The new place of a file that is not such a table, moved so that a run goes on without its rows; else None."""
         if is_main():
             try:

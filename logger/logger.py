@@ -20,14 +20,14 @@ _CONFIG = Path(__file__).with_name("logger_config.json")
 class _EarlyRecords(logging.handlers.MemoryHandler):
     """Keeps the records of a command, as a handler of the root logger, until there is a folder."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(capacity=sys.maxsize, flushLevel=sys.maxsize)
 
 
 class PrintableFormatter(logging.Formatter):
     """Escapes control characters, which a name in a file from a stranger may hold and a terminal would obey."""
 
-    def format(self, record):
+    def format(self, record: logging.LogRecord) -> str:
         return shown(super().format(record), keep="\n\t")
 
 
@@ -37,7 +37,7 @@ class ConsoleHandler(logging.Handler):
     Where that is closed or full, as behind `| head` or on a full disk, it says so once and prints no more.
     """
 
-    def emit(self, record):
+    def emit(self, record: logging.LogRecord) -> None:
         try:
             from tqdm import tqdm
 
@@ -71,7 +71,7 @@ class RunLog(logging.handlers.RotatingFileHandler):
 
     failure = None
 
-    def handleError(self, record):
+    def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
         if isinstance(error, OSError):
             self.failure = self.failure or error
@@ -79,7 +79,7 @@ class RunLog(logging.handlers.RotatingFileHandler):
             super().handleError(record)
 
 
-def require_log_files(done):
+def require_log_files(done: str) -> None:
     """Raise UserError if a log file has lost records since the last call. done: what is safe all the same, in words."""
     for handler in logging.getLogger().handlers:
         failure, handler.failure = getattr(handler, "failure", None), None
@@ -109,7 +109,7 @@ class _OfFirstProcess(logging.Filter):
         return True
 
 
-def setup_logging(save_dir=None, log_config=_CONFIG):
+def setup_logging(save_dir: str | Path | None = None, log_config: str | Path = _CONFIG) -> None:
     """Send log records to the console and, given a folder, to the files that log_config names, inside that folder.
 
     Records since the last call without a folder are written into its files first.

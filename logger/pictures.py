@@ -1,12 +1,18 @@
 """Batches of images as one picture."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from utils.errors import UserError
 from utils.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _PER_ROW, _ROWS = 8, 4
 
 
-def draw_batches(path, by_part):
+def draw_batches(path: Path, by_part: dict[str, Any]) -> None:
     """Write the first images of batches into a PNG, each under its label. by_part: {title: (images, labels)}.
 
     images: (N, 1 or 3, H, W), shown with their values stretched to [0, 1]. labels: (N,) numbers; others are left out.
@@ -29,7 +35,7 @@ def draw_batches(path, by_part):
     save_figure(figure, path)
 
 
-def save_figure(figure, path):
+def save_figure(figure: "Figure", path: Path) -> None:
     """Write a figure of matplotlib's into a PNG. Raises UserError if it cannot be written."""
     with replacing(path, "the picture") as file:
         figure.savefig(file, format="png", dpi=120)

@@ -12,7 +12,7 @@ _MOST_PANELS = 50
 _LARGEST = 1e100  # beyond which no axis can be drawn
 
 
-def plot_curves(table, picture):
+def plot_curves(table: Path, picture: Path) -> None:
     """Draw each value of metrics.csv over the epochs, training and validation in one panel, into a PNG."""
     from matplotlib.figure import Figure
 

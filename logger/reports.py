@@ -3,13 +3,17 @@
 import importlib
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from utils.distributed.launch import launcher
 from utils.distributed.world import is_main
 from utils.runs.checkpoint import BEST_MODEL
 
+if TYPE_CHECKING:
+    from base.base_trainer import BaseTrainer
 
-def epoch_report(log, epochs, seconds, improved):
+
+def epoch_report(log: dict[str, Any], epochs: int, seconds: float, improved: bool) -> str:
     """Text for the console: training values on one line, validation values below them. log: {name: number}."""
     head = f"epoch {log['epoch']}/{epochs}  {seconds:.1f} s" + ("  best so far" if improved else "")
     values = {key: value for key, value in log.items() if key != "epoch"}
@@ -29,7 +33,7 @@ def _rows(items, width):
     return ["    " + "   ".join(item.ljust(width) for item in row).rstrip() for row in rows]
 
 
-def run_report(trainer):
+def run_report(trainer: "BaseTrainer") -> str:
     """Text for the console: how training ended, the best value, where things are, and what to type next."""
     done = f"training stops: {trainer.stop_reason}" if trainer.stop_reason else f"done: {_epochs(trainer.epochs)}"
     best = f"{trainer.mnt_metric} {trainer.mnt_best:.6g} in epoch {trainer.best_epoch}" if trainer.best_epoch else ""
@@ -37,13 +41,13 @@ def run_report(trainer):
     return "\n".join([done, *(f"{head:<7}{text}" for head, text in lines if text)])
 
 
-def tell_how_to_resume(trainer):
+def tell_how_to_resume(trainer: "BaseTrainer") -> None:
     """Say, of several processes in the first one, that the run is ended from outside, and what goes on with it."""
     if is_main():
         trainer.logger.warning(how_to_resume(trainer))
 
 
-def how_to_resume(trainer):
+def how_to_resume(trainer: "BaseTrainer") -> str:
     """Return the line that says what to resume with, after any save under way."""
     trainer.saver.wait()
     newest = trainer.saver.newest
@@ -52,7 +56,7 @@ def how_to_resume(trainer):
     return f"stopped{trainer.stop_signal.by} in epoch {trainer.epoch}; {what}"
 
 
-def command(*words, start=None):
+def command(*words: str | Path, start: str | None = None) -> str:
     """The command as one types it into a shell. start: its first words, by default what starts as many processes."""
     words = (f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in words)
     return f"{start or launcher()} {shlex.join(words)}"

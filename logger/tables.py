@@ -3,9 +3,15 @@
 import csv
 import io
 import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from utils.distributed.world import is_main
 from utils.files import write_whole
+
+if TYPE_CHECKING:
+    from logger.visualization import TensorboardWriter
 
 _PIXELS = 256  # of a picture's side, at least
 _COLUMNS = 80
@@ -13,7 +19,12 @@ _LABEL = 16  # letters of a name
 _NAMES_DRAWN = 50  # of more classes the names would be too small, or the picture too large
 
 
-def show_tables(tables, writer, log_dir, classes=None):
+def show_tables(
+    tables: dict[str, list[list[float]]],
+    writer: "TensorboardWriter",
+    log_dir: Path,
+    classes: Sequence[Any] | None = None,
+) -> None:
     """Write {name: rows} to TensorBoard, and into log_dir as <mode>_<name>.csv in the place of those before.
 
     In the picture, each row is in shades of its sum: a perfect confusion matrix has a white diagonal. classes: names of
@@ -31,7 +42,7 @@ def show_tables(tables, writer, log_dir, classes=None):
         write_whole(text.getvalue(), log_dir / f"{writer.mode}_{name}.csv", "the table")
 
 
-def table_text(rows, classes=None):
+def table_text(rows: list[list[float]], classes: Sequence[Any] | None = None) -> str:
     """Lines of at most 80 columns, with the classes' names, or their numbers; only the size of a table that is wider.
 
     Names are cut where there is no room for them.
@@ -52,12 +63,12 @@ def table_text(rows, classes=None):
     )
 
 
-def names_for(rows, classes):
+def names_for(rows: list[list[float]], classes: Sequence[Any] | None) -> list[str] | None:
     """The classes' names as texts; None if there are none, or not as many as rows."""
     return list(map(str, classes)) if classes and len(classes) == len(rows) else None
 
 
-def with_names(rows, names):
+def with_names(rows: list[list[float]], names: list[str]) -> list[list[Any]]:
     """The rows below a row of names, each behind its own."""
     return [["", *names], *([name, *row] for name, row in zip(names, rows, strict=True))]
 

@@ -4,26 +4,30 @@ import json
 import re
 import time
 import uuid
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from logger.base_tracker import BaseTracker
 from utils.files import cut, open_to_append
 from utils.untrusted import as_count
 
+if TYPE_CHECKING:
+    import numpy as np
+
 
 class JsonLines(BaseTracker):
     """metrics.jsonl in the log folder, with {"step": 12, "loss/train": 0.5, ...} on each line; nan and inf are null."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.path = None
         self.length = 0  # bytes written
 
-    def start(self, log_dir, config):
+    def start(self, log_dir: Path, config: dict[str, Any]) -> None:
         self.path = log_dir / "metrics.jsonl"
         with open_to_append(self.path) as file:
             self.length = min(self.length, file.tell())
 
-    def add_rows(self, rows):
+    def add_rows(self, rows: list[tuple[int, dict[str, float]]]) -> None:
         lines = b"".join(json.dumps({"step": step, **_finite(row)}).encode() + b"\n" for step, row in rows)
         cut(self.path, self.length)  # takes back what a run wrote that resumed from an earlier step
         try:
@@ -34,10 +38,10 @@ class JsonLines(BaseTracker):
             raise
         self.length += len(lines)
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         return {"length": self.length}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.length = as_count(state["length"])
 
 
@@ -57,12 +61,12 @@ class Wandb(BaseTracker):
         group: str | None = None,
         tags: list[str] | None = None,
         mode: Literal["online", "offline"] = "online",
-    ):
+    ) -> None:
         self.settings = {"project": project, "entity": entity, "name": name, "group": group, "tags": tags, "mode": mode}
         self.run_id = uuid.uuid4().hex[:16]
         self.run = None
 
-    def start(self, log_dir, config):
+    def start(self, log_dir: Path, config: dict[str, Any]) -> None:
         import wandb
 
         settings = self.settings | {"name": self.settings["name"] or log_dir.name}
@@ -77,22 +81,22 @@ class Wandb(BaseTracker):
         )
         self.run.define_metric("*", step_metric="step")  # which may go back, as wandb's own may not
 
-    def add_rows(self, rows):
+    def add_rows(self, rows: list[tuple[int, dict[str, float]]]) -> None:
         for step, row in rows:
             self.run.log({"step": step, **row})
 
-    def add_image(self, tag, image, step):
+    def add_image(self, tag: str, image: "np.ndarray", step: int) -> None:
         import wandb
 
         self.run.log({"step": step, tag: wandb.Image(image)})
 
-    def close(self, outcome):
+    def close(self, outcome: str) -> None:
         self.run.finish(exit_code={"finished": 0, "failed": 1, "stopped": 255}[outcome])
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         return {"run_id": self.run_id}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.run_id = _id(state["run_id"])
 
 
@@ -105,12 +109,12 @@ class Mlflow(BaseTracker):
 
     needs_package = "mlflow"
 
-    def __init__(self, tracking_uri: str | None = None, experiment: str = "Default", name: str | None = None):
+    def __init__(self, tracking_uri: str | None = None, experiment: str = "Default", name: str | None = None) -> None:
         self.tracking_uri, self.experiment, self.name = tracking_uri, experiment, name
         self.run_id = None
         self.client = None
 
-    def start(self, log_dir, config):
+    def start(self, log_dir: Path, config: dict[str, Any]) -> None:
         from mlflow import MlflowClient
 
         self.client = MlflowClient(self.tracking_uri)
@@ -122,7 +126,7 @@ class Mlflow(BaseTracker):
         self.client.update_run(self.run_id, status="RUNNING")
         self.client.log_dict(self.run_id, config, "config.json")  # which, unlike parameters, a later start may change
 
-    def add_rows(self, rows):
+    def add_rows(self, rows: list[tuple[int, dict[str, float]]]) -> None:
         from mlflow.entities import Metric
 
         now = round(1000 * time.time())
@@ -130,16 +134,16 @@ class Mlflow(BaseTracker):
         for i in range(0, len(metrics), 1000):  # as many as MLflow takes at once
             self.client.log_batch(self.run_id, metrics=metrics[i : i + 1000])
 
-    def add_image(self, tag, image, step):
+    def add_image(self, tag: str, image: "np.ndarray", step: int) -> None:
         self.client.log_image(self.run_id, image, key=tag, step=step)
 
-    def close(self, outcome):
+    def close(self, outcome: str) -> None:
         self.client.set_terminated(self.run_id, {"stopped": "KILLED"}.get(outcome, outcome.upper()))
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         return {"run_id": self.run_id}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.run_id = _id(state["run_id"])
 
     def _log_params(self, config):

@@ -3,17 +3,24 @@
 import contextlib
 import functools
 import io
+import logging
 import secrets
 import threading
 import time
 import warnings
 from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 from logger.base_tracker import TrackerList, in_a_line
 from utils.distributed.world import is_main
 from utils.errors import UserError
 from utils.files import cut
 from utils.untrusted import as_count
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class TensorboardWriter:
@@ -28,7 +35,9 @@ class TensorboardWriter:
     be shown, as a histogram of nan, is left out, of which a line of the log tells once for each tag.
     """
 
-    def __init__(self, log_dir, logger, enabled, trackers=None):
+    def __init__(
+        self, log_dir: str | Path, logger: logging.Logger, enabled: bool, trackers: TrackerList | None = None
+    ) -> None:
         self.log_dir = Path(log_dir)
         self.logger = logger
         self.trackers = TrackerList() if trackers is None else trackers
@@ -39,14 +48,16 @@ class TensorboardWriter:
         self._writer = None
         self._left_out = set()  # tags that the log has told of
 
-    def start(self):
+    def start(self) -> None:
         """Open the trackers, before the first batch. Raises UserError if one cannot."""
         self.trackers.start(self.log_dir)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind, error, traceback):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         outcome = "finished" if kind is None else "failed" if issubclass(kind, Exception) else "stopped"
         try:
             self.close()
@@ -54,12 +65,12 @@ class TensorboardWriter:
             self.trackers.close(outcome)
 
     @property
-    def enabled(self):
+    def enabled(self) -> bool:
         """Whether TensorBoard or a tracker gets what is added."""
         return bool(self._tensorboard or self.trackers)
 
     @property
-    def writer(self):
+    def writer(self) -> "SummaryWriter | None":
         """The SummaryWriter, made when it is first asked for."""
         if self._writer is None and self._tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -71,7 +82,7 @@ class TensorboardWriter:
             self.logger.debug("TensorBoard files go to %s", self.log_dir)
         return self._writer
 
-    def set_step(self, step, mode="train", timed=True):
+    def set_step(self, step: int, mode: str = "train", timed: bool = True) -> None:
         """Say which step, and of what ("train", "valid"), the next calls are about.
 
         timed: log the rate of steps since the last timed call of the same mode.
@@ -84,51 +95,51 @@ class TensorboardWriter:
             self.add_scalar("steps_per_sec", (step - self._last[1]) / (now - self._last[2]))
         self._last = (mode, step, now)
 
-    def add_scalar(self, tag, data, *args, **kwargs):
+    def add_scalar(self, tag: str, data: Any, *args: Any, **kwargs: Any) -> None:
         """One number."""
         self._add("add_scalar", tag, data, *args, **kwargs)
         self._track_scalar(self._tagged(tag), data, kwargs.get("global_step", self.step))
 
-    def add_scalars(self, tag, data, *args, **kwargs):
+    def add_scalars(self, tag: str, data: Any, *args: Any, **kwargs: Any) -> None:
         """Several numbers in one plot. data: {name: number}."""
         self._add("add_scalars", tag, data, *args, **kwargs)
         for name, value in data.items() if self.trackers else ():
             self._track_scalar(f"{self._tagged(tag)}/{name}", value, kwargs.get("global_step", self.step))
 
-    def add_image(self, tag, data, *args, **kwargs):
+    def add_image(self, tag: str, data: Any, *args: Any, **kwargs: Any) -> None:
         """One picture. data: (C, H, W)."""
         self._add("add_image", tag, data, *args, **kwargs)
         self._track_images(tag, data, **{"dataformats": "CHW", **kwargs})
 
-    def add_images(self, tag, data, *args, **kwargs):
+    def add_images(self, tag: str, data: Any, *args: Any, **kwargs: Any) -> None:
         """Pictures. data: (N, C, H, W)."""
         self._add("add_images", tag, data, *args, **kwargs)
         self._track_images(tag, data, **{"dataformats": "NCHW", **kwargs})
 
-    def add_audio(self, tag, data, *args, **kwargs):
+    def add_audio(self, tag: str, data: Any, *args: Any, **kwargs: Any) -> None:
         """Sound. data: (1, L), values in [-1, 1]."""
         self._add("add_audio", tag, data, *args, **kwargs)
 
-    def add_text(self, tag, data, *args, **kwargs):
+    def add_text(self, tag: str, data: Any, *args: Any, **kwargs: Any) -> None:
         """Text, read as Markdown."""
         self._add("add_text", tag, data, *args, **kwargs)
 
-    def add_histogram(self, tag, data, *args, **kwargs):
+    def add_histogram(self, tag: str, data: Any, *args: Any, **kwargs: Any) -> None:
         """The distribution of a tensor's values."""
         self._add("add_histogram", tag, data, *args, **kwargs)
 
-    def add_pr_curve(self, tag, data, *args, **kwargs):
+    def add_pr_curve(self, tag: str, data: Any, *args: Any, **kwargs: Any) -> None:
         """A precision-recall curve. data: the true labels (N,), followed by the predicted probabilities (N,)."""
         self._add("add_pr_curve", tag, data, *args, **kwargs)
 
-    def add_embedding(self, tag, data, *args, **kwargs):
+    def add_embedding(self, tag: str, data: Any, *args: Any, **kwargs: Any) -> None:
         """Points for the projector. data: (N, D)."""
         if self._tensorboard:
             writer = self.writer
             with self._told(), self._if_possible(self._tagged(tag)):
                 writer.add_embedding(data, *args, tag=self._tagged(tag), global_step=self.step, **kwargs)
 
-    def add_graph(self, model, batch):
+    def add_graph(self, model: "Module", batch: Any) -> None:
         """The model's graph, traced with a batch of inputs."""
         if self.writer is None:
             return
@@ -139,26 +150,26 @@ class TensorboardWriter:
             except Exception as error:  # a model that cannot be traced can be trained all the same
                 self.logger.warning("no model graph in TensorBoard: %s", in_a_line(error))
 
-    def flush(self):
+    def flush(self) -> None:
         """Write out what is still waiting, so that it is there if the run is killed from now on."""
         if self._writer is not None:
             with self._told():
                 self._writer.flush()
 
-    def close(self):
+    def close(self) -> None:
         """Write out what is still waiting, and end."""
         writer, self._writer = self._writer, None
         if writer is not None:
             with self._told():
                 writer.close()
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """How long the files are, all that was written so far included; and the trackers' states."""
         self.flush()
         state = {"files": {path.name: path.stat().st_size for path in self._files()}}
         return state | ({"run": self.log_dir.name, "trackers": self.trackers.state_dict()} if self.trackers else {})
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Cut the files back to that length; those begun later are no longer called TensorBoard's.
 
         The trackers of another run go on in their own runs.

@@ -3,6 +3,8 @@
 import contextlib
 import math
 import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
@@ -35,6 +37,11 @@ from utils.runs.schedule_state import over_before
 from utils.runs.weights import unwrapped
 from utils.seed import rng_state
 
+if TYPE_CHECKING:
+    import torch
+
+    from parse_config import ConfigParser
+
 
 class Trainer(BaseTrainer):
     """Trains on batches (data, target), each a tensor or what holds tensors, and validates after each epoch.
@@ -54,17 +61,17 @@ class Trainer(BaseTrainer):
 
     def __init__(
         self,
-        model,
-        criterion,
-        metric_ftns,
-        optimizer,
-        config,
-        device,
-        data_loader,
-        valid_data_loader=None,
-        lr_scheduler=None,
-        len_epoch=None,
-    ):
+        model: "torch.nn.Module",
+        criterion: "Callable[[Any, Any], torch.Tensor]",
+        metric_ftns: Sequence[Any],
+        optimizer: "torch.optim.Optimizer",
+        config: "ConfigParser",
+        device: "torch.device",
+        data_loader: Any,
+        valid_data_loader: Any = None,
+        lr_scheduler: Any = None,
+        len_epoch: int | None = None,
+    ) -> None:
         super().__init__(model, criterion, metric_ftns, optimizer, config)
         settings = self.settings
         self.device = device
@@ -72,6 +79,8 @@ class Trainer(BaseTrainer):
         self.do_validation = self.valid_data_loader is not None
         require_shared("valid_data_loader", self.valid_data_loader)
         self.stream = BatchStream(self.data_loader, len_epoch or settings.len_epoch, settings.limit_train_batches)
+        if self.stream.len_epoch is None:
+            raise UserError("data_loader: has no length; say with trainer.len_epoch how many batches make an epoch")
         self.len_epoch = self.stream.len_epoch
         self.valid_batches = limited(num_batches(self.valid_data_loader), settings.limit_valid_batches)
         self._own_loop = type(self)._train_epoch is not Trainer._train_epoch and not self.resumes_within_epochs
@@ -103,16 +112,16 @@ class Trainer(BaseTrainer):
         self.log_step = settings.log_step or max(1, self.len_epoch // 20)
 
     @property
-    def has_own_step(self):
+    def has_own_step(self) -> bool:
         """Whether a subclass has a _train_batch of its own, which find_lr cannot try."""
         return type(self)._train_batch is not Trainer._train_batch
 
-    def train(self):
+    def train(self) -> None:
         """Run the epochs that are left."""
         with named_anomalies(self):
             super().train()
 
-    def _check(self):
+    def _check(self) -> None:
         with left_alone(self.model, self.data_loader):
             self._example = example_input(self.data_loader, self.device)
             self._summary = model_summary(unwrapped(self.model), self._example)  # before the model is compiled
@@ -127,7 +136,7 @@ class Trainer(BaseTrainer):
             self._describe_run()
             yield
 
-    def _train_epoch(self, epoch):
+    def _train_epoch(self, epoch: int) -> dict[str, Any]:
         """Train and validate one epoch; returns {name: average over the epoch's samples}."""
         self._left_settings = ()  # an override has called this one
         self.is_whole = True
@@ -186,7 +195,7 @@ class Trainer(BaseTrainer):
         self.train_metrics.forget()
         return log
 
-    def compute_loss(self, data, target):
+    def compute_loss(self, data: Any, target: Any) -> "tuple[torch.Tensor | dict[str, torch.Tensor], Any]":
         """(loss, output) of one training batch: the place for Mixup, further losses, distillation.
 
         It runs within the autocast of trainer.precision; backward and the update are the loop's. loss: 0-dim; or a dict
@@ -196,7 +205,7 @@ class Trainer(BaseTrainer):
         output = self.model(data)
         return self.criterion(output, target), output
 
-    def _train_batch(self, batch_idx, data, target):
+    def _train_batch(self, batch_idx: int, data: Any, target: Any) -> "tuple[torch.Tensor, Any]":
         """Learn from one batch; returns (loss, output). The place for a step of another form, as a GAN's."""
         loss, output, others = self.losses(data, target)
         part = self.stream.part(self.epoch, batch_idx) if others else None
@@ -206,17 +215,17 @@ class Trainer(BaseTrainer):
             self._after_update(batch_idx)
         return loss, output
 
-    def losses(self, data, target):
+    def losses(self, data: Any, target: Any) -> "tuple[torch.Tensor, Any, dict[str, torch.Tensor]]":
         """(loss to minimize, output, {name: other loss}) of compute_loss."""
         with autocast(self.settings.precision, self.device):
             loss, output = self.compute_loss(data, target)
         others = {name: value for name, value in loss.items() if name != "loss"} if isinstance(loss, dict) else {}
-        loss = loss.get("loss") if isinstance(loss, dict) else loss
-        if getattr(loss, "ndim", None) != 0:
-            raise UserError(f"loss: gave a {describe(loss)}; one number a batch, as a 0-dim tensor, is needed")
-        return loss, output, others
+        minimized: Any = loss.get("loss") if isinstance(loss, dict) else loss
+        if getattr(minimized, "ndim", None) != 0:
+            raise UserError(f"loss: gave a {describe(minimized)}; one number a batch, as a 0-dim tensor, is needed")
+        return minimized, output, others
 
-    def _valid_epoch(self, epoch):
+    def _valid_epoch(self, epoch: int) -> dict[str, float]:
         """Validate; returns {name: average over the validation samples}."""
         result = self._measure()
         self._show_epoch(result, epoch, mode="valid")
@@ -303,7 +312,7 @@ class Trainer(BaseTrainer):
         """The place on TensorBoard's axis: batches since the beginning."""
         return (epoch - 1) * self.len_epoch + batches_done
 
-    def _progress(self, batch_idx):
+    def _progress(self, batch_idx: int) -> str:
         """How far the epoch is, as "[120/422 (28%)]"."""
         done = batch_idx + 1
         return f"[{done}/{self.len_epoch} ({100 * done / self.len_epoch:.0f}%)]"
@@ -378,8 +387,6 @@ class Trainer(BaseTrainer):
         """Raise UserError where the settings, the data and the model do not go together."""
         own_validation = type(self)._valid_epoch is not Trainer._valid_epoch
         refuse_limits(self.config, self.valid_data_loader, self._own_loop, own_validation)
-        if self.len_epoch is None:
-            raise UserError("data_loader: has no length; say with trainer.len_epoch how many batches make an epoch")
         if num_batches(self.data_loader) == 0:
             raise UserError("data_loader: has no batches; a batch may be larger than the data, with drop_last")
         total = getattr(self.lr_scheduler, "total_steps", None)

@@ -5,6 +5,8 @@ import signal
 import threading
 import traceback
 import weakref
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from utils.errors import UserError
 
@@ -14,13 +16,13 @@ _ASK_SECONDS = 5.0  # how often torch looks whether workers are alive
 class DataError(UserError):
     """Data that cannot be read. Raised while a batch is awaited, so that the run can still be saved."""
 
-    def __init__(self, message):
+    def __init__(self, message: str) -> None:
         if "Original Traceback" in message:  # torch raises a worker's error anew, with its whole traceback as message
             message = message.strip().splitlines()[-1].partition("Error: ")[2]
         super().__init__(message)
 
 
-def batches_of(loader):
+def batches_of(loader: Iterable[Any]) -> Iterator[Any]:
     """Iterator, started already, over the loader's batches. Raises DataError for whatever goes wrong while one is read.
 
     A loader may have patience_seconds: how long to wait for a batch from its workers.
@@ -33,7 +35,7 @@ def batches_of(loader):
     return _read(iterator)
 
 
-def sample_error(dataset, index, error):
+def sample_error(dataset: Any, index: int, error: Exception) -> DataError:
     """The DataError for an error of reading dataset[index]; it names the sample's file if that is known."""
     if isinstance(error, UserError):
         return DataError(f"data_loader: sample {index}: {error}")

@@ -13,12 +13,12 @@ FORM = r"(\d{1,12}(?:\.\d+)?) *(epoch|step|sample|%)s?"
 WANTED = 'a duration is such as "2 epochs", "500 steps", "10000 samples" or "5%"'
 
 
-def is_duration(value):
+def is_duration(value: object) -> bool:
     """Whether it is the text of a duration, such as "500 steps"."""
     return isinstance(value, str) and re.fullmatch(FORM, value) is not None
 
 
-def is_part(duration):
+def is_part(duration: object) -> bool:
     """Whether it is a share of the run below all of it, which may come to all of a very short run."""
     return is_duration(duration) and duration.endswith("%") and float(duration[:-1]) < 100
 
@@ -34,7 +34,7 @@ class RunLength:
     accumulate: int = 1
     """Batches per optimizer step; the last step of an epoch may have fewer."""
 
-    def in_batches(self, duration):
+    def in_batches(self, duration: str | float) -> int:
         """The duration in batches, rounded up; a plain number is one of epochs."""
         number, unit = _parsed(duration)
         if unit == "step":
@@ -50,7 +50,7 @@ class RunLength:
             )
         return _rounded_up(number * size)
 
-    def in_epochs(self, duration):
+    def in_epochs(self, duration: str | float) -> int:
         """The duration in whole epochs, rounded up."""
         number, unit = _parsed(duration)
         share = {"epoch": 1, "%": self.epochs / 100}.get(unit)
@@ -58,7 +58,7 @@ class RunLength:
             return _rounded_up(number * share)
         return math.ceil(self.in_batches(duration) / (self.len_epoch or 1))
 
-    def in_updates(self, duration):
+    def in_updates(self, duration: str | float) -> int:
         """The duration in optimizer steps, rounded up."""
         number, unit = _parsed(duration)
         if unit == "step":

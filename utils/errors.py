@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Iterable, Iterator
 
 _LET_SPEAK_SECONDS = 5.0
 _LONG = 300  # letters
@@ -26,7 +27,7 @@ class CheckpointError(UserError):
         super().__init__("\n".join(map(shown, lines)))
 
 
-def shown(text, keep=""):
+def shown(text: object, keep: str = "") -> str:
     """The text with whatever is not printable, as control characters and line breaks, escaped as repr escapes it.
 
     keep: characters that stay as they are.
@@ -34,25 +35,25 @@ def shown(text, keep=""):
     return "".join(letter if letter.isprintable() or letter in keep else repr(letter)[1:-1] for letter in str(text))
 
 
-def brief(value):
+def brief(value: object) -> str:
     """repr(value) for a message, of which the middle is left out where it is long."""
     return shortened(repr(value))
 
 
-def shortened(text):
+def shortened(text: object) -> str:
     """shown(text), of which the middle is left out where it is long."""
     text = shown(text)
     return text if len(text) <= _LONG else f"{text[: _LONG // 2]} ... {text[-_LONG // 4 :]}"
 
 
-def refuse(errors):
+def refuse(errors: Iterable[str]) -> None:
     """Raise UserError with the errors, a line each, if there are any."""
     if lines := list(errors):
         raise UserError("\n".join(lines))
 
 
 @contextlib.contextmanager
-def clean_exit():
+def clean_exit() -> Iterator[None]:
     """End the command on a user's error with its text and exit status 2, on Ctrl-C with 130; no traceback.
 
     A reader that closes the pipe, as in `--print-config | head`, ends it silently. Of several processes on a host, all
@@ -77,7 +78,7 @@ def clean_exit():
         raise SystemExit(1) from None
 
 
-def end_on_user_errors():
+def end_on_user_errors() -> None:
     """From now on a UserError that nothing catches ends the program as in clean_exit, other errors as they did."""
     before = sys.excepthook
     if getattr(before, "__module__", "") == __name__:
@@ -92,7 +93,7 @@ def end_on_user_errors():
     sys.excepthook = hook
 
 
-def in_one_line(parser):
+def in_one_line(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The ArgumentParser, which from now on tells of what it cannot read in one line, as clean_exit does."""
 
     def refuse(message):
@@ -104,7 +105,7 @@ def in_one_line(parser):
     return parser
 
 
-def print_error(text):
+def print_error(text: str) -> None:
     """Tell of an error, one mistake a line, on the console and in the run's log, if there is one by now."""
     with contextlib.suppress(OSError, ValueError, AttributeError):  # it may be closed, or none
         sys.stderr.write("".join(f"error: {shown(line)}\n" for line in text.split("\n")))
@@ -112,7 +113,7 @@ def print_error(text):
     log_error(text)
 
 
-def log_error(text, level=logging.ERROR):
+def log_error(text: str, level: int = logging.ERROR) -> None:
     """Write of an error into the run's log alone, if there is one by now."""
     record = logging.LogRecord("run", level, __file__, 0, "%s", (text,), None)
     for handler in logging.getLogger().handlers:

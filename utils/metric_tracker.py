@@ -3,11 +3,16 @@
 import itertools
 import math
 import operator
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 from utils.distributed.messages import gather, sums
 from utils.epoch_metrics import EpochMetrics, is_epoch_metric
 from utils.errors import UserError
 from utils.untrusted import as_count, as_list, as_number
+
+if TYPE_CHECKING:
+    import torch
 
 
 class MetricTracker:
@@ -22,7 +27,9 @@ class MetricTracker:
 
     own_by_process = True
 
-    def __init__(self, *keys, writer=None, finite_only=False, over_epoch=None):
+    def __init__(
+        self, *keys: str, writer: Any = None, finite_only: bool = False, over_epoch: EpochMetrics | None = None
+    ) -> None:
         self.keys = keys
         self._extra = ()
         self.writer = writer
@@ -31,14 +38,14 @@ class MetricTracker:
         self.reset()
 
     @classmethod
-    def of(cls, metrics, device=None, finite_only=False):
+    def of(cls, metrics: Sequence[Any], device: "torch.device | None" = None, finite_only: bool = False) -> Self:
         """A tracker of the loss and of metrics, functions and objects; of the objects it has copies, on the device."""
         objects = {f"metrics.{i}": metric for i, metric in enumerate(metrics) if is_epoch_metric(metric)}
         names = [metric.__name__ for metric in metrics if not is_epoch_metric(metric)]
         over_epoch = EpochMetrics(objects, device) if objects else None
         return cls("loss", *names, finite_only=finite_only, over_epoch=over_epoch)
 
-    def reset(self):
+    def reset(self) -> None:
         """Forget all values, and the names that came with update_extra."""
         self.keys = tuple(key for key in self.keys if key not in self._extra)
         self._extra = ()
@@ -47,17 +54,17 @@ class MetricTracker:
         self._clear()
         self.forget()
 
-    def forget(self):
+    def forget(self) -> None:
         """Forget what the metrics over an epoch have seen, and so leave it out of checkpoints."""
         if self.over_epoch is not None:
             self.over_epoch.reset()
 
-    def track(self, *keys):
+    def track(self, *keys: str) -> None:
         """Take further names, which a subclass of the Trainer updates; forgets all values."""
         self.keys += keys
         self.reset()
 
-    def update_extra(self, key, value, n=1):
+    def update_extra(self, key: str, value: "float | torch.Tensor", n: int = 1) -> None:
         """Add the mean of n samples under a name that need not have been there before."""
         if key not in self._values:
             self._add_key(key)
@@ -71,7 +78,7 @@ class MetricTracker:
         self._sums[key], self._weights[key] = 0.0, 0
         self._values[key], self._counts[key], self._num_read[key] = [], [], 0
 
-    def update(self, key, value, n=1):
+    def update(self, key: str, value: "float | torch.Tensor", n: int = 1) -> None:
         """Add the mean of n samples. value: a number or a 0-dim tensor, which is not copied to the CPU yet."""
         if key not in self._values:
             raise ValueError(f"metric {key!r} is not tracked; tracked are {', '.join(self.keys)}")
@@ -80,28 +87,28 @@ class MetricTracker:
         self._values[key].append(value.detach() if getattr(value, "requires_grad", False) else value)
         self._counts[key].append(n)
 
-    def avg(self, key):
+    def avg(self, key: str) -> float:
         """The average of all samples so far as a float, nan before the first."""
         self.collect()
         return self._average(key)
 
-    def result(self):
+    def result(self) -> dict[str, float]:
         """{name: average} of all names, and what the metrics over an epoch give."""
         self.collect()
         averages = {key: self._average(key) for key in self.keys}
         return averages if self.over_epoch is None else averages | self.over_epoch.result()
 
     @property
-    def tables(self):
+    def tables(self) -> dict[str, list[list[float]]]:
         """{name: rows} of the metrics that are no numbers, such as a confusion matrix, as of the last result()."""
         return {} if self.over_epoch is None else self.over_epoch.tables
 
-    def window(self, key):
+    def window(self, key: str) -> list[float]:
         """The values since the last collect, as floats."""
         self._read()
         return self._values[key]
 
-    def collect(self):
+    def collect(self) -> dict[str, float]:
         """{name: average since the last call}. Fetches all waiting tensors in one transfer a device."""
         self._read()
         latest, counted = {}, self._counted()
@@ -113,7 +120,7 @@ class MetricTracker:
         self._clear()
         return latest
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """All values so far; they are read, which waits for the device."""
         self._read()
         window = {key: list(zip(self._values[key], self._counts[key], strict=True)) for key in self.keys}
@@ -121,7 +128,7 @@ class MetricTracker:
         state |= {"extra": list(self._extra)} if self._extra else {}
         return state if self.over_epoch is None else state | {"over_epoch": self.over_epoch.state_dict()}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from the values so far of those names that are tracked here."""
         self.reset()
         for key in as_list(state.get("extra", ())):
@@ -135,7 +142,7 @@ class MetricTracker:
         if self.over_epoch is not None:
             self.over_epoch.load_state_dict(state.get("over_epoch", {}))
 
-    def merged(self, states):
+    def merged(self, states: list[dict[str, Any]]) -> dict[str, Any]:
         """One state for every process of as many as there may be now, of those that several had within an epoch."""
         state = {**states[0], "window": {key: [] for key in states[0]["window"]}}
         state["sums"], state["weights"] = dict(state["sums"]), dict(state["weights"])
@@ -203,7 +210,7 @@ def _by_key(dicts):
     return {key: [one[key] for one in dicts] for key in dicts[0]}
 
 
-def read_numbers(values):
+def read_numbers(values: "Sequence[float | torch.Tensor]") -> list[float]:
     """Numbers and 0-dim tensors as python floats; tensors of one device and dtype travel together."""
     groups = {}
     for position, value in enumerate(values):

@@ -1,12 +1,16 @@
 """A batch's two halves: tensors, or dicts, lists and tuples that hold them."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from utils.errors import UserError
 
+if TYPE_CHECKING:
+    import torch
 
-def halves(batch):
+
+def halves(batch: Any) -> tuple[Any, Any]:
     """(data, target) of a loader's batch. Raises UserError for one that has not two halves."""
     if isinstance(batch, (list, tuple)) and len(batch) == 2:
         return batch
@@ -16,7 +20,7 @@ def halves(batch):
     )
 
 
-def num_samples(target):
+def num_samples(target: Any) -> int:
     """How many samples a target is of.
 
     The length of a tensor; of the first value of a dict; of a list or tuple that holds one dict, text or number for
@@ -42,7 +46,7 @@ def num_samples(target):
     )
 
 
-def map_tensors(function, value):
+def map_tensors(function: Callable[[Any], Any], value: Any) -> Any:
     """The value with function(tensor) in the place of each tensor; texts and numbers stay as they are.
 
     What has the method `to`, as a PackedSequence or another library's batch, counts as one tensor.
@@ -59,19 +63,19 @@ def map_tensors(function, value):
     return value
 
 
-def samples_of(value, indices):
+def samples_of(value: Any, indices: "slice | torch.Tensor") -> Any:
     """The value with those samples of each of its tensors that a slice or a tensor of indices names."""
     return map_tensors(lambda tensor: tensor[indices] if getattr(tensor, "ndim", 0) else tensor, value)
 
 
-def describe_step(data, target, model):
+def describe_step(data: Any, target: Any, model: "torch.nn.Module") -> str:
     """One line on what the model and the loss were given, for an error of theirs."""
     kinds = {str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters()}
     parameters = f"; the model's parameters: {' and '.join(sorted(kinds))}" if kinds else ""
     return f"the batch's data: {describe(data)}; its target: {describe(target)}{parameters}"
 
 
-def describe(value):
+def describe(value: Any) -> str:
     """ "tensor (64, 10) float32"; "dict of ids: tensor (64, 12) int64, mask: ..."; of long lists the first two."""
     if _is_tensor(value):
         return f"tensor {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"

@@ -1,21 +1,25 @@
 """Seed every random generator, from (seed, epoch) alone; carry their states across a restart."""
 
 import random
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from utils.errors import UserError
 from utils.untrusted import as_count, as_list, as_number
 
+if TYPE_CHECKING:
+    from utils.config.schema import RunSettings
+
 _TABLE = 624  # numbers that the Mersenne Twister makes at a time
 
 
-def derive_seed(seed, *path):
+def derive_seed(seed: int, *path: int) -> int:
     """A 63-bit seed mixed from a seed and a path of integers, so that neighbouring seeds share no stream."""
     return int(np.random.SeedSequence((seed, *path)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def seed_everything(seed):
+def seed_everything(seed: int) -> None:
     """Seed python, numpy and torch (all devices). DataLoader workers derive their seeds from torch's."""
     import torch
 
@@ -24,14 +28,14 @@ def seed_everything(seed):
     torch.manual_seed(seed)
 
 
-def seed_run(settings):
+def seed_run(settings: "RunSettings") -> None:
     """Seed everything, and choose kernels, as "seed" and "deterministic" of the config say. settings: RunSettings."""
     seed_everything(settings.seed)
     if settings.deterministic:
         make_deterministic()
 
 
-def make_deterministic():
+def make_deterministic() -> None:
     """Let torch use only kernels that give the same bits on every run; those that cannot raise an error."""
     import os
 
@@ -42,7 +46,7 @@ def make_deterministic():
     torch.backends.cudnn.benchmark = False
 
 
-def rng_state():
+def rng_state() -> dict[str, Any]:
     """The states of all generators, as tensors and plain lists that a checkpoint can hold."""
     import torch
 
@@ -56,7 +60,7 @@ def rng_state():
     }
 
 
-def set_rng_state(state):
+def set_rng_state(state: Any) -> None:
     """Put back what rng_state returned. CUDA states are put back where as many devices are present.
 
     Raises UserError for anything else.

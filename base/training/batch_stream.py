@@ -2,6 +2,8 @@
 
 import inspect
 import itertools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import IterableDataset
@@ -13,6 +15,9 @@ from utils.batches import batches_of
 from utils.distributed.world import part_of, part_of_batch, world_size
 from utils.errors import UserError
 
+if TYPE_CHECKING:
+    from utils.distributed.world import Part
+
 
 class BatchStream:
     """The batches of a loader, one pass an epoch, or as one endless stream of passes that is cut into epochs.
@@ -23,7 +28,7 @@ class BatchStream:
     reads an IterableDataset which has them. len_epoch is None for a loader without a length.
     """
 
-    def __init__(self, loader, len_epoch=None, limit=None):
+    def __init__(self, loader: Any, len_epoch: int | None = None, limit: float | None = None) -> None:
         require_shared("data_loader", loader)
         require_enough(loader)
         self.loader = loader
@@ -42,7 +47,7 @@ class BatchStream:
             )
         self.restart()
 
-    def batches(self, epoch, start_batch=0):
+    def batches(self, epoch: int, start_batch: int = 0) -> Iterator[Any]:
         """The epoch's batches from start_batch on, in an order that depends on (seed, epoch) only."""
         if self._seeks and self.by_iterations:
             for passes, first, number in self._pieces(epoch, start_batch):
@@ -53,24 +58,25 @@ class BatchStream:
             self.loader.set_epoch(epoch, start_batch)
         elif hasattr(self.loader, "set_epoch"):
             self.loader.set_epoch(epoch)
+        left = None if self.len_epoch is None else self.len_epoch - start_batch
         if not self.by_iterations:
             opened = self._open(resumed=start_batch > 0)
-            yield from itertools.islice(opened, self.len_epoch - start_batch) if self._limited else opened
+            yield from itertools.islice(opened, left) if self._limited else opened
             return
         if self._endless is None:
             opened = self._open(resumed=(epoch, start_batch) != (1, 0))
             self._endless = itertools.chain(opened, inf_loop(self.loader))
-        yield from itertools.islice(self._endless, self.len_epoch - start_batch)
+        yield from itertools.islice(self._endless, left)
 
-    def part(self, epoch, batch_idx):
-        """This process's Part of a batch of an epoch; None if it is the only process."""
+    def part(self, epoch: int, batch_idx: int) -> "Part | None":
+        """The Part of an epoch's batch that is this process's; None if it is the only process."""
         if world_size() == 1:
             return None
         if self.by_iterations:
             ((_, batch_idx, _),) = itertools.islice(self._pieces(epoch, batch_idx), 1)
         return part_of_batch(self.loader, batch_idx)
 
-    def samples(self, epoch, batch_idx):
+    def samples(self, epoch: int, batch_idx: int) -> list[int]:
         """Indices of the samples in a batch of an epoch; [] for a loader that cannot tell."""
         if not hasattr(self.loader, "batch_indices"):
             return []
@@ -79,15 +85,15 @@ class BatchStream:
             epoch = passes + 1
         return self.loader.batch_indices(epoch, batch_idx)
 
-    def restart(self):
+    def restart(self) -> None:
         """Forget the pass under way, after the loader was set back."""
         self._endless = None
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """The position of an iterable dataset; the loader's own state is the trainer's to save."""
         return {} if self._dataset is None else {"dataset": self._dataset.state_dict()}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put it back."""
         if self._dataset is not None and "dataset" in state:
             self._dataset.load_state_dict(state["dataset"])
@@ -112,7 +118,7 @@ class BatchStream:
             position += number
 
 
-def num_batches(loader):
+def num_batches(loader: Any) -> int | None:
     """Batches in a pass over the data; None for a stream that does not know."""
     try:
         return len(loader)
@@ -120,13 +126,13 @@ def num_batches(loader):
         return None
 
 
-def epoch_length(trainer, loader):
+def epoch_length(trainer: dict[str, Any], loader: Any) -> int | None:
     """Batches in an epoch with these settings, {key: value} of the trainer section; None if unknown."""
     batches = trainer.get("overfit_batches") or num_batches(loader)
     return trainer.get("len_epoch") or limited(batches, trainer.get("limit_train_batches"))
 
 
-def limited(batches, limit):
+def limited(batches: int | None, limit: float | None) -> int | None:
     """The number of batches, None for one unknown, cut to a limit: a number, a float for a share, None for all."""
     if limit is None or batches is None:
         return batches if limit is None or isinstance(limit, float) else limit
@@ -137,14 +143,14 @@ def _parameters_of(function):
     return () if function is None else inspect.signature(function).parameters
 
 
-def _stateful_dataset(loader):
+def _stateful_dataset(loader: Any) -> Any:
     """The iterable dataset, with a state, that the loader reads in this process; or None."""
     dataset = getattr(loader, "dataset", None)
     own_state = isinstance(dataset, IterableDataset) and hasattr(dataset, "load_state_dict")
     return dataset if own_state and getattr(loader, "num_workers", 1) == 0 else None
 
 
-def describe_batches(loader, accumulate):
+def describe_batches(loader: Any, accumulate: int) -> list[str]:
     """[text] of how a batch is divided between the processes and how many make an update; [] if neither is unusual."""
     size, lines = getattr(loader, "batch_size", None), []
     if size is None:
@@ -161,7 +167,7 @@ def describe_batches(loader, accumulate):
     return lines
 
 
-def require_shared(name, loader):
+def require_shared(name: str, loader: Any) -> None:
     """Raise UserError unless each of several processes gets its part of the loader's batches; None is no loader."""
     if world_size() == 1 or loader is None or getattr(loader, "is_shared", False):
         return
@@ -177,19 +183,20 @@ def require_shared(name, loader):
         )
 
 
-def refuse_small_parts(model, loader):
+def refuse_small_parts(model: torch.nn.Module, loader: Any) -> None:
     """Raise UserError if batch norm of (N, C) would get a single sample of a batch that several processes share."""
     if world_size() == 1 or not any(isinstance(module, torch.nn.BatchNorm1d) for module in model.modules()):
         return
-    last = part_of_batch(loader, len(loader) - 1).total
-    if last < 2 * world_size():
+    part = part_of_batch(loader, len(loader) - 1)
+    assert part is not None  # there are several processes
+    if part.total < 2 * world_size():
         raise UserError(
-            f"data_loader.args.batch_size: the last batch has {last} samples for {world_size()} processes, and batch "
-            "norm needs two in each; choose another size"
+            f"data_loader.args.batch_size: the last batch has {part.total} samples for {world_size()} processes, and "
+            "batch norm needs two in each; choose another size"
         )
 
 
-def require_enough(loader):
+def require_enough(loader: Any) -> None:
     """Raise UserError if there are more processes than samples, of all or of a batch."""
     if world_size() == 1:
         return

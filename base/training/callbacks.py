@@ -3,6 +3,7 @@
 import math
 import re
 import time
+from typing import TYPE_CHECKING, Any
 
 from base import BaseCallback
 from utils import UserError
@@ -13,6 +14,9 @@ from utils.patterns import choose_names
 from utils.runs.checkpoint import copy_checkpoint, find_logged
 from utils.runs.weights import unwrapped
 from utils.untrusted import as_count, as_list, as_number
+
+if TYPE_CHECKING:
+    from base.base_trainer import BaseTrainer
 
 
 class EarlyStopping(BaseCallback):
@@ -30,7 +34,7 @@ class EarlyStopping(BaseCallback):
         min_delta: float = 0.0,
         baseline: float | None = None,
         target: float | None = None,
-    ):
+    ) -> None:
         self.mode, self.name = parse_monitor(monitor)
         require(isinstance(patience, int) and patience >= 1, "patience", patience, "a number of epochs from 1 on")
         require(min_delta >= 0, "min_delta", min_delta, "0 or more")
@@ -38,16 +42,16 @@ class EarlyStopping(BaseCallback):
         self.best = baseline
         self.count = 0
 
-    def on_train_start(self, trainer):
+    def on_train_start(self, trainer: "BaseTrainer") -> None:
         if self.count >= self.patience:
             trainer.stop(f"no better {self.name} for {self.count} epochs")
 
-    def on_valid_end(self, trainer, log):
+    def on_valid_end(self, trainer: "BaseTrainer", log: dict[str, Any]) -> None:
         value = log.get(self.name, math.nan)
         if self.target is not None and (value == self.target or better(self.mode, value, self.target)):
             trainer.stop(f"{self.name} is {value:.6g}, and {self.target:g} was the target")
 
-    def on_epoch_end(self, trainer, log):
+    def on_epoch_end(self, trainer: "BaseTrainer", log: dict[str, Any]) -> None:
         self.on_valid_end(trainer, log)  # the target may be a value of the training part
         value = logged(log, self.name)
         first = self.best is None and math.isfinite(value)
@@ -57,10 +61,10 @@ class EarlyStopping(BaseCallback):
         if self.count >= self.patience:
             trainer.stop(f"no better {self.name} for {self.count} epochs")
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "count": self.count}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         best = state["best"]
         self.best = None if best is None else as_number(best)
         self.count = as_count(state["count"])
@@ -72,17 +76,17 @@ class SaveTopK(BaseCallback):
     monitor: as for EarlyStopping. k: how many.
     """
 
-    def __init__(self, monitor: str, k: int = 3):
+    def __init__(self, monitor: str, k: int = 3) -> None:
         self.mode, self.name = parse_monitor(monitor)
         require(isinstance(k, int) and k >= 1, "k", k, "a number of checkpoints from 1 on")
         self.k = k
         self.kept = []  # (value, epoch), the best first
 
-    def on_train_start(self, trainer):
+    def on_train_start(self, trainer: "BaseTrainer") -> None:
         if is_main() and not trainer.stop_reason:  # it alone writes, and says what is kept
             self._put_in_order(trainer.checkpoint_dir, trainer.start_epoch - 1, trainer.logger)
 
-    def on_epoch_end(self, trainer, log):
+    def on_epoch_end(self, trainer: "BaseTrainer", log: dict[str, Any]) -> None:
         value = logged(log, self.name)
         if not math.isfinite(value):
             return
@@ -91,10 +95,10 @@ class SaveTopK(BaseCallback):
         if (value, log["epoch"]) in self.kept:
             trainer.save_as(self._file(log["epoch"]), instead_of=[self._file(epoch) for _, epoch in ranked[self.k :]])
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         return {"kept": [list(kept) for kept in self.kept]}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.kept = [(as_number(value), as_count(epoch)) for value, epoch in as_list(state["kept"])]
 
     def _put_in_order(self, folder, last_epoch, logger):
@@ -131,34 +135,34 @@ class TimeLimit(BaseCallback):
     max_time: "hours:minutes:seconds", as "00:30:00".
     """
 
-    def __init__(self, max_time: str):
-        match = re.fullmatch(r"(\d{1,6}):([0-5]\d):([0-5]\d)", str(max_time))
-        require(match is not None, "max_time", max_time, '"hours:minutes:seconds", as "00:30:00"')
-        hours, minutes, seconds = map(int, match.groups())
+    def __init__(self, max_time: str) -> None:
+        fits = re.fullmatch(r"\d{1,6}:[0-5]\d:[0-5]\d", str(max_time)) is not None
+        require(fits, "max_time", max_time, '"hours:minutes:seconds", as "00:30:00"')
+        hours, minutes, seconds = map(int, str(max_time).split(":"))
         self.max_time = max_time
         self.max_seconds = 3600 * hours + 60 * minutes + seconds
         self.before = 0.0  # seconds that earlier processes took
         self.started = time.monotonic()
 
-    def on_train_start(self, trainer):
+    def on_train_start(self, trainer: "BaseTrainer") -> None:
         self.started = time.monotonic()
         self.on_step_end(trainer)
 
-    def on_step_end(self, trainer):
+    def on_step_end(self, trainer: "BaseTrainer") -> None:
         if self.seconds >= self.max_seconds:
             trainer.stop(f"the time limit of {self.max_time} is reached")
 
-    def on_epoch_end(self, trainer, log):
+    def on_epoch_end(self, trainer: "BaseTrainer", log: dict[str, Any]) -> None:
         self.on_step_end(trainer)
 
     @property
-    def seconds(self):
+    def seconds(self) -> float:
         return self.before + time.monotonic() - self.started
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         return {"seconds": self.seconds}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.before = as_number(state["seconds"])
         self.started = time.monotonic()
 
@@ -171,11 +175,11 @@ class Freeze(BaseCallback):
     norm are no parameters and go on.
     """
 
-    def __init__(self, params: str | list, start: str | int = 0, until: str | int | None = None):
+    def __init__(self, params: str | list, start: str | int = 0, until: str | int | None = None) -> None:
         self.params, self.start, self.until = params, start, until
         self._frozen, self._first, self._last = [], 0, math.inf
 
-    def check(self, trainer):
+    def check(self, trainer: "BaseTrainer") -> None:
         named = dict(unwrapped(trainer.model).named_parameters())
         chosen = choose_names(self.params, named, "params")
         self._frozen = [
@@ -197,15 +201,15 @@ class Freeze(BaseCallback):
         if acts and all(id(p) in map(id, self._frozen) for p in named.values() if p.requires_grad):
             raise UserError(f"params: {self.params!r} freezes all parameters, so there is nothing to train")
 
-    def on_train_start(self, trainer):
+    def on_train_start(self, trainer: "BaseTrainer") -> None:
         if not self._begin(trainer, trainer.start_epoch):
             raise UserError(f"params: {self.params!r} leaves nothing to train in epoch {trainer.start_epoch}")
 
-    def on_epoch_end(self, trainer, log):
+    def on_epoch_end(self, trainer: "BaseTrainer", log: dict[str, Any]) -> None:
         if log["epoch"] < trainer.epochs and not self._begin(trainer, log["epoch"] + 1):
             trainer.stop(f"Freeze of {self.params!r} leaves nothing to train in epoch {log['epoch'] + 1}")
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self._begin(self._trainer, self._trainer.start_epoch)  # a rollback goes on in an epoch before
 
     def _begin(self, trainer, epoch):
@@ -222,26 +226,26 @@ class Freeze(BaseCallback):
             raise UserError(f"{argument}: {error}") from None
 
 
-def parse_monitor(monitor):
+def parse_monitor(monitor: str) -> tuple[str, str]:
     """("min" or "max", name of the value) of "min val_loss". Raises UserError for another text."""
     mode, _, name = str(monitor).partition(" ")
     require(mode in ("min", "max") and name, "monitor", monitor, '"min" or "max" and a name, as "min val_loss"')
     return mode, name
 
 
-def better(mode, value, best, by=0.0):
+def better(mode: str, value: float, best: float, by: float = 0.0) -> bool:
     """Whether a value is better than the best by more than `by`; nan is not."""
     return (best - value if mode == "min" else value - best) > by
 
 
-def logged(log, name):
+def logged(log: dict[str, Any], name: str) -> float:
     """The value of that name. Raises UserError if nothing of the name is logged."""
     if name not in log:
         raise UserError(f"monitor: nothing called {name!r} is logged; there are {', '.join(log)}")
     return log[name]
 
 
-def require(fits, argument, value, wanted):
+def require(fits: object, argument: str, value: object, wanted: str) -> None:
     """Raise UserError unless the value fits."""
     if not fits:
         raise UserError(f"{argument}: got {value!r}; it should be {wanted}")

@@ -1,6 +1,9 @@
 """A run's checkpoints: what they hold, how a trainer is put back to one, and how it goes back to one."""
 
 import math
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from base.training.nonfinite import MAX_LEFT_OUT
 from utils.config.changes import differences, optimizer_types, order_of_data
@@ -26,12 +29,18 @@ from utils.seed import derive_seed, rng_state, seed_everything, set_rng_state
 from utils.stop_signal import unhurried
 from utils.untrusted import as_count
 
+if TYPE_CHECKING:
+    import torch
+
+    from base.base_trainer import BaseTrainer
+    from base.training.nonfinite import NonFiniteError
+
 # ---- what a checkpoint holds
 
 _SAVED_APART = ("model", "optimizer", "averaged_model", "_trackers")  # these in the state of the writer
 
 
-def stateful_attributes(trainer):
+def stateful_attributes(trainer: "BaseTrainer") -> dict[str, Any]:
     """{name: attribute} of all that have state_dict and load_state_dict, besides the models and the optimizer."""
     return {
         name: unwrapped(value)
@@ -40,12 +49,12 @@ def stateful_attributes(trainer):
     }
 
 
-def measured_model(trainer):
+def measured_model(trainer: "BaseTrainer") -> "torch.nn.Module":
     """The model that validation measures and checkpoints hold: the average that a callback like EMA makes, if any."""
     return unwrapped(trainer.model) if trainer.averaged_model is None else trainer.averaged_model
 
 
-def find_unsavable(trainer):
+def find_unsavable(trainer: "BaseTrainer") -> set[str]:
     """Names of the attributes whose state cannot be saved without pickling code; a warning names each."""
     names = set()
     for name, value in stateful_attributes(trainer).items():
@@ -58,7 +67,7 @@ def find_unsavable(trainer):
 
 
 @unhurried()  # the others wait here for one that still writes
-def gather_state(trainer, epoch, unsavable=()):
+def gather_state(trainer: "BaseTrainer", epoch: int, unsavable: Collection[str] = ()) -> dict[str, Any]:
     """All that must survive a restart, {name: state}, in the first process; epoch: the last whole one.
 
     unsavable: names of attributes to leave out.
@@ -79,13 +88,13 @@ def gather_state(trainer, epoch, unsavable=()):
         "best_epoch": trainer.best_epoch,
         "not_improved_count": trainer.not_improved_count,
         **({} if trainer.stop_reason is None else {"stop_reason": trainer.stop_reason}),
-        "attributes": own["attributes"]
+        "attributes": own["attributes"]  # pyright: ignore[reportOptionalSubscript]
         | {
             key: value.state_dict()
             for key, value in stateful_attributes(trainer).items()
-            if key not in unsavable and key not in own["attributes"]
+            if key not in unsavable and key not in own["attributes"]  # pyright: ignore[reportOptionalSubscript]
         },
-        "rng": own["rng"],
+        "rng": own["rng"],  # pyright: ignore[reportOptionalSubscript]
         **({"of_other_processes": of_others} if of_others else {}),
         "log": trainer.saved_log,
         "config": trainer.config.config,
@@ -105,7 +114,7 @@ def _own_state(trainer, unsavable):
 # ---- putting it back
 
 
-def restore(trainer, path):
+def restore(trainer: "BaseTrainer", path: Path) -> dict[str, Any]:
     """Restore model, optimizer, progress and random generators; returns the states of the attributes, {name: state}.
 
     What the config has changed since wins over the checkpoint: an optimizer of another type starts afresh, a changed
@@ -161,7 +170,7 @@ def restore(trainer, path):
 _RESET_BY = {"lr_scheduler": {"optimizer", "lr_scheduler"}, "criterion": {"loss"}}
 
 
-def restore_attributes(trainer, states):
+def restore_attributes(trainer: "BaseTrainer", states: dict[str, Any]) -> None:
     """Give the attributes the states that a checkpoint holds, {name: state}. Raises UserError if one does not fit."""
     stateful = stateful_attributes(trainer)
     for name, state in states.items():
@@ -257,7 +266,7 @@ def _rng_of_this_process(trainer, checkpoint):
 # ---- the files of a run that resumes, and going back
 
 
-def complete_last_save(trainer):
+def complete_last_save(trainer: "BaseTrainer") -> None:
     """Write the checkpoint of the last epoch, if a kill came between its best model and the checkpoint itself."""
     resume, epoch = trainer.config.resume, trainer.start_epoch - 1
     if not (is_main() and trainer.config.continues and epoch) or trainer.batches_done:
@@ -269,7 +278,7 @@ def complete_last_save(trainer):
         trainer.saver.newest = path
 
 
-def set_later_epochs_aside(trainer):
+def set_later_epochs_aside(trainer: "BaseTrainer") -> None:
     """Set aside what a resumed run has saved after the place where it resumes, and bring back the best model before."""
     if not (trainer.config.continues and is_main()):
         return
@@ -285,7 +294,7 @@ def set_later_epochs_aside(trainer):
         logger.info(f"model_best.pth is {path.name} again" if path else "there is no model_best.pth: its epoch is gone")
 
 
-def require_rollback(trainer, error):
+def require_rollback(trainer: "BaseTrainer", error: "NonFiniteError") -> set[tuple[int, int]]:
     """Raise the error as a UserError unless the trainer may go back to its newest checkpoint, which is whole then.
 
     Returns the batches to leave out from now on, {(epoch, batch_idx)}.

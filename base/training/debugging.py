@@ -3,6 +3,9 @@
 import contextlib
 import copy
 import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,35 +20,39 @@ from utils.batches import batches_of
 from utils.rules import nothing_to_validate
 from utils.seed import derive_seed, rng_state, seed_everything, set_rng_state
 
+if TYPE_CHECKING:
+    from parse_config import ConfigParser
+    from trainer.trainer import Trainer
+
 
 class FixedBatches:
     """The same batches, held in memory, in every epoch. indices: of the samples of each, into the dataset."""
 
     is_shared = True  # the batches are this process's parts
 
-    def __init__(self, batches, indices):
+    def __init__(self, batches: list[Any], indices: list[list[int]]) -> None:
         self.batches, self.indices = batches, indices
         self.sampler = [*itertools.chain.from_iterable(indices)]
         self.batch_size = len(indices[0])
         self.start = 0
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         start, self.start = self.start, 0
         return iter(self.batches[start:])
 
-    def set_epoch(self, epoch, start_batch=0):
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         """Make the next pass one without its first `start_batch` batches."""
         self.start = start_batch
 
-    def batch_indices(self, epoch, batch_idx):
+    def batch_indices(self, epoch: int, batch_idx: int) -> list[int]:
         """Indices of a batch's samples."""
         return self.indices[batch_idx]
 
 
-def overfitted(config, data_loader, valid_data_loader):
+def overfitted(config: "ConfigParser", data_loader: Any, valid_data_loader: Any) -> tuple[Any, Any]:
     """(training loader, validation loader): the config's trainer.overfit_batches for both, or as they are without."""
     number = config["trainer"].get("overfit_batches")
     if number is None:
@@ -61,7 +68,7 @@ def overfitted(config, data_loader, valid_data_loader):
     return FixedBatches(batches, indices), FixedBatches(batches, indices)
 
 
-def refuse_limits(config, valid_data_loader, own_loop, own_validation):
+def refuse_limits(config: "ConfigParser", valid_data_loader: Any, own_loop: bool, own_validation: bool) -> None:
     """Raise UserError for keys that a trainer with methods of its own, or without validation data, cannot follow."""
     trainer = config["trainer"]
     if own_loop and trainer.get("limit_train_batches") is not None:
@@ -79,7 +86,7 @@ def refuse_limits(config, valid_data_loader, own_loop, own_validation):
 
 
 @contextlib.contextmanager
-def named_anomalies(trainer):
+def named_anomalies(trainer: "Trainer") -> Iterator[None]:
     """Within it autograd looks for nan, if trainer.detect_anomaly says so, and its error names the batch."""
     with torch.autograd.set_detect_anomaly(trainer.settings.detect_anomaly or torch.is_anomaly_enabled()):
         try:
@@ -91,7 +98,7 @@ def named_anomalies(trainer):
             raise UserError(f"{place}; where it was called stands above") from error
 
 
-def show_batches(trainer, path):
+def show_batches(trainer: "Trainer", path: Path) -> None:
     """Draw the batches that the run would begin with, and that it would first validate on. Raises UserError."""
     seed_everything(derive_seed(trainer.torch_seed, 1))
     by_part = {"training": next(BatchStream(trainer.data_loader).batches(1), None)}
@@ -101,7 +108,7 @@ def show_batches(trainer, path):
     print(f"{path}: the first {' and '.join(by_part)} batch")
 
 
-def try_validation(trainer):
+def try_validation(trainer: "Trainer") -> None:
     """Validate on a few batches, and leave everything as it was."""
     loader = copy.copy(trainer.valid_data_loader)  # its workers are its own, and end with it
     tracker = MetricTracker.of(trainer.metric_ftns, trainer.device)
@@ -112,17 +119,18 @@ def try_validation(trainer):
 
 
 @contextlib.contextmanager
-def left_alone(model, loader):
+def left_alone(model: torch.nn.Module, loader: Any) -> Iterator[None]:
     """Within it, random numbers, modes and positions may change: at its end they are what they were."""
     modes = {module: module.training for module in model.modules()}
     generator = getattr(loader, "generator", None)
-    placed = [part for part in (loader, getattr(loader, "dataset", None)) if hasattr(part, "load_state_dict")]
+    parts = loader, getattr(loader, "dataset", None)
+    placed: list[Any] = [part for part in parts if hasattr(part, "load_state_dict")]
     positions = [copy.deepcopy(part.state_dict()) for part in placed]
     drawn = None if generator is None else generator.get_state()
     rng = rng_state()
     yield
     set_rng_state(rng)
-    if drawn is not None:
+    if generator is not None:
         generator.set_state(drawn)
     for part, position in zip(placed, positions, strict=True):
         part.load_state_dict(position)

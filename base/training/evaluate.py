@@ -1,6 +1,8 @@
 """Measure a model on data without training it; the trainer's validation and test.py both come here."""
 
 import itertools
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,10 +15,22 @@ from utils.distributed.world import part_of_batch
 from utils.errors import UserError
 from utils.nested import describe_step, halves, num_samples
 
+if TYPE_CHECKING:
+    from parse_config import ConfigParser
+    from utils.distributed.world import Part
+
 
 def evaluate(
-    model, criterion, metric_ftns, data_loader, device, tracker, precision="fp32", after_batch=None, limit=None
-):
+    model: torch.nn.Module,
+    criterion: Callable[[Any, Any], torch.Tensor],
+    metric_ftns: Sequence[Any],
+    data_loader: Iterable[Any],
+    device: torch.device,
+    tracker: MetricTracker,
+    precision: str = "fp32",
+    after_batch: Callable[[], None] | None = None,
+    limit: int | None = None,
+) -> dict[str, float]:
     """{name: average over all samples} of the loss and the metrics. tracker: a MetricTracker of those names.
 
     after_batch: called after each batch, which may raise to end this early. limit: how many batches to read, None: all.
@@ -44,7 +58,9 @@ def evaluate(
     return result
 
 
-def trackers(metric_ftns, device, config):
+def trackers(
+    metric_ftns: Sequence[Any], device: torch.device, config: "ConfigParser"
+) -> tuple[MetricTracker, MetricTracker]:
     """(MetricTracker of the training part, of the validation part). Raises UserError for a metric that cannot be."""
     finite_only = config["trainer"].get("on_nonfinite") == "skip"
     train = MetricTracker.of(metric_ftns, device, finite_only=finite_only)
@@ -54,7 +70,15 @@ def trackers(metric_ftns, device, config):
     return train, MetricTracker.of(metric_ftns, device)
 
 
-def record(tracker, metric_ftns, loss, output, target, reduction="mean", part=None):
+def record(
+    tracker: MetricTracker,
+    metric_ftns: Sequence[Any],
+    loss: torch.Tensor,
+    output: Any,
+    target: Any,
+    reduction: str = "mean",
+    part: "Part | None" = None,
+) -> None:
     """Count a batch's loss (0-dim) and metrics, weighted by its samples. target: (N, ...), or what holds such.
 
     part: this process's Part of a batch that several share; None if the batch is its own.
@@ -75,7 +99,7 @@ def record(tracker, metric_ftns, loss, output, target, reduction="mean", part=No
             tracker.update(metric.__name__, metric(output, target) if counted else 0.0, n=counted)
 
 
-def reduction_of(criterion):
+def reduction_of(criterion: Callable[..., Any]) -> str:
     """ "sum" or "mean": how the criterion reduces its batch's losses. Raises UserError if it does not."""
     given = getattr(criterion, "keywords", {}).get("reduction")  # of a function with its arguments bound
     reduction = given or getattr(criterion, "reduction", None)

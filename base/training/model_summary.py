@@ -2,6 +2,8 @@
 
 import itertools
 import textwrap
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 
@@ -11,7 +13,7 @@ from utils.runs.weights import class_name
 _LINES, _WIDTH = 24, 80
 
 
-def example_input(data_loader, device):
+def example_input(data_loader: Iterable[Any], device: torch.device) -> Any:
     """Two inputs of the loader's first batch, on the device; None for a batch that is not a list or tuple.
 
     What is neither a tensor nor holds some comes as a whole. None also for a loader whose batches come only once.
@@ -25,7 +27,7 @@ def example_input(data_loader, device):
     return map_tensors(lambda part: part.to(device), samples_of(batch[0], slice(2)))
 
 
-def model_summary(model, example):
+def model_summary(model: torch.nn.Module, example: Any) -> str:
     """Text of at most 80 columns: each layer's name, type, output shape and parameters, and the sums.
 
     Of a model with many layers, the parts that hold them. example: input on the model's device, run through once in

@@ -3,6 +3,7 @@
 import copy
 import sys
 import time
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,11 +15,14 @@ from utils.distributed.shards import shows
 from utils.nested import halves, samples_of
 from utils.seed import rng_state, set_rng_state
 
+if TYPE_CHECKING:
+    from trainer.trainer import Trainer
+
 
 class LearningRateMonitor(BaseCallback):
     """Shows the learning rate of each group of parameters, as "lr_0", at the points where the loss is shown."""
 
-    def on_step_end(self, trainer):
+    def on_step_end(self, trainer: "Trainer") -> None:
         if not is_log_point(trainer):
             return
         trainer.writer.set_step(trainer.step, timed=False)
@@ -34,16 +38,16 @@ class ThroughputMonitor(BaseCallback):
     On CUDA it is the GPU's memory, elsewhere the process's. Steps a second are shown without it.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._since = None  # (time, step) of the last point
 
-    def on_valid_end(self, trainer, log):
+    def on_valid_end(self, trainer: "Trainer", log: dict[str, Any]) -> None:
         self._since = None
 
-    def on_epoch_end(self, trainer, log):
+    def on_epoch_end(self, trainer: "Trainer", log: dict[str, Any]) -> None:
         self._since = None
 
-    def on_step_end(self, trainer):
+    def on_step_end(self, trainer: "Trainer") -> None:
         if self._since is None:
             self._since = time.perf_counter(), trainer.step
         if not is_log_point(trainer):
@@ -60,11 +64,11 @@ class ThroughputMonitor(BaseCallback):
 class GradientNorm(BaseCallback):
     """Shows the mean norm of the gradients of all parameters as "grad_norm", which trainer.clip_norm shows anyway."""
 
-    def check(self, trainer):
+    def check(self, trainer: "Trainer") -> None:
         if not hasattr(trainer, "len_epoch"):
             raise UserError("GradientNorm needs the loop of trainer/trainer.py")
 
-    def on_train_start(self, trainer):
+    def on_train_start(self, trainer: "Trainer") -> None:
         trainer.optim_step.measures_norm = True
 
 
@@ -76,18 +80,18 @@ class SamplePredictions(BaseCallback):
     output of the input's shape as images below the input.
     """
 
-    def __init__(self, n: int = 16, every_epochs: int = 1, classes: list | None = None):
+    def __init__(self, n: int = 16, every_epochs: int = 1, classes: list | None = None) -> None:
         for name, value in (("n", n), ("every_epochs", every_epochs)):
             if not isinstance(value, int) or value < 1:
                 raise UserError(f"{name}: got {value!r}; it should be a number from 1 on")
         self.n, self.every_epochs, self.classes = n, every_epochs, classes
         self._batch = None
 
-    def check(self, trainer):
+    def check(self, trainer: "Trainer") -> None:
         if getattr(trainer, "valid_data_loader", None) is None:
             raise UserError("SamplePredictions needs validation data, and there are none")
 
-    def on_epoch_end(self, trainer, log):
+    def on_epoch_end(self, trainer: "Trainer", log: dict[str, Any]) -> None:
         if log["epoch"] % self.every_epochs or not shows(trainer.writer, trainer.model):
             return
         before = rng_state()
@@ -128,7 +132,7 @@ class SamplePredictions(BaseCallback):
         return str(self.classes[number] if self.classes and 0 <= number < len(self.classes) else number)
 
 
-def is_log_point(trainer):
+def is_log_point(trainer: "Trainer") -> bool:
     """Whether the loss is reported after this batch, so that to wait for the device costs nothing more."""
     return trainer.batches_done % trainer.log_step == 0 or trainer.batches_done == trainer.len_epoch
 

@@ -1,7 +1,10 @@
 """Losses, gradients and parameters that are nan or infinite: found, traced to their batches, and reported."""
 
 import itertools
+import logging
 import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,6 +15,9 @@ from utils.errors import UserError
 from utils.seed import rng_state, set_rng_state
 from utils.untrusted import as_count, as_list
 
+if TYPE_CHECKING:
+    from base.training.batch_stream import BatchStream
+
 MAX_LEFT_OUT = 10  # batches of an epoch that "rollback" leaves out
 _SAMPLES_NAMED = 20  # of the batches at fault
 _BATCHES_READ_AGAIN = 4  # of those at fault
@@ -20,7 +26,7 @@ _BATCHES_READ_AGAIN = 4  # of those at fault
 class NonFiniteError(UserError):
     """A loss, a gradient or a parameter that is nan or infinite. batches: indices of the epoch's batches at fault."""
 
-    def __init__(self, message, batches=()):
+    def __init__(self, message: str, batches: Sequence[int] = ()) -> None:
         super().__init__(message)
         self.batches = batches
 
@@ -39,37 +45,39 @@ class NonFiniteWatch:
 
     own_by_process = True
 
-    def __init__(self, action, stream=None, logger=None):
-        self.action, self.stream, self.logger = action, stream, logger
+    def __init__(self, action: str, stream: "BatchStream | None" = None, logger: logging.Logger | None = None) -> None:
+        self.action = action
+        self.stream: Any = stream  # None if only the gradients are looked at
+        self.logger: Any = logger
         self._flags = {}  # {device: (the flags, each of them as a view, a 1.0)}
         self._num_flagged = 0
         self.begin_epoch()
 
     @property
-    def checks_gradients(self):
+    def checks_gradients(self) -> bool:
         """Whether OptimStep is to have its gradients looked at."""
         return self.action != "ignore"
 
     @property
-    def skips(self):
+    def skips(self) -> bool:
         """Whether an update whose gradient is not finite is skipped."""
         return self.action == "skip"
 
-    def begin_epoch(self):
+    def begin_epoch(self) -> None:
         """Forget all of the epoch before."""
         self.last_update = -1  # the last batch of the updates reported so far
         self.batches, self.updates = [], []
         self._clear_flags()
 
-    def count_loss(self, batch_idx):
+    def count_loss(self, batch_idx: int) -> None:
         """Note that the next loss is of this batch."""
         self.batches.append(batch_idx)
 
-    def count_update(self, batch_idx):
+    def count_update(self, batch_idx: int) -> None:
         """Note that the next update ends with this batch."""
         self.updates.append(batch_idx)
 
-    def look(self, gradients):
+    def look(self, gradients: Iterable[torch.Tensor]) -> list[torch.Tensor]:
         """Check an update's gradients, which stay as they are; returns flags, 0-dim, all 0.0 if they are finite."""
         by_device = {}
         for gradient in gradients:
@@ -80,11 +88,13 @@ class NonFiniteWatch:
                 self._make_flags(device)
             _, views, one = self._flags[device]
             found.append(views[self._num_flagged])
-            torch._amp_foreach_non_finite_check_and_unscale_(entries, found[-1], one)
+            torch._amp_foreach_non_finite_check_and_unscale_(  # pyright: ignore[reportPrivateImportUsage]
+                entries, found[-1], one
+            )
         self._num_flagged += 1
         return found
 
-    def report(self, epoch, losses):
+    def report(self, epoch: int, losses: Sequence[float]) -> None:
         """Raise NonFiniteError for the first fault since the last report, or warn of all. Waits for the device.
 
         losses: floats, one for each batch counted since. All processes must call it.
@@ -99,13 +109,13 @@ class NonFiniteWatch:
                 raise NonFiniteError(place, batches)
             self.logger.warning("%s; the update is skipped", place)
 
-    def begin_window(self):
+    def begin_window(self) -> None:
         """Begin the batches until the next report."""
         self.last_update = self.updates[-1] if self.updates else self.last_update
         self.batches, self.updates = [], []
         self._clear_flags()
 
-    def faults(self, losses):
+    def faults(self, losses: Sequence[float]) -> list[tuple[list[int], str]]:
         """[(batches, what is not finite), ...] since the last report, the first one first; at most one an update."""
         bad = [(i, loss) for i, loss in zip(self.batches, losses, strict=False) if not math.isfinite(loss)]
         faults = {batch: ([batch], f"the loss is {loss}") for batch, loss in bad}
@@ -116,7 +126,7 @@ class NonFiniteWatch:
                 faults[end] = (window, "the gradient is not finite")
         return [faults[batch] for batch in sorted(faults)]
 
-    def describe(self, epoch, batches, what):
+    def describe(self, epoch: int, batches: list[int], what: str) -> str:
         """Return one line: where the fault lies, what it is, and which samples the loader has nan or infinity in."""
         samples = [index for batch_idx in batches for index in self.stream.samples(epoch, batch_idx)]
         place = f"epoch {epoch}, batch {' and '.join(str(i + 1) for i in batches)} of {self.stream.len_epoch}"
@@ -126,11 +136,11 @@ class NonFiniteWatch:
             f"; data_loader has nan or infinity in sample {_listed(bad)}" if bad else ""
         )
 
-    def merged(self, states):
+    def merged(self, states: list[dict[str, Any]]) -> dict[str, Any]:
         """The state for another number of processes: the losses of the open window belong to none of them."""
         return states[0] | {"batches": []}
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """What must survive a restart: the batches, the updates, and which gradients were not finite."""
         self._found = self._read_flags()
         self._reset_flags()
@@ -141,7 +151,7 @@ class NonFiniteWatch:
             "found": self._found,
         }
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put it back."""
         self.batches = [as_count(batch) for batch in as_list(state["batches"])]
         self.updates = [as_count(batch) for batch in as_list(state["updates"])]
@@ -204,7 +214,7 @@ def _listed(samples):
     return ", ".join(map(str, samples[:_SAMPLES_NAMED])) + more
 
 
-def nonfinite_samples(loader, indices):
+def nonfinite_samples(loader: Any, indices: Iterable[int]) -> list[int]:
     """Those of the loader's samples in which a tensor, array or number is nan or infinite; [] if they cannot be read.
 
     They are read from its dataset, one by one and in this process; random generators stay as they are.
@@ -226,14 +236,14 @@ def _holds_nonfinite(sample):
     return isinstance(sample, torch.Tensor) and not sample.isfinite().all()
 
 
-def finite_state(model):
+def finite_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """{name: tensor} of what must stay finite: the parameters that are trained, and the buffers that are so now."""
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad and p.is_floating_point()}
     buffers = {name: b for name, b in model.named_buffers() if b.is_floating_point() and b.isfinite().all()}
     return parameters | buffers
 
 
-def require_finite(tensors, when):
+def require_finite(tensors: dict[str, torch.Tensor], when: str) -> None:
     """Raise NonFiniteError, naming them, if any of {name: tensor} holds nan or infinity; waits for the device.
 
     All processes must call it, and it raises in all if one has found some.
@@ -242,6 +252,7 @@ def require_finite(tensors, when):
     bad = []
     if finite and not torch.stack([value.to(finite[0].device) for value in finite]).all():
         bad = [name for name, value in zip(tensors, finite, strict=True) if not value]
-    bad = list(dict.fromkeys(name for of_one in gather(bad) for name in of_one))
+    of_all = gather(bad)
+    bad = list(dict.fromkeys(name for of_one in of_all for name in of_one))  # pyright: ignore[reportOptionalIterable]
     if bad:
         raise NonFiniteError(f"{when}: {', '.join(bad[:3])} of the model hold nan or infinity; not saved")

@@ -1,5 +1,8 @@
 """OptimStep: from a batch's loss to an update of the parameters."""
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
 import torch
 
 from utils.distributed.messages import largest
@@ -9,6 +12,10 @@ from utils.distributed.world import world_size
 from utils.errors import UserError, refuse
 from utils.rules import optimizer_error
 from utils.untrusted import as_count, as_list, as_number
+
+if TYPE_CHECKING:
+    from base.training.nonfinite import NonFiniteWatch
+    from utils.distributed.world import Part
 
 
 class OptimStep:
@@ -33,17 +40,17 @@ class OptimStep:
 
     def __init__(
         self,
-        optimizer,
-        accumulate=1,
-        reduction="mean",
-        clip_norm=None,
-        clip_value=None,
-        scaler=None,
-        watch=None,
-        skip_nonfinite=False,
-        buffers=(),
-        model=None,
-    ):
+        optimizer: torch.optim.Optimizer,
+        accumulate: int = 1,
+        reduction: str = "mean",
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+        watch: "NonFiniteWatch | None" = None,
+        skip_nonfinite: bool = False,
+        buffers: Iterable[torch.Tensor] = (),
+        model: torch.nn.Module | None = None,
+    ) -> None:
         optimizers = getattr(optimizer, "by_name", {"": optimizer}).values()
         wrong = [optimizer_error(kind.__name__) for one in optimizers for kind in type(one).__mro__]
         refuse(f"optimizer.type: {error}" for error in wrong if error)
@@ -64,7 +71,7 @@ class OptimStep:
         self.norm = self.lr = None
         self.reset()
 
-    def reset(self):
+    def reset(self) -> None:
         """Forget the open window."""
         self.num_batches = 0  # in the open window
         self._num_samples = 0
@@ -72,7 +79,7 @@ class OptimStep:
         self._part = None
         self._exchanged = True  # what the window's gradients are so far, between the processes
 
-    def begin(self, part, last=False):
+    def begin(self, part: "Part | None", last: bool = False) -> None:
         """Say before a batch's forward pass which Part of it this process has; None if all. last: as for step.
 
         Gradients then travel between the processes only where a window ends.
@@ -82,14 +89,14 @@ class OptimStep:
             self._exchanged = self._sharded or last or self.num_batches + 1 >= self.accumulate
             exchange_gradients(self._model, self._exchanged)
 
-    def step(self, loss, num_samples, last=False):
+    def step(self, loss: torch.Tensor, num_samples: int, last: bool = False) -> bool:
         """Whether this batch completed a window, and with it an update. loss: 0-dim, of num_samples samples.
 
         last: of its epoch, which completes a short window too. A scaler skips an update whose gradients are not finite;
         that counts as one all the same.
         """
         if self._part is not None:
-            loss, num_samples = self._weighted(loss), self._part.total
+            loss, num_samples = self._weighted(loss, self._part), self._part.total
         if self.num_batches == 0:
             self.optimizer.zero_grad()
             self._num_samples, self._first_samples = 0, num_samples
@@ -108,7 +115,7 @@ class OptimStep:
             _copy_all(self._good_buffers, self.buffers)  # at once: the run may be saved or validated before the update
         return (last or self.num_batches >= self.accumulate) and self.finish()
 
-    def finish(self):
+    def finish(self) -> bool:
         """Update with the batches since the last update, if there are any; whether there were."""
         if self.num_batches == 0:
             return False
@@ -118,7 +125,7 @@ class OptimStep:
         self.num_batches = 0
         return True
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """What must survive a restart: the open window with its gradients, and the scaler."""
         state = {"window": [self.num_batches, self._num_samples, self._first_samples], "lr": self.lr}
         if self.num_batches:
@@ -128,13 +135,13 @@ class OptimStep:
             state["scaler"] = self.scaler.state_dict()
         return state
 
-    def merged(self, states):
+    def merged(self, states: list[dict[str, Any]]) -> dict[str, Any]:
         """The state for other processes than before: each goes on from the mean of the gradients that they had."""
         gradients = zip(*(state["gradients"] for state in states), strict=True) if "gradients" in states[0] else ()
         means = [_mean(of_one) for of_one in gradients]
         return states[0] | ({"gradients": means} if means else {})
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put it back; the state of another precision is left alone."""
         if self.scaler is not None and "scaler" in state:
             _require_of_scaler(state["scaler"])
@@ -151,9 +158,9 @@ class OptimStep:
             for saved, buffer in zip(as_list(state.get("buffers", ())), self._good_buffers, strict=False):
                 buffer.copy_(saved)
 
-    def _weighted(self, loss):
+    def _weighted(self, loss: torch.Tensor, part: "Part") -> torch.Tensor:
         """The loss of this process's samples, such that the mean over all processes is the loss of the batch."""
-        own, total = self._part
+        own, total = part
         weight = own * world_size() / total if self.reduction == "mean" else world_size() * (own > 0)
         return loss if weight == 1 else loss * weight
 

@@ -1,10 +1,17 @@
 """The optimizer that a config describes: over groups of parameters, or several under names."""
 
+from typing import TYPE_CHECKING, Any
+
 from base.training.precision import fused_option
 from utils import UserError
 from utils.config.files import names_several
 from utils.distributed.shards import require_shardable
 from utils.patterns import choose_names
+
+if TYPE_CHECKING:
+    import torch
+
+    from parse_config import ConfigParser
 
 
 class Optimizers:
@@ -13,42 +20,44 @@ class Optimizers:
     It has what a Trainer asks of an optimizer. every: {name: steps}, 1 for names that are not there.
     """
 
-    def __init__(self, by_name, every=None):
+    def __init__(self, by_name: "dict[str, torch.optim.Optimizer]", every: dict[str, int] | None = None) -> None:
         self.by_name = dict(by_name)
         self.every = dict.fromkeys(by_name, 1) | (every or {})
         self.steps = 0
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> "torch.optim.Optimizer":
         return self.by_name[name]
 
     @property
-    def param_groups(self):
+    def param_groups(self) -> list[dict[str, Any]]:
         """The groups of all, one optimizer's after the other's."""
         return [group for optimizer in self.by_name.values() for group in optimizer.param_groups]
 
-    def is_due(self, name):
+    def is_due(self, name: str) -> bool:
         """Whether the optimizer of that name takes part in the next step."""
         return (self.steps + 1) % self.every[name] == 0
 
-    def step(self):
+    def step(self) -> None:
         """Step with those that are due."""
         for name, optimizer in self.by_name.items():
             if self.is_due(name):
                 optimizer.step()
         self.steps += 1
 
-    def zero_grad(self):
+    def zero_grad(self) -> None:
         """Forget the gradients of all."""
         for optimizer in self.by_name.values():
             optimizer.zero_grad()
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """The state of each by its name, and the number of steps; utils.runs.weights.load_optimizer puts it back."""
         states = {name: optimizer.state_dict() for name, optimizer in self.by_name.items()}
         return {"steps": self.steps, "optimizers": states}
 
 
-def build_optimizer(config, model, name="optimizer"):
+def build_optimizer(
+    config: "ConfigParser", model: "torch.nn.Module", name: str = "optimizer"
+) -> "torch.optim.Optimizer | Optimizers":
     """The optimizer over the parameters that want a gradient; Optimizers if the section names several.
 
     Raises UserError for patterns that fit nothing, and for parameters of no optimizer or of two.

@@ -1,5 +1,11 @@
 """A _train_epoch of a project's own: which settings of the config it alone can follow."""
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from utils.config.schema import TrainerSettings
+
 # What Trainer does batch by batch.
 SETTINGS_OF_EPOCH = (
     "accumulate",
@@ -28,7 +34,7 @@ SETTINGS_OF_TRAINER = (
 )
 
 
-def left_settings(settings, keys):
+def left_settings(settings: "TrainerSettings", keys: Iterable[str]) -> str:
     """Text of those of the keys that are set, and not to what a loop does that knows nothing of them; "" if none is.
 
     settings: TrainerSettings. keys: one of the tuples above, or () for a loop that follows them all.

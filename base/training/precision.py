@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import os
 import shutil
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,13 +14,16 @@ from utils.nested import map_tensors
 from utils.rules import precision_error
 from utils.runs.weights import unwrapped
 
+if TYPE_CHECKING:
+    from utils.config.schema import TrainerSettings
+
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _AS_IS = contextlib.nullcontext()
 _FUSED = ("Adam", "AdamW", "SGD")  # torch.optim's classes whose fused kernel runs on the CPU and on CUDA alike
 _FUSED_SHARDED = ("Adam", "AdamW")  # and with sharded parameters
 
 
-def to_device(value, device):
+def to_device(value: Any, device: torch.device) -> Any:
     """The tensor on the device, or a dict, list or tuple of tensors with each of them there.
 
     A copy to CUDA does not wait for it; on other devices that would be unsafe.
@@ -35,7 +39,7 @@ def _moved(part, device):
     return to_device(part, device) if isinstance(part, torch.Tensor) else part.to(device)
 
 
-def apply_switches(model, settings, device):
+def apply_switches(model: torch.nn.Module, settings: "TrainerSettings", device: torch.device) -> None:
     """Set the model and torch up as the trainer's settings say, all but compile_as_set.
 
     A state of the optimizer is to be loaded afterwards, since it has the memory format of its parameters.
@@ -60,7 +64,7 @@ def apply_switches(model, settings, device):
         model.to(memory_format=torch.channels_last)
 
 
-def compile_as_set(model, settings):
+def compile_as_set(model: torch.nn.Module, settings: "TrainerSettings") -> None:
     """Compile the model if trainer.compile says so."""
     if settings.compile:
         any_shape = settings.compile == "dynamic"
@@ -69,19 +73,19 @@ def compile_as_set(model, settings):
         unwrapped(model).compile(mode=mode, dynamic=any_shape)
 
 
-def autocast(precision, device):
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager:
     """A context, to be entered anew for each batch, in which models and losses compute in the precision."""
     if precision not in _DTYPES:
         return _AS_IS
     return torch.autocast(device.type, _DTYPES[precision])
 
 
-def grad_scaler(precision, device):
+def grad_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler | None:
     """The scaler that float16 gradients need, None for other precisions."""
     return torch.amp.GradScaler(device.type) if precision == "fp16" else None
 
 
-def fused_option(section, wanted, model):
+def fused_option(section: dict[str, Any], wanted: bool | None, model: torch.nn.Module) -> dict[str, bool]:
     """The optimizer's keyword for its fused kernel: {"fused": True} if it is wanted, or None and it is sure to fit.
 
     section: {"type": ..., "args": ...} of the optimizer.

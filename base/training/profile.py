@@ -3,11 +3,16 @@
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from base import BaseCallback
 from utils.files import replacing
+
+if TYPE_CHECKING:
+    from trainer.trainer import Trainer
 
 WARM_UP, RECORDED = 5, 5  # steps
 _SHOWN = 15  # operators
@@ -22,7 +27,7 @@ class Profile(BaseCallback):
 
     left = 0  # steps to come
 
-    def on_train_start(self, trainer):
+    def on_train_start(self, trainer: "Trainer") -> None:
         steps = (trainer.epochs - trainer.start_epoch + 1) * trainer.len_epoch - trainer.batches_done
         self.warm_up = max(0, min(WARM_UP, steps - 1))
         recorded = min(RECORDED, steps - self.warm_up)
@@ -36,17 +41,17 @@ class Profile(BaseCallback):
             self.profiler = torch.profiler.profile(schedule=schedule)
             self.profiler.start()
 
-    def on_step_end(self, trainer):
+    def on_step_end(self, trainer: "Trainer") -> None:
         if self.left:
             self.left -= 1
             self.profiler.step()
             if not self.left:
                 self._end(trainer)
 
-    def on_error(self, trainer, error):
+    def on_error(self, trainer: "Trainer", error: BaseException) -> None:
         self.on_train_end(trainer)
 
-    def on_train_end(self, trainer):
+    def on_train_end(self, trainer: "Trainer") -> None:
         if self.left:  # the run ended before
             self._end(trainer)
 
@@ -64,9 +69,10 @@ class Profile(BaseCallback):
             trainer.logger.info("%s\ntrace of the profile: %s", table, path)
 
 
-def profile_table(events, steps):
+def profile_table(events: Iterable[Any], steps: int) -> str:
     """Lines of at most 80 columns: the operators that take longest, without what they call. events: key_averages()."""
-    events = [event for event in events if event.device_type == torch.autograd.DeviceType.CPU]
+    cpu_events = torch.autograd.DeviceType.CPU  # pyright: ignore[reportPrivateImportUsage]
+    events = [event for event in events if event.device_type == cpu_events]
     cpu = [event.self_cpu_time_total / 1000 for event in events]  # ms
     device = [event.self_device_time_total / 1000 for event in events]
     on_device = sum(device) > 0

@@ -1,6 +1,8 @@
 """The learning-rate schedule that a config describes: warm-up, chains of schedules, and one for each optimizer."""
 
 import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from torch.optim.lr_scheduler import LinearLR, ReduceLROnPlateau, SequentialLR
 
@@ -12,31 +14,43 @@ from utils.config.schema import Scheduler
 from utils.duration import RunLength, is_duration, is_part
 from utils.runs.weights import load_state
 
+if TYPE_CHECKING:
+    import torch
+    from torch.optim.lr_scheduler import LRScheduler
+
+    from base.training.optimizers import Optimizers
+    from parse_config import ConfigParser
+
 
 class Schedules:
     """Several schedulers that step as one, by the names of their optimizers."""
 
-    def __init__(self, by_name):
+    def __init__(self, by_name: "Mapping[str, LRScheduler]") -> None:
         self.by_name = by_name
 
-    def step(self):
+    def step(self) -> None:
         """Step with each."""
         with warnings.catch_warnings():  # torch warns of an optimizer that has not stepped, whose turn comes later
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
             for scheduler in self.by_name.values():
                 scheduler.step()
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """The state of each by its name."""
         return {name: scheduler.state_dict() for name, scheduler in self.by_name.items()}
 
-    def load_state_dict(self, states):
+    def load_state_dict(self, states: dict[str, Any]) -> None:
         """Put them back."""
         for name, scheduler in self.by_name.items():
             load_state(f"lr_scheduler.{name}", scheduler, states[name])
 
 
-def build_schedule(config, optimizer, data_loader, name="lr_scheduler"):
+def build_schedule(
+    config: "ConfigParser",
+    optimizer: "torch.optim.Optimizer | Optimizers",
+    data_loader: Any,
+    name: str = "lr_scheduler",
+) -> "LRScheduler | Schedules | None":
     """The scheduler that the section describes, None without one; Schedules if it has one for each of Optimizers.
 
     data_loader: whose length turns durations into the scheduler's steps.
@@ -48,19 +62,19 @@ def build_schedule(config, optimizer, data_loader, name="lr_scheduler"):
     len_epoch = epoch_length(trainer, data_loader)
     batch_size = getattr(data_loader, "batch_size", None)
     length = RunLength(trainer["epochs"], len_epoch, batch_size, trainer.get("accumulate", 1))
-    by_name = getattr(optimizer, "by_name", None)
+    by_name = getattr(optimizer, "by_name", {})
     if not names_several(section):
-        if by_name is not None:
+        if by_name:
             raise UserError(
                 f"{name}: there are several optimizers; give a schedule under a name of {', '.join(by_name)}"
             )
         return _build(config, name, section, optimizer, length, interval_of(section))
     for key in section:
-        if key not in (by_name or {}):
+        if key not in by_name:
             there = f"there are {', '.join(by_name)}" if by_name else "the config names one optimizer only"
             raise UserError(f"{name}.{key}: no optimizer is called so; {there}")
     built = {
-        key: _build(config, f"{name}.{key}", spec, optimizer[key], length, interval_of(section))
+        key: _build(config, f"{name}.{key}", spec, by_name[key], length, interval_of(section))
         for key, spec in section.items()
     }
     for key, scheduler in built.items():
@@ -69,7 +83,7 @@ def build_schedule(config, optimizer, data_loader, name="lr_scheduler"):
     return Schedules(built)
 
 
-def interval_of(section):
+def interval_of(section: dict[str, Any]) -> str:
     """ "epoch" or "step": after what the schedulers of a section step. Raises UserError if they disagree."""
     specs = section.values() if names_several(section) else [section]
     intervals = {spec.get("interval", "epoch") for spec in specs}

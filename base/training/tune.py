@@ -4,6 +4,9 @@ import contextlib
 import copy
 import itertools
 import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,8 +18,11 @@ from utils.nested import halves, num_samples, samples_of
 from utils.runs.weights import load_optimizer
 from utils.seed import rng_state, set_rng_state
 
+if TYPE_CHECKING:
+    from trainer.trainer import Trainer
 
-def tune(trainer, picture=None, batch_size=False):
+
+def tune(trainer: "Trainer", picture: Path | None = None, batch_size: bool = False) -> None:
     """Print a learning rate, with its curve in a picture if a path is given, and the largest batch that fits."""
     if trainer.has_own_step:
         own = trainer.settings.type
@@ -34,7 +40,7 @@ def tune(trainer, picture=None, batch_size=False):
         print(f"largest batch that fits: {find_batch_size(trainer)}; train with it, or with less: --bs ...")
 
 
-def find_lr(trainer, low=1e-7, high=10.0, steps=100):
+def find_lr(trainer: "Trainer", low: float = 1e-7, high: float = 10.0, steps: int = 100) -> list[tuple[float, float]]:
     """[(learning rate, smoothed loss)] of a range test: the rate rises from low to high, step by step, while training.
 
     It ends early where the loss is four times the smallest one. Other groups of parameters keep their ratio to the
@@ -61,7 +67,7 @@ def find_lr(trainer, low=1e-7, high=10.0, steps=100):
     return curve
 
 
-def suggest_lr(curve):
+def suggest_lr(curve: Sequence[tuple[float, float]]) -> float:
     """The rate at which the loss falls most steeply over the logarithm of the rate, before it is smallest.
 
     The first tenth of the steps do not count: there the smoothed loss is of a few batches alone, and as restless.
@@ -71,7 +77,7 @@ def suggest_lr(curve):
     return curve[min(range(first, max(first + 1, lowest)), key=lambda i: curve[i + 1][1] - curve[i - 1][1])][0]
 
 
-def draw_lr_curve(curve, suggestion, path):
+def draw_lr_curve(curve: Sequence[tuple[float, float]], suggestion: float, path: Path) -> None:
     """Draw loss over learning rate as a picture. Raises UserError if it cannot be written."""
     from matplotlib.figure import Figure
 
@@ -83,7 +89,7 @@ def draw_lr_curve(curve, suggestion, path):
     save_figure(figure, path)
 
 
-def find_batch_size(trainer):
+def find_batch_size(trainer: "Trainer") -> int:
     """The largest number of samples that one update can be made of on this GPU, at most all of the loader's.
 
     Tried with copies of the first batch's samples. Model, optimizer and random generators stay as they are.
@@ -109,7 +115,7 @@ def find_batch_size(trainer):
         return largest_that_fits(fits, limit=len(trainer.data_loader.sampler))
 
 
-def largest_that_fits(fits, limit):
+def largest_that_fits(fits: Callable[[int], bool], limit: int) -> int:
     """The largest number up to the limit, to within a sixteenth, for which fits(number) holds; 0 if 1 does not."""
     number = 1
     if not fits(1):
@@ -164,5 +170,5 @@ def _no_trace(trainer):
         optimizer.zero_grad()
         load_optimizer(optimizer, settings, settings_as_built=False)
         set_rng_state(random)
-        if drawn is not None:
+        if generator is not None:
             generator.set_state(drawn)

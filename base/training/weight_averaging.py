@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn, update_bn
@@ -16,6 +17,9 @@ from utils.duration import RunLength, is_part
 from utils.runs.weights import load_weights, unwrapped
 from utils.untrusted import as_count
 
+if TYPE_CHECKING:
+    from trainer.trainer import Trainer
+
 
 class EMA(BaseCallback):
     """Keeps an exponential moving average of the weights, which validation measures and checkpoints hold.
@@ -26,18 +30,18 @@ class EMA(BaseCallback):
     are those of the model.
     """
 
-    def __init__(self, decay: float = 0.999):
+    def __init__(self, decay: float = 0.999) -> None:
         if not 0 < decay < 1:
             raise UserError(f"decay: got {decay!r}; it should be above 0 and below 1")
         self.decay = decay
         self.updates = 0  # of all optimizers
-        self._model = None
+        self._model: torch.nn.Module | None = None
         self._to_load = None
 
-    def check(self, trainer):
+    def check(self, trainer: "Trainer") -> None:
         refuse_sharded(trainer.model, "EMA")
 
-    def on_train_start(self, trainer):
+    def on_train_start(self, trainer: "Trainer") -> None:
         if trainer.averaged_model is not None:
             raise UserError("EMA: another callback averages the weights already; leave one of them out")
         model = unwrapped(trainer.model)
@@ -55,16 +59,16 @@ class EMA(BaseCallback):
             pairs = [averages[parameter] for parameter in trained], trained
             optimizer.register_step_post_hook(lambda *step, pairs=pairs: self._update(pairs, with_buffers))
 
-    def _update(self, pairs, with_buffers):
+    def _update(self, pairs: tuple[list[Any], list[Any]], with_buffers: list[tuple[Any, Any]]) -> None:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         get_ema_multi_avg_fn(decay)(*pairs, None)
         _share_buffers(with_buffers)
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         return {} if self._model is None else {"average": self._model.state_dict(), "updates": self.updates}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self._to_load, self.updates = state.get("average"), as_count(state.get("updates", 0))
         if self._model is not None and self._to_load is not None:
             load_weights(self._model, self._to_load)
@@ -84,14 +88,14 @@ class SWA(BaseCallback):
     rates, which lr_scheduler sets.
     """
 
-    def __init__(self, start: str | int = "75%"):
+    def __init__(self, start: str | int = "75%") -> None:
         self.start = start
         self._first_epoch = 0
-        self._model = None
+        self._model: torch.nn.Module | None = None
         self._to_load = None
         self.count = 0  # epochs in the average
 
-    def check(self, trainer):
+    def check(self, trainer: "Trainer") -> None:
         if not hasattr(trainer, "len_epoch"):
             raise UserError("SWA needs the loop of trainer/trainer.py")
         norms = [m for m in trainer.model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
@@ -109,33 +113,35 @@ class SWA(BaseCallback):
         if self._first_epoch > trainer.epochs:
             raise UserError(f"start: got {self.start!r}, which is the end of training or later; give less")
 
-    def on_train_start(self, trainer):
+    def on_train_start(self, trainer: "Trainer") -> None:
         self._model = copy.deepcopy(unwrapped(trainer.model)).requires_grad_(False)
         if self._to_load is not None:
             load_weights(self._model, self._to_load)
         self._to_load = None
 
-    def on_epoch_end(self, trainer, log):
+    def on_epoch_end(self, trainer: "Trainer", log: dict[str, Any]) -> None:
         if log["epoch"] >= self._first_epoch:
+            assert self._model is not None  # made in on_train_start
             weights = list(unwrapped(trainer.model).parameters())
             average = get_ema_multi_avg_fn(decay=self.count / (self.count + 1))
             average(list(self._model.parameters()), [weight.detach() for weight in weights], None)
             self.count += 1
 
-    def on_train_end(self, trainer):
-        if not self.count:
+    def on_train_end(self, trainer: "Trainer") -> None:
+        average = self._model
+        if average is None or not self.count:
             trainer.logger.warning("SWA: training ended before epoch %d: nothing is averaged", self._first_epoch)
             return
         if hasattr(trainer.data_loader, "set_epoch"):
             trainer.data_loader.set_epoch(trainer.epoch)
-        update_bn(itertools.islice(batches_of(trainer.data_loader), trainer.len_epoch), self._model, trainer.device)
-        trainer.averaged_model = self._model
+        update_bn(itertools.islice(batches_of(trainer.data_loader), trainer.len_epoch), average, trainer.device)
+        trainer.averaged_model = average
         trainer.save_as("swa.pth")
         trainer.save_asked(trainer.epoch - 1)
         values = {}
         if trainer.do_validation:
             values = evaluate(
-                self._model,
+                average,
                 trainer.criterion,
                 trainer.metric_ftns,
                 trainer.valid_data_loader,
@@ -147,10 +153,10 @@ class SWA(BaseCallback):
         measured = "".join(f"  val_{name} {value:.4g}" for name, value in values.items())
         trainer.logger.info("swa.pth: the average over %d epochs%s", self.count, measured)
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         return {"count": self.count} | ({} if self._model is None else {"average": self._model.state_dict()})
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.count, self._to_load = as_count(state["count"]), state.get("average")
         if self._model is not None and self._to_load is not None:
             load_weights(self._model, self._to_load)

@@ -89,9 +89,9 @@ class BaseTrainer(ABC):
         self.early_stop = settings.early_stop or math.inf
         self.not_improved_count, self.best_epoch = 0, 0  # there is none yet
 
-        self.seed = torch.initial_seed()  # what the script has seeded torch with
-        self.rng: dict[str, Any] | None = None  # to resume from within an epoch, or after a validation under way
-        self.last_log: dict[str, Any] = {}  # what the newest checkpoint's epoch logged
+        self.torch_seed = torch.initial_seed()  # what the script has seeded torch with
+        self.resume_rng: dict[str, Any] | None = None  # to resume from within an epoch, or a validation
+        self.saved_log: dict[str, Any] = {}  # what the newest checkpoint's epoch logged
         self.stop_signal = StopSignal()
         self.stop_reason: str | None = None  # why training ends before its last epoch
         self.is_whole = False  # whether memory holds what batches_done have made, so that an error may save it
@@ -213,9 +213,9 @@ class BaseTrainer(ABC):
             self.logger.warning("nothing left to train: %s", self.stop_reason)
             if self.config.has_ended:
                 return False
-        if self.stop_reason and self.rng is not None:
-            set_rng_state(self.rng)  # the end draws what follows upon the last epoch
-            self.rng = None
+        if self.stop_reason and self.resume_rng is not None:
+            set_rng_state(self.resume_rng)  # the end draws what follows upon the last epoch
+            self.resume_rng = None
         self.stop_reason = None if all_done else self.stop_reason
         restore_attributes(self, shown)  # which takes back what later epochs have shown
         set_later_epochs_aside(self)
@@ -233,6 +233,7 @@ class BaseTrainer(ABC):
     # ---- the epochs
 
     def _run_epochs(self) -> None:
+        self._agree = Agreement()  # whose rounds are timed from here on
         begins = self.epoch <= self.epochs and self.stop_reason is None
         if begins:
             self.config.record_training()
@@ -240,14 +241,14 @@ class BaseTrainer(ABC):
             self._save([checkpoint_name(self.start_epoch - 1, self.batches_done)], self.start_epoch - 1)
         while self.epoch <= self.epochs and self.stop_reason is None:
             if self.batches_done:
-                set_rng_state(self.rng)
+                set_rng_state(self.resume_rng)
             else:
-                seed_everything(seed_of_process(derive_seed(self.seed, self.epoch)))
-            self.rng = None
+                seed_everything(seed_of_process(derive_seed(self.torch_seed, self.epoch)))
+            self.resume_rng = None
             started = time.perf_counter()
             try:
                 log = {"epoch": self.epoch} | self._train_epoch(self.epoch) | {"epoch": self.epoch}
-                self.is_whole, self.batches_done, self.rng = False, 0, None
+                self.is_whole, self.batches_done, self.resume_rng = False, 0, None
                 self._finish_epoch(log, seconds=time.perf_counter() - started)
                 self.epoch += 1
             except NonFiniteError as error:
@@ -287,7 +288,7 @@ class BaseTrainer(ABC):
         self.saver.agree()
         best = BEST_MODEL in self.saver.names  # pyright: ignore[reportOperatorIssue]
         self.logger.info(epoch_report(log, self.epochs, seconds, best))
-        self.last_log = {key: value for key, value in log.items() if isinstance(value, (int, float, str))}
+        self.saved_log = {key: value for key, value in log.items() if isinstance(value, (int, float, str))}
         if checkpoint_name(self.epoch) in self.saver.names:  # pyright: ignore[reportOperatorIssue]
             self._save_checkpoint(self.epoch, save_best=best)
             self.saver.forget_asked()  # whatever a subclass has made of it
@@ -423,8 +424,8 @@ class BaseTrainer(ABC):
         self._to_restore = {}
         if damaged := self.table.set_aside_if_damaged():
             self.logger.warning("metrics.csv was not what this program wrote: it is %s now", damaged)
-        if "epoch" in self.last_log and self.last_log["epoch"] not in self.table.epochs():
-            self.table.append(self.last_log)  # the run was killed between the checkpoint and the row
+        if "epoch" in self.saved_log and self.saved_log["epoch"] not in self.table.epochs():
+            self.table.append(self.saved_log)  # the run was killed between the checkpoint and the row
 
 
 class _Stopped(Exception):

@@ -91,7 +91,7 @@ def ours(watch, epochs, folder, loader=None, **trainer):
     CsvLog.append = lambda *args: (append(*args), watch.epoch())[0]
     Trainer.__init__ = lambda self, *args, **kwargs: (init(self, *args, **kwargs), trainers.append(self))[0]
     train.main(ConfigParser(config))
-    return trainers[0].model, trainers[0].last_log["val_accuracy"]
+    return trainers[0].model, trainers[0].saved_log["val_accuracy"]
 
 
 def ours_per_sample(watch, epochs, folder):

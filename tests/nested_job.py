@@ -69,4 +69,4 @@ def trained(*arguments, **keywords):
     with joined({}):
         trainer = rows_trainer(*arguments, **keywords)
         trainer.train()
-        return trainer.last_log, {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
+        return trainer.saved_log, {name: weight.clone() for name, weight in trainer.model.state_dict().items()}

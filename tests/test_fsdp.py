@@ -107,8 +107,8 @@ def command(script, *arguments):
 def test_commands_take_a_sharded_checkpoint_and_the_one_file_made_of_it(tmp_path):
     run = trained(tmp_path / "run", 2, trainer={"epochs": 1})
     sharded, whole, weights = run / "checkpoint-epoch1.pth", tmp_path / "one.pth", tmp_path / "w.safetensors"
-    results(in_world(1, command, "utils/runs/consolidate.py", run, "--out", whole))
-    results(in_world(1, command, "utils/runs/consolidate.py", sharded, "--out", weights))
+    results(in_world(1, command, "utils/runs/export.py", run, whole))
+    results(in_world(1, command, "utils/runs/export.py", sharded, weights))
     one = load_checkpoint(whole)
     assert same(one, load_checkpoint(sharded))
     assert "shards" not in one and same(dict(load_checkpoint(weights)["state_dict"]), dict(one["state_dict"]))
@@ -297,7 +297,7 @@ def poisoned(where):
         skipped = same(before, whole_state(model))
         step.begin(part_of(4))
         step.step(model(torch.ones(2, 5)).sum(), 2)
-        return step.watch.read(), skipped, same(before, whole_state(model))
+        return step.watch.state_dict()["found"], skipped, same(before, whole_state(model))
 
 
 def infinite_in_the_second(parameter):

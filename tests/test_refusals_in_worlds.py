@@ -26,7 +26,6 @@ COMMANDS = {
     "test.py": ["-r", "run"],
     "compare.py": ["--same", "one", "other"],
     "new_project.py": ["there"],
-    "utils/runs/consolidate.py": ["run"],
     "utils/runs/export.py": ["run", "weights.safetensors"],
 }
 

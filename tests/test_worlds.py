@@ -279,7 +279,7 @@ def own_loop(config):
             trainer.logger.warning("only one of the processes says this")
         trainer.logger.warning("all of them say this")
         trainer.train()
-    return trainer.last_log
+    return trainer.saved_log
 
 
 def test_a_loop_of_a_project_s_own_trains_in_several_processes_too(tmp_path):

@@ -20,13 +20,13 @@ from base.training.batch_stream import (
     require_shared,
 )
 from base.training.checkpoints import measured_model
-from base.training.debugging import named_anomalies, overfitted, refuse_limits, try_validation
+from base.training.debugging import left_alone, named_anomalies, overfitted, refuse_limits, try_validation
 from base.training.evaluate import evaluate, record, reduction_of, trackers
 from base.training.model_summary import example_input, model_summary
 from base.training.nonfinite import NonFiniteWatch
 from base.training.optim_step import OptimStep
 from base.training.own_loop import SETTINGS_OF_EPOCH
-from base.training.precision import apply_switches, autocast, grad_scaler, to_device
+from base.training.precision import apply_switches, autocast, compile_as_set, grad_scaler, to_device
 from base.training.schedules import interval_of
 from logger.tables import show_tables
 from utils import MetricTracker, UserError
@@ -93,6 +93,7 @@ class Trainer(BaseTrainer):
         self.schedule_interval = interval_of(schedule) if lr_scheduler is not None else None
         self.plateau_metric = self._plateau_metric(schedule.get("monitor"))
         self._refuse_what_cannot_work()
+        apply_switches(model, settings, device)
 
         self.reduction = reduction_of(criterion)
         self.train_metrics, self.valid_metrics = trackers(metric_ftns, device, config)
@@ -123,13 +124,13 @@ class Trainer(BaseTrainer):
             super().train()
 
     def _check(self) -> None:
-        example = example_input(self.data_loader, self.device)
-        self._summary = model_summary(unwrapped(self.model), example)  # before the model is compiled
-        apply_switches(self.model, self.settings, self.device)
+        with left_alone(self.model, self.data_loader):
+            self._example = example_input(self.data_loader, self.device)
+            self._summary = model_summary(unwrapped(self.model), self._example)  # before the model is compiled
+        compile_as_set(self.model, self.settings)
         super()._check()
         if self.settings.sanity_check_batches:
             try_validation(self)
-        self._example = example
 
     @contextlib.contextmanager
     def _opened_run(self):
@@ -184,7 +185,7 @@ class Trainer(BaseTrainer):
 
         averages = {**self.train_metrics.result(), "lr": self._lr}
         log = dict(averages)
-        self.rng = rng_state()  # to resume from, until the epoch is saved
+        self.resume_rng = rng_state()  # to resume from, until the epoch is saved
         if self.do_validation:
             result = self._valid_epoch(epoch)
             log.update({f"val_{name}": value for name, value in result.items()})
@@ -250,8 +251,8 @@ class Trainer(BaseTrainer):
 
     def _measure(self):
         """The averages over the validation samples. A signal that asks to stop is obeyed after any batch."""
-        before = self.rng
-        self.rng = before or rng_state()  # the run would resume from before the validation
+        before = self.resume_rng
+        self.resume_rng = before or rng_state()  # the run would resume from before the validation
         result = evaluate(
             measured_model(self),
             self.criterion,
@@ -264,7 +265,7 @@ class Trainer(BaseTrainer):
             limit=self.valid_batches,
         )
         self._callbacks.call("on_valid_end", self, {f"val_{name}": value for name, value in result.items()})
-        self.rng = before
+        self.resume_rng = before
         return result
 
     def _after_update(self, batch_idx):

@@ -1,4 +1,7 @@
-"""Durations, as a config gives them: "2 epochs", "500 steps", "10000 samples", "5%" of the run, or a plain number."""
+"""Durations, as a config gives them: "2 epochs", "500 steps", "10000 samples", "5%" of the run, or a plain number.
+
+A step is an optimizer step, which takes several batches with trainer.accumulate.
+"""
 
 import math
 import re
@@ -22,46 +25,65 @@ def is_part(duration: object) -> bool:
 
 @dataclass(frozen=True)
 class RunLength:
-    """How long a run is, by which durations are turned into other units. Raises UserError for what is no duration."""
+    """How long a run is, which converts durations into other units. Raises UserError for what is not a duration."""
 
     epochs: int
     len_epoch: int | None
-    """Batches in an epoch, which durations call steps; None if nobody knows."""
+    """Batches in an epoch; None if that is unknown."""
     batch_size: int | None = None
     accumulate: int = 1
-    """Batches for each update."""
+    """Batches per optimizer step; the last step of an epoch may have fewer."""
 
     def in_batches(self, duration: str | float) -> int:
-        """The duration in batches, at least as long as it says; a plain number is one of epochs."""
-        if isinstance(duration, (int, float)) and not isinstance(duration, bool) and duration >= 0:
-            number, unit = duration, "epoch"
-        elif is_duration(duration):
-            number, unit = re.fullmatch(FORM, duration).groups()
-        else:
-            raise UserError(f"got {brief(duration)}; {WANTED}")
+        """The duration in batches, rounded up; a plain number is one of epochs."""
+        number, unit = _parsed(duration)
+        if unit == "step":
+            return self._batches_of_steps(_rounded_up(number))
         size = {
             "epoch": self.len_epoch,
-            "step": 1,
             "sample": self.batch_size and 1 / self.batch_size,
             "%": self.len_epoch and self.epochs * self.len_epoch / 100,
         }[unit]
         if size is None:
-            raise UserError(f"got {brief(duration)}; of this data_loader nobody knows how many batches that is")
-        return math.ceil(round(float(number) * size, 6))
+            raise UserError(
+                f"got {brief(duration)}; the number of batches in an epoch is unknown, so it cannot be converted"
+            )
+        return _rounded_up(number * size)
 
     def in_epochs(self, duration: str | float) -> int:
-        """The duration in whole epochs, at least as long as it says."""
-        if isinstance(duration, int) and not isinstance(duration, bool) and duration >= 0:
-            return duration
-        if is_duration(duration) and self.len_epoch is None:
-            number, unit = re.fullmatch(FORM, duration).groups()
-            share = {"epoch": 1, "%": self.epochs / 100}.get(unit)
-            if share is not None:
-                return math.ceil(round(float(number) * share, 6))
+        """The duration in whole epochs, rounded up."""
+        number, unit = _parsed(duration)
+        share = {"epoch": 1, "%": self.epochs / 100}.get(unit)
+        if self.len_epoch is None and share is not None:
+            return _rounded_up(number * share)
         return math.ceil(self.in_batches(duration) / (self.len_epoch or 1))
 
     def in_updates(self, duration: str | float) -> int:
-        """The duration in updates of the parameters."""
+        """The duration in optimizer steps, rounded up."""
+        number, unit = _parsed(duration)
+        if unit == "step":
+            return _rounded_up(number)
         epochs, batches = divmod(self.in_batches(duration), self.len_epoch or math.inf)
-        in_epoch = math.ceil(self.len_epoch / self.accumulate) if self.len_epoch else 0
-        return int(epochs * in_epoch) + math.ceil(batches / self.accumulate)
+        return int(epochs * self._steps_in_epoch) + math.ceil(batches / self.accumulate)
+
+    @property
+    def _steps_in_epoch(self):
+        return math.ceil(self.len_epoch / self.accumulate) if self.len_epoch else 0
+
+    def _batches_of_steps(self, steps):
+        epochs, rest = divmod(steps, self._steps_in_epoch) if self.len_epoch else (0, steps)
+        return epochs * (self.len_epoch or 0) + rest * self.accumulate
+
+
+def _parsed(duration):
+    """(number, unit) of a duration. Raises UserError for what is none."""
+    if isinstance(duration, (int, float)) and not isinstance(duration, bool) and duration >= 0:
+        return duration, "epoch"
+    if not is_duration(duration):
+        raise UserError(f"got {brief(duration)}; {WANTED}")
+    number, unit = re.fullmatch(FORM, duration).groups()
+    return float(number), unit
+
+
+def _rounded_up(number):
+    return math.ceil(round(number, 6))  # 0.3 * 10 is a little more than 3

@@ -16,8 +16,15 @@ class UserError(ValueError):
     """An error of the user's. Its text says where, what was given and what would do, one error a line."""
 
 
+class Refused(ValueError):
+    """A file that must not be read; the text says why."""
+
+
 class CheckpointError(UserError):
-    """A checkpoint that cannot be written, found or trusted."""
+    """A checkpoint that cannot be written, found or trusted. Each line stays one, whatever its file is called."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(map(shown, lines)))
 
 
 def shown(text: object, keep: str = "") -> str:

@@ -7,7 +7,7 @@ through as_count, as_number and as_list.
 import struct
 from collections import Counter, OrderedDict
 
-from utils.runs.zip_records import Refused
+from utils.errors import Refused
 
 MOST_NESTED = 100
 LONGEST_NAME = 500

@@ -188,7 +188,8 @@ class Freeze(BaseCallback):
             named[name] for name in chosen if named[name].requires_grad
         ]  # else it is the model that fixes it
         loader = getattr(trainer, "data_loader", None)
-        length = RunLength(trainer.epochs, getattr(trainer, "len_epoch", None), getattr(loader, "batch_size", None))
+        batch_size, len_epoch = getattr(loader, "batch_size", None), getattr(trainer, "len_epoch", None)
+        length = RunLength(trainer.epochs, len_epoch, batch_size, trainer.settings.accumulate)
         self._first = self._epochs(length, "start", self.start)
         self._last = math.inf if self.until is None else self._epochs(length, "until", self.until)
         require(self._first <= self._last, "until", self.until, f"later than start, which is {self.start!r}")

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 # ---- what a checkpoint holds
 
-_SAVED_APART = ("model", "optimizer", "averaged_model")
+_SAVED_APART = ("model", "optimizer", "averaged_model", "_trackers")  # these in the state of the writer
 
 
 def stateful_attributes(trainer: "BaseTrainer") -> dict[str, Any]:
@@ -96,7 +96,7 @@ def gather_state(trainer: "BaseTrainer", epoch: int, unsavable: Collection[str] 
         },
         "rng": own["rng"],  # pyright: ignore[reportOptionalSubscript]
         **({"of_other_processes": of_others} if of_others else {}),
-        "log": trainer.last_log,
+        "log": trainer.saved_log,
         "config": trainer.config.config,
     }
 
@@ -108,7 +108,7 @@ def _own_state(trainer, unsavable):
         for name, value in stateful_attributes(trainer).items()
         if getattr(value, "own_by_process", False) and name not in unsavable
     }
-    return {"rng": trainer.rng or rng_state(), "attributes": own}
+    return {"rng": trainer.resume_rng or rng_state(), "attributes": own}
 
 
 # ---- putting it back
@@ -146,10 +146,10 @@ def restore(trainer: "BaseTrainer", path: Path) -> dict[str, Any]:
             other = "to train on, give a larger trainer.epochs, or change the config otherwise"
             trainer.stop(f"{shortened(checkpoint['stop_reason'])}; {other}")
     else:
-        trainer.last_log = {}
+        trainer.saved_log = {}
     if "rng" in checkpoint:
-        trainer.rng = _rng_of_this_process(trainer, checkpoint)
-        set_rng_state(trainer.rng)
+        trainer.resume_rng = _rng_of_this_process(trainer, checkpoint)
+        set_rng_state(trainer.resume_rng)
     if not config.continues and trainer.start_epoch > trainer.epochs:
         raise UserError(
             f"trainer.epochs: it is {trainer.epochs}, and the checkpoint is of epoch {trainer.start_epoch - 1} "
@@ -199,7 +199,7 @@ def _restore_progress(trainer, checkpoint, same_data):
 
 def _restore_best(trainer, checkpoint, before):
     """Restore the last log, and the best value so far if the config before monitored the same one."""
-    trainer.last_log = checkpoint.get("log", {})
+    trainer.saved_log = checkpoint.get("log", {})
     section = before.get("trainer")
     if isinstance(section, dict) and section.get("monitor", "off") == trainer.monitor:
         trainer.mnt_best = checkpoint.get("monitor_best", trainer.mnt_best)
@@ -259,7 +259,7 @@ def _rng_of_this_process(trainer, checkpoint):
     states = [checkpoint["rng"], *(other.get("rng") for other in _of_other_processes(checkpoint))]
     if rank() < len(states):
         return states[rank()]
-    seed_everything(derive_seed(trainer.seed, trainer.start_epoch, trainer.batches_done, rank()))
+    seed_everything(derive_seed(trainer.torch_seed, trainer.start_epoch, trainer.batches_done, rank()))
     return rng_state()
 
 

@@ -100,7 +100,7 @@ def named_anomalies(trainer: "Trainer") -> Iterator[None]:
 
 def show_batches(trainer: "Trainer", path: Path) -> None:
     """Draw the batches that the run would begin with, and that it would first validate on. Raises UserError."""
-    seed_everything(derive_seed(trainer.seed, 1))
+    seed_everything(derive_seed(trainer.torch_seed, 1))
     by_part = {"training": next(BatchStream(trainer.data_loader).batches(1), None)}
     if trainer.valid_data_loader is not None:
         by_part["validation"] = next(batches_of(trainer.valid_data_loader), None)
@@ -113,13 +113,13 @@ def try_validation(trainer: "Trainer") -> None:
     loader = copy.copy(trainer.valid_data_loader)  # its workers are its own, and end with it
     tracker = MetricTracker.of(trainer.metric_ftns, trainer.device)
     measured = measured_model(trainer), trainer.criterion, trainer.metric_ftns, loader, trainer.device, tracker
-    with _left_alone(trainer.model, loader):
+    with left_alone(trainer.model, loader):
         evaluate(*measured, trainer.settings.precision, limit=trainer.settings.sanity_check_batches)
     trainer.logger.info("sanity check: validation went through")
 
 
 @contextlib.contextmanager
-def _left_alone(model: torch.nn.Module, loader: Any) -> Iterator[None]:
+def left_alone(model: torch.nn.Module, loader: Any) -> Iterator[None]:
     """Within it, random numbers, modes and positions may change: at its end they are what they were."""
     modes = {module: module.training for module in model.modules()}
     generator = getattr(loader, "generator", None)

@@ -40,8 +40,9 @@ def _moved(part, device):
 
 
 def apply_switches(model: torch.nn.Module, settings: "TrainerSettings", device: torch.device) -> None:
-    """Set the model and torch up as the trainer's settings say.
+    """Set the model and torch up as the trainer's settings say, all but compile_as_set.
 
+    A state of the optimizer is to be loaded afterwards, since it has the memory format of its parameters.
     Raises UserError, naming the switch, for what this device or machine cannot do.
     """
     if error := precision_error(settings.precision, device.type):
@@ -61,6 +62,10 @@ def apply_switches(model: torch.nn.Module, settings: "TrainerSettings", device: 
         torch.backends.cudnn.benchmark = True
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)
+
+
+def compile_as_set(model: torch.nn.Module, settings: "TrainerSettings") -> None:
+    """Compile the model if trainer.compile says so."""
     if settings.compile:
         any_shape = settings.compile == "dynamic"
         mode = settings.compile if isinstance(settings.compile, str) and not any_shape else None

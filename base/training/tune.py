@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from base.training.optim_step import OptimStep
-from base.training.precision import apply_switches, grad_scaler, to_device
+from base.training.precision import compile_as_set, grad_scaler, to_device
 from logger.pictures import save_figure
 from utils import UserError, inf_loop
 from utils.nested import halves, num_samples, samples_of
@@ -27,7 +27,7 @@ def tune(trainer: "Trainer", picture: Path | None = None, batch_size: bool = Fal
     if trainer.has_own_step:
         own = trainer.settings.type
         raise UserError(f"--find-lr, --find-batch-size: try the ordinary step, and {own} has one of its own")
-    apply_switches(trainer.model, trainer.settings, trainer.device)
+    compile_as_set(trainer.model, trainer.settings)
     if picture is not None:
         curve = find_lr(trainer)
         lr = suggest_lr(curve)

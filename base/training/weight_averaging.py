@@ -102,7 +102,8 @@ class SWA(BaseCallback):
         if world_size() > 1 and not all(isinstance(norm, torch.nn.SyncBatchNorm) for norm in norms):
             raise UserError("SWA: takes statistics of batch norm anew, which one process cannot do for the others")
         refuse_sharded(trainer.model, "SWA")
-        length = RunLength(trainer.epochs, trainer.len_epoch, getattr(trainer.data_loader, "batch_size", None))
+        batch_size = getattr(trainer.data_loader, "batch_size", None)
+        length = RunLength(trainer.epochs, trainer.len_epoch, batch_size, trainer.settings.accumulate)
         try:
             self._first_epoch = length.in_batches(self.start) // trainer.len_epoch + 1
         except UserError as error:

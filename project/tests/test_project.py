@@ -11,11 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import data_loader.data_loaders
-import model.loss
-import model.model
-from parse_config import PARTS, ConfigParser
-from utils.config.files import read_config
+from parse_config import ConfigParser
 from utils.runs.checkpoint import load_checkpoint
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -60,15 +56,13 @@ def test_config_passes_the_check(path):
 
 @every_config
 def test_output_of_the_model_fits_the_loss(path):
-    config = ConfigParser(read_config(PROJECT / path), parts=PARTS)
-    net = config.init_obj("arch", model.model)
-    loader = config.init_obj("data_loader", data_loader.data_loaders)
-    criterion = config.init_loss(model.loss)
+    config = ConfigParser.from_file(PROJECT / path)
+    model, loader, criterion = config.init_obj("arch"), config.init_obj("data_loader"), config.init_loss()
     data, target = next(iter(loader))
-    loss = criterion(net(data), target)
+    loss = criterion(model(data), target)
     assert loss.ndim == 0 and torch.isfinite(loss), f"the loss is {loss}"
     loss.backward()
-    assert any(parameter.grad is not None for parameter in net.parameters()), "the loss does not depend on the model"
+    assert any(parameter.grad is not None for parameter in model.parameters()), "the loss does not depend on the model"
 
 
 @every_config

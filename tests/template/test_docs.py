@@ -9,7 +9,6 @@ import pytest
 
 from helpers import PROJECT, SHORT, copy_project, run
 from parse_config import PARTS, ConfigParser
-from trainer import Trainer
 from utils.config.check import check_types
 from utils.config.files import deep_merge, read_config
 
@@ -19,8 +18,6 @@ EXAMPLES = [
     for page in PAGES
     for i, block in enumerate(re.findall(r"```json\n(.*?)```", page.read_text(), re.S))
 ]
-
-AWAITED = pytest.mark.xfail(strict=True, reason="Trainer.compute_loss is not there yet")
 
 
 @pytest.mark.parametrize("block", EXAMPLES)
@@ -66,7 +63,6 @@ def test_the_callback_of_the_page_on_callbacks_stops_a_run(tmp_path):
     assert [path.name for path in folder.glob("saved/models/*/*/top-*")] == ["top-val_accuracy-epoch1.pth"]
 
 
-@AWAITED
 @pytest.mark.parametrize("name", ["MixupTrainer", "PenaltyTrainer"])
 def test_a_trainer_of_the_page_on_trainers_trains_in_bf16(name, tmp_path):
     folder = copy_project(tmp_path / "project")
@@ -80,6 +76,5 @@ def test_a_trainer_of_the_page_on_trainers_trains_in_bf16(name, tmp_path):
     (row,) = csv.DictReader(table.read_text().splitlines())
     last_update = 0.002 * (1 + math.cos(0.8 * math.pi)) / 2  # of five
     assert float(row["lr"]) == pytest.approx(last_update)
-    assert hasattr(Trainer, "compute_loss")
     if name == "PenaltyTrainer":
         assert float(row["loss"]) == pytest.approx(float(row["error"]) + float(row["penalty"]), rel=1e-3)

@@ -53,7 +53,8 @@ def test_it_is_made_from_any_folder_with_its_data(project):
     assert (project / "data/mnist/train-images-idx3-ubyte.gz").stat().st_size > 9_000_000
     present = {path.name for path in project.iterdir()}
     assert present >= {"train.py", "test.py", "base", "model", "data_loader", "trainer", "utils", "tests", "Makefile"}
-    assert not present & {*TEMPLATE_ONLY, "saved", "new_project.py", "__pycache__"}
+    assert not present & {*TEMPLATE_ONLY, "new_project.py", "__pycache__"}
+    assert [path.name for path in (project / "saved").iterdir()] == [".gitignore"]
     assert not list(project.rglob("__pycache__"))
     assert [path.name for path in (project / "tests").iterdir()] == ["test_project.py"]
     assert [path.name for path in (project / "data").iterdir()] == ["mnist"]

@@ -11,8 +11,8 @@ import torch
 
 from compare import comparable_state
 from helpers import PROJECT, run, same
-from utils.checkpoint import load_checkpoint
 from utils.json_io import read_json
+from utils.runs.checkpoint import load_checkpoint
 
 OLD = Path(__file__).with_name("old_project")
 

@@ -13,7 +13,8 @@ LENGTH = RunLength(epochs=10, len_epoch=7, batch_size=32, accumulate=2)  # 70 ba
         ("2 epochs", 14, 2, 8),
         ("1 epoch", 7, 1, 4),
         ("0.5 epochs", 4, 1, 2),
-        ("9 steps", 9, 2, 5),
+        ("9 steps", 16, 3, 9),
+        ("4 steps", 7, 1, 4),
         ("100 samples", 4, 1, 2),  # 3.125 batches
         ("5%", 4, 1, 2),
         ("100 %", 70, 10, 40),
@@ -29,7 +30,7 @@ def test_a_duration_is_the_same_in_all_units(duration, batches, epochs, updates)
 def test_epochs_and_shares_need_no_length_of_an_epoch():
     unknown = RunLength(epochs=8, len_epoch=None)
     assert (unknown.in_epochs("25%"), unknown.in_epochs("3 epochs"), unknown.in_epochs(4)) == (2, 3, 4)
-    with pytest.raises(UserError, match="nobody knows how many batches"):
+    with pytest.raises(UserError, match="the number of batches in an epoch is unknown"):
         unknown.in_epochs("100 samples")
 
 

@@ -15,11 +15,10 @@ from collections import Counter, OrderedDict
 from pathlib import Path
 
 from utils.distributed.sharded_checkpoint import NOTE_BYTES, delete_unnamed, note_of, read_shards, verify_shards
-from utils.errors import CheckpointError, brief, shortened
+from utils.errors import CheckpointError, Refused, brief, shortened
 from utils.files import delete_left_over, replacing
 from utils.runs.safetensors_io import read_safetensors
 from utils.runs.torch_file import read_torch_file
-from utils.runs.zip_records import Refused
 from utils.untrusted import LONGEST_NAME, MOST_BITS, MOST_NESTED, as_count, as_number, require_harmless
 
 _SEAL = b"sha256:"
@@ -172,7 +171,7 @@ def find_checkpoint(where, save_dir="saved"):
     newest = max(of_runs, key=lambda path: path.stat().st_mtime, default=None)
     if newest and not damaged:
         raise CheckpointError(f"{folder}: holds runs and is none; its newest one with a checkpoint is {newest.parent}")
-    raise CheckpointError("\n".join([*damaged, f"{folder}: no checkpoint there that could be used"]))
+    raise CheckpointError(*damaged, f"{folder}: no checkpoint there that could be used")
 
 
 def newest_run(save_dir, name="*"):

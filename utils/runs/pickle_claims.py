@@ -11,7 +11,7 @@ import pickle
 import struct
 from dataclasses import dataclass
 
-from utils.runs.zip_records import Refused
+from utils.errors import Refused
 
 _CONSTANTS = {b"N": None, b"\x88": True, b"\x89": False, b")": ()}
 _NUMBERS = {b"K": "<B", b"M": "<H", b"J": "<i", b"G": ">d"}

@@ -4,8 +4,9 @@ import io
 import os
 import warnings
 
+from utils.errors import Refused
 from utils.runs.pickle_claims import Claims
-from utils.runs.zip_records import Refused, records_of
+from utils.runs.zip_records import records_of
 
 _INSTRUCTIONS = 2_000_000
 _INSTRUCTIONS_PER_BYTE = 4  # more than any pickle has of what costs them, as of empty dicts with a place of their own

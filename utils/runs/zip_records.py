@@ -8,6 +8,8 @@ inside the file and beside each other, under names that differ.
 import struct
 from dataclasses import dataclass
 
+from utils.errors import Refused
+
 _END = struct.Struct("<4s4H2LH")  # APPNOTE.TXT of PKWARE, 4.3.16: numbers of disks and of entries, size and place
 _END64 = struct.Struct("<4sQ2H2L4Q")  # 4.3.14
 _PLACE_OF_END64 = struct.Struct("<4sLQL")  # 4.3.15
@@ -16,10 +18,6 @@ _BEFORE_DATA = struct.Struct("<4s5H3L2H")  # 4.3.7
 _MOST_COMMENT = 2**16
 _MAX_32_BITS = 2**32 - 1
 _ENCRYPTED = 1
-
-
-class Refused(ValueError):
-    """A file that must not be read; the text says why."""
 
 
 @dataclass(frozen=True)

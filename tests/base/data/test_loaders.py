@@ -278,7 +278,7 @@ def test_missing_values_are_filled_by_the_training_part_if_the_config_says_so(ta
         ({}, {"stratify": "town", "fold": "1/14"}, "fold: class Köln has 13 samples for 14 folds, so some would"),
         ({}, {"groups": "patient", "fold": "1/11"}, "fold: 11 folds of 10 groups"),
         ({}, {"groups": "patient", "stratify": "town", "fold": "1/5"}, "groups: a split goes by stratify or by groups"),
-        ({}, {"fold": "1/5", "validation_split": 0.1}, "fold: the fold is the validation part already"),
+        ({}, {"fold": "1/5", "validation_split": 0.1}, "fold: validation_split sets samples aside too"),
     ],
 )
 def test_tables_and_arguments_that_will_not_do_are_refused(table, cells, arguments, message):

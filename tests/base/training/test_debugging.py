@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import types
 import warnings
 
 import pytest
@@ -9,14 +10,14 @@ import torch
 
 from base import BaseDataLoader, InMemoryDataset
 from base.training.debugging import FixedBatches, overfitted, refuse_limits, show_batches
-from base.training.profile import TRACE, Profile, add_profile, profile_table
+from base.training.profile import TRACE, Profile, profile_table
 from compare import comparable_state
 from helpers import TinyData, changed, same, tiny_config, tiny_model, tiny_trainer
 from logger.pictures import draw_batches
 from parse_config import PARTS, ConfigParser
 from trainer import Trainer
 from utils import UserError, read_json
-from utils.config.train_flags import add_debug_flags, debugging
+from utils.config.train_flags import add_train_flags, debugging
 from utils.seed import seed_everything
 
 
@@ -70,7 +71,7 @@ def test_limited_run_resumes_within_an_epoch_to_the_same_bits(tmp_path):
     first._callbacks.call = lambda hook, *arguments: first.stop("enough") if first.step == 2 else None
     first.train()
     resumed = tiny_trainer(changed(config), resume=first.checkpoint_dir / "checkpoint-epoch1-batch2.pth")
-    assert resumed.batches_done == 2
+    assert (resumed.start_epoch, resumed.batches_done) == (1, 2)
     resumed.train()
     assert_same_training(straight, resumed)
 
@@ -294,7 +295,7 @@ def test_overfitting_resumes_within_an_epoch_to_the_same_bits(tmp_path):
     first.train()
     config = changed(tiny_config(tmp_path / "b", overfit_batches=2))
     resumed = tiny_trainer(config, resume=first.checkpoint_dir / "checkpoint-epoch1-batch1.pth")
-    assert resumed.batches_done == 1
+    assert (resumed.start_epoch, resumed.batches_done) == (1, 1)
     resumed.train()
     assert_same_training(straight, resumed)
 
@@ -321,7 +322,7 @@ def test_overfitting_needs_a_loader_of_ours_and_so_many_batches(tmp_path):
 def test_profile_is_written_and_trains_the_same_bits(tmp_path, epochs):
     straight = trained(tmp_path / "a", epochs=epochs)
     trainer = tiny_trainer(tiny_config(tmp_path / "b", epochs=epochs, verbosity=1))
-    add_profile(trainer)
+    trainer.add_callback(Profile())
     trainer.train()
     left, right = state(straight), state(trainer)
     assert all(same(left[key], right[key]) for key in left.keys() - {"config", "attributes"})
@@ -333,7 +334,7 @@ def test_profile_is_written_and_trains_the_same_bits(tmp_path, epochs):
 
 def test_profile_of_a_run_that_ends_before_is_that_of_the_steps_there_were(tmp_path):
     trainer = tiny_trainer(tiny_config(tmp_path, epochs=9, verbosity=1))
-    add_profile(trainer)
+    trainer.add_callback(Profile())
     count = trainer._count_batch
     trainer._count_batch = lambda batch_idx: count(batch_idx) or (trainer.step == 7 and trainer.stop("enough"))
     trainer.train()
@@ -355,7 +356,7 @@ def test_table_of_a_profile_is_at_most_80_columns_wide():
 
 def flags(*arguments):
     parser = argparse.ArgumentParser()
-    add_debug_flags(parser)
+    add_train_flags(parser)
     return parser.parse_args(arguments)
 
 
@@ -409,7 +410,8 @@ def image_loader(channels=1, validation_split=4):
 @pytest.mark.parametrize("validation_split", [0, 4])
 def test_batches_are_drawn(tmp_path, capsys, channels, validation_split):
     loader = image_loader(channels, validation_split)
-    show_batches(tmp_path / "out.png", {"trainer": {}}, loader, loader.split_validation())
+    parts = {"data_loader": loader, "valid_data_loader": loader.split_validation(), "torch_seed": 1}
+    show_batches(types.SimpleNamespace(**parts), tmp_path / "out.png")
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
     expected = "training and validation" if validation_split else "training"
     assert capsys.readouterr().out.endswith(f"out.png: the first {expected} batch\n")
@@ -419,7 +421,7 @@ def test_batches_drawn_are_those_the_run_begins_with(tmp_path, monkeypatch):
     drawn = {}
     monkeypatch.setattr("base.training.debugging.draw_batches", lambda path, by_part: drawn.update(by_part))
     trainer = tiny_trainer(tiny_config(tmp_path, epochs=1), trainer_class=Watching)
-    show_batches(None, trainer.config, trainer.data_loader, trainer.valid_data_loader)
+    show_batches(trainer, None)
     trainer.train()
     assert same(list(drawn["training"]), list(trainer.seen[1][0]))
     assert same(list(drawn["validation"]), list(next(iter(trainer.valid_data_loader))))

@@ -321,7 +321,7 @@ sys.path[:0] = {[str(PROJECT), str(PROJECT / "tests")]!r}
 from helpers import *
 from utils.errors import clean_exit
 with clean_exit():
-    tiny_trainer(tiny_config({str(tmp_path)!r}), resume={str(one.checkpoint_dir / "checkpoint-epoch1.pth")!r})
+    tiny_trainer(tiny_config({str(tmp_path)!r}), resume={str(one.checkpoint_dir / "checkpoint-epoch1.pth")!r}).train()
 """
     assert "another process trains this run" in run("-c", program, status=2).stderr
 
@@ -420,8 +420,8 @@ def test_loader_without_a_position_repeats_the_epoch_and_the_run_says_so_at_its_
 
     changes = settings(monitor="off", verbosity=1)
     straight = tiny_trainer(tiny_config(tmp_path / "a", **changes), loader_class=make)
-    assert "repeats it" in capsys.readouterr().out
     straight.train()
+    assert "repeats it" in capsys.readouterr().out
     first = tiny_trainer(tiny_config(tmp_path / "b", **changes), loader_class=make, trainer_class=stopped_at(9))
     with pytest.raises(SystemExit):
         first.train()
@@ -432,7 +432,7 @@ def test_loader_without_a_position_repeats_the_epoch_and_the_run_says_so_at_its_
     left, right = (load_checkpoint(t.checkpoint_dir / "checkpoint-epoch3.pth") for t in (straight, second))
     assert same(left["state_dict"], right["state_dict"]) and same(left["rng"], right["rng"])
     with pytest.raises(UserError, match="save_every_steps"):
-        tiny_trainer(tiny_config(tmp_path / "c", **settings(save_every_steps=2)), loader_class=make)
+        tiny_trainer(tiny_config(tmp_path / "c", **settings(save_every_steps=2)), loader_class=make).train()
 
 
 def test_changed_data_start_the_epoch_over(tmp_path, capsys):
@@ -442,8 +442,9 @@ def test_changed_data_start_the_epoch_over(tmp_path, capsys):
     newest, _ = find_checkpoint(first.checkpoint_dir)
     config = {**tiny_config(tmp_path, **settings(verbosity=1)), "data_loader": {"type": "X", "args": {"batch_size": 4}}}
     second = tiny_trainer(config, resume=newest)
-    assert "epoch 2 starts over" in capsys.readouterr().out and second.batches_done == 0
+    assert second.start_epoch == 2 and second.batches_done == 0
     second.train()
+    assert "epoch 2 starts over" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("dataset", ["samples", "in memory"])
@@ -529,5 +530,5 @@ def test_a_changed_loss_within_an_epoch_is_told(tmp_path, capsys):
         first.train()
     newest, _ = find_checkpoint(first.checkpoint_dir)
     config = {**tiny_config(tmp_path, **settings(verbosity=1)), "loss": "nll_loss"}
-    tiny_trainer(config, resume=newest)
+    tiny_trainer(config, resume=newest).train()
     assert "epoch 2: its averages are partly of the loss and metrics before" in capsys.readouterr().out

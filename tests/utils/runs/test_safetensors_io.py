@@ -61,7 +61,8 @@ def test_the_command_exports_and_test_and_train_read_the_file(tmp_path):
     assert of_file == of_checkpoint and len(of_file) == 4
     told = run_here("train.py", "-r", weights, *options).stdout
     assert "epoch 1/1" in told and len(list(tmp_path.glob("models/*/*"))) == 2
-    assert "end its name in .safetensors" in run("-m", "utils.runs.export", folder, tmp_path / "w.pt", status=2).stderr
+    refused = run("-m", "utils.runs.export", folder, tmp_path / "w.pt", status=2)
+    assert "end the file's name in .pth or .safetensors" in refused.stderr
     assert "no such folder" in run("-m", "utils.runs.export", folder, tmp_path / "no/w.safetensors", status=2).stderr
 
 

@@ -45,7 +45,7 @@ _SAVE_AND_DIE = """
 import itertools, os, shutil, sys
 from pathlib import Path
 sys.path[:0] = sys.argv[1:3] + [sys.argv[3]]
-import torch, killed, utils.files, utils.checkpoint
+import torch, killed, utils.files, utils.runs.checkpoint
 from test_storage_faults import save_epoch, newest
 root = Path(sys.argv[4])
 save_epoch(root / "before", 1)

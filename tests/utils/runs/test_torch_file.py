@@ -8,9 +8,9 @@ import zipfile
 import pytest
 import torch
 
+from utils.errors import Refused
 from utils.runs.checkpoint import CheckpointError, load_checkpoint
 from utils.runs.torch_file import read_torch_file
-from utils.runs.zip_records import Refused
 
 GLOBALS = {"bytearray": "builtins\nbytearray", "OrderedDict": "collections\nOrderedDict", "set": "__builtin__\nset"}
 

@@ -15,7 +15,7 @@ from base.data.splits import split_samples
 from utils.errors import UserError, refuse
 from utils.rules import size_errors, validated_twice
 
-_PATIENCE_SECONDS = 1800
+_TIMEOUT_SECONDS = 1800
 
 
 class BaseDataLoader(DataLoader):
@@ -92,10 +92,11 @@ class BaseDataLoader(DataLoader):
             "persistent_workers": num_workers > 0,
             # so that starting workers, which a resume does at another time, takes nothing from the global generator
             "generator": torch.Generator().manual_seed(torch.initial_seed()),
+            "timeout": _TIMEOUT_SECONDS,
             **loader_kwargs,
         }
-        # torch would look for dead workers only when its own timeout is over, so batches_of waits instead
-        self.patience_seconds = self.init_kwargs.pop("timeout", _PATIENCE_SECONDS)
+        if num_workers == 0:
+            del self.init_kwargs["timeout"]  # which torch takes with workers only
         super().__init__(sampler=train_sampler, **self.init_kwargs)
 
     def split_validation(self) -> DataLoader | None:
@@ -151,9 +152,7 @@ class BaseDataLoader(DataLoader):
         dataset.seeder.set_epoch(0)  # the same random numbers in every epoch, so that epochs compare
         collate_fn = self._collate_fn_for(self.valid_dataset)
         kwargs = {**self.init_kwargs, "dataset": dataset, "collate_fn": collate_fn, "drop_last": False}
-        loader = DataLoader(sampler=sampler, **kwargs)
-        loader.patience_seconds = self.patience_seconds
-        return loader
+        return DataLoader(sampler=sampler, **kwargs)
 
     def _collate_fn_for(self, dataset):
         ready = self._collate_fn is default_collate and makes_whole_batches(dataset)

@@ -400,7 +400,7 @@ def parts():
 
 def fast_loaders():
     """Loaders of whole batches over the training and the validation part."""
-    dataset = InMemoryDataset(*read_mnist("data/", True), transform=normalize)
+    dataset = InMemoryDataset(*read_mnist("data/", True), batch_transform=normalize)
     return loaders(dataset, collate_fn=whole_batch)
 
 

@@ -43,7 +43,7 @@ def worker():
 
     seed_everything(0)
     images = torch.randint(256, (NUM_IMAGES, 3, 32, 32), dtype=torch.uint8)
-    dataset = InMemoryDataset(images, torch.randint(10, (NUM_IMAGES,)), transform=to_float)
+    dataset = InMemoryDataset(images, torch.randint(10, (NUM_IMAGES,)), batch_transform=to_float)
     loader = BaseDataLoader(dataset, BATCH, True, 0, 0, device_resident=True, drop_last=True).to(DEVICE)
     model = resnet18(num_classes=10)
     model.conv1, model.maxpool = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False), torch.nn.Identity()

@@ -30,8 +30,8 @@ class MnistDataLoader(BaseDataLoader):
         balance_classes: bool = False,
     ):
         images, labels = read_mnist(data_dir, training, download)
-        plain = InMemoryDataset(images, labels, transform=normalize)
-        shifted = InMemoryDataset(images, labels, transform=[RandomShift(2), normalize]) if augment else plain
+        plain = InMemoryDataset(images, labels, batch_transform=normalize)
+        shifted = InMemoryDataset(images, labels, batch_transform=[RandomShift(2), normalize]) if augment else plain
         super().__init__(
             shifted if training else plain,
             batch_size,
@@ -47,6 +47,6 @@ class MnistDataLoader(BaseDataLoader):
 
 
 def normalize(images):
-    """Images as float32 with the mean 0 and the standard deviation 1 of all training pixels. images: uint8."""
+    """Images as float32 with the mean 0 and the standard deviation 1 of all training pixels. images: uint8 (...)."""
     mean, std = 0.1307 * 255, 0.3081 * 255
     return images.float().sub_(mean).div_(std)

@@ -370,7 +370,9 @@ REFUSED = {
     "trainer.async_save: shards are saved": {"trainer": {"async_save": True}},
     "trainer.channels_last: a sharded model": {"trainer": {"channels_last": True}},
     "parallel.args.units: no module is called": {"parallel": {"type": "fsdp", "args": {"units": ["nothing"]}}},
-    "optimizer.type: Adafactor cannot be sharded": {"optimizer": {"type": "Adafactor", "args": {}}},
+    "optimizer.type: Adafactor is not known to work on sharded parameters": {
+        "optimizer": {"type": "Adafactor", "args": {}}
+    },
 }
 
 
@@ -452,26 +454,33 @@ def test_all_processes_begin_with_the_weights_and_buffers_of_the_first():
         assert same(expected, state)
 
 
-def leaves_while_tried():
-    import utils.distributed.shards
+class OwnSgd(torch.optim.SGD):
+    pass
 
-    tried = utils.distributed.shards._tried
 
-    def leave(optimizer, start):
-        if rank() == 1 and utils.distributed.shards.is_shard(start):
-            os._exit(9)
-        return tried(optimizer, start)
+class DeclaredSgd(torch.optim.SGD):
+    works_on_shards = True
 
-    utils.distributed.shards._tried = leave
+
+def own_optimizers():
+    """{class: what is refused}."""
     with joined({}):
-        optimizer = torch.optim.SGD(fsdp(net(), torch.device("cpu")).parameters(), lr=0.1)
-        require_shardable(optimizer, "optimizer", "SGD")
+        parameters = list(fsdp(net(), torch.device("cpu")).parameters())
+        found = {}
+        for kind in (OwnSgd, DeclaredSgd):
+            try:
+                require_shardable(kind(parameters, lr=0.1), "optimizer", kind.__name__)
+                found[kind.__name__] = ""
+            except UserError as error:
+                found[kind.__name__] = str(error)
+        require_shardable(OwnSgd(net().parameters(), lr=0.1), "optimizer", "OwnSgd")  # nothing is sharded
+        return found
 
 
-def test_a_process_that_is_lost_is_no_fault_of_the_optimizer():
-    first, second = in_world(2, leaves_while_tried)
-    assert (first.status, second.status) == (1, 9)
-    assert "lost contact with rank 1" in first.output and "cannot be sharded" not in first.output
+def test_an_optimizer_of_ones_own_has_to_declare_that_it_works_on_shards():
+    for found in results(in_world(2, own_optimizers)):
+        assert found["OwnSgd"].startswith("optimizer.type: OwnSgd is not known to work on sharded parameters; use Adam")
+        assert found["DeclaredSgd"] == ""
 
 
 def test_scaled_gradients_are_refused_for_shards():

@@ -339,7 +339,7 @@ def shifted_images():
     with joined({}):
         torch.manual_seed(3)
         images = torch.arange(17 * 36, dtype=torch.float32).view(17, 1, 6, 6)
-        dataset = InMemoryDataset(images, torch.arange(17), transform=RandomShift(2, flip=True))
+        dataset = InMemoryDataset(images, torch.arange(17), batch_transform=RandomShift(2, flip=True))
         loader = BaseDataLoader(dataset, 5, True, 0.0, 0)
         steps = []
         for epoch in (1, 2):

@@ -1,16 +1,14 @@
 """Read a loader batch by batch: errors name their sample and come between two steps; generators stay as they are."""
 
+import contextlib
 import re
 import signal
 import threading
 import traceback
-import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from utils.errors import UserError
-
-_ASK_SECONDS = 5.0  # how often torch looks whether workers are alive
 
 
 class DataError(UserError):
@@ -23,16 +21,10 @@ class DataError(UserError):
 
 
 def batches_of(loader: Iterable[Any]) -> Iterator[Any]:
-    """Iterator, started already, over the loader's batches. Raises DataError for whatever goes wrong while one is read.
-
-    A loader may have patience_seconds: how long to wait for a batch from its workers.
-    """
+    """Iterator, started already, over the loader's batches. Raises DataError for any error while one is read."""
     iterator = iter(loader)
-    if getattr(loader, "timeout", 0) == 0:
-        _find_dead_workers_later()
-    if hasattr(iterator, "_try_get_data") and "_try_get_data" not in vars(iterator):
-        _wait_patiently(iterator, getattr(loader, "patience_seconds", 0))
-    return _read(iterator)
+    awaited = _finding_dead_workers() if getattr(loader, "num_workers", 0) else contextlib.nullcontext()
+    return _read(iterator, awaited)
 
 
 def sample_error(dataset: Any, index: int, error: Exception) -> DataError:
@@ -43,11 +35,12 @@ def sample_error(dataset: Any, index: int, error: Exception) -> DataError:
     return DataError(f"data_loader: sample {index}{f' ({file})' if file else ''}: {_in_one_line(error)}")
 
 
-def _read(iterator):
+def _read(iterator, awaited):
     try:
         while True:
             try:
-                batch = next(iterator)
+                with awaited:
+                    batch = next(iterator)
             except StopIteration:
                 return
             yield batch
@@ -56,41 +49,52 @@ def _read(iterator):
     except UserError as error:
         raise DataError(str(error)) from error
     except Exception as error:
-        raise DataError(f"data_loader: {_describe(error, getattr(iterator, '_workers', ()))}") from error
+        workers = getattr(iterator, "_workers", ())  # torch has no public way to a loader's processes
+        raise DataError(f"data_loader: {_describe(error, workers)}") from error
 
 
-def _wait_patiently(iterator, seconds):
-    """Let torch's iterator raise TimeoutError once its workers have brought nothing for so long; 0: never.
+def _finding_dead_workers():
+    """The _DeadWorkers that handles SIGCHLD; a context that does nothing where torch has no handler of it."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        return contextlib.nullcontext()
+    handler = signal.getsignal(signal.SIGCHLD)
+    if callable(handler) and not isinstance(handler, _DeadWorkers):
+        handler = _DeadWorkers(handler)
+        signal.signal(signal.SIGCHLD, handler)
+    return handler if isinstance(handler, _DeadWorkers) else contextlib.nullcontext()
 
-    It holds the iterator weakly: in a cycle with it, it would leave the ending of the workers to the garbage collector,
-    which takes the queues to them apart first, so that each would be waited for in vain.
+
+class _DeadWorkers:
+    """A handler of SIGCHLD that calls torch's, which raises an error if a worker is dead, only within `with`.
+
+    Torch's own raises wherever the main thread is, also within an optimizer step, so that the run could not be saved.
     """
-    ask, itself, asked = type(iterator)._try_get_data, weakref.ref(iterator), []
 
-    def ask_again(timeout=_ASK_SECONDS):
-        found = ask(itself(), min(timeout, seconds or timeout))
-        asked.append(timeout)
-        if found[0]:
-            asked.clear()
-        elif seconds and sum(asked) >= seconds:
-            raise TimeoutError(f"no batch came for {seconds} seconds")
-        return found
+    def __init__(self, torchs_handler):
+        self._torchs_handler = torchs_handler
+        self._awaited = self._came = False
 
-    iterator._try_get_data = ask_again
+    def __call__(self, number, frame):
+        if self._awaited:
+            self._torchs_handler(number, frame)
+        self._came = not self._awaited
 
+    def __enter__(self):
+        self._awaited = True
+        if self._came:
+            self._came = False
+            try:
+                self._torchs_handler(signal.SIGCHLD, None)
+            except Exception:
+                self._awaited = False
+                raise
 
-def _find_dead_workers_later():
-    """Take out torch's handler for dead workers, which raises wherever the main thread is, within an update too.
-
-    Without it a DataLoader finds a dead worker while it waits for a batch, at most 5 s later.
-    """
-    on_main_thread = threading.current_thread() is threading.main_thread()
-    if on_main_thread and hasattr(signal, "SIGCHLD") and callable(signal.getsignal(signal.SIGCHLD)):
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    def __exit__(self, *error):
+        self._awaited = False
 
 
 def _describe(error, workers):
-    if "Original Traceback" not in str(error) and (isinstance(error, TimeoutError) or "timed out" in str(error)):
+    if "Original Traceback" not in str(error) and "timed out" in str(error):
         for worker in workers:
             worker.kill()  # it may be beyond being asked to end
         return f"{error}: a worker hangs, or data_loader.args.timeout is too short"

@@ -1,7 +1,8 @@
-"""Metrics that are no means over batches, such as F1: they see every batch and are computed once, at an epoch's end."""
+"""Metrics that are not means over batches, such as F1: they see every batch and are computed at the end of an epoch."""
 
 import copy
 import math
+import sys
 import warnings
 
 from utils.distributed.messages import gather
@@ -15,11 +16,12 @@ METHODS = ("update", "compute", "reset", "state_dict", "load_state_dict")
 class EpochMetrics:
     """Metrics with update(output, target), compute(), reset() and a state; each a copy of its own, on the device.
 
-    metrics: {place in the config: metric}, each with a __name__. compute() gives one number, or a square table, such as
-    a confusion matrix, which is no result but stands in the attribute tables, {name: rows}, after each result().
+    metrics: {place in the config: metric}, each with a __name__. compute() returns one number, or a square table, such
+    as a confusion matrix, which is not among the results but in the attribute tables, {name: rows}, after each
+    result(). It leaves the metric's state as it is.
 
-    Raises UserError, naming the place, for a metric that gives something else: at once if it can be computed before it
-    has seen anything, else after the first batch.
+    Raises UserError, naming the place, for a metric that returns something else: at once if it can be computed before
+    its first batch, otherwise after it.
     """
 
     def __init__(self, metrics, device=None):
@@ -33,11 +35,12 @@ class EpochMetrics:
         for metric in self._metrics.values():
             for part in _parts_of_torchmetrics(metric):
                 part.persistent(True)  # else its state_dict is empty
-                part.sync_on_compute = part._to_sync = False  # what other processes have seen is added here
+                part.distributed_available_fn = _never  # the states of other processes are added here, not in compute()
             self._to_device(metric)
         self.reset()
-        self._try_all()
-        self._tried = False
+        self._look_at_results()
+        self.reset()  # torchmetrics keeps the value that it has computed
+        self._looked_at = False
 
     def reset(self):
         """Forget all batches."""
@@ -55,9 +58,9 @@ class EpochMetrics:
                 _tell(place, metric, error)
                 raise
         self.num_batches += 1
-        if not self._tried:
-            self._tried = True
-            self._try_all()
+        if not self._looked_at:
+            self._looked_at = True
+            self._look_at_results()
 
     def result(self):
         """{name: number} of those that give one, nan before the first batch; waits for the device."""
@@ -98,6 +101,7 @@ class EpochMetrics:
         states = [state for state in states if state]
         metrics = {place: copy.deepcopy(metric) for place, metric in self._metrics.items()}
         for place, metric in metrics.items():
+            metric.reset()  # which also forgets the value that torchmetrics has computed and kept
             for i, state in enumerate(states):
                 other = copy.deepcopy(metric) if i else metric
                 self._load(other, state["states"][metric.__name__])
@@ -111,25 +115,23 @@ class EpochMetrics:
             if before.keys() != state.keys() or any(type(before[key]) is not type(state[key]) for key in before):
                 raise ValueError(f"it is not the state of a {type(metric).__name__}")
         metric.load_state_dict(state)
-        for part in _parts_of_torchmetrics(metric):
-            part._update_count = self.num_batches  # else it warns that it has seen nothing; no part of its state_dict
         self._to_device(metric)
 
     def _to_device(self, metric):
         if self.device is not None and hasattr(metric, "to"):
             metric.to(self.device)
 
-    def _try_all(self):
-        """Look at what the metrics give by now, in copies, so that no bit of the run depends on it."""
+    def _look_at_results(self):
+        """Refuse a metric that does not return a number or a table, and note which return tables."""
         from utils.seed import rng_state, set_rng_state  # imports NumPy, which a mistake in a config need not wait for
 
-        before = rng_state()
+        before = rng_state()  # a resumed run looks at another batch, and its random numbers are to stay the same
         for place, metric in self._metrics.items():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 try:
-                    value = copy.deepcopy(metric).compute()
-                except Exception:  # so little may be too little for it; the epoch's end shows
+                    value = metric.compute()
+                except Exception:  # so little may be too little for it; the end of the epoch shows
                     continue
             value = _number_or_table(value, place, metric)
             if isinstance(value, list):
@@ -157,16 +159,24 @@ def _require_mergeable(place, metric):
             f"{place}: {type(metric).__name__}: {why}, which the merge_state of torchmetrics does not add up; write "
             "one, or train in one process"
         )
-    _merge(place, copy.deepcopy(metric), copy.deepcopy(metric))  # what it refuses, it refuses now
 
 
 def _not_added_up(metric):
-    """What of a metric the merge_state of torchmetrics neither adds up nor refuses itself; "" if nothing."""
+    """Why the merge_state of torchmetrics does not add up the metric's states; "" if it does."""
+    if metric.full_state_update is not False:
+        return "its full_state_update is not False"
+    if metric.dist_sync_on_step:
+        return "its dist_sync_on_step is true"
+    # torchmetrics has no public way to ask for the dist_reduce_fx that add_state was given, and its merge_state counts
+    # a mean as if each side had seen one batch, and stacks a tensor without dist_reduce_fx, without an error
     for name, how in metric._reductions.items():
+        is_tensor = hasattr(metric.metric_state[name], "dim")
         if getattr(how, "__name__", "") == "dim_zero_mean":
             return f"its {name!r} is a mean"
-        if how is None and hasattr(metric._defaults[name], "dim") and not metric.full_state_update:
+        if how is None and is_tensor:
             return f"its {name!r} has no dist_reduce_fx"
+        if how is not None and not is_tensor and not getattr(how, "__name__", "").startswith("dim_zero_"):
+            return f"its {name!r} is a list with a dist_reduce_fx of its own"
     return ""
 
 
@@ -179,9 +189,11 @@ def _merge(place, metric, other):
 
 
 def _computed(place, metric):
-    """A float, or the rows of a square table."""
+    """A float, or the rows of a square table, of a metric that has seen a batch."""
     try:
-        value = metric.compute()
+        with warnings.catch_warnings():  # torchmetrics does not know of updates before its state was loaded
+            warnings.filterwarnings("ignore", "The ``compute`` method of metric")
+            value = metric.compute()
     except Exception as error:
         _tell(place, metric, error)
         raise
@@ -210,4 +222,11 @@ def _number_or_table(value, place, metric):
 
 def _parts_of_torchmetrics(metric):
     """The metric and those inside it, if they are of torchmetrics, which need not be installed."""
-    return [part for part in getattr(metric, "modules", tuple)() if hasattr(part, "_update_count")]
+    torchmetrics = sys.modules.get("torchmetrics")  # imported by whoever made such a metric
+    if torchmetrics is None:
+        return []
+    return [part for part in getattr(metric, "modules", tuple)() if isinstance(part, torchmetrics.Metric)]
+
+
+def _never():
+    return False

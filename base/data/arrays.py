@@ -49,7 +49,7 @@ class ArrayDataLoader(BaseDataLoader):
                 held = f"{targets.dtype} {targets.shape}"
                 raise UserError(f"{argument}: is for classes, and {shown(target)} holds none: {held}")
         super().__init__(
-            InMemoryDataset(rows, targets, transform=as_input),
+            InMemoryDataset(rows, targets, batch_transform=as_input),
             batch_size,
             shuffle,
             validation_split,

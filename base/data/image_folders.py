@@ -54,10 +54,10 @@ class ImageFolderDataLoader(BaseDataLoader):
             files, labels = self._test_images(test_folder, folder)
         images = read_images(files, image_size) if in_memory else None
 
-        def dataset(*transform):
+        def dataset(*batch_transform):
             if in_memory:
-                return InMemoryDataset(images, labels, transform=transform)
-            return ImageFiles(files, labels, image_size, transform)
+                return InMemoryDataset(images, labels, batch_transform=batch_transform)
+            return ImageFiles(files, labels, image_size, batch_transform)
 
         plain = dataset(normalize)
         super().__init__(
@@ -85,20 +85,20 @@ class ImageFolderDataLoader(BaseDataLoader):
 
 
 class ImageFiles(Dataset):
-    """Images read when they are asked for. files: paths. transform: functions of batches (B, 3, size, size) uint8."""
+    """Images read when they are asked for. files: paths. batch_transform: functions of batches (B, 3, size, size)."""
 
-    def __init__(self, files, labels, size, transform):
+    def __init__(self, files, labels, size, batch_transform):
         self.files = files  # errors name the sample's file
         self.labels = labels
         self.size = size
-        self.transform = transform
+        self.batch_transform = batch_transform
 
     def __len__(self):
         return len(self.files)
 
     def __getitem__(self, index):
         image = torch.from_numpy(read_image(self.files[index], self.size)).unsqueeze(0)
-        for function in self.transform:
+        for function in self.batch_transform:
             image = function(image)
         return image[0], self.labels[index]
 

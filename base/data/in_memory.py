@@ -1,6 +1,7 @@
 """InMemoryDataset: samples held in arrays and served a whole batch at a time, through an ordinary DataLoader."""
 
 import mmap
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,31 +9,56 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from base.data.batch_transform import BatchTransform
 from utils.errors import UserError
 
-_EXAMPLES = 8  # rows on which a transform is tried, to see whether it is random
+# classes of torchvision.transforms.v2 that draw nothing, and treat each sample of a batch as they treat it alone
+_SAFE_ON_BATCHES = {
+    "CenterCrop",
+    "ConvertImageDtype",
+    "Grayscale",
+    "Identity",
+    "LinearTransformation",
+    "Normalize",
+    "Pad",
+    "Resize",
+    "RGB",
+    "ToDtype",
+    "ToPureTensor",
+}
 
 
 class InMemoryDataset(Dataset):
     """Arrays of equal length; sample i is row i of each. A batch is one indexing operation, whatever its size.
 
-    arrays: tensors or NumPy arrays (N, ...), also memory maps larger than memory. transform: of batches of the first
-    array's rows: a function, a list of them or a Compose of torchvision; see BatchTransform for random ones.
+    arrays: tensors or NumPy arrays (N, ...), also memory maps larger than memory.
+    transform: applied to single samples (...) of the first array: a function, a list of them or a Compose of
+        torchvision. Each sample has random numbers of its own. Transforms of torchvision.transforms.v2 that draw none
+        are applied to whole batches, which gives the same numbers.
+    batch_transform: applied to whole batches (B, ...) of the first array, after transform: a function or a list of
+        them. One that draws random numbers must draw for each sample, and say so: draws_per_sample = True.
 
     A DataLoader over it needs collate_fn=whole_batch; BaseDataLoader sees to that. Raises UserError for arrays that
-    do not fit together and for a transform that changes the number of samples.
+    do not fit together, and, when a batch is read, for a transform that changes the number of samples.
     """
 
-    def __init__(self, *arrays, transform=None):
+    def __init__(
+        self,
+        *arrays: torch.Tensor | np.ndarray,
+        transform: Callable | Sequence[Callable] | None = None,
+        batch_transform: Callable | Sequence[Callable] | None = None,
+    ):
         if not arrays:
             raise UserError("a dataset needs at least one array")
         self.arrays = [_checked(array, i) for i, array in enumerate(arrays)]
         lengths = [len(array) for array in self.arrays]
         if len(set(lengths)) != 1:
             raise UserError(f"the arrays of a dataset have as many rows each; got {', '.join(map(str, lengths))}")
-        spread = sorted({i * (len(self) - 1) // (_EXAMPLES - 1) for i in range(_EXAMPLES)}) if len(self) else []
-        self.transform = BatchTransform(transform, [_rows(self.arrays[0], [row]) for row in spread])
+        self._transforms = _Transforms(transform, batch_transform)
+
+    @property
+    def draws_for_batches(self) -> bool:
+        """Whether a transform draws for a whole batch at once; of several processes, each then reads whole batches."""
+        return self._transforms.draws_for_batches
 
     def __len__(self):
         return len(self.arrays[0])
@@ -45,7 +71,7 @@ class InMemoryDataset(Dataset):
     def __getitems__(self, indices, seeder=None):
         """The batch of these samples: a tuple of tensors (B, ...). seeder: the SampleSeeder for random transforms."""
         rows = [_rows(array, indices) for array in self.arrays]
-        rows[0] = self.transform(rows[0], indices, seeder)
+        rows[0] = self._transforms(rows[0], indices, seeder)
         return tuple(rows)
 
     def to(self, device):
@@ -60,6 +86,108 @@ class InMemoryDataset(Dataset):
     def __setstate__(self, state):
         arrays = [array.open() if isinstance(array, _MappedFile) else array for array in state["arrays"]]
         vars(self).update(state, arrays=[_checked(array, i) for i, array in enumerate(arrays)])
+
+
+class _Transforms:
+    """Applies the functions of transform and then those of batch_transform to batches (B, ...).
+
+    The functions of transform from the first to the last that is not known to be safe on batches are called with one
+    sample (...) at a time, those around them with the batch.
+    """
+
+    def __init__(self, transform, batch_transform):
+        functions, batch_functions = _functions(transform, "transform"), _functions(batch_transform, "batch_transform")
+        single = []
+        for i, function in enumerate(functions):
+            from_pil = bool(single) and type(function).__name__ == "ToImage"  # may have to make a tensor of each image
+            if from_pil or not _is_safe_on_batches(function):
+                single.append(i)
+        first, end = (single[0], single[-1] + 1) if single else (len(functions), len(functions))
+        self._before, self._per_sample, self._after = functions[:first], functions[first:end], functions[end:]
+        self._after += batch_functions
+        if any(map(_draws_per_sample, self._per_sample)):
+            raise UserError("transform: one with draws_per_sample stands between two that take one sample at a time")
+        self.draws_for_batches = any(map(_draws_per_sample, [*functions, *batch_functions]))
+        self._watched = [function for function in batch_functions if not _draws_per_sample(function)]
+
+    def __call__(self, batch, indices, seeder=None):
+        """The batch transformed. indices: of its samples. seeder: the SampleSeeder for random functions."""
+        for place, function in enumerate(self._before):
+            batch = self._apply(function, batch, indices, seeder, place)
+        if self._per_sample:
+            batch = self._one_by_one(batch, indices, seeder)
+        for place, function in enumerate(self._after, len(self._before)):
+            batch = self._apply(function, batch, indices, seeder, place)
+        return batch
+
+    def _apply(self, function, batch, indices, seeder, place):
+        if seeder is not None and _draws_per_sample(function):
+            stream = hash((place, *indices))  # of integers alone, so the same in every process
+            result = seeder.map(lambda samples: function(samples.clone()), [stream], [batch])[0]
+        elif seeder is not None and function in self._watched:  # in the first batch only, for speed
+            result, drew = seeder.watch(function, batch)
+            if drew:
+                raise UserError(
+                    f"batch_transform: {_name(function)} draws random numbers; give it as transform, or set "
+                    "draws_per_sample = True on it if it draws for each sample of the batch"
+                )
+            self._watched.remove(function)
+        else:
+            result = function(batch)
+        if not isinstance(result, torch.Tensor):
+            kind = type(result).__name__
+            raise UserError(f"transform: {_name(function)} makes a {kind} of a batch; it should make a tensor")
+        if result.dim() == 0 or len(result) != len(indices):
+            made = len(result) if result.dim() else "no"
+            raise UserError(
+                f"transform: {_name(function)} makes {made} samples of {len(indices)}; labels would no longer fit"
+            )
+        return result
+
+    def _one_by_one(self, batch, indices, seeder):
+        if seeder is None:
+            samples = [self._apply_to_sample(sample) for sample in batch]
+        else:
+            samples = seeder.map(self._apply_to_sample, indices, batch)
+        if not all(isinstance(sample, torch.Tensor) for sample in samples):
+            raise UserError(f"transform: it makes a {type(samples[0]).__name__} of a sample; it should make a tensor")
+        shapes = {tuple(sample.shape) for sample in samples}
+        if len(shapes) > 1:
+            raise UserError(f"transform: samples come out in different shapes, {sorted(shapes)}; a batch needs one")
+        return torch.stack(samples)
+
+    def _apply_to_sample(self, sample):
+        sample = sample.clone()  # it may be changed in place, and read again
+        for function in self._per_sample:
+            sample = function(sample)
+        return sample
+
+
+def _functions(transform, argument):
+    """The functions that a transform consists of. A Compose of torchvision, of either generation, is taken apart."""
+    if transform is None:
+        return []
+    if type(transform).__name__ == "Compose" and isinstance(getattr(transform, "transforms", None), (list, tuple)):
+        transform = transform.transforms
+    if isinstance(transform, (list, tuple)):
+        return [function for part in transform for function in _functions(part, argument)]
+    if not callable(transform):
+        raise UserError(f"{argument}: {transform!r} cannot be called")
+    return [transform]
+
+
+def _is_safe_on_batches(function):
+    kind = type(function)
+    of_torchvision = kind.__module__.startswith("torchvision.transforms.v2.")
+    return _draws_per_sample(function) or (of_torchvision and kind.__name__ in {*_SAFE_ON_BATCHES, "ToImage"})
+
+
+def _draws_per_sample(function):
+    return getattr(function, "draws_per_sample", False)
+
+
+def _name(function):
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def whole_batch(batch):

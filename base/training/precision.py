@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from utils.distributed.shards import is_sharded
+from utils.distributed.shards import FUSED_SHARDABLE, is_sharded
 from utils.errors import UserError
 from utils.nested import map_tensors
 from utils.rules import precision_error
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _AS_IS = contextlib.nullcontext()
 _FUSED = ("Adam", "AdamW", "SGD")  # torch.optim's classes whose fused kernel runs on the CPU and on CUDA alike
-_FUSED_SHARDED = ("Adam", "AdamW")  # and with sharded parameters
 
 
 def to_device(value: Any, device: torch.device) -> Any:
@@ -93,7 +92,7 @@ def fused_option(section: dict[str, Any], wanted: bool | None, model: torch.nn.M
     """
     given = section.get("args", {})
     if wanted is None:
-        known = section["type"].removeprefix("torch.optim.") in (_FUSED_SHARDED if is_sharded(model) else _FUSED)
+        known = section["type"].removeprefix("torch.optim.") in (FUSED_SHARDABLE if is_sharded(model) else _FUSED)
         own_choice = any(key in given for key in ("fused", "foreach", "differentiable"))
         parameters = list(model.parameters())
         dense = not any(getattr(module, "sparse", False) for module in model.modules())

@@ -22,7 +22,7 @@ class MnistToItself(BaseDataLoader):
         fold: str | None = None,
     ):
         images, _ = read_mnist(data_dir, training, download)
-        dataset = ToItself(images, transform=_from_0_to_1)
+        dataset = ToItself(images, batch_transform=_from_0_to_1)
         super().__init__(dataset, batch_size, shuffle, validation_split, num_workers, fold=fold)
 
 

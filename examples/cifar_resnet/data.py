@@ -43,9 +43,9 @@ class Cifar10DataLoader(BaseDataLoader):
         fold: str | None = None,
     ):
         arrays = read_cifar10(data_dir, training, download)
-        plain = InMemoryDataset(*arrays, transform=normalize)
+        plain = InMemoryDataset(*arrays, batch_transform=normalize)
         dataset = (
-            InMemoryDataset(*arrays, transform=[RandomShift(4, flip=True), normalize])
+            InMemoryDataset(*arrays, batch_transform=[RandomShift(4, flip=True), normalize])
             if augment and training
             else plain
         )

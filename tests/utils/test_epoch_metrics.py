@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from torchmetrics import classification, regression
+from torchmetrics import Metric, classification, regression
 
 from helpers import same
 from model.metric import ConfusionMatrix, MacroF1
@@ -114,6 +114,39 @@ def test_wrong_shape_is_refused_before_the_first_batch_where_it_can_be():
         MetricTracker.of([vector], CPU)
 
 
+def test_states_of_several_processes_of_one_batch_each_are_merged_exactly(monkeypatch):
+    """torchmetrics keeps the value that it has computed after the first batch."""
+    parts = [update_all(MetricTracker.of(f1_and_auroc(), CPU), [batch]) for batch in batches(20)]
+    states = [part.over_epoch.state_dict() for part in parts]
+    monkeypatch.setattr("utils.epoch_metrics.world_size", lambda: 2)
+    monkeypatch.setattr("utils.epoch_metrics.gather", lambda state: states)
+    merged = parts[0].over_epoch.result()
+    monkeypatch.undo()
+    whole = update_all(MetricTracker.of(f1_and_auroc(), CPU), batches(40)).over_epoch.result()
+    assert merged == whole
+
+
+class Listed(Metric):
+    full_state_update = False
+
+    def __init__(self, how):
+        super().__init__()
+        self.add_state("seen", [], dist_reduce_fx=how)
+
+    def update(self, output, target):
+        self.seen.append(target)
+
+    def compute(self):
+        return torch.cat(self.seen).float().mean()
+
+
+def test_list_with_a_reduction_of_its_own_is_refused_in_several_processes(monkeypatch):
+    monkeypatch.setattr("utils.epoch_metrics.world_size", lambda: 2)
+    MetricTracker.of([named(Listed("cat"))], CPU)
+    with pytest.raises(UserError, match="its 'seen' is a list with a dist_reduce_fx of its own"):
+        MetricTracker.of([named(Listed(lambda states: states[0]))], CPU)
+
+
 @pytest.mark.parametrize(
     ("value", "what"), [(torch.ones(2), r"a tensor of shape \(2,\)"), ({}, "a dict"), (torch.ones(2, 3), "(2, 3)")]
 )
@@ -174,5 +207,5 @@ def test_looking_at_a_metric_takes_no_random_numbers():
             return torch.rand(())
 
     before = torch.get_rng_state()
-    update_all(MetricTracker.of([named(Drawing(None))], CPU), batches()[:0]).over_epoch.update(torch.ones(1), 1)
+    MetricTracker.of([named(Drawing(None))], CPU).over_epoch.update(torch.ones(1), 1)
     assert torch.equal(torch.get_rng_state(), before)

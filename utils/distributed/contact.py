@@ -148,11 +148,14 @@ def _key(what, rank=None):
 
 
 def _store():
-    if meeting_folder():
-        return _Files(meeting_folder())
+    return _Files(meeting_folder()) if meeting_folder() else default_store()
+
+
+def default_store():
+    """The store through which the processes of torch's default group found each other."""
     import torch.distributed as dist
 
-    return dist.distributed_c10d._get_default_store()
+    return dist.distributed_c10d._get_default_store()  # torch.distributed has no public function that returns it
 
 
 class _Files:

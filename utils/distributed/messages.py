@@ -202,7 +202,7 @@ def is_first_to_say(text, seconds=_SAY_SECONDS):
         return is_main()
     key = f"said/{hashlib.sha256(text.encode()).hexdigest()}"
     _times_said[key] += 1
-    store = dist.distributed_c10d._get_default_store()
+    store = contact.default_store()
     patience = time.monotonic() + seconds
     try:
         if is_main():

@@ -81,16 +81,24 @@ def _settle_buckets(wrapped):
     processes round differently by where in a bucket a gradient lies, so a resumed run's first step would differ.
     """
     model = wrapped.module
-    own = vars(model).get("forward")  # which a model may have assigned
-    model.forward = lambda: sum(p.sum().real * 0 for p in model.parameters() if p.requires_grad)
+    wrapped.module = _SumOfParameters(model)
     try:
         for _ in range(2):  # the second forward pass takes notice of what the first backward pass has shown
             wrapped().backward()
     finally:
-        del model.forward
-        if own is not None:
-            model.forward = own
+        wrapped.module = model
     wrapped.zero_grad()
+
+
+class _SumOfParameters(torch.nn.Module):
+    """Stands in for a model in a pass that reaches all its parameters and needs no data."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self):
+        return sum(p.sum().real * 0 for p in self.model.parameters() if p.requires_grad)
 
 
 def needs_all_gradients(model):

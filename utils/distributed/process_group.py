@@ -237,7 +237,8 @@ def _end_threads():
     if not _meshes:
         return
     for mesh in _meshes:
-        getattr(mesh, "_pg_registry", {}).clear()  # where it keeps its groups; torch has no other way
+        # where a DeviceMesh keeps its groups: it has no public method that releases them
+        getattr(mesh, "_pg_registry", {}).clear()
     _meshes.clear()
     gc.collect()  # the model has them too
 

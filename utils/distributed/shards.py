@@ -3,11 +3,13 @@
 They are told by an attribute, since to import their module takes half a second, which other runs need not wait for.
 """
 
-from utils.distributed import contact
 from utils.distributed.messages import broadcast
 from utils.errors import UserError
 
-_TRIED_STEPS = 2
+# classes of torch.optim that treat each element by itself, so that shards come to the numbers of whole parameters
+_SHARDABLE = ("Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "SGD")
+FUSED_SHARDABLE = ("Adam", "AdamW")
+"""Those of them whose fused kernel torch can run on sharded parameters."""
 
 
 def is_shard(value):
@@ -56,48 +58,23 @@ def refuse_sharded(model, what):
         raise UserError(f'{what} needs a whole model, and parallel.type "fsdp" shards it; leave it out, or use "ddp"')
 
 
-def require_shardable(optimizer, path, type_name):
-    """Raise UserError if the optimizer fails with sharded parameters, or comes to other numbers than with whole ones.
+def require_shardable(optimizer, path: str, type_name: str):
+    """Raise UserError if the optimizer's parameters are sharded and it is not known to support that.
 
-    That is tried, for a few steps, on a small parameter that is sharded as the optimizer's own are. path: of its
-    section in the config.
+    path: of its section in the config. A class of a project's own declares that it treats each element by itself with
+    the attribute works_on_shards = True.
     """
     import torch
 
-    mesh = next((p.device_mesh for group in optimizer.param_groups for p in group["params"] if is_shard(p)), None)
-    if mesh is None:
+    if not any(is_shard(parameter) for group in optimizer.param_groups for parameter in group["params"]):
         return
-    remedy = 'Adam, AdamW and SGD can be, or use parallel.type "ddp"'
-    start = torch.linspace(-1, 1, 6 * mesh.size(), device=mesh.device_type).reshape(-1, 3)
-    try:
-        single = _tried(optimizer, start)
-    except Exception:  # it wants something that this parameter is not, and so says nothing of sharded ones
+    kind, remedy = type(optimizer), 'use Adam, AdamW or SGD, or parallel.type "ddp"'
+    if getattr(kind, "works_on_shards", False):
         return
-    try:
-        from torch.distributed.tensor import Shard, distribute_tensor
-
-        sharded = _tried(optimizer, distribute_tensor(start, mesh, [Shard(0)], src_data_rank=None)).full_tensor()
-    except Exception as error:
-        if contact.is_lost(error):  # another process
-            raise
-        kernel = "with its fused kernel " if optimizer.defaults.get("fused") else ""
-        reason = str(error).splitlines()[0].partition(". ")[0]
-        raise UserError(f"{path}.type: {type_name} {kernel}cannot be sharded ({reason}); {remedy}") from None
-    if not torch.allclose(single, sharded, rtol=1e-3, atol=1e-5):
-        raise UserError(f"{path}.type: {type_name}, sharded, comes to other numbers than whole; {remedy}")
-
-
-def _tried(optimizer, start):
-    """What a few steps of an optimizer like this one make of a parameter with these values."""
-    import inspect
-
-    import torch
-
-    parameter = torch.nn.Parameter(start.clone())
-    taken = inspect.signature(type(optimizer)).parameters
-    settings = {key: value for key, value in optimizer.defaults.items() if key in taken}
-    trial = type(optimizer)([parameter], **settings)
-    for _ in range(_TRIED_STEPS):
-        parameter.grad = (parameter.detach() * 0.5).cos()
-        trial.step()
-    return parameter.detach()
+    if kind not in [getattr(torch.optim, name) for name in _SHARDABLE]:
+        raise UserError(f"{path}.type: {type_name} is not known to work on sharded parameters; {remedy}")
+    if optimizer.defaults.get("fused") and kind.__name__ not in FUSED_SHARDABLE:
+        raise UserError(
+            f"{path}.type: {type_name} with its fused kernel does not work on sharded parameters; leave out fused, or "
+            f"{remedy}"
+        )

@@ -1,4 +1,5 @@
 import pickle
+import random
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from torchvision.transforms import v2
 
 from base import BaseDataLoader, InMemoryDataset, memory_map, whole_batch
 from utils import UserError
+from utils.batches import batches_of
 from utils.seed import seed_everything
 
 
@@ -17,23 +19,67 @@ def images(count=12):
 
 def test_a_batch_is_its_samples_and_the_arrays_stay_as_they_are():
     stored, labels = images(), torch.arange(12)
-    dataset = InMemoryDataset(stored, labels, transform=lambda batch: batch.float().div_(255))
+    dataset = InMemoryDataset(stored, labels, batch_transform=lambda batch: batch.float().div_(255))
     batch, targets = dataset.__getitems__([3, 1])
     assert torch.equal(batch, torch.stack([dataset[3][0], dataset[1][0]])) and targets.tolist() == [3, 1]
     assert torch.equal(batch, stored[[3, 1]].float() / 255) and torch.equal(stored, images())
     assert len(dataset) == 12 and dataset[-1][1] == 11 and len(list(dataset)) == 12
 
 
-def test_a_deterministic_transform_sees_whole_batches():
+def test_a_function_sees_whole_batches_as_batch_transform_and_single_samples_as_transform():
     seen = []
 
-    def scale(batch):
-        seen.append(tuple(batch.shape))
-        return batch.float()
+    def scale(values):
+        seen.append(tuple(values.shape))
+        return values.float() / values.max()  # over a batch another number than over a sample
 
-    loader = DataLoader(InMemoryDataset(images(), transform=[scale]), batch_size=5, collate_fn=whole_batch)
-    assert [len(batch[0]) for batch in loader] == [5, 5, 2]
-    assert seen[-3:] == [(5, 3, 8, 8), (5, 3, 8, 8), (2, 3, 8, 8)]
+    def read(**transforms):
+        seen.clear()
+        loader = DataLoader(InMemoryDataset(images(), **transforms), batch_size=5, collate_fn=whole_batch)
+        return torch.cat([batch[0] for batch in loader])
+
+    whole = read(batch_transform=[scale])
+    assert seen == [(5, 3, 8, 8), (5, 3, 8, 8), (2, 3, 8, 8)]
+    assert torch.equal(whole, torch.cat([part.float() / part.max() for part in images().split(5)]))
+    single = read(transform=[scale])
+    assert seen == [(3, 8, 8)] * 12
+    assert torch.equal(single, torch.stack([image.float() / image.max() for image in images()]))
+    both = read(transform=lambda image: image[:1], batch_transform=scale)
+    assert torch.equal(both, torch.cat([part.float() / part.max() for part in images()[:, :1].split(5)]))
+
+
+def test_making_a_dataset_calls_no_transform():
+    def fail(values):
+        raise AssertionError
+
+    InMemoryDataset(images(), transform=[fail], batch_transform=[fail])
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        v2.CenterCrop(5),
+        v2.ConvertImageDtype(torch.float32),
+        v2.Grayscale(),
+        v2.Identity(),
+        v2.LinearTransformation(torch.eye(192), torch.ones(192)),
+        v2.Normalize([0.5], [0.25]),
+        v2.Pad(2),
+        v2.Resize(5),
+        v2.RGB(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.ToImage(),
+        v2.ToPureTensor(),
+    ],
+    ids=lambda function: type(function).__name__,
+)
+def test_transforms_that_are_safe_on_batches_give_what_they_give_for_samples(function, monkeypatch):
+    batches, forward = [], type(function).forward
+    monkeypatch.setattr(type(function), "forward", lambda self, x: batches.append(len(x)) or forward(self, x))
+    stored = images().float() / 255
+    batch = InMemoryDataset(stored, transform=[function]).__getitems__(list(range(12)))[0]
+    assert batches == [12]
+    assert torch.equal(batch, torch.stack([function(image) for image in stored]))
 
 
 @pytest.mark.parametrize("compose", [v2.Compose, list])
@@ -84,13 +130,25 @@ def test_a_transform_that_draws_for_each_sample_itself_gets_whole_batches():
 
     flip.draws_per_sample = True
     seed_everything(3)
-    loader = BaseDataLoader(InMemoryDataset(images(), transform=[flip, lambda batch: batch.float()]), 6, False, 0, 0)
-    loader.set_epoch(1)
-    first, again = torch.cat([b[0] for b in loader]), torch.cat([b[0] for b in loader])
-    flipped = (first != images().float()).flatten(1).any(1)
-    assert torch.equal(first, again) and 0 < flipped.sum() < 12
+    for transforms in ({"batch_transform": [flip, torch.Tensor.float]}, {"transform": [flip, torch.Tensor.float]}):
+        loader = BaseDataLoader(InMemoryDataset(images(), **transforms), 6, False, 0, 0)
+        loader.set_epoch(1)
+        first, again = torch.cat([b[0] for b in loader]), torch.cat([b[0] for b in loader])
+        flipped = (first != images().float()).flatten(1).any(1)
+        assert torch.equal(first, again) and 0 < flipped.sum() < 12
     with pytest.raises(UserError, match="draws_per_sample stands between two"):
         InMemoryDataset(images(), transform=[v2.RandomCrop(4), flip, v2.RandomCrop(2)])
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("draw", [lambda: torch.rand(()), np.random.rand, random.random])
+def test_a_batch_transform_that_draws_without_saying_so_is_refused(draw, num_workers):
+    def noisy(batch):
+        return batch + float(draw())
+
+    loader = BaseDataLoader(InMemoryDataset(images(), batch_transform=noisy), 6, False, 0, num_workers)
+    with pytest.raises(UserError, match="batch_transform: noisy draws random numbers; give it as transform"):
+        list(batches_of(loader))
 
 
 def test_memory_maps_are_read_row_by_row(tmp_path):
@@ -138,46 +196,36 @@ def test_arrays_that_cannot_be_a_dataset_are_refused(arrays, message):
         InMemoryDataset(*arrays)
 
 
-def test_a_transform_that_changes_the_number_of_samples_is_refused_at_once():
-    with pytest.raises(UserError, match="transform: it makes 1 samples of 2"):
-        InMemoryDataset(images(), transform=lambda batch: batch[:1])
-    with pytest.raises(UserError, match="transform: 'crop' cannot be called"):
+def first_batch(**transforms):
+    return InMemoryDataset(images(), **transforms).__getitems__([0, 1, 2])[0]
+
+
+def test_a_transform_that_changes_the_number_of_samples_is_refused():
+    with pytest.raises(UserError, match="transform: <lambda> makes 1 samples of 3"):
+        first_batch(batch_transform=lambda batch: batch[:1])
+    with pytest.raises(UserError, match=r"^transform: 'crop' cannot be called"):
         InMemoryDataset(images(), transform=["crop"])
+    with pytest.raises(UserError, match=r"^batch_transform: 3 cannot be called"):
+        InMemoryDataset(images(), batch_transform=3)
 
 
-def test_a_function_that_takes_no_batch_is_called_with_single_samples():
+def test_batch_transforms_follow_those_of_single_samples():
     def top_half(image):
-        _, height, _ = image.shape
-        return image[:, : height // 2]
+        return image[:, : image.shape[1] // 2]
 
     def channels_at_the_end(batch):
         return batch.permute(0, 2, 3, 1)
 
-    dataset = InMemoryDataset(images(), transform=[top_half, channels_at_the_end])
+    dataset = InMemoryDataset(images(), transform=top_half, batch_transform=channels_at_the_end)
     assert torch.equal(dataset.__getitems__([4, 2])[0], images()[[4, 2], :, :4].permute(0, 2, 3, 1))
-    with pytest.raises(IndexError, match="no such channel"):
-
-        def fails(image):
-            raise IndexError("no such channel")
-
-        InMemoryDataset(images(), transform=fails)
 
 
-def test_samples_that_come_out_in_different_shapes_are_refused_at_once():
+def test_samples_that_come_out_in_different_shapes_are_refused():
     def cut(image):
-        _, _, _ = image.shape
         return image[:, : 1 + int(image[0, 0, 0]) % 7]
 
     with pytest.raises(UserError, match="transform: samples come out in different shapes"):
-        InMemoryDataset(images(), transform=cut)
-
-
-def test_trying_out_a_transform_leaves_the_generators_alone():
-    seed_everything(1)
-    expected = torch.rand(3)
-    seed_everything(1)
-    InMemoryDataset(images(), transform=v2.RandomCrop(4))
-    assert torch.equal(torch.rand(3), expected)
+        first_batch(transform=cut)
 
 
 def test_a_subset_serves_whole_batches_too():
@@ -214,10 +262,10 @@ def test_a_random_transform_that_works_in_place_is_applied_once():
         return batch.add_(torch.randn(len(batch), 1, 1, 1))
 
     shift_each.draws_per_sample = True
-    for transform in (shift, shift_each):
+    for transforms in ({"transform": shift}, {"batch_transform": shift_each}):
         stored = images().float()
         seed_everything(3)
-        loaders = [BaseDataLoader(InMemoryDataset(stored, transform=transform), 5, False, 0, n) for n in (0, 1)]
+        loaders = [BaseDataLoader(InMemoryDataset(stored, **transforms), 5, False, 0, n) for n in (0, 1)]
         passes = []
         for loader in (*loaders, loaders[0]):
             loader.set_epoch(1)
@@ -234,7 +282,13 @@ def test_images_of_pil_can_stand_between():
     batch = InMemoryDataset(images(), transform=transform).__getitems__([0, 1, 2])[0]
     assert batch.shape == (3, 3, 8, 8) and batch.dtype == torch.float32
     with pytest.raises(UserError, match="transform: it makes a Image of a sample"):
-        InMemoryDataset(images(), transform=transforms.ToPILImage())
+        first_batch(transform=transforms.ToPILImage())
+
+
+def test_images_of_pil_become_tensors_again_whatever_stands_behind():
+    transform = v2.Compose([v2.ToPILImage(), v2.Resize(4), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+    expected = torch.stack([transform(image) for image in images()[:3]])
+    assert torch.equal(first_batch(transform=transform), expected)
 
 
 @pytest.mark.parametrize(
@@ -242,13 +296,13 @@ def test_images_of_pil_can_stand_between():
     [
         (lambda batch: batch.numpy(), "makes a ndarray of a batch"),
         (lambda batch: (batch, batch), "makes a tuple of a batch"),
-        (lambda batch: batch.squeeze(), "makes 3 samples of 1"),
-        (lambda batch: batch.float().mean(), "makes no samples of 1"),
+        (lambda batch: batch.flatten(0, 1), "makes 9 samples of 3"),
+        (lambda batch: batch.float().mean(), "makes no samples of 3"),
     ],
 )
-def test_what_is_no_batch_is_refused_at_once(transform, message):
+def test_what_is_no_batch_is_refused(transform, message):
     with pytest.raises(UserError, match=message):
-        InMemoryDataset(images(), transform=transform)
+        first_batch(batch_transform=transform)
 
 
 def test_memory_maps_travel_to_other_processes_by_name(tmp_path):

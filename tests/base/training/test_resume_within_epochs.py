@@ -137,8 +137,10 @@ def test_stop_with_balanced_classes_folds_and_whole_batches_augmented(tmp_path, 
     class Loader(BaseDataLoader):
         def __init__(self, data, batch_size, shuffle, validation_split, num_workers):
             images, classes = data.features.view(50, 1, 2, 2), data.labels % 2
-            plain = InMemoryDataset(images, data.labels, transform=torch.nn.Flatten())
-            shifted = InMemoryDataset(images, data.labels, transform=[RandomShift(1, flip=True), torch.nn.Flatten()])
+            plain = InMemoryDataset(images, data.labels, batch_transform=torch.nn.Flatten())
+            shifted = InMemoryDataset(
+                images, data.labels, batch_transform=[RandomShift(1, flip=True), torch.nn.Flatten()]
+            )
             by = {"fold": "2/5", "stratify": classes, "balance_classes": classes}
             super().__init__(shifted, batch_size, shuffle, 0, num_workers, valid_dataset=plain, **by)
 

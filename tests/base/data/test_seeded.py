@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from base.data.sample_seeder import SampleSeeder, try_out
+from base.data.seeded import SampleSeeder
 from utils.seed import seed_everything
 
 DRAWS = {
@@ -72,8 +72,10 @@ def test_an_error_of_a_sample_leaves_the_generators_alone():
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
 def test_drawing_is_noticed(draw):
     seed_everything(1)
-    assert try_out(draw, 0) == (draw(0), True)
-    assert try_out(len, "abc") == (3, False)
+    expected = draw(0)
+    seed_everything(1)
+    assert SampleSeeder(7).watch(draw, 0) == (expected, True)
+    assert SampleSeeder(7).watch(len, "abc") == (3, False)
 
 
 def test_draws_that_follow_from_other_draws_are_seeded_too():

@@ -208,8 +208,8 @@ def test_an_optimizer_may_have_any_name(tmp_path):
     first.train()
     again = Net()
     built = build_optimizer(config, again)
-    tiny_trainer(config.config, first.saver.newest, model=again, schedule=None, optimizer=built)
-    assert built.steps == 10
+    resumed = tiny_trainer(config.config, first.saver.newest, model=again, schedule=None, optimizer=built)
+    assert resumed.start_epoch == 3 and built.steps == 10
 
 
 def test_a_flag_for_one_optimizer_says_that_there_are_several(tmp_path):

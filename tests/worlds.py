@@ -119,9 +119,12 @@ def small_job(folder, name="small", samples=50, batch_size=12, workers=0, **chan
         "name": name,
         "seed": 5,
         "device": "cpu",
-        "arch": {"type": "tabular.TableMlp", "args": {"in_features": 4, "out_features": 3, "width": 8, "dropout": 0.0}},
+        "arch": {
+            "type": "examples.tabular.model.TableMlp",
+            "args": {"in_features": 4, "out_features": 3, "width": 8, "dropout": 0.0},
+        },
         "data_loader": {
-            "type": "arrays.ArrayDataLoader",
+            "type": "ArrayDataLoader",
             "args": {**data, "batch_size": batch_size, "validation_split": 0.3, "num_workers": workers},
         },
         "optimizer": {"type": "SGD", "args": {"lr": 0.1, "momentum": 0.9}},

@@ -16,12 +16,16 @@ _LINES, _WIDTH = 24, 80
 def example_input(data_loader: Iterable[Any], device: torch.device) -> Any:
     """Two inputs of the loader's first batch, on the device; None for a batch that is not a list or tuple.
 
-    Inputs that neither are nor hold tensors are returned whole. None also for a loader whose batches come only once.
+    Inputs that neither are nor hold tensors are returned whole. None also for a loader whose batches come only once,
+    or whose first one cannot be read.
     """
     batches = iter(data_loader)
     if batches is data_loader:
         return None
-    batch = next(batches)
+    try:
+        batch = next(batches)
+    except Exception:  # what is wrong with the data, training says, which saves before it ends
+        return None
     if not isinstance(batch, (list, tuple)) or not batch:
         return None
     return map_tensors(lambda part: part.to(device), samples_of(batch[0], slice(2)))

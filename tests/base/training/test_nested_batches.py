@@ -12,9 +12,8 @@ from base import BaseDataLoader
 from base.training.model_summary import example_input, model_summary
 from base.training.monitors import SamplePredictions
 from base.training.tune import find_lr
-from helpers import same
+from helpers import same, tiny_config, tiny_trainer
 from utils import UserError
-from utils.config.schema import TrainerSettings
 
 SWITCHES = {"accumulate": 2, "precision": "bf16", "log_step": 1, "tensorboard": True, "validate_every_steps": 2}
 
@@ -52,14 +51,13 @@ def in_two(folder):
     return trained(folder, True, num_workers=1)
 
 
-def test_what_looks_at_batches_besides_takes_them():
+def test_what_looks_at_batches_besides_takes_them(tmp_path):
     loader = BaseDataLoader(Rows(nested=True), 12, True, 0.3, 0)
     model = RowsMlp()
     example = example_input(loader, torch.device("cpu"))
     assert example["left"].shape == (2, 2) and "2 x 8" in model_summary(model, example)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    curve = find_lr(model, label_loss, optimizer, loader, torch.device("cpu"), TrainerSettings(epochs=1, save_dir="x"))
-    assert len(curve) > 5
+    trainer = tiny_trainer(tiny_config(tmp_path), model=model, criterion=label_loss, loader_class=lambda *_: loader)
+    assert len(find_lr(trainer)) > 5
 
 
 def label_loss(output, target):

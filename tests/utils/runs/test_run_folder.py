@@ -13,7 +13,7 @@ from helpers import PROJECT
 from utils import UserError
 from utils.runs.run_folder import RunLock, claim_run_folder, is_being_trained, log_folder_of
 
-_ASK = "import sys; sys.path.insert(0, sys.argv[1]); from utils.run_folder import RunLock; RunLock(sys.argv[2])"
+_ASK = "import sys; sys.path.insert(0, sys.argv[1]); from utils.runs.run_folder import RunLock; RunLock(sys.argv[2])"
 
 
 def asked_elsewhere(folder):

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -73,7 +74,7 @@ print(count - 1, "operations")
 @pytest.mark.slow
 def test_a_save_killed_at_any_of_its_operations_leaves_a_checkpoint(tmp_path):
     (tmp_path / "before").mkdir()
-    places = [PROJECT, PROJECT / "tests" / "utils", PROJECT / "tests"]
+    places = [PROJECT, PROJECT / "tests" / "utils" / "runs", PROJECT / "tests"]
     done = subprocess.run(
         [sys.executable, "-c", _SAVE_AND_DIE, *map(str, places), str(tmp_path)],
         capture_output=True,
@@ -155,7 +156,7 @@ def test_a_save_refused_at_any_of_its_operations_says_so_and_leaves_a_checkpoint
                 save_epoch(folder, 2)
                 break
             except CheckpointError as error:
-                assert "cannot save" in str(error) and "No space left" in str(error)
+                assert re.search("cannot (save|be flushed)", str(error)) and "No space left" in str(error)
         assert newest(folder) in (1, 2)
         assert not list(folder.glob(".*"))
         save_epoch(folder, 3)

@@ -13,7 +13,7 @@ _LONG = 300  # letters
 
 
 class UserError(ValueError):
-    """An error of the user's. Its text says where, what was given and what would do, one error a line."""
+    """An error of the user's. Its text says where it is, what was given and what would work, one error a line."""
 
 
 class Refused(ValueError):

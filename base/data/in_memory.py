@@ -266,6 +266,6 @@ def _rows(array, indices):
     if isinstance(array, np.ndarray):
         return torch.from_numpy(array.take(indices, axis=0))
     indices = torch.as_tensor(indices)
-    if array.is_cuda:  # from pinned memory, a copy makes nobody wait
+    if array.is_cuda:  # from pinned memory, a copy does not wait
         indices = indices.pin_memory().to(array.device, non_blocking=True)
     return array.index_select(0, indices)

@@ -212,7 +212,7 @@ class Freeze(BaseCallback):
             trainer.stop(f"Freeze of {self.params!r} leaves nothing to train in epoch {log['epoch'] + 1}")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._begin(self._trainer, self._trainer.start_epoch)  # a rollback goes on in an epoch before
+        self._begin(self._trainer, self._trainer.start_epoch)  # a rollback resumes in an earlier epoch
 
     def _begin(self, trainer, epoch):
         """Freeze or thaw for the epoch; returns whether any parameter is left to train."""

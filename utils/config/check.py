@@ -87,7 +87,7 @@ def _place_of(error):
 
 
 def _is_of_value(error):
-    """Whether it refuses a value by itself, of which one error is enough; else it is a rule between several."""
+    """Whether the error refuses a single value, for which one error is enough, and not several values together."""
     return ": got " in error
 
 

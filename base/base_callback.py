@@ -1,4 +1,4 @@
-"""BaseCallback: something that happens at moments of a training run, named in the config's "callbacks"."""
+"""BaseCallback: code that runs at set points of training, listed in the config's "callbacks"."""
 
 import inspect
 import math
@@ -16,42 +16,42 @@ HOOKS = ("on_train_start", "on_step_end", "on_valid_end", "on_epoch_end", "on_er
 
 
 class BaseCallback:
-    """Watches, reports, stops or saves at moments. A subclass overrides the hooks that it wants; others cost nothing.
+    """Watches, reports, stops or saves. A subclass overrides the hooks it needs; the others cost nothing.
 
-    trainer: the BaseTrainer at work, with its model, optimizer, epoch, step, logger and writer. trainer.stop(reason)
-    ends the run, trainer.save_as(name) has what is saved next saved under that name too. What must survive a restart
+    Each hook gets the BaseTrainer, with its model, optimizer, epoch, step, logger and writer. trainer.stop(reason) ends
+    the run; trainer.save_as(name) saves the next checkpoint under that name too. State that must survive a restart
     goes into state_dict.
     """
 
     def check(self, trainer: "BaseTrainer") -> None:
-        """Before the run has a folder: raise UserError for what cannot work.
+        """Called before the run has a folder; raise UserError for what cannot work.
 
-        The trainer has its model, optimizer and settings by then; our Trainer has its loaders, too.
+        The trainer has its model, optimizer and settings, and its loaders if it is a Trainer.
         """
 
     def on_train_start(self, trainer: "BaseTrainer") -> None:
-        """Before the first batch of this process, after a resume has put everything back."""
+        """Called before the first batch of this process, after a resumed run is restored."""
 
     def on_step_end(self, trainer: "BaseTrainer") -> None:
-        """After each batch, whether or not it brought an update; not in a _train_epoch of a project's own."""
+        """Called after each batch, with or without an optimizer step; a custom _train_epoch does not call it."""
 
     def on_valid_end(self, trainer: "BaseTrainer", log: dict[str, Any]) -> None:
-        """After each validation, within epochs too. log: {name: number}, as {"val_loss": 0.1}."""
+        """Called after each validation, within epochs too. log: {name: number}, as {"val_loss": 0.1}."""
 
     def on_epoch_end(self, trainer: "BaseTrainer", log: dict[str, Any]) -> None:
-        """After each epoch and before it is saved. log: {name: number} of it all; what is added is logged too."""
+        """Called after each epoch, before it is saved. log: {name: number}; entries that a hook adds are logged too."""
 
     def on_error(self, trainer: "BaseTrainer", error: BaseException) -> None:
-        """When an error ends the run, before it is raised."""
+        """Called when an error ends the run, before it is raised."""
 
     def on_train_end(self, trainer: "BaseTrainer") -> None:
-        """After the last epoch, or the one in which training was stopped.
+        """Called after the last epoch, or the one in which training was stopped.
 
-        A run that was killed before all callbacks were done with it calls them all again when it is resumed.
+        If the run is killed before all callbacks have returned, it calls all of them again when it is resumed.
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """What must survive a restart: tensors and plain values."""
+        """The state to resume from: tensors and plain values."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -59,33 +59,28 @@ class BaseCallback:
 
 
 class CallbackList:
-    """Callbacks, called in the order of the list: the config's, whose errors say so, and after them the standard ones.
+    """The callbacks of the config, called in its order. Their states are stored by class name."""
 
-    Its states go by the callbacks' class names.
-    """
-
-    def __init__(self, callbacks: Iterable[BaseCallback] = (), standard: Iterable[BaseCallback] = ()) -> None:
+    def __init__(self, callbacks: Iterable[BaseCallback] = ()) -> None:
         self.callbacks = []
         self._called = {hook: [] for hook in ("check", *HOOKS)}
         for i, callback in enumerate(callbacks):
             self.add(callback, f"callbacks.{i}")
-        for callback in standard:
-            self.add(callback)
 
     def add(self, callback: BaseCallback, place: str = "") -> None:
-        """Call this callback too, after the others. place: its path in the config, for errors."""
+        """Add a callback after the others. place: its path in the config, for errors."""
         self.callbacks.append(callback)
         for hook, called in self._called.items():
             if _overrides(callback, hook):
                 called.append((place, getattr(callback, hook)))
 
     def call(self, hook: str, *arguments: Any) -> None:
-        """Call the hook of each callback that has one."""
+        """Call the hook of each callback that overrides it."""
         for place, method in self._called[hook]:
             _call(place, method, arguments)
 
     def call_all(self, hook: str, *arguments: Any) -> list[BaseException]:
-        """Call the hook of each callback that has one, also after an error of one of them; returns the errors."""
+        """Call the hook of each callback that overrides it, even after one has failed; returns the errors."""
         errors = []
         for place, method in self._called[hook]:
             try:
@@ -95,17 +90,17 @@ class CallbackList:
         return errors
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
-        """{name: state} of each."""
+        """{class name: state of the callback}."""
         return {name: callback.state_dict() for name, callback in self._named().items()}
 
     def load_state_dict(self, states: dict[str, dict[str, Any]]) -> None:
-        """Restore the states; a callback without one starts from its beginning."""
+        """Restore the states; a callback without one keeps its initial state."""
         for name, callback in self._named().items():
             if name in states:
                 callback.load_state_dict(states[name])
 
     def _named(self):
-        """{class name: callback}, with a number behind it from the second of a class on."""
+        """{class name: callback}; from the second of a class on, with a number, as "Freeze.2"."""
         seen, named = Counter(), {}
         for callback in self.callbacks:
             name = type(callback).__name__
@@ -117,10 +112,10 @@ class CallbackList:
 def call_at_epoch_end(
     callbacks: CallbackList, trainer: "BaseTrainer", log: dict[str, Any]
 ) -> tuple[dict[str, Any], BaseException | None]:
-    """(the epoch's log with what its callbacks have added, the first error of one of them or None).
+    """Call on_epoch_end; returns (the log with the entries that callbacks added, the first error or None).
 
-    TensorBoard and trackers are shown what was added, as epoch_<name>. Of several processes the log is the first one's.
-    An error, which may be the writer's too, keeps no other callback from its part, so that the epoch can be saved.
+    Added entries are written to TensorBoard and the trackers as epoch_<name>. Of several processes, the first one's log
+    counts. After an error the other callbacks are still called, so that the epoch can be saved.
     """
     log = broadcast(as_numbers(log))  # pyright: ignore[reportAssignmentType]
     for name in (key for key, value in log.items() if isinstance(value, float) and not math.isfinite(value)):
@@ -130,7 +125,7 @@ def call_at_epoch_end(
     log = as_numbers({name: value for name, value in log.items() if isinstance(name, str)} | {"epoch": trainer.epoch})
     added = {name: log[name] for name in log if name not in before and isinstance(log[name], (int, float))}
     try:
-        _show(added, trainer.writer, trainer.step or trainer.epoch)  # a loop of a project's own may count no batches
+        _show(added, trainer.writer, trainer.step or trainer.epoch)  # a custom loop may not count its batches
     except Exception as error:
         errors.append(error)
     for error in errors[1:]:
@@ -145,12 +140,12 @@ def _show(values, writer, step):
 
 
 def as_numbers(log: dict[str, Any]) -> dict[str, Any]:
-    """The log with 0-dim tensors, on any device, as numbers."""
+    """The log with its 0-dim tensors converted to numbers."""
     return {key: value.item() if getattr(value, "ndim", None) == 0 else value for key, value in log.items()}
 
 
 def _call(place, method, arguments):
-    """Call a hook. A UserError of it says where in the config the callback stands."""
+    """Call a hook; a UserError that it raises gets the callback's place in the config."""
     try:
         method(*arguments)
     except UserError as error:

@@ -75,6 +75,7 @@ def tiny_trainer(
     criterion=None,
     optimizer=None,
     metrics=(accuracy,),
+    valid_data_loader=None,
     **kwargs,
 ):
     """A trainer of the tiny job, built as train.py builds one."""
@@ -92,10 +93,14 @@ def tiny_trainer(
         config,
         torch.device("cpu"),
         data_loader,
-        valid_data_loader=data_loader.split_validation() if isinstance(data_loader, BaseDataLoader) else None,
+        valid_data_loader=valid_data_loader or _validation_of(data_loader),
         lr_scheduler=schedule(optimizer) if schedule else None,
         **kwargs,
     )
+
+
+def _validation_of(loader):
+    return loader.split_validation() if isinstance(loader, BaseDataLoader) else None
 
 
 def scripted(values, **logged):

@@ -10,7 +10,7 @@ import torchmetrics
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from worlds import in_world, results, rows_of, run_of, small_job, train
 
-import base.base_trainer as base_trainer
+import base.training.saving as saving
 import data_loader.data_loaders as data_module
 import model.model as model_module
 import utils.runs.saver as checkpoint_saver
@@ -19,6 +19,7 @@ from base.data.augmentations import RandomShift
 from base.training.batch_stream import BatchStream
 from base.training.evaluate import evaluate
 from base.training.optim_step import OptimStep
+from base.training.saving import SavePoints
 from model.metric import ConfusionMatrix, MacroF1
 from trainer import Trainer
 from utils import MetricTracker
@@ -406,10 +407,10 @@ def test_a_schedule_follows_the_first_process_s_value_in_all(tmp_path):
 
 def counted_saves(*arguments):
     """How often python train.py has saved within epochs, because the time for it had come."""
-    saves, save = [], Trainer._save_within_epoch
-    Trainer._save_within_epoch = lambda self: (saves.append(self.step), save(self))[0]
+    saves, save = [], SavePoints.save_within_epoch
+    SavePoints.save_within_epoch = lambda self: (saves.append(self.trainer.step), save(self))[0]
     seconds, a_step = [0.0], 0.02 + 0.005 * rank()  # by a clock that goes on by steps, and faster in one process
-    base_trainer.time = checkpoint_saver.time = types.SimpleNamespace(
+    saving.time = checkpoint_saver.time = types.SimpleNamespace(
         monotonic=lambda: seconds[0], perf_counter=time.perf_counter
     )
     messages._ROUND_SECONDS = 0.0  # so that they agree after each step

@@ -1,4 +1,4 @@
-"""Where an epoch's batches come from, beginning at any of them."""
+"""BatchStream: the batches of an epoch, from any position on."""
 
 import inspect
 import itertools
@@ -12,20 +12,20 @@ from base.data.sampler import EpochSampler
 from base.data.seeded import SeededDataset
 from utils import inf_loop
 from utils.batches import batches_of
-from utils.distributed.world import Part, part_of, part_of_batch, world_size
+from utils.distributed.world import Part, part_of_batch, world_size
 from utils.errors import UserError
 
 
 class BatchStream:
-    """The batches of a loader, one pass an epoch, or as one endless stream of passes that is divided into epochs.
+    """The batches of a loader: one pass per epoch, or an endless stream of passes divided into epochs.
 
-    loader: gives batches; it may have set_epoch(epoch, start_batch), or state_dict and load_state_dict.
-    len_epoch: batches in an epoch of the endless stream; None for one pass an epoch.
-    limit: number of batches of each pass to take (int), or their share (float in (0, 1]); None for all.
+    loader: an iterable of batches; it may have set_epoch(epoch, start_batch), or state_dict and load_state_dict.
+    len_epoch: batches in an epoch of the endless stream; None for one pass per epoch.
+    limit: number (int) or share (float in (0, 1]) of the batches of each pass to take; None for all.
 
-    The attribute keeps_position says whether an epoch can begin at any batch: the loader has one of the methods above,
-    or reads an IterableDataset that has state_dict and load_state_dict. The attribute len_epoch is the number of
-    batches in an epoch, None for a loader without a length.
+    The attribute keeps_position says whether an epoch can begin at any batch. That is so if the loader has the methods
+    above, or reads an IterableDataset that has state_dict and load_state_dict. The attribute len_epoch is the number
+    of batches in an epoch, None for a loader without a length.
     """
 
     def __init__(self, loader: Any, len_epoch: int | None = None, limit: float | None = None) -> None:
@@ -42,13 +42,13 @@ class BatchStream:
         self._limited = limit is not None
         if self._limited and self.keeps_position and not self._seeks:
             raise UserError(
-                "trainer.limit_train_batches: data_loader goes on where it was; say with trainer.len_epoch how many "
-                "batches make an epoch"
+                "trainer.limit_train_batches: data_loader continues from its own position; give the number of batches "
+                "in an epoch as trainer.len_epoch instead"
             )
         self.restart()
 
     def batches(self, epoch: int, start_batch: int = 0) -> Iterator[Any]:
-        """The epoch's batches from start_batch on, in an order that depends on (seed, epoch) only."""
+        """Yield the epoch's batches from start_batch on, in an order that depends on (seed, epoch) only."""
         if self._seeks and self.by_iterations:
             for passes, first, number in self._pieces(epoch, start_batch):
                 self.loader.set_epoch(passes + 1, first)
@@ -69,7 +69,7 @@ class BatchStream:
         yield from itertools.islice(self._endless, left)
 
     def part(self, epoch: int, batch_idx: int) -> Part | None:
-        """The Part of an epoch's batch that is this process's; None if it is the only process."""
+        """The Part of a batch of the epoch that this process has; None for a single process."""
         if world_size() == 1:
             return None
         if self.by_iterations:
@@ -77,7 +77,7 @@ class BatchStream:
         return part_of_batch(self.loader, batch_idx)
 
     def samples(self, epoch: int, batch_idx: int) -> list[int]:
-        """Indices of the samples in a batch of an epoch; [] for a loader that cannot tell."""
+        """Indices of the samples in a batch of an epoch; [] if the loader does not know them."""
         if not hasattr(self.loader, "batch_indices"):
             return []
         if self.by_iterations:
@@ -90,7 +90,7 @@ class BatchStream:
         self._endless = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The position of an iterable dataset; the loader's own state is the trainer's to save."""
+        """The position of an iterable dataset; the trainer saves the loader's own state."""
         return {} if self._dataset is None else {"dataset": self._dataset.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -99,7 +99,7 @@ class BatchStream:
             self._dataset.load_state_dict(state["dataset"])
 
     def _open(self, resumed):
-        """The loader's batches. A pass resumed takes no number from torch's generator for it: it has been taken."""
+        """An iterator of the loader's batches; opening it for a resumed pass leaves torch's generator unchanged."""
         before = torch.get_rng_state()
         batches = batches_of(self.loader)
         if resumed:
@@ -107,7 +107,7 @@ class BatchStream:
         return batches
 
     def _pieces(self, epoch, start_batch):
-        """(pass over the data, its first batch, number of batches) of each piece of an epoch by iterations."""
+        """Yield (pass over the data, first batch, number of batches) for each piece of an epoch of the stream."""
         position = (epoch - 1) * self.len_epoch + start_batch  # in the endless stream
         end = epoch * self.len_epoch
         in_pass = len(self.loader)
@@ -133,7 +133,7 @@ def epoch_length(trainer: dict[str, Any], loader: Any) -> int | None:
 
 
 def limited(batches: int | None, limit: float | None) -> int | None:
-    """The number of batches (None if unknown), at most the limit: a number (int), a share (float), or None for all."""
+    """The number of batches, None if unknown, after a limit: a number (int), a share (float), or None for all."""
     if limit is None or batches is None:
         return batches if limit is None or isinstance(limit, float) else limit
     return max(1, round(limit * batches)) if isinstance(limit, float) else min(limit, batches)
@@ -144,31 +144,14 @@ def _parameters_of(function):
 
 
 def _stateful_dataset(loader: Any) -> Any:
-    """The iterable dataset with a state_dict that the loader reads in this process, else None."""
+    """The loader's iterable dataset if it has a state and is read in this process, else None."""
     dataset = getattr(loader, "dataset", None)
     own_state = isinstance(dataset, IterableDataset) and hasattr(dataset, "load_state_dict")
     return dataset if own_state and getattr(loader, "num_workers", 1) == 0 else None
 
 
-def describe_batches(loader: Any, accumulate: int) -> list[str]:
-    """[text] of how a batch is divided between the processes and how many make an update; [] if neither is unusual."""
-    size, lines = getattr(loader, "batch_size", None), []
-    if size is None:
-        return lines
-    parts = [part_of(size, number).own for number in range(world_size())] if world_size() > 1 else []
-    if parts:
-        named = (
-            f"{', '.join(map(str, parts[:-1]))} and {parts[-1]}" if len(parts) <= 4 else f"{parts[0]} or {parts[-1]}"
-        )
-        each = f"{size // len(parts)} samples in each of" if len({*parts}) == 1 else f"{named} samples in"
-        lines.append(f"batch_size {size}: {each} {world_size()} processes")
-    if accumulate > 1:
-        lines.append(f"an update takes {accumulate} batches, {accumulate * size} samples")
-    return lines
-
-
 def require_shared(name: str, loader: Any) -> None:
-    """Raise UserError unless each of several processes gets its part of the loader's batches; None is no loader."""
+    """Raise UserError if the loader (or None) does not divide its batches between several processes."""
     if world_size() == 1 or loader is None or getattr(loader, "is_shared", False):
         return
     if not isinstance(getattr(loader, "dataset", None), SeededDataset):
@@ -179,25 +162,12 @@ def require_shared(name: str, loader: Any) -> None:
     if not isinstance(loader.sampler, EpochSampler):
         raise UserError(
             f"{name}: its {type(loader.sampler).__name__} draws another order in each of the {world_size()} processes; "
-            "use an EpochSampler of base/data/sampler.py, or one process"
-        )
-
-
-def refuse_small_parts(model: torch.nn.Module, loader: Any) -> None:
-    """Raise UserError if batch norm of (N, C) would get a single sample of a batch that several processes share."""
-    if world_size() == 1 or not any(isinstance(module, torch.nn.BatchNorm1d) for module in model.modules()):
-        return
-    part = part_of_batch(loader, len(loader) - 1)
-    assert part is not None  # there are several processes
-    if part.total < 2 * world_size():
-        raise UserError(
-            f"data_loader.args.batch_size: the last batch has {part.total} samples for {world_size()} processes, and "
-            "batch norm needs two in each; choose another size"
+            "use the EpochSampler of base/data/sampler.py, or one process"
         )
 
 
 def require_enough(loader: Any) -> None:
-    """Raise UserError if there are more processes than samples, of all or of a batch."""
+    """Raise UserError if there are more processes than samples, in the data or in a batch."""
     if world_size() == 1:
         return
     samples, fewer = len(loader.sampler), "start fewer processes"

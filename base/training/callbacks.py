@@ -1,4 +1,4 @@
-"""Callbacks that a config names: stopping early, keeping the best checkpoints, a limit of time, freezing parameters."""
+"""Built-in callbacks: early stopping, keeping the best checkpoints, a time limit, freezing parameters."""
 
 import math
 import re
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 class EarlyStopping(BaseCallback):
-    """Stops training when a value gets no better.
+    """Stops training when a value no longer improves.
 
     monitor: "min val_loss", "max val_accuracy" or another logged value.
-    patience: number of epochs without a better value after which training stops.
-    min_delta: smallest difference that counts as better.
-    baseline: a value that must be beaten first; None for no such value.
-    target: a value at which training stops at once, also in a validation within an epoch; None for no target.
+    patience: epochs without improvement after which training stops.
+    min_delta: smallest change that counts as an improvement.
+    baseline: a value to improve on from the start; None for the first epoch's value.
+    target: training stops as soon as the value reaches this, in a validation within an epoch too; None for no target.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class EarlyStopping(BaseCallback):
         target: float | None = None,
     ) -> None:
         self.mode, self.name = parse_monitor(monitor)
-        require(isinstance(patience, int) and patience >= 1, "patience", patience, "a number of epochs from 1 on")
+        require(isinstance(patience, int) and patience >= 1, "patience", patience, "an integer of at least 1")
         require(min_delta >= 0, "min_delta", min_delta, "0 or more")
         self.patience, self.min_delta, self.target = patience, min_delta, target
         self.best = baseline
@@ -73,19 +73,20 @@ class EarlyStopping(BaseCallback):
 
 
 class SaveTopK(BaseCallback):
-    """Keeps the checkpoints of the best k epochs, as top-<value's name>-epoch<N>.pth.
+    """Keeps the checkpoints of the k best epochs, as top-<monitored name>-epoch<N>.pth.
 
-    monitor: as for EarlyStopping. k: how many.
+    monitor: as for EarlyStopping.
+    k: number of checkpoints to keep.
     """
 
     def __init__(self, monitor: str, k: int = 3) -> None:
         self.mode, self.name = parse_monitor(monitor)
-        require(isinstance(k, int) and k >= 1, "k", k, "a number of checkpoints from 1 on")
+        require(isinstance(k, int) and k >= 1, "k", k, "an integer of at least 1")
         self.k = k
         self.kept = []  # (value, epoch), the best first
 
     def on_train_start(self, trainer: "BaseTrainer") -> None:
-        if is_main() and not trainer.stop_reason:  # it alone writes, and says what is kept
+        if is_main() and not trainer.stop_reason:  # the other processes do not write
             self._put_in_order(trainer.checkpoint_dir, trainer.start_epoch - 1, trainer.logger)
 
     def on_epoch_end(self, trainer: "BaseTrainer", log: dict[str, Any]) -> None:
@@ -104,9 +105,9 @@ class SaveTopK(BaseCallback):
         self.kept = [(as_number(value), as_count(epoch)) for value, epoch in as_list(state["kept"])]
 
     def _put_in_order(self, folder, last_epoch, logger):
-        """Have the files of the epochs up to the last one be those that are kept, whatever a kill has left.
+        """Make the files in the folder match the epochs kept so far, after a resume or a kill.
 
-        Files that overtaken epochs have displaced are written again; an epoch without a checkpoint is forgotten.
+        A missing file is copied again from its epoch's checkpoint; an epoch without a checkpoint is no longer counted.
         """
         dropped = {*range(1, last_epoch + 1)} - {epoch for _, epoch in self.kept}
         for epoch in dropped:
@@ -120,7 +121,7 @@ class SaveTopK(BaseCallback):
                 copy_checkpoint(path, folder / self._file(epoch))
             (gone if path is None else brought).append(epoch)
         self.kept = [kept for kept in self.kept if kept[1] not in gone]
-        for epochs, what in ((brought, "among the best again"), (gone, "no longer counted, its checkpoint is gone")):
+        for epochs, what in ((brought, "restored"), (gone, "no longer counted, since its checkpoint is gone")):
             if epochs:
                 logger.info("top-%s: epoch %s: %s", self.name, ", ".join(map(str, sorted(epochs))), what)
 
@@ -132,7 +133,7 @@ class SaveTopK(BaseCallback):
 
 
 class TimeLimit(BaseCallback):
-    """Saves and stops when the run has taken so long, all its restarts together.
+    """Saves and stops after a total training time, summed over all restarts of the run.
 
     max_time: "hours:minutes:seconds", as "00:30:00".
     """
@@ -170,11 +171,13 @@ class TimeLimit(BaseCallback):
 
 
 class Freeze(BaseCallback):
-    """Keeps parameters as they are for some epochs.
+    """Excludes parameters from training for some epochs.
 
-    params: patterns of their names, as "encoder.*" or ["conv*", "*.bias"]. start: a duration after which they are
-    frozen. until: one after which they are trained again; None for never. Both count whole epochs. Statistics of batch
-    norm are no parameters and go on.
+    params: patterns of their names, as "encoder.*" or ["conv*", "*.bias"].
+    start: duration after which they are frozen, counted in whole epochs.
+    until: duration after which they are trained again, counted in whole epochs; None for never.
+
+    Running statistics of batch norm are buffers, not parameters, and are still updated.
     """
 
     def __init__(self, params: str | list, start: str | int = 0, until: str | int | None = None) -> None:
@@ -186,7 +189,7 @@ class Freeze(BaseCallback):
         chosen = choose_names(self.params, named, "params")
         self._frozen = [
             named[name] for name in chosen if named[name].requires_grad
-        ]  # else it is the model that fixes it
+        ]  # others were frozen by the model itself
         loader = getattr(trainer, "data_loader", None)
         batch_size, len_epoch = getattr(loader, "batch_size", None), getattr(trainer, "len_epoch", None)
         length = RunLength(trainer.epochs, len_epoch, batch_size, trainer.settings.accumulate)
@@ -194,12 +197,14 @@ class Freeze(BaseCallback):
         self._last = math.inf if self.until is None else self._epochs(length, "until", self.until)
         require(self._first <= self._last, "until", self.until, f"later than start, which is {self.start!r}")
         for group in trainer.optimizer.param_groups:
-            if group.get("fused") and group.get("momentum"):  # which fails where some have no momentum yet
+            if group.get("fused") and group.get(
+                "momentum"
+            ):  # the fused kernel fails where some parameters have no momentum yet
                 group["fused"] = False
         self._trainer = trainer
         acts = self._first < min(self._last, trainer.epochs)
         if acts and needs_all_gradients(trainer.model):
-            raise UserError("Freeze: several processes need parallel.args.find_unused_parameters set to true for it")
+            raise UserError("Freeze: with several processes, set parallel.args.find_unused_parameters to true")
         if acts and all(id(p) in map(id, self._frozen) for p in named.values() if p.requires_grad):
             raise UserError(f"params: {self.params!r} freezes all parameters, so there is nothing to train")
 
@@ -215,7 +220,7 @@ class Freeze(BaseCallback):
         self._begin(self._trainer, self._trainer.start_epoch)  # a rollback resumes in an earlier epoch
 
     def _begin(self, trainer, epoch):
-        """Freeze or thaw for the epoch; returns whether any parameter is left to train."""
+        """Freeze or unfreeze for the epoch; returns whether any parameter is left to train."""
         frozen = self._first < epoch <= self._last
         for parameter in self._frozen:
             parameter.requires_grad_(not frozen)
@@ -229,19 +234,19 @@ class Freeze(BaseCallback):
 
 
 def parse_monitor(monitor: str) -> tuple[str, str]:
-    """("min" or "max", name of the value) of "min val_loss". Raises UserError for another text."""
+    """("min", "val_loss") of "min val_loss". Raises UserError for other text."""
     mode, _, name = str(monitor).partition(" ")
     require(mode in ("min", "max") and name, "monitor", monitor, '"min" or "max" and a name, as "min val_loss"')
     return mode, name
 
 
 def better(mode: str, value: float, best: float, by: float = 0.0) -> bool:
-    """Whether a value is better than the best by more than `by`; nan is not."""
+    """Whether the value improves on the best by more than `by`; nan never does."""
     return (best - value if mode == "min" else value - best) > by
 
 
 def logged(log: dict[str, Any], name: str) -> float:
-    """The value of that name. Raises UserError if nothing of the name is logged."""
+    """The logged value of that name. Raises UserError if there is none."""
     if name not in log:
         raise UserError(f"monitor: nothing called {name!r} is logged; there are {', '.join(log)}")
     return log[name]

@@ -1,4 +1,4 @@
-"""A run's checkpoints: what they hold, how a trainer is put back to one, and how it goes back to one."""
+"""What a checkpoint holds, and how a trainer is restored from one or rolled back to one."""
 
 import math
 from collections.abc import Collection
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 # ---- what a checkpoint holds
 
-_SAVED_APART = ("model", "optimizer", "averaged_model", "_trackers")  # these in the state of the writer
+_SAVED_APART = ("model", "optimizer", "averaged_model", "_trackers")  # the trackers with the writer
 
 
 def stateful_attributes(trainer: "BaseTrainer") -> dict[str, Any]:
@@ -50,12 +50,12 @@ def stateful_attributes(trainer: "BaseTrainer") -> dict[str, Any]:
 
 
 def measured_model(trainer: "BaseTrainer") -> "torch.nn.Module":
-    """The model that validation measures and checkpoints hold: the average that a callback like EMA makes, if any."""
+    """The model to validate and save: the average that a callback such as EMA keeps, if any."""
     return unwrapped(trainer.model) if trainer.averaged_model is None else trainer.averaged_model
 
 
 def find_unsavable(trainer: "BaseTrainer") -> set[str]:
-    """Names of the attributes whose state cannot be saved without pickling code; a warning names each."""
+    """Names of the attributes whose state holds more than tensors and plain values; warns of each."""
     names = set()
     for name, value in stateful_attributes(trainer).items():
         try:
@@ -66,14 +66,15 @@ def find_unsavable(trainer: "BaseTrainer") -> set[str]:
     return names
 
 
-@unhurried()  # the others wait here for one that still writes
+@unhurried()  # the other processes wait here while one writes
 def gather_state(trainer: "BaseTrainer", epoch: int, unsavable: Collection[str] = ()) -> dict[str, Any]:
-    """Everything that must survive a restart, {name: state}, in the first process. epoch: the last complete one.
+    """Everything that must survive a restart, {name: state}; complete in the first process only.
 
+    epoch: the last complete one.
     unsavable: names of attributes to leave out.
     """
     model, measured = unwrapped(trainer.model), measured_model(trainer)
-    own, *of_others = gather_to_main(_own_state(trainer, unsavable))  # with the gradients of a window
+    own, *of_others = gather_to_main(_own_state(trainer, unsavable))  # includes the gradients of an open window
     return {
         "arch": class_name(model),
         "epoch": epoch,
@@ -102,7 +103,7 @@ def gather_state(trainer: "BaseTrainer", epoch: int, unsavable: Collection[str] 
 
 
 def _own_state(trainer, unsavable):
-    """What differs from process to process: random numbers, and attributes that say so with own_by_process."""
+    """State that differs between processes: random generators, and attributes with own_by_process set."""
     own = {
         name: value.state_dict()
         for name, value in stateful_attributes(trainer).items()
@@ -111,15 +112,15 @@ def _own_state(trainer, unsavable):
     return {"rng": trainer.resume_rng or rng_state(), "attributes": own}
 
 
-# ---- putting it back
+# ---- restoring
 
 
 def restore(trainer: "BaseTrainer", path: Path) -> dict[str, Any]:
     """Restore model, optimizer, progress and random generators; returns the states of the attributes, {name: state}.
 
-    What the config has changed since wins over the checkpoint: an optimizer of another type starts afresh, a changed
-    optimizer or lr_scheduler section resets the learning rate and the schedule, a changed loss its own state. A new
-    run that starts from a checkpoint has no best value yet.
+    Changes of the config since take precedence over the checkpoint: an optimizer of another type starts afresh, a
+    changed optimizer or lr_scheduler section resets the learning rate and the schedule, a changed loss its own state. A
+    new run that starts from a checkpoint has no best value yet.
     """
     config = trainer.config
     if config.continues and path == config.resume:
@@ -134,16 +135,18 @@ def restore(trainer: "BaseTrainer", path: Path) -> dict[str, Any]:
     changed = {key for key in {**before, **now} if before.get(key) != now.get(key)}
     load_weights(trainer.model, checkpoint.get("trained_state_dict", checkpoint["state_dict"]))
     if "optimizer" not in checkpoint or optimizer_types(before) != optimizer_types(now):
-        trainer.logger.warning("the checkpoint holds no state of an optimizer of this type: it starts afresh")
+        trainer.logger.warning("the checkpoint holds no state for this type of optimizer, which starts afresh")
     else:
         load_optimizer(trainer.optimizer, checkpoint["optimizer"], bool(changed & {"optimizer", "lr_scheduler"}))
     _restore_progress(trainer, checkpoint, order_of_data(before) == order_of_data(now))
     if trainer.batches_done and changed & {"loss", "metrics"}:
-        trainer.logger.warning("epoch %d: its averages are partly of the loss and metrics before", trainer.start_epoch)
+        trainer.logger.warning(
+            "epoch %d: its averages mix the loss and metrics before and after the change", trainer.start_epoch
+        )
     if config.continues or path != config.resume:  # the same run
         _restore_best(trainer, checkpoint, before)
         if checkpoint.get("stop_reason") and before == now:
-            other = "to train on, give a larger trainer.epochs, or change the config otherwise"
+            other = "to train on, raise trainer.epochs or change the config otherwise"
             trainer.stop(f"{shortened(checkpoint['stop_reason'])}; {other}")
     else:
         trainer.saved_log = {}
@@ -152,8 +155,8 @@ def restore(trainer: "BaseTrainer", path: Path) -> dict[str, Any]:
         set_rng_state(trainer.resume_rng)
     if not config.continues and trainer.start_epoch > trainer.epochs:
         raise UserError(
-            f"trainer.epochs: it is {trainer.epochs}, and the checkpoint is of epoch {trainer.start_epoch - 1} "
-            "already; raise it, since the count goes on"
+            f"trainer.epochs: got {trainer.epochs}, and the checkpoint is of epoch {trainer.start_epoch - 1} already; "
+            "raise it, since epochs are counted on from the checkpoint"
         )
     within = f"after {trainer.batches_done} batches of epoch {trainer.start_epoch}"
     place = within if trainer.batches_done else f"epoch {trainer.start_epoch - 1}"
@@ -166,12 +169,12 @@ def restore(trainer: "BaseTrainer", path: Path) -> dict[str, Any]:
     return {name: state for name, state in _attribute_states(checkpoint).items() if name not in reset}
 
 
-# Attributes that start afresh when one of these sections of the config has changed since the checkpoint.
+# Attributes that start afresh if one of these sections of the config has changed since the checkpoint.
 _RESET_BY = {"lr_scheduler": {"optimizer", "lr_scheduler"}, "criterion": {"loss"}}
 
 
 def restore_attributes(trainer: "BaseTrainer", states: dict[str, Any]) -> None:
-    """Give the attributes the states that a checkpoint holds, {name: state}. Raises UserError if one does not fit."""
+    """Load {name: state} of a checkpoint into the attributes. Raises UserError for a state that does not fit."""
     stateful = stateful_attributes(trainer)
     for name, state in states.items():
         if name in stateful:
@@ -181,7 +184,7 @@ def restore_attributes(trainer: "BaseTrainer", states: dict[str, Any]) -> None:
 
 
 def _restore_progress(trainer, checkpoint, same_data):
-    """Set the place to resume at: behind the checkpoint's batch, or its epoch's beginning if the batches changed."""
+    """Set the position: after the checkpoint's batch, or at its epoch's beginning if the batches have changed."""
     trainer.start_epoch = checkpoint.get("epoch", 0) + 1
     trainer.batches_done = checkpoint.get("batch", 0)
     trainer.step = checkpoint.get("step", 0)
@@ -189,16 +192,16 @@ def _restore_progress(trainer, checkpoint, same_data):
     try:
         left_out = {(as_count(epoch), as_count(batch_idx)) for epoch, batch_idx in checkpoint.get("left_out", ())}
     except (TypeError, ValueError):
-        raise UserError("the checkpoint's 'left_out' is no list of pairs of numbers") from None
+        raise UserError("the checkpoint's 'left_out' should be a list of pairs of integers") from None
     trainer.left_out = left_out
     if trainer.batches_done and not (trainer.resumes_within_epochs and same_data):
-        trained = f"its batches are no longer the same ones, and {trainer.batches_done} of them have been trained on"
+        trained = f"its batches are other ones now, and {trainer.batches_done} of them had been trained on"
         trainer.logger.warning("epoch %d starts over: %s", trainer.start_epoch, trained)
         trainer.batches_done = 0
 
 
 def _restore_best(trainer, checkpoint, before):
-    """Restore the last log, and the best value so far if the config before monitored the same one."""
+    """Restore the last log, and the best value so far if the config monitors the same value as before."""
     trainer.saved_log = checkpoint.get("log", {})
     section = before.get("trainer")
     if isinstance(section, dict) and section.get("monitor", "off") == trainer.monitor:
@@ -208,11 +211,11 @@ def _restore_best(trainer, checkpoint, before):
 
 
 class _OfProcesses(list):
-    """The states of an attribute that each process has its own of, by rank."""
+    """The states that the processes saved of one attribute, by rank."""
 
 
 def _attribute_states(checkpoint):
-    """{name: state} of the attributes; of those that each process has its own of, an _OfProcesses."""
+    """{name: state} of the attributes; an _OfProcesses for those that differ between processes."""
     of_main = _of_today(checkpoint.get("attributes", {}))
     others = [_of_today(other["attributes"], of_main) for other in _of_other_processes(checkpoint)]
     own = {name for other in others for name in other}
@@ -221,7 +224,7 @@ def _attribute_states(checkpoint):
 
 
 def _of_today(states, of_main=None):
-    """The states by today's names: earlier versions kept that of "nonfinite" in two parts."""
+    """The states under today's names; earlier versions kept the state of "nonfinite" in two parts."""
     states = dict(states)
     if isinstance(step_log := states.pop("step_log", None), dict) and "last_update" in step_log:
         found = states.pop("gradient_watch", (of_main or {}).get("nonfinite", {"found": []}))
@@ -236,7 +239,7 @@ def _of_today(states, of_main=None):
 def _of_other_processes(checkpoint):
     others = checkpoint.get("of_other_processes", [])
     if not all(isinstance(other, dict) and isinstance(other.get("attributes"), dict) for other in others):
-        raise UserError("the checkpoint's 'of_other_processes' is no list of states")
+        raise UserError("the checkpoint's 'of_other_processes' should be a list of states")
     return others
 
 
@@ -255,7 +258,7 @@ def _of_this_process(name, target, state):
 
 
 def _rng_of_this_process(trainer, checkpoint):
-    """The state of the generators: what this process had, or for one that is new, seeds of its own."""
+    """The state of the random generators: the one saved by this rank, or a newly seeded one for a new rank."""
     states = [checkpoint["rng"], *(other.get("rng") for other in _of_other_processes(checkpoint))]
     if rank() < len(states):
         return states[rank()]
@@ -263,11 +266,11 @@ def _rng_of_this_process(trainer, checkpoint):
     return rng_state()
 
 
-# ---- the files of a run that resumes, and going back
+# ---- the files of a resumed run, and rollback
 
 
 def complete_last_save(trainer: "BaseTrainer") -> None:
-    """Write the checkpoint of the last epoch, if a kill came between its best model and the checkpoint itself."""
+    """Write the last epoch's checkpoint, if the run was killed after saving model_best.pth and before it."""
     resume, epoch = trainer.config.resume, trainer.start_epoch - 1
     if not (is_main() and trainer.config.continues and epoch) or trainer.batches_done:
         return
@@ -279,36 +282,40 @@ def complete_last_save(trainer: "BaseTrainer") -> None:
 
 
 def set_later_epochs_aside(trainer: "BaseTrainer") -> None:
-    """Set aside what a resumed run has saved after the place where it resumes, and bring back the best model before."""
+    """Rename checkpoints from after the position that a run resumes at, and restore the best model before it."""
     if not (trainer.config.continues and is_main()):
         return
     folder, logger = trainer.checkpoint_dir, trainer.logger
     names = set_aside_overtaken(folder, trainer.start_epoch - 1, trainer.batches_done)
     if names:
-        logger.info("set aside as overtaken-...: %s", ", ".join(names))
+        logger.info("renamed to overtaken-...: %s", ", ".join(names))
     lost = not (folder / BEST_MODEL).exists()  # now, or by a run killed before it was brought back
     if lost and trainer.monitor != "off" and math.isfinite(trainer.mnt_best):
         path = find_logged(folder, trainer.mnt_metric, trainer.mnt_best)
         if path is not None:
             copy_checkpoint(path, folder / BEST_MODEL)
-        logger.info(f"model_best.pth is {path.name} again" if path else "there is no model_best.pth: its epoch is gone")
+        logger.info(
+            f"model_best.pth is a copy of {path.name} again"
+            if path
+            else "no model_best.pth: its epoch's checkpoint is gone"
+        )
 
 
 def require_rollback(trainer: "BaseTrainer", error: "NonFiniteError") -> set[tuple[int, int]]:
-    """Raise the error as a UserError unless the trainer may go back to its newest checkpoint, which is whole then.
+    """Raise the error as a UserError unless the trainer may return to its newest checkpoint, written completely.
 
-    Returns the batches to leave out from now on, {(epoch, batch_idx)}.
+    Returns the batches to skip from now on, {(epoch, batch_idx)}.
     """
     saver = trainer.saver
     if trainer.settings.on_nonfinite != "rollback" or not error.batches:
         last = f"the last checkpoint is {saver.newest}" if saver.newest else "no checkpoint was saved yet"
-        other = 'trainer.on_nonfinite: "skip" and "rollback" go on without it'
+        other = 'trainer.on_nonfinite "skip" or "rollback" would train on without it'
         raise UserError(f"{error}; {last}; {other}") from error
     left_out = trainer.left_out | {(trainer.epoch, batch_idx) for batch_idx in error.batches}
     if len([batch for batch in left_out if batch[0] == trainer.epoch]) > MAX_LEFT_OUT:
-        raise UserError(f"{error}; {MAX_LEFT_OUT} batches of this epoch have been left out already") from error
+        raise UserError(f"{error}; {MAX_LEFT_OUT} batches of this epoch have been skipped already") from error
     saver.wait()
     barrier()  # for the process that writes
     saver.forget_asked()
-    trainer.logger.warning("%s: back to %s, to train on without it", error, saver.newest)
+    trainer.logger.warning("%s: returning to %s to train on without it", error, saver.newest)
     return left_out

@@ -1,7 +1,6 @@
-"""Looking for bugs: a few batches in place of all, a look at validation before training, pictures, anomalies."""
+"""Looking for bugs: overfitting a few batches, a picture of the first ones, anomaly detection."""
 
 import contextlib
-import copy
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,14 +10,11 @@ import torch
 
 from base import BaseDataLoader
 from base.data.sampler import EpochSampler
-from base.training.batch_stream import BatchStream, num_batches
-from base.training.checkpoints import measured_model
-from base.training.evaluate import evaluate
+from base.training.batch_stream import BatchStream
 from logger.pictures import draw_batches
-from utils import MetricTracker, UserError
+from utils import UserError
 from utils.batches import batches_of
-from utils.rules import nothing_to_validate
-from utils.seed import derive_seed, rng_state, seed_everything, set_rng_state
+from utils.seed import derive_seed, seed_everything
 
 if TYPE_CHECKING:
     from parse_config import ConfigParser
@@ -26,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class FixedBatches:
-    """The same batches, held in memory, in every epoch. indices: of the samples of each, into the dataset."""
+    """The same batches in every epoch, held in memory. indices: dataset indices of the samples of each batch."""
 
     is_shared = True  # the batches are this process's parts
 
@@ -44,7 +40,7 @@ class FixedBatches:
         return iter(self.batches[start:])
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """Make the next pass one without its first `start_batch` batches."""
+        """Start the next pass at batch `start_batch`."""
         self.start = start_batch
 
     def batch_indices(self, epoch: int, batch_idx: int) -> list[int]:
@@ -53,13 +49,13 @@ class FixedBatches:
 
 
 def overfitted(config: "ConfigParser", data_loader: Any, valid_data_loader: Any) -> tuple[Any, Any]:
-    """(training loader, validation loader): both of trainer.overfit_batches batches, or unchanged without it."""
+    """(training loader, validation loader): both over trainer.overfit_batches fixed batches, or as given without it."""
     number = config["trainer"].get("overfit_batches")
     if number is None:
         return data_loader, valid_data_loader
     key = f"trainer.overfit_batches: got {number}"
     if not isinstance(data_loader, BaseDataLoader) or not data_loader.seekable:
-        raise UserError(f"{key}; it is for a BaseDataLoader that shuffles itself, which this data_loader is not")
+        raise UserError(f"{key}; it needs a BaseDataLoader with its own sampler, which this data_loader is not")
     if number > len(data_loader):
         raise UserError(f"{key}; data_loader has {len(data_loader)} batches")
     indices = [data_loader.batch_indices(1, batch_idx) for batch_idx in range(number)]
@@ -68,26 +64,9 @@ def overfitted(config: "ConfigParser", data_loader: Any, valid_data_loader: Any)
     return FixedBatches(batches, indices), FixedBatches(batches, indices)
 
 
-def refuse_limits(config: "ConfigParser", valid_data_loader: Any, own_loop: bool, own_validation: bool) -> None:
-    """Raise UserError for keys that a trainer with methods of its own, or without validation data, cannot follow."""
-    trainer = config["trainer"]
-    if own_loop and trainer.get("limit_train_batches") is not None:
-        raise UserError("trainer.limit_train_batches: is not for a trainer with a _train_epoch of its own")
-    for key in ("validate_every_steps", "limit_valid_batches", "sanity_check_batches"):
-        if own_validation and trainer.get(key):
-            raise UserError(f"trainer.{key}: is not for a trainer with a _valid_epoch of its own")
-    share = isinstance(trainer.get("limit_valid_batches"), float)
-    if share and valid_data_loader is not None and num_batches(valid_data_loader) is None:
-        raise UserError(
-            "trainer.limit_valid_batches: valid_data_loader has no length to take a share of; give a number"
-        )
-    if trainer.get("sanity_check_batches") and valid_data_loader is None:
-        raise UserError(nothing_to_validate("sanity_check_batches"))
-
-
 @contextlib.contextmanager
 def named_anomalies(trainer: "Trainer") -> Iterator[None]:
-    """Within it autograd looks for nan, if trainer.detect_anomaly says so, and its error names the batch."""
+    """Enable autograd's anomaly detection if trainer.detect_anomaly is set; its error names the batch."""
     with torch.autograd.set_detect_anomaly(trainer.settings.detect_anomaly or torch.is_anomaly_enabled()):
         try:
             yield
@@ -95,44 +74,14 @@ def named_anomalies(trainer: "Trainer") -> Iterator[None]:
             if not trainer.settings.detect_anomaly or "returned nan values" not in str(error):
                 raise
             place = trainer.nonfinite.describe(trainer.epoch, [trainer.batches_done], str(error).rstrip("."))
-            raise UserError(f"{place}; where it was called stands above") from error
+            raise UserError(f"{place}; the warning above shows the forward call") from error
 
 
 def show_batches(trainer: "Trainer", path: Path) -> None:
-    """Draw the batches that the run would begin with, and that it would first validate on. Raises UserError."""
+    """Draw the first training and validation batch into a picture file. Raises UserError if it cannot be written."""
     seed_everything(derive_seed(trainer.torch_seed, 1))
     by_part = {"training": next(BatchStream(trainer.data_loader).batches(1), None)}
     if trainer.valid_data_loader is not None:
         by_part["validation"] = next(batches_of(trainer.valid_data_loader), None)
     draw_batches(path, by_part)
     print(f"{path}: the first {' and '.join(by_part)} batch")
-
-
-def try_validation(trainer: "Trainer") -> None:
-    """Validate on a few batches, without changing any state."""
-    loader = copy.copy(trainer.valid_data_loader)  # its workers are its own, and end with it
-    tracker = MetricTracker.of(trainer.metric_ftns, trainer.device)
-    measured = measured_model(trainer), trainer.criterion, trainer.metric_ftns, loader, trainer.device, tracker
-    with left_alone(trainer.model, loader):
-        evaluate(*measured, trainer.settings.precision, limit=trainer.settings.sanity_check_batches)
-    trainer.logger.info("sanity check: validation went through")
-
-
-@contextlib.contextmanager
-def left_alone(model: torch.nn.Module, loader: Any) -> Iterator[None]:
-    """Within it, random numbers, modes and positions may change: at its end they are what they were."""
-    modes = {module: module.training for module in model.modules()}
-    generator = getattr(loader, "generator", None)
-    parts = loader, getattr(loader, "dataset", None)
-    placed: list[Any] = [part for part in parts if hasattr(part, "load_state_dict")]
-    positions = [copy.deepcopy(part.state_dict()) for part in placed]
-    drawn = None if generator is None else generator.get_state()
-    rng = rng_state()
-    yield
-    set_rng_state(rng)
-    if generator is not None:
-        generator.set_state(drawn)
-    for part, position in zip(placed, positions, strict=True):
-        part.load_state_dict(position)
-    for module, training in modes.items():
-        module.training = training

@@ -1,4 +1,4 @@
-"""Measure a model on data without training it; the trainer's validation and test.py both come here."""
+"""Evaluate a model: the loss and the metrics over a loader, for validation and for test.py."""
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
@@ -30,12 +30,12 @@ def evaluate(
     after_batch: Callable[[], None] | None = None,
     limit: int | None = None,
 ) -> dict[str, float]:
-    """{name: average over all samples} of the loss and the metrics.
+    """Run the model over the loader; returns {name: average over all samples} of the loss and the metrics.
 
-    tracker: a MetricTracker of those names.
+    tracker: MetricTracker of those names.
     precision: value of trainer.precision.
     after_batch: called after each batch; it may raise to end the evaluation.
-    limit: number of batches to read, None for all.
+    limit: number of batches to read; None for all.
     """
     model.eval()
     same_buffers(model)
@@ -63,7 +63,7 @@ def evaluate(
 def trackers(
     metric_ftns: Sequence[Any], device: torch.device, config: "ConfigParser"
 ) -> tuple[MetricTracker, MetricTracker]:
-    """(tracker of the training part, of the validation part). Raises UserError if a monitored value is a table."""
+    """(tracker for training, tracker for validation). Raises UserError if a monitored value is a table."""
     finite_only = config["trainer"].get("on_nonfinite") == "skip"
     train = MetricTracker.of(metric_ftns, device, finite_only=finite_only)
     for path, name in watched(config.config).items():
@@ -81,16 +81,17 @@ def record(
     reduction: str = "mean",
     part: Part | None = None,
 ) -> None:
-    """Count a batch's loss (0-dim) and metrics, weighted by its samples. target: (N, ...), or what holds such.
+    """Add a batch's loss (0-dim) and metrics to the tracker, weighted by its number of samples.
 
-    part: this process's Part of a batch that several share; None if the batch is its own.
+    target: (N, ...), or a dict, list or tuple of such tensors.
+    part: this process's Part of a batch that several processes share; None for a single process.
     """
     samples = num_samples(target)
     counted = 0 if part is not None and part.own == 0 else samples
     tracker.update("loss", loss / samples if reduction == "sum" else loss, n=counted)
     if not metric_ftns:
         return
-    # where updates may be skipped, a batch that is not finite in one process counts in none; the step has waited, too
+    # where steps may be skipped, a batch that is not finite in one process counts in none
     left_out = tracker.over_epoch is not None and tracker.finite_only and not all(gather(bool(loss.isfinite())))
     with torch.no_grad():
         if tracker.over_epoch is not None:
@@ -102,9 +103,9 @@ def record(
 
 
 def reduction_of(criterion: Callable[..., Any]) -> str:
-    """ "sum" or "mean": how the criterion reduces its batch's losses. Raises UserError if it does not."""
+    """ "sum" or "mean": how the criterion reduces over a batch. Raises UserError for reduction "none"."""
     given = getattr(criterion, "keywords", {}).get("reduction")  # of a function with its arguments bound
     reduction = given or getattr(criterion, "reduction", None)
     if reduction == "none":
-        raise UserError("loss: with reduction 'none' there is one for each sample; give 'mean' or 'sum'")
+        raise UserError("loss: reduction 'none' gives one value per sample; use 'mean' or 'sum'")
     return "sum" if reduction == "sum" else "mean"

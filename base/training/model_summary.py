@@ -1,4 +1,4 @@
-"""A table of a model's layers."""
+"""A table of a model's layers, as logged when a run starts."""
 
 import itertools
 import textwrap
@@ -14,17 +14,17 @@ _LINES, _WIDTH = 24, 80
 
 
 def example_input(data_loader: Iterable[Any], device: torch.device) -> Any:
-    """Two inputs of the loader's first batch, on the device; None for a batch that is not a list or tuple.
+    """The first two inputs of the loader's first batch, on the device; inputs without tensors are returned whole.
 
-    Inputs that neither are nor hold tensors are returned whole. None also for a loader whose batches come only once,
-    or whose first one cannot be read.
+    None for a batch that is not a list or tuple, for a loader that can be read only once, and for a batch that
+    cannot be read.
     """
     batches = iter(data_loader)
     if batches is data_loader:
         return None
     try:
         batch = next(batches)
-    except Exception:  # what is wrong with the data, training says, which saves before it ends
+    except Exception:  # training reports it, and saves before it ends
         return None
     if not isinstance(batch, (list, tuple)) or not batch:
         return None
@@ -32,26 +32,27 @@ def example_input(data_loader: Iterable[Any], device: torch.device) -> Any:
 
 
 def model_summary(model: torch.nn.Module, example: Any) -> str:
-    """Text of at most 80 columns: each layer's name, type, output shape and parameters, and the sums.
+    """Text of at most 80 columns: each layer's name, type, output shape and parameters, and the totals.
 
-    Of a model with many layers, the parts that hold them. example: input on the model's device, run through once in
-    evaluation mode and without gradients; None for the sums alone. What has parameters and is not called by that, such
-    as a GAN's generator, stands at the end without an output.
+    example: input on the model's device, for one forward pass in evaluation mode; None for the totals alone.
+
+    A model of many layers is shown by the modules that contain them. Modules with parameters that the forward pass
+    does not call, such as a GAN's generator, are listed at the end without an output shape.
     """
     rows, missing = [], []
     try:
         rows = [] if example is None else _rows(model, _parts(model), example)
-    except Exception as error:  # the model may want more than one input; if it is broken, training will say where
+    except Exception as error:  # it may need several inputs; training reports a broken model
         why = (str(error).splitlines() or [type(error).__name__])[0]
         missing = [textwrap.shorten(f"no table of its layers: {why}", _WIDTH, placeholder=" ...")]
     total = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    fixed = f", {total - trained:,} of them fixed" if trained < total else ""
+    fixed = f", {total - trained:,} of them frozen" if trained < total else ""
     return "\n".join([f"{class_name(model)}: {total:,} parameters{fixed}", *missing, *_table(rows)])
 
 
 def _parts(model):
-    """{name: module} of the layers; of the parts that hold them, as small as they can be, if they are too many."""
+    """{name: module} of the layers, or of the smallest modules that contain them if there are too many."""
     parts = _within(model, depth=1)
     for depth in itertools.count(2):
         smaller = _within(model, depth)
@@ -61,7 +62,7 @@ def _parts(model):
 
 
 def _within(module, depth, prefix=""):
-    """{name: module} of the children, or of those at a depth below; lists of modules are no depth of their own."""
+    """{name: module} at this depth below the module; a ModuleList or ModuleDict does not count as a level."""
     found = {}
     for name, child in module.named_children():
         below = depth if isinstance(child, (torch.nn.ModuleList, torch.nn.ModuleDict)) else depth - 1
@@ -71,7 +72,7 @@ def _within(module, depth, prefix=""):
 
 
 def _rows(model, parts, example):
-    """(name, type, output shape, parameters) of each part, in the order in which they run."""
+    """(name, type, output shape, parameters) of each module, in the order of the forward pass."""
     rows = []
     hooks = [module.register_forward_hook(_recorder(name, rows)) for name, module in parts.items()]
     was_training = model.training
@@ -100,7 +101,7 @@ def _table(rows):
 
 
 def _end_of(name, width):
-    """The name, or as much of its end, which tells it from others, as there is room for."""
+    """The name, shortened to its end, which distinguishes it from others."""
     return name if len(name) <= width else f"...{name[3 - width :]}"
 
 

@@ -1,4 +1,4 @@
-"""Callbacks that show in TensorBoard how training goes, without changing it."""
+"""Built-in callbacks that write to TensorBoard and change nothing in training."""
 
 import copy
 import sys
@@ -11,8 +11,9 @@ from base import BaseCallback
 from base.training.checkpoints import measured_model
 from base.training.precision import to_device
 from utils import UserError
-from utils.distributed.shards import shows
+from utils.distributed.shards import shows, whole
 from utils.nested import halves, samples_of
+from utils.runs.weights import unwrapped
 from utils.seed import rng_state, set_rng_state
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class LearningRateMonitor(BaseCallback):
-    """Shows the learning rate of each group of parameters, as "lr_0", at the points where the loss is shown."""
+    """Writes the learning rate of each parameter group as "lr_0", "lr_1", ..., whenever the loss is logged."""
 
     def on_step_end(self, trainer: "Trainer") -> None:
         if not is_log_point(trainer):
@@ -33,9 +34,9 @@ class LearningRateMonitor(BaseCallback):
 
 
 class ThroughputMonitor(BaseCallback):
-    """Shows samples a second, validation left out, and the largest amount of memory in use, in MB.
+    """Writes the training throughput in samples per second, without validation, and the peak memory in MB.
 
-    On CUDA it is the GPU's memory, elsewhere the process's. Steps a second are shown without it.
+    The memory is the GPU's on CUDA and the process's elsewhere. TensorBoard shows steps per second without this.
     """
 
     def __init__(self) -> None:
@@ -62,7 +63,7 @@ class ThroughputMonitor(BaseCallback):
 
 
 class GradientNorm(BaseCallback):
-    """Shows the mean norm of the gradients of all parameters as "grad_norm", which trainer.clip_norm shows anyway."""
+    """Writes the mean norm of the gradient over all parameters as "grad_norm"; trainer.clip_norm does so anyway."""
 
     def check(self, trainer: "Trainer") -> None:
         if not hasattr(trainer, "len_epoch"):
@@ -72,24 +73,47 @@ class GradientNorm(BaseCallback):
         trainer.optim_step.measures_norm = True
 
 
-class SamplePredictions(BaseCallback):
-    """Shows what the model makes of the first validation samples, after each epoch.
+class ParameterHistograms(BaseCallback):
+    """Writes a histogram of each parameter's values; trainer.histograms_every_epochs adds it.
 
-    n: how many, of the first batch. every_epochs: how often. classes: their names, by default their numbers. An output
-    (N, C) is shown as a table of targets and predictions, beside the images if the input is (N, 1 or 3, H, W); an
-    output of the input's shape as images below the input.
+    every_epochs: epochs between two histograms.
+    """
+
+    def __init__(self, every_epochs: int = 1) -> None:
+        _require_counts(every_epochs=every_epochs)
+        self.every_epochs = every_epochs
+
+    def on_epoch_end(self, trainer: "Trainer", log: dict[str, Any]) -> None:
+        if log["epoch"] % self.every_epochs or not shows(trainer.writer, trainer.model):
+            return
+        trainer.writer.set_step(trainer.step, timed=False)
+        for name, parameter in unwrapped(trainer.model).named_parameters():
+            values = whole(parameter.detach())
+            if values.isfinite().all():
+                trainer.writer.add_histogram(f"parameters/{name}", values)
+            else:
+                trainer.logger.warning("epoch %d: %s holds values that are not finite", log["epoch"], name)
+
+
+class SamplePredictions(BaseCallback):
+    """Writes the model's predictions for the first validation samples after each epoch.
+
+    n: number of samples, from the first batch.
+    every_epochs: epochs between two tables.
+    classes: names of the classes; by default their numbers.
+
+    An output (N, C) becomes a table of targets and predictions, with the images if the input is (N, 1 or 3, H, W). An
+    output of the input's shape becomes images below the input.
     """
 
     def __init__(self, n: int = 16, every_epochs: int = 1, classes: list | None = None) -> None:
-        for name, value in (("n", n), ("every_epochs", every_epochs)):
-            if not isinstance(value, int) or value < 1:
-                raise UserError(f"{name}: got {value!r}; it should be a number from 1 on")
+        _require_counts(n=n, every_epochs=every_epochs)
         self.n, self.every_epochs, self.classes = n, every_epochs, classes
         self._batch = None
 
     def check(self, trainer: "Trainer") -> None:
         if getattr(trainer, "valid_data_loader", None) is None:
-            raise UserError("SamplePredictions needs validation data, and there are none")
+            raise UserError("SamplePredictions needs validation data; set data_loader.args.validation_split")
 
     def on_epoch_end(self, trainer: "Trainer", log: dict[str, Any]) -> None:
         if log["epoch"] % self.every_epochs or not shows(trainer.writer, trainer.model):
@@ -103,19 +127,17 @@ class SamplePredictions(BaseCallback):
             output = model(to_device(data, trainer.device))
         set_rng_state(before)
         if not isinstance(output, torch.Tensor) or not isinstance(target, torch.Tensor):
-            raise UserError("SamplePredictions: shows a tensor of outputs beside one of targets, which these are not")
-        if not trainer.writer.enabled:  # it has only taken part
+            raise UserError("SamplePredictions: needs a model output and a target that are tensors")
+        if not trainer.writer.enabled:  # a sharded model needs all processes for its forward pass
             return
         trainer.writer.set_step(trainer.step, "valid", timed=False)
         self._show(trainer.writer, *samples_of((data, target, output.float().cpu()), slice(self.n)))
 
     def _show(self, writer, data, target, output):
-        images = getattr(data, "ndim", 0) == 4 and data.shape[1] in (1, 3)
-        if images and output.shape == data.shape:
-            writer.add_images("predictions", _stretched(torch.cat([data.float(), output])))
+        is_reconstruction = getattr(data, "shape", None) == output.shape
+        if is_reconstruction and show_images(writer, "predictions", torch.cat([data.float(), output]), most=None):
             return
-        if images:
-            writer.add_images("samples", _stretched(data.float()))
+        show_images(writer, "samples", data, most=None)
         if output.dim() != 2 or output.shape[1] < 2 or target.dim() != 1:
             rows = [(str(t.tolist()), str(o.tolist()), "") for t, o in zip(target, output, strict=True)]
         else:
@@ -133,7 +155,7 @@ class SamplePredictions(BaseCallback):
 
 
 def is_log_point(trainer: "Trainer") -> bool:
-    """Whether the loss is reported after this batch, so that to wait for the device costs nothing more."""
+    """Whether the loss is logged after this batch, so that waiting for the device costs nothing extra."""
     return trainer.batches_done % trainer.log_step == 0 or trainer.batches_done == trainer.len_epoch
 
 
@@ -146,6 +168,20 @@ def _most_memory(device):
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _stretched(images):
+def show_images(writer: Any, tag: str, data: Any, most: int | None = 32) -> bool:
+    """Write the first images to TensorBoard, their values stretched to [0, 1]; returns False for what is no image.
+
+    data: (N, 1 or 3, H, W), of any dtype.
+    """
+    if getattr(data, "ndim", 0) != 4 or data.shape[1] not in (1, 3):
+        return False
+    images = data[:most].float()
     low, high = images.min(), images.max()
-    return (images - low) / (high - low).clamp(min=1e-12)
+    writer.add_images(tag, (images - low) / (high - low).clamp(min=1e-12))
+    return True
+
+
+def _require_counts(**counts):
+    for name, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"{name}: got {value!r}; it should be an integer of at least 1")

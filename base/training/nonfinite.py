@@ -1,4 +1,4 @@
-"""Losses, gradients and parameters that are nan or infinite: found, traced to their batches, and reported."""
+"""Losses, gradients and parameters that are nan or infinite: detected, traced to their batches, reported."""
 
 import itertools
 import logging
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from base.training.batch_stream import BatchStream
 
 MAX_LEFT_OUT = 10  # batches of an epoch that "rollback" leaves out
-_SAMPLES_NAMED = 20  # of the batches at fault
-_BATCHES_READ_AGAIN = 4  # of those at fault
+_SAMPLES_NAMED = 20  # in a report
+_BATCHES_READ_AGAIN = 4  # to find the samples at fault
 
 
 class NonFiniteError(UserError):
-    """A loss, a gradient or a parameter that is nan or infinite. batches: indices of the epoch's batches at fault."""
+    """A loss, gradient or parameter is nan or infinite. batches: indices of the epoch's batches that caused it."""
 
     def __init__(self, message: str, batches: Sequence[int] = ()) -> None:
         super().__init__(message)
@@ -32,53 +32,53 @@ class NonFiniteError(UserError):
 
 
 class NonFiniteWatch:
-    """Follows trainer.on_nonfinite: knows which batches stand behind the losses and updates since the last report.
+    """Carries out trainer.on_nonfinite: knows the batches of the losses and optimizer steps since the last report.
 
     action: "stop" and "rollback" raise NonFiniteError, "skip" warns (the optimizer step is skipped by OptimStep),
         "ignore" does nothing.
     stream: the BatchStream, which knows the samples of each batch.
     logger: where "skip" warns.
 
-    Gradients are checked on the device, with GradScaler's kernel scaling by 1, into flags that are allocated many at
-    once: for a model of small layers, computing norms instead costs twice as much. The flags are read only by report.
+    Gradients are checked on the device, into flags that only `report` reads. The check is GradScaler's kernel with a
+    scale of 1: it has no public name, and the public way, a norm, costs twice as much for a model of small layers.
     """
 
     own_by_process = True
 
     def __init__(self, action: str, stream: "BatchStream | None" = None, logger: logging.Logger | None = None) -> None:
         self.action = action
-        self.stream: Any = stream  # None if only the gradients are looked at
+        self.stream: Any = stream  # None if only gradients are checked
         self.logger: Any = logger
-        self._flags = {}  # {device: (the flags, each of them as a view, a 1.0)}
+        self._flags = {}  # {device: (flags, [view of each flag], 1.0)}
         self._num_flagged = 0
         self.begin_epoch()
 
     @property
     def checks_gradients(self) -> bool:
-        """Whether OptimStep is to have its gradients looked at."""
+        """Whether OptimStep passes its gradients to `look`."""
         return self.action != "ignore"
 
     @property
     def skips(self) -> bool:
-        """Whether an update whose gradient is not finite is skipped."""
+        """Whether an optimizer step whose gradient is not finite is skipped."""
         return self.action == "skip"
 
     def begin_epoch(self) -> None:
-        """Forget all of the epoch before."""
-        self.last_update = -1  # the last batch of the updates reported so far
+        """Forget the epoch before."""
+        self.last_update = -1  # last batch of the optimizer steps reported so far
         self.batches, self.updates = [], []
         self._clear_flags()
 
     def count_loss(self, batch_idx: int) -> None:
-        """Note that the next loss is of this batch."""
+        """Record that the next loss belongs to this batch."""
         self.batches.append(batch_idx)
 
     def count_update(self, batch_idx: int) -> None:
-        """Note that the next update ends with this batch."""
+        """Record that the next optimizer step ends with this batch."""
         self.updates.append(batch_idx)
 
     def look(self, gradients: Iterable[torch.Tensor]) -> list[torch.Tensor]:
-        """Check an update's gradients, which stay as they are; returns flags, 0-dim, all 0.0 if they are finite."""
+        """Check the gradients of an optimizer step; returns a 0-dim flag for each device, 0.0 if all are finite."""
         by_device = {}
         for gradient in gradients:
             by_device.setdefault(gradient.device, []).append(_entries(gradient))
@@ -95,9 +95,9 @@ class NonFiniteWatch:
         return found
 
     def report(self, epoch: int, losses: Sequence[float]) -> None:
-        """Raise NonFiniteError for the first fault since the last report, or warn of all. Waits for the device.
+        """Raise NonFiniteError for the first fault since the last report, or warn of all of them. Waits for the device.
 
-        losses: floats, one for each batch counted since. All processes must call it.
+        losses: one for each batch counted since. All processes must call it.
         """
         if self.action == "ignore":
             return
@@ -107,27 +107,27 @@ class NonFiniteWatch:
             place = self.describe(epoch, batches, what)
             if not self.skips:
                 raise NonFiniteError(place, batches)
-            self.logger.warning("%s; the update is skipped", place)
+            self.logger.warning("%s; the optimizer step is skipped", place)
 
     def begin_window(self) -> None:
-        """Begin the batches until the next report."""
+        """Start counting batches for the next report."""
         self.last_update = self.updates[-1] if self.updates else self.last_update
         self.batches, self.updates = [], []
         self._clear_flags()
 
     def faults(self, losses: Sequence[float]) -> list[tuple[list[int], str]]:
-        """[(batches, what is not finite), ...] since the last report, the first one first; at most one an update."""
+        """[(batches, what is not finite), ...] since the last report, in order; at most one an optimizer step."""
         bad = [(i, loss) for i, loss in zip(self.batches, losses, strict=False) if not math.isfinite(loss)]
         faults = {batch: ([batch], f"the loss is {loss}") for batch, loss in bad}
         begins = [self.last_update, *self.updates]
         for before, end, bad in zip(begins, self.updates, self._read_flags(), strict=False):
-            window = list(range(before + 1, end + 1)) or [end]  # a batch may stand behind several updates
+            window = list(range(before + 1, end + 1)) or [end]  # one batch may bring several steps
             if bad and not faults.keys() & set(window):
                 faults[end] = (window, "the gradient is not finite")
         return [faults[batch] for batch in sorted(faults)]
 
     def describe(self, epoch: int, batches: list[int], what: str) -> str:
-        """Return one line: where the fault lies, what it is, and which samples the loader has nan or infinity in."""
+        """One line: the place of a fault, what it is, and the samples in which the loader has nan or infinity."""
         samples = [index for batch_idx in batches for index in self.stream.samples(epoch, batch_idx)]
         place = f"epoch {epoch}, batch {' and '.join(str(i + 1) for i in batches)} of {self.stream.len_epoch}"
         named = f"; samples {_listed(samples)}" if samples else ""
@@ -137,11 +137,11 @@ class NonFiniteWatch:
         )
 
     def merged(self, states: list[dict[str, Any]]) -> dict[str, Any]:
-        """The state for another number of processes: the losses of the open window belong to none of them."""
+        """The state for another number of processes, without the losses of the open window."""
         return states[0] | {"batches": []}
 
     def state_dict(self) -> dict[str, Any]:
-        """What must survive a restart: the batches, the updates, and which gradients were not finite."""
+        """The batches and optimizer steps since the last report, and which gradients were not finite."""
         self._found = self._read_flags()
         self._reset_flags()
         return {
@@ -152,7 +152,7 @@ class NonFiniteWatch:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put it back."""
+        """Restore the state."""
         self.batches = [as_count(batch) for batch in as_list(state["batches"])]
         self.updates = [as_count(batch) for batch in as_list(state["updates"])]
         self.last_update = as_count(state["last_update"], least=-1)
@@ -160,14 +160,14 @@ class NonFiniteWatch:
         self._found = [bool(found) for found in as_list(state["found"])]
 
     def _samples_at_fault(self, epoch, batches):
-        """Which samples of these batches hold nan or infinity; [] where reading them again could harm the run."""
+        """Samples of these batches that hold nan or infinity; [] where reading them again could disturb the run."""
         loader = self.stream.loader
         if self.action != "stop" and getattr(loader, "num_workers", 0):
-            return []  # a file that the dataset opens here would be shared by workers to come
+            return []  # later workers would share a file that the dataset opens here
         return nonfinite_samples(loader, [i for batch in batches for i in self.stream.samples(epoch, batch)])
 
     def _read_flags(self):
-        """For each update since the last report, whether its gradient was not finite. Waits for the device."""
+        """Whether the gradient of each step since the last report was not finite. Waits for the device."""
         found = [False] * self._num_flagged
         for flags, _, _ in self._flags.values():
             found = [a or b > 0 for a, b in zip(found, flags[: self._num_flagged].tolist(), strict=True)]
@@ -181,7 +181,7 @@ class NonFiniteWatch:
 
     def _clear_flags(self):
         self._reset_flags()
-        self._found = []  # what was read already
+        self._found = []  # flags read already
 
     def _reset_flags(self):
         if self._num_flagged:
@@ -191,13 +191,13 @@ class NonFiniteWatch:
 
 
 def _entries(gradient):
-    """A dense tensor of real numbers that holds all of the gradient, or what this process has of it."""
+    """The gradient, or this process's shard of it, as a dense tensor of real numbers."""
     dense = gradient.coalesce().values() if gradient.is_sparse else local(gradient)
     return torch.view_as_real(dense) if dense.is_complex() else dense
 
 
 def _merged_faults(of_processes):
-    """The faults that any process has found, in the same form; of a window the one that names a loss."""
+    """The faults of all processes in the same form; one for each window, preferably one of a loss."""
     merged = {}
     for batches, what in itertools.chain.from_iterable(of_processes):
         last = batches[-1]
@@ -215,14 +215,14 @@ def _listed(samples):
 
 
 def nonfinite_samples(loader: Any, indices: Iterable[int]) -> list[int]:
-    """Those of the loader's samples in which a tensor, array or number is nan or infinite; [] if they cannot be read.
+    """The samples, by index, in which a tensor, array or number is nan or infinite; [] if they cannot be read.
 
-    They are read from its dataset, one by one and in this process; random generators stay as they are.
+    They are read from the loader's dataset, one by one and in this process. Random generators are restored.
     """
     before = rng_state()
     try:
         return [index for index in indices if _holds_nonfinite(loader.dataset[index])]
-    except Exception:  # another error is on its way, and this is only to say more of it
+    except Exception:  # it only adds detail to an error under way
         return []
     finally:
         set_rng_state(before)
@@ -237,16 +237,16 @@ def _holds_nonfinite(sample):
 
 
 def finite_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """{name: tensor} of what must stay finite: the parameters that are trained, and the buffers that are so now."""
+    """{name: tensor} that must stay finite: the trainable parameters, and the buffers that are finite now."""
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad and p.is_floating_point()}
     buffers = {name: b for name, b in model.named_buffers() if b.is_floating_point() and b.isfinite().all()}
     return parameters | buffers
 
 
 def require_finite(tensors: dict[str, torch.Tensor], when: str) -> None:
-    """Raise NonFiniteError, naming them, if any of {name: tensor} holds nan or infinity; waits for the device.
+    """Raise NonFiniteError, with their names, if any of {name: tensor} holds nan or infinity. Waits for the device.
 
-    All processes must call it, and it raises in all if one has found some.
+    All processes must call it; it raises in all of them.
     """
     finite = [local(tensor.detach()).isfinite().all() for tensor in tensors.values()]
     bad = []

@@ -1,4 +1,4 @@
-"""OptimStep: from a batch's loss to an update of the parameters."""
+"""OptimStep: from the loss of a batch to an optimizer step."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
 
 
 class OptimStep:
-    """Turns losses into updates: backward, and at the end of each window of batches one step of the optimizer.
+    """Runs backward for each batch, and one optimizer step for each window of `accumulate` batches.
 
     optimizer: a torch optimizer, or an Optimizers.
-    accumulate: batches in a window.
-    reduction: "mean" or "sum", how the loss reduces the losses of its batch's samples.
+    accumulate: batches per optimizer step.
+    reduction: "mean" or "sum", how the loss reduces over the samples of its batch.
     clip_norm: largest norm of the gradient over all parameters; None does not clip.
-    clip_value: largest absolute value of the gradient's entries; None does not clip.
-    scaler: a torch.amp.GradScaler for losses computed in float16; it skips updates whose gradients are not finite.
-    watch: a NonFiniteWatch that checks each update's gradient; not used with a scaler, where infinite gradients are
+    clip_value: largest absolute value of an entry of the gradient; None does not clip.
+    scaler: torch.amp.GradScaler for float16; it skips steps whose gradient is not finite.
+    watch: NonFiniteWatch that checks the gradient of each step; not used with a scaler, where infinite gradients are
         expected.
-    skip_nonfinite: skip updates in which the watch finds something; that waits for the device before each update.
-    buffers: the model's buffers, which a skipped update restores to their values after the last update.
-    model: needed with several processes, which train a copy or a shard each; begin says which part of a batch is whose.
+    skip_nonfinite: skip steps whose gradient is not finite; that waits for the device before each step.
+    buffers: the model's buffers; a skipped step restores their values after the step before.
+    model: needed with several processes, each of which trains a copy or a shard.
 
-    The gradient of a window is that of all its samples taken as one batch, however they are divided into batches and
-    however short the last window of an epoch is. That holds for a loss that is the mean or the sum over the samples of
-    its batch, but not for one with class weights or an ignore_index.
+    The gradient of a window equals the gradient of all its samples taken as one batch, for batches of unequal sizes and
+    for a short last window too. That requires a loss that is the mean or the sum over the samples of its batch; a loss
+    with class weights or an ignore_index is not.
 
-    The attribute lr is the learning rate of the last update, None before the first. The attribute norm is the norm of
-    its gradient before clipping, a 0-dim tensor; None unless clip_norm or the attribute measures_norm asks for it.
+    The attribute lr is the learning rate of the last step, None before the first. The attribute norm is the norm of its
+    gradient before clipping, a 0-dim tensor; None unless clip_norm is given or the attribute measures_norm is set.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class OptimStep:
         self._good_buffers = [buffer.clone() for buffer in self.buffers]
         self._model = model
         self._sharded = model is not None and is_sharded(model)
-        self.own_by_process = not self._sharded  # gradients that are sharded add up over the processes at once
+        self.own_by_process = not self._sharded  # sharded gradients are summed over the processes at once
         self.measures_norm = False
         self.norm = self.lr = None
         self.reset()
@@ -79,12 +79,13 @@ class OptimStep:
         self._num_samples = 0
         self._first_samples = 0  # of the window's first batch, the unit in which the others are weighted
         self._part = None
-        self._exchanged = True  # what the window's gradients are so far, between the processes
+        self._exchanged = True  # whether the processes have averaged the window's gradients so far
 
     def begin(self, part: Part | None, last: bool = False) -> None:
-        """Say before a batch's forward pass which Part of it this process has; None if all. last: as for step.
+        """Prepare for a batch's forward pass, so that processes exchange gradients only at the end of a window.
 
-        Gradients then travel between the processes only where a window ends.
+        part: this process's Part of the batch; None for all of it.
+        last: whether it is the last batch of its epoch.
         """
         self._part = part
         if part is not None and self.accumulate > 1:
@@ -92,10 +93,12 @@ class OptimStep:
             exchange_gradients(self._model, self._exchanged)
 
     def step(self, loss: torch.Tensor, num_samples: int, last: bool = False) -> bool:
-        """Whether this batch completed a window, and with it an update. loss: 0-dim, of num_samples samples.
+        """Run backward, and the optimizer step if the window is complete; returns whether it was.
 
-        last: of its epoch, which completes a short window too. A scaler skips an update whose gradients are not finite;
-        that counts as one all the same.
+        loss: 0-dim, over num_samples samples.
+        last: whether it is the last batch of its epoch, which completes a short window too.
+
+        A step that a scaler skips counts as a step. Raises UserError for a loss without a gradient.
         """
         if self._part is not None:
             loss, num_samples = self._weighted(loss, self._part), self._part.total
@@ -111,14 +114,14 @@ class OptimStep:
         except RuntimeError as error:
             if loss.requires_grad:
                 raise
-            why = "it was detached, or made of plain numbers, or all of them are frozen"
+            why = "it was detached or made of plain numbers, or all parameters are frozen"
             raise UserError(f"loss: does not depend on any parameter that is trained: {why}") from error
         if self.buffers and not loss.isfinite():
             _copy_all(self._good_buffers, self.buffers)  # at once: the run may be saved or validated before the update
         return (last or self.num_batches >= self.accumulate) and self.finish()
 
     def finish(self) -> bool:
-        """Update with the batches since the last update; returns whether there were any."""
+        """Step with the batches since the last step; returns whether there were any."""
         if self.num_batches == 0:
             return False
         if not self._exchanged:  # the window was to have further batches
@@ -128,7 +131,7 @@ class OptimStep:
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """What must survive a restart: the open window with its gradients, and the scaler."""
+        """The state to resume from: the open window with its gradients, and the scaler."""
         state = {"window": [self.num_batches, self._num_samples, self._first_samples], "lr": self.lr}
         if self.num_batches:
             state["gradients"] = [parameter.grad for parameter in self._parameters()]
@@ -161,7 +164,7 @@ class OptimStep:
                 buffer.copy_(saved)
 
     def _weighted(self, loss: torch.Tensor, part: Part) -> torch.Tensor:
-        """The loss of this process's samples, such that the mean over all processes is the loss of the batch."""
+        """The loss of this process's samples, scaled so that its mean over all processes is the loss of the batch."""
         own, total = part
         weight = own * world_size() / total if self.reduction == "mean" else world_size() * (own > 0)
         return loss if weight == 1 else loss * weight
@@ -176,7 +179,7 @@ class OptimStep:
                 gradient.div_(self._num_samples / self._first_samples)
         found = self.watch.look(self._gradients()) if self.watch is not None else []
         if self._sharded and self.skip_nonfinite:
-            found = [largest(flag) for flag in found]  # which the others have found in their shards
+            found = [largest(flag) for flag in found]  # the other processes see other shards
         if self.clip_norm is not None:
             self.norm = whole(torch.nn.utils.clip_grad_norm_(self._parameters(), self.clip_norm))
         elif self.measures_norm:
@@ -184,7 +187,7 @@ class OptimStep:
         if self.clip_value is not None:
             torch.nn.utils.clip_grad_value_(self._parameters(), self.clip_value)
         if self.scaler is not None:
-            self.scaler.step(self.optimizer)  # waits for the device unless the optimizer is a fused one
+            self.scaler.step(self.optimizer)  # waits for the device unless the optimizer is fused
             self.scaler.update()
             return
         if self.skip_nonfinite and any(found):
@@ -207,17 +210,17 @@ class OptimStep:
 
 
 def _gradient_of(parameter, saved):
-    """A saved gradient, dense or sparse, as one of the parameter's. Raises ValueError if it is none."""
+    """A saved gradient, dense or sparse, on the parameter's device. Raises ValueError if it does not fit."""
     sparse = saved.layout == torch.sparse_coo
     if saved.shape != parameter.shape or saved.is_complex() != parameter.is_complex():
-        raise ValueError(f"a gradient is a {saved.dtype} of the shape {tuple(saved.shape)}")
+        raise ValueError(f"a gradient is {saved.dtype} of shape {tuple(saved.shape)}")
     if sparse:
         return saved.to(parameter.device, parameter.dtype)
     return torch.empty_like(parameter).copy_(sharded_like(parameter, saved))
 
 
 def _require_of_scaler(state):
-    """Raise ValueError unless a GradScaler can go on from the state, whose numbers its kernel takes as they are."""
+    """Raise ValueError unless the numbers of a GradScaler's state are in range; its kernel does not check them."""
     for name in ("scale", "growth_factor", "backoff_factor"):
         if not 0 < as_number(state[name]) < float("inf"):
             raise ValueError(f"the scaler's {name!r} is {state[name]}")
@@ -227,7 +230,7 @@ def _require_of_scaler(state):
 
 
 def _mean(gradients):
-    """The mean of a parameter's gradients in the processes, None where it had no part in a step; None if nowhere."""
+    """The mean of a parameter's gradients over the processes, of which some or all may be None."""
     there = [gradient for gradient in gradients if gradient is not None]
     return sum(there) / len(gradients) if there else None
 

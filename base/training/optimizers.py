@@ -1,4 +1,4 @@
-"""The optimizer that a config describes: over groups of parameters, or several under names."""
+"""Builds the optimizer of a config: one over groups of parameters, or several by name."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class Optimizers:
-    """Several optimizers that step as one, each by its name, as optimizers["generator"].
+    """Several optimizers that step as one; optimizers["generator"] is one of them.
 
     by_name: {name: optimizer}.
-    every: {name: n}, that optimizer takes part in every nth step; 1 for names that are missing.
+    every: {name: n}, to step that optimizer in every nth step only; 1 for names that are missing.
 
-    It has the methods that a Trainer calls on an optimizer.
+    It has the methods of an optimizer that a Trainer calls.
     """
 
     def __init__(self, by_name: "dict[str, torch.optim.Optimizer]", every: dict[str, int] | None = None) -> None:
@@ -37,7 +37,7 @@ class Optimizers:
         return [group for optimizer in self.by_name.values() for group in optimizer.param_groups]
 
     def is_due(self, name: str) -> bool:
-        """Whether the optimizer of that name takes part in the next step."""
+        """Whether the next step includes the optimizer of that name."""
         return (self.steps + 1) % self.every[name] == 0
 
     def step(self) -> None:
@@ -53,7 +53,7 @@ class Optimizers:
             optimizer.zero_grad()
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of each by its name, and the number of steps; utils.runs.weights.load_optimizer puts it back."""
+        """The state of each by its name, and the number of steps; utils.runs.weights.load_optimizer restores it."""
         states = {name: optimizer.state_dict() for name, optimizer in self.by_name.items()}
         return {"steps": self.steps, "optimizers": states}
 
@@ -67,7 +67,7 @@ def build_optimizer(
     """
     trained = {key: parameter for key, parameter in model.named_parameters() if parameter.requires_grad}
     if not trained:
-        raise UserError("arch: no parameter of the model wants a gradient, so there is nothing to train")
+        raise UserError("arch: no parameter of the model requires a gradient, so there is nothing to train")
     section = config[name]
     if not names_several(section):
         return _build(config, name, section, trained, model)
@@ -75,11 +75,13 @@ def build_optimizer(
     for key, spec in section.items():
         for parameter in choose_names(spec.get("params", f"{key}.*"), trained, f"{name}.{key}.params"):
             if parameter in owners:
-                raise UserError(f"{name}.{key}.params: {parameter!r} is {owners[parameter]}'s already")
+                raise UserError(f"{name}.{key}.params: {parameter!r} belongs to {owners[parameter]} already")
             owners[parameter] = key
     left = [key for key in trained if key not in owners]
     if left:
-        raise UserError(f"{name}: none of {', '.join(section)} has {', '.join(left[:3])}; say so in their params")
+        raise UserError(
+            f"{name}: none of {', '.join(section)} trains {', '.join(left[:3])}; add it to the params of one"
+        )
     own = {key: {n: p for n, p in trained.items() if owners[n] == key} for key in section}
     built = {key: _build(config, f"{name}.{key}", spec, own[key], model) for key, spec in section.items()}
     return Optimizers(built, every={key: spec.get("every", 1) for key, spec in section.items()})
@@ -104,7 +106,7 @@ def _build(config, path, spec, parameters, model):
 
 
 def _without_decay(group):
-    """The group's matrices and kernels, and apart from them, without weight decay, its vectors and scalars."""
+    """[the group's matrices and kernels, its vectors and scalars without weight decay], without empty ones."""
     weights = [parameter for parameter in group["params"] if parameter.dim() > 1]
     others = [parameter for parameter in group["params"] if parameter.dim() <= 1]
     parts = [{**group, "params": weights}, {**group, "params": others, "weight_decay": 0.0}]

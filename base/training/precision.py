@@ -1,4 +1,4 @@
-"""The switches that make a job faster without changing what it computes: layout, precision, kernels, compiler."""
+"""Switches for speed: memory layout, precision, fused kernels, torch.compile; and moving batches to the device."""
 
 import contextlib
 import importlib.util
@@ -23,9 +23,9 @@ _FUSED = ("Adam", "AdamW", "SGD")  # torch.optim's classes whose fused kernel ru
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """The tensor on the device, or a dict, list or tuple of tensors with each of them there.
+    """The tensor on the device, or a dict, list or tuple with all of its tensors there.
 
-    A copy to CUDA does not wait for it; on other devices that would be unsafe.
+    The copy is asynchronous on CUDA only; elsewhere that would be unsafe.
     """
     if not isinstance(value, torch.Tensor):
         return map_tensors(lambda part: _moved(part, device), value)
@@ -39,9 +39,9 @@ def _moved(part, device):
 
 
 def apply_switches(model: torch.nn.Module, settings: "TrainerSettings", device: torch.device) -> None:
-    """Set the model and torch up as the trainer's settings say, all but compile_as_set.
+    """Apply the trainer's settings on precision and layout to the model and to torch.
 
-    A state of the optimizer is to be loaded afterwards, since it has the memory format of its parameters.
+    Load the optimizer's state afterwards, since its tensors take the memory format of the parameters.
     Raises UserError, naming the switch, for what this device or machine cannot do.
     """
     if error := precision_error(settings.precision, device.type):
@@ -50,7 +50,7 @@ def apply_switches(model: torch.nn.Module, settings: "TrainerSettings", device: 
         raise UserError(f"trainer.precision: {torch.cuda.get_device_name(device)} has no bf16; use 'fp16' or 'fp32'")
     if settings.compile:
         if isinstance(model, torch.nn.DataParallel):
-            raise UserError("trainer.compile: a model on several GPUs cannot be compiled; set n_gpu to 1")
+            raise UserError("trainer.compile: a DataParallel model cannot be compiled; set n_gpu to 1")
         _require_compiler(device)
     if settings.channels_last and any(parameter.dim() == 5 for parameter in model.parameters()):
         raise UserError("trainer.channels_last: is for images, and the model has 3d convolutions; set it to false")
@@ -68,27 +68,27 @@ def compile_as_set(model: torch.nn.Module, settings: "TrainerSettings") -> None:
     if settings.compile:
         any_shape = settings.compile == "dynamic"
         mode = settings.compile if isinstance(settings.compile, str) and not any_shape else None
-        # not torch's default, whose kernels depend on the order in which shapes came, so that a resume has other bits
+        # not torch's default: its kernels depend on the order of shapes, so a resumed run would differ in the last bits
         unwrapped(model).compile(mode=mode, dynamic=any_shape)
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager:
-    """A context, entered again for each batch, in which models and losses compute in the precision."""
+    """A context in which models and losses compute in the precision; enter a new one for each batch."""
     if precision not in _DTYPES:
         return _AS_IS
     return torch.autocast(device.type, _DTYPES[precision])
 
 
 def grad_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler | None:
-    """The scaler that float16 gradients need, None for other precisions."""
+    """The GradScaler that float16 needs; None for other precisions."""
     return torch.amp.GradScaler(device.type) if precision == "fp16" else None
 
 
 def fused_option(section: dict[str, Any], wanted: bool | None, model: torch.nn.Module) -> dict[str, bool]:
-    """The optimizer's keyword for its fused kernel: {"fused": True} or nothing, {}.
+    """{"fused": True} if the optimizer should use its fused kernel, else {}.
 
     section: {"type": ..., "args": ...} of the optimizer.
-    wanted: True or False; None for True where the kernel is sure to work.
+    wanted: value of trainer.fused; None means True where the kernel is known to work.
     """
     given = section.get("args", {})
     if wanted is None:
@@ -110,4 +110,4 @@ def _require_compiler(device):
         found = "the package triton is not installed"
     else:
         return
-    raise UserError(f"trainer.compile: {found}; install it, or go on without: --set trainer.compile=false")
+    raise UserError(f"trainer.compile: {found}; install it, or train without: --set trainer.compile=false")

@@ -1,4 +1,4 @@
-"""A few steps of a run, recorded with torch's profiler: what takes the time."""
+"""Profile: records a few steps of a run with torch's profiler."""
 
 import shutil
 import tempfile
@@ -20,9 +20,9 @@ TRACE = "profile.pt.trace.json"  # the ending that TensorBoard looks for
 
 
 class Profile(BaseCallback):
-    """Records 5 steps after 5 to warm up, fewer in a shorter run, and changes nothing in what is trained.
+    """Records 5 steps after 5 steps of warm-up, fewer in a shorter run.
 
-    Then a table is logged, and a trace written into the run's log folder.
+    It then logs a table of operators and writes a trace into the run's log folder. Training is unchanged.
     """
 
     left = 0  # steps to come
@@ -36,7 +36,7 @@ class Profile(BaseCallback):
         self.left = self.warm_up + recorded
         wait, warm = max(0, self.warm_up - 1), min(1, self.warm_up)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a run of one step has none to warm up
+            warnings.simplefilter("ignore")  # torch warns of a run of one step, without warm-up
             schedule = torch.profiler.schedule(wait=wait, warmup=warm, active=recorded, repeat=1)
             self.profiler = torch.profiler.profile(schedule=schedule)
             self.profiler.start()
@@ -62,7 +62,7 @@ class Profile(BaseCallback):
         if steps > 0:
             path = trainer.config.log_dir / TRACE
             with tempfile.TemporaryDirectory() as folder, replacing(path, "the trace") as file:
-                self.profiler.export_chrome_trace(f"{folder}/{TRACE}")  # which itself would write through a link
+                self.profiler.export_chrome_trace(f"{folder}/{TRACE}")  # it would follow a symbolic link
                 with open(f"{folder}/{TRACE}", "rb") as trace:
                     shutil.copyfileobj(trace, file)
             table = profile_table(self.profiler.key_averages(), steps)

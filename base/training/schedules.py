@@ -1,4 +1,4 @@
-"""The learning-rate schedule that a config describes: warm-up, chains of schedules, and one for each optimizer."""
+"""Builds the learning-rate schedule of a config: warm-up, chained schedulers, one for each optimizer."""
 
 import warnings
 from collections.abc import Mapping
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 class Schedules:
-    """Several schedulers that step as one, by the names of their optimizers."""
+    """Several schedulers that step as one. by_name: {name of the optimizer: scheduler}."""
 
     def __init__(self, by_name: Mapping[str, LRScheduler]) -> None:
         self.by_name = by_name
 
     def step(self) -> None:
-        """Step with each."""
-        with warnings.catch_warnings():  # torch warns of an optimizer that has not stepped, whose turn comes later
+        """Step all schedulers."""
+        with warnings.catch_warnings():  # torch warns of an optimizer that has not stepped yet
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
             for scheduler in self.by_name.values():
                 scheduler.step()
@@ -49,7 +49,7 @@ def build_schedule(
     data_loader: Any,
     name: str = "lr_scheduler",
 ) -> LRScheduler | Schedules | None:
-    """The scheduler that the section describes, None without a section; a Schedules if it names several.
+    """The scheduler that the section describes; a Schedules if it names several; None without a section.
 
     data_loader: its length converts durations into the scheduler's steps.
     """
@@ -64,30 +64,40 @@ def build_schedule(
     if not names_several(section):
         if by_name:
             raise UserError(
-                f"{name}: there are several optimizers; give a schedule under a name of {', '.join(by_name)}"
+                f"{name}: there are several optimizers; give a schedule under one of the names {', '.join(by_name)}"
             )
         return _build(config, name, section, optimizer, length, interval_of(section))
     for key in section:
         if key not in by_name:
             there = f"there are {', '.join(by_name)}" if by_name else "the config names one optimizer only"
-            raise UserError(f"{name}.{key}: no optimizer is called so; {there}")
+            raise UserError(f"{name}.{key}: no optimizer has this name; {there}")
     built = {
         key: _build(config, f"{name}.{key}", spec, by_name[key], length, interval_of(section))
         for key, spec in section.items()
     }
     for key, scheduler in built.items():
         if isinstance(scheduler, ReduceLROnPlateau):
-            raise UserError(f"{name}.{key}.type: ReduceLROnPlateau watches a value, which is for one optimizer only")
+            raise UserError(f"{name}.{key}.type: ReduceLROnPlateau works with a single optimizer only")
     return Schedules(built)
 
 
 def interval_of(section: dict[str, Any]) -> str:
-    """ "epoch" or "step": after what the schedulers of a section step. Raises UserError if they disagree."""
+    """ "epoch" or "step": what the schedulers of a section step after. Raises UserError if they disagree."""
     specs = section.values() if names_several(section) else [section]
     intervals = {spec.get("interval", "epoch") for spec in specs}
     if len(intervals) > 1:
-        raise UserError("lr_scheduler: one steps after epochs and one after updates; give all the same interval")
+        raise UserError("lr_scheduler: give all schedules the same interval")
     return intervals.pop()
+
+
+def step_after_epoch(scheduler: Any, monitor: str, log: dict[str, Any]) -> None:
+    """Step a scheduler; a ReduceLROnPlateau with the value that it watches. log: {name: number} of the epoch."""
+    if not isinstance(scheduler, ReduceLROnPlateau):
+        scheduler.step()
+    elif monitor in log:
+        scheduler.step(log[monitor])
+    else:
+        raise UserError(f"lr_scheduler.monitor: nothing called {monitor!r} is logged; there are {', '.join(log)}")
 
 
 def _build(config, path, spec, optimizer, length, interval):
@@ -101,7 +111,7 @@ def _build(config, path, spec, optimizer, length, interval):
         return config.build(path, {**spec, "args": args}, optimizer=optimizer)
     steps = _steps(f"{path}.warmup", spec["warmup"], length, interval)
     if steps >= _steps(path, "100%", length, interval) and not is_part(spec["warmup"]):
-        raise UserError(f"{path}.warmup: got {spec['warmup']!r}, which is the whole run or more; give less")
+        raise UserError(f"{path}.warmup: got {spec['warmup']!r}, which is the whole run or longer; give less")
     warmup = LinearLR(optimizer, start_factor=1 / steps, total_iters=max(1, steps - 1))
     main = config.build(path, {**spec, "args": args}, optimizer=optimizer)
     return SequentialLR(optimizer, [warmup, main], milestones=[steps])
@@ -111,7 +121,7 @@ _COUNTS = {"T_max", "T_0", "step_size", "total_steps"}
 
 
 def _resolved(config, path, value, optimizer, length, interval):
-    """The value with durations as numbers of the scheduler's steps, and schedulers within it built."""
+    """The value with durations converted to steps of the scheduler and nested schedulers built."""
     if isinstance(value, dict) and "type" in value:
         return _build(config, path, value, optimizer, length, interval)
     if isinstance(value, dict):
@@ -124,7 +134,7 @@ def _resolved(config, path, value, optimizer, length, interval):
 
 
 def _steps(path, duration, length, interval):
-    """A duration in steps of the scheduler, of which a plain number is one already."""
+    """A duration in steps of the scheduler; a plain number counts them already."""
     if isinstance(duration, int):
         return duration
     try:

@@ -1,4 +1,4 @@
-"""What to set before training: a learning rate, by a range test, and the largest batch that fits into the GPU."""
+"""--find-lr and --find-batch-size: a learning-rate range test, and the largest batch that fits into the GPU."""
 
 import contextlib
 import copy
@@ -23,28 +23,28 @@ if TYPE_CHECKING:
 
 
 def tune(trainer: "Trainer", picture: Path | None = None, batch_size: bool = False) -> None:
-    """Print a learning rate, if given a path for the picture of its curve, and the largest batch, if asked for it."""
-    if trainer.has_own_step:
+    """Print a learning rate and draw its curve, if `picture` is a path, and the largest batch size, if asked for."""
+    if trainer.overrides("_train_batch"):
         own = trainer.settings.type
-        raise UserError(f"--find-lr, --find-batch-size: try the ordinary step, and {own} has one of its own")
+        raise UserError(f"--find-lr, --find-batch-size: work with compute_loss, and {own} overrides _train_batch")
     compile_as_set(trainer.model, trainer.settings)
     if picture is not None:
         curve = find_lr(trainer)
         lr = suggest_lr(curve)
         draw_lr_curve(curve, lr, picture)
-        print(f"learning rate {lr:.2g}: there the loss falls most steeply; {picture} shows it")
+        print(f"learning rate {lr:.2g}: the loss falls most steeply there; see {picture}")
         several = hasattr(trainer.optimizer, "by_name")
         alone = f"train with it: --lr {lr:.2g}"
-        print("it is the first optimizer's; the others kept their ratio" if several else alone)
+        print("it is that of the first optimizer; the others keep their ratio to it" if several else alone)
     if batch_size:
-        print(f"largest batch that fits: {find_batch_size(trainer)}; train with it, or with less: --bs ...")
+        print(f"largest batch that fits: {find_batch_size(trainer)}; train with --bs of at most that")
 
 
 def find_lr(trainer: "Trainer", low: float = 1e-7, high: float = 10.0, steps: int = 100) -> list[tuple[float, float]]:
-    """[(learning rate, smoothed loss)] of a range test: the rate rises from low to high, step by step, while training.
+    """[(learning rate, smoothed loss)] of a range test: training with a rate that rises from low to high in each step.
 
-    It ends early where the loss is four times the smallest one. Other groups of parameters keep their ratio to the
-    first. Model, optimizer and random generators are afterwards what they were before.
+    It ends early where the loss is four times the smallest one. Further parameter groups keep their ratio to the first.
+    Model, optimizer and random generators are restored.
     Source: Smith, Cyclical Learning Rates for Training Neural Networks, 2017.
     """
     with _no_trace(trainer):
@@ -63,14 +63,14 @@ def find_lr(trainer: "Trainer", low: float = 1e-7, high: float = 10.0, steps: in
                 break
             curve.append((lr, smoothed))
     if len(curve) < _FEWEST:
-        raise UserError(f"--find-lr: the loss is not finite or explodes at once, within {len(curve) + 1} steps")
+        raise UserError(f"--find-lr: the loss is not finite or explodes within {len(curve) + 1} steps")
     return curve
 
 
 def suggest_lr(curve: Sequence[tuple[float, float]]) -> float:
-    """The rate at which the loss falls most steeply over the logarithm of the rate, before it is smallest.
+    """The rate at which the loss falls most steeply over the logarithm of the rate, before its minimum.
 
-    The first tenth of the steps do not count: there the smoothed loss is of a few batches alone, and as restless.
+    The first tenth of the steps is left out: there the smoothed loss averages few batches and is noisy.
     """
     first = max(1, len(curve) // 10)
     lowest = min(range(first, len(curve)), key=lambda i: curve[i][1])
@@ -78,7 +78,7 @@ def suggest_lr(curve: Sequence[tuple[float, float]]) -> float:
 
 
 def draw_lr_curve(curve: Sequence[tuple[float, float]], suggestion: float, path: Path) -> None:
-    """Draw loss over learning rate as a picture. Raises UserError if it cannot be written."""
+    """Draw the loss over the learning rate into a picture file. Raises UserError if it cannot be written."""
     from matplotlib.figure import Figure
 
     axes = (figure := Figure(figsize=(6, 4), layout="constrained")).subplots()
@@ -90,13 +90,13 @@ def draw_lr_curve(curve: Sequence[tuple[float, float]], suggestion: float, path:
 
 
 def find_batch_size(trainer: "Trainer") -> int:
-    """The largest number of samples that one update can be made of on this GPU, at most all of the loader's.
+    """The largest batch size, up to all samples of the loader, with which a step fits into the memory of this GPU.
 
-    Tried with copies of the first batch's samples. Model, optimizer and random generators stay as they are.
+    It is tried with copies of the first batch's samples. Model, optimizer and random generators are restored.
     """
     device = trainer.device
     if device.type != "cuda":
-        raise UserError(f"--find-batch-size: is for a CUDA GPU's memory, and this run is on {device}")
+        raise UserError(f"--find-batch-size: needs a CUDA GPU, and this run is on {device}")
     data, target = halves(next(iter(trainer.data_loader)))
 
     def fits(number):
@@ -116,7 +116,7 @@ def find_batch_size(trainer: "Trainer") -> int:
 
 
 def largest_that_fits(fits: Callable[[int], bool], limit: int) -> int:
-    """The largest number up to the limit, to within a sixteenth, for which fits(number) holds; 0 if 1 does not."""
+    """The largest number up to the limit for which fits(number) holds, to within a sixteenth; 0 if 1 does not fit."""
     number = 1
     if not fits(1):
         return 0
@@ -134,7 +134,7 @@ _FEWEST = 5  # points of a curve
 
 
 def _training_step(trainer):
-    """A function (data, target) -> loss that trains on a batch as the trainer does, but with every batch updates."""
+    """A function (data, target) -> loss that trains on a batch as the trainer does, with a step for every batch."""
     settings, device = trainer.settings, trainer.device
     optim_step = OptimStep(
         trainer.optimizer,
@@ -156,7 +156,7 @@ def _training_step(trainer):
 
 @contextlib.contextmanager
 def _no_trace(trainer):
-    """Put back, at the end, whatever training changes."""
+    """Restore, at the end, everything that training changes."""
     model, optimizer = trainer.model, trainer.optimizer
     weights, settings = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
     was_training, random = model.training, rng_state()

@@ -1,4 +1,4 @@
-"""Callbacks that average the weights over the course of training; what is measured and saved is the average."""
+"""Built-in callbacks that average the weights during training; the average is validated and saved."""
 
 import copy
 import itertools
@@ -22,19 +22,20 @@ if TYPE_CHECKING:
 
 
 class EMA(BaseCallback):
-    """Keeps an exponential moving average of the weights, which validation measures and checkpoints hold.
+    """Keeps an exponential moving average of the weights, which is validated and saved in place of the model.
 
-    decay: share of the average that stays at each update of the weights, 0.999 for the mean of about the last 1,000.
-    After n updates it is (1 + n) / (10 + n) as long as that is less, so that the first weights are soon forgotten. The
-    weights as trained are in a checkpoint's "trained_state_dict", for a resume. Buffers, as batch norm has them,
-    are those of the model.
+    decay: weight of the old average at each optimizer step; 0.999 averages about the last 1,000 steps. After n steps
+        it is (1 + n) / (10 + n) if that is less, so that the initial weights are soon forgotten.
+
+    A checkpoint also holds the weights as trained, in "trained_state_dict", to resume from. Buffers, such as the
+    running statistics of batch norm, are not averaged: they are the model's.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
         if not 0 < decay < 1:
             raise UserError(f"decay: got {decay!r}; it should be above 0 and below 1")
         self.decay = decay
-        self.updates = 0  # of all optimizers
+        self.updates = 0  # optimizer steps, of all optimizers
         self._model: torch.nn.Module | None = None
         self._to_load = None
 
@@ -51,7 +52,7 @@ class EMA(BaseCallback):
         self._to_load = None
         averages = dict(zip(model.parameters(), self._model.parameters(), strict=True))
         modules = list(zip(model.modules(), self._model.modules(), strict=True))
-        with_buffers = [(own, average) for own, average in modules if own._buffers]
+        with_buffers = [(own, average) for own, average in modules if list(own.buffers(recurse=False))]
         if self.updates:
             _share_buffers(with_buffers)
         for optimizer in getattr(trainer.optimizer, "by_name", {"": trainer.optimizer}).values():
@@ -75,17 +76,22 @@ class EMA(BaseCallback):
 
 
 def _share_buffers(modules):
-    """Have the averaged modules of (own, averaged) hold the same buffers, which evaluation only reads."""
+    """Make the averaged module of each pair (own, averaged) use the model's buffers; evaluation only reads them."""
     for own, average in modules:
-        average._buffers.update(own._buffers)
+        for name, buffer in own.named_buffers(recurse=False, remove_duplicate=False):
+            setattr(average, name, buffer)
+
+
+_UNSHARED_NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
 
 
 class SWA(BaseCallback):
-    """Averages the weights of the epochs' ends, and measures and saves the average as swa.pth when training ends.
+    """Averages the weights at the ends of epochs; validates the average after training and saves it as swa.pth.
 
-    start: a duration; the epoch in which it ends is the first that counts. Statistics of batch norm are taken anew from
-    the training data. Source: Izmailov et al., Averaging Weights Leads to Wider Optima, 2018, without its learning
-    rates, which lr_scheduler sets.
+    start: duration; the epoch in which it ends is the first one averaged.
+
+    The running statistics of batch norm are recomputed on the training data. The learning rate is lr_scheduler's.
+    Source: Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, 2018.
     """
 
     def __init__(self, start: str | int = "75%") -> None:
@@ -98,9 +104,8 @@ class SWA(BaseCallback):
     def check(self, trainer: "Trainer") -> None:
         if not hasattr(trainer, "len_epoch"):
             raise UserError("SWA needs the loop of trainer/trainer.py")
-        norms = [m for m in trainer.model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
-        if world_size() > 1 and not all(isinstance(norm, torch.nn.SyncBatchNorm) for norm in norms):
-            raise UserError("SWA: takes statistics of batch norm anew, which one process cannot do for the others")
+        if world_size() > 1 and any(isinstance(module, _UNSHARED_NORMS) for module in trainer.model.modules()):
+            raise UserError("SWA: with several processes, batch norm needs torch.nn.SyncBatchNorm or one process")
         refuse_sharded(trainer.model, "SWA")
         batch_size = getattr(trainer.data_loader, "batch_size", None)
         length = RunLength(trainer.epochs, trainer.len_epoch, batch_size, trainer.settings.accumulate)
@@ -111,7 +116,7 @@ class SWA(BaseCallback):
         if is_part(self.start):
             self._first_epoch = min(self._first_epoch, trainer.epochs)  # 75% of a single epoch
         if self._first_epoch > trainer.epochs:
-            raise UserError(f"start: got {self.start!r}, which is the end of training or later; give less")
+            raise UserError(f"start: got {self.start!r}, which is not before the end of training; give less")
 
     def on_train_start(self, trainer: "Trainer") -> None:
         self._model = copy.deepcopy(unwrapped(trainer.model)).requires_grad_(False)
@@ -130,7 +135,7 @@ class SWA(BaseCallback):
     def on_train_end(self, trainer: "Trainer") -> None:
         average = self._model
         if average is None or not self.count:
-            trainer.logger.warning("SWA: training ended before epoch %d: nothing is averaged", self._first_epoch)
+            trainer.logger.warning("SWA: training ended before epoch %d, so nothing is averaged", self._first_epoch)
             return
         if hasattr(trainer.data_loader, "set_epoch"):
             trainer.data_loader.set_epoch(trainer.epoch)

@@ -92,7 +92,7 @@ def test_skip_leaves_out_the_one_network_and_keeps_its_statistics(tmp_path, caps
     assert updates["generator"] == list(range(5)) and updates["discriminator"] == [i for i in range(5) if i != bad]
     assert all(tensor.isfinite().all() for tensor in trainer.model.state_dict().values())
     told = capsys.readouterr().out
-    assert told.count("update is skipped") == 1 and f"batch {bad + 1} of 5: the gradient is not finite" in told
+    assert told.count("optimizer step is skipped") == 1 and f"batch {bad + 1} of 5: the gradient is not finite" in told
     assert math.isfinite(trainer.saved_log["d_loss"])
 
 

@@ -216,14 +216,22 @@ def test_a_validation_costs_as_many_transfers_whatever_its_number_of_batches(tmp
 
 
 @pytest.mark.old_defect(16)
-def test_images_and_histograms_come_every_n_epochs_only(tmp_path):
-    trainer = tiny_trainer(tiny_config(tmp_path, tensorboard=True, images_every_epochs=2, histograms_every_epochs=0))
+@pytest.mark.parametrize(("every", "shown"), [(0, []), (2, [2, 4])])
+def test_histograms_come_every_n_epochs_only(tmp_path, every, shown):
+    trainer = tiny_trainer(tiny_config(tmp_path, tensorboard=True, histograms_every_epochs=every, epochs=4))
+    epochs = []
+    trainer.writer.add_histogram = lambda tag, data: epochs.append(trainer.epoch)
+    trainer.train()
+    assert sorted({*epochs}) == shown
+
+
+@pytest.mark.old_defect(16)
+def test_images_come_every_n_epochs_only(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path, tensorboard=True, images_every_epochs=2))
     calls = []
     trainer.writer.add_images = lambda tag, data: calls.append((tag, tuple(data.shape)))
-    trainer.writer.add_histogram = lambda tag, data: calls.append((tag, tuple(data.shape)))
     for epoch in (1, 2, 3):
         trainer._show_images(torch.rand(64, 3, 5, 5), epoch)
-        trainer._show_histograms(epoch)
     trainer._show_images(torch.rand(64, 5), 1)
     assert calls == [("input", (32, 3, 5, 5))] * 2
 
@@ -267,7 +275,7 @@ def test_schedule_too_short_for_the_run_is_refused_and_nothing_is_written(tmp_pa
     if fits:
         tiny_trainer(config, schedule=schedule).train()
         return
-    with pytest.raises(UserError, match=f"total_steps: it is {total}, but the run has"):
+    with pytest.raises(UserError, match=f"total_steps: got {total}, and the run has"):
         tiny_trainer(config, schedule=schedule)
     assert list(tmp_path.iterdir()) == []
 
@@ -345,7 +353,7 @@ def test_a_window_ends_with_the_epoch_even_if_the_loader_has_less_than_it_says(t
     trainer.train()
     assert trainer.optim_step.num_batches == 0
     assert not all(map(torch.equal, before, trainer.model.parameters()))
-    assert "data_loader gave 5 batches, and its length says 100" in capsys.readouterr().out
+    assert "data_loader gave 5 batches, although its length is 100" in capsys.readouterr().out
 
 
 def test_losses_and_optimizers_that_the_loop_cannot_serve_are_refused(tmp_path):
@@ -381,7 +389,7 @@ def test_losses_and_metrics_that_are_no_single_number_are_named(tmp_path):
     trainer.train_metrics = MetricTracker("loss", "by_sample")
     with pytest.raises(UserError, match=r"metrics: 'by_sample' returned a Tensor of shape \(8,\); it should"):
         trainer.train()
-    with pytest.raises(UserError, match=r"loss: gave a tensor \(8, 3\) float32; one number a batch"):
+    with pytest.raises(UserError, match=r"loss: returned a tensor \(8, 3\) float32; it should be one number a batch"):
         tiny_trainer(tiny_config(tmp_path / "b"), criterion=lambda output, target: output).train()
-    with pytest.raises(UserError, match="loss: gave a float; one number a batch"):
+    with pytest.raises(UserError, match="loss: returned a float; it should be one number a batch"):
         tiny_trainer(tiny_config(tmp_path / "c"), criterion=lambda output, target: output.sum().item()).train()

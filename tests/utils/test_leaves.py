@@ -94,7 +94,7 @@ def test_summary_counts_and_leaves_the_model_as_it_was():
     model[0].requires_grad_(False)
     state = {name: value.clone() for name, value in model.state_dict().items()}
     rows = model_summary(model, torch.rand(2, 4)).splitlines()
-    assert rows[0] == "Sequential: 21 parameters, 15 of them fixed"
+    assert rows[0] == "Sequential: 21 parameters, 15 of them frozen"
     assert re.split(" {2,}", rows[2]) == ["0", "Linear", "2 x 3", "15"]
     assert model.training and all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert not model[0]._forward_hooks

@@ -7,11 +7,10 @@ import torch
 
 from base import BaseDataLoader
 from base.data.splits import split_samples
-from base.training.debugging import refuse_limits
 from base.training.optim_step import OptimStep
 from base.training.precision import apply_switches
 from base.training.schedules import build_schedule
-from helpers import PROJECT
+from helpers import PROJECT, tiny_config, tiny_trainer
 from parse_config import PARTS, ConfigParser
 from utils.config.files import read_config
 from utils.config.schema import TrainerSettings
@@ -98,8 +97,8 @@ def test_a_precision_that_the_device_lacks():
     assert told == checked("trainer", precision="fp16")
 
 
-def test_a_sanity_check_without_validation_data():
-    told = refused(lambda: refuse_limits({"trainer": {"sanity_check_batches": 2}}, None, False, False))
+def test_a_sanity_check_without_validation_data(tmp_path):
+    told = refused(lambda: tiny_trainer(tiny_config(tmp_path, sanity_check_batches=2), validation_split=0))
     no_data = {"type": "MnistDataLoader", "args": {"data_dir": "d", "batch_size": 2, "validation_split": 0}}
     trainer = {**CONFIG["trainer"], "monitor": "off", "sanity_check_batches": 2}
     assert told == checked(None, data_loader=no_data, trainer=trainer)

@@ -89,8 +89,8 @@ def test_going_back_brings_the_best_before_it_back(tmp_path, capsys):
     assert load_checkpoint(first.checkpoint_dir / "model_best.pth")["epoch"] == 2
     assert load_checkpoint(first.checkpoint_dir / "overtaken-model_best.pth")["epoch"] == 4
     told = capsys.readouterr().out
-    assert "set aside as overtaken-...: checkpoint-epoch4.pth, model_best.pth" in told
-    assert "model_best.pth is checkpoint-epoch2.pth again" in told
+    assert "renamed to overtaken-...: checkpoint-epoch4.pth, model_best.pth" in told
+    assert "model_best.pth is a copy of checkpoint-epoch2.pth again" in told
 
 
 def test_a_kill_while_the_best_is_brought_back_does_not_lose_it(tmp_path, monkeypatch):
@@ -111,7 +111,7 @@ def test_going_back_says_when_the_best_before_it_is_gone(tmp_path, capsys):
     config, first = ran(tmp_path, [3, 1, 2, 0.5])
     (first.checkpoint_dir / "checkpoint-epoch2.pth").unlink()
     tiny_trainer(config, resume=first.checkpoint_dir / "checkpoint-epoch3.pth", trainer_class=scripted([9] * 4)).train()
-    assert "there is no model_best.pth: its epoch is gone" in capsys.readouterr().out
+    assert "no model_best.pth: its epoch's checkpoint is gone" in capsys.readouterr().out
     assert not (first.checkpoint_dir / "model_best.pth").exists()
 
 

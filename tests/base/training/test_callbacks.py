@@ -203,8 +203,8 @@ def test_the_best_before_the_epoch_gone_back_to_are_brought_back_or_forgotten(tm
     assert tops(done) == ["top-val_loss-epoch2.pth", "top-val_loss-epoch3.pth"]
     assert load_checkpoint(done.checkpoint_dir / "top-val_loss-epoch2.pth")["epoch"] == 2
     told = capsys.readouterr().out
-    assert "top-val_loss: epoch 2: among the best again\n" in told
-    assert "top-val_loss: epoch 1: no longer counted, its checkpoint is gone\n" in told
+    assert "top-val_loss: epoch 2: restored\n" in told
+    assert "top-val_loss: epoch 1: no longer counted, since its checkpoint is gone\n" in told
 
 
 def test_a_new_run_keeps_the_best_of_its_own_epochs(tmp_path):

@@ -4,7 +4,8 @@ import signal
 import pytest
 import torch
 
-from base import BaseDataLoader, BaseTrainer, InMemoryDataset
+from base import BaseDataLoader, InMemoryDataset
+from base.training.saving import SavePoints
 from helpers import tiny_config
 from model.metric import MacroF1
 from parse_config import ConfigParser
@@ -88,8 +89,9 @@ def test_a_run_stopped_within_an_epoch_resumes_to_the_same_bits(tmp_path, switch
         straight.train()
         first = cuda_trainer(tmp_path / "b", **switches)
         first.stop_signal.received = signal.SIGTERM
-        first._save_if_due = lambda: BaseTrainer._save_if_due(first) if first.step == 4 else None
-        first._stop_if_asked = lambda: BaseTrainer._stop_if_asked(first) if first.step == 4 else None
+        points = first.save_points
+        points.between_batches = lambda: SavePoints.between_batches(points) if first.step == 4 else None
+        points.stop_if_asked = lambda: SavePoints.stop_if_asked(points) if first.step == 4 else None
         with pytest.raises(SystemExit):
             first.train()
         second = cuda_trainer(tmp_path / "b", resume=first.checkpoint_dir / "checkpoint-epoch1-batch4.pth", **switches)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from base import BaseDataLoader, InMemoryDataset
-from base.training.debugging import FixedBatches, overfitted, refuse_limits, show_batches
+from base.training.debugging import FixedBatches, overfitted, show_batches
 from base.training.profile import TRACE, Profile, profile_table
 from compare import comparable_state
 from helpers import TinyData, changed, same, tiny_config, tiny_model, tiny_trainer
@@ -88,7 +88,7 @@ def test_schedule_by_steps_knows_of_the_limit(tmp_path):
 
     section = {"lr_scheduler": {"type": "OneCycleLR", "interval": "step"}}
     tiny_trainer({**tiny_config(tmp_path, limit_train_batches=3), **section}, schedule=schedule).train()
-    with pytest.raises(UserError, match="total_steps: it is 6, but the run has 8 updates"):
+    with pytest.raises(UserError, match="total_steps: got 6, and the run has 8 optimizer steps; give 8"):
         tiny_trainer({**tiny_config(tmp_path, limit_train_batches=4), **section}, schedule=schedule)
 
 
@@ -109,12 +109,12 @@ def test_endless_loader_is_cut_and_one_with_a_position_of_its_own_is_refused(tmp
     trainer = tiny_trainer(tiny_config(tmp_path, limit_train_batches=3), loader_class=lambda *args: Endless())
     trainer.train()
     assert trainer.step == 6
-    with pytest.raises(UserError, match="limit_train_batches: data_loader goes on where it was"):
+    with pytest.raises(UserError, match="limit_train_batches: data_loader continues from its own position"):
         tiny_trainer(tiny_config(tmp_path, limit_train_batches=3), loader_class=lambda *args: Placed())
     with pytest.raises(UserError, match="data_loader: has no length"):
         tiny_trainer(tiny_config(tmp_path, limit_train_batches=0.5), loader_class=lambda *args: Endless())
     with pytest.raises(UserError, match="limit_valid_batches: valid_data_loader has no length"):
-        refuse_limits({"trainer": {"limit_valid_batches": 0.5}}, Endless(), own_loop=False, own_validation=False)
+        tiny_trainer(tiny_config(tmp_path, limit_valid_batches=0.5), valid_data_loader=Endless())
 
 
 @pytest.mark.parametrize("key", ["limit_train_batches", "limit_valid_batches", "sanity_check_batches"])

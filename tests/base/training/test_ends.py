@@ -222,7 +222,7 @@ def test_an_error_of_a_callback_after_a_validation_within_an_epoch_resumes_to_th
 def test_an_error_that_cannot_be_followed_by_a_save_is_the_one_that_is_raised(tmp_path):
     trainer = tiny_trainer(tiny_config(tmp_path))
     trainer._callbacks.add(failing("on_step_end", 2, UserError("the true reason")))
-    trainer._save_within_epoch = lambda: 1 / 0
+    trainer.save_points.save_within_epoch = lambda: 1 / 0
     with pytest.raises(UserError, match="the true reason"):
         trainer.train()
 
@@ -383,7 +383,7 @@ def test_auto_says_that_a_stopped_run_is_done_and_ends_with_0(tmp_path):
     job = ["train.py", "-c", "config.json", "-r", "auto", *sets, "--set", f"callbacks={stops}"]
     run(*job)
     told = run_here(*job).stdout
-    assert "nothing left to train: val_loss is" in told and "give a larger trainer.epochs" in told
+    assert "nothing left to train: val_loss is" in told and "raise trainer.epochs" in told
     told = run_here(*job[:-2], "--set", "trainer.epochs=2").stdout
     assert "done: 2 epochs" in told
 

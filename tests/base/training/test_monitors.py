@@ -81,7 +81,7 @@ def test_sample_predictions_need_validation_data_and_sensible_numbers(tmp_path):
     with pytest.raises(UserError, match=r"callbacks.0: SamplePredictions needs validation data"):
         tiny_trainer(config, validation_split=0.0).train()
     config["callbacks"] = [{"type": "SamplePredictions", "args": {"n": 0}}]
-    with pytest.raises(UserError, match=r"callbacks.0.args.n: got 0; it should be a number from 1"):
+    with pytest.raises(UserError, match=r"callbacks.0.args.n: got 0; it should be an integer of at least 1"):
         tiny_trainer(config)
     assert not list(tmp_path.iterdir())
 

@@ -82,7 +82,9 @@ def test_samples_that_are_skipped_are_named_where_this_process_reads_them(tmp_pa
     )
     trainer.train()
     assert (
-        capsys.readouterr().out.count(f"; data_loader has nan or infinity in sample {BAD}; the update is skipped")
+        capsys.readouterr().out.count(
+            f"; data_loader has nan or infinity in sample {BAD}; the optimizer step is skipped"
+        )
         == named
     )
 
@@ -147,7 +149,7 @@ def test_skip_leaves_the_update_out_tells_of_it_and_keeps_the_averages_finite(tm
     trainer.train()
     assert updates == [i for i in range(5) if i != index]
     told = capsys.readouterr().out
-    assert told.count("update is skipped") == 1 and f"batch {index + 1} of 5: the loss is nan" in told
+    assert told.count("optimizer step is skipped") == 1 and f"batch {index + 1} of 5: the loss is nan" in told
     log = load_checkpoint(trainer.checkpoint_dir / "checkpoint-epoch1.pth")["log"]
     assert math.isfinite(log["loss"])
 
@@ -182,7 +184,7 @@ def test_rollback_gives_up_when_it_is_not_the_datas_fault(tmp_path):
     trainer = faulty(
         tmp_path, loader_class=lambda data, *args: BaseDataLoader(Broken(), 2, *args[1:]), on_nonfinite="rollback"
     )
-    with pytest.raises(UserError, match="10 batches of this epoch have been left out already"):
+    with pytest.raises(UserError, match="10 batches of this epoch have been skipped already"):
         trainer.train()
 
 

@@ -104,10 +104,10 @@ def test_each_steps_at_its_own_frequency():
             r"optimizer.groups.0.params: no parameter is called 'hat.\*'",
         ),
         ({"a": {"type": "SGD"}}, r"optimizer.a.params: no parameter is called 'a.\*'"),
-        ({"head": {"type": "SGD"}}, r"optimizer: none of head has body.0.weight, .*; say so in their params"),
+        ({"head": {"type": "SGD"}}, r"optimizer: none of head trains body.0.weight, .*; add it to the params of one"),
         (
             {"head": {"type": "SGD"}, "all": {"type": "SGD", "params": "*"}},
-            "optimizer.all.params: 'head.weight' is head's already",
+            "optimizer.all.params: 'head.weight' belongs to head already",
         ),
         ({"type": "SGD", "args": {"momentun": 0.9}}, "optimizer.args.momentun: no such argument; did you mean"),
     ],
@@ -118,7 +118,7 @@ def test_mistakes_are_told_where_they_stand(section, message):
 
 
 def test_a_model_with_nothing_to_train_is_refused():
-    with pytest.raises(UserError, match="arch: no parameter of the model wants a gradient"):
+    with pytest.raises(UserError, match="arch: no parameter of the model requires a gradient"):
         build({"type": "SGD"}, Net().requires_grad_(False))
 
 

@@ -282,7 +282,7 @@ def test_own_samplers_repeat_the_epoch(tmp_path, capsys):
 
     one = tiny_trainer(tiny_config(tmp_path, **settings(verbosity=1)), loader_class=OwnSampler)
     one.train()
-    assert not one.resumes_within_epochs and "repeats it" in capsys.readouterr().out
+    assert not one.resumes_within_epochs and "repeats that epoch" in capsys.readouterr().out
     assert one.data_loader.batch_indices(1, 1) == []
 
 
@@ -423,7 +423,7 @@ def test_loader_without_a_position_repeats_the_epoch_and_the_run_says_so_at_its_
     changes = settings(monitor="off", verbosity=1)
     straight = tiny_trainer(tiny_config(tmp_path / "a", **changes), loader_class=make)
     straight.train()
-    assert "repeats it" in capsys.readouterr().out
+    assert "repeats that epoch" in capsys.readouterr().out
     first = tiny_trainer(tiny_config(tmp_path / "b", **changes), loader_class=make, trainer_class=stopped_at(9))
     with pytest.raises(SystemExit):
         first.train()
@@ -533,4 +533,4 @@ def test_a_changed_loss_within_an_epoch_is_told(tmp_path, capsys):
     newest, _ = find_checkpoint(first.checkpoint_dir)
     config = {**tiny_config(tmp_path, **settings(verbosity=1)), "loss": "nll_loss"}
     tiny_trainer(config, resume=newest).train()
-    assert "epoch 2: its averages are partly of the loss and metrics before" in capsys.readouterr().out
+    assert "epoch 2: its averages mix the loss and metrics before and after" in capsys.readouterr().out

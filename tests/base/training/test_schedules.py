@@ -86,8 +86,12 @@ def test_each_optimizer_has_its_schedule():
     ("section", "optimizer", "message"),
     [
         ({"type": "StepLR", "args": {"step_size": 1}}, SEVERAL, "lr_scheduler: there are several optimizers; give"),
-        ({"bais": {"type": "StepLR"}}, SEVERAL, "lr_scheduler.bais: no optimizer is called so; there are weight, bias"),
-        ({"a": {"type": "StepLR"}}, None, "lr_scheduler.a: no optimizer is called so; the config names one optimizer"),
+        (
+            {"bais": {"type": "StepLR"}},
+            SEVERAL,
+            "lr_scheduler.bais: no optimizer has this name; there are weight, bias",
+        ),
+        ({"a": {"type": "StepLR"}}, None, "lr_scheduler.a: no optimizer has this name; the config names one optimizer"),
         (
             {"weight": {"type": "StepLR", "interval": "step"}, "bias": {"type": "StepLR"}},
             SEVERAL,

@@ -88,7 +88,7 @@ def test_the_restless_beginning_of_the_curve_suggests_nothing():
 
 def test_a_loss_that_is_nan_from_the_beginning_is_told(trainer):
     trainer.criterion = lambda output, target: output.sum() * math.nan
-    with pytest.raises(UserError, match="--find-lr: the loss is not finite or explodes at once"):
+    with pytest.raises(UserError, match="--find-lr: the loss is not finite or explodes within"):
         find_lr(trainer)
 
 
@@ -118,5 +118,5 @@ def test_nothing_fits():
 
 
 def test_the_search_for_a_batch_size_needs_a_gpu(trainer):
-    with pytest.raises(UserError, match="--find-batch-size: is for a CUDA GPU's memory, and this run is on cpu"):
+    with pytest.raises(UserError, match="--find-batch-size: needs a CUDA GPU, and this run is on cpu"):
         find_batch_size(trainer)

@@ -1,0 +1,185 @@
+"""What a trainer refuses, tries and logs before its first epoch, and which settings a custom loop ignores."""
+
+import contextlib
+import copy
+import math
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from base.training.batch_stream import num_batches
+from base.training.checkpoints import measured_model
+from base.training.evaluate import evaluate
+from utils import MetricTracker, UserError
+from utils.distributed.world import part_of, part_of_batch, world_size
+from utils.rules import nothing_to_validate
+from utils.runs.schedule_state import over_before
+from utils.seed import rng_state, set_rng_state
+
+if TYPE_CHECKING:
+    from trainer.trainer import Trainer
+    from utils.config.schema import TrainerSettings
+
+
+def refuse_what_cannot_work(trainer: "Trainer") -> None:
+    """Raise UserError where the settings, the data and the model do not go together."""
+    if num_batches(trainer.data_loader) == 0:
+        raise UserError("data_loader: has no batches; a batch may be larger than the data, with drop_last")
+    _refuse_limits(trainer)
+    total = getattr(trainer.lr_scheduler, "total_steps", None)
+    steps, unit = _schedule_steps(trainer)
+    if total is not None and steps > total:
+        raise UserError(f"lr_scheduler.args.total_steps: got {total}, and the run has {steps} {unit}; give {steps}")
+    classes = getattr(trainer.data_loader, "classes", None) or ()
+    given = trainer.config.get("arch", {}).get("args", {}).get("num_classes")
+    if isinstance(given, int) and given < len(classes):
+        raise UserError(f"arch.args.num_classes: got {given}, and the data have {len(classes)} classes")
+    _refuse_small_parts(trainer.model, trainer.data_loader)
+
+
+def _refuse_limits(trainer):
+    """Refuse keys that a trainer with methods of its own, or without validation data, cannot follow."""
+    settings = trainer.settings
+    if trainer.has_own_loop and settings.limit_train_batches is not None:
+        raise UserError("trainer.limit_train_batches: is not for a trainer with a _train_epoch of its own")
+    for key in ("validate_every_steps", "limit_valid_batches", "sanity_check_batches"):
+        if trainer.overrides("_valid_epoch") and getattr(settings, key):
+            raise UserError(f"trainer.{key}: is not for a trainer with a _valid_epoch of its own")
+    share = isinstance(settings.limit_valid_batches, float) and trainer.do_validation
+    if share and num_batches(trainer.valid_data_loader) is None:
+        raise UserError(
+            "trainer.limit_valid_batches: valid_data_loader has no length to take a share of; give a number"
+        )
+    if settings.sanity_check_batches and not trainer.do_validation:
+        raise UserError(nothing_to_validate("sanity_check_batches"))
+
+
+def _refuse_small_parts(model: torch.nn.Module, loader: Any) -> None:
+    """Refuse a last batch from which batch norm of (N, C) would get a single sample in one of several processes."""
+    if world_size() == 1 or not any(isinstance(module, torch.nn.BatchNorm1d) for module in model.modules()):
+        return
+    part = part_of_batch(loader, len(loader) - 1)
+    assert part is not None  # there are several processes
+    if part.total < 2 * world_size():
+        raise UserError(
+            f"data_loader.args.batch_size: the last batch has {part.total} samples for {world_size()} processes, and "
+            "batch norm needs two in each; choose another size"
+        )
+
+
+def _schedule_steps(trainer):
+    """(number of steps of the run's schedule, what it steps after)."""
+    if trainer.schedule_interval == "step":
+        return trainer.epochs * math.ceil(trainer.len_epoch / trainer.settings.accumulate), "optimizer steps"
+    return trainer.epochs, "epochs"
+
+
+def try_validation(trainer: "Trainer") -> None:
+    """Validate on trainer.sanity_check_batches batches, without changing any state."""
+    loader = copy.copy(trainer.valid_data_loader)  # its workers are its own, and end with it
+    tracker = MetricTracker.of(trainer.metric_ftns, trainer.device)
+    measured = measured_model(trainer), trainer.criterion, trainer.metric_ftns, loader, trainer.device, tracker
+    with left_alone(trainer.model, loader):
+        evaluate(*measured, trainer.settings.precision, limit=trainer.settings.sanity_check_batches)
+    trainer.logger.info("sanity check: validation went through")
+
+
+@contextlib.contextmanager
+def left_alone(model: torch.nn.Module, loader: Any) -> Iterator[None]:
+    """Restore, at the end, random generators, the modules' training modes, and the loader's and dataset's positions."""
+    modes = {module: module.training for module in model.modules()}
+    generator = getattr(loader, "generator", None)
+    parts = loader, getattr(loader, "dataset", None)
+    placed: list[Any] = [part for part in parts if hasattr(part, "load_state_dict")]
+    positions = [copy.deepcopy(part.state_dict()) for part in placed]
+    drawn = None if generator is None else generator.get_state()
+    rng = rng_state()
+    yield
+    set_rng_state(rng)
+    if generator is not None:
+        generator.set_state(drawn)
+    for part, position in zip(placed, positions, strict=True):
+        part.load_state_dict(position)
+    for module, training in modes.items():
+        module.training = training
+
+
+# ---- what is logged
+
+
+def describe_run(trainer: "Trainer", summary: str) -> None:
+    """Log what is trained, where and how, and which settings are unusual. summary: of the model, as text."""
+    logger, settings = trainer.logger, trainer.settings
+    logger.info("%s\n", summary)
+    logger.info("run %s on %s, seed %d", trainer.checkpoint_dir, trainer.device, trainer.config.settings.seed)
+    for line in _batch_lines(trainer.data_loader, settings.accumulate):
+        logger.info("%s", line)
+    if not trainer.resumes_within_epochs and not trainer.has_own_loop:
+        logger.warning("data_loader cannot report its position: a run stopped within an epoch repeats that epoch")
+    if settings.compile == "dynamic":
+        what = "a resumed run may differ in the last bits, since kernels are made for the first shape they see"
+        logger.warning('trainer.compile: "dynamic": %s', what)
+    steps, _ = _schedule_steps(trainer)
+    for name, scheduler in getattr(trainer.lr_scheduler, "by_name", {"": trainer.lr_scheduler}).items():
+        if over := over_before(scheduler, steps - 1):  # the last step is for after the run
+            logger.warning("%s: %s", f"lr_scheduler.{name}".rstrip("."), over)
+
+
+def _batch_lines(loader, accumulate):
+    """[text] of how a batch is divided between processes and how many make an optimizer step, where unusual."""
+    size, lines = getattr(loader, "batch_size", None), []
+    if size is None:
+        return lines
+    parts = [part_of(size, number).own for number in range(world_size())]
+    if len(parts) > 1:
+        listed = f"{', '.join(map(str, parts[:-1]))} and {parts[-1]}"
+        named = listed if len(parts) <= 4 else f"{parts[0]} or {parts[-1]}"
+        each = f"{parts[0]} samples in each of" if len({*parts}) == 1 else f"{named} samples in"
+        lines.append(f"batch_size {size}: {each} {len(parts)} processes")
+    if accumulate > 1:
+        lines.append(f"an optimizer step takes {accumulate} batches, {accumulate * size} samples")
+    return lines
+
+
+# ---- settings that only the loop of trainer/trainer.py follows
+
+# What Trainer._train_epoch does.
+SETTINGS_OF_EPOCH = (
+    "accumulate",
+    "clip_norm",
+    "clip_value",
+    "precision",
+    "on_nonfinite",
+    "validate_every_steps",
+    "images_every_epochs",
+)
+
+# What Trainer does besides, and a BaseTrainer does not.
+SETTINGS_OF_TRAINER = (
+    *SETTINGS_OF_EPOCH,
+    "histograms_every_epochs",
+    "len_epoch",
+    "log_step",
+    "channels_last",
+    "compile",
+    "cudnn_benchmark",
+    "limit_train_batches",
+    "limit_valid_batches",
+    "overfit_batches",
+    "sanity_check_batches",
+    "detect_anomaly",
+)
+
+
+def warn_of_ignored_settings(trainer: Any, keys: Iterable[str]) -> None:
+    """Warn of those of the keys that the config sets, since the trainer's _train_epoch alone decides what they do.
+
+    keys: one of the tuples above, or () for a loop that follows them all.
+    """
+    settings: TrainerSettings = trainer.settings
+    fields = type(settings).model_fields
+    given = [key for key in keys if getattr(settings, key) not in (fields[key].default, "ignore")]
+    if given:
+        own = "this trainer has a _train_epoch of its own, which alone decides what they do"
+        trainer.logger.warning("%s: %s", ", ".join(f"trainer.{key}" for key in given), own)

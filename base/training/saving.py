@@ -1,0 +1,141 @@
+"""When a run saves, and when it ends early: trainer.monitor, early_stop, save_period, save_every_..., and signals."""
+
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+from utils.batches import DataError
+from utils.distributed.messages import Agreement, any_of
+from utils.distributed.world import world_size
+from utils.errors import UserError
+from utils.runs.checkpoint import BEST_MODEL, CheckpointError, checkpoint_name
+
+if TYPE_CHECKING:
+    from base.base_trainer import BaseTrainer
+
+
+class Stopped(Exception):
+    """Ends an epoch within it, after a save."""
+
+
+class SavePoints:
+    """Has the trainer save at the end of an epoch, between two batches, and before an error ends the run.
+
+    trainer: the BaseTrainer; its monitor, mnt_..., early_stop, save_period and settings say when to save.
+    """
+
+    def __init__(self, trainer: "BaseTrainer") -> None:
+        self.trainer = trainer
+        self._agree = Agreement()
+
+    def check(self) -> None:
+        """Raise UserError if the trainer cannot save where the config asks for it."""
+        settings = self.trainer.settings
+        if (settings.save_every_steps or settings.save_every_minutes) and not self.trainer.resumes_within_epochs:
+            raise UserError(
+                "trainer.save_every_steps, trainer.save_every_minutes: this trainer with this data_loader cannot "
+                "resume within an epoch; leave them out, or give the loader set_epoch(epoch, start_batch) or state_dict"
+            )
+
+    def stop_if_over(self) -> None:
+        """Stop a resumed run that has trained all its epochs, or was ended by early_stop."""
+        trainer = self.trainer
+        if trainer.start_epoch > trainer.epochs:
+            done = f"epoch {trainer.start_epoch - 1} is done and trainer.epochs is {trainer.epochs}"
+            trainer.stop(f"{done}; train more epochs with --set trainer.epochs=...")
+        if trainer.not_improved_count >= trainer.early_stop:
+            trainer.stop(f"{self._no_better()}; train on with --set trainer.early_stop=...")
+
+    def begin(self) -> None:
+        """Start agreeing with the other processes; its rounds are timed from here on."""
+        self._agree = Agreement()
+
+    def end(self) -> None:
+        """Finish the last round with the other processes."""
+        self._agree.close()
+
+    def ask_at_epoch_end(self, log: dict[str, Any]) -> None:
+        """Ask for the files that this epoch is to be saved in; stop the run if it has not improved for too long.
+
+        log: {name: number} of the epoch. All processes save the last epoch, whichever of them has ended the run.
+        """
+        trainer = self.trainer
+        logs_monitored = trainer.mnt_metric in log
+        self._keep_if_best(log)
+        trainer.not_improved_count += logs_monitored
+        if trainer.not_improved_count >= trainer.early_stop:
+            trainer.stop(self._no_better())
+        trainer.stop_reason = any_of(trainer.stop_reason)
+        last = trainer.epoch >= trainer.epochs or trainer.stop_reason is not None
+        fails = trainer.monitor != "off" and not logs_monitored  # an error, once the epoch is saved
+        if trainer.epoch % trainer.save_period == 0 or last or fails:
+            trainer.save_as(checkpoint_name(trainer.epoch))
+
+    def require_monitored(self, log: dict[str, Any]) -> None:
+        """Raise UserError, once the epoch is saved, if its log lacks the monitored value."""
+        trainer = self.trainer
+        if trainer.monitor != "off" and trainer.mnt_metric not in log:
+            trainer.saver.wait()
+            raise UserError(
+                f"trainer.monitor: nothing called {trainer.mnt_metric!r} is logged; logged are "
+                f"{', '.join(key for key in log if key != 'epoch')} (epoch {trainer.epoch} is saved)"
+            )
+
+    def _keep_if_best(self, log):
+        """Ask for model_best.pth if the monitored value is better; a tie or a nan is not."""
+        trainer, value = self.trainer, log.get(self.trainer.mnt_metric, math.nan)
+        if value < trainer.mnt_best if trainer.mnt_mode == "min" else value > trainer.mnt_best:
+            trainer.mnt_best, trainer.best_epoch = value, trainer.epoch
+            trainer.not_improved_count = -1  # the end of the epoch makes it 0
+            trainer.save_as(BEST_MODEL)
+
+    def _no_better(self):
+        return f"no better {self.trainer.mnt_metric} for {self.trainer.not_improved_count} epochs"
+
+    def between_batches(self) -> None:
+        """Save if save_every_steps or save_every_minutes says so; end the run, saved, if a signal or stop() asks."""
+        trainer = self.trainer
+        trainer.saver.check()
+        every = trainer.settings.save_every_steps
+        if every is not None and trainer.step % every == 0:
+            self.save_within_epoch()
+        self.stop_if_asked()
+
+    def stop_if_asked(self) -> None:
+        """Save, or save and end the run, if that is asked for. Call it only where the run could resume."""
+        trainer = self.trainer
+        if not trainer.resumes_within_epochs:
+            return
+        minutes = trainer.settings.save_every_minutes
+        save = minutes is not None and time.monotonic() - trainer.saver.saved_at >= 60 * minutes
+        asked = trainer.stop_signal.asks(), trainer.stop_reason is not None, save
+        signal, stop, save = self._agree(*asked, place=(trainer.epoch, trainer.batches_done))
+        if stop:
+            trainer.stop_reason = any_of(trainer.stop_reason)
+        if signal or stop or save:
+            self.save_within_epoch()
+        if signal:
+            trainer.stop_signal.end(signal)
+        if stop:
+            raise Stopped
+
+    def save_within_epoch(self) -> None:
+        """Save all that is needed to resume after the batches done, if this trainer can resume within an epoch."""
+        trainer = self.trainer
+        trainer.saver.wait()
+        path = trainer.checkpoint_dir / checkpoint_name(trainer.epoch - 1, trainer.batches_done)
+        if trainer.resumes_within_epochs and path.name != checkpoint_name(0) and path != trainer.saver.newest:
+            trainer.save_now([path.name], trainer.epoch - 1)
+
+    def save_before(self, error: BaseException) -> None:
+        """Save what was trained before an error, if memory holds whole batches.
+
+        A save that failed is not tried again. Of several processes none saves, since the others wait for this one.
+        """
+        trainer = self.trainer
+        whole = trainer.is_whole or isinstance(error, DataError)
+        if whole and world_size() == 1 and not isinstance(error, CheckpointError):
+            try:
+                self.save_within_epoch()
+            except Exception as unsaved:  # which must not hide the error
+                trainer.logger.error("what was trained since the last checkpoint cannot be saved: %s", unsaved)

@@ -1,6 +1,7 @@
 """YOURS to subclass: Trainer, what happens in an epoch and with a batch."""
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from base.training.batch_stream import BatchStream, limited, num_batches, requir
 from base.training.checkpoints import measured_model
 from base.training.debugging import named_anomalies, overfitted
 from base.training.evaluate import evaluate, record, reduction_of, trackers
+from base.training.first_batch import compute_first_loss
 from base.training.model_summary import example_input, model_summary
 from base.training.monitors import ParameterHistograms, show_images
 from base.training.nonfinite import NonFiniteWatch
@@ -97,6 +99,7 @@ class Trainer(BaseTrainer):
         self.train_metrics, self.valid_metrics = trackers(metric_ftns, device, config)
         self.update_metrics = MetricTracker("grad_norm", finite_only=settings.on_nonfinite == "skip")
         self.nonfinite = NonFiniteWatch(settings.on_nonfinite, self.stream, self.logger)
+        self._has_looked = False  # at a first batch
         self.optim_step = OptimStep(
             optimizer,
             accumulate=settings.accumulate,
@@ -216,7 +219,9 @@ class Trainer(BaseTrainer):
     def losses(self, data: Any, target: Any) -> tuple[torch.Tensor, Any, dict[str, torch.Tensor]]:
         """(loss to minimize, output, {name: other loss}) of compute_loss."""
         with autocast(self.settings.precision, self.device):
-            loss, output = self.compute_loss(data, target)
+            compute = self.compute_loss if self._has_looked else functools.partial(compute_first_loss, self)
+            loss, output = compute(data, target)
+        self._has_looked = True
         others = {name: value for name, value in loss.items() if name != "loss"} if isinstance(loss, dict) else {}
         minimized: Any = loss.get("loss") if isinstance(loss, dict) else loss
         if getattr(minimized, "ndim", None) != 0:

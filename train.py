@@ -23,7 +23,7 @@ OPTIONS = [
 
 
 def build(config: ConfigParser) -> "Trainer":
-    """Return the Trainer of all that the config names, cheap parts first; nothing is written before its train()."""
+    """Build the Trainer and its parts from the config, the cheap ones first. Writes nothing; train() does."""
     # Imported here, so that --help and an error in the config are answered without waiting for torch.
     from base.training.optimizers import build_optimizer
     from base.training.schedules import build_schedule
@@ -53,7 +53,7 @@ def build(config: ConfigParser) -> "Trainer":
 
 
 def main(config: ConfigParser, flags: argparse.Namespace = NONE_GIVEN) -> None:
-    """Train, or do what one of the flags asks for instead."""
+    """Train, or do what --show-batch, --find-lr or --find-batch-size asks for instead."""
     trainer = build(config)
     if flags.show_batch:
         from base.training.debugging import show_batches
@@ -71,17 +71,18 @@ def main(config: ConfigParser, flags: argparse.Namespace = NONE_GIVEN) -> None:
 
 
 if __name__ == "__main__":
-    # without abbreviations, since the runs of a series get the flags that it was given
-    parser = argparse.ArgumentParser(description="Train a model as a config says.", allow_abbrev=False)
+    # no abbreviations, since series.py recognises its own flags when it passes the others on
+    parser = argparse.ArgumentParser(description="Train the model that a config describes.", allow_abbrev=False)
     add_train_flags(parser)
     with clean_exit():
         config = ConfigParser.from_args(parser, OPTIONS, parts=PARTS)
         flags = parser.parse_args()
-        alone = "--folds, --seeds" if len(config.variants) > 1 else flag_of_one_process(flags)
+        is_series = len(config.variants) > 1
+        alone = "--folds, --seeds" if is_series else flag_of_one_process(flags)
         if alone:
             refuse_several(alone)
         processes = 1 if alone else processes_to_start(config.settings, config.get("parallel"))
-        if len(config.variants) > 1:
+        if is_series:
             with debugging(config, flags):
                 train_series(config)
         elif processes > 1:

@@ -16,7 +16,7 @@ from base.training.checkpoints import (
     complete_last_save,
     find_unsavable,
     gather_state,
-    require_rollback,
+    prepare_rollback,
     restore,
     restore_attributes,
     set_later_epochs_aside,
@@ -28,7 +28,7 @@ from logger import CsvLog, TensorboardWriter, require_log_files
 from logger.reports import epoch_report, run_report, tell_how_to_resume
 from utils.batches import DataError
 from utils.config.schema import TrainerSettings
-from utils.distributed.messages import any_of
+from utils.distributed.messages import any_of, gather
 from utils.distributed.world import seed_of_process
 from utils.runs.checkpoint import BEST_MODEL, checkpoint_name
 from utils.runs.saver import CheckpointSaver
@@ -52,9 +52,10 @@ class BaseTrainer(ABC):
     Every attribute that has state_dict and load_state_dict (a scheduler, a second model, a scaler) is saved with
     each checkpoint under its name, and restored when train() starts.
 
-    A run resumes at the beginning of an epoch, or after any batch if the subclass sets resumes_within_epochs. Its
-    _train_epoch then starts after self.batches_done batches, and after each batch calls _count_batch, which advances
-    that position, and _save_if_due, which saves or stops there if needed.
+    A plain value, or a list or dict of such objects, is not saved.
+
+    A run resumes at the start of an epoch. To resume after any batch, a subclass sets resumes_within_epochs = True; its
+    _train_epoch skips the first self.batches_done batches and calls _count_batch and _save_if_due after each batch.
     """
 
     resumes_within_epochs = False
@@ -73,15 +74,15 @@ class BaseTrainer(ABC):
 
         self.model, self.optimizer = model, optimizer
         self.criterion, self.metric_ftns = criterion, metric_ftns
-        self.averaged_model: torch.nn.Module | None = None  # validated and saved instead, if a callback sets it
+        self.averaged_model: torch.nn.Module | None = None  # validated and saved in the model's place
 
         self.epochs, self.save_period = settings.epochs, settings.save_period
         self.epoch = self._start_epoch = 1
         self._is_restored = False
         self.batches_done = 0  # in this epoch
-        self.step = 0  # batches since the run began
+        self.step = 0  # batches trained on, not optimizer steps
         self.validated_step = 0  # last step of a validation within an epoch
-        self.left_out: set[tuple[int, int]] = set()  # (epoch, batch_idx) that a rollback skips
+        self.skipped_batches: set[tuple[int, int]] = set()  # (epoch, batch_idx), after a rollback
 
         self.monitor = settings.monitor
         self.mnt_mode, _, self.mnt_metric = settings.monitor.partition(" ")
@@ -90,20 +91,25 @@ class BaseTrainer(ABC):
         self.not_improved_count, self.best_epoch = 0, 0
 
         self.torch_seed = torch.initial_seed()
-        self.resume_rng: dict[str, Any] | None = None  # to resume from within an epoch or a validation
+        self.resume_rng: dict[str, Any] | None = None  # while set, a checkpoint holds it, not the present one
         self.saved_log: dict[str, Any] = {}  # log of the last saved epoch
         self.stop_signal = StopSignal()
         self.stop_reason: str | None = None  # why training ends early
-        self.is_whole = False  # whether memory holds the state after exactly batches_done batches, fit to be saved
-        self._to_restore, self._unsavable = {}, set()  # {attribute: state} of a checkpoint, names of attributes
+        self.is_whole = False  # between batches: memory holds the state after batches_done batches, and may be saved
+        self._to_restore = {}  # {attribute: state} of the checkpoint, not loaded yet
+        self._unsavable = set()  # names of attributes that cannot be saved
         self._must_be_finite = finite_state(unwrapped(model))
-        self._ignored_settings = SETTINGS_OF_TRAINER  # until _train_epoch turns out to follow them
+        self._ignored_settings = SETTINGS_OF_TRAINER  # until the loop of Trainer has run
         self.save_points = SavePoints(self)
         self._callbacks = CallbackList(config.init_callbacks())
         self._trackers = config.init_trackers()
 
-    # These are made when first used, in train() or in a subclass's constructor, and with them the run's folders.
-    checkpoint_dir = functools.cached_property(lambda self: self.config.save_dir)
+    # Made on first use, with the run's folders: in train(), or earlier if a subclass's constructor reads them.
+
+    @functools.cached_property
+    def checkpoint_dir(self) -> Path:
+        """The folder of the run's checkpoints."""
+        return self.config.save_dir
 
     @functools.cached_property
     def writer(self) -> TensorboardWriter:
@@ -123,7 +129,7 @@ class BaseTrainer(ABC):
 
     @property
     def start_epoch(self) -> int:
-        """The first epoch to train; reading it restores the checkpoint, which a custom train() relies on."""
+        """The first epoch to train. Reading it loads the checkpoint, which a train() of the old template relies on."""
         self._restore_once()
         return self._start_epoch
 
@@ -142,35 +148,15 @@ class BaseTrainer(ABC):
         """Train one epoch, counted from 1; returns its log, {name: number}."""
 
     def train(self) -> None:
-        """Check, restore, open the run, train the remaining epochs, and report.
-
-        Each epoch starts from random generators seeded by (seed, epoch).
-        """
+        """Load the checkpoint, check, open the run, restore the attributes, train the remaining epochs, and report."""
         self._restore_once()
         self._check()
-        with self.stop_signal, self._opened_run():
-            try:
-                if self._begin():
-                    with contextlib.suppress(Stopped), self.stop_signal.expecting_steps():
-                        self._run_epochs()
-                    self._end()
-                self.config.record_end()
-            except (KeyboardInterrupt, SystemExit) as error:
-                if not self.stop_signal.received:  # but Ctrl-C or sys.exit() in a callback
-                    self.save_points.save_before(error)
-                tell_how_to_resume(self)
-                raise
-            except Exception as error:
-                for failure in self._callbacks.call_all("on_error", self, error):
-                    self.logger.error("on_error: %s: %s", type(failure).__name__, failure)
-                if self.is_whole or isinstance(error, DataError):
-                    self.save_points.save_before(error)
-                    tell_how_to_resume(self)
-                if isinstance(error, DataError) and self.stop_signal.received:  # the signal has ended the workers
-                    self.stop_signal.end()
-                raise
-            finally:
-                self.saver.close(self.logger)
+        with self.stop_signal, self._opened_run(), self._saving_on_error():
+            if self._begin():
+                with contextlib.suppress(Stopped), self.stop_signal.expecting_steps():
+                    self._run_epochs()
+                self._end()
+            self.config.record_end()
 
     # ---- how a run begins and ends
 
@@ -181,32 +167,58 @@ class BaseTrainer(ABC):
 
     @contextlib.contextmanager
     def _opened_run(self):
-        """Within it the run has its folders and writers."""
+        """A context in which the run's folders and writers are open."""
         with self.writer:
             self._unsavable = find_unsavable(self)
             yield
 
+    @contextlib.contextmanager
+    def _saving_on_error(self):
+        """A context that saves whole batches before an error, and tells how to resume; at its end all is written."""
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit) as error:
+            if not self.stop_signal.received:  # Ctrl-C or sys.exit() in a callback: nothing is saved yet
+                self.save_points.save_before(error)
+            tell_how_to_resume(self)
+            raise
+        except Exception as error:
+            for failure in self._callbacks.call_all("on_error", self, error):
+                self.logger.error("on_error: %s: %s", type(failure).__name__, failure)
+            if self.save_points.save_before(error):
+                tell_how_to_resume(self)
+            if isinstance(error, DataError) and self.stop_signal.received:
+                self.stop_signal.end()  # the signal ended the loader's workers too, which caused the error
+            raise
+        finally:
+            self.saver.close(self.logger)
+
     def _begin(self) -> bool:
-        """Restore the attributes of a resumed run; returns whether anything is left to do, if only on_train_end."""
+        """Restore the attributes and start the callbacks; returns False if the run has ended, on_train_end included."""
         self.epoch = self.start_epoch
-        shown = {"writer": self._to_restore.pop("writer")} if "writer" in self._to_restore else {}
+        writer_state = {name: self._to_restore.pop(name) for name in ("writer",) if name in self._to_restore}
         self._restore_attributes()
         complete_last_save(self)
-        all_done = self.start_epoch > self.epochs
         self.save_points.stop_if_over()
         self._callbacks.call("on_train_start", self)
         self.stop_reason = any_of(self.stop_reason)
-        if self.stop_reason:
-            self.logger.warning("nothing left to train: %s", self.stop_reason)
-            if self.config.has_ended:
-                return False
-        if self.stop_reason and self.resume_rng is not None:
-            set_rng_state(self.resume_rng)  # the end of the run draws from where the last epoch ended
-            self.resume_rng = None
-        self.stop_reason = None if all_done else self.stop_reason
-        restore_attributes(self, shown)  # removes what later epochs have written
+        if self.stop_reason and not self._begin_without_epochs():
+            return False
+        restore_attributes(self, writer_state)  # only now: it deletes what epochs after the checkpoint have written
         set_later_epochs_aside(self)
         self.writer.start()
+        return True
+
+    def _begin_without_epochs(self) -> bool:
+        """Prepare a run that has no epoch left; returns whether its on_train_end is still to come."""
+        self.logger.warning("nothing left to train: %s", self.stop_reason)
+        if self.config.has_ended:
+            return False
+        if self.resume_rng is not None:
+            set_rng_state(self.resume_rng)  # on_train_end draws from where the last epoch ended
+            self.resume_rng = None
+        if self.start_epoch > self.epochs:
+            self.stop_reason = None  # all epochs are trained: the report says "done", not "stops"
         return True
 
     def _end(self) -> None:
@@ -221,16 +233,15 @@ class BaseTrainer(ABC):
 
     def _run_epochs(self) -> None:
         self.save_points.begin()
-        begins = self.epoch <= self.epochs and self.stop_reason is None
-        if begins:
+        if self.epoch <= self.epochs and self.stop_reason is None:
             self.config.record_training()
-        if begins and self.settings.on_nonfinite == "rollback":  # needs a checkpoint of this config to go back to
-            self.save_now([checkpoint_name(self.start_epoch - 1, self.batches_done)], self.start_epoch - 1)
+            if self.settings.on_nonfinite == "rollback":  # it needs a checkpoint of this config to return to
+                self.save_now([checkpoint_name(self.start_epoch - 1, self.batches_done)], self.start_epoch - 1)
         while self.epoch <= self.epochs and self.stop_reason is None:
             if self.batches_done:
                 set_rng_state(self.resume_rng)
             else:
-                seed_everything(seed_of_process(derive_seed(self.torch_seed, self.epoch)))
+                seed_everything(seed_of_process(derive_seed(self.torch_seed, self.epoch)))  # the same on each resume
             self.resume_rng = None
             started = time.perf_counter()
             try:
@@ -243,15 +254,12 @@ class BaseTrainer(ABC):
                 self._roll_back(error)
 
     def _finish_epoch(self, log, seconds):
-        """Call the callbacks, report and save the epoch, and write it to the log files.
-
-        An error in a callback or in a log file ends the run after the epoch is saved.
-        """
+        """Call the callbacks, then report, save and record the epoch. An error of a callback comes after the save."""
         warn_of_ignored_settings(self, self._ignored_settings)
         self._ignored_settings = ()
         log, failure = call_at_epoch_end(self._callbacks, self, log)
         self.save_points.ask_at_epoch_end(log)
-        if any_of(None if failure is None else True):
+        if any(gather(failure is not None)):
             self.save_as(checkpoint_name(self.epoch))
         try:
             self._record_epoch(log, seconds)
@@ -269,8 +277,8 @@ class BaseTrainer(ABC):
         self.logger.info(epoch_report(log, self.epochs, seconds, best))
         self.saved_log = {key: value for key, value in log.items() if isinstance(value, (int, float, str))}
         if checkpoint_name(self.epoch) in self.saver.names:  # pyright: ignore[reportOperatorIssue]
-            self._save_checkpoint(self.epoch, save_best=best)
-            self.saver.forget_asked()  # even if a subclass has overridden it
+            self._save_checkpoint(self.epoch, save_best=best)  # the old template's hook, which a subclass may override
+            self.saver.forget_asked()  # an override may not call save_now, which does
         self.save_asked(self.epoch)
         self.saver.check()
         self.table.append(log)
@@ -278,7 +286,7 @@ class BaseTrainer(ABC):
     # ---- what a loop calls between two batches, and what callbacks call
 
     def _count_batch(self, batch_idx: int) -> None:
-        """Advance the position: the epoch's batch of this index, from 0, is done."""
+        """Advance the position past this batch. batch_idx: its index in the epoch, from 0."""
         self.batches_done = batch_idx + 1
         self.step += 1
 
@@ -306,15 +314,11 @@ class BaseTrainer(ABC):
 
     def _save_checkpoint(self, epoch: int, save_best: bool = False) -> None:
         """Save checkpoint-epoch<N>.pth, and model_best.pth too if this epoch is the best so far."""
-        self.save_now(
-            [BEST_MODEL] * save_best + [checkpoint_name(epoch)], epoch
-        )  # the best first, so that a kill between the two loses no best model
+        # the best first, so that a kill between the two loses no best model
+        self.save_now([BEST_MODEL] * save_best + [checkpoint_name(epoch)], epoch)
 
     def save_now(self, names: Sequence[str], epoch: int) -> None:
-        """Write one checkpoint under all names; in the background, from a copy in memory, with trainer.async_save.
-
-        epoch: the last complete one.
-        """
+        """Write a checkpoint under all names; epoch: the last complete one. With async_save it is in the background."""
         self.saver.wait()  # so that memory never holds more than one copy
         if self.settings.on_nonfinite != "ignore":
             self._require_finite()
@@ -325,24 +329,21 @@ class BaseTrainer(ABC):
         require_finite(self._must_be_finite, f"epoch {self.epoch}")
 
     def _roll_back(self, error):
-        """Return to the newest checkpoint and skip the batches that caused the error; or raise it."""
-        left_out = require_rollback(self, error)
+        """Return to the newest checkpoint and skip the batches at fault; raise UserError where that is not possible."""
+        skipped = prepare_rollback(self, error)
         newest = self.saver.newest
         assert newest is not None  # on_nonfinite "rollback" saves one at the start
         self._resume_checkpoint(newest)
         self._restore_attributes()
-        self.left_out |= left_out
+        self.skipped_batches |= skipped
         self.epoch = self.start_epoch
 
     def _resume_checkpoint(self, path: Path) -> None:
-        """Restore from a checkpoint; further attributes are restored when the run begins."""
+        """Load the checkpoint; the states of attributes wait until train(), when all attributes exist."""
         self._to_restore = restore(self, path)
 
     def _restore_attributes(self):
-        """Restore the attributes' states, and the row that metrics.csv may lack."""
+        """Restore the states of the attributes, and the row that metrics.csv may lack."""
         restore_attributes(self, self._to_restore)
         self._to_restore = {}
-        if damaged := self.table.set_aside_if_damaged():
-            self.logger.warning("metrics.csv is damaged and was renamed to %s", damaged)
-        if "epoch" in self.saved_log and self.saved_log["epoch"] not in self.table.epochs():
-            self.table.append(self.saved_log)  # the run was killed between the checkpoint and the row
+        self.table.resume(self.saved_log, self.logger)

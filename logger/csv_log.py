@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +67,13 @@ class CsvLog:
         writer.writerows(rows)
         write_whole(text.getvalue(), self.path, "the table")
 
-    def set_aside_if_damaged(self) -> Path | None:
-        """The new place of a file that is not such a table, moved so that a run goes on without its rows; else None."""
-        if is_main():
-            try:
-                self.epochs()
-            except DamagedTable:
-                return set_aside_damaged(self.path)
-        return None
+    def resume(self, last: dict[str, Any], logger: logging.Logger) -> None:
+        """Rename a damaged file, and append the last epoch's row if a kill came between its checkpoint and the row."""
+        if not is_main():
+            return
+        try:
+            self.epochs()
+        except DamagedTable:
+            logger.warning("metrics.csv is damaged and was renamed to %s", set_aside_damaged(self.path))
+        if "epoch" in last and last["epoch"] not in self.epochs():
+            self.append(last)

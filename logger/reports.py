@@ -1,9 +1,12 @@
-"""What a run says on the console after an epoch, when it is stopped, and when it ends."""
+"""What a run prints on the console: its progress bar, and the texts after an epoch, on a stop and at its end."""
 
 import importlib
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
 
 from utils.distributed.launch import launcher
 from utils.distributed.world import is_main
@@ -11,6 +14,13 @@ from utils.runs.checkpoint import BEST_MODEL
 
 if TYPE_CHECKING:
     from base.base_trainer import BaseTrainer
+
+
+def progress_bar(total: int, head: str, verbosity: int) -> tqdm:
+    """A tqdm bar on a terminal; disabled if output goes into a file, with verbosity below 2, and in other ranks."""
+    on_terminal = all(stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr))
+    silent = not on_terminal or verbosity < 2 or not is_main()
+    return tqdm(total=total, desc=head, leave=False, disable=silent, dynamic_ncols=True)
 
 
 def epoch_report(log: dict[str, Any], epochs: int, seconds: float, improved: bool) -> str:

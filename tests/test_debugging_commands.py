@@ -19,7 +19,7 @@ def test_fast_dev_run_leaves_nothing_behind(folder):
     before = sorted(folder.iterdir())
     checking = ("--set", "trainer.sanity_check_batches=1")
     done = run("train.py", "-c", "config.json", "--fast-dev-run", "2", *checking, cwd=folder)
-    assert "[2/2 (100%)]" in done.stdout and "sanity check: validation went through\n" in done.stdout
+    assert "[2/2 (100%)]" in done.stdout and "sanity check: validated on" in done.stdout
     end = done.stdout.splitlines()[-4:]
     assert end[0] == "done: 1 epoch" and end[1].startswith("best ") and end[2] == "files  nothing is kept"
     assert end[3] == "fast-dev-run: 2 batches of everything went through; nothing is kept"

@@ -207,7 +207,7 @@ def without_last_batch(*arguments):
     batches = Trainer._batches
 
     def but_the_last(trainer, epoch):
-        trainer.left_out.add((epoch, trainer.len_epoch - 1))
+        trainer.skipped_batches.add((epoch, trainer.len_epoch - 1))
         return batches(trainer, epoch)
 
     Trainer._batches = but_the_last

@@ -1,17 +1,15 @@
-"""YOURS to subclass: Trainer, what happens in an epoch and with a batch."""
+"""YOURS: Trainer, one epoch and one batch. Edit it, or subclass it."""
 
 import contextlib
 import functools
-import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm import tqdm
 
 from base import BaseTrainer
 from base.training.batch_stream import BatchStream, limited, num_batches, require_shared
-from base.training.checkpoints import measured_model
+from base.training.checkpoints import evaluated_model
 from base.training.debugging import named_anomalies, overfitted
 from base.training.evaluate import evaluate, record, reduction_of, trackers
 from base.training.first_batch import compute_first_loss
@@ -28,11 +26,11 @@ from base.training.preflight import (
     try_validation,
 )
 from base.training.schedules import interval_of, step_after_epoch
+from logger.reports import progress_bar
 from logger.tables import show_tables
 from utils import MetricTracker, UserError
 from utils.distributed.messages import broadcast
 from utils.distributed.shards import is_sharded
-from utils.distributed.world import is_main
 from utils.nested import describe, describe_step, halves, num_samples
 from utils.runs.weights import unwrapped
 from utils.seed import rng_state
@@ -51,10 +49,8 @@ class Trainer(BaseTrainer):
     data_loader: yields the training batches.
     valid_data_loader: yields the validation batches; None for no validation.
     lr_scheduler: steps after each epoch, or after each optimizer step if its config section says so; may be None.
-    len_epoch: batches in an epoch of an endless stream of passes over data_loader, by default trainer.len_epoch of the
-        config; None for one pass per epoch.
-
-    A subclass overrides compute_loss to change what a batch's loss is, or _train_batch for a step of another form.
+    len_epoch: batches in an epoch that is not one pass over the data: the next epoch continues where this one ended. By
+        default trainer.len_epoch of the config; None for one pass.
 
     A run resumes after any batch if data_loader has set_epoch(epoch, start_batch), as BaseDataLoader does, or if it or
     its iterable dataset has state_dict and load_state_dict.
@@ -84,14 +80,15 @@ class Trainer(BaseTrainer):
             raise UserError("data_loader: has no length; give the number of batches in an epoch as trainer.len_epoch")
         self.len_epoch = self.stream.len_epoch
         self.valid_batches = limited(num_batches(self.valid_data_loader), settings.limit_valid_batches)
-        self.has_own_loop = self.overrides("_train_epoch") and not self.resumes_within_epochs
+        resumes = type(self).resumes_within_epochs  # declared by a subclass with a _train_epoch of its own
+        self.has_own_loop = self.overrides("_train_epoch") and not resumes
         self._ignored_settings = SETTINGS_OF_EPOCH if self.has_own_loop else ()
         self.resumes_within_epochs = self.stream.keeps_position and not self.has_own_loop
         self.lr_scheduler = lr_scheduler
         schedule = config.get("lr_scheduler") or {}
         self.schedule_interval = interval_of(schedule) if lr_scheduler is not None else None
         default = self.mnt_metric or ("val_loss" if self.do_validation else "loss")
-        self.plateau_metric = schedule.get("monitor") or default  # what a ReduceLROnPlateau watches
+        self.plateau_metric = schedule.get("monitor") or default  # the value that ReduceLROnPlateau watches
         refuse_what_cannot_work(self)
         apply_switches(model, settings, device)
 
@@ -117,7 +114,7 @@ class Trainer(BaseTrainer):
             self.add_callback(ParameterHistograms(settings.histograms_every_epochs))
 
     def overrides(self, method: str) -> bool:
-        """Whether a subclass has a method of this name of its own."""
+        """Whether the subclass overrides this method."""
         return getattr(type(self), method) is not getattr(Trainer, method)
 
     def _check(self) -> None:
@@ -139,7 +136,40 @@ class Trainer(BaseTrainer):
 
     def _train_epoch(self, epoch: int) -> dict[str, Any]:
         """Train and validate one epoch; returns {name: average over the epoch's samples}."""
-        self._ignored_settings = ()  # an override has called this one
+        self._begin_epoch(epoch)
+        with progress_bar(self.len_epoch, f"epoch {epoch}/{self.epochs}", self.settings.verbosity) as bar:
+            for batch_idx, batch in self._batches(epoch):
+                data, target = to_device(halves(batch), self.device)
+                if batch_idx == 0:
+                    self._show_images(data, epoch)
+                part = self.stream.part(epoch, batch_idx)
+                with self._updating(data, target):
+                    self.optim_step.begin(part, last=batch_idx + 1 == self.len_epoch)
+                    loss, output = self._train_batch(batch_idx, data, target)  # forward, backward, optimizer step
+                    record(self.train_metrics, self.metric_ftns, loss, output, target, self.reduction, part)
+                    self.nonfinite.count_loss(batch_idx)
+                    self._count_batch(batch_idx)
+                self._callbacks.call("on_step_end", self)
+                bar.update()
+                self._log_if_due(batch_idx, epoch, bar)
+                self._validate_if_due(epoch)
+                self._save_if_due()
+            self._end_batches(epoch, bar)
+
+        averages = {**self.train_metrics.result(), "lr": self._lr}
+        self.resume_rng = rng_state()  # a save during the validation resumes from these
+        validation = self._valid_epoch(epoch) if self.do_validation else {}
+        log = averages | {f"val_{name}": value for name, value in validation.items()}
+        # after the validation: a run stopped within it resumes there and would write the points twice
+        self._show_epoch(averages, epoch, mode="train")
+        self.is_whole = False
+        if self.schedule_interval == "epoch":
+            step_after_epoch(self.lr_scheduler, self.plateau_metric, broadcast(log))
+        self.train_metrics.forget()
+        return log
+
+    def _begin_epoch(self, epoch):
+        self._ignored_settings = ()  # this loop follows all settings, also when an override calls it
         self.is_whole = True
         self.model.train()
         if self.batches_done == 0:
@@ -148,76 +178,53 @@ class Trainer(BaseTrainer):
             self.nonfinite.begin_epoch()
             self.optim_step.reset()
         self.save_points.stop_if_asked()
-        self._validate_if_due(epoch)  # a signal may have postponed it
-        with self._progress_bar(epoch) as bar:
-            for batch_idx, batch in self._batches(epoch):
-                data, target = halves(batch)
-                data, target = to_device(data, self.device), to_device(target, self.device)
-                if batch_idx == 0:
-                    self._show_images(data, epoch)
+        self._validate_if_due(epoch)  # the run may have stopped between this batch and its validation
 
-                part = self.stream.part(epoch, batch_idx)
-                self.is_whole = False  # until the batch is counted, since an error may leave half of its update
-                self.optim_step.begin(part, last=batch_idx + 1 == self.len_epoch)
-                try:
-                    loss, output = self._train_batch(batch_idx, data, target)  # forward, backward, update
-                except Exception as error:
-                    error.add_note(describe_step(data, target, self.model))
-                    raise
-                record(self.train_metrics, self.metric_ftns, loss, output, target, self.reduction, part)
-                self.nonfinite.count_loss(batch_idx)
-                self._count_batch(batch_idx)
-                self.is_whole = True
-                self._callbacks.call("on_step_end", self)
-                bar.update()
-                if (batch_idx + 1) % self.log_step == 0 and batch_idx + 1 < self.len_epoch:
-                    self._log_batch(batch_idx, epoch, bar)
-                self._validate_if_due(epoch)
-                self._save_if_due()
-            self._warn_if_short(epoch)
-            self.is_whole = False
-            if self.optim_step.finish():  # the loader ended before its stated length
-                self._after_update(self.batches_done - 1)
-            self.is_whole = True
-            if self.nonfinite.batches:
-                self._log_batch(self.batches_done - 1, epoch, bar)
-
-        averages = {**self.train_metrics.result(), "lr": self._lr}
-        log = dict(averages)
-        self.resume_rng = rng_state()  # to resume from, until the epoch is saved
-        if self.do_validation:
-            result = self._valid_epoch(epoch)
-            log.update({f"val_{name}": value for name, value in result.items()})
-        self._show_epoch(averages, epoch, mode="train")  # only here, so that a signal cannot repeat it
+    @contextlib.contextmanager
+    def _updating(self, data, target):
+        """A context in which memory holds half an update, which is never saved; an error in it describes the batch."""
         self.is_whole = False
-        if self.schedule_interval == "epoch":
-            step_after_epoch(self.lr_scheduler, self.plateau_metric, broadcast(log))
-        self.train_metrics.forget()
-        return log
+        try:
+            yield
+        except Exception as error:
+            error.add_note(describe_step(data, target, self.model))
+            raise
+        self.is_whole = True
+
+    def _end_batches(self, epoch, bar):
+        """Step with the batches of an open window, if the loader ended before its stated length, and log the rest."""
+        self._warn_if_short(epoch)
+        self.is_whole = False
+        if self.optim_step.finish():
+            self._after_update(self.batches_done - 1)
+        self.is_whole = True
+        if self.nonfinite.batches:  # batches not logged yet
+            self._log_batch(self.batches_done - 1, epoch, bar)
 
     def compute_loss(self, data: Any, target: Any) -> tuple[torch.Tensor | dict[str, torch.Tensor], Any]:
         """(loss, output) of one training batch. Override it for Mixup, several losses, distillation.
 
         It runs within the autocast of trainer.precision; the loop does backward and the optimizer step.
-        loss: 0-dim; or a dict of 0-dim tensors whose "loss" is minimized and whose other entries, means over the
-        batch's samples, are logged under their names.
+        loss: a 0-dim tensor; or a dict of them, whose "loss" is minimized and whose others, means over the batch, are
+        logged by name.
         output: passed to the metrics, with the target.
         """
         output = self.model(data)
         return self.criterion(output, target), output
 
     def _train_batch(self, batch_idx: int, data: Any, target: Any) -> tuple[torch.Tensor, Any]:
-        """Train on one batch; returns (loss, output). Override it for a step of another form, such as a GAN's."""
-        loss, output, others = self.losses(data, target)
+        """Train on one batch; returns (loss, output). Override it for another kind of training step, as for a GAN."""
+        loss, output, others = self.losses(data, target)  # forward
         part = self.stream.part(self.epoch, batch_idx) if others else None
         for name, value in others.items():
             self.train_metrics.update_extra(name, value, 0 if part and part.own == 0 else num_samples(target))
-        if self.optim_step.step(loss, num_samples(target), batch_idx + 1 == self.len_epoch):
+        # backward, and the optimizer step if its window of batches is complete
+        if self.optim_step.step(loss, num_samples(target), last=batch_idx + 1 == self.len_epoch):
             self._after_update(batch_idx)
         return loss, output
 
     def losses(self, data: Any, target: Any) -> tuple[torch.Tensor, Any, dict[str, torch.Tensor]]:
-        """(loss to minimize, output, {name: other loss}) of compute_loss."""
+        """Call compute_loss; returns (loss to minimize, output, {name: other loss})."""
         with autocast(self.settings.precision, self.device):
             compute = self.compute_loss if self._has_looked else functools.partial(compute_first_loss, self)
             loss, output = compute(data, target)
@@ -225,12 +232,12 @@ class Trainer(BaseTrainer):
         others = {name: value for name, value in loss.items() if name != "loss"} if isinstance(loss, dict) else {}
         minimized: Any = loss.get("loss") if isinstance(loss, dict) else loss
         if getattr(minimized, "ndim", None) != 0:
-            raise UserError(f"loss: returned a {describe(minimized)}; it should be one number a batch, a 0-dim tensor")
+            raise UserError(f"loss: got a {describe(minimized)}; it should be one number per batch, a 0-dim tensor")
         return minimized, output, others
 
     def _valid_epoch(self, epoch: int) -> dict[str, float]:
         """Validate; returns {name: average over the validation samples}."""
-        result = self._measure()
+        result = self._evaluate()
         self._show_epoch(result, epoch, mode="valid")
         return result
 
@@ -241,7 +248,7 @@ class Trainer(BaseTrainer):
             return
         if not 0 < self.batches_done < self.len_epoch:
             return
-        result = self._measure()
+        result = self._evaluate()
         self.validated_step = self.step
         self.model.train()
         self.logger.info("    step %d: %s", self.step, "  ".join(f"val_{k} {v:.4f}" for k, v in result.items()))
@@ -250,12 +257,12 @@ class Trainer(BaseTrainer):
             self.writer.add_scalar(name, value)
         self.save_asked(epoch - 1)
 
-    def _measure(self):
-        """The averages over the validation samples. A signal can end the run after any batch."""
+    def _evaluate(self):
+        """Validate; returns {name: average}. A signal may end the run between two batches."""
         before = self.resume_rng
-        self.resume_rng = before or rng_state()  # the run would resume from before the validation
+        self.resume_rng = before or rng_state()  # a save within resumes at the start of this validation
         result = evaluate(
-            measured_model(self),
+            evaluated_model(self),
             self.criterion,
             self.metric_ftns,
             self.valid_data_loader,
@@ -278,16 +285,20 @@ class Trainer(BaseTrainer):
 
     def _warn_if_short(self, epoch):
         """Warn of a loader that ended before its stated length."""
-        left_out = max((batch_idx + 1 for at, batch_idx in self.left_out if at == epoch), default=0)
-        if max(self.batches_done, left_out) < self.len_epoch:
+        skipped = [batch_idx + 1 for at, batch_idx in self.skipped_batches if at == epoch]
+        if max(self.batches_done, *skipped, 0) < self.len_epoch:
             what = "epoch %d: data_loader gave %d batches, although its length is %d"
             self.logger.warning(what, epoch, self.batches_done, self.len_epoch)
 
     def _batches(self, epoch):
         """Yield (batch_idx, batch) for the rest of the epoch, in an order that depends on (seed, epoch) only."""
         for batch_idx, batch in enumerate(self.stream.batches(epoch, self.batches_done), self.batches_done):
-            if (epoch, batch_idx) not in self.left_out:
+            if (epoch, batch_idx) not in self.skipped_batches:
                 yield batch_idx, batch
+
+    def _log_if_due(self, batch_idx, epoch, bar):
+        if (batch_idx + 1) % self.log_step == 0 and batch_idx + 1 < self.len_epoch:
+            self._log_batch(batch_idx, epoch, bar)
 
     def _log_batch(self, batch_idx, epoch, bar):
         """Log the batches since the last report; only here does the loop wait for the device."""
@@ -295,16 +306,15 @@ class Trainer(BaseTrainer):
         latest = self.train_metrics.collect()
         if self.update_metrics.window("grad_norm"):
             latest |= self.update_metrics.collect()
+        latest["lr"] = self._lr
         self.nonfinite.begin_window()
         self.writer.set_step(self._step_of(epoch, batch_idx + 1))
         for name, value in latest.items():
             self.writer.add_scalar(name, value)
-        self.writer.add_scalar("lr", self._lr)
         bar.set_postfix(loss=f"{latest['loss']:.4f}")
         if bar.disable:
-            self.logger.debug(
-                "epoch %d/%d %s  loss %.4f", epoch, self.epochs, self._progress(batch_idx), latest["loss"]
-            )
+            progress = self._progress(batch_idx)
+            self.logger.debug("epoch %d/%d %s  loss %.4f", epoch, self.epochs, progress, latest["loss"])
 
     @property
     def _lr(self):
@@ -312,20 +322,13 @@ class Trainer(BaseTrainer):
         return self.optimizer.param_groups[0]["lr"] if self.optim_step.lr is None else self.optim_step.lr
 
     def _step_of(self, epoch, batches_done):
-        """The position on TensorBoard's axis: batches since the run began."""
+        """The x value in TensorBoard. Unlike self.step it counts skipped batches."""
         return (epoch - 1) * self.len_epoch + batches_done
 
     def _progress(self, batch_idx: int) -> str:
         """The progress of the epoch, as "[120/422 (28%)]"."""
         done = batch_idx + 1
         return f"[{done}/{self.len_epoch} ({100 * done / self.len_epoch:.0f}%)]"
-
-    def _progress_bar(self, epoch):
-        """A tqdm bar on a terminal; disabled where output goes into a file, which gets lines instead."""
-        on_terminal = all(stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr))
-        silent = not on_terminal or self.settings.verbosity < 2 or not is_main()
-        head = f"epoch {epoch}/{self.epochs}"
-        return tqdm(total=self.len_epoch, desc=head, leave=False, disable=silent, dynamic_ncols=True)
 
     def _show_epoch(self, values, epoch, mode):
         """Write an epoch's averages to TensorBoard."""
@@ -338,7 +341,7 @@ class Trainer(BaseTrainer):
     def _show_images(self, data, epoch):
         """Write up to 32 input images (N, 1 or 3, H, W) to TensorBoard."""
         every = self.settings.images_every_epochs
-        if self.writer.enabled and every and (epoch - 1) % every == 0:
+        if every and self.writer.enabled and (epoch - 1) % every == 0:
             self.writer.set_step(self._step_of(epoch, 1), timed=False)
             show_images(self.writer, "input", data)
 

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from base.training.nonfinite import MAX_LEFT_OUT
+from base.training.nonfinite import MAX_SKIPPED
 from utils.config.changes import differences, optimizer_types, order_of_data
 from utils.config.plain import require_savable
 from utils.distributed.messages import barrier, gather_to_main
@@ -37,9 +37,11 @@ if TYPE_CHECKING:
 
 # ---- what a checkpoint holds
 
-_SAVED_APART = ("model", "optimizer", "averaged_model", "_trackers")  # the trackers with the writer
+_SAVED_APART = ("model", "optimizer", "averaged_model", "_trackers")  # the writer saves the trackers
 
 
+# Of our Trainer these are _callbacks, lr_scheduler, nonfinite, optim_step, stream, train_metrics, update_metrics,
+# valid_metrics and writer; criterion if it is a module, and data_loader if it has a state.
 def stateful_attributes(trainer: "BaseTrainer") -> dict[str, Any]:
     """{name: attribute} of the attributes with state_dict and load_state_dict, except the models and the optimizer."""
     return {
@@ -49,7 +51,7 @@ def stateful_attributes(trainer: "BaseTrainer") -> dict[str, Any]:
     }
 
 
-def measured_model(trainer: "BaseTrainer") -> "torch.nn.Module":
+def evaluated_model(trainer: "BaseTrainer") -> "torch.nn.Module":
     """The model to validate and save: the average that a callback such as EMA keeps, if any."""
     return unwrapped(trainer.model) if trainer.averaged_model is None else trainer.averaged_model
 
@@ -66,111 +68,152 @@ def find_unsavable(trainer: "BaseTrainer") -> set[str]:
     return names
 
 
-@unhurried()  # the other processes wait here while one writes
+@unhurried()  # no watchdog: the other processes wait here while one writes
 def gather_state(trainer: "BaseTrainer", epoch: int, unsavable: Collection[str] = ()) -> dict[str, Any]:
     """Everything that must survive a restart, {name: state}; complete in the first process only.
 
     epoch: the last complete one.
     unsavable: names of attributes to leave out.
     """
-    model, measured = unwrapped(trainer.model), measured_model(trainer)
-    own, *of_others = gather_to_main(_own_state(trainer, unsavable))  # includes the gradients of an open window
-    return {
+    model, evaluated = unwrapped(trainer.model), evaluated_model(trainer)
+    # with the gradients of batches that no optimizer step has used yet
+    this_rank, *other_ranks = gather_to_main(_state_of_this_rank(trainer, unsavable))
+    attributes = {
+        name: value.state_dict()
+        for name, value in stateful_attributes(trainer).items()
+        if name not in unsavable and name not in this_rank["attributes"]
+    }
+    state = {
         "arch": class_name(model),
         "epoch": epoch,
-        "batch": trainer.batches_done,
+        "batch": trainer.batches_done,  # of the epoch after it
         "step": trainer.step,
         "validated_step": trainer.validated_step,
-        "left_out": sorted(trainer.left_out),
-        "state_dict": measured.state_dict(),
-        **({} if measured is model else {"trained_state_dict": model.state_dict()}),
+        "left_out": sorted(trainer.skipped_batches),
+        "state_dict": evaluated.state_dict(),  # what test.py and deployment use
         "optimizer": trainer.optimizer.state_dict(),
         "monitor_best": trainer.mnt_best,
         "best_epoch": trainer.best_epoch,
         "not_improved_count": trainer.not_improved_count,
-        **({} if trainer.stop_reason is None else {"stop_reason": trainer.stop_reason}),
-        "attributes": own["attributes"]  # pyright: ignore[reportOptionalSubscript]
-        | {
-            key: value.state_dict()
-            for key, value in stateful_attributes(trainer).items()
-            if key not in unsavable and key not in own["attributes"]  # pyright: ignore[reportOptionalSubscript]
-        },
-        "rng": own["rng"],  # pyright: ignore[reportOptionalSubscript]
-        **({"of_other_processes": of_others} if of_others else {}),
-        "log": trainer.saved_log,
+        "attributes": this_rank["attributes"] | attributes,
+        "rng": this_rank["rng"],
+        "log": trainer.saved_log,  # of the epoch
         "config": trainer.config.config,
     }
+    if evaluated is not model:
+        state["trained_state_dict"] = model.state_dict()  # to resume from
+    if trainer.stop_reason is not None:
+        state["stop_reason"] = trainer.stop_reason
+    if other_ranks:
+        state["of_other_processes"] = other_ranks
+    return state
 
 
-def _own_state(trainer, unsavable):
+def _state_of_this_rank(trainer, unsavable):
     """State that differs between processes: random generators, and attributes with own_by_process set."""
-    own = {
+    attributes = {
         name: value.state_dict()
         for name, value in stateful_attributes(trainer).items()
         if getattr(value, "own_by_process", False) and name not in unsavable
     }
-    return {"rng": trainer.resume_rng or rng_state(), "attributes": own}
+    return {"rng": trainer.resume_rng or rng_state(), "attributes": attributes}
 
 
 # ---- restoring
+
+# Attributes that start afresh if one of these sections of the config has changed since the checkpoint.
+_RESET_BY = {"lr_scheduler": {"optimizer", "lr_scheduler"}, "criterion": {"loss"}}
 
 
 def restore(trainer: "BaseTrainer", path: Path) -> dict[str, Any]:
     """Restore model, optimizer, progress and random generators; returns the states of the attributes, {name: state}.
 
-    Changes of the config since take precedence over the checkpoint: an optimizer of another type starts afresh, a
-    changed optimizer or lr_scheduler section resets the learning rate and the schedule, a changed loss its own state. A
-    new run that starts from a checkpoint has no best value yet.
+    Where the config has changed: another type of optimizer starts without a state; a changed optimizer or lr_scheduler
+    section resets the learning rate and the schedule; a changed loss resets the loss's state. A new run from a
+    checkpoint starts without a best value.
     """
-    config = trainer.config
-    if config.continues and path == config.resume:
-        refuse_other_batch(path.parent, config.config)
-    mesh = mesh_of(trainer.model)
-    if path == config.resume:
-        checkpoint = config.load_checkpoint(mesh)
-    else:
-        checkpoint = with_shards(load_checkpoint(path, shards=False), path, mesh)
-    before, now = checkpoint.get("config", {}), config.config
-    require_savable(before, path)
+    checkpoint = _read(trainer, path)
+    before, now = checkpoint.get("config", {}), trainer.config.config
     changed = {key for key in {**before, **now} if before.get(key) != now.get(key)}
-    load_weights(trainer.model, checkpoint.get("trained_state_dict", checkpoint["state_dict"]))
-    if "optimizer" not in checkpoint or optimizer_types(before) != optimizer_types(now):
-        trainer.logger.warning("the checkpoint holds no state for this type of optimizer, which starts afresh")
-    else:
-        load_optimizer(trainer.optimizer, checkpoint["optimizer"], bool(changed & {"optimizer", "lr_scheduler"}))
-    _restore_progress(trainer, checkpoint, order_of_data(before) == order_of_data(now))
-    if trainer.batches_done and changed & {"loss", "metrics"}:
-        trainer.logger.warning(
-            "epoch %d: its averages mix the loss and metrics before and after the change", trainer.start_epoch
-        )
-    if config.continues or path != config.resume:  # the same run
+    _restore_model_and_optimizer(trainer, checkpoint, before, changed)
+    _restore_progress(trainer, checkpoint, before, changed)
+    if trainer.config.continues or path != trainer.config.resume:  # a rollback stays in its run
         _restore_best(trainer, checkpoint, before)
-        if checkpoint.get("stop_reason") and before == now:
-            other = "to train on, raise trainer.epochs or change the config otherwise"
-            trainer.stop(f"{shortened(checkpoint['stop_reason'])}; {other}")
     else:
         trainer.saved_log = {}
     if "rng" in checkpoint:
-        trainer.resume_rng = _rng_of_this_process(trainer, checkpoint)
+        trainer.resume_rng = _rng_for_this_rank(trainer, checkpoint)
         set_rng_state(trainer.resume_rng)
-    if not config.continues and trainer.start_epoch > trainer.epochs:
-        raise UserError(
-            f"trainer.epochs: got {trainer.epochs}, and the checkpoint is of epoch {trainer.start_epoch - 1} already; "
-            "raise it, since epochs are counted on from the checkpoint"
-        )
     within = f"after {trainer.batches_done} batches of epoch {trainer.start_epoch}"
     place = within if trainer.batches_done else f"epoch {trainer.start_epoch - 1}"
     trainer.logger.info("resumed from %s, %s", path, place)
     for line in differences(before, now):
         trainer.logger.info("changed since: %s", line)
-    repeats = checkpoint.get("batch") and not trainer.batches_done
-    reset = {"data_loader", "stream"} if repeats else set()
-    reset |= {name for name, sections in _RESET_BY.items() if changed & sections}
+    starts_over = checkpoint.get("batch") and not trainer.batches_done
+    reset = {name for name, sections in _RESET_BY.items() if changed & sections}
+    reset |= {"data_loader", "stream"} if starts_over else set()
     return {name: state for name, state in _attribute_states(checkpoint).items() if name not in reset}
 
 
-# Attributes that start afresh if one of these sections of the config has changed since the checkpoint.
-_RESET_BY = {"lr_scheduler": {"optimizer", "lr_scheduler"}, "criterion": {"loss"}}
+def _read(trainer, path):
+    """The content of the checkpoint at the path."""
+    config, mesh = trainer.config, mesh_of(trainer.model)
+    if config.continues and path == config.resume:
+        refuse_other_batch(path.parent, config.config)
+    if path == config.resume:
+        checkpoint = config.load_checkpoint(mesh)
+    else:
+        checkpoint = with_shards(load_checkpoint(path, shards=False), path, mesh)
+    require_savable(checkpoint.get("config", {}), path)
+    return checkpoint
+
+
+def _restore_model_and_optimizer(trainer, checkpoint, before, changed):
+    load_weights(trainer.model, checkpoint.get("trained_state_dict", checkpoint["state_dict"]))
+    if "optimizer" not in checkpoint or optimizer_types(before) != optimizer_types(trainer.config.config):
+        trainer.logger.warning("the checkpoint holds no state for this type of optimizer, which starts afresh")
+    else:
+        load_optimizer(trainer.optimizer, checkpoint["optimizer"], bool(changed & {"optimizer", "lr_scheduler"}))
+
+
+def _restore_progress(trainer, checkpoint, before, changed):
+    """Set the position: after the checkpoint's batch, or at its epoch's beginning if it cannot resume there."""
+    trainer.start_epoch = checkpoint.get("epoch", 0) + 1
+    trainer.batches_done = checkpoint.get("batch", 0)
+    trainer.step = checkpoint.get("step", 0)
+    trainer.validated_step = checkpoint.get("validated_step", 0)
+    try:
+        skipped = {(as_count(epoch), as_count(batch_idx)) for epoch, batch_idx in checkpoint.get("left_out", ())}
+    except (TypeError, ValueError):
+        raise UserError("the checkpoint's 'left_out' should be a list of pairs of integers") from None
+    trainer.skipped_batches = skipped
+    same_data = order_of_data(before) == order_of_data(trainer.config.config)
+    if trainer.batches_done and not (trainer.resumes_within_epochs and same_data):
+        reason = "this trainer cannot resume within an epoch" if same_data else "the order of the data has changed"
+        again = f"{reason}, so {trainer.batches_done} batches are trained on again"
+        trainer.logger.warning("epoch %d starts over: %s", trainer.start_epoch, again)
+        trainer.batches_done = 0
+    if trainer.batches_done and changed & {"loss", "metrics"}:
+        mixed = "epoch %d: its averages mix the loss and metrics before and after the change"
+        trainer.logger.warning(mixed, trainer.start_epoch)
+    if not trainer.config.continues and trainer.start_epoch > trainer.epochs:
+        raise UserError(
+            f"trainer.epochs: got {trainer.epochs}, and the checkpoint has trained {trainer.start_epoch - 1} epochs "
+            f"already, which count; give more than {trainer.start_epoch - 1}"
+        )
+
+
+def _restore_best(trainer, checkpoint, before):
+    """Restore the last log, the best value if the config monitors the same one as before, and what stopped the run."""
+    trainer.saved_log = checkpoint.get("log", {})
+    section = before.get("trainer")
+    if isinstance(section, dict) and section.get("monitor", "off") == trainer.monitor:
+        trainer.mnt_best = checkpoint.get("monitor_best", trainer.mnt_best)
+        trainer.best_epoch = checkpoint.get("best_epoch", 0)
+        trainer.not_improved_count = checkpoint.get("not_improved_count", 0)
+    if checkpoint.get("stop_reason") and before == trainer.config.config:
+        remedy = "to train further, raise trainer.epochs or change what ended the run"
+        trainer.stop(f"{shortened(checkpoint['stop_reason'])}; {remedy}")
 
 
 def restore_attributes(trainer: "BaseTrainer", states: dict[str, Any]) -> None:
@@ -178,56 +221,28 @@ def restore_attributes(trainer: "BaseTrainer", states: dict[str, Any]) -> None:
     stateful = stateful_attributes(trainer)
     for name, state in states.items():
         if name in stateful:
-            load_state(name, stateful[name], _of_this_process(name, stateful[name], state))
+            load_state(name, stateful[name], _state_for_this_rank(name, stateful[name], state))
         else:
             trainer.logger.warning("the checkpoint holds a state of %r, which this trainer does not have", name)
 
 
-def _restore_progress(trainer, checkpoint, same_data):
-    """Set the position: after the checkpoint's batch, or at its epoch's beginning if the batches have changed."""
-    trainer.start_epoch = checkpoint.get("epoch", 0) + 1
-    trainer.batches_done = checkpoint.get("batch", 0)
-    trainer.step = checkpoint.get("step", 0)
-    trainer.validated_step = checkpoint.get("validated_step", 0)
-    try:
-        left_out = {(as_count(epoch), as_count(batch_idx)) for epoch, batch_idx in checkpoint.get("left_out", ())}
-    except (TypeError, ValueError):
-        raise UserError("the checkpoint's 'left_out' should be a list of pairs of integers") from None
-    trainer.left_out = left_out
-    if trainer.batches_done and not (trainer.resumes_within_epochs and same_data):
-        trained = f"its batches are other ones now, and {trainer.batches_done} of them had been trained on"
-        trainer.logger.warning("epoch %d starts over: %s", trainer.start_epoch, trained)
-        trainer.batches_done = 0
-
-
-def _restore_best(trainer, checkpoint, before):
-    """Restore the last log, and the best value so far if the config monitors the same value as before."""
-    trainer.saved_log = checkpoint.get("log", {})
-    section = before.get("trainer")
-    if isinstance(section, dict) and section.get("monitor", "off") == trainer.monitor:
-        trainer.mnt_best = checkpoint.get("monitor_best", trainer.mnt_best)
-        trainer.best_epoch = checkpoint.get("best_epoch", 0)
-        trainer.not_improved_count = checkpoint.get("not_improved_count", 0)
-
-
-class _OfProcesses(list):
+class _ByRank(list):
     """The states that the processes saved of one attribute, by rank."""
 
 
 def _attribute_states(checkpoint):
-    """{name: state} of the attributes; an _OfProcesses for those that differ between processes."""
-    of_main = _of_today(checkpoint.get("attributes", {}))
-    others = [_of_today(other["attributes"], of_main) for other in _of_other_processes(checkpoint)]
-    own = {name for other in others for name in other}
-    states = {name: _OfProcesses([of_main.get(name, {}), *(other.get(name, {}) for other in others)]) for name in own}
-    return of_main | states
+    """{name: state} of the attributes; an _ByRank for those that differ between processes."""
+    first = _upgraded(checkpoint.get("attributes", {}))
+    ranks = [first, *(_upgraded(other["attributes"], first) for other in _states_of_other_ranks(checkpoint))]
+    names = {name for states in ranks[1:] for name in states}
+    return first | {name: _ByRank(states.get(name, {}) for states in ranks) for name in names}
 
 
-def _of_today(states, of_main=None):
-    """The states under today's names; earlier versions kept the state of "nonfinite" in two parts."""
+def _upgraded(states, first=None):
+    """The states converted from earlier versions, which kept "nonfinite" in two parts. first: those of rank 0."""
     states = dict(states)
     if isinstance(step_log := states.pop("step_log", None), dict) and "last_update" in step_log:
-        found = states.pop("gradient_watch", (of_main or {}).get("nonfinite", {"found": []}))
+        found = states.pop("gradient_watch", (first or {}).get("nonfinite", {"found": []}))
         states["nonfinite"] = {**step_log, "found": found["found"]}
         if isinstance(states.get("optim_step"), dict):
             states["optim_step"] = {"lr": step_log.get("lr"), **states["optim_step"]}
@@ -236,19 +251,19 @@ def _of_today(states, of_main=None):
     return states
 
 
-def _of_other_processes(checkpoint):
+def _states_of_other_ranks(checkpoint):
     others = checkpoint.get("of_other_processes", [])
     if not all(isinstance(other, dict) and isinstance(other.get("attributes"), dict) for other in others):
         raise UserError("the checkpoint's 'of_other_processes' should be a list of states")
     return others
 
 
-def _of_this_process(name, target, state):
+def _state_for_this_rank(name, target, state):
     """The state to resume this process from, given the states saved by all processes."""
     own = getattr(target, "own_by_process", False)
-    if not own and not isinstance(state, _OfProcesses):
+    if not own and not isinstance(state, _ByRank):
         return state
-    states = state if isinstance(state, _OfProcesses) else [state]
+    states = state if isinstance(state, _ByRank) else [state]
     if own and len(states) == world_size():
         return states[rank()]
     try:
@@ -257,9 +272,9 @@ def _of_this_process(name, target, state):
         raise UserError(f"the checkpoint does not fit {name!r}: {' '.join(str(error).split())}") from None
 
 
-def _rng_of_this_process(trainer, checkpoint):
+def _rng_for_this_rank(trainer, checkpoint):
     """The state of the random generators: the one saved by this rank, or a newly seeded one for a new rank."""
-    states = [checkpoint["rng"], *(other.get("rng") for other in _of_other_processes(checkpoint))]
+    states = [checkpoint["rng"], *(other.get("rng") for other in _states_of_other_ranks(checkpoint))]
     if rank() < len(states):
         return states[rank()]
     seed_everything(derive_seed(trainer.torch_seed, trainer.start_epoch, trainer.batches_done, rank()))
@@ -270,7 +285,7 @@ def _rng_of_this_process(trainer, checkpoint):
 
 
 def complete_last_save(trainer: "BaseTrainer") -> None:
-    """Write the last epoch's checkpoint, if the run was killed after saving model_best.pth and before it."""
+    """Write the last epoch's checkpoint if the run was killed between model_best.pth, which is saved first, and it."""
     resume, epoch = trainer.config.resume, trainer.start_epoch - 1
     if not (is_main() and trainer.config.continues and epoch) or trainer.batches_done:
         return
@@ -282,40 +297,38 @@ def complete_last_save(trainer: "BaseTrainer") -> None:
 
 
 def set_later_epochs_aside(trainer: "BaseTrainer") -> None:
-    """Rename checkpoints from after the position that a run resumes at, and restore the best model before it."""
+    """Rename checkpoints later than the one resumed from, and bring back the best model up to it."""
     if not (trainer.config.continues and is_main()):
         return
     folder, logger = trainer.checkpoint_dir, trainer.logger
     names = set_aside_overtaken(folder, trainer.start_epoch - 1, trainer.batches_done)
     if names:
         logger.info("renamed to overtaken-...: %s", ", ".join(names))
-    lost = not (folder / BEST_MODEL).exists()  # now, or by a run killed before it was brought back
+    lost = not (folder / BEST_MODEL).exists()  # renamed just now, or by a run killed before it brought it back
     if lost and trainer.monitor != "off" and math.isfinite(trainer.mnt_best):
         path = find_logged(folder, trainer.mnt_metric, trainer.mnt_best)
         if path is not None:
             copy_checkpoint(path, folder / BEST_MODEL)
-        logger.info(
-            f"model_best.pth is a copy of {path.name} again"
-            if path
-            else "no model_best.pth: its epoch's checkpoint is gone"
-        )
+            logger.info("model_best.pth is a copy of %s again", path.name)
+        else:
+            logger.info("no model_best.pth: the checkpoint of its epoch is gone")
 
 
-def require_rollback(trainer: "BaseTrainer", error: "NonFiniteError") -> set[tuple[int, int]]:
-    """Raise the error as a UserError unless the trainer may return to its newest checkpoint, written completely.
+def prepare_rollback(trainer: "BaseTrainer", error: "NonFiniteError") -> set[tuple[int, int]]:
+    """Check that a rollback to the newest checkpoint is possible and prepare it; else raise the error as a UserError.
 
     Returns the batches to skip from now on, {(epoch, batch_idx)}.
     """
     saver = trainer.saver
     if trainer.settings.on_nonfinite != "rollback" or not error.batches:
         last = f"the last checkpoint is {saver.newest}" if saver.newest else "no checkpoint was saved yet"
-        other = 'trainer.on_nonfinite "skip" or "rollback" would train on without it'
-        raise UserError(f"{error}; {last}; {other}") from error
-    left_out = trainer.left_out | {(trainer.epoch, batch_idx) for batch_idx in error.batches}
-    if len([batch for batch in left_out if batch[0] == trainer.epoch]) > MAX_LEFT_OUT:
-        raise UserError(f"{error}; {MAX_LEFT_OUT} batches of this epoch have been skipped already") from error
+        remedy = '; trainer.on_nonfinite "skip" or "rollback" would skip the batch' if error.batches else ""
+        raise UserError(f"{error}; {last}{remedy}") from error
+    skipped = trainer.skipped_batches | {(trainer.epoch, batch_idx) for batch_idx in error.batches}
+    if len([batch for batch in skipped if batch[0] == trainer.epoch]) > MAX_SKIPPED:
+        raise UserError(f"{error}; {MAX_SKIPPED} batches of this epoch have been skipped already") from error
     saver.wait()
-    barrier()  # for the process that writes
+    barrier()  # until the first process has written it
     saver.forget_asked()
-    trainer.logger.warning("%s: returning to %s to train on without it", error, saver.newest)
-    return left_out
+    trainer.logger.warning("%s: back to %s, to train on without the batch", error, saver.newest)
+    return skipped

@@ -1,7 +1,7 @@
 """A look at the first training batch, before the first optimizer step: whether it fits the loss and the metrics.
 
-Shapes that broadcast without an error, labels outside the classes and similar mismatches train to wrong numbers. What is
-certainly wrong is refused; what may be meant is a warning. Later batches cost nothing.
+Mismatches such as shapes that broadcast without an error train to wrong numbers. What is certainly wrong is refused;
+what may be meant is a warning. Later batches cost nothing.
 """
 
 import contextlib

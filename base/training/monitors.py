@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from base import BaseCallback
-from base.training.checkpoints import measured_model
+from base.training.checkpoints import evaluated_model
 from base.training.precision import to_device
 from utils import UserError
 from utils.distributed.shards import shows, whole
@@ -122,7 +122,7 @@ class SamplePredictions(BaseCallback):
         if self._batch is None:
             self._batch = copy.deepcopy(halves(next(iter(trainer.valid_data_loader))))
         data, target = self._batch
-        model = measured_model(trainer).eval()
+        model = evaluated_model(trainer).eval()
         with torch.no_grad():
             output = model(to_device(data, trainer.device))
         set_rng_state(before)

@@ -18,7 +18,7 @@ from utils.untrusted import as_count, as_list
 if TYPE_CHECKING:
     from base.training.batch_stream import BatchStream
 
-MAX_LEFT_OUT = 10  # batches of an epoch that "rollback" leaves out
+MAX_SKIPPED = 10  # batches of an epoch that "rollback" skips
 _SAMPLES_NAMED = 20  # in a report
 _BATCHES_READ_AGAIN = 4  # to find the samples at fault
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from base.training.batch_stream import num_batches
-from base.training.checkpoints import measured_model
+from base.training.checkpoints import evaluated_model
 from base.training.evaluate import evaluate
 from utils import MetricTracker, UserError
 from utils.distributed.world import part_of, part_of_batch, world_size
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 def refuse_what_cannot_work(trainer: "Trainer") -> None:
-    """Raise UserError where the settings, the data and the model do not go together."""
+    """Raise UserError where settings, data and model do not fit together."""
     if num_batches(trainer.data_loader) == 0:
-        raise UserError("data_loader: has no batches; a batch may be larger than the data, with drop_last")
+        raise UserError("data_loader: has no batches; is batch_size larger than the data, with drop_last?")
     _refuse_limits(trainer)
     total = getattr(trainer.lr_scheduler, "total_steps", None)
     steps, unit = _schedule_steps(trainer)
@@ -49,14 +49,14 @@ def _refuse_limits(trainer):
     share = isinstance(settings.limit_valid_batches, float) and trainer.do_validation
     if share and num_batches(trainer.valid_data_loader) is None:
         raise UserError(
-            "trainer.limit_valid_batches: valid_data_loader has no length to take a share of; give a number"
+            "trainer.limit_valid_batches: valid_data_loader has no length to take a share of; give a number of batches"
         )
     if settings.sanity_check_batches and not trainer.do_validation:
         raise UserError(nothing_to_validate("sanity_check_batches"))
 
 
 def _refuse_small_parts(model: torch.nn.Module, loader: Any) -> None:
-    """Refuse a last batch from which batch norm of (N, C) would get a single sample in one of several processes."""
+    """Refuse a last batch so small that BatchNorm1d would get a single sample in one of several processes."""
     if world_size() == 1 or not any(isinstance(module, torch.nn.BatchNorm1d) for module in model.modules()):
         return
     part = part_of_batch(loader, len(loader) - 1)
@@ -69,7 +69,7 @@ def _refuse_small_parts(model: torch.nn.Module, loader: Any) -> None:
 
 
 def _schedule_steps(trainer):
-    """(number of steps of the run's schedule, what it steps after)."""
+    """(number of steps of the run's schedule, their unit)."""
     if trainer.schedule_interval == "step":
         return trainer.epochs * math.ceil(trainer.len_epoch / trainer.settings.accumulate), "optimizer steps"
     return trainer.epochs, "epochs"
@@ -77,17 +77,25 @@ def _schedule_steps(trainer):
 
 def try_validation(trainer: "Trainer") -> None:
     """Validate on trainer.sanity_check_batches batches, without changing any state."""
-    loader = copy.copy(trainer.valid_data_loader)  # its workers are its own, and end with it
+    loader = copy.copy(trainer.valid_data_loader)  # a copy, so that its worker processes end with it
     tracker = MetricTracker.of(trainer.metric_ftns, trainer.device)
-    measured = measured_model(trainer), trainer.criterion, trainer.metric_ftns, loader, trainer.device, tracker
     with left_alone(trainer.model, loader):
-        evaluate(*measured, trainer.settings.precision, limit=trainer.settings.sanity_check_batches)
-    trainer.logger.info("sanity check: validation went through")
+        evaluate(
+            evaluated_model(trainer),
+            trainer.criterion,
+            trainer.metric_ftns,
+            loader,
+            trainer.device,
+            tracker,
+            trainer.settings.precision,
+            limit=trainer.settings.sanity_check_batches,
+        )
+    trainer.logger.info("sanity check: validated on %d batches", trainer.settings.sanity_check_batches)
 
 
 @contextlib.contextmanager
 def left_alone(model: torch.nn.Module, loader: Any) -> Iterator[None]:
-    """Restore, at the end, random generators, the modules' training modes, and the loader's and dataset's positions."""
+    """Restore random generators, training modes and data positions at the end, unless an error ends the context."""
     modes = {module: module.training for module in model.modules()}
     generator = getattr(loader, "generator", None)
     parts = loader, getattr(loader, "dataset", None)
@@ -122,12 +130,12 @@ def describe_run(trainer: "Trainer", summary: str) -> None:
         logger.warning('trainer.compile: "dynamic": %s', what)
     steps, _ = _schedule_steps(trainer)
     for name, scheduler in getattr(trainer.lr_scheduler, "by_name", {"": trainer.lr_scheduler}).items():
-        if over := over_before(scheduler, steps - 1):  # the last step is for after the run
+        if over := over_before(scheduler, steps - 1):  # no batch uses the rate that the last step sets
             logger.warning("%s: %s", f"lr_scheduler.{name}".rstrip("."), over)
 
 
 def _batch_lines(loader, accumulate):
-    """[text] of how a batch is divided between processes and how many make an optimizer step, where unusual."""
+    """Lines on how a batch is split between processes and accumulated, where it is."""
     size, lines = getattr(loader, "batch_size", None), []
     if size is None:
         return lines
@@ -155,7 +163,7 @@ SETTINGS_OF_EPOCH = (
     "images_every_epochs",
 )
 
-# What Trainer does besides, and a BaseTrainer does not.
+# What Trainer follows besides, and a bare BaseTrainer does not.
 SETTINGS_OF_TRAINER = (
     *SETTINGS_OF_EPOCH,
     "histograms_every_epochs",
@@ -173,7 +181,7 @@ SETTINGS_OF_TRAINER = (
 
 
 def warn_of_ignored_settings(trainer: Any, keys: Iterable[str]) -> None:
-    """Warn of those of the keys that the config sets, since the trainer's _train_epoch alone decides what they do.
+    """Warn of settings in the config that the trainer's own _train_epoch may not follow.
 
     keys: one of the tuples above, or () for a loop that follows them all.
     """

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Stopped(Exception):
-    """Ends an epoch within it, after a save."""
+    """Raised to end an epoch before its last batch, after a save."""
 
 
 class SavePoints:
@@ -26,7 +26,7 @@ class SavePoints:
 
     def __init__(self, trainer: "BaseTrainer") -> None:
         self.trainer = trainer
-        self._agree = Agreement()
+        self._agreement = Agreement()
 
     def check(self) -> None:
         """Raise UserError if the trainer cannot save where the config asks for it."""
@@ -47,27 +47,27 @@ class SavePoints:
             trainer.stop(f"{self._no_better()}; train on with --set trainer.early_stop=...")
 
     def begin(self) -> None:
-        """Start agreeing with the other processes; its rounds are timed from here on."""
-        self._agree = Agreement()
+        """Start the rounds in which the processes agree on saves and stops."""
+        self._agreement = Agreement()
 
     def end(self) -> None:
         """Finish the last round with the other processes."""
-        self._agree.close()
+        self._agreement.close()
 
     def ask_at_epoch_end(self, log: dict[str, Any]) -> None:
         """Ask for the files that this epoch is to be saved in; stop the run if it has not improved for too long.
 
-        log: {name: number} of the epoch. All processes save the last epoch, whichever of them has ended the run.
+        log: {name: number} of the epoch. Whichever process ends the run, all of them save this epoch.
         """
         trainer = self.trainer
         logs_monitored = trainer.mnt_metric in log
-        self._keep_if_best(log)
-        trainer.not_improved_count += logs_monitored
+        improved = self._keep_if_best(log)
+        trainer.not_improved_count = 0 if improved else trainer.not_improved_count + logs_monitored
         if trainer.not_improved_count >= trainer.early_stop:
             trainer.stop(self._no_better())
         trainer.stop_reason = any_of(trainer.stop_reason)
         last = trainer.epoch >= trainer.epochs or trainer.stop_reason is not None
-        fails = trainer.monitor != "off" and not logs_monitored  # an error, once the epoch is saved
+        fails = trainer.monitor != "off" and not logs_monitored  # require_monitored raises once the epoch is saved
         if trainer.epoch % trainer.save_period == 0 or last or fails:
             trainer.save_as(checkpoint_name(trainer.epoch))
 
@@ -82,12 +82,13 @@ class SavePoints:
             )
 
     def _keep_if_best(self, log):
-        """Ask for model_best.pth if the monitored value is better; a tie or a nan is not."""
+        """Ask for model_best.pth if the monitored value is better; a tie or a nan is not. Returns whether it is."""
         trainer, value = self.trainer, log.get(self.trainer.mnt_metric, math.nan)
-        if value < trainer.mnt_best if trainer.mnt_mode == "min" else value > trainer.mnt_best:
+        improved = value < trainer.mnt_best if trainer.mnt_mode == "min" else value > trainer.mnt_best
+        if improved:
             trainer.mnt_best, trainer.best_epoch = value, trainer.epoch
-            trainer.not_improved_count = -1  # the end of the epoch makes it 0
             trainer.save_as(BEST_MODEL)
+        return improved
 
     def _no_better(self):
         return f"no better {self.trainer.mnt_metric} for {self.trainer.not_improved_count} epochs"
@@ -102,14 +103,14 @@ class SavePoints:
         self.stop_if_asked()
 
     def stop_if_asked(self) -> None:
-        """Save, or save and end the run, if that is asked for. Call it only where the run could resume."""
+        """Save if it is time to; save and end the run if a signal or stop() asks. Call it only between batches."""
         trainer = self.trainer
         if not trainer.resumes_within_epochs:
             return
         minutes = trainer.settings.save_every_minutes
         save = minutes is not None and time.monotonic() - trainer.saver.saved_at >= 60 * minutes
-        asked = trainer.stop_signal.asks(), trainer.stop_reason is not None, save
-        signal, stop, save = self._agree(*asked, place=(trainer.epoch, trainer.batches_done))
+        signal, stop = trainer.stop_signal.asks(), trainer.stop_reason is not None
+        signal, stop, save = self._agreement(signal, stop, save, place=(trainer.epoch, trainer.batches_done))
         if stop:
             trainer.stop_reason = any_of(trainer.stop_reason)
         if signal or stop or save:
@@ -124,18 +125,20 @@ class SavePoints:
         trainer = self.trainer
         trainer.saver.wait()
         path = trainer.checkpoint_dir / checkpoint_name(trainer.epoch - 1, trainer.batches_done)
-        if trainer.resumes_within_epochs and path.name != checkpoint_name(0) and path != trainer.saver.newest:
+        is_trained = path.name != checkpoint_name(0)
+        if trainer.resumes_within_epochs and is_trained and path != trainer.saver.newest:
             trainer.save_now([path.name], trainer.epoch - 1)
 
-    def save_before(self, error: BaseException) -> None:
-        """Save what was trained before an error, if memory holds whole batches.
+    def save_before(self, error: BaseException) -> bool:
+        """Save what was trained before an error; returns whether memory holds whole batches, not half an update.
 
-        A save that failed is not tried again. Of several processes none saves, since the others wait for this one.
+        A failed save is not tried again. With several processes nothing is saved, since the others would wait.
         """
         trainer = self.trainer
-        whole = trainer.is_whole or isinstance(error, DataError)
-        if whole and world_size() == 1 and not isinstance(error, CheckpointError):
+        is_whole = trainer.is_whole or isinstance(error, DataError)
+        if is_whole and world_size() == 1 and not isinstance(error, CheckpointError):
             try:
                 self.save_within_epoch()
             except Exception as unsaved:  # which must not hide the error
                 trainer.logger.error("what was trained since the last checkpoint cannot be saved: %s", unsaved)
+        return is_whole

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torchvision.utils import make_grid, save_image
 
 from base import BaseCallback
-from base.training.checkpoints import measured_model
+from base.training.checkpoints import evaluated_model
 from base.training.optim_step import OptimStep
 from trainer.trainer import Trainer
 from utils import UserError
@@ -93,7 +93,7 @@ class SampleGrid(BaseCallback):
         self.n = n
 
     def on_epoch_end(self, trainer, log):
-        model = measured_model(trainer).eval()
+        model = evaluated_model(trainer).eval()
         latent = torch.randn(self.n, model.latent_size, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             images = model.generate(latent.to(trainer.device)).cpu()

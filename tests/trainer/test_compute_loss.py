@@ -75,8 +75,8 @@ def test_parts_of_a_loss_are_logged_and_survive_a_stop_within_the_epoch(tmp_path
     ("returned", "told"),
     [
         (lambda loss: {"loss": loss, "accuracy": loss}, r"loss: 'accuracy' is the name of a metric already"),
-        (lambda loss: {"total": loss}, r"loss: returned a .*; it should be one number a batch"),
-        (lambda loss: loss.expand(3), r"loss: returned a .*; it should be one number a batch"),
+        (lambda loss: {"total": loss}, r"loss: got a .*; it should be one number per batch"),
+        (lambda loss: loss.expand(3), r"loss: got a .*; it should be one number per batch"),
     ],
 )
 def test_what_is_no_loss_is_refused_in_one_line(tmp_path, returned, told):

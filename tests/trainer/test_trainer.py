@@ -161,7 +161,7 @@ def reads(monkeypatch):
 
 @pytest.mark.old_defect(16)
 @pytest.mark.parametrize("switches", [{}, {"accumulate": 3, "clip_norm": 1.0, "clip_value": 0.1, "precision": "bf16"}])
-def test_no_step_waits_for_the_device_between_log_points(tmp_path, reads, switches):
+def test_no_step_waits_for_the_device_between_log_points(tmp_path, reads, switches, monkeypatch):
     trainer = tiny_trainer(tiny_config(tmp_path, epochs=1, log_step=10**6, **switches), schedule=None)
     trainer.len_epoch = 100  # so that no batch is the epoch's last one, which is a log point
     reads.clear()
@@ -176,7 +176,7 @@ def test_no_step_waits_for_the_device_between_log_points(tmp_path, reads, switch
         def set_postfix(self, **values):
             pass
 
-    trainer._progress_bar = lambda epoch: Bar(Bar())
+    monkeypatch.setattr("trainer.trainer.progress_bar", lambda *arguments: Bar(Bar()))
     trainer._train_epoch(1)
     order_of_the_pass = ["item", "tolist"]  # drawn on the CPU, once a pass, by torch's loader and by our sampler
     assert at_step == [order_of_the_pass] * 5 and len(reads) > 2
@@ -357,7 +357,7 @@ def test_a_window_ends_with_the_epoch_even_if_the_loader_has_less_than_it_says(t
 
 
 def test_losses_and_optimizers_that_the_loop_cannot_serve_are_refused(tmp_path):
-    with pytest.raises(UserError, match="loss: with reduction 'none'"):
+    with pytest.raises(UserError, match="loss: reduction 'none'"):
         tiny_trainer(tiny_config(tmp_path), criterion=torch.nn.CrossEntropyLoss(reduction="none"))
     assert not list(tmp_path.iterdir())
     config = tiny_config(tmp_path)
@@ -389,7 +389,7 @@ def test_losses_and_metrics_that_are_no_single_number_are_named(tmp_path):
     trainer.train_metrics = MetricTracker("loss", "by_sample")
     with pytest.raises(UserError, match=r"metrics: 'by_sample' returned a Tensor of shape \(8,\); it should"):
         trainer.train()
-    with pytest.raises(UserError, match=r"loss: returned a tensor \(8, 3\) float32; it should be one number a batch"):
+    with pytest.raises(UserError, match=r"loss: got a tensor \(8, 3\) float32; it should be one number per batch"):
         tiny_trainer(tiny_config(tmp_path / "b"), criterion=lambda output, target: output).train()
-    with pytest.raises(UserError, match="loss: returned a float; it should be one number a batch"):
+    with pytest.raises(UserError, match="loss: got a float; it should be one number per batch"):
         tiny_trainer(tiny_config(tmp_path / "c"), criterion=lambda output, target: output.sum().item()).train()

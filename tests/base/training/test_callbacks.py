@@ -412,7 +412,7 @@ def test_a_rollback_into_an_earlier_epoch_freezes_again(tmp_path):
         def _count_batch(self, batch_idx):
             super()._count_batch(batch_idx)
             frozen.append((self.epoch, not self.model[0].weight.requires_grad))
-            if self.epoch == 2 and not self.left_out:
+            if self.epoch == 2 and not self.skipped_batches:
                 self.train_metrics.update("loss", torch.tensor(math.nan))
                 self.nonfinite.batches.append(batch_idx)
 

@@ -313,7 +313,7 @@ def test_overfitting_needs_a_loader_of_ours_and_so_many_batches(tmp_path):
     with pytest.raises(UserError, match=r"overfit_batches: got 9; data_loader has 5 batches"):
         tiny_trainer(tiny_config(tmp_path, overfit_batches=9))
     plain = torch.utils.data.DataLoader(TinyData(), 8)
-    with pytest.raises(UserError, match=r"overfit_batches: got 1; it is for a BaseDataLoader"):
+    with pytest.raises(UserError, match=r"overfit_batches: got 1; it needs a BaseDataLoader"):
         tiny_trainer(tiny_config(tmp_path, overfit_batches=1), loader_class=lambda *args: plain)
     assert not list(tmp_path.iterdir())
 

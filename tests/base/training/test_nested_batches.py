@@ -66,7 +66,7 @@ def label_loss(output, target):
 
 def test_predictions_are_shown_of_tensors_and_others_refused(tmp_path):
     trainer = rows_trainer(tmp_path, True, tensorboard=True)
-    with pytest.raises(UserError, match="SamplePredictions: shows a tensor of outputs beside one of targets"):
+    with pytest.raises(UserError, match="SamplePredictions: needs a model output and a target that are tensors"):
         SamplePredictions(n=3).on_epoch_end(trainer, {"epoch": 1})
 
 

@@ -159,11 +159,11 @@ def test_rollback_goes_on_as_if_the_batch_had_never_been_there(tmp_path, capsys)
     left_out = {(epoch, bad_batch(trainer, epoch)[0]) for epoch in (1, 2)}
     trainer.train()
     told = capsys.readouterr().out
-    assert told.count("back to") == 2 and trainer.left_out == left_out
+    assert told.count("back to") == 2 and trainer.skipped_batches == left_out
 
     def skipping(folder):
         reference = faulty(folder, loader_class=BaseDataLoader, save_every_steps=2)
-        reference.left_out = set(left_out)
+        reference.skipped_batches = set(left_out)
         return reference
 
     reference = skipping(tmp_path / "b")
@@ -259,7 +259,7 @@ def test_a_model_whose_buffers_became_nan_is_not_saved(tmp_path):
 def test_rollback_leaves_the_same_bad_sample_out_in_every_epoch(tmp_path):
     trainer = faulty(tmp_path, on_nonfinite="rollback", epochs=13)
     trainer.train()
-    assert len(trainer.left_out) == 13
+    assert len(trainer.skipped_batches) == 13
 
 
 def test_rollback_in_the_first_epoch_shows_no_point_twice(tmp_path):

@@ -197,7 +197,7 @@ def test_the_kernel_is_that_of_this_run_not_of_the_checkpoint(before, after):
 
 def test_what_several_gpus_or_3d_convolutions_cannot_do_is_refused(tmp_path):
     wrapped = torch.nn.DataParallel(convolutional())
-    with pytest.raises(UserError, match=r"trainer.compile: a model on several GPUs"):
+    with pytest.raises(UserError, match=r"trainer.compile: a DataParallel model"):
         tiny_trainer(tiny_config(tmp_path / "a", compile=True), model=wrapped)
     model = torch.nn.Sequential(torch.nn.Conv3d(1, 1, 1), torch.nn.Linear(4, 3))
     with pytest.raises(UserError, match=r"trainer.channels_last: .* 3d convolutions"):

@@ -95,7 +95,7 @@ def test_each_optimizer_has_its_schedule():
         (
             {"weight": {"type": "StepLR", "interval": "step"}, "bias": {"type": "StepLR"}},
             SEVERAL,
-            "lr_scheduler: one steps after epochs and one after updates",
+            "lr_scheduler: give all schedules the same interval",
         ),
         ({"type": "ReduceLROnPlateau", "warmup": 3}, None, "lr_scheduler.warmup: ReduceLROnPlateau cannot follow"),
         (
@@ -111,7 +111,11 @@ def test_each_optimizer_has_its_schedule():
             None,
             "lr_scheduler.args: ChainedScheduler: Chained",
         ),
-        ({"bias": {"type": "ReduceLROnPlateau"}}, SEVERAL, "lr_scheduler.bias.type: ReduceLROnPlateau watches a value"),
+        (
+            {"bias": {"type": "ReduceLROnPlateau"}},
+            SEVERAL,
+            "lr_scheduler.bias.type: ReduceLROnPlateau works with a single optimizer",
+        ),
     ],
 )
 def test_what_contradicts_the_optimizers_is_refused(section, optimizer, message):
@@ -244,14 +248,14 @@ def test_the_logged_rate_is_that_of_the_epoch_s_last_update(tmp_path):
 def test_the_logged_rate_survives_a_resume_between_the_last_update_and_the_log(tmp_path):
     section = {"type": "StepLR", "interval": "step", "args": {"step_size": "1 epoch", "gamma": 0.5}}
     first = scheduled(tmp_path, section, 2)
-    measure = first._measure
+    measure = first._evaluate
 
     def fail():
         if first.epoch == 2:
             raise ZeroDivisionError
         return measure()
 
-    first._measure = fail
+    first._evaluate = fail
     with pytest.raises(ZeroDivisionError):
         first.train()
     assert first.saver.newest.name == "checkpoint-epoch2-batch5.pth"

@@ -141,7 +141,7 @@ def test_swa_is_the_mean_of_the_epochs_ends_with_statistics_of_its_own(tmp_path)
     [
         (spec("EMA", decay=1.0), "callbacks.0.args.decay: got 1.0; it should be above 0 and below 1"),
         (spec("SWA", start="soon"), "callbacks.0.args.start: got 'soon'; a duration is such as"),
-        (spec("SWA", start=2), "callbacks.0.args.start: got 2, which is the end of training or later"),
+        (spec("SWA", start=2), "callbacks.0.args.start: got 2, which is not before the end of training"),
     ],
 )
 def test_values_that_cannot_be_are_refused_before_there_is_a_run(tmp_path, callback, told):
@@ -216,8 +216,8 @@ def test_a_validation_before_the_first_update_after_a_resume_is_that_of_a_straig
     def run(folder, epochs, resume=None):
         changes = {"accumulate": 3, "validate_every_steps": 2, "epochs": epochs}
         trainer = trainer_with(folder, spec("EMA", decay=0.9), resume=resume, description="", **changes)
-        measured, measure = [], trainer._measure
-        trainer._measure = lambda: measured.append(measure()) or measured[-1]
+        measured, measure = [], trainer._evaluate
+        trainer._evaluate = lambda: measured.append(measure()) or measured[-1]
         trainer.train()
         return trainer, measured
 

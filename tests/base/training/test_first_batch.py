@@ -1,0 +1,165 @@
+"""The look at the first batch: what cannot be right is refused in a line before training, and correct jobs pass."""
+
+import functools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from base import BaseDataLoader
+from helpers import tiny_config, tiny_trainer
+from utils import UserError
+
+N, FEATURES = 24, 4
+
+
+def job(tmp_path, criterion, target, outputs=1, metrics=(), model=None, data=None, batch_size=8):
+    """A trainer of N samples of noise with these targets (N, ...), and a linear model."""
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(len(target), FEATURES, generator=generator) if data is None else data
+    return tiny_trainer(
+        tiny_config(tmp_path, epochs=1),
+        criterion=criterion,
+        model=model or torch.nn.Linear(FEATURES, outputs),
+        loader_class=lambda *arguments: BaseDataLoader(
+            torch.utils.data.TensorDataset(data, target), batch_size, True, 0, 0
+        ),
+        metrics=metrics,
+    )
+
+
+LABELS = torch.arange(N) % 3
+VALUES = torch.linspace(-1, 1, N)
+SHARES = torch.linspace(0, 1, N).unsqueeze(1)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "target", "outputs", "message"),
+    [
+        (
+            torch.nn.MSELoss(),
+            VALUES,
+            1,
+            r"MSELoss: the output is \(8, 1\) and .* \(8,\), .*target.reshape\(8, 1\)",
+        ),
+        (torch.nn.L1Loss(), VALUES, 1, r"L1Loss: the output is \(8, 1\)"),
+        (torch.nn.HuberLoss(), VALUES.unsqueeze(1), 2, r"HuberLoss: the output is \(8, 2\) and the target \(8, 1\)"),
+        (torch.nn.PoissonNLLLoss(), VALUES.abs(), 1, "PoissonNLLLoss: the output is"),
+        (F.smooth_l1_loss, VALUES, 1, r"smooth_l1_loss: the output is \(8, 1\)"),
+        (functools.partial(F.mse_loss, reduction="sum"), VALUES, 1, r"mse_loss: the output is \(8, 1\)"),
+        (torch.nn.HingeEmbeddingLoss(), VALUES.sign(), 1, "HingeEmbeddingLoss: the output is"),
+        (torch.nn.HingeEmbeddingLoss(), VALUES.unsqueeze(1), 1, "holds other values than -1 and 1"),
+        (torch.nn.CrossEntropyLoss(), LABELS.unsqueeze(1).float(), 1, "one number a sample"),
+        (
+            torch.nn.CrossEntropyLoss(),
+            LABELS + 1,
+            3,
+            r"from 1 to 3, and the output has 3 classes, 0 to 2; give .* 4",
+        ),
+        (torch.nn.CrossEntropyLoss(), LABELS - 1, 3, "from -1 to 1, .*; map the labels to 0, 1"),
+        (torch.nn.CrossEntropyLoss(), LABELS.float(), 3, r"float32, and class numbers are int64; use target.long\(\)"),
+        (torch.nn.CrossEntropyLoss(), LABELS.unsqueeze(1), 3, r"remove its last dimension .*squeeze\(-1\)"),
+        (torch.nn.CrossEntropyLoss(), F.one_hot(LABELS), 3, r"one-hot: use target.argmax\(dim=1\)"),
+        (torch.nn.CrossEntropyLoss(), LABELS > 0, 3, "tensor .* bool, and class numbers are int64"),
+        (torch.nn.NLLLoss(), LABELS, 3, "not log-probabilities.*; use torch.nn.CrossEntropyLoss"),
+        (F.nll_loss, LABELS, 3, "nll_loss: the model's outputs are not log-probabilities"),
+        (
+            torch.nn.BCEWithLogitsLoss(),
+            LABELS.unsqueeze(1) % 2,
+            1,
+            r"this loss takes floats; use target.float\(\)",
+        ),
+        (torch.nn.BCEWithLogitsLoss(), VALUES.unsqueeze(1), 1, "from -1 to 1, and this loss takes them from 0 to 1"),
+        (torch.nn.BCEWithLogitsLoss(), SHARES.squeeze(1), 1, r"the output is \(8, 1\) and the target \(8,\)"),
+        (torch.nn.BCELoss(), SHARES, 1, "takes probabilities from 0 to 1; use torch.nn.BCEWithLogitsLoss"),
+    ],
+)
+def test_an_output_and_a_target_that_do_not_fit_the_loss(tmp_path, criterion, target, outputs, message):
+    trainer = job(tmp_path, criterion, target, outputs)
+    weights = [parameter.clone() for parameter in trainer.model.parameters()]
+    with pytest.raises(UserError, match=f"^loss: .*{message}") as refused:
+        trainer.train()
+    assert "\n" not in str(refused.value)
+    assert all(map(torch.equal, weights, trainer.model.parameters())), "no update came before the refusal"
+
+
+LOG_SOFTMAX = torch.nn.Sequential(torch.nn.Linear(FEATURES, 3), torch.nn.LogSoftmax(dim=1))
+SIGMOID = torch.nn.Sequential(torch.nn.Linear(FEATURES, 1), torch.nn.Sigmoid())
+
+
+@pytest.mark.parametrize(
+    ("criterion", "target", "outputs", "model"),
+    [
+        (torch.nn.MSELoss(), VALUES.unsqueeze(1), 1, None),
+        (torch.nn.MSELoss(), torch.arange(N).unsqueeze(1), 1, None),
+        (torch.nn.CrossEntropyLoss(), LABELS, 5, None),
+        (torch.nn.CrossEntropyLoss(ignore_index=-1), LABELS - 1, 3, None),
+        (torch.nn.CrossEntropyLoss(), F.one_hot(LABELS).float(), 3, None),
+        (torch.nn.CrossEntropyLoss(label_smoothing=0.1), LABELS, 3, None),
+        (torch.nn.NLLLoss(), LABELS, 3, LOG_SOFTMAX),
+        (F.nll_loss, LABELS, 3, LOG_SOFTMAX),
+        (torch.nn.BCELoss(), SHARES, 1, SIGMOID),
+        (torch.nn.BCEWithLogitsLoss(), SHARES, 1, None),
+        (torch.nn.MultiMarginLoss(), LABELS, 3, None),
+        (torch.nn.KLDivLoss(reduction="batchmean"), F.one_hot(LABELS).float(), 3, LOG_SOFTMAX),
+        (torch.nn.SoftMarginLoss(), VALUES.sign().unsqueeze(1), 1, None),
+        (lambda output, target: ((output.squeeze(1) - target) ** 2).mean(), VALUES, 1, None),
+    ],
+)
+def test_a_correct_job_trains_without_a_word(tmp_path, criterion, target, outputs, model, capsys):
+    trainer = job(tmp_path, criterion, target, outputs, model=model)
+    trainer.train()
+    assert trainer.step == 3 and "broadcast" not in capsys.readouterr().out
+
+
+def test_a_loss_of_ones_own_that_broadcasts_is_warned_of_once(tmp_path, capsys):
+    def squared(output, target):
+        return ((output - target) ** 2).mean()
+
+    job(tmp_path, squared, VALUES).train()
+    told = capsys.readouterr().out
+    assert told.count("loss: squared: the output (8, 1) and the target (8,) broadcast to (8, 8)") == 1
+    squared.expects = "anything"
+    job(tmp_path / "b", squared, VALUES).train()
+    assert "broadcast" not in capsys.readouterr().out
+    squared.expects = "values"
+    with pytest.raises(UserError, match="squared: the output is"):
+        job(tmp_path / "c", squared, VALUES).train()
+    squared.expects = "vlaues"
+    with pytest.raises(UserError, match="expects is 'vlaues'; it should be one of classes"):
+        job(tmp_path / "d", squared, VALUES).train()
+
+
+def test_an_output_that_is_no_tensor(tmp_path):
+    class Named(torch.nn.Linear):
+        def forward(self, data):
+            return {"logits": super().forward(data)}
+
+    trainer = job(tmp_path, torch.nn.CrossEntropyLoss(), LABELS, model=Named(FEATURES, 3))
+    with pytest.raises(UserError, match=r"the model's output is a dict of logits: tensor .*; choose the tensor"):
+        trainer.train()
+
+
+def test_a_library_s_own_refusal_comes_in_one_line(tmp_path):
+    weights = torch.nn.CrossEntropyLoss(weight=torch.ones(4))
+    with pytest.raises(UserError, match=r"loss: CrossEntropyLoss: weight tensor should be .*; the output is tensor"):
+        job(tmp_path, weights, LABELS, 3).train()
+
+
+@pytest.mark.parametrize(("samples", "refused"), [(25, True), (26, False), (24, False)])
+def test_a_last_batch_of_one_sample_with_batch_norm(tmp_path, samples, refused):
+    target = torch.arange(samples) % 3
+    model = torch.nn.Sequential(torch.nn.Linear(FEATURES, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 3))
+    trainer = job(tmp_path, torch.nn.CrossEntropyLoss(), target, model=model)
+    if refused:
+        with pytest.raises(UserError, match="got 8; the last batch of 25 samples has 1, and batch norm needs two"):
+            trainer.train()
+    else:
+        trainer.train()
+
+
+def test_batch_norm_over_a_sequence_takes_a_batch_of_one(tmp_path):
+    model = torch.nn.Sequential(
+        torch.nn.Unflatten(1, (1, FEATURES)), torch.nn.BatchNorm1d(1), torch.nn.Flatten(), torch.nn.Linear(FEATURES, 3)
+    )
+    job(tmp_path, torch.nn.CrossEntropyLoss(), torch.arange(25) % 3, model=model).train()

@@ -5,37 +5,31 @@ what may be meant is a warning. Later batches cost nothing.
 """
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from base.training.evaluate import record
 from utils import MetricTracker, UserError
-from utils.config.types import is_library
 from utils.nested import describe
 
 if TYPE_CHECKING:
     from trainer.trainer import Trainer
 
-# What torch's losses expect, by the name of the class and of the function. A loss or metric of a project's own may say
-# so with the attribute "expects".
-_TORCH_LOSSES = {
-    "classes": ("CrossEntropyLoss", "cross_entropy", "MultiMarginLoss", "multi_margin_loss"),
-    "log_probabilities": ("NLLLoss", "nll_loss"),
-    "values": (
-        *("MSELoss", "mse_loss", "L1Loss", "l1_loss", "SmoothL1Loss", "smooth_l1_loss", "HuberLoss", "huber_loss"),
-        *("PoissonNLLLoss", "poisson_nll_loss", "KLDivLoss", "kl_div"),
-    ),
-    "probabilities": ("BCELoss", "binary_cross_entropy"),
-    "logits": (
-        *("BCEWithLogitsLoss", "binary_cross_entropy_with_logits"),
-        *("MultiLabelSoftMarginLoss", "multilabel_soft_margin_loss", "sigmoid_focal_loss"),
-    ),
-    "signs": ("HingeEmbeddingLoss", "hinge_embedding_loss", "SoftMarginLoss", "soft_margin_loss"),
+# What the losses of torch.nn.functional take as output and target; the classes of torch.nn call them.
+_EXPECTED_BY = {
+    "cross_entropy": "classes",
+    "multi_margin_loss": "classes",
+    "nll_loss": "log_probabilities",
+    **dict.fromkeys(("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "poisson_nll_loss", "kl_div"), "values"),
+    "binary_cross_entropy": "probabilities",
+    "binary_cross_entropy_with_logits": "logits",
+    "multilabel_soft_margin_loss": "logits",
+    "hinge_embedding_loss": "signs",
+    "soft_margin_loss": "signs",
 }
-_EXPECTED_BY = {name: kind for kind, names in _TORCH_LOSSES.items() for name in names}
 
 
 def compute_first_loss(trainer: "Trainer", data: Any, target: Any) -> tuple[Any, Any]:
@@ -43,78 +37,99 @@ def compute_first_loss(trainer: "Trainer", data: Any, target: Any) -> tuple[Any,
 
     Raises UserError, in one line, for what cannot be right.
     """
-    with _loss_watched(trainer), _single_samples_refused(trainer):
-        loss, output = trainer.compute_loss(data, target)
-    _look_at_metrics(trainer, output, target)
+    watch = _WatchedLosses("loss")
+    with _single_samples_refused(trainer):
+        if trainer.settings.compile:  # which would compile anew without the watch
+            loss, output = trainer.compute_loss(data, target)
+            if not trainer.overrides("compute_loss"):
+                with torch.no_grad(), watch:
+                    trainer.criterion(output, target)
+        else:
+            with watch:
+                loss, output = trainer.compute_loss(data, target)
+    watch.warn(trainer.logger, trainer.criterion, output, target)
+    _check_declared("loss", trainer.criterion, output, target)
+    for metric in trainer.metric_ftns:
+        _check_declared("metrics", metric, output, target)
+        watch = _WatchedLosses("metrics")
+        with watch:
+            record(MetricTracker.of([metric], trainer.device), [metric], torch.zeros(()), output, target)
+        watch.warn(trainer.logger, metric, output, target)
     return loss, output
 
 
-@contextlib.contextmanager
-def _loss_watched(trainer: "Trainer") -> Iterator[None]:
-    """Within it each call of trainer.criterion is looked at; an error in a loss of a library is told in one line."""
-    criterion, given = trainer.criterion, []
+class _WatchedLosses(TorchFunctionMode):
+    """Within it calls of torch's losses are checked, and tensors that broadcast to a larger one are remembered.
 
-    def before(*arguments):
-        if len(arguments) >= 2:
-            _look_at_loss(trainer, criterion, *arguments[:2])
-            given[:] = arguments[:2]
+    name: section of the config, for errors.
+    """
 
-    hooks = []
-    if isinstance(criterion, torch.nn.Module):
-        hooks.append(criterion.register_forward_pre_hook(lambda module, arguments: before(*arguments)))
-        hooks.append(criterion.register_forward_hook(lambda *call: given.clear()))
-    else:
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+        self._broadcasts = []  # (shapes of the arguments, shape of the result)
 
-        @functools.wraps(criterion)
-        def watched(*arguments, **keywords):
-            before(*arguments)
-            loss = criterion(*arguments, **keywords)
-            given.clear()
-            return loss
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        keywords = keywords or {}
+        called = getattr(function, "__name__", "")
+        kind = _EXPECTED_BY.get(called)
+        if kind is None or len(arguments) < 2:
+            result = function(*arguments, **keywords)
+            self._remember(arguments, result)
+            return result
+        output, target = arguments[:2]
+        if problem := _problem(kind, output, target, keywords):
+            raise UserError(f"{self._name}: {called}: {problem}")
+        try:
+            return function(*arguments, **keywords)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            given = f"the output is {describe(output)}, the target {describe(target)}"
+            raise UserError(f"{self._name}: {called}: {reason}; {given}") from error
 
-        trainer.criterion = watched
-    try:
-        yield
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        home = type(criterion) if isinstance(criterion, torch.nn.Module) else getattr(criterion, "func", criterion)
-        if isinstance(error, UserError) or not given or not is_library(home.__module__):
-            raise
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        what = f"the output is {describe(given[0])}, the target {describe(given[1])}"
-        raise UserError(f"loss: {_name(criterion)}: {reason}; {what}") from error
-    finally:
-        trainer.criterion = criterion
-        for hook in hooks:
-            hook.remove()
+    def _remember(self, arguments, result):
+        tensors = [value for value in arguments if isinstance(value, torch.Tensor)]
+        if len(tensors) != 2 or tensors[0].ndim == tensors[1].ndim or not isinstance(result, torch.Tensor):
+            return
+        if result.numel() > max(tensor.numel() for tensor in tensors):
+            self._broadcasts.append(({_shape(tensor) for tensor in tensors}, _shape(result)))
+
+    def warn(self, logger: Any, function: Any, output: Any, target: Any) -> None:
+        """Warn if the output and the target of the batch have been broadcast against each other."""
+        if getattr(function, "expects", None) == "anything":
+            return
+        if isinstance(output, torch.Tensor) and isinstance(target, torch.Tensor):
+            shapes = {_shape(output), _shape(target)}
+            for result in [result for found, result in self._broadcasts if found == shapes][:1]:
+                what = "%s: %s: the output %s and the target %s broadcast to %s; if that is meant, set its attribute %s"
+                given = _shape(output), _shape(target), result, "expects = 'anything'"
+                logger.warning(what, self._name, getattr(function, "__name__", type(function).__name__), *given)
 
 
-def _look_at_loss(trainer, criterion, output, target):
-    """Refuse an output and a target that do not fit the loss, or warn of them."""
-    kind, name = _expected(criterion), f"loss: {_name(criterion)}"
-    if kind is None:
-        _warn_of_broadcast(trainer, name, output, target)
-        return
-    if kind == "anything":
-        return
-    if kind not in _CHECKS:
-        raise UserError(
-            f"{name}: its attribute expects is {kind!r}; it should be one of {', '.join(_CHECKS)}, anything"
-        )
-    if not isinstance(output, torch.Tensor) or not isinstance(target, torch.Tensor):
-        what = "the model's output" if not isinstance(output, torch.Tensor) else "the target"
-        value = output if not isinstance(output, torch.Tensor) else target
-        raise UserError(
-            f"{name}: {what} is a {describe(value)}, and this loss takes tensors; choose the tensor in compute_loss of "
-            "trainer/trainer.py"
-        )
-    if problem := _CHECKS[kind](output.detach(), target, criterion):
+def _check_declared(section, function, output, target):
+    """Refuse what a loss or metric of the project's own does not take, as its attribute expects declares."""
+    inner = getattr(function, "func", function)  # of a function with its arguments bound
+    kind = getattr(inner, "expects", "anything")
+    name = f"{section}: {getattr(function, '__name__', type(function).__name__)}"
+    if kind != "anything" and kind not in _CHECKS:
+        raise UserError(f"{name}: expects is {kind!r}; it should be one of {', '.join(_CHECKS)}, anything")
+    if kind in _CHECKS and (problem := _problem(kind, output, target, {})):
         raise UserError(f"{name}: {problem}")
+
+
+def _problem(kind, output, target, settings):
+    """What is wrong with an output and a target for a loss of this kind, and the remedy; None if nothing is."""
+    for what, value in (("the model's output", output), ("the target", target)):
+        if not isinstance(value, torch.Tensor):
+            remedy = "choose it in compute_loss of trainer/trainer.py"
+            return f"{what} is a {describe(value)}, and a tensor is needed; {remedy}"
+    return _CHECKS[kind](output.detach(), target, settings)
 
 
 # ---- what a kind of loss needs: each returns what is wrong, and what to do about it, or None
 
 
-def _fits_classes(output, target, criterion):
+def _fits_classes(output, target, settings):
     """Output (N, C, ...), integer target (N, ...) in 0 ... C-1; or a share for each class, float and of equal shape."""
     shares = target.is_floating_point() and target.shape == output.shape
     if output.ndim < 2 or output.shape[1] < 2:
@@ -122,7 +137,7 @@ def _fits_classes(output, target, criterion):
             f"the model's output {_shape(output)} has one number a sample, so there is only one class to choose; give "
             "the model an output for each class, or use torch.nn.BCEWithLogitsLoss for two classes"
         )
-    if shares and "Margin" not in _name(criterion):
+    if shares:
         return None
     wanted = (output.shape[0], *output.shape[2:])
     if tuple(target.shape) != wanted:
@@ -135,14 +150,13 @@ def _fits_classes(output, target, criterion):
             f"the target is {describe(target)}, and the output {_shape(output)} wants {wanted} class numbers; {remedy}"
         )
     if target.is_floating_point() or target.dtype == torch.bool:
-        return f"the target is {describe(target)}, and class numbers are integers; use target.long() in the data loader"
-    return _outside(target, output.shape[1], criterion)
+        return f"the target is {describe(target)}, and class numbers are int64; use target.long() in the data loader"
+    return _outside(target, output.shape[1], settings)
 
 
-def _outside(target, num_classes, criterion):
+def _outside(target, num_classes, settings):
     """What is wrong with class numbers outside 0 ... num_classes-1."""
-    ignored = _setting(criterion, "ignore_index", -100)
-    labels = target[target != ignored]
+    labels = target[target != settings.get("ignore_index", -100)]
     if not labels.numel():
         return None
     low, high = int(labels.min()), int(labels.max())
@@ -154,8 +168,8 @@ def _outside(target, num_classes, criterion):
     return f"{what}{num_classes - 1}; give the model {high + 1} outputs, or count classes from 0 in the data loader"
 
 
-def _fits_log_probabilities(output, target, criterion):
-    problem = _fits_classes(output, target, criterion)
+def _fits_log_probabilities(output, target, settings):
+    problem = _fits_classes(output, target, settings)
     if problem is None and output.is_floating_point():
         totals = output.float().logsumexp(dim=1)  # 0 for log-probabilities
         if totals.numel() and not totals.abs().max() < 0.1:
@@ -166,7 +180,7 @@ def _fits_log_probabilities(output, target, criterion):
     return problem
 
 
-def _fits_values(output, target, criterion):
+def _fits_values(output, target, settings):
     """Output and target of one shape."""
     if output.shape == target.shape:
         return None
@@ -179,9 +193,9 @@ def _fits_values(output, target, criterion):
     )
 
 
-def _fits_logits(output, target, criterion):
+def _fits_logits(output, target, settings):
     """Equal shapes, float target in [0, 1]."""
-    if problem := _fits_values(output, target, criterion):
+    if problem := _fits_values(output, target, settings):
         return problem
     if not target.is_floating_point():
         return f"the target is {describe(target)}, and this loss takes floats; use target.float() in the data loader"
@@ -191,8 +205,8 @@ def _fits_logits(output, target, criterion):
     return None
 
 
-def _fits_probabilities(output, target, criterion):
-    problem = _fits_logits(output, target, criterion)
+def _fits_probabilities(output, target, settings):
+    problem = _fits_logits(output, target, settings)
     low, high = float(output.min()), float(output.max())
     if problem is None and (low < 0 or high > 1):
         return (
@@ -202,8 +216,8 @@ def _fits_probabilities(output, target, criterion):
     return problem
 
 
-def _fits_signs(output, target, criterion):
-    problem = _fits_values(output, target, criterion)
+def _fits_signs(output, target, settings):
+    problem = _fits_values(output, target, settings)
     if problem is None and not bool((target.abs() == 1).all()):
         return "the target holds other values than -1 and 1, which this loss takes"
     return problem
@@ -217,35 +231,6 @@ _CHECKS: dict[str, Callable[[torch.Tensor, torch.Tensor, Any], str | None]] = {
     "probabilities": _fits_probabilities,
     "signs": _fits_signs,
 }
-
-
-def _warn_of_broadcast(trainer, name, output, target):
-    """Warn, for a function of the project's own, of floats of two shapes that broadcast to a third."""
-    tensors = [value for value in (output, target) if isinstance(value, torch.Tensor) and value.is_floating_point()]
-    if len(tensors) < 2 or output.shape == target.shape:
-        return
-    with contextlib.suppress(RuntimeError):
-        together = torch.broadcast_shapes(output.shape, target.shape)
-        if together not in (output.shape, target.shape):
-            shapes = f"the output {_shape(output)} and the target {_shape(target)} broadcast to {tuple(together)}"
-            trainer.logger.warning("%s: %s; if that is meant, set its attribute expects = 'anything'", name, shapes)
-
-
-# ---- metrics
-
-
-def _look_at_metrics(trainer, output, target):
-    """Compute each metric on the batch, in a tracker of its own."""
-    tracker = MetricTracker.of(trainer.metric_ftns, trainer.device)
-    for metric in trainer.metric_ftns:
-        kind = _expected(metric)
-        name = f"metrics: {_name(metric)}"
-        if kind in _CHECKS and isinstance(output, torch.Tensor) and isinstance(target, torch.Tensor):
-            if problem := _CHECKS[kind](output.detach(), target, metric):
-                raise UserError(f"{name}: {problem}")
-        elif kind is None and not hasattr(metric, "update"):
-            _warn_of_broadcast(trainer, name, output, target)
-    record(tracker, trainer.metric_ftns, torch.zeros(()), output, target)
 
 
 # ---- batch norm
@@ -277,32 +262,6 @@ def _single_samples_refused(trainer: "Trainer") -> Iterator[None]:
             f"data_loader.args.batch_size: got {size}; the last batch of {len(sampler)} samples has 1, and batch norm "
             "needs two; choose another size, or give data_loader.args.drop_last: true"
         )
-
-
-# ---- what they are called
-
-
-def _expected(function):
-    """The kind of output and target that a loss or a metric takes; None if nothing is known of it."""
-    inner = getattr(function, "func", function)  # of a function with its arguments bound
-    declared = getattr(inner, "expects", None)
-    if declared is not None:
-        return declared
-    for kind in type(inner).__mro__ if isinstance(inner, torch.nn.Module) else (inner,):
-        name = getattr(kind, "__name__", "")
-        if getattr(kind, "__module__", "").startswith(("torch.nn.", "torchvision.")) and name in _EXPECTED_BY:
-            changed = isinstance(inner, torch.nn.Module) and type(inner).forward is not kind.forward
-            return None if changed else _EXPECTED_BY[name]
-    return None
-
-
-def _setting(criterion, name, default):
-    """A setting of a loss: a keyword of a function, or an attribute of a module."""
-    return getattr(criterion, "keywords", {}).get(name, getattr(criterion, name, default))
-
-
-def _name(function):
-    return getattr(function, "__name__", type(function).__name__)
 
 
 def _shape(tensor):

@@ -40,14 +40,14 @@ SHARES = torch.linspace(0, 1, N).unsqueeze(1)
             torch.nn.MSELoss(),
             VALUES,
             1,
-            r"MSELoss: the output is \(8, 1\) and .* \(8,\), .*target.reshape\(8, 1\)",
+            r"mse_loss: the output is \(8, 1\) and .* \(8,\), .*target.reshape\(8, 1\)",
         ),
-        (torch.nn.L1Loss(), VALUES, 1, r"L1Loss: the output is \(8, 1\)"),
-        (torch.nn.HuberLoss(), VALUES.unsqueeze(1), 2, r"HuberLoss: the output is \(8, 2\) and the target \(8, 1\)"),
-        (torch.nn.PoissonNLLLoss(), VALUES.abs(), 1, "PoissonNLLLoss: the output is"),
+        (torch.nn.L1Loss(), VALUES, 1, r"l1_loss: the output is \(8, 1\)"),
+        (torch.nn.HuberLoss(), VALUES.unsqueeze(1), 2, r"huber_loss: the output is \(8, 2\) and the target \(8, 1\)"),
+        (torch.nn.PoissonNLLLoss(), VALUES.abs(), 1, "poisson_nll_loss: the output is"),
         (F.smooth_l1_loss, VALUES, 1, r"smooth_l1_loss: the output is \(8, 1\)"),
         (functools.partial(F.mse_loss, reduction="sum"), VALUES, 1, r"mse_loss: the output is \(8, 1\)"),
-        (torch.nn.HingeEmbeddingLoss(), VALUES.sign(), 1, "HingeEmbeddingLoss: the output is"),
+        (torch.nn.HingeEmbeddingLoss(), VALUES.sign(), 1, "hinge_embedding_loss: the output is"),
         (torch.nn.HingeEmbeddingLoss(), VALUES.unsqueeze(1), 1, "holds other values than -1 and 1"),
         (torch.nn.CrossEntropyLoss(), LABELS.unsqueeze(1).float(), 1, "one number a sample"),
         (
@@ -136,13 +136,15 @@ def test_an_output_that_is_no_tensor(tmp_path):
             return {"logits": super().forward(data)}
 
     trainer = job(tmp_path, torch.nn.CrossEntropyLoss(), LABELS, model=Named(FEATURES, 3))
-    with pytest.raises(UserError, match=r"the model's output is a dict of logits: tensor .*; choose the tensor"):
+    with pytest.raises(
+        UserError, match=r"the model's output is a dict of logits: tensor .*; choose it in compute_loss"
+    ):
         trainer.train()
 
 
 def test_a_library_s_own_refusal_comes_in_one_line(tmp_path):
     weights = torch.nn.CrossEntropyLoss(weight=torch.ones(4))
-    with pytest.raises(UserError, match=r"loss: CrossEntropyLoss: weight tensor should be .*; the output is tensor"):
+    with pytest.raises(UserError, match=r"loss: cross_entropy: weight tensor should be .*; the output is tensor"):
         job(tmp_path, weights, LABELS, 3).train()
 
 

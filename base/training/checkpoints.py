@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from base.training.nonfinite import MAX_SKIPPED
-from utils.config.changes import differences, optimizer_types, order_of_data
+from utils.config.changes import differences, monitored, optimizer_types, order_of_data
 from utils.config.plain import require_savable
 from utils.distributed.messages import barrier, gather_to_main
 from utils.distributed.shards import mesh_of
@@ -204,10 +204,12 @@ def _restore_progress(trainer, checkpoint, before, changed):
 
 
 def _restore_best(trainer, checkpoint, before):
-    """Restore the last log, the best value if the config monitors the same one as before, and what stopped the run."""
+    """Restore the last log, the best value if it is measured as before, and what stopped the run."""
     trainer.saved_log = checkpoint.get("log", {})
-    section = before.get("trainer")
-    if isinstance(section, dict) and section.get("monitor", "off") == trainer.monitor:
+    was, now = monitored(before), monitored(trainer.config.config)
+    if was[0] == now[0] and was != now:
+        trainer.logger.warning("%s is measured in another way now, so its best value starts afresh", trainer.mnt_metric)
+    if was == now:
         trainer.mnt_best = checkpoint.get("monitor_best", trainer.mnt_best)
         trainer.best_epoch = checkpoint.get("best_epoch", 0)
         trainer.not_improved_count = checkpoint.get("not_improved_count", 0)

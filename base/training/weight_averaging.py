@@ -100,6 +100,7 @@ class SWA(BaseCallback):
         self._model: torch.nn.Module | None = None
         self._to_load = None
         self.count = 0  # epochs in the average
+        self._averaged_from = None  # its first epoch
 
     def check(self, trainer: "Trainer") -> None:
         if not hasattr(trainer, "len_epoch"):
@@ -120,6 +121,11 @@ class SWA(BaseCallback):
 
     def on_train_start(self, trainer: "Trainer") -> None:
         self._model = copy.deepcopy(unwrapped(trainer.model)).requires_grad_(False)
+        if self.count and self._averaged_from not in (None, self._first_epoch):  # the run's length has changed
+            first = max(self._first_epoch, trainer.start_epoch)
+            what = "SWA: the average began in epoch %d; for a run of this length it begins again in epoch %d"
+            trainer.logger.warning(what, self._averaged_from, first)
+            self.count, self._to_load = 0, None
         if self._to_load is not None:
             load_weights(self._model, self._to_load)
         self._to_load = None
@@ -131,6 +137,7 @@ class SWA(BaseCallback):
             average = get_ema_multi_avg_fn(decay=self.count / (self.count + 1))
             average(list(self._model.parameters()), [weight.detach() for weight in weights], None)
             self.count += 1
+            self._averaged_from = self._first_epoch
 
     def on_train_end(self, trainer: "Trainer") -> None:
         average = self._model
@@ -159,9 +166,12 @@ class SWA(BaseCallback):
         trainer.logger.info("swa.pth: the average over %d epochs%s", self.count, measured)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"count": self.count} | ({} if self._model is None else {"average": self._model.state_dict()})
+        average = {} if self._model is None else {"average": self._model.state_dict()}
+        return {"count": self.count, "averaged_from": self._averaged_from, **average}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.count, self._to_load = as_count(state["count"]), state.get("average")
+        first = state.get("averaged_from")
+        self._averaged_from = None if first is None else as_count(first)
         if self._model is not None and self._to_load is not None:
             load_weights(self._model, self._to_load)

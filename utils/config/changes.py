@@ -32,6 +32,13 @@ def optimizer_types(config):
     return section.get("type")
 
 
+def monitored(config):
+    """(trainer.monitor, how its value is measured); equal for two configs whose best values compare."""
+    monitor = _section(config, "trainer").get("monitor", "off")
+    is_loss = monitor.partition(" ")[2].removeprefix("val_") == "loss"
+    return monitor, config.get("loss") if is_loss else config.get("metrics")
+
+
 def order_of_data(config):
     """All that decides which samples a batch holds; equal for two configs whose batches are the same."""
     loader, trainer = _section(config, "data_loader"), _section(config, "trainer")

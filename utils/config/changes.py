@@ -2,6 +2,7 @@
 
 import json
 
+from utils.config.components import metric_names
 from utils.config.files import names_several
 
 _ABSENT = object()
@@ -34,9 +35,10 @@ def optimizer_types(config):
 
 def monitored(config):
     """(trainer.monitor, how its value is measured); equal for two configs whose best values compare."""
-    monitor = _section(config, "trainer").get("monitor", "off")
-    is_loss = monitor.partition(" ")[2].removeprefix("val_") == "loss"
-    return monitor, config.get("loss") if is_loss else config.get("metrics")
+    monitor = str(_section(config, "trainer").get("monitor", "off"))
+    name = monitor.partition(" ")[2].removeprefix("val_")
+    metrics = [config["metrics"][int(path.split(".")[1])] for path, of in metric_names(config).items() if of == name]
+    return monitor, config.get("loss") if name == "loss" else metrics
 
 
 def order_of_data(config):

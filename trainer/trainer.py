@@ -298,7 +298,7 @@ class Trainer(BaseTrainer):
     def _log_batch(self, batch_idx, epoch, bar):
         """Log the batches since the last report; only here does the loop wait for the device."""
         self.nonfinite.report(epoch, self.train_metrics.window("loss"))
-        latest = self.train_metrics.collect()
+        latest: dict[str, Any] = self.train_metrics.collect()
         if self.update_metrics.window("grad_norm"):
             latest |= self.update_metrics.collect()
         latest["lr"] = self._lr

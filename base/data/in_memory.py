@@ -99,7 +99,7 @@ class _Transforms:
     sample (...) at a time, those around them with the batch.
     """
 
-    def __init__(self, transform, batch_transform):
+    def __init__(self, transform: Any, batch_transform: Any) -> None:
         functions, batch_functions = _functions(transform, "transform"), _functions(batch_transform, "batch_transform")
         first = end = next((i for i, f in enumerate(functions) if not _is_safe_on_batches(f)), len(functions))
         for i, function in enumerate(functions[first:], start=first):
@@ -113,7 +113,7 @@ class _Transforms:
         self.draws_for_batches = any(map(_draws_per_sample, [*functions, *batch_functions]))
         self._watched = [function for function in batch_functions if not _draws_per_sample(function)]
 
-    def __call__(self, batch, indices, seeder):
+    def __call__(self, batch: torch.Tensor, indices: Sequence[int], seeder: "SampleSeeder | None") -> torch.Tensor:
         """Return the batch of the samples at indices, transformed; seeder is a SampleSeeder, or None."""
         for place, function in enumerate(self._before):
             batch = self._apply(function, batch, indices, seeder, place)

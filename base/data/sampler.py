@@ -10,6 +10,8 @@ import torch
 from utils.distributed.messages import broadcast
 from utils.seed import derive_seed
 
+Indices = Sequence[int] | np.ndarray | torch.Tensor
+
 _CHUNK = 1 << 16
 _ORDER = 1  # separates the order's random stream from the epoch's other one
 
@@ -22,7 +24,7 @@ class EpochSampler(torch.utils.data.Sampler):
     several processes, from that of the first.
     """
 
-    def __init__(self, indices: Sequence[int] | np.ndarray | torch.Tensor, shuffle: bool, seed: int | None = None):
+    def __init__(self, indices: Indices, shuffle: bool, seed: int | None = None) -> None:
         self.indices = torch.as_tensor(indices, dtype=torch.int64)
         self.shuffle = shuffle
         self.seed = torch.initial_seed() if seed is None else seed
@@ -62,7 +64,7 @@ class BalancedSampler(EpochSampler):
     third time before all are drawn twice; which samples come once more, or not at all, changes with the epoch.
     """
 
-    def __init__(self, indices: Sequence[int] | np.ndarray | torch.Tensor, classes: Any, seed: int | None = None):
+    def __init__(self, indices: Indices, classes: Any, seed: int | None = None) -> None:
         super().__init__(indices, shuffle=True, seed=seed)
         codes = np.unique(np.asarray(classes), return_inverse=True)[1]
         self.members = [self.indices[torch.from_numpy(codes == code)] for code in range(codes.max() + 1)]

@@ -24,7 +24,9 @@ def main(one: Path, other: Path) -> bool:
         raise UserError(f"{one}, {other}: no checkpoints of the same name, so nothing to compare")
     for name in common:
         states = [comparable_state(run / name) for run in (one, other)]
-        found += [(states[0].get("step", 0), f"{name}: {place}") for place in differing_values(*states)[:3]]
+        found += [
+            (states[0].get("step", 0), f"{name}: {place}") for place in differing_values(states[0], states[1])[:3]
+        ]
     if found:
         step = min(step for step, _ in found)
         print(shown(f"different from step {step} on: {'; '.join(what for at, what in found if at == step)}"))
@@ -58,12 +60,12 @@ def scalar_differences(
     found = []
     for tag in sorted(one.keys() | other.keys()):
         for left, right in itertools.zip_longest(one.get(tag, ()), other.get(tag, ())):
-            if left is None or right is None:
-                found.append(((left or right)[0], f"{tag} is in one alone"))
-                break
-            if repr(left) != repr(right):  # as text, since nan differs from itself
-                found.append((min(left[0], right[0]), f"{tag} is {left[1]:.9g} and {right[1]:.9g}"))
-                break
+            if repr(left) == repr(right):  # as text, since nan differs from itself
+                continue
+            both = left and right and f"{left[1]:.9g} and {right[1]:.9g}"
+            step = min(point[0] for point in (left, right) if point)
+            found.append((step, f"{tag} is {both or 'in one alone'}"))
+            break
     return found
 
 

@@ -49,6 +49,7 @@ def report(config: ConfigParser, split: str, result: dict[str, Any], classes: li
     """
     from logger.tables import table_text
 
+    assert config.resume is not None  # the checkpoint that was measured
     logger, path = config.get_logger("test"), config.resume.parent / "test_results.json"
     place = "" if result["epoch"] is None else f", epoch {result['epoch']}"
     within = f" and {result['batch']} batches" if "batch" in result else ""

@@ -60,7 +60,8 @@ class InMemoryDataset(Dataset):
         self.arrays = [_checked(array, i) for i, array in enumerate(arrays)]
         lengths = [len(array) for array in self.arrays]
         if len(set(lengths)) != 1:
-            raise UserError(f"the arrays of a dataset have as many rows each; got {', '.join(map(str, lengths))}")
+            rows = ", ".join(map(str, lengths))
+            raise UserError(f"the arrays of a dataset must have the same number of rows; got {rows}")
         self._transforms = _Transforms(transform, batch_transform)
         self.draws_for_batches = self._transforms.draws_for_batches
 
@@ -237,7 +238,7 @@ def _checked(array, i):
         try:
             torch.from_numpy(np.empty(0, array.dtype))
         except (TypeError, ValueError):
-            raise UserError(f"array {i} of the dataset has dtype {array.dtype.str}, which torch has not") from None
+            raise UserError(f"array {i} of the dataset has dtype {array.dtype.str}, unknown to torch") from None
     return array
 
 

@@ -166,7 +166,7 @@ class Table:
         values = np.empty((len(self), len(columns)))
         for i, column in enumerate(columns):
             values[:, i] = _as_numbers(self.data[column])
-            self.require(column, ~np.isnan(values[:, i]) | self.data[column].isna(), "is no number")
+            self.require(column, ~np.isnan(values[:, i]) | self.data[column].isna(), "is not a number")
             self.require(column, ~np.isinf(values[:, i]), "is infinite")
         return values
 
@@ -196,7 +196,7 @@ class Table:
             row = stray.argmax()
             raise UserError(
                 f"numeric: {self.place}: row {row + 1}, column {brief(column)}: {brief(values.iloc[row])} stands among "
-                "numbers; mend it, or say with numeric and categorical what each column is"
+                "numbers; fix it, or say with numeric and categorical what each column is"
             )
         return False
 

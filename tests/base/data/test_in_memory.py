@@ -185,7 +185,7 @@ def test_wrong_memory_maps_are_refused_by_name(tmp_path):
 @pytest.mark.parametrize(
     "arrays, message",
     [
-        ((torch.zeros(3, 2), torch.zeros(4)), "as many rows each; got 3, 4"),
+        ((torch.zeros(3, 2), torch.zeros(4)), "same number of rows; got 3, 4"),
         ((torch.zeros(3), torch.tensor(1)), "array 1 of the dataset is a single number"),
         ((np.array(["a", "b"]),), "array 0 of the dataset has dtype <U1"),
         ((np.zeros(2, ">f4"),), "array 0 of the dataset has dtype >f4"),

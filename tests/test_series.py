@@ -160,7 +160,7 @@ def test_ctrl_c_ends_the_whole_and_the_same_command_goes_on(job):
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     told, complaint = process.communicate(timeout=100)
     assert process.returncode == 130
-    assert "fold 1/2 ended with status 130; go on with: python" in complaint and "--folds 2 -r auto" in complaint
+    assert "fold 1/2 ended with status 130; resume with: python" in complaint and "--folds 2 -r auto" in complaint
     assert "fold 2/2" not in told and not runs(job, "line-fold2of2")
     (stopped,) = runs(job)
 

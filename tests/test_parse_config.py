@@ -225,7 +225,7 @@ def test_misspelt_target_of_a_flag_is_refused(monkeypatch, file, capsys):
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        ((), "give a config to train, as in -c config.json, or a checkpoint to go on from or to test, as in -r latest"),
+        ((), "give a config to train, as in -c config.json, or a checkpoint to resume or to test, as in -r latest"),
         (("--set", "trainer.epocs=1"), "trainer.epocs: no such key; did you mean 'epochs'?"),
         (("--set", "sede=1"), "sede: no such key; did you mean 'seed'?"),
         (("--set", "trainer.my_scale=1"), "one of your own goes into the config file first"),

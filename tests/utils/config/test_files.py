@@ -175,7 +175,7 @@ def test_yaml_merges_as_its_specification_says(write):
     text = "a: &a {x: 1, y: 1}\nb: &b {x: 2, z: 2}\nc: {z: 3, <<: [*a, *b]}\nd: {e: &e {<<: *a, y: 4}}\nf: {<<: *e}\n"
     config = read_config(write("a.yaml", text))
     assert config["c"] == {"x": 1, "y": 1, "z": 3} and config["d"]["e"] == config["f"] == {"x": 1, "y": 4}
-    with pytest.raises(UserError, match="merges mappings only"):
+    with pytest.raises(UserError, match="mappings for merging"):
         read_config(write("b.yaml", "a: {<<: 3}"))
 
 

@@ -19,7 +19,7 @@ from utils.config.check import check_config, check_types, renamed_types
 from utils.config.command_line import read_command_line
 from utils.config.components import OWN_SECTION, PARTS, Part, as_spec, metric_name
 from utils.config.files import deep_merge, read_config, set_by_path
-from utils.config.plain import require_plain, require_savable
+from utils.config.plain import require_savable
 from utils.config.schema import KNOWN_KEYS, RunSettings, TrainerSettings
 from utils.config.types import argument_errors, is_library, resolve, signature_of
 from utils.distributed.messages import decided_by_main
@@ -108,18 +108,11 @@ class ConfigParser:
         end_on_user_errors()  # also for errors in what a script without clean_exit builds later
         with clean_exit():
             given = read_command_line(args, options)
-            errors = []
-            for target, value in given.assignments:
-                try:
-                    require_plain(value, target)
-                    set_by_path(given.config, target, value, KNOWN_KEYS)
-                except UserError as error:
-                    errors.append(str(error))
             try:
                 merged = cls(given.config, given.resume, None, None, parts, given.new_run, given.device, also_logged)
             except UserError as error:
-                errors.append(str(error))
-            refuse(errors)
+                raise UserError("\n".join([*given.errors, str(error)])) from None
+            refuse(given.errors)
             if given.print_config:
                 print(json.dumps(merged.config, indent=4))
                 raise SystemExit(0)

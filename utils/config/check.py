@@ -4,8 +4,6 @@ In this order: keys and the form of values, names and arguments, flags, and the 
 disk. The rules between keys alone are in the schema.
 """
 
-import importlib
-import inspect
 import itertools
 import os
 from collections.abc import Iterable, Iterator
@@ -28,7 +26,7 @@ from utils.config.components import (
 from utils.config.files import deep_merge, set_by_path
 from utils.config.forms import form_errors
 from utils.config.schema import KNOWN_KEYS, OTHER_LOADERS, SECTION_MODELS, Config, Flag, TrainerSettings
-from utils.config.types import argument_errors, find_in_source, renamed, resolve, signature_of
+from utils.config.types import argument_errors, find_by_import, find_in_source, renamed
 from utils.duration import is_duration
 from utils.errors import UserError, brief, refuse, shortened, shown
 from utils.nearest import did_you_mean, nearest, resembles
@@ -58,7 +56,7 @@ def check_config(
 
 def check_types(config: dict[str, Any], parts: dict[str, Part]) -> None:
     """Import every type and bind its args, without building anything. Raises UserError with all errors."""
-    _raise_first(error for component in _components(config, parts) for error in _errors_by_import(*component))
+    _raise_first(error for component in _components(config, parts) for error in _errors_of(*component, find_by_import))
 
 
 def renamed_types(config: dict[str, Any], parts: dict[str, Part]) -> Iterator[str]:
@@ -162,32 +160,21 @@ def _with_nested(path, spec, part):
 def _component_errors(config, parts):
     """Names that do not exist or are of a wrong kind, and arguments that do not fit."""
     for path, spec, part in _components(config, parts):
-        yield from _errors_in_source(path, spec, part)
+        yield from _errors_of(path, spec, part)
         yield from (f"{path}.args.{error}" for error in part.rules(spec["args"]))
 
 
-def _errors_in_source(path, spec, part):
+def _errors_of(path, spec, part, find=find_in_source):
+    """The error of a component's name, or those of its arguments. find: looks the name up."""
     try:
-        definition = find_in_source(spec["type"], part)
+        definition = find(spec["type"], part)
     except UserError as error:
         return [f"{path}.type: {error}"]
     if definition.parameters is None:
         return []
-    return _argument_errors(path, spec, part, definition.parameters, is_class=definition.kind != "function")
-
-
-def _errors_by_import(path, spec, part):
-    try:
-        found = resolve(spec["type"], importlib.import_module(part.module), part)
-    except UserError as error:
-        return [f"{path}.type: {error}"]
-    return _argument_errors(path, spec, part, signature_of(found), is_class=inspect.isclass(found))
-
-
-def _argument_errors(path, spec, part, parameters, is_class):
-    """Lines for the arguments that a class or function with these parameters does not take."""
-    given = part.given if is_class or part.called_with is None else part.called_with
-    errors = argument_errors(parameters, spec["args"], given, by_name=part.given_by_name)
+    is_used = part.called_with is not None and definition.kind == "function"
+    given = part.called_with if is_used else part.given
+    errors = argument_errors(definition.parameters, spec["args"], given, by_name=part.given_by_name)
     if path == "data_loader":
         no_folds = f"fold: {spec['type']} has no folds: let it take an argument 'fold' and pass it to BaseDataLoader"
         errors = [no_folds if error.startswith("fold: no such") else error for error in errors]
@@ -212,7 +199,7 @@ def _flag_errors(config, parts):
             yield f"cli.{i}.target: {error}"
             continue
         for component in _components(trial, {section: parts[section]} if section in parts else {}):
-            for error in _errors_in_source(*component):
+            for error in _errors_of(*component):
                 _, of_type, wanted = error.partition("; it should be ")
                 if _place_of(error) == flag.target and of_type:
                     yield f"cli.{i}.type: got {flag.type!r}; {flag.target} takes {wanted}"

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from utils.config.components import dict_at, entries
 from utils.config.files import deep_merge, parse_assignment, places_of, read_config, set_by_path
-from utils.config.plain import path_error, require_savable
+from utils.config.plain import path_error, require_plain, require_savable
 from utils.config.schema import KNOWN_KEYS, Flag
 from utils.config.train_flags import Variant, variants_of
 from utils.distributed.launch import is_own_launch, launch_id, restarts
@@ -33,9 +33,9 @@ class CommandLine:
     """What a command line asks for."""
 
     config: dict
-    """The config before anything is set on top: the checkpoint's, under the config file's."""
-    assignments: list
-    """(path, value) to set on top, in this order."""
+    """The checkpoint's config, under the config file's, under all values that flags and --set give."""
+    errors: list[str]
+    """A line for each value that cannot be set."""
     resume: Path | None
     """The checkpoint to resume from."""
     checkpoint: dict | None
@@ -69,7 +69,7 @@ def read_command_line(args: argparse.ArgumentParser | argparse.Namespace, option
     _require_usable(parsed)
     device = _choose_device(parsed.device) if getattr(parsed, "device", None) else None
     given = read_config(parsed.config) if parsed.config else {}
-    settings = [*assignments, *_first_of(variants_of(parsed, _with(given, assignments)))]
+    settings = [*assignments, *_first_of(variants_of(parsed, _set_all(given, assignments)[0]))]
 
     restarted = _checkpoint_of_launch(parsed, given, settings) if restarts() else None
     resume, seen, config = restarted, None, given
@@ -86,10 +86,11 @@ def read_command_line(args: argparse.ArgumentParser | argparse.Namespace, option
         if getattr(parsed, "weights_only", False):
             resume = checkpoint = None
 
-    variants = variants_of(parsed, _with(config, assignments))
+    variants = variants_of(parsed, _set_all(config, assignments)[0])
+    config, errors = _set_all(config, [*assignments, *_first_of(variants)])
     return CommandLine(
         config,
-        [*assignments, *_first_of(variants)],
+        errors,
         resume,
         checkpoint,
         new_run=bool(parsed.resume and parsed.config and parsed.resume != "auto" and not restarted),
@@ -249,13 +250,16 @@ def _choose_device(text):
 # The checkpoint and its config
 
 
-def _with(config, assignments):
-    """A copy of the config with all values set that can be set; the config's check reports the others."""
-    changed = deep_merge({}, config)
+def _set_all(config, assignments):
+    """(a copy of the config with all values set that can be set, a line for each that cannot be)."""
+    changed, errors = deep_merge({}, config), []
     for target, value in assignments:
-        with contextlib.suppress(UserError):
+        try:
+            require_plain(value, target)
             set_by_path(changed, target, value, KNOWN_KEYS)
-    return changed
+        except UserError as error:
+            errors.append(str(error))
+    return changed, errors
 
 
 def _first_of(variants):
@@ -267,7 +271,7 @@ def _save_dir(given, assignments=()):
     """The folder of all runs, as the given config says, or else ./config.json."""
     if not given and Path("config.json").exists():
         given = read_config("config.json")
-    save_dir = dict_at(_with(given, assignments), "trainer").get("save_dir")
+    save_dir = dict_at(_set_all(given, assignments)[0], "trainer").get("save_dir")
     if not isinstance(save_dir, str):
         return "saved/"  # the config's check reports other types
     if error := path_error(save_dir):
@@ -315,7 +319,7 @@ def _config_over(checkpoint, resume, parsed, given):
 
 def _newest_of_job(given, assignments):
     """(the checkpoint to resume, what seen_runs gave) for -r auto: of the newest run of the config's name, or None."""
-    name = _with(given, assignments).get("name", "run")
+    name = _set_all(given, assignments)[0].get("name", "run")
     if not isinstance(name, str) or path_error(name):
         return None, None  # the config's check reports it
     runs = Path(_save_dir(given, assignments)) / "models" / name

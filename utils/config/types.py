@@ -79,6 +79,12 @@ def find_in_source(name: str, part: Part) -> Definition:
     return definition
 
 
+def find_by_import(name: str, part: Part) -> Definition:
+    """Return the Definition of a config's "type" as it is after importing its module. Raises UserError as resolve."""
+    found = resolve(name, importlib.import_module(part.module), part)
+    return Definition("class" if inspect.isclass(found) else "function", signature_of(found))
+
+
 def renamed(name: str, part: Part) -> str | None:
     """Return today's name for a type name of an earlier version; None for other names."""
     home, attribute = _home(name, part.module, part)

@@ -21,7 +21,7 @@ from utils.config.components import OWN_SECTION, PARTS, Part, as_spec, metric_na
 from utils.config.files import deep_merge, read_config, set_by_path
 from utils.config.plain import require_savable
 from utils.config.schema import KNOWN_KEYS, RunSettings, TrainerSettings
-from utils.config.types import argument_errors, is_library, resolve, signature_of
+from utils.config.types import argument_errors, call, resolve, signature_of
 from utils.distributed.messages import decided_by_main
 from utils.distributed.world import is_main
 from utils.errors import UserError, clean_exit, end_on_user_errors, refuse, shortened, shown
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     import argparse
 
     from base.base_callback import BaseCallback
-
-__all__ = ["PARTS", "ConfigParser", "CustomArgs"]
 
 # A flag for one value of the config. flags: option strings. type: of the value. target: its path in the config.
 CustomArgs = collections.namedtuple("CustomArgs", "flags type target")
@@ -151,7 +149,7 @@ class ConfigParser:
 
     def init_ftn(self, name: str, module: ModuleType, *args: Any, **kwargs: Any) -> Callable[..., Any]:
         """Return the function that section `name` describes, with its args and the further ones bound."""
-        found, keywords = self._look_up(name, as_spec(name, self.get(name)), module, args, kwargs, whole=False)
+        found, keywords = self._look_up(name, self.get(name), module, args, kwargs, whole=False)
         return functools.partial(found, *args, **keywords)
 
     def find_type(self, name: str, module: ModuleType | None = None, default: str | None = None) -> Any:
@@ -172,7 +170,11 @@ class ConfigParser:
 
         Each has its name as __name__.
         """
-        return [self._init_function(f"{name}.{i}", entry, module) for i, entry in enumerate(self.get(name, []))]
+        metrics = []
+        for i, entry in enumerate(self.get(name, [])):
+            metrics.append(self._init_function(f"{name}.{i}", entry, module))
+            metrics[i].__name__ = metric_name(as_spec(f"{name}.{i}", entry))
+        return metrics
 
     def init_callbacks(self, name: str = "callbacks") -> "list[BaseCallback]":
         """Return the callbacks, in the config's order, from trainer/callbacks.py or a file beside it."""
@@ -259,9 +261,8 @@ class ConfigParser:
                 try:
                     self._log_into(log_dir)
                 except FileNotFoundError:
-                    raise UserError(
-                        f"trainer.save_dir: {log_dir}, of rank 0, is not there; all hosts need to share it"
-                    ) from None
+                    text = f"{log_dir}, of rank 0, is not there; all hosts need to share it"
+                    raise UserError(f"trainer.save_dir: {text}") from None
             self._save_dir, self._log_dir = save_dir, log_dir
 
     def _log_into(self, log_dir):
@@ -310,44 +311,30 @@ class ConfigParser:
         except UserError as error:
             raise UserError(f"{path}.type: {error}") from None
 
-    def _look_up(self, path, spec, module, args=(), kwargs=None, whole=True, called_with=None):
-        """(class or function, its keyword arguments) of a spec.
+    def _look_up(self, path, section, module, args=(), kwargs=None, whole=True, called_with=None):
+        """(class or function, its keyword arguments) of a section.
 
-        whole: all arguments must be there. called_with: number of arguments that a function gets when it is used.
+        whole: require all arguments. called_with: number of arguments that a function gets when it is used.
         """
+        spec, further = as_spec(path, section), kwargs or {}
         keywords = dict(spec.get("args") or {})
-        for key in kwargs or {}:
-            if key in keywords:
-                raise UserError(f"{path}.args.{key}: given in the config and by the script; take it out of the config")
-        keywords |= kwargs or {}
+        for key in sorted(further.keys() & keywords):
+            raise UserError(f"{path}.args.{key}: given in the config and by the script; take it out of the config")
+        keywords |= further
         found = self._resolve(path, spec["type"], module)
         given = called_with if called_with and not inspect.isclass(found) else len(args)
-        wrong = argument_errors(signature_of(found), keywords, given, whole)
-        refuse(f"{path}.args.{error}" for error in wrong)
+        refuse(f"{path}.args.{error}" for error in argument_errors(signature_of(found), keywords, given, whole))
         return found, keywords
 
     def _build(self, path, section, module, args, kwargs):
-        found, keywords = self._look_up(path, as_spec(path, section), module, args, kwargs)
-        return _call(path, found, args, keywords)
+        found, keywords = self._look_up(path, section, module, args, kwargs)
+        return call(path, found, args, keywords)
 
     def _init_function(self, path, section, module):
-        """A loss or metric: a function with its args bound, or an object of a class; its name in logs as __name__."""
-        spec = as_spec(path, section)
-        found, keywords = self._look_up(path, spec, module, called_with=2)
-        is_class = inspect.isclass(found)
-        function = _call(path, found, (), keywords) if is_class else functools.partial(found, **keywords)
-        function.__name__ = metric_name(spec)
+        """A loss or metric: an object of a class, or a function with its args bound and a __name__."""
+        found, keywords = self._look_up(path, section, module, called_with=2)
+        if inspect.isclass(found):
+            return call(path, found, (), keywords)
+        function = functools.partial(found, **keywords)
+        function.__name__ = metric_name(as_spec(path, section))
         return function
-
-
-def _call(path, found, args, keywords):
-    """found(*args, **keywords); an error about its arguments becomes a UserError that names their place."""
-    try:
-        return found(*args, **keywords)
-    except OSError as error:
-        raise UserError(f"{path}: {found.__name__}: {error}") from error
-    except (ValueError, TypeError, ImportError, ArithmeticError, LookupError, RuntimeError) as error:
-        if not isinstance(error, UserError) and not is_library(found.__module__):
-            raise
-        names_it = str(error).partition(":")[0] in {parameter.name for parameter in signature_of(found)}
-        raise UserError(f"{path}.args.{error}" if names_it else f"{path}.args: {found.__name__}: {error}") from error

@@ -53,12 +53,12 @@ def rename_mistake(rename: dict[str, str]) -> str | None:
 
 
 def expression_errors(patterns: Iterable[str]) -> Iterator[str]:
-    """Yield the error of each text that is no regular expression. Call it in_bounded_time."""
+    """Yield the error of each text that is not a regular expression. Call it in_bounded_time."""
     for pattern in patterns:
         try:
             re.compile(pattern)
         except (re.error, OverflowError, RecursionError) as error:
-            yield f"{brief(pattern)} is no regular expression: {error}"
+            yield f"{brief(pattern)} is not a regular expression: {error}"
 
 
 @contextlib.contextmanager

@@ -117,7 +117,7 @@ def _unique(pairs):
     config = {}
     for key, value in pairs:
         if key in config:
-            raise UserError(f"the key {brief(key)} stands twice in one object")
+            raise UserError(f"the key {brief(key)} is given twice in one object")
         config[key] = value
     return config
 

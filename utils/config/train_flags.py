@@ -27,28 +27,27 @@ RESUME_HELP = "checkpoint or run folder to resume; 'latest'; or 'auto': the newe
 
 def add_train_flags(parser: argparse.ArgumentParser) -> None:
     """Give an ArgumentParser all flags of train.py but those for single values of the config."""
-    parser.add_argument("-c", "--config", metavar="FILE", help="config file: .json, .yaml or .toml")
-    parser.add_argument("-r", "--resume", metavar="CHECKPOINT", help=RESUME_HELP)
-    parser.add_argument("--weights-only", action="store_true", help="take only the weights of -r, into a new run")
-    parser.add_argument("-d", "--device", metavar="DEVICE", help="GPUs to use, as in 2,3; or auto, cpu, cuda, mps")
-    parser.add_argument("--fold", dest="_fold", metavar="K/N", help="validate on the Kth of N parts of the data")
-    text = "a run for each of N {}, and their mean"
-    parser.add_argument("--folds", dest="_folds", type=int, metavar="N", help=text.format("folds"))
-    parser.add_argument("--seeds", dest="_seeds", type=int, metavar="N", help=text.format("seeds"))
-    group = parser.add_argument_group("looking for bugs")
+    add = parser.add_argument
+    add("-c", "--config", metavar="FILE", help="config file: .json, .yaml or .toml")
+    add("-r", "--resume", metavar="CHECKPOINT", help=RESUME_HELP)
+    add("--weights-only", action="store_true", help="take only the weights of -r, into a new run")
+    add("-d", "--device", metavar="DEVICE", help="GPUs to use, as in 2,3; or auto, cpu, cuda, mps")
+    add("--fold", dest="_fold", metavar="K/N", help="validate on the Kth of N parts of the data")
+    for key in ("folds", "seeds"):
+        add(f"--{key}", dest=f"_{key}", type=int, metavar="N", help=f"a run for each of N {key}, and their mean")
+    add = parser.add_argument_group("looking for bugs").add_argument
     text = "one epoch of N batches (1), everything as configured; nothing is kept"
-    group.add_argument("--fast-dev-run", nargs="?", const=1, type=_count, metavar="N", help=text)
+    add("--fast-dev-run", nargs="?", const=1, type=_count, metavar="N", help=text)
     text = "draw the first training and validation batch into a .png file, and stop"
-    group.add_argument("--show-batch", type=Path, metavar="FILE", help=text)
+    add("--show-batch", type=Path, metavar="FILE", help=text)
     text = "record a few steps with torch's profiler: a table here, a trace in the run's log folder"
-    group.add_argument("--profile", action="store_true", help=text)
-    group = parser.add_argument_group("before training")
+    add("--profile", action="store_true", help=text)
+    add = parser.add_argument_group("before training").add_argument
     text = (
-        "train a little with rising learning rates, draw the loss into a .png file (find_lr.png), suggest one, and stop"
+        "train briefly with rising learning rates, draw the loss into a .png file (find_lr.png), suggest one, and stop"
     )
-    group.add_argument("--find-lr", nargs="?", const=Path("find_lr.png"), type=Path, metavar="FILE", help=text)
-    text = "find the largest batch that fits into the GPU, and stop"
-    group.add_argument("--find-batch-size", action="store_true", help=text)
+    add("--find-lr", nargs="?", const=Path("find_lr.png"), type=Path, metavar="FILE", help=text)
+    add("--find-batch-size", action="store_true", help="find the largest batch that fits into the GPU, and stop")
 
 
 def _count(text):

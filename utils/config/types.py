@@ -1,4 +1,7 @@
-"""Resolve the "type" names of a config to classes and functions, of the right kind and from allowed places only."""
+"""Resolve the "type" names of a config to classes and functions, of the right kind and from allowed places only.
+
+And check their arguments, and call them.
+"""
 
 import ast
 import importlib
@@ -127,6 +130,19 @@ def argument_errors(
             errors.append(f"{key}: no such argument{did_you_mean(key, list(free)) if free else '; it takes none'}")
     missing = [p.name for p in free.values() if p.default is inspect.Parameter.empty and p.name not in args]
     return errors + [f"{name}: missing; it has no default" for name in missing if whole]
+
+
+def call(path: str, found: Any, args: Iterable[Any], keywords: dict[str, Any]) -> Any:
+    """Return found(*args, **keywords); an error about its arguments becomes a UserError that names their place."""
+    try:
+        return found(*args, **keywords)
+    except OSError as error:
+        raise UserError(f"{path}: {found.__name__}: {error}") from error
+    except (ValueError, TypeError, ImportError, ArithmeticError, LookupError, RuntimeError) as error:
+        if not isinstance(error, UserError) and not is_library(found.__module__):
+            raise
+        names_it = str(error).partition(":")[0] in {parameter.name for parameter in signature_of(found)}
+        raise UserError(f"{path}.args.{error}" if names_it else f"{path}.args: {found.__name__}: {error}") from error
 
 
 _JSON_TYPES = {

@@ -38,7 +38,7 @@ class ConfigLoader(yaml.SafeLoader):
         seen = set()
         for key in [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
             if key in seen:
-                text = f"the key {brief(key)} stands twice"
+                text = f"the key {brief(key)} is given twice"
                 raise yaml.constructor.ConstructorError(None, None, text, node.start_mark)
             seen.add(key)
         return node

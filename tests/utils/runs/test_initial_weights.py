@@ -168,7 +168,7 @@ def test_a_model_of_torchvision_takes_a_local_file_with_a_new_head(tmp_path):
     ("section", "mistake"),
     [
         ({"path": "none.pth"}, "init_weights.path: there is no file none.pth"),
-        ({"path": "README.md", "rename": {"[": ""}}, r"init_weights.rename: '\[' is no regular expression"),
+        ({"path": "README.md", "rename": {"[": ""}}, r"init_weights.rename: '\[' is not a regular expression"),
         ({"path": "README.md", "skp": []}, r"init_weights.skp: no such key; did you mean 'skip'\?"),
         ({"path": "README.md", "skip": "fc"}, "init_weights.skip: got 'fc'; it should be a list"),
         ({}, "init_weights.path: missing"),

@@ -304,17 +304,15 @@ def _config_over(checkpoint, resume, parsed, given):
     require_savable(config, resume)
     weights_only = getattr(parsed, "weights_only", None)  # None: this script does not train
     named = dict_at(given, "init_weights").get("path")
-    if weights_only is not None and named not in (
-        None,
-        str(resume) if weights_only else dict_at(config, "init_weights").get("path"),
-    ):
+    fitting = str(resume) if weights_only else dict_at(config, "init_weights").get("path")
+    if weights_only is not None and named not in (None, fitting):
         raise UserError(
             f"init_weights.path: got {brief(named)}, but -r names the weights already; leave one of them out"
         )
     if not weights_only:
         return deep_merge(config, given)
     merged = deep_merge({key: value for key, value in config.items() if key != "init_weights"}, given)
-    return merged | {"init_weights": {**(merged.get("init_weights") or {}), "path": str(resume)}}
+    return merged | {"init_weights": {**dict_at(merged, "init_weights"), "path": str(resume)}}
 
 
 def _newest_of_job(given, assignments):

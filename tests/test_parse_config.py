@@ -274,6 +274,13 @@ def test_a_word_that_belongs_to_no_flag_is_answered_in_one_line_with_what_would_
     assert caught.value.code == 2 and capsys.readouterr().err == f"error: {line}\n"
 
 
+def test_a_save_dir_that_is_no_text_is_one_line_where_the_latest_run_is_looked_up(monkeypatch, file, capsys):
+    monkeypatch.chdir(file.parent)
+    with pytest.raises(SystemExit) as caught:
+        command(monkeypatch, "-c", file, "-r", "latest", "--set", "trainer.save_dir=5")
+    assert caught.value.code == 2 and len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_what_the_other_scripts_cannot_read_is_one_line_too(capsys):
     for script in ("compare.py", "utils/runs/export.py"):
         assert run_here(script, status=2).stderr.startswith("error: the following arguments are required: ")
@@ -511,6 +518,8 @@ def test_switches_that_the_device_or_the_optimizer_cannot_follow_are_refused():
     fused = {"epochs": 1, "fused": True}
     with pytest.raises(UserError, match=r"trainer.fused: RMSprop has no fused kernel"):
         ConfigParser(config(trainer=fused, optimizer={"type": "RMSprop", "args": {}}), parts=PARTS)
+    with pytest.raises(UserError, match=r"^optimizer.type: .* did you mean 'AdamW'\?$"):  # and nothing of a kernel
+        ConfigParser(config(trainer=fused, optimizer={"type": "AdamWW", "args": {}}), parts=PARTS)
     with pytest.raises(UserError, match=r"trainer.fused: optimizer.args.fused says it already"):
         ConfigParser(config(trainer=fused, optimizer={"type": "SGD", "args": {"fused": True}}), parts=PARTS)
     with pytest.raises(UserError, match=r"trainer.fused: optimizer.args.foreach asks for another kernel"):

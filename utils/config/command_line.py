@@ -312,7 +312,10 @@ def _config_over(checkpoint, resume, parsed, given):
     if not weights_only:
         return deep_merge(config, given)
     merged = deep_merge({key: value for key, value in config.items() if key != "init_weights"}, given)
-    return merged | {"init_weights": {**dict_at(merged, "init_weights"), "path": str(resume)}}
+    section = merged.get("init_weights") or {}
+    if isinstance(section, dict):  # the config's check reports other forms
+        merged["init_weights"] = {**section, "path": str(resume)}
+    return merged
 
 
 def _newest_of_job(given, assignments):

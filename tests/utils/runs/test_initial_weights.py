@@ -246,6 +246,7 @@ def test_weights_only_names_the_checkpoint_and_takes_what_the_config_says_of_it(
     path = str(tmp_path / "c.pth")
     assert command(None).config == {"n_gpu": 0, "init_weights": {"path": path}} and command(None).resume is None
     assert command({"skip": ["fc"]}).config["init_weights"] == {"path": path, "skip": ["fc"]}
+    assert command([3]).config["init_weights"] == [3]  # which the check of the config refuses
 
 
 def test_two_sources_of_weights_are_refused(command):

@@ -18,7 +18,7 @@ from parse_config import PARTS, ConfigParser
 from series import best_row, has_begun, series_table, summarize
 from utils import UserError
 from utils.config.components import Part
-from utils.config.variants import variants_of
+from utils.config.train_flags import variants_of
 from utils.json_io import read_json, write_json
 from utils.runs.checkpoint import load_checkpoint
 

@@ -137,11 +137,11 @@ CHAIN = {"type": "ChainedScheduler", "args": {"schedulers": [STEP]}}
         ),
         (
             {"type": "ChainedScheduler", "args": {"schedulers": [STEP, {**STEP, "warmup": 1}]}},
-            "lr_scheduler.args.schedulers.1: a warm-up sets the rate anew",
+            "lr_scheduler.args.schedulers.1: a warm-up overwrites the rate",
         ),
         (
             {"type": "ChainedScheduler", "args": {"schedulers": [{"type": "ReduceLROnPlateau"}]}},
-            "lr_scheduler.args.schedulers.0: ReduceLROnPlateau sets the rate anew",
+            "lr_scheduler.args.schedulers.0: ReduceLROnPlateau overwrites the rate",
         ),
         (
             {"type": "ChainedScheduler", "args": {"schedulers": [STEP]}, "warmup": "5%"},
@@ -149,7 +149,7 @@ CHAIN = {"type": "ChainedScheduler", "args": {"schedulers": [STEP]}}
         ),
         (
             {"type": "SequentialLR", "args": {"milestones": [], "schedulers": [CHAIN]}},
-            "lr_scheduler.args.schedulers.0.type: ChainedScheduler can be no part of a SequentialLR",
+            "lr_scheduler.args.schedulers.0.type: SequentialLR cannot contain a ChainedScheduler",
         ),
         ({**CHAIN, "args": {**CHAIN["args"], "optimizer": 1}}, "lr_scheduler.args.optimizer: no such argument"),
         ({"type": "StepLR", "args": {"step_size": 1}, "warmup": -3}, "lr_scheduler.warmup: got -3"),

@@ -99,12 +99,12 @@ def test_schema_line_for_editors_is_no_section(write):
         ("a.json", '{"a": "b\n,}"}', "not JSON: line 1, column 9: Invalid control character"),
         ("a.json", '{"a": 1', "not JSON: line 1, column 8: Expecting ',' delimiter"),
         ("a.json", "[1]", "holds list; a config is an object"),
-        ("a.json", '{"a": 1, "a": 2}', "'a' stands twice"),
+        ("a.json", '{"a": 1, "a": 2}', "'a' is given twice"),
         ("a.json", '{"a": NaN}', "NaN is not a JSON value"),
         ("a.json", '{"a":' * 10_000, "nested too deeply"),
         ("a.json", " " * 100_001, "larger than"),
         ("a.yaml", "a: [", "not YAML"),
-        ("a.yaml", "a: 1\na: 2\n", "stands twice"),
+        ("a.yaml", "a: 1\na: 2\n", "is given twice"),
         ("a.yaml", "a: !!python/object/apply:os.system [ls]", "not YAML"),
         ("a.yaml", "1: 2", "a key is text"),
         ("a.toml", "a =", "not TOML"),
@@ -136,7 +136,7 @@ def test_schema_line_for_editors_is_no_section(write):
         ("a.json", json.dumps({f"k{i}": 1 for i in range(1001)}), "holds more than 1,000 keys"),
         ("a.json", json.dumps({"a": [1] * 10_001}), "holds more than 10,000 values"),
         ("a.yaml", "a: &a [" + "1," * 9000 + "]\nb: [" + "*a," * 9000 + "]", "holds more than 10,000 values"),
-        ("a.json", '{"a": 1, ' + '"b": 1, ' * 10_000 + '"a": 1}', "the key 'b' stands twice"),
+        ("a.json", '{"a": 1, ' + '"b": 1, ' * 10_000 + '"a": 1}', "the key 'b' is given twice"),
         ("a.yaml", "\n".join(f"k{i}: 1" for i in range(6_000)), "holds more than 10,000 values"),
         ("a.toml", "a = inf", "a: got inf"),
         ("a.toml", "a = nan", "a: got nan"),
@@ -175,7 +175,7 @@ def test_yaml_merges_as_its_specification_says(write):
     text = "a: &a {x: 1, y: 1}\nb: &b {x: 2, z: 2}\nc: {z: 3, <<: [*a, *b]}\nd: {e: &e {<<: *a, y: 4}}\nf: {<<: *e}\n"
     config = read_config(write("a.yaml", text))
     assert config["c"] == {"x": 1, "y": 1, "z": 3} and config["d"]["e"] == config["f"] == {"x": 1, "y": 4}
-    with pytest.raises(UserError, match="merges mappings only"):
+    with pytest.raises(UserError, match="mappings for merging"):
         read_config(write("b.yaml", "a: {<<: 3}"))
 
 

@@ -168,7 +168,7 @@ def test_a_model_of_torchvision_takes_a_local_file_with_a_new_head(tmp_path):
     ("section", "mistake"),
     [
         ({"path": "none.pth"}, "init_weights.path: there is no file none.pth"),
-        ({"path": "README.md", "rename": {"[": ""}}, r"init_weights.rename: '\[' is no regular expression"),
+        ({"path": "README.md", "rename": {"[": ""}}, r"init_weights.rename: '\[' is not a regular expression"),
         ({"path": "README.md", "skp": []}, r"init_weights.skp: no such key; did you mean 'skip'\?"),
         ({"path": "README.md", "skip": "fc"}, "init_weights.skip: got 'fc'; it should be a list"),
         ({}, "init_weights.path: missing"),
@@ -246,6 +246,7 @@ def test_weights_only_names_the_checkpoint_and_takes_what_the_config_says_of_it(
     path = str(tmp_path / "c.pth")
     assert command(None).config == {"n_gpu": 0, "init_weights": {"path": path}} and command(None).resume is None
     assert command({"skip": ["fc"]}).config["init_weights"] == {"path": path, "skip": ["fc"]}
+    assert command([3]).config["init_weights"] == [3]  # which the check of the config refuses
 
 
 def test_two_sources_of_weights_are_refused(command):

@@ -14,6 +14,7 @@ from utils.distributed.world import is_main, rank, world_size
 from utils.errors import UserError, shortened
 from utils.runs.checkpoint import (
     BEST_MODEL,
+    FORMAT,
     CheckpointError,
     checkpoint_name,
     copy_checkpoint,
@@ -24,6 +25,7 @@ from utils.runs.checkpoint import (
     with_shards,
 )
 from utils.runs.run_folder import refuse_other_batch
+from utils.runs.schedule_state import refuse_old_steps
 from utils.runs.weights import class_name, load_optimizer, load_state, load_weights, unwrapped
 from utils.seed import derive_seed, rng_state, seed_everything, set_rng_state
 from utils.stop_signal import unhurried
@@ -75,6 +77,7 @@ def gather_state(trainer: "BaseTrainer", epoch: int, unsavable: Collection[str] 
     model, measured = unwrapped(trainer.model), measured_model(trainer)
     own, *of_others = gather_to_main(_own_state(trainer, unsavable))  # with the gradients of a window
     return {
+        "format": FORMAT,
         "arch": class_name(model),
         "epoch": epoch,
         "batch": trainer.batches_done,
@@ -132,6 +135,8 @@ def restore(trainer: "BaseTrainer", path: Path) -> dict[str, Any]:
     before, now = checkpoint.get("config", {}), config.config
     require_savable(before, path)
     changed = {key for key in {**before, **now} if before.get(key) != now.get(key)}
+    if not changed & _RESET_BY["lr_scheduler"]:
+        refuse_old_steps(checkpoint, getattr(trainer, "lr_scheduler", None))
     load_weights(trainer.model, checkpoint.get("trained_state_dict", checkpoint["state_dict"]))
     if "optimizer" not in checkpoint or optimizer_types(before) != optimizer_types(now):
         trainer.logger.warning("the checkpoint holds no state of an optimizer of this type: it starts afresh")
@@ -269,7 +274,7 @@ def _rng_of_this_process(trainer, checkpoint):
 def complete_last_save(trainer: "BaseTrainer") -> None:
     """Write the checkpoint of the last epoch, if a kill came between its best model and the checkpoint itself."""
     resume, epoch = trainer.config.resume, trainer.start_epoch - 1
-    if not (is_main() and trainer.config.continues and epoch) or trainer.batches_done:
+    if resume is None or not (is_main() and trainer.config.continues and epoch) or trainer.batches_done:
         return
     path = trainer.checkpoint_dir / checkpoint_name(epoch)
     due = epoch % trainer.save_period == 0 or epoch >= trainer.epochs or trainer.stop_reason

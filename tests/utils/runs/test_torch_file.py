@@ -1,5 +1,6 @@
 """Files that claim more than they hold: refused before torch takes memory for them."""
 
+import copy
 import io
 import struct
 import tracemalloc
@@ -102,13 +103,31 @@ def test_entries_that_readers_could_take_for_each_other_are_refused(tmp_path, na
 
 
 def test_entries_that_overlap_are_refused(tmp_path):
-    path = written(tmp_path / "a.pth", {"state_dict": {"v": torch.zeros(2), "w": torch.zeros(2)}})
-    with zipfile.ZipFile(path) as archive:
-        first, second = (archive.getinfo(f"archive/data/{i}").header_offset for i in range(2))
-    content, place = path.read_bytes(), struct.pack("<L", second)
-    at = content.rindex(place)
-    path.write_bytes(content[:at] + struct.pack("<L", first) + content[at + 4 :])
+    path = written(tmp_path / "a.pth", {"state_dict": {"w": torch.zeros(1000)}})
+    with zipfile.ZipFile(path, "a") as archive:
+        for i in range(2):
+            shared = copy.copy(archive.getinfo("archive/data/0"))
+            shared.filename = f"archive/data/more{i}"
+            archive.filelist.append(shared)
+            archive._didModify = True  # so that closing writes the directory again, with these entries
     refused(path, "its entries overlap")
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_an_archive_with_a_second_directory_is_refused(tmp_path, after):
+    first, second = (written(tmp_path / name).read_bytes() for name in ("a.pth", "b.pth"))
+    (tmp_path / "a.pth").write_bytes(first + second if after else first + second[second.rindex(b"PK\5\6") :])
+    refused(tmp_path / "a.pth", "its directory is not at its end")
+
+
+def test_a_directory_that_its_zip64_record_does_not_agree_with_is_refused(tmp_path):
+    torch.save({"state_dict": {"w": torch.arange(6.0)}}, tmp_path / "a.pth")  # which writes such a record
+    content = (tmp_path / "a.pth").read_bytes()
+    locator = content.rindex(b"PK\6\7")
+    place = struct.unpack_from("<Q", content, locator + 8)[0]
+    changed = struct.pack("<Q", place - 1)
+    (tmp_path / "a.pth").write_bytes(content[: locator + 8] + changed + content[locator + 16 :])
+    refused(tmp_path / "a.pth", "its directory is not at its end")
 
 
 def test_a_pickle_of_many_objects_in_few_bytes_is_refused(tmp_path, monkeypatch):
@@ -155,5 +174,5 @@ def test_every_flipped_byte_of_a_directory_is_refused_or_harmless(tmp_path):
         path.write_bytes(content[:i] + bytes([content[i] ^ 0x41]) + content[i + 1 :])
         try:
             read_torch_file(path)
-        except (Refused, KeyError, ValueError, struct.error, RuntimeError, OSError):
+        except (Refused, KeyError, ValueError, struct.error, RuntimeError, OSError, zipfile.BadZipFile):
             continue

@@ -76,7 +76,7 @@ def describe_step(data: Any, target: Any, model: "torch.nn.Module") -> str:
 
 
 def describe(value: Any) -> str:
-    """Return "tensor (64, 10) float32", or "dict of ids: tensor (64, 12) int64, mask: ..."; two items of a long list."""
+    """Return "tensor (64, 10) float32", or "dict of ids: tensor (64, 12) int64, ..."; of a long list, two items."""
     if _is_tensor(value):
         return f"tensor {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, Mapping):

@@ -165,10 +165,9 @@ def _require_states(optimizer, states, groups, settings):
 
 def _require_state(kind, parameter, state, settings):
     """Raise ValueError for a state that does not fit the parameter and torch's optimizer class of that name."""
-    by_setting = _IN_STATE_BY_SETTING.get(kind, {})
-    for name in (*_IN_STATE.get(kind, ()), *(by_setting[key] for key in by_setting if settings.get(key))):
-        if state.get(name) is None:
-            raise ValueError(f"a state has no {name!r}")
+    for setting, name in _IN_STATE_BY_SETTING.get(kind, {}).items():
+        if settings.get(setting) and state.get(name) is None:
+            raise ValueError(f"a state has no {name!r}, which {setting} needs")
     for name, value in state.items():
         if name == "step" or (value is not None and name in _NUMBERS_IN_STATE):
             number = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
@@ -189,20 +188,6 @@ _SMALLER_IN_STATE = {
     "row_var": lambda shape: (*shape[:-1], 1),
     "col_var": lambda shape: (*shape[:-2], 1, shape[-1]),
 }  # of Adafactor
-_IN_STATE = {
-    "ASGD": ("step", "eta", "mu", "ax"),
-    "Adadelta": ("step", "square_avg", "acc_delta"),
-    "Adafactor": ("step",),
-    "Adagrad": ("step", "sum"),
-    "Adam": ("step", "exp_avg", "exp_avg_sq"),
-    "AdamW": ("step", "exp_avg", "exp_avg_sq"),
-    "Adamax": ("step", "exp_avg", "exp_inf"),
-    "NAdam": ("step", "mu_product", "exp_avg", "exp_avg_sq"),
-    "RAdam": ("step", "exp_avg", "exp_avg_sq"),
-    "RMSprop": ("step", "square_avg"),
-    "Rprop": ("step", "prev", "step_size"),
-    "SparseAdam": ("step", "exp_avg", "exp_avg_sq"),
-}  # entries without which a step of torch's optimizers fails
 _IN_STATE_BY_SETTING = {
     "Adam": {"amsgrad": "max_exp_avg_sq"},
     "AdamW": {"amsgrad": "max_exp_avg_sq"},

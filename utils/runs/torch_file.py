@@ -59,11 +59,15 @@ def _read_archive(file, num_bytes, records):
             raise Refused("its entries are not in one folder")
         if len({name.lower() for name in sizes}) < len(entries):  # torch's reader ignores the case
             raise Refused("two of its entries have one name")
-        for entry in entries:
+        end = 0
+        for entry in sorted(entries, key=lambda entry: entry.header_offset):
             if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
                 raise Refused("its entries are compressed")
-        if sum(sizes.values()) > num_bytes:
-            raise Refused("its entries overlap, or are larger than the file")
+            if entry.header_offset < end:
+                raise Refused("its entries overlap")
+            end = entry.header_offset + entry.file_size
+        if end > num_bytes:
+            raise Refused("its entries are larger than the file")
         pickled = archive.read(f"{folder}data.pkl")
     claims = Claims(records, _INSTRUCTIONS + _INSTRUCTIONS_PER_BYTE * len(pickled))
     claims.read(io.BytesIO(pickled))

@@ -1,6 +1,5 @@
 """Files that claim more than they hold: refused before torch takes memory for them."""
 
-import copy
 import io
 import struct
 import tracemalloc
@@ -103,14 +102,23 @@ def test_entries_that_readers_could_take_for_each_other_are_refused(tmp_path, na
 
 
 def test_entries_that_overlap_are_refused(tmp_path):
-    path = written(tmp_path / "a.pth", {"state_dict": {"w": torch.zeros(1000)}})
-    with zipfile.ZipFile(path, "a") as archive:
-        for i in range(2):
-            shared = copy.copy(archive.getinfo("archive/data/0"))
-            shared.filename = f"archive/data/more{i}"
-            archive.filelist.append(shared)
-            archive._didModify = True  # so that closing writes the directory again, with these entries
+    path = written(tmp_path / "a.pth", {"state_dict": {"v": torch.zeros(2), "w": torch.zeros(2)}})
+    with zipfile.ZipFile(path) as archive:
+        first, second = (archive.getinfo(f"archive/data/{i}").header_offset for i in range(2))
+    content, place = path.read_bytes(), struct.pack("<L", second)
+    at = content.rindex(place)
+    path.write_bytes(content[:at] + struct.pack("<L", first) + content[at + 4 :])
     refused(path, "its entries overlap")
+
+
+def test_an_entry_larger_than_the_file_is_refused(tmp_path):
+    path = written(tmp_path / "a.pth")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("archive/last", b"x")
+    content, sizes = path.read_bytes(), struct.pack("<2L", 1, 1)
+    at = content.rindex(sizes)
+    path.write_bytes(content[:at] + struct.pack("<2L", 2**31, 2**31) + content[at + 8 :])
+    refused(path, "its entries are larger than the file")
 
 
 @pytest.mark.parametrize("after", [False, True])

@@ -14,6 +14,7 @@ from utils.distributed.world import is_main, rank, world_size
 from utils.errors import UserError, shortened
 from utils.runs.checkpoint import (
     BEST_MODEL,
+    FORMAT,
     CheckpointError,
     checkpoint_name,
     copy_checkpoint,
@@ -24,6 +25,7 @@ from utils.runs.checkpoint import (
     with_shards,
 )
 from utils.runs.run_folder import refuse_other_batch
+from utils.runs.schedule_state import refuse_old_steps
 from utils.runs.weights import class_name, load_optimizer, load_state, load_weights, unwrapped
 from utils.seed import derive_seed, rng_state, seed_everything, set_rng_state
 from utils.stop_signal import unhurried
@@ -84,6 +86,7 @@ def gather_state(trainer: "BaseTrainer", epoch: int, unsavable: Collection[str] 
         if name not in unsavable and name not in this_rank["attributes"]
     }
     state = {
+        "format": FORMAT,
         "arch": class_name(model),
         "epoch": epoch,
         "batch": trainer.batches_done,  # of the epoch after it
@@ -135,6 +138,8 @@ def restore(trainer: "BaseTrainer", path: Path) -> dict[str, Any]:
     checkpoint = _read(trainer, path)
     before, now = checkpoint.get("config", {}), trainer.config.config
     changed = {key for key in {**before, **now} if before.get(key) != now.get(key)}
+    if not changed & _RESET_BY["lr_scheduler"]:
+        refuse_old_steps(checkpoint, getattr(trainer, "lr_scheduler", None))
     _restore_model_and_optimizer(trainer, checkpoint, before, changed)
     _restore_progress(trainer, checkpoint, before, changed)
     if trainer.config.continues or path != trainer.config.resume:  # a rollback stays in its run
@@ -287,7 +292,7 @@ def _rng_for_this_rank(trainer, checkpoint):
 def complete_last_save(trainer: "BaseTrainer") -> None:
     """Write the last epoch's checkpoint if the run was killed between model_best.pth, which is saved first, and it."""
     resume, epoch = trainer.config.resume, trainer.start_epoch - 1
-    if not (is_main() and trainer.config.continues and epoch) or trainer.batches_done:
+    if resume is None or not (is_main() and trainer.config.continues and epoch) or trainer.batches_done:
         return
     path = trainer.checkpoint_dir / checkpoint_name(epoch)
     due = epoch % trainer.save_period == 0 or epoch >= trainer.epochs or trainer.stop_reason

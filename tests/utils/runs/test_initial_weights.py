@@ -66,7 +66,7 @@ def test_a_replaced_head_stays_as_it_is_initialised(tmp_path, source):
     told = load_initial_weights(model, saved(source.state_dict(), tmp_path), skip=["head.*"])
     assert torch.equal(model.head.weight, before) and same(model.body.state_dict(), source.body.state_dict())
     assert same(model.head2.state_dict(), source.head2.state_dict())
-    assert "as initialised stay head.weight, head.bias" in told and "taken for 9 of the model's 11" in told
+    assert "left as initialised: head.weight, head.bias" in told and "taken for 9 of the model's 11" in told
 
 
 def test_names_are_changed_one_pattern_after_the_other(tmp_path, source):
@@ -79,8 +79,8 @@ def test_names_are_changed_one_pattern_after_the_other(tmp_path, source):
 def test_part_of_a_file_and_of_a_model_with_strict_off_is_reported(tmp_path, source):
     state = {f"{'x' * (name[:4] == 'head')}{name}": value for name, value in source.state_dict().items()}
     told = load_initial_weights(Net(), saved(state, tmp_path), strict=False)
-    assert "as initialised stay head.weight, head.bias, head2.weight, head2.bias" in told
-    assert "not used are xhead.weight, xhead.bias, xhead2.weight, xhead2.bias" in told
+    assert "left as initialised: head.weight, head.bias, head2.weight, head2.bias" in told
+    assert "not used: xhead.weight, xhead.bias, xhead2.weight, xhead2.bias" in told
 
 
 def test_files_from_before_batch_norm_counted_batches_fit(tmp_path, source):
@@ -122,8 +122,8 @@ def test_patterns_that_match_nothing_are_refused_with_the_nearest_name(tmp_path,
 @pytest.mark.parametrize(
     ("rename", "mistake"),
     [
-        ({r"^head2?": "head"}, "two entries come to be called 'head.weight'"),
-        ({r"^head": r"\3"}, r"'\\3' cannot be put in the place of '^head': invalid group reference 3"),
+        ({r"^head2?": "head"}, "two entries are renamed to 'head.weight'"),
+        ({r"^head": r"\3"}, r"'\\3' cannot replace '^head': invalid group reference 3"),
     ],
 )
 def test_renames_that_cannot_be_are_refused(tmp_path, source, rename, mistake):

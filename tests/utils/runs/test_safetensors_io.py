@@ -34,7 +34,7 @@ def test_damaged_files_are_refused(tmp_path, content):
 def test_files_and_folders_that_cannot_be_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         load_checkpoint(tmp_path / "none.safetensors")
-    with pytest.raises(CheckpointError, match="x is no tensor"):
+    with pytest.raises(CheckpointError, match="x is not a tensor"):
         write_safetensors({"state_dict": {"x": 1}}, tmp_path / "a.safetensors")
     safetensors.save_file({"a": torch.ones(1)}, tmp_path / "b.safetensors", metadata={"config": "[]"})
     with pytest.raises(CheckpointError, match="its 'config' is of type list"):

@@ -27,8 +27,7 @@ from logger import CsvLog, TensorboardWriter, require_log_files
 from logger.reports import epoch_report, run_report, tell_how_to_resume
 from utils.batches import DataError
 from utils.config.schema import TrainerSettings
-from utils.distributed.messages import Agreement, any_of
-from utils.distributed.world import seed_of_process, world_size
+from utils.distributed.world import agreement, any_of, seed_of_process, world_size
 from utils.errors import UserError
 from utils.runs.checkpoint import BEST_MODEL, CheckpointError, checkpoint_name
 from utils.runs.saver import CheckpointSaver
@@ -99,7 +98,7 @@ class BaseTrainer(ABC):
         self._unsavable = set()
         self._must_be_finite = finite_state(unwrapped(model))
         self._left_settings = SETTINGS_OF_TRAINER  # which the _train_epoch of a subclass alone could follow
-        self._agree = Agreement()
+        self._agree = agreement()
         self._callbacks = CallbackList(config.init_callbacks())
         self._trackers = config.init_trackers()
 
@@ -233,7 +232,7 @@ class BaseTrainer(ABC):
     # ---- the epochs
 
     def _run_epochs(self) -> None:
-        self._agree = Agreement()  # whose rounds are timed from here on
+        self._agree = agreement()  # whose rounds are timed from here on
         begins = self.epoch <= self.epochs and self.stop_reason is None
         if begins:
             self.config.record_training()

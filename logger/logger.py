@@ -8,8 +8,8 @@ import os
 import sys
 from pathlib import Path
 
-from utils.distributed.messages import is_first_to_say
-from utils.distributed.world import is_main, who, world_size
+from utils.distributed.launch import who
+from utils.distributed.world import is_first_to_say, is_main, world_size
 from utils.errors import UserError, brief, log_error, shown
 from utils.files import open_to_append
 from utils.json_io import read_json

@@ -24,7 +24,8 @@ from worlds import small_job
 
 from helpers import copy_project, same
 from utils.distributed.contact import _Files
-from utils.distributed.launch import _stay_on_host, start_processes
+from utils.distributed.launch import _stay_on_host
+from utils.distributed.start import start_processes
 from utils.runs.checkpoint import load_checkpoint
 from utils.stop_signal import heeded
 
@@ -143,10 +144,10 @@ def test_our_own_launch_names_who_was_killed_and_the_same_command_goes_on(projec
     config = job(project, "killed", killed_at=5)
     output = ended(project, started(project, "train.py", "-c", config), 137)
     assert output.count("error: rank 1 was ended by SIGKILL") == 1
-    assert "lost contact with rank 1, last seen in epoch 2 after batch 1" in output
+    assert "lost contact with rank 1 in epoch 2 after batch 1" in output
     assert "Traceback" not in output
     (log,) = (project / "killed" / "log" / "killed").iterdir()
-    assert (log / "info.log").read_text().count("ERROR run: in epoch 2 after batch 1: lost contact with rank 1") == 1
+    assert (log / "info.log").read_text().count("ERROR run: lost contact with rank 1 in epoch 2 after batch 1") == 1
     config = job(project, "killed", killed_at=10**6)
     output = ended(project, started(project, "train.py", "-c", config, "-r", "auto"), 0)
     assert len(re.findall("using .*-batch1.pth", output)) == 1

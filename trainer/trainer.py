@@ -30,9 +30,8 @@ from base.training.precision import apply_switches, autocast, compile_as_set, gr
 from base.training.schedules import interval_of
 from logger.tables import show_tables
 from utils import MetricTracker, UserError
-from utils.distributed.messages import broadcast
-from utils.distributed.shards import is_sharded, shows, whole
-from utils.distributed.world import is_main
+from utils.distributed.shards import is_sharded, whole
+from utils.distributed.world import broadcast, is_main, shows
 from utils.nested import describe, describe_step, halves, num_samples
 from utils.runs.schedule_state import over_before
 from utils.runs.weights import unwrapped

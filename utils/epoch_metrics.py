@@ -5,8 +5,7 @@ import math
 import sys
 import warnings
 
-from utils.distributed.messages import gather
-from utils.distributed.world import is_main, world_size
+from utils.distributed.world import gather, is_main, world_size
 from utils.errors import UserError
 from utils.untrusted import as_count
 

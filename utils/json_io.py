@@ -6,6 +6,8 @@ from pathlib import Path
 
 from utils.files import read_beside, set_aside_damaged, write_whole
 
+_ABSENT = object()
+
 
 def ensure_dir(path):
     """Make the folder and its parents unless they exist."""
@@ -42,6 +44,23 @@ def read_record(path, fits, empty):
             pass
         return empty, set_aside_damaged(path)
     return empty, None
+
+
+def differences(before, after, where=""):
+    """Lines 'path: old -> new' for every value that differs between two JSON objects."""
+    lines = []
+    for key in [*before, *(key for key in after if key not in before)]:
+        path = f"{where}.{key}" if where else str(key)
+        old, new = before.get(key, _ABSENT), after.get(key, _ABSENT)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += differences(old, new, path)
+        elif old != new:
+            lines.append(f"{path}: {_as_json(old)} -> {_as_json(new)}")
+    return lines
+
+
+def _as_json(value):
+    return "(absent)" if value is _ABSENT else json.dumps(value)
 
 
 def _parsed(text):

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import torch
 
-from utils.distributed.messages import broadcast
+from utils.distributed.world import broadcast
 from utils.seed import derive_seed
 
 _CHUNK = 1 << 16

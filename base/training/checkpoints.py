@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from base.training.nonfinite import MAX_LEFT_OUT
-from utils.config.changes import differences, optimizer_types, order_of_data
+from utils.config.changes import optimizer_types, order_of_data
 from utils.config.plain import require_savable
-from utils.distributed.messages import barrier, gather_to_main
 from utils.distributed.shards import mesh_of
-from utils.distributed.world import is_main, rank, world_size
+from utils.distributed.world import barrier, gather_to_main, is_main, rank, world_size
 from utils.errors import UserError, shortened
+from utils.json_io import differences
 from utils.runs.checkpoint import (
     BEST_MODEL,
     CheckpointError,

@@ -11,7 +11,7 @@ from base import BaseCallback
 from base.training.checkpoints import measured_model
 from base.training.precision import to_device
 from utils import UserError
-from utils.distributed.shards import shows
+from utils.distributed.world import shows
 from utils.nested import halves, samples_of
 from utils.seed import rng_state, set_rng_state
 

@@ -1,27 +1,6 @@
 """What a config has changed since the checkpoint that a run resumes from."""
 
-import json
-
 from utils.config.files import names_several
-
-_ABSENT = object()
-
-
-def differences(before, after, where=""):
-    """Lines 'path: old -> new' for every value that differs between two configs."""
-    lines = []
-    for key in [*before, *(key for key in after if key not in before)]:
-        path = f"{where}.{key}" if where else str(key)
-        old, new = before.get(key, _ABSENT), after.get(key, _ABSENT)
-        if isinstance(old, dict) and isinstance(new, dict):
-            lines += differences(old, new, path)
-        elif old != new:
-            lines.append(f"{path}: {_as_json(old)} -> {_as_json(new)}")
-    return lines
-
-
-def _as_json(value):
-    return "(absent)" if value is _ABSENT else json.dumps(value)
 
 
 def optimizer_types(config):

@@ -4,9 +4,8 @@ import functools
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from utils.distributed.messages import barrier, broadcast
 from utils.distributed.sharded_checkpoint import with_shards_saved
-from utils.distributed.world import is_main
+from utils.distributed.world import barrier, broadcast, is_main, world_size
 from utils.runs.checkpoint import copy_checkpoint, plain, prune_checkpoints, save_checkpoint, set_aside_overtaken
 from utils.stop_signal import unhurried
 
@@ -55,7 +54,8 @@ class CheckpointSaver:
         paths = [self.folder / name for name in dict.fromkeys([*self.names, *names])]
         replaced = [self.folder / name for name in self._replaced]
         self.forget_asked()
-        state = with_shards_saved(state, self.folder, paths[-1].stem)
+        if world_size() > 1:
+            state = with_shards_saved(state, self.folder, paths[-1].stem)
         if is_main():
             self.wait()
             write = functools.partial(self._write, plain(state, copy=self.in_background), paths, replaced)

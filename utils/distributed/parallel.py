@@ -109,8 +109,8 @@ def fsdp(
     """The model with a shard of each parameter, its gradient and the optimizer's state in each process.
 
     units: patterns of modules, as ["layers.*"], whose parameters are gathered when needed and freed afterwards; of
-        nested modules the outer one counts. By default the model's children, and the items of those that are a Sequential
-        or a ModuleList. The rest of the model is one more unit.
+        nested modules the outer one counts. By default the children of the model, and the items of those that are a
+        Sequential or a ModuleList. The rest of the model is one more unit.
     mixed_precision: "bf16" gathers and computes in bfloat16; shards stay as they are, gradients add up in float32.
     reshard_after_forward: False keeps gathered parameters until the backward pass, which saves sending them again.
     checkpoint_activations: patterns of modules whose activations the backward pass computes again to save memory.

@@ -45,29 +45,45 @@ def processes_to_start(settings: "RunSettings", parallel: dict[str, Any] | None)
 
 def start_processes(number: int) -> None:
     """Run this command line in so many processes; raise SystemExit with the status of the first one that fails."""
-    from torch.distributed.elastic import multiprocessing
+    from torch.distributed.elastic.multiprocessing import SignalException
 
     logging.disable(logging.CRITICAL)  # of torch's launcher, whose news are reported below
     _handle_signals()
     _set_unless_given(number)
-    with _meeting_folder() as folder:
-        place = {"WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number, "TORCHELASTIC_RUN_ID": uuid.uuid4()}
-        places = {rank: {"RANK": rank, "LOCAL_RANK": rank, OWN_LAUNCH: folder, **place} for rank in range(number)}
-        processes = multiprocessing.start_processes(
-            name="train",
-            entrypoint=sys.executable,
-            args=dict.fromkeys(places, ("-u", *sys.argv)),
-            envs={rank: {name: str(value) for name, value in place.items()} for rank, place in places.items()},
-            logs_specs=multiprocessing.DefaultLogsSpecs(log_dir=folder),
-        )
-        try:
-            failures = processes.wait(period=0.1).failures
-        except multiprocessing.SignalException as stop:
-            _stop(processes, stop.sigval)
-        finally:
-            processes.close(signal.SIGKILL)  # what still runs after a third signal
+    try:
+        with _meeting_folder() as folder:
+            failures = _run(number, folder)
+    except SignalException as stop:
+        leave_closed_terminal()
+        raise SystemExit(128 + stop.sigval) from None
     if failures:
         _report(min(failures.values(), key=lambda failure: failure.timestamp))
+
+
+def _run(number, folder):
+    """{rank: torch's ProcessFailure} of so many processes that have run. Raises SignalException after a signal."""
+    from torch.distributed.elastic import multiprocessing
+
+    shared = {"WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number, OWN_LAUNCH: folder}
+    shared |= {"TORCHELASTIC_RUN_ID": uuid.uuid4(), "TORCHELASTIC_RESTART_COUNT": 0}
+    places = {rank: {"RANK": rank, "LOCAL_RANK": rank, **shared} for rank in range(number)}
+    processes = multiprocessing.start_processes(
+        name="train",
+        entrypoint=sys.executable,
+        args=dict.fromkeys(places, ("-u", *sys.argv)),
+        envs={rank: {name: str(value) for name, value in place.items()} for rank, place in places.items()},
+        logs_specs=multiprocessing.DefaultLogsSpecs(log_dir=folder),
+    )
+    try:
+        return processes.wait(period=0.1).failures
+    except multiprocessing.SignalException as stop:
+        try:
+            processes.close(stop.sigval, timeout=_SAVE_SECONDS)
+        except multiprocessing.SignalException as again:  # after a second Ctrl-C, processes end without saving
+            processes.close(again.sigval, timeout=_SAVE_SECONDS)
+        raise
+    finally:
+        processes.close(signal.SIGKILL)  # what still runs after a third signal
 
 
 def _handle_signals():
@@ -108,18 +124,6 @@ def _meeting_folder() -> Iterator[str]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _stop(processes, number) -> NoReturn:
-    """Pass a signal on to the processes, and a second one, which ends them at once; exit once all have ended."""
-    from torch.distributed.elastic.multiprocessing import SignalException
-
-    try:
-        processes.close(number, timeout=_SAVE_SECONDS)
-    except SignalException as again:
-        processes.close(again.sigval, timeout=_SAVE_SECONDS)
-    leave_closed_terminal()
-    raise SystemExit(128 + number) from None
 
 
 def _report(failure) -> NoReturn:

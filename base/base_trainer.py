@@ -151,7 +151,7 @@ class BaseTrainer(ABC):
         with self.stop_signal, self._opened_run():  # also while the last checkpoint is written
             try:
                 if self._begin():
-                    with contextlib.suppress(_Stopped), self.stop_signal.expecting_steps():
+                    with contextlib.suppress(_Stopped):
                         self._run_epochs()
                     self._end()
                 self.config.record_end()

@@ -26,7 +26,6 @@ from utils.runs.checkpoint import (
 from utils.runs.run_folder import refuse_other_batch
 from utils.runs.weights import class_name, load_optimizer, load_state, load_weights, unwrapped
 from utils.seed import derive_seed, rng_state, seed_everything, set_rng_state
-from utils.stop_signal import unhurried
 from utils.untrusted import as_count
 
 if TYPE_CHECKING:
@@ -66,7 +65,6 @@ def find_unsavable(trainer: "BaseTrainer") -> set[str]:
     return names
 
 
-@unhurried()  # the others wait here for one that still writes
 def gather_state(trainer: "BaseTrainer", epoch: int, unsavable: Collection[str] = ()) -> dict[str, Any]:
     """Everything that must survive a restart, {name: state}, in the first process. epoch: the last complete one.
 

@@ -8,8 +8,7 @@ import os
 import signal
 import time
 from collections import Counter
-from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -24,44 +23,28 @@ _ROUND_SECONDS = 0.25  # between two rounds of an Agreement
 _MOST_STEPS = 50  # between them: steps may become slow at once, as where validation begins
 _times_said = Counter()  # by this process
 _launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
-_group: dist.ProcessGroup | None = None
-
-
-def open_group(timeout: timedelta) -> None:
-    """Make the group, from that of all processes."""
-    global _group
-    _group = dist.new_group(backend="gloo", timeout=timeout)
-
-
-def close_group() -> None:
-    """Forget the group, which torch is about to destroy with all others."""
-    global _group
-    _group = None
-
-
-def process_group() -> dist.ProcessGroup | None:
-    """The group; None outside joined()."""
-    return _group
+group: Any = None
+"""The ProcessGroup in which all of them tell each other plain values; None outside joined()."""
 
 
 def gather(value: T) -> list[T]:
     """[value of each process]."""
     values = [None] * world_size()
-    dist.all_gather_object(values, _on_cpu(value), group=_group)
+    dist.all_gather_object(values, _on_cpu(value), group=group)
     return values  # pyright: ignore[reportReturnType]
 
 
 def gather_to_main(value: T) -> list[T]:
     """[value of each process] in the first process, [its own] in the others."""
     values = [None] * world_size() if is_main() else None
-    dist.gather_object(_on_cpu(value), values, dst=0, group=_group)
+    dist.gather_object(_on_cpu(value), values, dst=0, group=group)
     return values or [value]  # pyright: ignore[reportReturnType]
 
 
 def broadcast(value: T) -> T:
     """The first process's value."""
     values = [_on_cpu(value) if is_main() else None]
-    dist.broadcast_object_list(values, src=0, group=_group)
+    dist.broadcast_object_list(values, src=0, group=group)
     return values[0]  # pyright: ignore[reportReturnType]
 
 
@@ -79,7 +62,7 @@ def _on_cpu(value):
 def sums(numbers: list[float]) -> list[float]:
     """[the sum of each number over the processes]."""
     totals = torch.tensor(numbers, dtype=torch.float64)
-    dist.all_reduce(totals, group=_group)
+    dist.all_reduce(totals, group=group)
     return totals.tolist()
 
 
@@ -137,7 +120,7 @@ class Agreement:
         every = int(self._every * _ROUND_SECONDS / max(elapsed, 1e-9))
         every = max(1, min(every, 2 * self._every, _MOST_STEPS))
         self._answers = torch.tensor([*self._asked, every if is_main() else 0], dtype=torch.int64)
-        self._work = dist.all_reduce(self._answers, dist.ReduceOp.MAX, group=_group, async_op=True)
+        self._work = dist.all_reduce(self._answers, dist.ReduceOp.MAX, group=group, async_op=True)
         self._asked = None
 
     def _finish(self):

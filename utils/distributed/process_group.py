@@ -18,9 +18,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
-from utils.distributed import contact
+from utils.distributed import contact, messages
 from utils.distributed.launch import is_main, meeting_folder, rank, who, world_size
-from utils.distributed.messages import close_group, gather, is_first_to_say, open_group
+from utils.distributed.messages import gather, is_first_to_say
 from utils.errors import UserError, log_error, print_error
 from utils.json_io import differences
 
@@ -102,7 +102,7 @@ def _join(config, device_name):
             dist.init_process_group("nccl", device_id=device, **place)
         else:
             dist.init_process_group("gloo", **place)
-        open_group(timeout)
+        messages.group = dist.new_group(backend="gloo", timeout=timeout)
     except UserError:
         raise
     except (dist.DistError, ValueError, RuntimeError) as error:
@@ -224,8 +224,7 @@ def _end_threads():
 
 
 def _leave():
-    contact.store = contact.place = None
-    close_group()
+    contact.store = contact.place = messages.group = None
     dist.destroy_process_group()
     if "torch.distributed.tensor" in sys.modules:
         time.sleep(_LET_GO_SECONDS)  # see end_threads_with, for runs that end early

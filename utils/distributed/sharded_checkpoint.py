@@ -97,13 +97,13 @@ def _write(tensors, temporary):
     from torch.distributed import checkpoint
     from torch.distributed.checkpoint.api import CheckpointException
 
-    from utils.distributed.messages import process_group
+    from utils.distributed import messages
 
     writer = checkpoint.HuggingFaceStorageWriter(str(temporary), save_distributed=True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            checkpoint.save(tensors, storage_writer=writer, process_group=process_group())
+            checkpoint.save(tensors, storage_writer=writer, process_group=messages.group)
     except CheckpointException as error:  # raised in all processes; torch's text is a traceback of each
         failure = next(iter(error.failures.values()))[0]
         if isinstance(failure, OSError):

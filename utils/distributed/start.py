@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from utils.config.schema import RunSettings
 
 _SAVE_SECONDS = 300  # how long a process that is told to end may save before it is killed
+_END_SECONDS = 10  # the same after a second signal
 
 
 def processes_to_start(settings: "RunSettings", parallel: dict[str, Any] | None) -> int:
@@ -80,7 +81,7 @@ def _run(number, folder):
         try:
             processes.close(stop.sigval, timeout=_SAVE_SECONDS)
         except multiprocessing.SignalException as again:  # after a second Ctrl-C, processes end without saving
-            processes.close(again.sigval, timeout=_SAVE_SECONDS)
+            processes.close(again.sigval, timeout=_END_SECONDS)
         raise
     finally:
         processes.close(signal.SIGKILL)  # what still runs after a third signal

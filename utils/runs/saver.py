@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from utils.distributed.sharded_checkpoint import with_shards_saved
 from utils.distributed.world import barrier, broadcast, is_main, world_size
 from utils.runs.checkpoint import copy_checkpoint, plain, prune_checkpoints, save_checkpoint, set_aside_overtaken
-from utils.stop_signal import unhurried
 
 
 class CheckpointSaver:
@@ -43,12 +42,10 @@ class CheckpointSaver:
         """Forget what save_as has asked for."""
         self.names, self._replaced = [], []
 
-    @unhurried()
     def save(self, state, names):
         """Write one checkpoint under all names, after any save under way, so that there is one copy at most.
 
-        Of several processes the others wait here for the one that writes, since in their next step, where they would
-        wait otherwise, too long a time after a signal ends them.
+        Of several processes the others wait here for the one that writes.
         """
         self.saved_at = time.monotonic()
         paths = [self.folder / name for name in dict.fromkeys([*self.names, *names])]
@@ -72,7 +69,6 @@ class CheckpointSaver:
         if self._job is not None and self._job.done():
             self.wait()
 
-    @unhurried()
     def wait(self):
         """Return when all is written."""
         job = self._job

@@ -289,7 +289,7 @@ def test_numbers_from_before_the_start_wait_for_it(tmp_path, capsys):
     trainer.writer.add_scalar("before", 2.0)
     trainer.train()
     assert rows_of(trainer)[:2] == [{"step": 0, "before": 1.0}, {"step": 0, "before": 2.0}]
-    assert "training goes on" not in capsys.readouterr().out
+    assert "training continues" not in capsys.readouterr().out
 
 
 def test_a_full_disk_leaves_no_half_line(tmp_path):

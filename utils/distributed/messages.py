@@ -29,23 +29,23 @@ group: Any = None
 
 def gather(value: T) -> list[T]:
     """[value of each process]."""
-    values = [None] * world_size()
+    values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, _on_cpu(value), group=group)
-    return values  # pyright: ignore[reportReturnType]
+    return values
 
 
 def gather_to_main(value: T) -> list[T]:
     """[value of each process] in the first process, [its own] in the others."""
-    values = [None] * world_size() if is_main() else None
+    values: Any = [None] * world_size() if is_main() else None
     dist.gather_object(_on_cpu(value), values, dst=0, group=group)
-    return values or [value]  # pyright: ignore[reportReturnType]
+    return values or [value]
 
 
 def broadcast(value: T) -> T:
     """The first process's value."""
-    values = [_on_cpu(value) if is_main() else None]
+    values: list[Any] = [_on_cpu(value) if is_main() else None]
     dist.broadcast_object_list(values, src=0, group=group)
-    return values[0]  # pyright: ignore[reportReturnType]
+    return values[0]
 
 
 def _on_cpu(value):
@@ -86,8 +86,8 @@ class Agreement:
     """
 
     def __init__(self) -> None:
-        self._asked = None
-        self._answers = None  # on their way
+        self._asked: Any = None
+        self._answers: Any = None  # on their way
         self._work = None
         self._steps_left = 0
         self._every = 1

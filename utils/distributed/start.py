@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from utils.config.schema import RunSettings
 
 _SAVE_SECONDS = 300  # how long a process that is told to end may save before it is killed
-_END_SECONDS = 10  # the same after a second signal
+_END_SECONDS = 10  # how long it may take to end at once
 
 
 def processes_to_start(settings: "RunSettings", parallel: dict[str, Any] | None) -> int:
@@ -80,8 +80,9 @@ def _run(number, folder):
     except multiprocessing.SignalException as stop:
         try:
             processes.close(stop.sigval, timeout=_SAVE_SECONDS)
-        except multiprocessing.SignalException as again:  # after a second Ctrl-C, processes end without saving
-            processes.close(again.sigval, timeout=_END_SECONDS)
+        except multiprocessing.SignalException as again:
+            at_once = signal.SIGINT in (stop.sigval, again.sigval)  # as StopSignal ends the processes
+            processes.close(again.sigval, timeout=_END_SECONDS if at_once else _SAVE_SECONDS)
         raise
     finally:
         processes.close(signal.SIGKILL)  # what still runs after a third signal

@@ -158,7 +158,8 @@ def any_of(value: T) -> T | None:
 
 def decided_by_main(function: Callable[[], T]) -> T:
     """function(), which only the first process calls; its UserError ends the others too."""
-    result, error = None, None
+    result: Any = None
+    error = None
     if is_main():
         try:
             result = function()

@@ -26,7 +26,7 @@ class CsvLog:
         self.path = Path(path)
 
     def rows(self) -> list[dict[str, str]]:
-        """The rows as a list of {column: text}, empty without a file. Raises UserError for a file that is no table."""
+        """The rows as a list of {column: text}, empty without a file. Raises UserError for any other file."""
         try:
             text = read_beside(self.path)
             if sum(map(text.count, ",\n\r")) > _MOST_VALUES:

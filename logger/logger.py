@@ -80,7 +80,7 @@ class RunLog(logging.handlers.RotatingFileHandler):
 
 
 def require_log_files(done: str) -> None:
-    """Raise UserError if a log file has lost records since the last call. done: what is safe all the same, in words."""
+    """Raise UserError if a log file has lost records since the last call. done: text that says what is safe."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, RunLog) and handler.failure is not None:
             reason = handler.failure.strerror or handler.failure
@@ -89,9 +89,9 @@ def require_log_files(done: str) -> None:
 
 
 class _OnceForAll(logging.Filter):
-    """Lets through, with several processes, what the first one logs, and warnings of another under its rank.
+    """With several processes: passes all records of the first one, and warnings that only another one logs, by rank.
 
-    Not those that the first process logs too: torch has no such filter.
+    torch leaves it to each process what it logs.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -161,7 +161,7 @@ def _pairs(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _is_of_logging(name):
-    """Whether a dotted name is that of a handler, formatter or filter which one of the modules itself defines."""
+    """Whether a dotted name names a handler, formatter or filter that one of the modules defines itself."""
     module, _, attribute = name.rpartition(".") if isinstance(name, str) else ("", "", "")
     found = getattr(sys.modules.get(module), attribute, None) if module in _MODULES else None
     kinds = (logging.Handler, logging.Formatter, logging.Filter)

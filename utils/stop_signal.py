@@ -1,7 +1,7 @@
 """Signals that ask a run to stop, remembered until it is between two steps and can save.
 
 torch's launcher passes signals on to the processes that it has started, and kills those that have not ended some time
-later, as a process whose step waits for another one that is gone; what a process does about a signal is not torch's.
+later, such as one whose step waits for a process that is gone. It has nothing that lets a process save before that.
 """
 
 import errno

@@ -1,8 +1,7 @@
-"""What processes leave in a store as they end, so that the others can report which one is gone, where and why.
+"""Processes leave a note in a store when they end, so that the others can report which one is gone, where and why.
 
-torch lacks that line. Its monitored_barrier names who misses that one call, the error files of its launcher stay on
-their host and reach nobody but the launcher, its monitors of NCCL name collectives; none knows the epoch or what the
-run's other processes have met. Without a store that answers, the line is shorter.
+torch lacks this: its monitored_barrier names the ranks that miss one call, its launcher's error files reach only the
+launcher of that host, and its NCCL monitors name collectives. None knows the epoch or tells the other processes.
 """
 
 import contextlib
@@ -28,11 +27,11 @@ place: tuple[int, int] | None = None
 
 
 def store_of_start(shared: Any, seconds: float) -> Any:
-    """The part of a store of torchrun's that belongs to this start of the processes.
+    """A new part of the store that torchrun serves, for this start of the processes.
 
-    torchrun serves one store for all its restarts, and its count of them differs between hosts (pytorch issue 108158),
-    so that values of an earlier start would be taken for those of this one. The first process names a new part, and
-    lists whom it has heard, by which the others recognize a process of this start. Raises torch's DistError if not all
+    torchrun has one store for all restarts, and its count of restarts differs between hosts (pytorch issue 108158), so
+    values of an earlier start could be taken for new ones. The first process names the part and lists the names that it
+    has received, from which the others see that it was started with them. Raises torch's DistError if not all processes
     have come after so many seconds.
     """
     name = uuid.uuid4().hex
@@ -66,16 +65,16 @@ def has_ended(status: int, why: str = "") -> None:
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether the error is what torch raises when another process is gone, or does not answer in time."""
+    """Whether torch raised the error because another process is gone, or does not answer in time."""
     return isinstance(error, RuntimeError) and ("gloo/transport/" in str(error) or isinstance(error, dist.DistError))
 
 
 def report_lost(error: BaseException, seconds: float) -> int:
-    """Return the exit status for an error that is_lost, after one of the processes that have met it has reported it.
+    """Return the exit status for an error that is_lost, after one of the remaining processes has reported it.
 
-    seconds: after which a process gives up. The status is never 0, and 2 only if another process has ended with it.
+    seconds: parallel.timeout_seconds. The status is never 0, and 2 only if another process has ended with it.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # by which a launcher ends who is left: a second too early
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a launcher ends the remaining processes a second too early
     timed_out = "timed out" in str(error).lower()
     answers = _ask(timed_out)
     if answers is None:
@@ -133,6 +132,6 @@ def _at(place):
 
 
 def _in_short(error):
-    """What an error of torch's transport says, without its place in the source and its advice."""
+    """The message of an error of torch's transport, without its place in the source and its advice."""
     text = str(error).splitlines()[0].partition("] ")[2] or str(error).splitlines()[0]
     return "lost contact with the others: " + text.partition(". This is typically")[0].rstrip(". ")

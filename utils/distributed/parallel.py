@@ -64,21 +64,23 @@ def ddp(
         gradient_as_bucket_view=True,
     )
     sparse = any(getattr(module, "sparse", False) for module in model.modules())
-    if not find_unused_parameters and not sparse:  # with it, torch leaves them as they are; a sum would make them dense
+    if (
+        not find_unused_parameters and not sparse
+    ):  # with it, torch keeps the layout; a sum would make sparse gradients dense
         _settle_buckets(wrapped)
     return wrapped
 
 
 def _settle_buckets(wrapped):
-    """Have gradients laid out for good before the first step: from the last layer's to the first one's.
+    """Fix the layout of the gradients before the first step: from the last layer's to the first one's.
 
-    torch does it after the first step of each process, by the order in which gradients came. The sums of three or more
-    processes round differently by where in a bucket a gradient lies, so a resumed run's first step would differ.
+    torch does it after the first step of each process, in the order in which gradients came. The sums of three or more
+    processes round differently depending on a gradient's place in a bucket, so a resumed run's first step would differ.
     """
     model = wrapped.module
     wrapped.module = _SumOfParameters(model)
     try:
-        for _ in range(2):  # the second forward pass takes notice of what the first backward pass has shown
+        for _ in range(2):  # the second forward pass applies the order of the first backward pass
             wrapped().backward()
     finally:
         wrapped.module = model

@@ -26,7 +26,7 @@ from utils.json_io import differences
 
 DEFAULT_TIMEOUT_SECONDS = 600.0
 _LAST_WORDS_SECONDS = 2.0  # how long to wait, at the end, for what the first process says
-_LET_GO_SECONDS = 0.2  # in which threads of torch's let go of the last things that were sent
+_RELEASE_SECONDS = 0.2  # for torch's threads to release what was sent last
 _meshes: list[DeviceMesh] = []  # of sharded models
 
 
@@ -79,7 +79,7 @@ def process_device(n_gpu: int, name: str) -> torch.device:
     if not found and name != "cuda":
         return torch.device("cpu")
     if "LOCAL_RANK" not in os.environ:
-        raise UserError("LOCAL_RANK: not set, which says which GPU is whose; start with torchrun, which sets it")
+        raise UserError("LOCAL_RANK: not set, and it says which GPU is whose; start with torchrun, which sets it")
     on_host = max(on_host, local_rank + 1)
     if found < on_host:
         raise UserError(f"{_count(on_host)} on this host, and torch finds {found} CUDA devices; start one for each")
@@ -90,12 +90,14 @@ def _join(config, device_name):
     _require_launcher((config.get("parallel") or {}).get("processes"))
     device = process_device(config.get("n_gpu", 1), device_name or config.get("device", "auto"))
     timeout = timedelta(seconds=_timeout_seconds(config))
-    late = threading.Timer(timeout.total_seconds() + 1, _give_up)  # torch waits for good for what is no store
+    late = threading.Timer(
+        timeout.total_seconds() + 1, _give_up
+    )  # torch waits forever for a server that is not a store
     late.daemon = True
     late.start()
     try:
         contact.store = store = _open_store(timeout)
-        _require_same_kind(store, device.type)  # those on GPUs and those without wait in vain for each other
+        _require_same_kind(store, device.type)  # processes with and without a GPU would wait forever for each other
         place = {"store": store, "rank": rank(), "world_size": world_size(), "timeout": timeout}
         if device.type == "cuda":
             torch.cuda.set_device(device)  # what names no GPU means this process's
@@ -175,9 +177,9 @@ def _require_same(start):
 
 
 def _end_on_gpu(status, unreported=None):
-    """End a process of a GPU at once: one that leaves the group waits for kernels, and they for what may be gone.
+    """End a process that uses a GPU at once: leaving the group waits for kernels that may wait for a lost process.
 
-    unreported: an error that nobody has reported yet. Returns on the CPU, where nothing waits for good.
+    unreported: an error that nobody has reported yet. Returns on the CPU, where leaving does not wait.
     """
     if not _on_gpu():
         return
@@ -205,10 +207,10 @@ def _timeout_seconds(config):
 
 
 def end_threads_with(mesh: DeviceMesh) -> None:
-    """Have a run that ends well end the threads with which torch sends what is sharded over the DeviceMesh.
+    """At the end of a run without errors, end the threads with which torch sends tensors over this DeviceMesh.
 
-    What torch caches of sharded tensors keeps the mesh, and so the threads. One that lets go of a tensor while
-    Python ends asks for Python's lock, is ended for that before Python 3.14, and takes the process along: "terminate
+    torch's caches of sharded tensors keep the mesh, and the mesh its threads. A thread that releases a tensor while
+    Python shuts down needs Python's lock; before Python 3.14 that ends the thread, and with it the process: "terminate
     called without an active exception". torch has no remedy: one was given up in pytorch pull request 179291.
     """
     _meshes.append(mesh)
@@ -216,7 +218,7 @@ def end_threads_with(mesh: DeviceMesh) -> None:
 
 def _end_threads():
     for mesh in _meshes:
-        # where a DeviceMesh keeps its groups: it has no public method that releases them
+        # a DeviceMesh keeps its groups there, and has no public method to release them
         getattr(mesh, "_pg_registry", {}).clear()
     if _meshes:
         _meshes.clear()
@@ -227,7 +229,7 @@ def _leave():
     contact.store = contact.place = messages.group = None
     dist.destroy_process_group()
     if "torch.distributed.tensor" in sys.modules:
-        time.sleep(_LET_GO_SECONDS)  # see end_threads_with, for runs that end early
+        time.sleep(_RELEASE_SECONDS)  # see end_threads_with, for runs that end early
 
 
 def _count(processes):

@@ -173,7 +173,7 @@ def read_shards(state: dict[str, Any], folder: Path, mesh: Any = None) -> dict[s
             for key in path:
                 place = place[key]
             place[last] = tensors[_name(entry["at"])]
-    except (Exception, CheckpointException) as error:  # whatever a hostile folder makes torch's reader raise
+    except (Exception, CheckpointException) as error:  # a hostile folder can make torch's reader raise anything
         raise CheckpointError(f"{folder}: refused: its shards are not those of the checkpoint beside it") from error
     return state
 
@@ -210,7 +210,7 @@ def note_of(ending: bytes) -> tuple[str, str] | None:
 
 
 def verify_shards(folder: Path, digest: str) -> None:
-    """Raise CheckpointError unless the folder's files are those that were written, with the bytes of then."""
+    """Raise CheckpointError unless the folder holds exactly the files that were written, unchanged."""
     try:
         present = {entry.name: entry.is_file(follow_symlinks=False) for entry in os.scandir(folder)}
         strange = [name for name, is_file in present.items() if not is_file]  # to read a pipe could take forever

@@ -1,4 +1,4 @@
-"""Tensors of which each process holds a shard, as parallel.type "fsdp" makes them of parameters: torch's DTensors.
+"""Sharded tensors, torch's DTensors, which parallel.type "fsdp" makes of parameters: each process holds a shard.
 
 They are recognized by an attribute: to import their module takes half a second, which other runs need not wait for.
 """

@@ -1,7 +1,7 @@
 """Start the processes of a run on this host, with the part of torch's launcher that starts and watches processes.
 
-torchrun is that part and a rendezvous, a server that listens on all interfaces and unpickles what it receives. On one
-host there is nobody else to wait for: no port is opened, and the processes meet in files.
+torchrun has a rendezvous as well, a server that listens on all interfaces and unpickles what it receives. On one host
+there is no other host to wait for: no port is opened, and the processes meet in files.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ def start_processes(number: int) -> None:
     """Run this command line in so many processes; raise SystemExit with the status of the first one that fails."""
     from torch.distributed.elastic.multiprocessing import SignalException
 
-    logging.disable(logging.CRITICAL)  # of torch's launcher, whose news are reported below
+    logging.disable(logging.CRITICAL)  # torch's launcher logs what is reported below
     _handle_signals()
     _set_unless_given(number)
     try:

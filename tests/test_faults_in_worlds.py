@@ -408,7 +408,7 @@ def device_of_process():
 
 def test_a_process_that_does_not_know_its_gpu_says_so_in_one_line():
     (line, _) = results(in_world(2, device_of_process))
-    assert line == "LOCAL_RANK: not set, which says which GPU is whose; start with torchrun, which sets it"
+    assert line == "LOCAL_RANK: not set, and it says which GPU is whose; start with torchrun, which sets it"
 
 
 def gathered():

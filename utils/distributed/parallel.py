@@ -64,9 +64,8 @@ def ddp(
         gradient_as_bucket_view=True,
     )
     sparse = any(getattr(module, "sparse", False) for module in model.modules())
-    if (
-        not find_unused_parameters and not sparse
-    ):  # with it, torch keeps the layout; a sum would make sparse gradients dense
+    # torch keeps the layout with find_unused_parameters; a sum would make sparse gradients dense
+    if not find_unused_parameters and not sparse:
         _settle_buckets(wrapped)
     return wrapped
 

@@ -90,9 +90,8 @@ def _join(config, device_name):
     _require_launcher((config.get("parallel") or {}).get("processes"))
     device = process_device(config.get("n_gpu", 1), device_name or config.get("device", "auto"))
     timeout = timedelta(seconds=_timeout_seconds(config))
-    late = threading.Timer(
-        timeout.total_seconds() + 1, _give_up
-    )  # torch waits forever for a server that is not a store
+    # torch waits forever for a server that is not a store
+    late = threading.Timer(timeout.total_seconds() + 1, _give_up)
     late.daemon = True
     late.start()
     try:

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from utils.device import prepare_device
 from utils.distributed.launch import is_main, rank, world_size
 from utils.distributed.shards import is_sharded
 from utils.errors import UserError, log_error
@@ -52,8 +53,6 @@ def joined(config: dict[str, Any], resume: str | None = None, device: str | None
 def process_device(n_gpu: int = 1, name: str = "auto") -> "torch.device":
     """The device of this process. n_gpu, name: as of prepare_device. Raises UserError if they do not fit."""
     if world_size() == 1:
-        from utils.device import prepare_device
-
         return prepare_device(n_gpu, name)[0]
     from utils.distributed import process_group
 

@@ -22,8 +22,7 @@ from utils.config.files import deep_merge, read_config, set_by_path
 from utils.config.plain import require_savable
 from utils.config.schema import KNOWN_KEYS, RunSettings, TrainerSettings
 from utils.config.types import argument_errors, call, resolve, signature_of
-from utils.distributed.messages import decided_by_main
-from utils.distributed.world import is_main
+from utils.distributed.world import decided_by_main, is_main
 from utils.errors import UserError, clean_exit, end_on_user_errors, refuse, shortened, shown
 from utils.files import delete_left_over
 from utils.json_io import write_json

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from utils.distributed.messages import broadcast
+from utils.distributed.world import broadcast
 from utils.errors import UserError
 
 if TYPE_CHECKING:

@@ -28,8 +28,7 @@ from logger import CsvLog, TensorboardWriter, require_log_files
 from logger.reports import epoch_report, run_report, tell_how_to_resume
 from utils.batches import DataError
 from utils.config.schema import TrainerSettings
-from utils.distributed.messages import any_of, gather
-from utils.distributed.world import seed_of_process
+from utils.distributed.world import any_of, gather, seed_of_process
 from utils.runs.checkpoint import BEST_MODEL, checkpoint_name
 from utils.runs.saver import CheckpointSaver
 from utils.runs.weights import unwrapped
@@ -153,7 +152,7 @@ class BaseTrainer(ABC):
         self._check()
         with self.stop_signal, self._opened_run(), self._saving_on_error():
             if self._begin():
-                with contextlib.suppress(Stopped), self.stop_signal.expecting_steps():
+                with contextlib.suppress(Stopped):
                     self._run_epochs()
                 self._end()
             self.config.record_end()

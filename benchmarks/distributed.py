@@ -143,12 +143,10 @@ def hand_written_loop():
 
     from mnist_jobs import SEED, fast_loaders, measured, parts
     from model.loss import nll_loss
-    from utils.config.schema import RunSettings
-    from utils.distributed.process_group import process_device
-    from utils.distributed.world import own_samples, seed_of_process
+    from utils.distributed.world import own_samples, process_device, seed_of_process
     from utils.seed import derive_seed, seed_everything
 
-    device = process_device(RunSettings())
+    device = process_device()
     seed_everything(SEED)
     model, optimizer, scheduler = parts()
     model = torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
@@ -221,10 +219,9 @@ def network(width, layers, wrap=None):
     """(model of square layers, its Adam, device); wrap(model, device) before the optimizer is made."""
     import torch
 
-    from utils.config.schema import RunSettings
-    from utils.distributed.process_group import process_device
+    from utils.distributed.world import process_device
 
-    device = process_device(RunSettings())
+    device = process_device()
     torch.manual_seed(0)
     blocks = [torch.nn.Sequential(torch.nn.Linear(width, width), torch.nn.ReLU()) for _ in range(layers)]
     model = torch.nn.Sequential(*blocks).to(device)
@@ -272,8 +269,7 @@ def run_job(name):
     """Run a job as one of several processes; the first prints what it measured as its last line."""
     import torch
 
-    from utils.distributed.process_group import joined
-    from utils.distributed.world import is_main
+    from utils.distributed.world import is_main, joined
 
     torch.set_num_threads(1)
     with joined({}):

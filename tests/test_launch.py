@@ -19,12 +19,12 @@ from pathlib import Path
 
 import pytest
 import torch.distributed.run
-from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic import multiprocessing
+from torch.distributed.elastic.multiprocessing.api import RunProcsResult
 from worlds import small_job
 
 from helpers import copy_project, same
-from utils.distributed.contact import _Files
-from utils.distributed.launch import _stay_on_host, start_processes
+from utils.distributed.start import _set_unless_given, start_processes
 from utils.runs.checkpoint import load_checkpoint
 from utils.stop_signal import heeded
 
@@ -143,10 +143,10 @@ def test_our_own_launch_names_who_was_killed_and_the_same_command_goes_on(projec
     config = job(project, "killed", killed_at=5)
     output = ended(project, started(project, "train.py", "-c", config), 137)
     assert output.count("error: rank 1 was ended by SIGKILL") == 1
-    assert "lost contact with rank 1, last seen in epoch 2 after batch 1" in output
+    assert "lost contact with rank 1 in epoch 2 after batch 1" in output
     assert "Traceback" not in output
     (log,) = (project / "killed" / "log" / "killed").iterdir()
-    assert (log / "info.log").read_text().count("ERROR run: in epoch 2 after batch 1: lost contact with rank 1") == 1
+    assert (log / "info.log").read_text().count("ERROR run: lost contact with rank 1 in epoch 2 after batch 1") == 1
     config = job(project, "killed", killed_at=10**6)
     output = ended(project, started(project, "train.py", "-c", config, "-r", "auto"), 0)
     assert len(re.findall("using .*-batch1.pth", output)) == 1
@@ -291,23 +291,13 @@ def test_what_torchrun_listens_on_can_be_reached_from_elsewhere_as_the_page_on_s
 def test_a_launch_of_our_own_leaves_the_interfaces_of_the_user_as_they_are(monkeypatch):
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         monkeypatch.setenv(name, "eth7")
-    _stay_on_host()
+    _set_unless_given(2)
     assert os.environ["GLOO_SOCKET_IFNAME"] == os.environ["NCCL_SOCKET_IFNAME"] == "eth7"
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         monkeypatch.delenv(name)
-    _stay_on_host()
+    _set_unless_given(2)
     assert os.environ["NCCL_SOCKET_IFNAME"] == f"={os.environ['GLOO_SOCKET_IFNAME']}"
     assert os.environ["GLOO_SOCKET_IFNAME"] in [name for _, name in socket.if_nameindex()]
-
-
-def test_what_a_process_says_of_its_place_again_and_again_takes_no_more_room(tmp_path):
-    files = _Files(tmp_path)
-    assert not files.check(["contact/place/0"])
-    for batch in range(10, 90):
-        files.set("contact/place/0", f"[1, {batch}]")
-    (file,) = tmp_path.iterdir()
-    assert file.stat().st_size == len("[1, 10]")
-    assert files.check(["contact/place/0"]) and files.get("contact/place/0") == b"[1, 89]"
 
 
 def test_processes_that_cannot_lock_a_file_of_their_folder_say_so_in_one_line(project):
@@ -325,27 +315,39 @@ def test_processes_that_cannot_lock_a_file_of_their_folder_say_so_in_one_line(pr
     assert (done.returncode, done.stdout, done.stderr) == (2, "", told)
 
 
-def test_the_launcher_is_given_only_what_torch_has_had_since_2_8(monkeypatch):
-    given = []
-    monkeypatch.setattr(torch.distributed.run, "run", given.append)
+class Started:
+    """Stands in for torch's context of processes, all of which end well."""
+
+    def wait(self, period):
+        return RunProcsResult()
+
+    def close(self, death_sig):
+        pass
+
+
+SET_BY_START = (
+    "OMP_NUM_THREADS TORCH_CPP_LOG_LEVEL TORCH_NCCL_ASYNC_ERROR_HANDLING TORCHELASTIC_SIGNALS_TO_HANDLE "
+    "GLOO_SOCKET_IFNAME NCCL_SOCKET_IFNAME"
+)
+
+
+def test_torch_s_starter_is_given_only_what_it_has_had_since_2_8(monkeypatch):
+    given = {}
+    monkeypatch.setattr(multiprocessing, "start_processes", lambda **arguments: given.update(arguments) or Started())
     monkeypatch.setattr(sys, "argv", ["train.py"])
-    for name in ("OMP_NUM_THREADS", "TORCH_CPP_LOG_LEVEL", "STARTED_BY_TRAIN_PY", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"):
+    for name in SET_BY_START.split():
         monkeypatch.setenv(name, "1")
-    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-        monkeypatch.setenv(name, "lo")
     monkeypatch.setattr(logging, "disable", lambda level: None)
-    parsed, parse = [], torch.distributed.run.parse_args
-    monkeypatch.setattr(torch.distributed.run, "parse_args", lambda flags: parsed.append(flags) or parse(flags))
     before = heeded()
     try:
         start_processes(2)
-        (backend, run_id, *others), arguments = parsed[0], given[0]
-        assert backend == "--rdzv-backend=one-host" and re.fullmatch("--rdzv-id=[0-9a-f-]{36}", run_id)
-        assert others == ["--nproc-per-node=2", "train.py"] and arguments.nproc_per_node == "2"
-        names = getattr(arguments, "signals_to_handle", "SIGQUIT,SIGINT,SIGTERM,SIGUSR1,SIGHUP")
-        assert names == "SIGQUIT,SIGINT,SIGTERM,SIGUSR1,SIGHUP"
+        assert given.keys() == {"name", "entrypoint", "args", "envs", "logs_specs"}
+        assert given["args"] == dict.fromkeys((0, 1), ("-u", "train.py"))
+        places = [[env["RANK"], env["LOCAL_RANK"], env["WORLD_SIZE"]] for env in given["envs"].values()]
+        assert places == [["0", "0", "2"], ["1", "1", "2"]]
+        assert os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] == "SIGQUIT,SIGINT,SIGTERM,SIGUSR1,SIGHUP"
         for number in before:
-            with pytest.raises(SignalException) as raised:
+            with pytest.raises(multiprocessing.SignalException) as raised:
                 signal.raise_signal(number)
             assert raised.value.sigval == number
     finally:

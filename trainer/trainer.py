@@ -27,8 +27,8 @@ from base.training.schedules import interval_of, step_after_epoch
 from logger.reports import progress_bar
 from logger.tables import show_tables
 from utils import MetricTracker, UserError
-from utils.distributed.messages import broadcast
 from utils.distributed.shards import is_sharded
+from utils.distributed.world import broadcast
 from utils.nested import describe, describe_step, halves, num_samples
 from utils.runs.weights import unwrapped
 from utils.seed import rng_state

@@ -8,8 +8,7 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from utils.distributed.messages import gather
-from utils.distributed.world import is_main, world_size
+from utils.distributed.world import gather, is_main, world_size
 from utils.errors import UserError
 from utils.untrusted import as_count
 

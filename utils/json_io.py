@@ -8,6 +8,8 @@ from typing import Any
 
 from utils.files import read_beside, set_aside_damaged, write_whole
 
+_ABSENT = object()
+
 
 def ensure_dir(path: str | Path) -> None:
     """Make the folder and its parents unless they exist."""
@@ -42,6 +44,20 @@ def read_record(path: str | Path, fits: Callable[[Any], bool], empty: Any) -> tu
                 return content, None
         return empty, set_aside_damaged(path)
     return empty, None
+
+
+def differences(before: dict[str, Any], after: dict[str, Any], where: str = "") -> list[str]:
+    """Return a line 'path: old -> new' for every value that differs between two JSON objects."""
+    lines = []
+    for key in dict.fromkeys([*before, *after]):
+        path = f"{where}.{key}" if where else str(key)
+        old, new = before.get(key, _ABSENT), after.get(key, _ABSENT)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += differences(old, new, path)
+        elif old != new:
+            old, new = ("(absent)" if value is _ABSENT else json.dumps(value) for value in (old, new))
+            lines.append(f"{path}: {old} -> {new}")
+    return lines
 
 
 def _parsed(text):

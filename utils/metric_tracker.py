@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from utils.distributed.messages import gather, sums
+from utils.distributed.world import gather, sums
 from utils.epoch_metrics import EpochMetrics, is_epoch_metric
 from utils.errors import UserError
 from utils.untrusted import as_count, as_list, as_number

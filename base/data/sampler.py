@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils.distributed.messages import broadcast
+from utils.distributed.world import broadcast
 from utils.seed import derive_seed
 
 Indices = Sequence[int] | np.ndarray | torch.Tensor

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from base.training.nonfinite import MAX_SKIPPED
-from utils.config.changes import differences, optimizer_types, order_of_data
+from utils.config.changes import optimizer_types, order_of_data
 from utils.config.plain import require_savable
-from utils.distributed.messages import barrier, gather_to_main
 from utils.distributed.shards import mesh_of
-from utils.distributed.world import is_main, rank, world_size
+from utils.distributed.world import barrier, gather_to_main, is_main, rank, world_size
 from utils.errors import UserError, shortened
+from utils.json_io import differences
 from utils.runs.checkpoint import (
     BEST_MODEL,
     FORMAT,
@@ -28,7 +28,6 @@ from utils.runs.run_folder import refuse_other_batch
 from utils.runs.schedule_state import refuse_old_steps
 from utils.runs.weights import class_name, load_optimizer, load_state, load_weights, unwrapped
 from utils.seed import derive_seed, rng_state, seed_everything, set_rng_state
-from utils.stop_signal import unhurried
 from utils.untrusted import as_count
 
 if TYPE_CHECKING:
@@ -70,7 +69,6 @@ def find_unsavable(trainer: "BaseTrainer") -> set[str]:
     return names
 
 
-@unhurried()  # no watchdog: the other processes wait here while one writes
 def gather_state(trainer: "BaseTrainer", epoch: int, unsavable: Collection[str] = ()) -> dict[str, Any]:
     """Everything that must survive a restart, {name: state}; complete in the first process only.
 

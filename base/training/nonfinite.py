@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from utils.distributed.messages import gather, sums
 from utils.distributed.shards import local
+from utils.distributed.world import gather, sums
 from utils.errors import UserError
 from utils.seed import rng_state, set_rng_state
 from utils.untrusted import as_count, as_list

@@ -1,12 +1,10 @@
 """What a config has changed since the checkpoint that a run resumes from."""
 
-import json
 from typing import Any
 
 from utils.config.components import args_of, dict_at
 from utils.config.files import names_several
 
-_ABSENT = object()
 _HOW_DATA_ARE_READ = {
     "device_resident",
     "num_workers",
@@ -15,20 +13,6 @@ _HOW_DATA_ARE_READ = {
     "prefetch_factor",
     "timeout",
 }
-
-
-def differences(before: dict[str, Any], after: dict[str, Any], where: str = "") -> list[str]:
-    """Return a line 'path: old -> new' for every value that differs between two configs."""
-    lines = []
-    for key in dict.fromkeys([*before, *after]):
-        path = f"{where}.{key}" if where else str(key)
-        old, new = before.get(key, _ABSENT), after.get(key, _ABSENT)
-        if isinstance(old, dict) and isinstance(new, dict):
-            lines += differences(old, new, path)
-        elif old != new:
-            old, new = ("(absent)" if value is _ABSENT else json.dumps(value) for value in (old, new))
-            lines.append(f"{path}: {old} -> {new}")
-    return lines
 
 
 def optimizer_types(config: dict[str, Any]) -> Any:

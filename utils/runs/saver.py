@@ -8,11 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from utils.distributed.messages import barrier, broadcast
 from utils.distributed.sharded_checkpoint import with_shards_saved
-from utils.distributed.world import is_main
+from utils.distributed.world import barrier, broadcast, is_main, world_size
 from utils.runs.checkpoint import copy_checkpoint, prune_checkpoints, save_checkpoint, set_aside_overtaken
-from utils.stop_signal import unhurried
 from utils.untrusted import plain
 
 
@@ -51,18 +49,17 @@ class CheckpointSaver:
         """Forget what save_as has asked for."""
         self.names, self._replaced = [], []
 
-    @unhurried()
     def save(self, state: dict[str, Any], names: Iterable[str]) -> None:
         """Write one checkpoint under all names. A pending save is finished first, so that only one copy exists.
 
-        All processes wait here for the one that writes. If they waited in their next step instead, a signal could end
-        them for taking too long.
+        All processes wait here for the one that writes.
         """
         self.saved_at = time.monotonic()
         paths = [self.folder / name for name in dict.fromkeys([*self.names, *names])]
         replaced = [self.folder / name for name in self._replaced]
         self.forget_asked()
-        state = with_shards_saved(state, self.folder, paths[-1].stem)
+        if world_size() > 1:
+            state = with_shards_saved(state, self.folder, paths[-1].stem)
         if is_main():
             self.wait()
             write = functools.partial(self._write, plain(state, copy=self.in_background), paths, replaced)
@@ -89,7 +86,6 @@ class CheckpointSaver:
         if self._job is not None and self._job.done():
             self.wait()
 
-    @unhurried()
     def wait(self) -> None:
         """Return when the pending save is finished; raises its error."""
         job = self._job

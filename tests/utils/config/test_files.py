@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from utils import UserError
-from utils.config.changes import differences
 from utils.config.files import deep_merge, parse_assignment, read_config, set_by_path, split_path
+from utils.json_io import differences
 
 
 @pytest.fixture

@@ -272,10 +272,10 @@ class BaseTrainer(ABC):
 
     def _record_epoch(self, log, seconds):
         self.saver.agree()
-        best = BEST_MODEL in self.saver.names  # pyright: ignore[reportOperatorIssue]
+        best = BEST_MODEL in self.saver.names
         self.logger.info(epoch_report(log, self.epochs, seconds, best))
         self.saved_log = {key: value for key, value in log.items() if isinstance(value, (int, float, str))}
-        if checkpoint_name(self.epoch) in self.saver.names:  # pyright: ignore[reportOperatorIssue]
+        if checkpoint_name(self.epoch) in self.saver.names:
             self._save_checkpoint(self.epoch, save_best=best)  # the old template's hook, which a subclass may override
             self.saver.forget_asked()  # an override may not call save_now, which does
         self.save_asked(self.epoch)

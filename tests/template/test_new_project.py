@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from worlds import run_forked
 
 import new_project
 from helpers import PROJECT, SHORT, run
@@ -145,11 +146,11 @@ def test_it_is_a_repository_with_one_commit_and_nothing_else_to_add(project):
 
 @pytest.mark.slow
 def test_it_trains_resumes_and_tests(project):
-    run("train.py", "-c", "config.json", *SHORT, cwd=project)
+    run_forked("train.py", "-c", "config.json", *SHORT, cwd=project)
     (run_folder,) = (project / "saved/models/my_project").iterdir()
-    run("train.py", "-r", "latest", "--set", "trainer.epochs=2", cwd=project)
+    run_forked("train.py", "-r", "latest", "--set", "trainer.epochs=2", cwd=project)
     assert (run_folder / "checkpoint-epoch2.pth").exists()
-    run("test.py", "-r", run_folder / "model_best.pth", cwd=project)
+    run_forked("test.py", "-r", run_folder / "model_best.pth", cwd=project)
 
 
 @pytest.mark.slow
@@ -251,9 +252,7 @@ def test_its_tests_fail_when_something_is_broken(project, tmp_path, place, chang
         assert text.count(old) == 1
         text = text.replace(old, new)
     (changed / place).write_text(text)
-    command = [sys.executable, "-m", "pytest", "-q", "-k", test]
-    done = subprocess.run(command, cwd=changed, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 1 and "1 failed" in done.stdout, done.stdout
+    assert "1 failed" in run_forked("-m", "pytest", "-q", "-k", test, cwd=changed, status=1).stdout
 
 
 def test_name_can_be_given_and_git_left_out(tmp_path):

@@ -12,13 +12,14 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
+from worlds import run_forked
 
 import trainer.trainer
 import utils.runs.saver
 from base import BaseDataLoader, InMemoryDataset
 from base.data.augmentations import RandomShift
 from compare import comparable_state
-from helpers import PROJECT, TinyData, copy_project, run, run_here, same, tiny_config, tiny_trainer
+from helpers import PROJECT, TinyData, copy_project, run_here, same, tiny_config, tiny_trainer
 from trainer import Trainer
 from utils import UserError
 from utils.runs.checkpoint import find_checkpoint, load_checkpoint
@@ -325,7 +326,7 @@ from utils.errors import clean_exit
 with clean_exit():
     tiny_trainer(tiny_config({str(tmp_path)!r}), resume={str(one.checkpoint_dir / "checkpoint-epoch1.pth")!r}).train()
 """
-    assert "another process trains this run" in run("-c", program, status=2).stderr
+    assert "another process trains this run" in run_forked("-c", program, status=2).stderr
 
 
 def test_checkpoints_within_epochs_are_made_and_only_the_newest_kept(tmp_path):
@@ -498,7 +499,7 @@ def test_auto_starts_no_second_run_beside_one_that_has_saved_nothing_yet(tmp_pat
     command = ["train.py", "-c", "config.json", "-r", "auto", "--set", "name=again"]
     command += ["--set", f"trainer.save_dir={tmp_path}", "--check"]
     lock = RunLock(folder)
-    assert "first: another process trains this run, and has saved nothing yet" in run(*command, status=2).stderr
+    assert "first: another process trains this run, and has saved nothing yet" in run_forked(*command, status=2).stderr
     del lock
     run_here(*command)
 

@@ -1,11 +1,15 @@
 """Fixtures of all tests."""
 
+import functools
 import logging
 import os
+from importlib import metadata
 
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: tests run side by side, and threads would fight
+os.fsync = lambda descriptor: None  # no test cuts the power, and each flush waits for the disk
+metadata.version = functools.cache(metadata.version)  # each run records the versions, and reading them takes a while
 
 
 @pytest.fixture(autouse=True)

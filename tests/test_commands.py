@@ -15,7 +15,7 @@ import time
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from worlds import run_forked
+from worlds import run_forked, start_forked
 
 from compare import comparable_state
 from helpers import PROJECT, SHORT, copy_project, run, run_here, same
@@ -220,14 +220,17 @@ def test_piped_output_is_plain_lines_within_80_columns(tmp_path):
 @pytest.mark.slow
 def test_a_run_goes_on_when_nobody_reads_its_output(tmp_path):
     short = ["--set", "trainer.len_epoch=5", "--set", "trainer.epochs=2", "--set", f"trainer.save_dir={tmp_path}"]
-    command = [sys.executable, "train.py", "-c", "config.json", *short]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=PROJECT, stdout=pipe, stderr=pipe, text=True) as process:
-        process.stdout.readline()
-        process.stdout.close()
-        (told,) = process.stderr.read().splitlines()
+    reader, writer = os.pipe()
+    with open(reader) as pipe, open(tmp_path / "errors", "w+") as errors:
+        with open(writer, "w") as output:
+            process = start_forked("train.py", "-c", "config.json", *short, cwd=PROJECT, output=output, errors=errors)
+        pipe.readline()
+        pipe.close()
+        process.join(120)
+        errors.seek(0)
+        (told,) = errors.read().splitlines()
         assert told.startswith("warning: nothing more is printed on standard output (Broken pipe)")
-        assert process.wait(timeout=120) == 0
+        assert process.exitcode == 0
     (info,) = tmp_path.rglob("info.log")
     assert "epoch 2/2" in info.read_text()
 
@@ -237,9 +240,8 @@ def test_on_a_terminal_there_is_a_bar_and_no_progress_lines(tmp_path):
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     short = ["--set", "trainer.len_epoch=40", "--set", "trainer.epochs=1", "--set", f"trainer.save_dir={tmp_path}"]
-    command = [sys.executable, "train.py", "-c", "config.json", *short]
-    process = subprocess.Popen(command, cwd=PROJECT, stdin=follower, stdout=follower, stderr=follower)
-    os.close(follower)
+    with open(follower, "w") as terminal:
+        process = start_forked("train.py", "-c", "config.json", *short, cwd=PROJECT, output=terminal, errors=terminal)
     shown = b""
     while True:
         try:
@@ -248,7 +250,8 @@ def test_on_a_terminal_there_is_a_bar_and_no_progress_lines(tmp_path):
             break
     os.close(leader)
     text = shown.decode()
-    assert process.wait() == 0 and "epoch 1/1:" in text and "it/s" in text and "loss=" in text
+    process.join()
+    assert process.exitcode == 0 and "epoch 1/1:" in text and "it/s" in text and "loss=" in text
     assert "[5/40" not in text
     assert all(len(line) <= 80 for line in re.split("[\r\n]", text) if str(tmp_path) not in line)
 

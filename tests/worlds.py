@@ -1,9 +1,10 @@
 """Processes for tests, forked from one that has imported the libraries already, so that each starts in no time.
 
-run_forked runs a command as `python` does. in_world runs a function, or a whole command such as train.py, in each of
-several processes, as torchrun does.
+run_forked and start_forked run a command as `python` does. in_world runs a function, or a whole command such as
+train.py, in each of several processes, as torchrun does.
 """
 
+import atexit
 import contextlib
 import gc
 import importlib.util
@@ -12,6 +13,7 @@ import multiprocessing
 import os
 import pickle
 import runpy
+import signal
 import socket
 import subprocess
 import sys
@@ -59,23 +61,31 @@ _server.set_forkserver_preload(_LIBRARIES + _ROOMS)
 def run_forked(*arguments, cwd=PROJECT, status=0, timeout=120, output=None):
     """helpers.run without the seconds that importing the libraries takes; arguments: a script, "-c" or "-m", and more.
 
-    The project's own modules are imported by the process itself, from where `python` would find them. output: a file
-    for what it prints, which is then not returned.
+    output: a file for what the process prints, which is then not returned.
     """
-    with contextlib.ExitStack() as opened:
-        out, errors = (opened.enter_context(tempfile.TemporaryFile("w+")) for _ in range(2))
-        descriptors = [reduction.DupFd(file.fileno()) for file in (output or out, errors)]
-        command = list(map(str, arguments))
-        process = _server.Process(target=_command, args=(command, Path(cwd).resolve(), dict(os.environ), descriptors))
-        process.start()
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        process = start_forked(*arguments, cwd=cwd, output=output or out, errors=errors)
         process.join(timeout)
         if process.is_alive():
             process.kill()
-            raise subprocess.TimeoutExpired(command, timeout)
+            raise subprocess.TimeoutExpired(arguments, timeout)
         texts = [(file.seek(0), file.read())[1] for file in (out, errors)]
-    done = subprocess.CompletedProcess(command, process.exitcode, *texts)
+    done = subprocess.CompletedProcess(arguments, process.exitcode, *texts)
     assert done.returncode == status, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
+
+
+def start_forked(*arguments, cwd, output, errors):
+    """The multiprocessing.Process that does what `python *arguments` does, in a session of its own.
+
+    It imports the project's own modules itself, from where `python` would find them. output, errors: the open files
+    that are its standard output and error.
+    """
+    descriptors = [reduction.DupFd(file.fileno()) for file in (output, errors)]
+    arguments = list(map(str, arguments))
+    process = _server.Process(target=_command, args=(arguments, Path(cwd).resolve(), dict(os.environ), descriptors))
+    process.start()
+    return process
 
 
 class Ended:
@@ -204,6 +214,8 @@ def rows_of(folder, name="small"):
 def _command(command, folder, environment, descriptors):
     """Do what `python <command>` does, in this forked process, with the files as its standard output and error."""
     gc.freeze()
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal; pytest may run in the background
     for number, descriptor in enumerate(descriptors, start=1):
         os.dup2(descriptor.detach(), number)
     sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)  # noqa: SIM115
@@ -228,6 +240,8 @@ def _command(command, folder, environment, descriptors):
     except Exception:
         sys.excepthook(*sys.exc_info())
         sys.exit(1)
+    finally:
+        atexit._run_exitfuncs()  # which multiprocessing leaves out
 
 
 def _process(sender, environment, path, name, arguments):

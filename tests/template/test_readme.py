@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
     for path in (folder / "config.json", folder / "examples" / "mnist_iterations" / "config.yaml"):
         text = re.sub(r'("?epochs"?): \d+', r"\1: 3", path.read_text())
         text = re.sub(r"len_epoch: \d+", "len_epoch: 5", text)
-        path.write_text(text.replace('"epochs": 3,', '"epochs": 3, "len_epoch": 5,'))
+        path.write_text(text.replace('"epochs": 3,', '"epochs": 3, "len_epoch": 5, "limit_valid_batches": 2,'))
     run_forked("train.py", "-c", "config.json", cwd=folder)
     return folder
 

@@ -58,7 +58,7 @@ _ROOMS = [
 _server.set_forkserver_preload(_LIBRARIES + _ROOMS)
 
 
-def run_forked(*arguments, cwd=PROJECT, status=0, timeout=120, output=None):
+def run_forked(*arguments, cwd=PROJECT, status=0, timeout=300, output=None):
     """helpers.run without the seconds that importing the libraries takes; arguments: a script, "-c" or "-m", and more.
 
     output: a file for what the process prints, which is then not returned.

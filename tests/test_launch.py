@@ -63,7 +63,7 @@ def project(tmp_path_factory):
     folder = copy_project(tmp_path_factory.mktemp("launch") / "project")
     (folder / "trainer" / "killer.py").write_text(_KILLER)
     job(folder, "left", killed_at=10**6)
-    ended(folder, started(folder, "train.py", "-c", "left.json"), 0, seconds=120)
+    ended(folder, started(folder, "train.py", "-c", "left.json"), 0)
     return folder
 
 
@@ -93,13 +93,13 @@ def started(folder, *arguments):
 def in_second_epoch(folder, config, launcher=()):
     """The same, of train.py, that has come to its second epoch."""
     process = started(folder, *launcher, "train.py", "-c", config)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while "epoch 2/" not in (folder / "output").read_text() and time.monotonic() < deadline:
         time.sleep(0.1)
     return process
 
 
-def ended(folder, process, status, seconds=60):
+def ended(folder, process, status, seconds=120):
     """What it has written, once it has ended with this status; nothing that it started or made to meet in is left."""
     process.join(seconds)
     assert process.exitcode == status, (folder / "output").read_text()

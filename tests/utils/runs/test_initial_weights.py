@@ -4,8 +4,9 @@ from argparse import Namespace
 
 import pytest
 import torch
+from worlds import run_forked
 
-from helpers import PROJECT, SHORT, copy_project, run, run_here, same
+from helpers import PROJECT, SHORT, copy_project, run_here, same
 from parse_config import PARTS, ConfigParser
 from utils import UserError
 from utils.config.command_line import read_command_line
@@ -213,7 +214,7 @@ def test_weights_only_is_a_new_run_from_epoch_1_and_goes_on_without_the_file(pro
         'def stop(self, *a, **k):\n    self.stop("enough")\n    return run(self, *a, **k)\n'
         'B._finish_epoch = stop; sys.argv = sys.argv[1:]; runpy.run_path("train.py", run_name="__main__")'
     )
-    run("-c", stop, "train.py", "-c", "again.json", *two, cwd=project)
+    run_forked("-c", stop, "train.py", "-c", "again.json", *two, cwd=project)
     (project / "weights.pth").unlink()
     told = run_here("train.py", "-c", "again.json", "--check", cwd=project, status=2).stderr
     assert "there is no file weights.pth" in told

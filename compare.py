@@ -1,6 +1,7 @@
-"""Say whether two runs are the same, bit for bit: python compare.py --same saved/models/<name>/<run> <other run>."""
+"""Tell whether two runs are the same, bit for bit: python compare.py --same saved/models/<name>/<run> <other run>."""
 
 import argparse
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,38 +13,42 @@ from utils.runs.run_folder import is_run_folder
 
 
 def main(one: Path, other: Path) -> bool:
-    """Print what the runs have in common, or from which step on they differ; returns whether they are the same."""
+    """Print what the runs have in common, or the first step at which they differ. Returns whether they are the same."""
     logs = [run.resolve().parents[2] / "log" / run.resolve().parent.name / run.resolve().name for run in (one, other)]
     found = scalar_differences(*map(tensorboard_scalars, logs))
     row = table_difference(logs)
     names = [{path.name for path in run.glob("*.pth") if "overtaken" not in path.name} for run in (one, other)]
-    passing = {name for name in names[0] ^ names[1] if "-batch" in name}  # only a run that was stopped has these
-    names = [mine - passing for mine in names]
+    only_one = {name for name in names[0] ^ names[1] if "-batch" not in name}  # those are left by a stopped run alone
     common = sorted(names[0] & names[1])
     if not common:
         raise UserError(f"{one}, {other}: no checkpoints of the same name, so nothing to compare")
     for name in common:
         states = [comparable_state(run / name) for run in (one, other)]
-        found += [(states[0].get("step", 0), f"{name}: {place}") for place in differing_values(*states)[:3]]
+        found += [
+            (states[0].get("step", 0), f"{name}: {place}") for place in differing_values(states[0], states[1])[:3]
+        ]
     if found:
         step = min(step for step, _ in found)
         print(shown(f"different from step {step} on: {'; '.join(what for at, what in found if at == step)}"))
     elif row:
         print(shown(f"different: {row}"))
-    elif names[0] != names[1]:
-        print(shown(f"the same as far as both go; one alone has {', '.join(sorted(names[0] ^ names[1]))}"))
+    elif only_one:
+        print(shown(f"the same as far as both go; one alone has {', '.join(sorted(only_one))}"))
     else:
         print(f"the same: {len(common)} checkpoints, metrics.csv, and what TensorBoard shows but for the pace")
-    return not found and not row and names[0] == names[1]
+    return not found and not row and not only_one
 
 
 def comparable_state(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds, but for the config, which names the run, its TensorBoard files, and why it stopped."""
+    """Return the content of a checkpoint without what differs between equal runs.
+
+    That is the config, which names the run, the TensorBoard files, and the reason for a stop.
+    """
     from utils.runs.checkpoint import load_checkpoint
 
     state = load_checkpoint(path)
     state.pop("config", None)
-    state.pop("stop_reason", None)  # a run that was resumed under another config is the same as one left alone
+    state.pop("stop_reason", None)  # a run resumed with another config is the same as one that never stopped
     state.get("attributes", {}).pop("writer", None)
     return state
 
@@ -51,24 +56,21 @@ def comparable_state(path: Path) -> dict[str, Any]:
 def scalar_differences(
     one: dict[str, list[tuple[int, float]]], other: dict[str, list[tuple[int, float]]]
 ) -> list[tuple[int, str]]:
-    """[(step, what differs)] of two runs' {tag: [(step, value), ...]}; the first difference of each tag."""
+    """Return [(step, what differs)], the first difference of each tag, of two runs' {tag: [(step, value), ...]}."""
     found = []
     for tag in sorted(one.keys() | other.keys()):
-        points = [*one.get(tag, ())], [*other.get(tag, ())]
-        for left, right in zip(*points, strict=False):
-            if left != right and not (left[0] == right[0] and left[1] != left[1] and right[1] != right[1]):
-                found.append((min(left[0], right[0]), f"{tag} is {left[1]:.9g} and {right[1]:.9g}"))
-                break
-        else:
-            length = min(map(len, points))
-            rest = [*points[0][length:], *points[1][length:]]
-            if rest:
-                found.append((rest[0][0], f"{tag} is in one alone"))
+        for left, right in itertools.zip_longest(one.get(tag, ()), other.get(tag, ())):
+            if repr(left) == repr(right):  # as text, since nan differs from itself
+                continue
+            both = left and right and f"{left[1]:.9g} and {right[1]:.9g}"
+            step = min(point[0] for point in (left, right) if point)
+            found.append((step, f"{tag} is {both or 'in one alone'}"))
+            break
     return found
 
 
 def table_difference(logs: Sequence[Path]) -> str | None:
-    """The first place at which the rows that both runs' metrics.csv have differ; None if there is none."""
+    """Return the first place at which the runs' metrics.csv differ in the rows that both have; None if they do not."""
     tables = [CsvLog(log / "metrics.csv").rows() for log in logs]
     if not all(tables) and any(tables):
         return "one alone has a metrics.csv"
@@ -81,15 +83,15 @@ def table_difference(logs: Sequence[Path]) -> str | None:
 
 
 def tensorboard_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """{tag: [(step, value), ...]} of a run's TensorBoard files, as TensorBoard shows them, without the pace."""
+    """Return {tag: [(step, value), ...]} of a run's TensorBoard files, as TensorBoard shows them, without the pace."""
     import logging
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for path in folder.glob("*tfevents*"):
-        if not path.is_file():  # a pipe would be read for good
+        if not path.is_file():  # reading from a pipe would never end
             raise UserError(f"{shown(path)}: not a file; move it away")
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of what a resumed run has taken back
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of points that a resumed run has taken back
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith("steps_per_sec")]
@@ -97,28 +99,26 @@ def tensorboard_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def differing_values(one: Any, other: Any, place: str = "") -> list[str]:
-    """Places at which two nested states differ, in bits, type or presence."""
+    """Return the dotted places at which two nested states differ in bits, type or presence."""
     import torch
 
     if type(one) is not type(other):
         return [place]
-    if isinstance(one, dict):
-        names = dict.fromkeys([*one, *other])
-        return [p for name in names for p in differing_values(one.get(name), other.get(name), f"{place}.{name}")]
     if isinstance(one, (list, tuple)):
-        if len(one) != len(other):
-            return [place]
-        pairs = enumerate(zip(one, other, strict=True))
-        return [p for i, pair in pairs for p in differing_values(*pair, f"{place}.{i}")]
+        one, other = dict(enumerate(one)), dict(enumerate(other))
+    if isinstance(one, dict):
+        inner = [(one.get(name), other.get(name), f"{place}.{name}".lstrip(".")) for name in {**one, **other}]
+        return [found for values in inner for found in differing_values(*values)]
     if isinstance(one, torch.Tensor):
-        same = one.dtype == other.dtype and one.shape == other.shape
         bits = [tensor.flatten().contiguous().view(torch.uint8) for tensor in (one, other)]
-        return [] if same and torch.equal(*bits) else [place.lstrip(".")]
-    return [] if repr(one) == repr(other) else [place.lstrip(".")]
+        same = one.dtype == other.dtype and one.shape == other.shape and torch.equal(*bits)
+    else:
+        same = repr(one) == repr(other)
+    return [] if same else [place]
 
 
 def run_folder(text: str | Path) -> Path:
-    """The folder of a run's checkpoints, given it, its logs or a checkpoint. Raises UserError for another place."""
+    """Return the folder of a run's checkpoints, given it, its log folder or a checkpoint. Raises UserError."""
     path = Path(text)
     folder = path.parent if path.is_file() else path
     if folder.parent.parent.name == "log":
@@ -129,7 +129,7 @@ def run_folder(text: str | Path) -> Path:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Say whether two runs are the same, bit for bit.")
+    parser = argparse.ArgumentParser(description="Tell whether two runs are the same, bit for bit.")
     parser.add_argument("--same", nargs=2, metavar="RUN", required=True, help="folders of two runs; exit status 0 or 1")
     with clean_exit():
         refuse_several("compare.py")

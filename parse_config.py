@@ -1,4 +1,4 @@
-"""ConfigParser: a config merged with the command line and checked, and what is built from it by name.
+"""ConfigParser: a config merged with the command line and checked, and the objects built from it by name.
 
 It touches no disk until a run's folder is asked for through save_dir or log_dir.
 """
@@ -18,13 +18,12 @@ from logger import TrackerList, setup_logging
 from utils.config.check import check_config, check_types, renamed_types
 from utils.config.command_line import read_command_line
 from utils.config.components import OWN_SECTION, PARTS, Part, as_spec, metric_name
-from utils.config.files import deep_merge, read_config, require_plain, set_by_path
+from utils.config.files import deep_merge, read_config, set_by_path
 from utils.config.plain import require_savable
 from utils.config.schema import KNOWN_KEYS, RunSettings, TrainerSettings
-from utils.config.types import argument_errors, is_library, resolve, signature_of
-from utils.distributed.messages import decided_by_main
-from utils.distributed.world import is_main
-from utils.errors import UserError, clean_exit, end_on_user_errors, shortened, shown
+from utils.config.types import argument_errors, call, resolve, signature_of
+from utils.distributed.world import decided_by_main, is_main
+from utils.errors import UserError, clean_exit, end_on_user_errors, refuse, shortened, shown
 from utils.files import delete_left_over
 from utils.json_io import write_json
 from utils.runs.checkpoint import load_checkpoint, with_shards
@@ -36,9 +35,7 @@ if TYPE_CHECKING:
 
     from base.base_callback import BaseCallback
 
-__all__ = ["PARTS", "ConfigParser", "CustomArgs"]
-
-# A flag of its own for one value. flags: option strings. type: of the value. target: its path in the config.
+# A flag for one value of the config. flags: option strings. type: of the value. target: its path in the config.
 CustomArgs = collections.namedtuple("CustomArgs", "flags type target")
 
 _LOG_LEVELS = {0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG}
@@ -53,8 +50,8 @@ class ConfigParser:
         values are skipped.
     run_id: name of the run's folder, by default the time of its start.
     parts: {section: Part}, what each section may name; without it, sections are checked only when they are built.
-    new_run: start a new run from `resume` instead of continuing that one, as a checkpoint outside a run's folder
-        always does. The attribute `continues` says which it is.
+    new_run: start a new run from `resume` instead of continuing that one. A checkpoint outside a run's folder always
+        starts a new run. The attribute `continues` says which it is.
     device: used instead of the config's, without becoming part of the config.
     also_logged: names that the trainer logs besides the loss and the metrics; None if nothing will be monitored.
 
@@ -80,15 +77,15 @@ class ConfigParser:
         whole = self.resume is not None and self.resume.suffix != ".safetensors"
         self.continues = whole and not new_run and is_run_folder(self.resume.parent)
         self._save_dir = self._log_dir = None
-        self._has_ended = False  # whether the run had, before this start of it
+        self._has_ended = False  # whether the run had ended before this start
         self._logs = False  # whether logging is set up
         for target, value in (modification or {}).items():
             if value is not None:
                 set_by_path(self._config, target, value, KNOWN_KEYS)
-        self.keeps_nothing = False  # whether save_dir is a folder that is gone when the command ends
+        self.keeps_nothing = False  # whether save_dir is deleted when the command ends
         self._checkpoint = None  # its content, once from_args has read it
         self._seen = None  # the runs that -r auto has looked at
-        self.variants = []  # of this config: the runs that --folds or --seeds ask for
+        self.variants = []  # the runs that --folds or --seeds ask for
         self.own_keys = check_config(self._config, self.parts, also_logged, begins=resume is None)
 
     @classmethod
@@ -99,29 +96,20 @@ class ConfigParser:
         parts: dict[str, Part] | None = None,
         also_logged: Iterable[str] | None = (),
     ) -> Self:
-        """The config that a command line asks for. Ends the program on --check, --print-config and errors.
+        """Return the config that a command line asks for. Ends the program on --check, --print-config and errors.
 
         args: an ArgumentParser with -c/--config, -r/--resume and -d/--device, or what its parse_args returned.
-        options: CustomArgs, each a flag of its own that sets one value. Precedence, lowest first: the
-        checkpoint's config, the config file over its "base", the flags, --set.
+        options: CustomArgs, each a flag that sets one value. Precedence, lowest first: the checkpoint's config, the
+        config file over its "base", the flags, --set.
         """
-        end_on_user_errors()  # for what a script without clean_exit builds later
+        end_on_user_errors()  # also for errors in what a script without clean_exit builds later
         with clean_exit():
             given = read_command_line(args, options)
-            errors = _set_all(given.config, given.assignments)
             try:
-                merged = cls(
-                    given.config,
-                    given.resume,
-                    parts=parts,
-                    new_run=given.new_run,
-                    device=given.device,
-                    also_logged=also_logged,
-                )
+                merged = cls(given.config, given.resume, None, None, parts, given.new_run, given.device, also_logged)
             except UserError as error:
-                errors.append(str(error))
-            if errors:
-                raise UserError("\n".join(errors))
+                raise UserError("\n".join([*given.errors, str(error)])) from None
+            refuse(given.errors)
             if given.print_config:
                 print(json.dumps(merged.config, indent=4))
                 raise SystemExit(0)
@@ -138,7 +126,7 @@ class ConfigParser:
 
     @classmethod
     def from_file(cls, path: str | Path, modification: dict[Any, Any] | None = None) -> Self:
-        """The config of a file, with {path: value} set on top, for a notebook. Raises UserError, all errors at once."""
+        """Return the config of a file, with {path: value} set on top, for a notebook. Raises UserError."""
         config = cls(read_config(Path(path)), modification=modification, parts=PARTS)
         check_types(config.config, config.parts)
         return config
@@ -146,64 +134,59 @@ class ConfigParser:
     def init_obj(self, name: str, module: ModuleType | None = None, *args: Any, **kwargs: Any) -> Any:
         """Build the object that section `name` describes: its type, found in module, called with its args.
 
-        module: by default the one that PARTS names. Further arguments are passed on; one that the config gives too is
+        module: by default the one that PARTS names. Further arguments are passed on; one that the config also gives is
         refused. Raises UserError.
         """
-        found, keywords = self._look_up(name, as_spec(name, self._config.get(name)), module, args, kwargs)
-        return _call(name, found, args, keywords)
+        return self._build(name, self.get(name), module, args, kwargs)
+
+    def build(self, path: str, spec: Any, *args: Any, **kwargs: Any) -> Any:
+        """Build the object that a spec {"type", "args"} describes, wherever in a section it is, as init_obj does.
+
+        path: the place in the config, as "lr_scheduler.args.schedulers.0"; its first word says where types are found.
+        """
+        return self._build(path, spec, None, args, kwargs)
 
     def init_ftn(self, name: str, module: ModuleType, *args: Any, **kwargs: Any) -> Callable[..., Any]:
-        """The function that section `name` describes, with its args and the further ones bound."""
-        found, keywords = self._look_up(name, as_spec(name, self._config.get(name)), module, args, kwargs, whole=False)
+        """Return the function that section `name` describes, with its args and the further ones bound."""
+        found, keywords = self._look_up(name, self.get(name), module, args, kwargs, whole=False)
         return functools.partial(found, *args, **keywords)
 
     def find_type(self, name: str, module: ModuleType | None = None, default: str | None = None) -> Any:
-        """The class or function that the type of section `name` names; without one, the default of that name."""
-        spec = {"type": self._config[name].get("type", default)}
-        return self._look_up(name, spec, module, whole=False)[0]
+        """Return the class or function that section `name` names as its type, or else the default."""
+        return self._resolve(name, self._config[name].get("type", default), module)
+
+    def parameters(self, name: str, module: ModuleType | None = None) -> list[str]:
+        """Return the names of the arguments that the class of section `name` takes."""
+        found = self._resolve(name, as_spec(name, self.get(name))["type"], module)
+        return [parameter.name for parameter in signature_of(found)]
 
     def init_loss(self, module: ModuleType | None = None, name: str = "loss") -> Callable[[Any, Any], Any]:
-        """The loss: callable (output, target) -> 0-dim tensor, from a function or a loss class."""
-        spec = as_spec(name, self._config.get(name))
-        found, keywords = self._look_up(name, spec, module, called_with=2)
-        return _call(name, found, (), keywords) if inspect.isclass(found) else _bind(found, keywords, spec)
+        """Return the loss: callable (output, target) -> 0-dim tensor, from a function or a loss class."""
+        return self._init_function(name, self.get(name), module)
 
     def init_metrics(self, module: ModuleType | None = None, name: str = "metrics") -> list[Any]:
-        """The metrics: callables (output, target) -> number and objects with update, compute and reset.
+        """Return the metrics: callables (output, target) -> number and objects with update, compute and reset.
 
         Each has its name as __name__.
         """
-        specs = [as_spec(f"{name}.{i}", entry) for i, entry in enumerate(self._config.get(name, []))]
-        found = [self._look_up(name, spec, module, path=f"{name}.{i}", called_with=2) for i, spec in enumerate(specs)]
-        return [_metric(f"{name}.{i}", *built, spec) for i, (built, spec) in enumerate(zip(found, specs, strict=True))]
+        metrics = []
+        for i, entry in enumerate(self.get(name, [])):
+            metrics.append(self._init_function(f"{name}.{i}", entry, module))
+            metrics[i].__name__ = metric_name(as_spec(f"{name}.{i}", entry))
+        return metrics
 
     def init_callbacks(self, name: str = "callbacks") -> "list[BaseCallback]":
-        """The callbacks, in the config's order, from trainer/callbacks.py or a file beside it."""
-        return [self.build(f"{name}.{i}", entry) for i, entry in enumerate(self._config.get(name, []))]
+        """Return the callbacks, in the config's order, from trainer/callbacks.py or a file beside it."""
+        return [self.build(f"{name}.{i}", entry) for i, entry in enumerate(self.get(name, []))]
 
     def init_trackers(self, name: str = "trackers") -> TrackerList:
-        """The TrackerList, from logger/trackers.py or a file beside it; an empty one but in the first process."""
-        entries = self._config.get(name, []) if is_main() else []
+        """Return the experiment trackers of logger/trackers.py or a file beside it; the first process alone has any."""
+        entries = self.get(name, []) if is_main() else []
         trackers = [self.build(f"{name}.{i}", entry) for i, entry in enumerate(entries)]
         return TrackerList(trackers, self._config, self.get_logger("trackers"))
 
-    def build(self, path: Path, spec: Any, *args: Any, **kwargs: Any) -> Any:
-        """The object that a spec {"type", "args"} describes, as init_obj builds it, wherever it stands in a section.
-
-        path: where that is, as "lr_scheduler.args.schedulers.0"; its first word says where types are looked up.
-        """
-        section = path.partition(".")[0]
-        found, keywords = self._look_up(section, as_spec(path, spec), None, args, kwargs, path=path)
-        return _call(path, found, args, keywords)
-
-    def parameters(self, name: str, module: ModuleType | None = None) -> list[str]:
-        """Names of the arguments that the class of section `name` takes."""
-        spec = as_spec(name, self._config.get(name))
-        found = self._resolve(spec["type"], name, module)
-        return [parameter.name for parameter in signature_of(found)]
-
     def load_checkpoint(self, mesh: Any = None) -> dict[str, Any]:
-        """What the checkpoint to go on from holds. What from_args has read is handed out once and not kept.
+        """Return the content of the checkpoint to resume from. What from_args has read is handed out once, not kept.
 
         mesh: the processes that share its sharded tensors; None for whole ones.
         """
@@ -211,7 +194,7 @@ class ConfigParser:
         return with_shards(load_checkpoint(self.resume, shards=False) if state is None else state, self.resume, mesh)
 
     def get_logger(self, name: str, verbosity: int = 2) -> logging.Logger:
-        """A logger that shows warnings (0), results too (1) or progress too (2)."""
+        """Return a logger that shows warnings (0), results too (1) or progress too (2)."""
         if verbosity not in _LOG_LEVELS:
             raise UserError(f"verbosity: got {verbosity!r}; it should be 0, 1 or 2")
         if not self._logs:
@@ -227,7 +210,7 @@ class ConfigParser:
         return name in self._config
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The section, or the default if there is none."""
+        """Return the section, or the default if there is none."""
         return self._config.get(name, default)
 
     @property
@@ -255,17 +238,17 @@ class ConfigParser:
 
     @property
     def has_ended(self) -> bool:
-        """Whether an earlier start has come to the end of the run that is continued, and nothing was trained since."""
+        """Whether an earlier start reached the end of the run that is continued, and nothing was trained since."""
         self._open_run()
         return self._has_ended
 
     def record_training(self) -> None:
-        """Record in the run's folder that it is trained on, so that its end is to come again."""
+        """Record in the run's folder that the run trains, so that it has not ended."""
         if is_main():
             self._record.train()
 
     def record_end(self) -> None:
-        """Record in the run's folder that all is done, what callbacks do at its end included."""
+        """Record in the run's folder that the run has ended, and its callbacks have, too."""
         if is_main():
             self._record.end()
 
@@ -277,9 +260,8 @@ class ConfigParser:
                 try:
                     self._log_into(log_dir)
                 except FileNotFoundError:
-                    raise UserError(
-                        f"trainer.save_dir: {log_dir}, of rank 0, is not there; all hosts need to share it"
-                    ) from None
+                    text = f"{log_dir}, of rank 0, is not there; all hosts need to share it"
+                    raise UserError(f"trainer.save_dir: {text}") from None
             self._save_dir, self._log_dir = save_dir, log_dir
 
     def _log_into(self, log_dir):
@@ -288,105 +270,70 @@ class ConfigParser:
 
     def _claim_run(self):
         """(folder of checkpoints, folder of logs, whether the run had ended), with the start recorded."""
-        require_savable(self._config, "the config")  # as the script has made it, which a resume reads again
+        require_savable(self._config, "the config")  # a script may have changed it, and a resume reads it again
         if self.continues:
             save_dir = self.resume.parent
         else:
-            root = self._config.get("trainer", {}).get("save_dir", TrainerSettings.model_fields["save_dir"].default)
-            save_dir = claim_run_folder(root, self._config.get("name", "run"), self._run_id)
+            root = self.get("trainer", {}).get("save_dir", TrainerSettings.model_fields["save_dir"].default)
+            save_dir = claim_run_folder(root, self.get("name", "run"), self._run_id)
         try:
             self._lock = RunLock(save_dir)
             if self._seen is not None:
                 refuse_second(save_dir, self._seen)
             log_dir = log_folder_of(save_dir)
-            for left_over in (save_dir, ".*.json.*.tmp"), (log_dir, ".*.tmp"):
-                delete_left_over(*left_over)
+            delete_left_over(save_dir, ".*.json.*.tmp")
+            delete_left_over(log_dir)
             write_json(self._config, save_dir / "config.json")
             self._log_into(log_dir)
             self._record = RunRecord(save_dir)
             self._record.begin(self.resume)
-            self._warn_of_record()
         except OSError as error:
             place = shown(error.filename or save_dir)
             raise UserError(f"{place}: cannot write the run's files: {error.strerror or error}") from None
-        return save_dir, log_dir, self._record.has_ended
-
-    def _warn_of_record(self):
         logger = self.get_logger("config")
         if self._record.damaged:
-            logger.warning("environment.json was not what this program wrote: it is %s now", self._record.damaged)
+            logger.warning("environment.json was damaged and was moved to %s", self._record.damaged)
         before, now = self._record.threads
         if None not in (before, now) and before != now:
-            what = "%d threads compute now, %d did before; on a CPU the last bits of all numbers may differ"
-            logger.warning(what, now, before)
+            text = "%d threads compute now, %d did before; on a CPU the last bits of all numbers may differ"
+            logger.warning(text, now, before)
+        return save_dir, log_dir, self._record.has_ended
 
-    def _resolve(self, type_name, section, module=None):
+    def _resolve(self, path, type_name, module):
         """The class or function of a type, looked up in the module; by default where PARTS says for the section."""
-        if module is not None:
-            return resolve(type_name, module, self.parts.get(section, OWN_SECTION))
-        part = self.parts.get(section) or PARTS.get(section)
+        section = path.partition(".")[0]
+        part = self.parts.get(section) or (PARTS.get(section) if module is None else OWN_SECTION)
         if part is None:
             raise UserError(f"{section}: say in which module its type is looked up")
-        return resolve(type_name, importlib.import_module(part.module), part)
-
-    def _look_up(self, name, spec, module, args=(), kwargs=None, path=None, whole=True, called_with=None):
-        """(class or function, its keyword arguments) of one section.
-
-        whole: all arguments must be there. called_with: number of arguments that a function gets when it is used.
-        """
-        path = path or name
-        keywords = dict(spec.get("args") or {})
-        for key in kwargs or {}:
-            if key in keywords:
-                raise UserError(f"{path}.args.{key}: given in the config and by the script; take it out of the config")
-        keywords |= kwargs or {}
         try:
-            found = self._resolve(spec["type"], name, module)
+            return resolve(type_name, module or importlib.import_module(part.module), part)
         except UserError as error:
             raise UserError(f"{path}.type: {error}") from None
+
+    def _look_up(self, path, section, module, args=(), kwargs=None, whole=True, called_with=None):
+        """(class or function, its keyword arguments) of a section.
+
+        whole: require all arguments. called_with: number of arguments that a function gets when it is used.
+        """
+        spec, further = as_spec(path, section), kwargs or {}
+        keywords = dict(spec.get("args") or {})
+        for key in sorted(further.keys() & keywords):
+            raise UserError(f"{path}.args.{key}: given in the config and by the script; take it out of the config")
+        keywords |= further
+        found = self._resolve(path, spec["type"], module)
         given = called_with if called_with and not inspect.isclass(found) else len(args)
-        wrong = argument_errors(signature_of(found), keywords, given, whole)
-        if wrong:
-            raise UserError("\n".join(f"{path}.args.{error}" for error in wrong))
+        refuse(f"{path}.args.{error}" for error in argument_errors(signature_of(found), keywords, given, whole))
         return found, keywords
 
+    def _build(self, path, section, module, args, kwargs):
+        found, keywords = self._look_up(path, section, module, args, kwargs)
+        return call(path, found, args, keywords)
 
-def _set_all(config, assignments):
-    """Set each (path, value) in place; returns one line for each that cannot be set."""
-    errors = []
-    for target, value in assignments:
-        try:
-            require_plain(value, target)
-            set_by_path(config, target, value, KNOWN_KEYS)
-        except UserError as error:
-            errors.append(str(error))
-    return errors
-
-
-def _call(path, found, args, keywords):
-    """found(*args, **keywords); what it has against its arguments becomes a UserError that says where they stand."""
-    try:
-        return found(*args, **keywords)
-    except OSError as error:
-        raise UserError(f"{path}: {found.__name__}: {error}") from error
-    except (ValueError, TypeError, ImportError, ArithmeticError, LookupError, RuntimeError) as error:
-        if not isinstance(error, UserError) and not is_library(found.__module__):
-            raise
-        names_it = str(error).partition(":")[0] in {parameter.name for parameter in signature_of(found)}
-        raise UserError(f"{path}.args.{error}" if names_it else f"{path}.args: {found.__name__}: {error}") from error
-
-
-def _metric(path, found, keywords, spec):
-    """A metric from its class or function."""
-    if not inspect.isclass(found):
-        return _bind(found, keywords, spec)
-    metric = _call(path, found, (), keywords)
-    metric.__name__ = metric_name(spec)
-    return metric
-
-
-def _bind(function, keywords, spec):
-    """The function with its keywords bound, under the name that logs call it by."""
-    bound = functools.partial(function, **keywords)
-    bound.__name__ = metric_name(spec)
-    return bound
+    def _init_function(self, path, section, module):
+        """A loss or metric: an object of a class, or a function with its args bound and a __name__."""
+        found, keywords = self._look_up(path, section, module, called_with=2)
+        if inspect.isclass(found):
+            return call(path, found, (), keywords)
+        function = functools.partial(found, **keywords)
+        function.__name__ = metric_name(as_spec(path, section))
+        return function

@@ -1,6 +1,6 @@
-"""Train the runs that --folds and --seeds ask for, one after the other, and say what they come to together.
+"""Train the runs that --folds and --seeds ask for, one after another, and summarize their results.
 
-Each is an ordinary run in a process of its own, `python train.py` with the same flags and one of the folds or seeds.
+Each is an ordinary run in a process of its own: `python train.py` with the same flags and one of the folds or seeds.
 """
 
 import argparse
@@ -10,6 +10,9 @@ import signal
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from logger import CsvLog
 from utils.config.schema import TrainerSettings
@@ -19,25 +22,28 @@ from utils.runs.checkpoint import newest_run
 from utils.runs.run_folder import log_folder_of
 from utils.stop_signal import heeded, leave_closed_terminal
 
+if TYPE_CHECKING:
+    from parse_config import ConfigParser
 
-def train_series(config):
-    """Train config.variants, print a table of their best epochs and write it beside their logs.
 
-    With -r auto the newest series goes on. A run that ends with an error or by a signal ends the series, with its
+def train_series(config: "ConfigParser") -> None:
+    """Train config.variants, print a table of their best epochs, and write it beside their logs.
+
+    With -r auto, the newest series is resumed. A run that ends with an error or by a signal ends the series with its
     exit status.
     """
     settings = TrainerSettings.model_validate(config["trainer"])
-    flags, command_again = _other_flags(sys.argv[1:])
+    flags, resume_command = _other_flags(sys.argv[1:])
     folders = []
     for i, variant in enumerate(config.variants, start=1):
-        goes_on = config.resume is not None and has_begun(settings.save_dir, variant.name, config.resume.parent)
-        command = [sys.argv[0], *flags, *variant.flags, *(["-r", "auto"] if goes_on else [])]
+        begun = config.resume is not None and has_begun(settings.save_dir, variant.name, config.resume.parent)
+        command = [sys.argv[0], *flags, *variant.flags, *(["-r", "auto"] if begun else [])]
         print(f"\n{variant.label}, {i} of {len(config.variants)}: python {shlex.join(command)}", flush=True)
         status = _run([sys.executable, *command])
         if status:
-            when = "when that is mended, " if status == 2 else ""
-            again = f"{when}go on with: python {shlex.join(command_again)}"
-            print(f"{variant.label} ended with status {status}; {again}", file=sys.stderr)
+            when = "once that is fixed, " if status == 2 else ""
+            resume = f"{when}resume with: python {shlex.join(resume_command)}"
+            print(f"{variant.label} ended with status {status}; {resume}", file=sys.stderr)
             raise SystemExit(status)
         folders.append(newest_run(settings.save_dir, variant.name))
     result = summarize([variant.label for variant in config.variants], folders, settings.monitor)
@@ -47,17 +53,20 @@ def train_series(config):
     print(f"\n{table}\n\nwritten to {shown(path)}")
 
 
-def has_begun(save_dir, name, first):
-    """Whether the newest run of that name belongs to the series whose first run is in the folder `first`."""
+def has_begun(save_dir: str | Path, name: str, first: Path) -> bool:
+    """Return whether the newest run of that name belongs to the series whose first run is in the folder `first`."""
     newest = newest_run(save_dir, name)
-    return newest is not None and newest.name >= first.name  # folders are named by when they were made
+    return newest is not None and newest.name >= first.name  # folders are named by the time when they were made
 
 
-def summarize(labels, folders, monitor):
-    """{"runs": [...], "mean": {...}, "std": {...}} of the values of each run's best epoch, or its last if none is.
+def summarize(labels: Sequence[str], folders: Sequence[Path], monitor: str) -> dict[str, Any]:
+    """Return {"runs": [...], "mean": {...}, "std": {...}} of the values of each run's best epoch.
 
-    Of the validation values, or of all if there are none; std is that of a sample, with n - 1. folders: of the runs'
-    checkpoints. monitor: "min val_loss", or "off".
+    These are the validation values, or all values if there are none; std is that of a sample, with n - 1.
+
+    labels: names of the runs.
+    folders: folders of their checkpoints.
+    monitor: "min val_loss" or the like; with "off", the last epoch is taken instead of the best.
     """
     runs = []
     for label, folder in zip(labels, folders, strict=True):
@@ -76,8 +85,8 @@ def summarize(labels, folders, monitor):
     }
 
 
-def best_row(rows, monitor):
-    """The row of metrics.csv with the first best value of a monitor, or the last row; None if there is none."""
+def best_row(rows: Sequence[dict[str, float]], monitor: str) -> dict[str, float] | None:
+    """Return the first row with the best value of the monitor, or the last row if it is "off"; None without any."""
     mode, _, name = monitor.partition(" ")
     if mode == "off":
         return rows[-1] if rows else None
@@ -85,28 +94,25 @@ def best_row(rows, monitor):
     return (min if mode == "min" else max)(rows, key=lambda row: row[name], default=None)
 
 
-def series_table(result, width=80):
-    """Text of a summary: a line for each run, their mean and their standard deviation; columns that fit the width."""
-    lines = [("", "epoch", *result["mean"])]
-    lines += [
-        (run["run"], f"{run['epoch']:.0f}", *(f"{run[key]:.5g}" for key in result["mean"])) for run in result["runs"]
-    ]
-    lines += [(name, "", *(f"{value:.5g}" for value in result[key].values())) for name, key in _SUMS.items()]
+def series_table(result: dict[str, Any], width: int = 80) -> str:
+    """Return a summary as text: a line for each run, their mean and std; wide tables are split into blocks."""
+    names = list(result["mean"])
+    lines = [["", "epoch", *names]]
+    lines += [[run["run"], f"{run['epoch']:.0f}", *(f"{run[name]:.5g}" for name in names)] for run in result["runs"]]
+    for label, key in (("mean", "mean"), ("± std", "std")):
+        lines.append([label, "", *(f"{result[key][name]:.5g}" for name in names)])
     columns = [[cell.rjust(max(map(len, column)) + 2) for cell in column] for column in zip(*lines, strict=True)]
     columns[0] = [cell.strip().ljust(len(cell)) for cell in columns[0]]
-    blocks, head = [columns[:2]], columns[:2]
+    blocks = [columns[:2]]
     for column in columns[2:]:
         if sum(len(cells[0]) for cells in blocks[-1]) + len(column[0]) > width and len(blocks[-1]) > 2:
-            blocks.append(list(head))
+            blocks.append(columns[:2])
         blocks[-1].append(column)
     return "\n\n".join("\n".join("".join(row).rstrip() for row in zip(*block, strict=True)) for block in blocks)
 
 
-_SUMS = {"mean": "mean", "± std": "std"}
-
-
 def _numbers(row):
-    """The numbers of a row of metrics.csv."""
+    """The entries of a row of metrics.csv that are numbers."""
     numbers = {}
     for key, text in row.items():
         try:
@@ -117,7 +123,7 @@ def _numbers(row):
 
 
 def _other_flags(arguments):
-    """(the flags for each run, the command that goes on with the series)."""
+    """(the flags for each run, the command that resumes the series)."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for names in (["--folds"], ["--seeds"], ["-r", "--resume"]):
         parser.add_argument(*names)
@@ -127,7 +133,7 @@ def _other_flags(arguments):
 
 
 def _run(command):
-    """Exit status of a command that shares this one's output and ends; with 128 plus the number if a signal came.
+    """Exit status of a command that is run with this one's output; 128 plus the number of a signal that ended it.
 
     Ctrl-C reaches both processes from the terminal; other signals are passed on.
     """

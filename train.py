@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 from parse_config import PARTS, ConfigParser, CustomArgs
 from series import train_series
 from utils.config.train_flags import NONE_GIVEN, add_train_flags, debugging, flag_of_one_process
-from utils.distributed.launch import processes_to_start, refuse_several, start_processes
-from utils.distributed.process_group import joined
+from utils.distributed.launch import refuse_several
+from utils.distributed.start import processes_to_start, start_processes
+from utils.distributed.world import joined, parallelize, process_device
 from utils.errors import clean_exit
 from utils.runs.checkpoint import checksum_of
 
@@ -27,14 +28,12 @@ def build(config: ConfigParser) -> "Trainer":
     # Imported here, so that --help and an error in the config are answered without waiting for torch.
     from base.training.optimizers import build_optimizer
     from base.training.schedules import build_schedule
-    from utils.distributed.parallel import parallelize
-    from utils.distributed.process_group import process_device
     from utils.runs.initial_weights import initialize
     from utils.runs.weights import on_device, unwrapped
     from utils.seed import seed_run
 
     seed_run(config.settings)
-    device = process_device(config.settings)
+    device = process_device(config.settings.n_gpu, config.settings.device)
 
     model = parallelize(initialize(config.init_obj("arch"), config), config, device)
     criterion = on_device(config.init_loss(), device)

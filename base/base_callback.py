@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from utils.distributed.messages import broadcast
+from utils.distributed.world import broadcast
 from utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def call_at_epoch_end(
     Added entries are written to TensorBoard and the trackers as epoch_<name>. Of several processes, the first one's log
     counts. After an error the other callbacks are still called, so that the epoch can be saved.
     """
-    log = broadcast(as_numbers(log))  # pyright: ignore[reportAssignmentType]
+    log = broadcast(as_numbers(log))
     for name in (key for key, value in log.items() if isinstance(value, float) and not math.isfinite(value)):
         trainer.logger.warning("epoch %d: %s is %s", log["epoch"], name, log[name])
     before = set(log)

@@ -19,31 +19,33 @@ _TIMEOUT_SECONDS = 1800
 
 
 class BaseDataLoader(DataLoader):
-    """A DataLoader over the training part of a dataset; split_validation() gives one over the rest.
+    """A DataLoader over the training part of a dataset; split_validation() returns one over the rest.
 
-    dataset: map-style, of N samples; each sample gets its own random numbers, a pure function of (seed, epoch, index).
+    dataset: map-style, of N samples. Each sample has its own random numbers, a function of (seed, epoch, index).
     batch_size: samples in a batch, over all processes.
-    shuffle: draw a new order each epoch, a pure function of torch's seed and the epoch that set_epoch names.
+    shuffle: draw a new order each epoch, a function of torch's seed and the epoch given to set_epoch.
     validation_split: share of the samples (float in [0, 1)) or their number (int) to set aside.
     num_workers: processes that read samples; 0 reads them in this process.
     collate_fn: makes a batch of a list of samples, by default torch's default_collate.
     valid_dataset: the same N samples with the transforms for validation, by default the dataset itself.
-    device_resident: keep an InMemoryDataset on the device that `to` names.
-    fold, stratify, groups: how to split, see split_samples.
+    device_resident: keep an InMemoryDataset on the device given to `to`.
+    fold: "3/5" validates on the third of five parts of the samples; instead of validation_split.
+    stratify: (N,) the class of each sample; both parts of the split then get the same share of each class.
+    groups: (N,) an id of each sample; a split keeps the samples of one id together.
     balance_classes: (N,) the class of each sample; training then draws all classes equally often.
-    loader_kwargs: go to DataLoader. Workers live as long as the loader unless persistent_workers=False is given; a
-        worker that brings no batch for `timeout` seconds, by default 1800, ends the run.
+    loader_kwargs: passed to DataLoader. Workers live as long as the loader unless persistent_workers=False is given;
+        a worker that brings no batch for `timeout` seconds, by default 1800, ends the run.
 
     Raises UserError for a batch size or a split that leaves nothing to train or validate on.
     """
 
     dataset: SeededDataset
-    sampler: Any  # an EpochSampler, unless a sampler of one's own is given
+    sampler: Any  # an EpochSampler, unless another sampler is given
     batch_size: int
 
     fits_on_training_part = False
-    """Whether test data are prepared by what the training part holds, so that test.py builds this loader with the
-    config's validation_split and fold, which must not touch the test data then."""
+    """Whether test data are prepared with statistics of the training part. If so, test.py passes the config's
+    validation_split and fold to this loader, which must not split the test data by them."""
 
     def __init__(
         self,
@@ -86,27 +88,27 @@ class BaseDataLoader(DataLoader):
         self.init_kwargs = {
             "dataset": SeededDataset(dataset),
             "batch_size": batch_size,
-            "shuffle": False,  # the sampler does it
+            "shuffle": False,  # the sampler shuffles
             "collate_fn": self._collate_fn_for(dataset),
             "num_workers": num_workers,
             "persistent_workers": num_workers > 0,
-            # so that starting workers, which a resume does at another time, takes nothing from the global generator
+            # so that starting workers, which a resumed run does at another time, does not draw from the global one
             "generator": torch.Generator().manual_seed(torch.initial_seed()),
             "timeout": _TIMEOUT_SECONDS,
             **loader_kwargs,
         }
         if num_workers == 0:
-            del self.init_kwargs["timeout"]  # which torch takes with workers only
+            del self.init_kwargs["timeout"]  # torch accepts it with workers only
         super().__init__(sampler=train_sampler, **self.init_kwargs)
 
     def split_validation(self) -> DataLoader | None:
-        """A DataLoader over the samples set aside, in a fixed order; None if there are none."""
+        """Return a DataLoader over the samples set aside, in a fixed order; None if there are none."""
         return None if self.valid_sampler is None else self.as_validated(self.valid_sampler)
 
     def as_validation(self, beside: "BaseDataLoader | None" = None) -> DataLoader:
-        """A DataLoader over the other samples as validation would see them: each once, and in a fixed order.
+        """Return a DataLoader over the training samples as validation sees them: each once, in a fixed order.
 
-        beside: the loader that is trained on, if this one is to validate. Raises UserError if they do not go together.
+        beside: the loader to train on, if this one is to validate. Raises UserError if the two do not go together.
         """
         if beside is not None and beside.valid_sampler is not None:
             raise UserError(validated_twice({"validation_split": beside.validation_split, **beside._split_by}))
@@ -117,9 +119,9 @@ class BaseDataLoader(DataLoader):
         return self.as_validated(self.sampler if indices is None else EpochSampler(indices, shuffle=False))
 
     def to(self, device: torch.device) -> Self:
-        """Make ready to feed the device: pinned memory for CUDA, or the samples themselves if device_resident.
+        """Prepare to feed the device: pin memory for CUDA, or move the samples there if device_resident.
 
-        To be called before split_validation and as_validation. Returns the loader.
+        Call it before split_validation and as_validation. Returns the loader.
         """
         if self.device_resident:
             for dataset in {self.dataset.dataset, self.valid_dataset}:
@@ -136,18 +138,18 @@ class BaseDataLoader(DataLoader):
 
     @property
     def seekable(self) -> bool:
-        """Whether an epoch can begin at any batch: not with a sampler of one's own."""
+        """Whether an epoch can begin at any batch; False with a sampler other than an EpochSampler."""
         return isinstance(self.sampler, EpochSampler)
 
     def batch_indices(self, epoch: int, batch_idx: int) -> list[int]:
-        """Indices into the dataset of the samples in one batch of an epoch; [] with a sampler of one's own."""
+        """Return the dataset indices of the samples in a batch of an epoch; [] unless the loader is seekable."""
         if not self.seekable:
             return []
         order = self.sampler.order(epoch)
         return order[batch_idx * self.batch_size : (batch_idx + 1) * self.batch_size].tolist()
 
     def as_validated(self, sampler: Sampler) -> DataLoader:
-        """A DataLoader over the samples of a sampler, as validation sees them."""
+        """Return a DataLoader over the samples of a sampler as validation sees them."""
         dataset = SeededDataset(self.valid_dataset)
         dataset.seeder.set_epoch(0)  # the same random numbers in every epoch, so that epochs compare
         collate_fn = self._collate_fn_for(self.valid_dataset)
@@ -159,9 +161,9 @@ class BaseDataLoader(DataLoader):
         return whole_batch if ready else self._collate_fn
 
     def _split_sampler(self, split: float) -> tuple[Sampler | None, Sampler | None]:
-        """(sampler of the training part, sampler of the validation part), both None if nothing is set aside.
+        """Return (sampler of the training part, sampler of the validation part); both None if nothing is set aside.
 
-        A subclass may call it before its constructor is done, with n_samples and shuffle set.
+        A subclass may call it before its constructor has finished, with n_samples and shuffle set.
         """
         train, valid = split_samples(self.n_samples, split, **getattr(self, "_split_by", {}))
         if len(valid) == 0:

@@ -28,8 +28,7 @@ from logger import CsvLog, TensorboardWriter, require_log_files
 from logger.reports import epoch_report, run_report, tell_how_to_resume
 from utils.batches import DataError
 from utils.config.schema import TrainerSettings
-from utils.distributed.messages import any_of, gather
-from utils.distributed.world import seed_of_process
+from utils.distributed.world import any_of, gather, seed_of_process
 from utils.runs.checkpoint import BEST_MODEL, checkpoint_name
 from utils.runs.saver import CheckpointSaver
 from utils.runs.weights import unwrapped
@@ -153,7 +152,7 @@ class BaseTrainer(ABC):
         self._check()
         with self.stop_signal, self._opened_run(), self._saving_on_error():
             if self._begin():
-                with contextlib.suppress(Stopped), self.stop_signal.expecting_steps():
+                with contextlib.suppress(Stopped):
                     self._run_epochs()
                 self._end()
             self.config.record_end()
@@ -273,10 +272,10 @@ class BaseTrainer(ABC):
 
     def _record_epoch(self, log, seconds):
         self.saver.agree()
-        best = BEST_MODEL in self.saver.names  # pyright: ignore[reportOperatorIssue]
+        best = BEST_MODEL in self.saver.names
         self.logger.info(epoch_report(log, self.epochs, seconds, best))
         self.saved_log = {key: value for key, value in log.items() if isinstance(value, (int, float, str))}
-        if checkpoint_name(self.epoch) in self.saver.names:  # pyright: ignore[reportOperatorIssue]
+        if checkpoint_name(self.epoch) in self.saver.names:
             self._save_checkpoint(self.epoch, save_best=best)  # the old template's hook, which a subclass may override
             self.saver.forget_asked()  # an override may not call save_now, which does
         self.save_asked(self.epoch)

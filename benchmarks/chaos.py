@@ -1,13 +1,13 @@
-"""Kill a run again and again, and compare it with one that was left alone: they must be equal, bit for bit.
+"""Kill a run again and again, and compare it with an undisturbed run: they must be equal, bit for bit.
 
     python benchmarks/chaos.py [--runs 20] [--kills 200] [--seed 0]
     python benchmarks/chaos.py --processes 2 [--parallel fsdp] [--runs 4] [--kills 30]
 
-A project of its own trains a small model with everything that has a state or draws random numbers (batch norm,
-dropout, momentum, a schedule by steps, accumulated gradients, validation within epochs, augmentation with three random
-generators). The process is killed with SIGKILL between steps, half-way through a save, in validation and at any moment
-at all, and started again with the same command line, -r auto, but another number of workers and threads for them. Of
-several processes, started by torchrun, any one is killed; the others must end, and soon.
+A new project trains a small model with everything that has a state or draws random numbers (batch norm, dropout,
+momentum, a schedule by steps, accumulated gradients, validation within epochs, augmentation with three random
+generators). The process is killed with SIGKILL between steps, half-way through a save, in validation and at random
+moments, and started again with the same command line, -r auto, but with another number of workers and threads for them.
+If torchrun starts several processes, any one of them is killed; the others must end soon.
 """
 
 import argparse
@@ -26,18 +26,23 @@ from harness import PROJECT, print_circumstances, print_table
 
 sys.path.insert(0, str(PROJECT))
 JOB = PROJECT / "benchmarks" / "chaos_job"
-END_SECONDS = 15  # in which all processes have to end when one is killed
-KINDS = {"step": (1, 30), "file": (1, 300), "valid": (1, 12), "ms": (1500, 4500)}  # what to count, and how far
+END_SECONDS = 15  # within which all processes must end when one is killed
+KINDS = {
+    "step": (1, 30),
+    "file": (1, 300),
+    "valid": (1, 12),
+    "ms": (1500, 4500),
+}  # what to count, and the range to kill in
 
 
 @dataclass
 class Ended:
-    """How a training command has ended."""
+    """How a training command ended."""
 
     status: int
     errors: str
     seconds_after_kill: float | None
-    """How long all of its processes lived on after one was killed; None if none was."""
+    """Seconds until the last process ended after one was killed; None if none was."""
 
 
 def main(runs, kills, kills_in_a_run, seed, processes, parallel):
@@ -90,7 +95,7 @@ def main(runs, kills, kills_in_a_run, seed, processes, parallel):
 
 
 def make_project(folder):
-    """A new project that holds the job's model, data and config."""
+    """Make a project with the job's model, data and config."""
     project = folder / "project"
     subprocess.run([sys.executable, "new_project.py", str(project)], cwd=PROJECT, check=True, capture_output=True)
     shutil.copy(JOB / "small_net.py", project / "model")
@@ -100,7 +105,7 @@ def make_project(folder):
 
 
 def train(project, arguments, processes, trap=None, victim=0):
-    """Run train.py in so many processes, of which the victim kills itself as the trap (KIND, COUNT) says."""
+    """Run train.py in several processes; the victim kills itself when the trap (KIND, COUNT) says."""
     program = [str(PROJECT / "tests" / "killed.py"), *trap] if trap else ["train.py"]
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [sys.executable, *(launcher if processes > 1 else ()), *program, *arguments]
@@ -126,7 +131,7 @@ def loads(path):
 
 
 def compare_runs(project):
-    """Names of what differs between the run that was left alone and the one that was killed."""
+    """Return the names of what differs between the undisturbed run and the one that was killed."""
     from compare import comparable_state, differing_values, tensorboard_scalars
 
     (straight,) = project.glob("saved/models/straight/*")
@@ -145,10 +150,10 @@ def compare_runs(project):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=20, metavar="N", help="at least so many")
-    parser.add_argument("--kills", type=int, default=200, metavar="N", help="at least so many over all runs")
-    parser.add_argument("--kills-in-a-run", type=int, default=12, metavar="N", help="at most so many in one")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments to kill at")
-    parser.add_argument("--processes", type=int, default=1, metavar="N", help="that train together")
-    parser.add_argument("--parallel", default="ddp", choices=("ddp", "fsdp"), help="how")
+    parser.add_argument("--runs", type=int, default=20, metavar="N", help="smallest number of runs")
+    parser.add_argument("--kills", type=int, default=200, metavar="N", help="smallest number of kills over all runs")
+    parser.add_argument("--kills-in-a-run", type=int, default=12, metavar="N", help="largest number of kills in a run")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments to kill at")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="number of processes that train together")
+    parser.add_argument("--parallel", default="ddp", choices=("ddp", "fsdp"), help="how they train")
     raise SystemExit(main(**vars(parser.parse_args())))

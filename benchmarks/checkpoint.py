@@ -1,9 +1,9 @@
-"""How long a save stops training, ordinary and in the background, and how long a resume takes.
+"""How long training waits for a save, ordinary or in the background, and how long a resume takes.
 
     python benchmarks/checkpoint.py
 
-For models of 1, 100 and 500 million parameters with Adam's state, so three times as many numbers in a file. Each row is
-a process of its own; torch.save of the same state, without flush and checksum, stands beside it.
+The models have 1, 100 and 500 million parameters, and Adam's state makes it three times as many numbers in a file. Each
+row is a process of its own, which also times torch.save of the same state, without flush and checksum.
 """
 
 import json
@@ -81,7 +81,7 @@ def time_resumes(millions, folder):
 
 
 def build(millions, folder, resume=None, **settings):
-    """A trainer of a model of so many parameters, whose optimizer has its state, or is resumed."""
+    """A trainer of a model of that size, whose optimizer has its state; or one to resume from a checkpoint."""
     from parse_config import ConfigParser
     from trainer import Trainer
 

@@ -1,10 +1,10 @@
-"""What several processes cost: our loop beside a hand-written one, scaling beside what paper says, memory of shards.
+"""What several processes cost: our loop and a hand-written one, scaling and its estimate, memory of shards.
 
     python benchmarks/distributed.py            # all four tables, about 10 minutes on two cores
     python benchmarks/distributed.py loops      # or: scaling, memory, paper
 
-Every measurement starts fresh processes through torch's launcher, with one thread each on the CPU, or a GPU each where
-there are as many. Where two loops see the same data, their final weights are compared before their times are.
+Every measurement starts new processes through torch's launcher, with one thread each on the CPU, or a GPU each if there
+are enough. If two loops see the same data, their final weights are compared before their times.
 """
 
 import contextlib
@@ -21,11 +21,11 @@ from harness import abba, peak_memory_mb, print_circumstances, print_table, rati
 
 EPOCHS = 4  # the first is a warm-up
 STEPS = 30
-WIDTH, LAYERS, SAMPLES = 1024, 6, 128  # of the network for scaling, and samples a process and step
+WIDTH, LAYERS, SAMPLES = 1024, 6, 128  # of the network for scaling; samples per process and step
 MANY_PARAMETERS = 2048, 12
 
-# What is expected of GPUs is arithmetic: bytes a second that each of 8 GPUs of a host exchanges with the others, and
-# with other hosts over a network; seconds for a message; the share of the backward pass that hides the exchange.
+# For the estimate: bytes a second that each of 8 GPUs of a host exchanges with the others, and with other hosts over a
+# network; seconds for a message; the share of the backward pass that hides the exchange.
 HOST_GPUS, HOST_BANDWIDTH, LATENCY_SECONDS, BUCKET_BYTES, OVERLAP = 8, 300e9, 20e-6, 25e6, 0.8
 NETWORKS = {"400 Gb/s a GPU": 40e9, "100 Gb/s a host": 1.5e9}
 MODELS = {  # bytes exchanged in a step, and its seconds on one GPU
@@ -47,7 +47,7 @@ def main():
 
 
 def loops():
-    """Steps a second of the default job in ours and in a hand-written loop with DistributedDataParallel."""
+    """Steps a second of the default job, in our loop and in a hand-written one with DistributedDataParallel."""
     measure = {name: start(2, f"{name}_loop") for name in ("ours", "hand_written")}
     ours, written = abba("ours", "hand_written", lambda name: measure[name](), repeats=4)
     if len({run["weights"] for run in [*ours, *written]}) > 1:
@@ -63,7 +63,7 @@ def loops():
 
 
 def scaling():
-    """A step of a network with a larger gradient in 1, 2 and 3 processes, and what follows from its parts."""
+    """A step of a network with a larger gradient in 1, 2 and 3 processes, and the estimate from its parts."""
     measured = {processes: start(processes, "step_parts")() for processes in (1, 2, 3)}
     one, rows = measured[1], []
     for processes, run in measured.items():
@@ -92,14 +92,14 @@ def paper():
 
 
 def expected_seconds(step, exchange, overlap=0.0):
-    """Seconds a step takes of which the backward pass is two thirds, a share of which hides the exchange."""
+    """Seconds of a step. Its backward pass is two thirds of the computation and hides a share of the exchange."""
     return step + max(0.0, exchange - overlap * step * 2 / 3)
 
 
 def memory():
     """Peak memory and time of a step of a larger model with Adam, as copies and as shards."""
     rows = []
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = "262144"  # else the C library keeps what was let go of
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "262144"  # otherwise the C library keeps freed memory
     for kind in ("ddp", "fsdp"):
         run = start(2, f"{kind}_memory")()
         rows.append([kind, f"{run['parameters_mb']:.0f}", f"{run['peak_mb']:.0f}", f"{1e3 * run['step']:.0f}"])
@@ -109,7 +109,7 @@ def memory():
 
 
 def start(processes, job):
-    """A function that runs the job in so many fresh processes and returns what the first one measured."""
+    """A function that runs the job in that many new processes and returns what the first one measured."""
     launcher = "--standalone", f"--nproc-per-node={processes}", __file__, "--job", job
     return lambda: run_fresh("-m", "torch.distributed.run", *launcher)
 
@@ -143,12 +143,10 @@ def hand_written_loop():
 
     from mnist_jobs import SEED, fast_loaders, measured, parts
     from model.loss import nll_loss
-    from utils.config.schema import RunSettings
-    from utils.distributed.process_group import process_device
-    from utils.distributed.world import own_samples, seed_of_process
+    from utils.distributed.world import own_samples, process_device, seed_of_process
     from utils.seed import derive_seed, seed_everything
 
-    device = process_device(RunSettings())
+    device = process_device()
     seed_everything(SEED)
     model, optimizer, scheduler = parts()
     model = torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
@@ -195,7 +193,7 @@ def step_parts():
 
 
 def ddp_memory():
-    """Megabytes that a process has had in use at most above its imports, and seconds a step, with copies."""
+    """Peak megabytes of a process above its imports, and seconds of a step, with copies."""
     return memory_of("ddp")
 
 
@@ -221,10 +219,9 @@ def network(width, layers, wrap=None):
     """(model of square layers, its Adam, device); wrap(model, device) before the optimizer is made."""
     import torch
 
-    from utils.config.schema import RunSettings
-    from utils.distributed.process_group import process_device
+    from utils.distributed.world import process_device
 
-    device = process_device(RunSettings())
+    device = process_device()
     torch.manual_seed(0)
     blocks = [torch.nn.Sequential(torch.nn.Linear(width, width), torch.nn.ReLU()) for _ in range(layers)]
     model = torch.nn.Sequential(*blocks).to(device)
@@ -256,7 +253,7 @@ def timed(function, device, steps=STEPS):
 
 
 def rates(times):
-    """Steps a second in each epoch but the first, of the times at which all steps ended."""
+    """Steps a second in each epoch but the first, from the times at which all steps ended."""
     steps = len(times) // EPOCHS
     ends = [times[i * steps : (i + 1) * steps] for i in range(1, EPOCHS)]
     return [(steps - 1) / (epoch[-1] - epoch[0]) for epoch in ends]
@@ -272,8 +269,7 @@ def run_job(name):
     """Run a job as one of several processes; the first prints what it measured as its last line."""
     import torch
 
-    from utils.distributed.process_group import joined
-    from utils.distributed.world import is_main
+    from utils.distributed.world import is_main, joined
 
     torch.set_num_threads(1)
     with joined({}):

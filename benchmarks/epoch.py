@@ -1,10 +1,10 @@
-"""Seconds an epoch of the default job, in our framework and in what else a user would pick.
+"""Seconds of an epoch of the default job, in our framework and in those that a user might pick instead.
 
     python benchmarks/epoch.py                  # all pairs, about 25 minutes on two cores
     python benchmarks/epoch.py ours hand_written
 
-Each measurement is a process of its own, and pairs are run in the order A B B A: see mnist_jobs.py for what each job
-does. Where two jobs see the same data in the same order, their final weights are compared before their times are.
+Each measurement is a process of its own, and pairs are run in the order A B B A; mnist_jobs.py says what each job does.
+If two jobs see the same data in the same order, their final weights are compared before their times.
 """
 
 import statistics
@@ -16,7 +16,7 @@ from harness import abba, print_circumstances, print_table, ratio, run_fresh
 
 EPOCHS = 6  # the first is a warm-up
 PAIRS = {
-    ("ours", "hand_written"): 3,  # A B B A so many times
+    ("ours", "hand_written"): 3,  # times A B B A
     ("ours", "ours_without_saves"): 2,
     ("ours", "ours_without_tensorboard"): 1,
     ("ours", "lightning_fast"): 1,
@@ -56,7 +56,7 @@ def measure(name):
 
 
 def summary(runs, references):
-    """The table's cells of a job. The ratio is of its epochs to those of the run beside it."""
+    """The cells of a job in the table. The ratio compares its epochs with those of the run it is paired with."""
     seconds = [second for run in runs for second in run["epoch_seconds"]]
     middle, low, high = ratio(*([run["epoch_seconds"] for run in side] for side in (runs, references)))
     return [
@@ -71,7 +71,7 @@ def summary(runs, references):
 
 
 def compare_weights(runs_by_name):
-    """Stop unless all jobs that do the same have come to the same weights."""
+    """Stop unless all jobs that do the same have reached the same weights."""
     for group in SAME_WEIGHTS:
         digests = {run["weights"] for name, runs in runs_by_name.items() if name in group for run in runs}
         if len(digests) > 1:

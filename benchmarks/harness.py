@@ -38,8 +38,8 @@ def abba(first, second, run, repeats=1):
 def ratio(runs, references):
     """(median, low, high) of the ratios of paired measurements: the median and its 95 % bootstrap interval.
 
-    runs, references: for each process the list of its measurements, which share that process's luck; so processes are
-    drawn first, and then measurements within each.
+    runs, references: for each process the list of its measurements. These are correlated, so the bootstrap draws
+    processes first, and then measurements within each.
     """
     ratios = np.asarray(runs, float) / np.asarray(references, float)
     generator = np.random.default_rng(0)
@@ -60,7 +60,7 @@ def seconds_since_start():
 
 
 def peak_memory_mb():
-    """The most memory that this process has had in use, in MB."""
+    """The peak memory of this process, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 

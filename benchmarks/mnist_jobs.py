@@ -1,4 +1,4 @@
-"""The default job as each contestant's users write it, to be run in a process of its own: see epoch.py.
+"""The default job as the users of each framework write it; epoch.py runs each in a process of its own.
 
 All of them train MnistModel with Adam(amsgrad) and ExponentialLR on 54,000 images, validate on 6,000, measure the
 loss and two metrics on both, log about 20 times an epoch, and save a checkpoint after each.
@@ -55,7 +55,7 @@ class PerSampleLoader(BaseDataLoader):
 
 
 class Watch:
-    """Notes when the first step was done and when each epoch, its checkpoint included, was over."""
+    """Records when the first step was done and when each epoch, including its checkpoint, was over."""
 
     def __init__(self):
         self.first_step = None
@@ -160,8 +160,8 @@ def hand_written_per_sample(watch, epochs, folder):
 
 
 def old_template(watch, epochs, folder):
-    """The old template's shape of work: two workers that are started anew for each pass, memory order and Adam as torch
-    has them, at every step a wait for each number, a table of pandas and TensorBoard scalars, and image grids."""
+    """What the old template does: two workers, started again for each pass, torch's default memory format and Adam, and
+    at every step a wait for each number, a pandas table, TensorBoard scalars and image grids."""
     import pandas
     from torch.utils.tensorboard import SummaryWriter
     from torchvision.utils import make_grid

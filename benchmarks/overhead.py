@@ -1,11 +1,11 @@
-"""Microseconds a step that a framework adds to the bare loop, for a model of one linear layer.
+"""Microseconds that a framework adds to a step of the bare loop, for a model of one linear layer.
 
     python benchmarks/overhead.py
 
-Each framework runs in a process of its own, its epochs alternating with those of a bare loop that does the same
-arithmetic: forward, backward, update and every metric. What is printed is the difference. A second table shows what a
-batch costs as the dataset grows, read through a memory map, with its share of drawing the epoch's order;
-docs/overhead.png has both as curves.
+Each framework runs in a process of its own; its epochs alternate with those of a bare loop that does the same
+arithmetic: forward, backward, update and every metric. The difference is printed. A second table shows the cost of a
+batch, read through a memory map, as the dataset grows, with its share of drawing the epoch's order. docs/overhead.png
+plots both.
 """
 
 import functools
@@ -85,7 +85,7 @@ def draw(curves, sizes, data, path):
 
 
 def metric(output, target):
-    """Share of rows whose largest entry is the target."""
+    """The share of rows whose largest entry is the target."""
     return (output.argmax(dim=1) == target).double().mean()
 
 
@@ -179,7 +179,7 @@ def lightning(batches, clock, num_metrics, tensorboard, folder):
             return torch.optim.SGD(self.parameters(), lr=0.01, fused=True)
 
     class Batches:
-        """A loader in Lightning's eyes, to which a list is several loaders."""
+        """A loader for Lightning, which takes a list for several loaders."""
 
         def __init__(self, batches):
             self.batches = batches

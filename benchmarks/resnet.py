@@ -1,9 +1,9 @@
-"""Images a second of ResNet-18 on images of CIFAR's size, in bf16, channels_last and compiled, ours and by hand.
+"""Images a second of ResNet-18 on CIFAR-sized images, compiled, in bf16 and channels_last: ours and hand-written.
 
     python benchmarks/resnet.py
 
-Both train on the same 50,000 random images, which lie on the GPU, and alternate epoch by epoch in one process. Without
-a CUDA GPU there are few images, and nothing is compiled: it shows that the job runs, not how fast.
+Both train on the same 50,000 random images, kept on the GPU, and alternate epoch by epoch in one process. Without a
+CUDA GPU there are few images, and nothing is compiled: this shows that the job runs, not how fast.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""Train a tiny job for 2,000 epochs and watch what may grow: memory, open files, threads, disk, logs.
+"""Train a tiny job for 2,000 epochs and record what might grow: memory, open files, threads, disk, logs.
 
     python benchmarks/soak.py [--epochs 2000]
 

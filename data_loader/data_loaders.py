@@ -1,17 +1,23 @@
 """YOURS: the classes that "data_loader" in a config names. A loader yields (data, target) batches."""
 
+import torch
+
 from base import BaseDataLoader, InMemoryDataset
 from base.data.augmentations import RandomShift
 from base.data.mnist_files import read_mnist
 
 
 class MnistDataLoader(BaseDataLoader):
-    """MNIST in batches of images (N, 1, 28, 28) float32, normalized, and labels (N,) int64.
+    """Batches of MNIST images (N, 1, 28, 28) float32, normalized, and labels (N,) int64.
 
-    data_dir: folder of the four files. training: the 60,000 training images instead of the 10,000 test images.
-    download: fetch the files into data_dir if they are not there. augment: in training, shift images by up to two
-    pixels. fold: "3/5" validates on the third of five parts. stratify: split so that both parts hold the same share of
-    each digit. balance_classes: draw every digit equally often. device_resident: keep the images on the GPU.
+    data_dir: folder of the four files.
+    training: serve the 60,000 training images instead of the 10,000 test images.
+    download: fetch missing files into data_dir.
+    augment: in training, shift images by up to two pixels.
+    stratify: split so that both parts get the same share of each digit.
+    balance_classes: draw every digit equally often in training.
+
+    The other arguments are those of BaseDataLoader.
     """
 
     def __init__(
@@ -28,7 +34,7 @@ class MnistDataLoader(BaseDataLoader):
         fold: str | None = None,
         stratify: bool = False,
         balance_classes: bool = False,
-    ):
+    ) -> None:
         images, labels = read_mnist(data_dir, training, download)
         plain = InMemoryDataset(images, labels, batch_transform=normalize)
         shifted = InMemoryDataset(images, labels, batch_transform=[RandomShift(2), normalize]) if augment else plain
@@ -46,7 +52,7 @@ class MnistDataLoader(BaseDataLoader):
         )
 
 
-def normalize(images):
-    """Images as float32 with the mean 0 and the standard deviation 1 of all training pixels. images: uint8 (...)."""
+def normalize(images: torch.Tensor) -> torch.Tensor:
+    """Return uint8 images as float32, with mean 0 and standard deviation 1 over all training pixels."""
     mean, std = 0.1307 * 255, 0.3081 * 255
     return images.float().sub_(mean).div_(std)

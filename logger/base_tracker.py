@@ -1,4 +1,4 @@
-"""BaseTracker: somewhere else that a run's numbers and images go, named in the config's "trackers"."""
+"""BaseTracker: an experiment tracker, which gets a run's numbers and images, named in the config's "trackers"."""
 
 import collections
 import logging
@@ -18,42 +18,46 @@ _SECONDS_BETWEEN = 2.0  # two hand-overs of rows; a store that writes to a disk 
 
 
 class BaseTracker:
-    """Sends a run's numbers and images somewhere. A subclass overrides what it wants.
+    """Sends a run's numbers and images somewhere. A subclass overrides what it needs.
 
-    An error that it raises in start ends the run before it has begun. One that it raises later does not end training:
-    see TrackerList. What must survive a restart, such as the id of the run there, goes into state_dict.
+    An error that it raises in start ends the run before it has begun. A later error does not end training: see
+    TrackerList. What must survive a restart, such as the id of the run there, goes into state_dict.
     """
 
-    needs_package = None
+    needs_package: str | None = None
     """Name of the package that must be installed for it."""
 
     def start(self, log_dir: Path, config: dict[str, Any]) -> None:
-        """Open it, before the first batch. log_dir: Path of the run's logs, called like the run. config: dict."""
+        """Called before the first batch. log_dir: the run's folder of logs, whose name is the run's."""
 
     def add_rows(self, rows: list[tuple[int, dict[str, float]]]) -> None:
-        """The numbers of one step or more, the oldest first: a list of (step, {"loss/train": 0.5, ...})."""
+        """Take the numbers of one step or more, the oldest first: a list of (step, {"loss/train": 0.5, ...})."""
 
     def add_image(self, tag: str, image: "np.ndarray", step: int) -> None:
-        """One picture. image: (H, W, 3) uint8 NumPy array."""
+        """Take one image, an (H, W, 3) uint8 array."""
 
     def close(self, outcome: str) -> None:
-        """The end. outcome: "finished"; "stopped", by a signal; or "failed", by an error."""
+        """Called at the end. outcome: "finished"; "stopped", by a signal; or "failed", by an error."""
 
     def state_dict(self) -> dict[str, Any]:
         """What must survive a restart: plain values."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put it back: before start, and later when a run goes back to a checkpoint."""
+        """Restore the state: before start, and later when a run goes back to a checkpoint."""
 
 
 class TrackerList:
-    """Trackers, each given the images, and one row {tag: number} for each step.
+    """Trackers that all get the same images, and one row {tag: number} for each step.
 
-    Rows are handed over when some seconds have passed, before each checkpoint and at the end. Training outlives a
-    tracker that fails, and no number is lost silently: a failure is a warning, rows then wait, in the checkpoints too,
-    and are offered again at each checkpoint and at the end. What was not taken even then is an error, when all else is
-    done. Images do not wait.
+    trackers: the trackers.
+    config: the merged config, for their start.
+    logger: where warnings about them go.
+
+    Rows are handed over every few seconds, before each checkpoint and at the end. Training outlives a tracker that
+    fails, and no number is lost silently: a failure is a warning, and rows then wait, in the checkpoints too, to be
+    offered again at each checkpoint and at the end. Rows that are not taken even then are an error, after everything
+    else is done. Images do not wait.
     """
 
     def __init__(
@@ -62,18 +66,18 @@ class TrackerList:
         config: dict[str, Any] | None = None,
         logger: logging.Logger | None = None,
     ) -> None:
-        self.config = config
-        self.logger = logger
+        self.config = config or {}
+        self.logger = logger or logging.getLogger("trackers")
         self.started = False
-        self._posts = [_Post(f"trackers.{i}: {type(t).__name__}", t, logger) for i, t in enumerate(trackers)]
-        self._step, self._row = 0, {}  # under way
+        self._posts = [_Post(f"trackers.{i}: {type(t).__name__}", t, self.logger) for i, t in enumerate(trackers)]
+        self._step, self._row = 0, {}  # being filled
         self._early_images = []
 
     def __bool__(self) -> bool:
         return bool(self._posts)
 
     def start(self, log_dir: Path) -> None:
-        """Open all. Raises UserError if one cannot."""
+        """Start all trackers. Raises UserError if one cannot."""
         for i, post in enumerate(self._posts):
             try:
                 post.tracker.start(log_dir, self.config)
@@ -90,10 +94,10 @@ class TrackerList:
         if step != self._step or tag in self._row:
             self._end_row()
         self._step = step
-        self._row[tag] = float(value.item() if hasattr(value, "item") else value)
+        self._row[tag] = float(value)
 
     def add_images(self, tag: str, images: "np.ndarray | torch.Tensor", step: int, dataformats: str) -> None:
-        """Send one picture, or several as one. dataformats: which axis is which, as "NCHW"."""
+        """Send one image, or several as one. dataformats: a letter for each axis, as "NCHW"."""
         if not self.started:
             self._early_images.append((tag, images, step, dataformats))
             return
@@ -102,7 +106,7 @@ class TrackerList:
                 post.send_image(tag, images, step, dataformats)
 
     def close(self, outcome: str) -> None:
-        """Send what waits, and end all. Raises UserError for what was not taken, if no other error is on its way."""
+        """Send what waits, and close all. Raises UserError for what is lost, if no other error is being raised."""
         if not self.started:
             return
         self.started = False
@@ -122,11 +126,12 @@ class TrackerList:
         return {name: {"state": post.tracker.state_dict(), "rows": list(post.rows)} for name, post in self._named()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put it back; a tracker that has no state begins anew."""
+        """Restore the state; a tracker without one starts afresh."""
         self._row, self._early_images = {}, []
         for name, post in self._named():
             if name in state:
-                post.rows = [(as_count(step), _numbers(row)) for step, row in as_list(state[name]["rows"])]
+                rows = as_list(state[name]["rows"])
+                post.rows = [(as_count(step), {str(t): as_number(v) for t, v in row.items()}) for step, row in rows]
                 post.tracker.load_state_dict(state[name]["state"])
 
     def _end_row(self):
@@ -138,7 +143,7 @@ class TrackerList:
         self._row = {}
 
     def _named(self):
-        """(class name, post) of each, with a number behind the name from the second of a class on."""
+        """(class name, post) of each, with a number after the name from the second tracker of a class on."""
         seen = collections.Counter()
         for post in self._posts:
             name = type(post.tracker).__name__
@@ -149,14 +154,14 @@ class TrackerList:
 class _Post:
     """One tracker, and the rows that it has not taken yet."""
 
-    def __init__(self, name: str, tracker: BaseTracker, logger: logging.Logger | None) -> None:
+    def __init__(self, name: str, tracker: BaseTracker, logger: logging.Logger) -> None:
         self.name = name
         self.tracker = tracker
         self.logger = logger
         self.rows = []  # (step, {tag: number})
         self.sent_at = time.monotonic()
         self.images_lost = 0
-        self.error = self.last_error = None  # why it does not work now, and did not lately
+        self.error = self.last_error = None  # why it does not work now; why it last did not
 
     def send(self):
         """Offer the rows that wait."""
@@ -165,17 +170,15 @@ class _Post:
         self.sent_at = time.monotonic()
 
     def send_image(self, tag, images, step, dataformats):
-        """Offer a picture."""
+        """Offer an image."""
         sent = self._attempt(lambda: self.tracker.add_image(tag, as_picture(images, dataformats), step))
         self.images_lost += not sent
 
     def close(self, outcome):
-        """Offer what waits, and end; returns a line for each thing that was lost."""
+        """Offer what waits, and close the tracker; returns a line for each thing that is lost."""
         self.send()
         counts = {"steps": len(self.rows), "images": self.images_lost}
-        lost = [
-            f"{self.name} did not take {count} {what}: {self.last_error}" for what, count in counts.items() if count
-        ]
+        lost = [f"{self.name} did not take {n} {what}: {self.last_error}" for what, n in counts.items() if n]
         try:
             self.tracker.close(outcome)
         except Exception as error:
@@ -183,12 +186,12 @@ class _Post:
         return lost
 
     def _attempt(self, method, *arguments):
-        """Whether a call went well. That it did not is told, and that it does again."""
+        """Whether a call succeeds. The first failure is logged, and the first success after it."""
         try:
             method(*arguments)
         except Exception as error:
             if self.error is None:
-                what = "training goes on, its numbers wait to be offered again, its images are lost"
+                what = "training continues, its numbers wait to be offered again, its images are lost"
                 self.logger.warning("%s: %s; %s", self.name, in_a_line(error), what)
             self.error = self.last_error = in_a_line(error)
             return False
@@ -198,17 +201,13 @@ class _Post:
         return True
 
 
-def _numbers(row):
-    """A row of a checkpoint. Raises ValueError unless it is {tag: number}."""
-    return {str(tag): as_number(value) for tag, value in row.items()}
-
-
 def as_picture(images: "np.ndarray | torch.Tensor", dataformats: str) -> "np.ndarray":
-    """(H, W, 3) uint8 array of one picture, or of several in rows of 8; floats are in [0, 1], gray becomes RGB.
+    """(H, W, 3) uint8 array of one image, or of several in rows of 8; floats are in [0, 1], gray becomes RGB.
 
     images: tensor or array. dataformats: a letter for each axis, as "CHW", "NCHW" or "HW".
     """
     import torch
+    from torchvision.utils import make_grid
 
     axes = dataformats.upper()
     images = torch.as_tensor(images).detach().cpu()
@@ -217,14 +216,10 @@ def as_picture(images: "np.ndarray | torch.Tensor", dataformats: str) -> "np.nda
     images = images if "N" in axes else images.unsqueeze(0)
     if images.is_floating_point():
         images = images.float().mul(255).round().clamp(0, 255)
-    images = images.to(torch.uint8).expand(-1, 3, -1, -1)
-    columns = min(8, len(images))
-    empty = images.new_zeros(-len(images) % columns, *images.shape[1:])
-    grid = torch.cat([images, empty]).unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2)  # row, H, column, W, 3
-    return grid.flatten(0, 1).flatten(1, 2).numpy()
+    return make_grid(images.to(torch.uint8).expand(-1, 3, -1, -1), nrow=8, padding=0).permute(1, 2, 0).numpy()
 
 
 def in_a_line(error: BaseException) -> str:
-    """What an error says, cut to one line."""
+    """The message of an error, cut to one line."""
     text = (str(error).strip() or "no reason given").splitlines()[0][:300]
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"

@@ -14,7 +14,7 @@ _MOST_VALUES = 1_000_000
 
 
 class DamagedTable(UserError):
-    """A file that is no table of ours, or not all of one."""
+    """A file that this program did not write as it is now."""
 
 
 class CsvLog:
@@ -27,7 +27,7 @@ class CsvLog:
         self.path = Path(path)
 
     def rows(self) -> list[dict[str, str]]:
-        """The rows as a list of {column: text}, empty if there is no file yet. Raises UserError for another file."""
+        """The rows as a list of {column: text}, empty without a file. Raises UserError for any other file."""
         try:
             text = read_beside(self.path)
             if sum(map(text.count, ",\n\r")) > _MOST_VALUES:
@@ -44,7 +44,7 @@ class CsvLog:
             raise DamagedTable(f"{shown(self.path)}: cannot read the table: {error}; mend or move the file") from None
 
     def epochs(self) -> list[int]:
-        """The epochs that have a row. Raises UserError for a table that is not ours."""
+        """The epochs that have a row. Raises UserError for a table of something else."""
         rows = self.rows()
         try:
             epochs = [int(float(row["epoch"])) for row in rows]
@@ -56,7 +56,7 @@ class CsvLog:
             raise DamagedTable(f"{place}: has rows without an epoch's number; mend or move the file") from None
 
     def append(self, row: dict[str, Any]) -> None:
-        """Add a row, in place of any of the same epoch or a later one, which a resumed run repeats."""
+        """Add a row, and remove those of the same epoch or a later one, which a resumed run repeats."""
         if not is_main():
             return
         rows = [*(old for old, epoch in zip(self.rows(), self.epochs(), strict=True) if epoch < row["epoch"]), row]

@@ -1,4 +1,4 @@
-"""Set up python's logging: the console at once, info.log as soon as the run has a folder."""
+"""Set up Python's logging: the console at once, info.log as soon as the run has a folder."""
 
 import contextlib
 import logging
@@ -6,10 +6,12 @@ import logging.config
 import logging.handlers
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from utils.distributed.messages import is_first_to_say
-from utils.distributed.world import is_main, who, world_size
+from utils.distributed.launch import is_main, who, world_size
+from utils.distributed.world import is_first_to_say
 from utils.errors import UserError, brief, log_error, shown
 from utils.files import open_to_append
 from utils.json_io import read_json
@@ -34,7 +36,7 @@ class PrintableFormatter(logging.Formatter):
 class ConsoleHandler(logging.Handler):
     """Prints records on standard output without tearing a progress bar that is being drawn.
 
-    Where that is closed or full, as behind `| head` or on a full disk, it says so once and prints no more.
+    If standard output is closed or full, as behind `| head` or on a full disk, it says so once and prints no more.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -46,19 +48,17 @@ class ConsoleHandler(logging.Handler):
                 self._print_no_more("it is closed")
             encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
             tqdm.write(text.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout)
-            sys.stdout.flush()
+            sys.stdout.flush()  # pyright: ignore[reportOptionalMemberAccess]
         except OSError as error:
             self._print_no_more(error.strerror or error)
         except Exception:
             self.handleError(record)
 
     def _print_no_more(self, reason):
-        text = (
-            f"nothing more is printed on standard output ({reason}); the run goes on, and its info.log has every line"
-        )
+        text = f"nothing more is printed on standard output ({reason}); the run continues, and its info.log is complete"
         nowhere = open(os.devnull, "w")  # noqa: SIM115
         try:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())  # what waits in a buffer, too, goes nowhere
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())  # what waits in a buffer goes nowhere, too
         except (OSError, ValueError, AttributeError):
             sys.stdout = nowhere
         with contextlib.suppress(OSError, ValueError):
@@ -69,7 +69,7 @@ class ConsoleHandler(logging.Handler):
 class RunLog(logging.handlers.RotatingFileHandler):
     """A run's info.log. An error of the file, as of a full disk, is kept for require_log_files and not printed."""
 
-    failure = None
+    failure: OSError | None = None
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
@@ -80,33 +80,28 @@ class RunLog(logging.handlers.RotatingFileHandler):
 
 
 def require_log_files(done: str) -> None:
-    """Raise UserError if a log file has lost records since the last call. done: what is safe all the same, in words."""
+    """Raise UserError if a log file has lost records since the last call. done: text that says what is safe."""
     for handler in logging.getLogger().handlers:
-        failure, handler.failure = getattr(handler, "failure", None), None
-        if failure is not None:
-            reason = failure.strerror or failure
+        if isinstance(handler, RunLog) and handler.failure is not None:
+            reason = handler.failure.strerror or handler.failure
+            handler.failure = None
             raise UserError(f"{shown(handler.baseFilename)}: cannot write the log: {reason}; {done}")
 
 
-class _OfOtherProcesses(logging.Filter):
-    """Lets through what a process other than the first has to warn of, under its rank, unless the first says it too."""
+class _OnceForAll(logging.Filter):
+    """With several processes: passes all records of the first one, and warnings that only another one logs, by rank.
 
-    def filter(self, record):
+    torch leaves it to each process what it logs.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.WARNING:
-            return False
-        if not hasattr(record, "passes"):  # asked once for all handlers
-            record.passes = is_first_to_say(record.getMessage())
+            return is_main()
+        attributes = vars(record)
+        if "passes" not in attributes:  # asked once for all handlers
+            attributes["passes"] = is_first_to_say(record.getMessage())
             record.msg, record.args = who() + record.getMessage(), ()
-        return record.passes
-
-
-class _OfFirstProcess(logging.Filter):
-    """Lets everything through, and tells the other processes that it has been said."""
-
-    def filter(self, record):
-        if record.levelno >= logging.WARNING and not hasattr(record, "said"):  # once for all handlers
-            record.said = is_first_to_say(record.getMessage())
-        return True
+        return attributes["passes"]
 
 
 def setup_logging(save_dir: str | Path | None = None, log_config: str | Path = _CONFIG) -> None:
@@ -127,11 +122,11 @@ def setup_logging(save_dir: str | Path | None = None, log_config: str | Path = _
             config["handlers"][name]["filename"] = str(path)
     if save_dir is None:
         config["root"]["handlers"] = [name for name in config["root"]["handlers"] if name not in files]
-    logging.config.dictConfig(config)  # takes the root logger's handlers away, and the early records with them
+    logging.config.dictConfig(config)  # removes the root logger's handlers, and the early records with them
     if world_size() > 1:
         for handler in root.handlers:
-            handler.addFilter(_OfFirstProcess() if is_main() else _OfOtherProcesses())
-            if not is_main() and hasattr(handler, "maxBytes"):
+            handler.addFilter(_OnceForAll())
+            if isinstance(handler, logging.handlers.RotatingFileHandler) and not is_main():
                 handler.maxBytes = 0  # it is the first process that begins a new file
     if save_dir is None:
         root.addHandler(_EarlyRecords())
@@ -142,22 +137,22 @@ def setup_logging(save_dir: str | Path | None = None, log_config: str | Path = _
                 handler.handle(record)
 
 
-_ROOMS = ("logging", "logging.handlers", "logger.logger")
+_MODULES = ("logging", "logging.handlers", "logger.logger")
 _EXTERNAL = ("ext://sys.stdout", "ext://sys.stderr")
 
 
-def _without_factories(config, place):
-    """The config of logging. Raises UserError if it would have anything called but a class of logging or this file."""
+def _without_factories(config: Any, place: str | Path) -> Any:
+    """The config of logging. Raises UserError if it would call anything but a class of logging or of this file."""
     for key, value in _pairs(config):
         if key == "()" or (key == "class" and not _is_of_logging(value)):
-            rule = f"only classes of {', '.join(_ROOMS)} are allowed here, and no factories"
+            rule = f"only classes of {', '.join(_MODULES)} are allowed here, and no factories"
             raise UserError(f"{shown(place)}: {brief(value)}: {rule}")
         if isinstance(value, str) and value.startswith("ext://") and value not in _EXTERNAL:
             raise UserError(f"{shown(place)}: {brief(value)}: only {' and '.join(_EXTERNAL)} are allowed")
     return config
 
 
-def _pairs(value):
+def _pairs(value: Any) -> Iterator[tuple[Any, Any]]:
     """(key, value) of all objects and lists within a JSON value."""
     if isinstance(value, (dict, list)):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
@@ -166,8 +161,8 @@ def _pairs(value):
 
 
 def _is_of_logging(name):
-    """Whether a dotted name leads to a handler, formatter or filter that one of the rooms itself defines."""
-    room, _, attribute = name.rpartition(".") if isinstance(name, str) else ("", "", "")
-    found = getattr(sys.modules.get(room), attribute, None) if room in _ROOMS else None
+    """Whether a dotted name names a handler, formatter or filter that one of the modules defines itself."""
+    module, _, attribute = name.rpartition(".") if isinstance(name, str) else ("", "", "")
+    found = getattr(sys.modules.get(module), attribute, None) if module in _MODULES else None
     kinds = (logging.Handler, logging.Formatter, logging.Filter)
-    return isinstance(found, type) and issubclass(found, kinds) and found.__module__ == room
+    return isinstance(found, type) and issubclass(found, kinds) and found.__module__ == module

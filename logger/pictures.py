@@ -13,10 +13,13 @@ _PER_ROW, _ROWS = 8, 4
 
 
 def draw_batches(path: Path, by_part: dict[str, Any]) -> None:
-    """Write the first images of batches into a PNG, each under its label. by_part: {title: (images, labels)}.
+    """Draw the first images of batches into a PNG, each under its label.
 
-    images: (N, 1 or 3, H, W), shown with their values stretched to [0, 1]. labels: (N,) numbers; others are left out.
-    Raises UserError for other data, and for a file that cannot be written.
+    path: of the PNG.
+    by_part: {title: (images, labels)} with images (N, 1 or 3, H, W), whose values are stretched to [0, 1], and labels
+        (N,); labels of another shape are left out.
+
+    Raises UserError for other data, and if the file cannot be written.
     """
     from matplotlib.figure import Figure
 
@@ -36,13 +39,14 @@ def draw_batches(path: Path, by_part: dict[str, Any]) -> None:
 
 
 def save_figure(figure: "Figure", path: Path) -> None:
-    """Write a figure of matplotlib's into a PNG. Raises UserError if it cannot be written."""
+    """Write a matplotlib figure into a PNG. Raises UserError if it cannot be written."""
     with replacing(path, "the picture") as file:
         figure.savefig(file, format="png", dpi=120)
 
 
 def _first(title, batch):
-    """(images with values in [0, 1], texts) of a batch, those that there is room for."""
+    """(images with values in [0, 1], texts) of a batch, as many as there is room for."""
+    images: Any
     images, labels = batch if isinstance(batch, (list, tuple)) and len(batch) == 2 else (batch, None)
     shape = tuple(getattr(images, "shape", ()))
     if len(shape) != 4 or shape[1] not in (1, 3):
@@ -50,6 +54,7 @@ def _first(title, batch):
         raise UserError(f"the {title} batch: has {what} first; images (N, 1 or 3, H, W) can be drawn")
     images = images[: _ROWS * _PER_ROW].detach().cpu().float()
     low, high = images.min(), images.max()
-    plain = getattr(labels, "ndim", None) == 1
-    texts = [f"{label:.4g}" if isinstance(label, float) else str(label) for label in labels.tolist()] if plain else None
-    return (images - low) / (high - low).clamp(min=1e-12), texts or [""] * len(images)
+    texts = [""] * len(images)
+    if labels is not None and getattr(labels, "ndim", None) == 1:
+        texts = [f"{label:.4g}" if isinstance(label, float) else str(label) for label in labels.tolist()]
+    return (images - low) / (high - low).clamp(min=1e-12), texts

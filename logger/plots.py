@@ -9,7 +9,7 @@ from logger.pictures import save_figure
 from utils.errors import UserError, clean_exit, in_one_line, shown
 
 _MOST_PANELS = 50
-_LARGEST = 1e100  # beyond which no axis can be drawn
+_LARGEST = 1e100  # matplotlib cannot draw an axis beyond it
 
 
 def plot_curves(table: Path, picture: Path) -> None:
@@ -27,7 +27,7 @@ def plot_curves(table: Path, picture: Path) -> None:
         for column, label in ((name, "train"), (f"val_{name}", "valid")):
             if column in rows[0]:
                 panel.plot(epochs, [_number(row[column]) for row in rows], marker=".", label=label)
-        panel.set(title=shown(name).replace("$", r"\$"), xlabel="epoch")  # between two of which would be a formula
+        panel.set(title=shown(name).replace("$", r"\$"), xlabel="epoch")  # two of them would enclose a formula
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.grid(alpha=0.3)
         panel.legend()
@@ -35,7 +35,7 @@ def plot_curves(table: Path, picture: Path) -> None:
 
 
 def _number(text):
-    """The number that stands there; nan for anything else."""
+    """The number in the text; nan for anything that cannot be drawn."""
     try:
         number = float(text)
     except ValueError:

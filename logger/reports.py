@@ -24,7 +24,7 @@ def progress_bar(total: int, head: str, verbosity: int) -> tqdm:
 
 
 def epoch_report(log: dict[str, Any], epochs: int, seconds: float, improved: bool) -> str:
-    """Text for the console: training values on one line, validation values below them. log: {name: number}."""
+    """Return the report of an epoch: training values, and validation values below them. log: {name: number}."""
     head = f"epoch {log['epoch']}/{epochs}  {seconds:.1f} s" + ("  best so far" if improved else "")
     values = {key: value for key, value in log.items() if key != "epoch"}
     train = [_item(key, value) for key, value in values.items() if not key.startswith("val_")]
@@ -44,7 +44,7 @@ def _rows(items, width):
 
 
 def run_report(trainer: "BaseTrainer") -> str:
-    """Text for the console: how training ended, the best value, where things are, and what to type next."""
+    """Return the report of a run: how it ended, the best value, where its files are, and what to type next."""
     done = f"training stops: {trainer.stop_reason}" if trainer.stop_reason else f"done: {_epochs(trainer.epochs)}"
     best = f"{trainer.mnt_metric} {trainer.mnt_best:.6g} in epoch {trainer.best_epoch}" if trainer.best_epoch else ""
     lines = [("best", best), *([("files", "nothing is kept")] if trainer.config.keeps_nothing else _places(trainer))]
@@ -52,13 +52,13 @@ def run_report(trainer: "BaseTrainer") -> str:
 
 
 def tell_how_to_resume(trainer: "BaseTrainer") -> None:
-    """Say, of several processes in the first one, that the run is ended from outside, and what goes on with it."""
+    """Log, in the first process, that the run was stopped, and the command that resumes it."""
     if is_main():
         trainer.logger.warning(how_to_resume(trainer))
 
 
 def how_to_resume(trainer: "BaseTrainer") -> str:
-    """Return the line that says what to resume with, after any save under way."""
+    """Return that the run was stopped, and the command that resumes it, after any save under way."""
     trainer.saver.wait()
     newest = trainer.saver.newest
     resume = f"resume with: {command('train.py', '-r', newest)}" if newest else "no checkpoint was saved yet"
@@ -67,27 +67,27 @@ def how_to_resume(trainer: "BaseTrainer") -> str:
 
 
 def command(*words: str | Path, start: str | None = None) -> str:
-    """The command as one types it into a shell. start: its first words, by default what starts as many processes."""
-    words = (f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in words)
-    return f"{start or launcher()} {shlex.join(words)}"
+    """Return a command as typed into a shell. start: its first words, by default what starts as many processes."""
+    texts = (f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in words)
+    return f"{start or launcher()} {shlex.join(texts)}"
 
 
 def _places(trainer):
-    """(what, text) of where a run's files are, and of what goes on from them."""
+    """(head, text) of the lines that name a run's files and the next commands."""
     newest, best = trainer.saver.newest, trainer.checkpoint_dir / BEST_MODEL
-    go_on = f"{command('train.py', '-r', trainer.checkpoint_dir)} --set ..."
+    resume = f"{command('train.py', '-r', trainer.checkpoint_dir)} --set ..."
     measured = best if best.exists() else trainer.checkpoint_dir
     test = f"{command('test.py', '-r', measured, start='python')}{_split(trainer)}"
     return [
         ("files", trainer.checkpoint_dir),
         ("logs", trainer.config.log_dir),
-        ("go on", go_on if newest and trainer.stop_reason else ""),
+        ("resume", resume if newest and trainer.stop_reason else ""),
         ("test", test if newest else ""),
     ]
 
 
 def _split(trainer):
-    """Which samples test.py is to measure, where the config says that there are no test data for it."""
+    """The flag --split for test.py, if the config names no test data."""
     config = trainer.config
     if "data_loader" not in config.parts or config.get("test_data_loader"):  # without it, test.py may be its own
         return ""

@@ -13,10 +13,10 @@ from utils.files import write_whole
 if TYPE_CHECKING:
     from logger.visualization import TensorboardWriter
 
-_PIXELS = 256  # of a picture's side, at least
+_PIXELS = 256  # smallest side of a picture
 _COLUMNS = 80
-_LABEL = 16  # letters of a name
-_NAMES_DRAWN = 50  # of more classes the names would be too small, or the picture too large
+_LABEL = 16  # characters of a name that are shown
+_NAMES_DRAWN = 50  # with more classes the names would be too small, or the picture too large
 
 
 def show_tables(
@@ -25,10 +25,15 @@ def show_tables(
     log_dir: Path,
     classes: Sequence[Any] | None = None,
 ) -> None:
-    """Write {name: rows} to TensorBoard, and into log_dir as <mode>_<name>.csv in the place of those before.
+    """Write tables to TensorBoard as pictures, and into log_dir as <mode>_<name>.csv, replacing earlier ones.
 
-    In the picture, each row is in shades of its sum: a perfect confusion matrix has a white diagonal. classes: names of
-    the rows, which stand at the edges of tables of that size. Of several processes the first one writes.
+    tables: {name: rows}.
+    writer: of TensorBoard; its mode is part of the file names.
+    log_dir: folder of the CSV files.
+    classes: names of the rows, shown at the edges of tables of that size.
+
+    A picture's row is in shades of the row's sum: a perfect confusion matrix has a white diagonal. Of several processes
+    the first one writes.
     """
     for name, rows in tables.items() if is_main() else ():
         names = names_for(rows, classes)
@@ -43,9 +48,9 @@ def show_tables(
 
 
 def table_text(rows: list[list[float]], classes: Sequence[Any] | None = None) -> str:
-    """Lines of at most 80 columns, with the classes' names, or their numbers; only the size of a table that is wider.
+    """Return the table as lines of at most 80 columns, or only its size if it is wider.
 
-    Names are cut where there is no room for them.
+    Rows and columns are labelled by the classes' names, cut to the room there is, or by their numbers.
     """
     numbers = [[_short(cell) for cell in row] for row in rows]
     needed = max(len(str(cell)) for cell in [len(rows) - 1, *itertools.chain(*numbers)]) + 2
@@ -64,12 +69,12 @@ def table_text(rows: list[list[float]], classes: Sequence[Any] | None = None) ->
 
 
 def names_for(rows: list[list[float]], classes: Sequence[Any] | None) -> list[str] | None:
-    """The classes' names as texts; None if there are none, or not as many as rows."""
+    """The classes' names as text; None unless there is one for each row."""
     return list(map(str, classes)) if classes and len(classes) == len(rows) else None
 
 
 def with_names(rows: list[list[float]], names: list[str]) -> list[list[Any]]:
-    """The rows below a row of names, each behind its own."""
+    """The rows with their names in front, below a row of the names."""
     return [["", *names], *([name, *row] for name, row in zip(names, rows, strict=True))]
 
 
@@ -100,7 +105,7 @@ def _picture_with_names(rows, names):
     figure = Figure(figsize=(side, side), dpi=100, layout="constrained")
     axis = figure.add_subplot()
     axis.imshow(_shares(rows), cmap="gray", vmin=0, vmax=1)
-    labels = [name[:_LABEL].replace("$", r"\$") for name in names]  # between two of which would be a formula
+    labels = [name[:_LABEL].replace("$", r"\$") for name in names]  # two "$" would enclose a formula
     axis.set_xticks(range(len(names)), labels, rotation=90)
     axis.set_yticks(range(len(names)), labels)
     canvas = FigureCanvasAgg(figure)

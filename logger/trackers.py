@@ -1,4 +1,4 @@
-"""YOURS to extend: where a run's numbers and images go besides TensorBoard, named in the config's "trackers"."""
+"""YOURS to extend: experiment trackers, which get a run's numbers and images, named in the config's "trackers"."""
 
 import json
 import re
@@ -19,7 +19,7 @@ class JsonLines(BaseTracker):
     """metrics.jsonl in the log folder, with {"step": 12, "loss/train": 0.5, ...} on each line; nan and inf are null."""
 
     def __init__(self) -> None:
-        self.path = None
+        self.path: Any = None
         self.length = 0  # bytes written
 
     def start(self, log_dir: Path, config: dict[str, Any]) -> None:
@@ -29,12 +29,12 @@ class JsonLines(BaseTracker):
 
     def add_rows(self, rows: list[tuple[int, dict[str, float]]]) -> None:
         lines = b"".join(json.dumps({"step": step, **_finite(row)}).encode() + b"\n" for step, row in rows)
-        cut(self.path, self.length)  # takes back what a run wrote that resumed from an earlier step
+        cut(self.path, self.length)  # removes the rows after the step that the run resumed from
         try:
             with open_to_append(self.path) as file:
                 file.write(lines)
         except OSError:
-            cut(self.path, self.length)  # no half line stays
+            cut(self.path, self.length)  # leaves no half line
             raise
         self.length += len(lines)
 
@@ -50,9 +50,9 @@ class Wandb(BaseTracker):
 
     project: name of the project there.
     entity: user or team that owns the project; None for the account's default.
-    name: of the run, by default the run folder's.
+    name: name of the run; None for the run folder's.
     group: name of a group of runs.
-    tags: of the run.
+    tags: tags of the run.
     mode: "offline" keeps everything in the local files, for `wandb sync`.
     """
 
@@ -69,10 +69,10 @@ class Wandb(BaseTracker):
     ) -> None:
         self.settings = {"project": project, "entity": entity, "name": name, "group": group, "tags": tags, "mode": mode}
         self.run_id = uuid.uuid4().hex[:16]
-        self.run = None
+        self.run: Any = None
 
     def start(self, log_dir: Path, config: dict[str, Any]) -> None:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
         settings = self.settings | {"name": self.settings["name"] or log_dir.name}
         self.run = wandb.init(
@@ -84,14 +84,14 @@ class Wandb(BaseTracker):
             allow_val_change=True,
             settings=wandb.Settings(console="off"),
         )
-        self.run.define_metric("*", step_metric="step")  # which may go back, as wandb's own may not
+        self.run.define_metric("*", step_metric="step")  # wandb's own axis cannot go back, as a resumed run does
 
     def add_rows(self, rows: list[tuple[int, dict[str, float]]]) -> None:
         for step, row in rows:
             self.run.log({"step": step, **row})
 
     def add_image(self, tag: str, image: "np.ndarray", step: int) -> None:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
         self.run.log({"step": step, tag: wandb.Image(image)})
 
@@ -108,8 +108,9 @@ class Wandb(BaseTracker):
 class Mlflow(BaseTracker):
     """A run of MLflow, whose parameters are the config's values and whose artifact config.json is the config.
 
-    tracking_uri: of the store, as "sqlite:///mlflow.db"; by default MLflow's own. experiment: its name. name: of the
-    run, by default the run folder's.
+    tracking_uri: address of the store, as "sqlite:///mlflow.db"; None for MLflow's own default.
+    experiment: name of the experiment.
+    name: name of the run; None for the run folder's.
     """
 
     needs_package = "mlflow"
@@ -117,10 +118,10 @@ class Mlflow(BaseTracker):
     def __init__(self, tracking_uri: str | None = None, experiment: str = "Default", name: str | None = None) -> None:
         self.tracking_uri, self.experiment, self.name = tracking_uri, experiment, name
         self.run_id = None
-        self.client = None
+        self.client: Any = None
 
     def start(self, log_dir: Path, config: dict[str, Any]) -> None:
-        from mlflow import MlflowClient
+        from mlflow import MlflowClient  # pyright: ignore[reportMissingImports]
 
         self.client = MlflowClient(self.tracking_uri)
         if self.run_id is None:
@@ -129,14 +130,14 @@ class Mlflow(BaseTracker):
             self.run_id = self.client.create_run(experiment_id, run_name=self.name or log_dir.name).info.run_id
             self._log_params(config)
         self.client.update_run(self.run_id, status="RUNNING")
-        self.client.log_dict(self.run_id, config, "config.json")  # which, unlike parameters, a later start may change
+        self.client.log_dict(self.run_id, config, "config.json")  # unlike parameters, a later start may change it
 
     def add_rows(self, rows: list[tuple[int, dict[str, float]]]) -> None:
-        from mlflow.entities import Metric
+        from mlflow.entities import Metric  # pyright: ignore[reportMissingImports]
 
         now = round(1000 * time.time())
         metrics = [Metric(tag, value, now, step) for step, row in rows for tag, value in row.items()]
-        for i in range(0, len(metrics), 1000):  # as many as MLflow takes at once
+        for i in range(0, len(metrics), 1000):  # MLflow's limit
             self.client.log_batch(self.run_id, metrics=metrics[i : i + 1000])
 
     def add_image(self, tag: str, image: "np.ndarray", step: int) -> None:
@@ -152,16 +153,16 @@ class Mlflow(BaseTracker):
         self.run_id = _id(state["run_id"])
 
     def _log_params(self, config):
-        from mlflow.entities import Param
+        from mlflow.entities import Param  # pyright: ignore[reportMissingImports]
 
-        # what MLflow takes: these characters in names, 250 of them, 6000 in values, 100 values at once
+        # MLflow's limits: these characters in names, 250 of them; 6000 in values; 100 values at once
         params = [Param(re.sub(r"[^\w\-. :/]", "_", path)[:250], str(value)[:6000]) for path, value in _values(config)]
         for i in range(0, len(params), 100):
             self.client.log_batch(self.run_id, params=params[i : i + 100])
 
 
 def _id(text):
-    """A run's id, as a checkpoint holds it. Raises ValueError for what is none."""
+    """A run's id from a checkpoint. Raises ValueError for anything else."""
     if text is not None and not (isinstance(text, str) and re.fullmatch(r"[\w-]{1,64}", text)):
         raise ValueError(f"{text!r} is not the id of a run"[:200])
     return text
@@ -172,7 +173,7 @@ def _finite(row):
 
 
 def _values(config, path=""):
-    """(dotted path, value) of each single value of a config."""
+    """(dotted path, value) for each leaf of a config."""
     if isinstance(config, (dict, list)) and config:
         for key, item in config.items() if isinstance(config, dict) else enumerate(config):
             yield from _values(item, f"{path}.{key}" if path else str(key))

@@ -1,4 +1,4 @@
-"""TensorBoard files of a run, and what its trackers get of them."""
+"""TensorboardWriter: writes a run's TensorBoard files, and passes numbers and images on to its trackers."""
 
 import contextlib
 import functools
@@ -24,15 +24,14 @@ if TYPE_CHECKING:
 
 
 class TensorboardWriter:
-    """A SummaryWriter that fills in the step and puts the mode behind each tag ("loss/train", "loss/valid").
+    """A SummaryWriter that fills in the step and appends the mode to each tag ("loss/train", "loss/valid").
 
     log_dir: folder of the event files.
     logger: where warnings go.
     enabled: False writes no event files.
     trackers: a TrackerList that gets numbers and images too, from start() until the end of the with statement.
 
-    The attribute writer is the SummaryWriter itself (None if not enabled), for what has no method here. The attribute
-    enabled says whether TensorBoard or a tracker gets what is added.
+    The attribute writer is the SummaryWriter itself, None if not enabled, for data that has no method here.
 
     When a run resumes, load_state_dict removes what was written after its checkpoint, so that no point is there twice.
     Of several processes the first one writes. Raises UserError if the files cannot be written. Values that cannot be
@@ -50,10 +49,10 @@ class TensorboardWriter:
         self.mode = ""
         self._last = None  # (mode, step, time) of the last timed set_step
         self._writer = None
-        self._left_out = set()  # tags that the log has told of
+        self._skipped = set()  # tags with a warning in the log
 
     def start(self) -> None:
-        """Open the trackers, before the first batch. Raises UserError if one cannot."""
+        """Start the trackers, before the first batch. Raises UserError if one cannot."""
         self.trackers.start(self.log_dir)
 
     def __enter__(self) -> Self:
@@ -80,14 +79,14 @@ class TensorboardWriter:
             from torch.utils.tensorboard import SummaryWriter
 
             _silence_thread()
-            with self._told():
-                # with a name that no link can wait at
+            with self._user_errors():
+                # a random name, under which nobody can have put a link
                 self._writer = SummaryWriter(str(self.log_dir), filename_suffix=f".{secrets.token_hex(8)}")
             self.logger.debug("TensorBoard files go to %s", self.log_dir)
         return self._writer
 
     def set_step(self, step: int, mode: str = "train", timed: bool = True) -> None:
-        """Say which step, and of what ("train", "valid"), the next calls are about.
+        """Set the step and the mode ("train", "valid") of the next calls.
 
         timed: log the rate of steps since the last timed call of the same mode.
         """
@@ -100,90 +99,90 @@ class TensorboardWriter:
         self._last = (mode, step, now)
 
     def add_scalar(self, tag: str, data: Any, *args: Any, **kwargs: Any) -> None:
-        """One number."""
+        """Add one number."""
         self._add("add_scalar", tag, data, *args, **kwargs)
         self._track_scalar(self._tagged(tag), data, kwargs.get("global_step", self.step))
 
     def add_scalars(self, tag: str, data: Any, *args: Any, **kwargs: Any) -> None:
-        """Several numbers in one plot. data: {name: number}."""
+        """Add several numbers in one plot. data: {name: number}."""
         self._add("add_scalars", tag, data, *args, **kwargs)
         for name, value in data.items() if self.trackers else ():
             self._track_scalar(f"{self._tagged(tag)}/{name}", value, kwargs.get("global_step", self.step))
 
     def add_image(self, tag: str, data: Any, *args: Any, **kwargs: Any) -> None:
-        """One picture. data: (C, H, W)."""
+        """Add one image. data: (C, H, W)."""
         self._add("add_image", tag, data, *args, **kwargs)
         self._track_images(tag, data, **{"dataformats": "CHW", **kwargs})
 
     def add_images(self, tag: str, data: Any, *args: Any, **kwargs: Any) -> None:
-        """Pictures. data: (N, C, H, W)."""
+        """Add images. data: (N, C, H, W)."""
         self._add("add_images", tag, data, *args, **kwargs)
         self._track_images(tag, data, **{"dataformats": "NCHW", **kwargs})
 
     def add_audio(self, tag: str, data: Any, *args: Any, **kwargs: Any) -> None:
-        """Sound. data: (1, L), values in [-1, 1]."""
+        """Add sound. data: (1, L), values in [-1, 1]."""
         self._add("add_audio", tag, data, *args, **kwargs)
 
     def add_text(self, tag: str, data: Any, *args: Any, **kwargs: Any) -> None:
-        """Text, read as Markdown."""
+        """Add text, shown as Markdown."""
         self._add("add_text", tag, data, *args, **kwargs)
 
     def add_histogram(self, tag: str, data: Any, *args: Any, **kwargs: Any) -> None:
-        """The distribution of a tensor's values."""
+        """Add the distribution of a tensor's values."""
         self._add("add_histogram", tag, data, *args, **kwargs)
 
     def add_pr_curve(self, tag: str, data: Any, *args: Any, **kwargs: Any) -> None:
-        """A precision-recall curve. data: the true labels (N,), followed by the predicted probabilities (N,)."""
+        """Add a precision-recall curve. data: the true labels (N,); next, the predicted probabilities (N,)."""
         self._add("add_pr_curve", tag, data, *args, **kwargs)
 
     def add_embedding(self, tag: str, data: Any, *args: Any, **kwargs: Any) -> None:
-        """Points for the projector. data: (N, D)."""
-        if self._tensorboard:
-            writer = self.writer
-            with self._told(), self._if_possible(self._tagged(tag)):
-                writer.add_embedding(data, *args, tag=self._tagged(tag), global_step=self.step, **kwargs)
+        """Add points for the projector. data: (N, D)."""
+        writer, tag = self.writer, self._tagged(tag)
+        if writer is not None:
+            with self._user_errors(), self._skip_impossible(tag):
+                writer.add_embedding(data, *args, tag=tag, global_step=self.step, **kwargs)
 
     def add_graph(self, model: "Module", batch: Any) -> None:
-        """The model's graph, traced with a batch of inputs."""
+        """Add the model's graph, traced with a batch of inputs."""
         if self.writer is None:
             return
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")  # torch calls its tracer deprecated, and TensorBoard's writer has no other
             try:
-                self.writer.add_graph(model, (batch,))  # one argument, whatever it is
-            except Exception as error:  # a model that cannot be traced can be trained all the same
+                self.writer.add_graph(model, (batch,))  # one argument, which may be a tuple itself
+            except Exception as error:  # a model that cannot be traced can still be trained
                 self.logger.warning("no model graph in TensorBoard: %s", in_a_line(error))
 
     def flush(self) -> None:
-        """Write out what is still waiting, so that it is there if the run is killed from now on."""
+        """Write out what is buffered, so that it survives a kill."""
         if self._writer is not None:
-            with self._told():
+            with self._user_errors():
                 self._writer.flush()
 
     def close(self) -> None:
-        """Write out what is still waiting, and end."""
+        """Write out what is buffered, and close the files."""
         writer, self._writer = self._writer, None
         if writer is not None:
-            with self._told():
+            with self._user_errors():
                 writer.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """How long the files are, all that was written so far included; and the trackers' states."""
+        """The lengths of the files, after a flush, and the trackers' states."""
         self.flush()
         state = {"files": {path.name: path.stat().st_size for path in self._files()}}
         return state | ({"run": self.log_dir.name, "trackers": self.trackers.state_dict()} if self.trackers else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Cut the files back to that length; those begun later are no longer called TensorBoard's.
+        """Cut the files back to their lengths; later files are renamed, so that TensorBoard does not find them.
 
-        The trackers of another run go on in their own runs.
+        Trackers do not take over the state of another run.
         """
         self.close()
         self._last = None
         for path in self._files() if is_main() else ():
             size = state["files"].get(path.name)
             size = None if size is None else as_count(size)
-            with self._told():
+            with self._user_errors():
                 if size is None:
                     path.rename(path.with_name(path.name.replace("tfevents", "overtaken")))
                 elif size < path.stat().st_size:
@@ -192,15 +191,15 @@ class TensorboardWriter:
             self.trackers.load_state_dict(state["trackers"])
 
     def _add(self, method, tag, data, *args, **kwargs):
-        if self._tensorboard:
+        writer, tag = self.writer, self._tagged(tag)
+        if writer is not None:
             kwargs.setdefault("global_step", self.step)
-            writer = self.writer
-            with self._told(), self._if_possible(self._tagged(tag)):
-                getattr(writer, method)(self._tagged(tag), data, *args, **kwargs)
+            with self._user_errors(), self._skip_impossible(tag):
+                getattr(writer, method)(tag, data, *args, **kwargs)
 
     def _track_scalar(self, tag, value, step):
         if self.trackers:
-            with self._if_possible(tag):
+            with self._skip_impossible(tag):
                 self.trackers.add_scalar(tag, value, step)
 
     def _track_images(self, tag, data, dataformats, global_step=None, **kwargs):
@@ -212,32 +211,32 @@ class TensorboardWriter:
         return [path for path in self.log_dir.glob("*tfevents*") if path.is_file() and not path.is_symlink()]
 
     @contextlib.contextmanager
-    def _told(self):
-        """Raise an OSError of TensorBoard's, which may be one of its thread's, as a UserError."""
+    def _user_errors(self):
+        """Within it an OSError of TensorBoard or of its thread becomes a UserError."""
         try:
             yield
         except OSError as error:
-            self._writer = self._tensorboard = None  # it would raise the same at every further call
+            self._writer, self._tensorboard = None, False  # it would raise the same at every further call
             raise UserError(f"{self.log_dir}: cannot write the TensorBoard files: {error.strerror or error}") from error
 
     @contextlib.contextmanager
-    def _if_possible(self, tag):
-        """Say once of a tag, in place of an error that its values raise, that they are left out."""
+    def _skip_impossible(self, tag):
+        """Within it an error that a tag's values raise becomes a warning, once for each tag."""
         try:
             yield
         except OSError:
             raise
         except Exception as error:
-            if tag not in self._left_out:
-                self.logger.warning("%s: left out where it cannot be shown: %s", tag, in_a_line(error))
-            self._left_out.add(tag)
+            if tag not in self._skipped:
+                self.logger.warning("%s: skipped where it cannot be shown: %s", tag, in_a_line(error))
+            self._skipped.add(tag)
 
     def _tagged(self, tag):
         return f"{tag}/{self.mode}" if self.mode else tag
 
 
 def _silence_thread():
-    """Have no traceback printed of TensorBoard's thread, whose error the writer's next call raises."""
+    """Print no traceback of TensorBoard's thread, whose error the writer's next call raises."""
     if getattr(threading.excepthook, "func", None) is not _report:
         threading.excepthook = functools.partial(_report, threading.excepthook)
 

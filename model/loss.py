@@ -1,8 +1,9 @@
-"""YOURS: the functions that "loss" in a config names, (output, target) -> 0-dim tensor, a mean over the batch."""
+"""YOURS: what "loss" in a config names: functions (output, target) that return the mean over the batch, 0-dim."""
 
+import torch
 import torch.nn.functional as F
 
 
-def nll_loss(output, target):
-    """Negative log-likelihood. output (N, C) log-probabilities, target (N,) int64."""
+def nll_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return the negative log-likelihood. output (N, C) log-probabilities, target (N,) int64."""
     return F.nll_loss(output, target)

@@ -1,8 +1,8 @@
 """YOURS: what "metrics" in a config names.
 
-Functions (output, target) -> number, a mean over the batch, which is averaged over the epoch's samples; and classes
-with update(output, target), compute() and reset(), for what is no such mean. They return tensors: a python number would
-make every step wait for the device.
+A metric is a function (output, target) that returns the mean over the batch, which is then averaged over the epoch's
+samples; or, if it is not such a mean, a class with update(output, target), compute() and reset(). Return tensors: a
+Python number would make every step wait for the device.
 """
 
 import torch
@@ -11,47 +11,49 @@ from torch import nn
 from base import UserError
 
 
-def accuracy(output, target):
-    """Share of rows whose largest entry is the target. output (N, C) float, target (N,) int64."""
+def accuracy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return the share of rows whose largest entry is the target. output (N, C) float, target (N,) int64."""
     _require_class_targets(output, target)
     return _share(output.argmax(dim=1) == target)
 
 
-def top_k_acc(output, target, k: int = 3):
-    """Share of rows whose target is among the k largest entries. output (N, C) float, target (N,) int64."""
+def top_k_acc(output: torch.Tensor, target: torch.Tensor, k: int = 3) -> torch.Tensor:
+    """Return the share of rows whose target is among the k largest entries. output (N, C) float, target (N,) int64."""
     _require_class_targets(output, target)
     return _share((output.topk(k, dim=1).indices == target.unsqueeze(1)).any(dim=1))
 
 
 def _require_class_targets(output, target):
-    """Raise UserError unless the output is (N, C, ...), with C classes of two or more, and the target (N, ...).
+    """Raise UserError unless the output is (N, C, ...), with two or more classes C, and the target (N, ...).
 
-    Other shapes would be compared with each other all the same, and come to another number.
+    Other shapes could broadcast, and the result would be wrong.
     """
     if output.ndim < 2 or output.shape[1] < 2 or target.shape != (output.shape[0], *output.shape[2:]):
         shapes = f"the output is {tuple(output.shape)} and the target {tuple(target.shape)}"
-        wanted = "an output (N, C), with C classes of two or more, and a target (N,) with the numbers of classes"
+        wanted = "an output (N, C), with two or more classes C, and a target (N,) with the numbers of classes"
         raise UserError(f"metrics: {shapes}; counting hits needs {wanted}")
 
 
 def _share(hits):
-    """Share of true entries, in double precision, so that counts survive the averaging; MPS has only single."""
+    """The share of true entries, in double precision so that averages give exact counts; MPS has only single."""
     return hits.to(torch.float32 if hits.device.type == "mps" else torch.float64).mean()
 
 
 class ConfusionMatrix(nn.Module):
-    """How often each class, a row, was taken for each, a column: counts (num_classes, num_classes) int64.
+    """How often each class (row) was predicted as each class (column): counts (num_classes, num_classes) int64.
 
-    A metric over the whole epoch. It is a module for the sake of its buffer, which moves and is saved with it.
+    A metric over the whole epoch. It is a module so that its buffer is moved to the device and saved.
     """
 
-    def __init__(self, num_classes: int):
+    counts: torch.Tensor
+
+    def __init__(self, num_classes: int) -> None:
         super().__init__()
         if not 1 <= num_classes <= 10_000:
             raise UserError(f"num_classes: got {num_classes}; it should be a number from 1 to 10000")
         self.register_buffer("counts", torch.zeros(num_classes, num_classes, dtype=torch.int64))
 
-    def update(self, output, target):
+    def update(self, output: torch.Tensor, target: torch.Tensor) -> None:
         """Count a batch. output (N, num_classes, ...) float, target (N, ...) int64."""
         num_classes = len(self.counts)
         if output.shape[1] != num_classes:
@@ -60,24 +62,24 @@ class ConfusionMatrix(nn.Module):
         cells = (target * num_classes + output.argmax(dim=1)).flatten()
         self.counts.view(-1).index_add_(0, cells, torch.ones_like(cells))
 
-    def compute(self):
-        """The counts."""
+    def compute(self) -> torch.Tensor:
+        """Return the counts."""
         return self.counts
 
-    def reset(self):
-        """Begin anew."""
+    def reset(self) -> None:
+        """Forget all batches."""
         self.counts.zero_()
 
-    def merge_state(self, other):
-        """Add what another one has counted, that of another process."""
+    def merge_state(self, other: "ConfusionMatrix") -> None:
+        """Add the counts of another process."""
         self.counts += other.counts.to(self.counts.device)
 
 
 class MacroF1(ConfusionMatrix):
-    """The mean over classes of 2 TP / (2 TP + FP + FN), over those that are there in targets or predictions."""
+    """The mean of 2 TP / (2 TP + FP + FN) over the classes that occur in targets or predictions."""
 
-    def compute(self):
-        """That mean, a 0-dim tensor; 0 before the first batch."""
+    def compute(self) -> torch.Tensor:
+        """Return the mean, a 0-dim tensor; 0 before the first batch."""
         counts = self.counts.cpu().double()  # MPS has no double precision
         hits, occurrences = counts.diagonal(), counts.sum(dim=0) + counts.sum(dim=1)
         return (2 * hits / occurrences.clamp(min=1)).sum() / (occurrences > 0).sum().clamp(min=1)

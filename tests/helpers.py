@@ -199,7 +199,8 @@ def run_here(script, *arguments, cwd=PROJECT, status=0):
     return subprocess.CompletedProcess(arguments, ended, out.getvalue(), errors.getvalue())
 
 
-SHORT = ("--set", "trainer.epochs=1", "--set", "trainer.len_epoch=5", "--set", "trainer.verbosity=1")
+_SHORT = {"epochs": 1, "len_epoch": 5, "limit_valid_batches": 2, "verbosity": 1}
+SHORT = tuple(word for key, value in _SHORT.items() for word in ("--set", f"trainer.{key}={value}"))
 
 
 def copy_project(target, link_data=True):

@@ -6,8 +6,7 @@ from base import BaseDataLoader
 from helpers import tiny_config
 from parse_config import ConfigParser
 from trainer import Trainer
-from utils.distributed.parallel import parallelize
-from utils.distributed.process_group import joined
+from utils.distributed.world import joined, parallelize
 from utils.seed import seed_everything
 
 

@@ -15,6 +15,7 @@ import time
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from worlds import run_forked, start_forked
 
 from compare import comparable_state
 from helpers import PROJECT, SHORT, copy_project, run, run_here, same
@@ -29,7 +30,7 @@ def trained(tmp_path_factory):
     """(folder of a copy of the project, folder of a run of 2 short epochs in it)."""
     folder = copy_project(tmp_path_factory.mktemp("trained") / "project")
     two = ("--set", "trainer.epochs=2", "--set", "trainer.len_epoch=20", "--set", "trainer.log_step=5")
-    run("train.py", "-c", "config.json", "--lr", "0.01", "--bs", "128", *two, cwd=folder)
+    run_forked("train.py", "-c", "config.json", "--lr", "0.01", "--bs", "128", *two, cwd=folder)
     return folder, only(folder / "saved/models" / NAME)
 
 
@@ -91,7 +92,7 @@ def test_tensorboard_has_steps_epochs_images_histograms_and_the_graph(trained):
 def test_test_on_the_validation_data_gives_the_training_scripts_figures_exactly(trained):
     folder, run_folder = trained
     before = {path: path.stat().st_mtime_ns for path in (folder / "saved").rglob("*") if path.is_file()}
-    run("test.py", "-r", run_folder / "checkpoint-epoch2.pth", "--split", "valid", cwd=folder)
+    run_forked("test.py", "-r", run_folder / "checkpoint-epoch2.pth", "--split", "valid", cwd=folder)
     results = read_json(run_folder / "test_results.json")["checkpoint-epoch2.pth"]["valid"]
     last = table(run_folder)[-1]
     assert (results["epoch"], results["samples"]) == (2, 6000)
@@ -121,9 +122,11 @@ def test_test_takes_loader_split_and_batch_size_from_config_and_flags(trained):
 def test_resume_of_the_real_job_gives_the_same_bits(trained, tmp_path):
     folder, straight = trained
     two = ("--set", "trainer.len_epoch=20", "--set", "trainer.log_step=5", "--set", f"trainer.save_dir={tmp_path}")
-    run("train.py", "-c", "config.json", "--lr", "0.01", "--bs", "128", "--set", "trainer.epochs=1", *two, cwd=folder)
+    run_forked(
+        "train.py", "-c", "config.json", "--lr", "0.01", "--bs", "128", "--set", "trainer.epochs=1", *two, cwd=folder
+    )
     resumed = only(tmp_path / "models" / NAME)
-    done = run("train.py", "-r", resumed / "checkpoint-epoch1.pth", "--set", "trainer.epochs=2", cwd=folder)
+    done = run_forked("train.py", "-r", resumed / "checkpoint-epoch1.pth", "--set", "trainer.epochs=2", cwd=folder)
     assert "changed since: trainer.epochs: 1 -> 2" in done.stdout
     left, right = (comparable_state(place / "checkpoint-epoch2.pth") for place in (straight, resumed))
     for key in ("state_dict", "optimizer", "attributes", "monitor_best", "not_improved_count", "rng"):
@@ -144,7 +147,7 @@ def test_resume_passes_over_a_damaged_newest_checkpoint(trained, tmp_path):
     content = bytearray((copy / "checkpoint-epoch2.pth").read_bytes())
     content[1000] ^= 1
     (copy / "checkpoint-epoch2.pth").write_bytes(content)
-    done = run("train.py", "-r", copy, "--set", "trainer.epochs=2", cwd=folder)
+    done = run_forked("train.py", "-r", copy, "--set", "trainer.epochs=2", cwd=folder)
     assert re.search(r"warning: .*checkpoint-epoch2\.pth: damaged: .*; passed over", done.stderr)
     assert "checkpoint-epoch1.pth, epoch 1" in done.stdout and "epoch 2/2" in done.stdout
     assert load_checkpoint(copy / "checkpoint-epoch2.pth")["epoch"] == 2
@@ -158,7 +161,7 @@ def test_resume_with_a_config_starts_a_new_run_and_merges_deeply(trained, tmp_pa
     folder, run_folder = trained
     partial = tmp_path / "more.yaml"
     partial.write_text(f"optimizer: {{args: {{lr: 1e-3}}}}\ntrainer: {{epochs: 3, save_dir: {tmp_path}}}\n")
-    done = run("train.py", "-r", run_folder / "checkpoint-epoch2.pth", "-c", partial, cwd=folder)
+    done = run_forked("train.py", "-r", run_folder / "checkpoint-epoch2.pth", "-c", partial, cwd=folder)
     child = only(tmp_path / "models" / NAME)
     config = read_json(child / "config.json")
     assert config["trainer"]["len_epoch"] == 20 and config["optimizer"]["args"] == {
@@ -179,7 +182,7 @@ def test_deterministic_switch_reaches_torch(tmp_path):
         print("deterministic", torch.are_deterministic_algorithms_enabled())
     """
     short = ("-c", "config.json", "--set", "deterministic=true", *SHORT, "--set", f"trainer.save_dir={tmp_path}")
-    assert "deterministic True" in run("-c", textwrap.dedent(program), *short).stdout
+    assert "deterministic True" in run_forked("-c", textwrap.dedent(program), *short).stdout
 
 
 # tests/template/test_jobs.py runs these, some on data that it makes.
@@ -199,7 +202,7 @@ TESTED_THERE = ("char_lm", "cifar_resnet", "image_folder", "autoencoder", "mlp",
 def test_every_config_checks_and_trains(config, tmp_path):
     run_here("train.py", "-c", config, "--check")
     short = ("--set", f"trainer.save_dir={tmp_path}", "--set", "trainer.epochs=1", "--set", "trainer.len_epoch=5")
-    done = run("train.py", "-c", config, *short)
+    done = run_forked("train.py", "-c", config, *short)
     assert "epoch 1/1" in done.stdout
     run_here("test.py", "-r", next(tmp_path.rglob("checkpoint-epoch1.pth")))
 
@@ -207,7 +210,7 @@ def test_every_config_checks_and_trains(config, tmp_path):
 @pytest.mark.slow
 def test_piped_output_is_plain_lines_within_80_columns(tmp_path):
     short = ("--set", "trainer.len_epoch=5", "--set", "trainer.epochs=1", "--set", f"trainer.save_dir={tmp_path}")
-    done = run("train.py", "-c", "config.json", *short)
+    done = run_forked("train.py", "-c", "config.json", *short)
     lines = done.stdout.splitlines()
     assert done.stderr == "" and "\r" not in done.stdout
     assert "epoch 1/1 [5/5 (100%)]  loss" in done.stdout
@@ -217,14 +220,17 @@ def test_piped_output_is_plain_lines_within_80_columns(tmp_path):
 @pytest.mark.slow
 def test_a_run_goes_on_when_nobody_reads_its_output(tmp_path):
     short = ["--set", "trainer.len_epoch=5", "--set", "trainer.epochs=2", "--set", f"trainer.save_dir={tmp_path}"]
-    command = [sys.executable, "train.py", "-c", "config.json", *short]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=PROJECT, stdout=pipe, stderr=pipe, text=True) as process:
-        process.stdout.readline()
-        process.stdout.close()
-        (told,) = process.stderr.read().splitlines()
+    reader, writer = os.pipe()
+    with open(reader) as pipe, open(tmp_path / "errors", "w+") as errors:
+        with open(writer, "w") as output:
+            process = start_forked("train.py", "-c", "config.json", *short, cwd=PROJECT, output=output, errors=errors)
+        pipe.readline()
+        pipe.close()
+        process.join(120)
+        errors.seek(0)
+        (told,) = errors.read().splitlines()
         assert told.startswith("warning: nothing more is printed on standard output (Broken pipe)")
-        assert process.wait(timeout=120) == 0
+        assert process.exitcode == 0
     (info,) = tmp_path.rglob("info.log")
     assert "epoch 2/2" in info.read_text()
 
@@ -234,9 +240,8 @@ def test_on_a_terminal_there_is_a_bar_and_no_progress_lines(tmp_path):
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     short = ["--set", "trainer.len_epoch=40", "--set", "trainer.epochs=1", "--set", f"trainer.save_dir={tmp_path}"]
-    command = [sys.executable, "train.py", "-c", "config.json", *short]
-    process = subprocess.Popen(command, cwd=PROJECT, stdin=follower, stdout=follower, stderr=follower)
-    os.close(follower)
+    with open(follower, "w") as terminal:
+        process = start_forked("train.py", "-c", "config.json", *short, cwd=PROJECT, output=terminal, errors=terminal)
     shown = b""
     while True:
         try:
@@ -245,7 +250,8 @@ def test_on_a_terminal_there_is_a_bar_and_no_progress_lines(tmp_path):
             break
     os.close(leader)
     text = shown.decode()
-    assert process.wait() == 0 and "epoch 1/1:" in text and "it/s" in text and "loss=" in text
+    process.join()
+    assert process.exitcode == 0 and "epoch 1/1:" in text and "it/s" in text and "loss=" in text
     assert "[5/40" not in text
     assert all(len(line) <= 80 for line in re.split("[\r\n]", text) if str(tmp_path) not in line)
 
@@ -268,7 +274,7 @@ def test_ctrl_c_ends_cleanly_and_says_what_to_resume_from(tmp_path):
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in output + errors
     resume = re.search(r"resume with: python train\.py -r (\S+)", output)[1]
-    done = run("train.py", "-r", resume, *SHORT)
+    done = run_forked("train.py", "-r", resume, *SHORT)
     assert "nothing left to train" in done.stdout
 
 

@@ -3,8 +3,9 @@
 import argparse
 
 import pytest
+from worlds import run_forked
 
-from helpers import copy_project, run, run_here
+from helpers import copy_project, run_here
 from utils.config.train_flags import NONE_GIVEN, add_train_flags
 
 
@@ -18,7 +19,7 @@ def folder(tmp_path_factory):
 def test_fast_dev_run_leaves_nothing_behind(folder):
     before = sorted(folder.iterdir())
     checking = ("--set", "trainer.sanity_check_batches=1")
-    done = run("train.py", "-c", "config.json", "--fast-dev-run", "2", *checking, cwd=folder)
+    done = run_forked("train.py", "-c", "config.json", "--fast-dev-run", "2", *checking, cwd=folder)
     assert "[2/2 (100%)]" in done.stdout and "sanity check: validated on" in done.stdout
     end = done.stdout.splitlines()[-4:]
     assert end[0] == "done: 1 epoch" and end[1].startswith("best ") and end[2] == "files  nothing is kept"
@@ -29,7 +30,7 @@ def test_fast_dev_run_leaves_nothing_behind(folder):
 @pytest.mark.slow
 def test_profile_and_overfitting_go_together(folder):
     shorter = ("--set", "trainer.epochs=6", "--set", "trainer.save_dir=out/", "--set", "trainer.tensorboard=false")
-    done = run("train.py", "-c", "config.json", "--overfit-batches", "2", "--profile", *shorter, cwd=folder)
+    done = run_forked("train.py", "-c", "config.json", "--overfit-batches", "2", "--profile", *shorter, cwd=folder)
     table = done.stdout.partition("profile of 5 steps")[2].partition("trace of the profile")[0]
     assert "aten::convolution_backward" in table and max(map(len, table.splitlines())) <= 80
     assert list(folder.glob("out/log/*/*/profile.pt.trace.json")) and "ERROR" not in done.stderr
@@ -38,7 +39,7 @@ def test_profile_and_overfitting_go_together(folder):
 @pytest.mark.slow
 def test_batches_are_drawn_and_nothing_trained(folder):
     before = sorted(folder.glob("*"))
-    done = run("train.py", "-c", "config.json", "--show-batch", "batch.png", cwd=folder)
+    done = run_forked("train.py", "-c", "config.json", "--show-batch", "batch.png", cwd=folder)
     assert done.stdout.splitlines()[-1] == "batch.png: the first training and validation batch"
     assert {path.name for path in {*folder.glob("*")} - {*before}} <= {"batch.png", "__pycache__"}
 
@@ -50,7 +51,7 @@ def test_fast_dev_run_that_the_loop_cannot_follow_is_refused_by_its_flag(tmp_pat
         "from trainer import Trainer\n\n\nclass Own(Trainer):\n    def _train_epoch(self, epoch):\n        return {}\n"
     )
     own = ("--set", "trainer.type=own.Own", "--fast-dev-run")
-    told = run("train.py", "-c", "config.json", *own, cwd=folder, status=2).stderr
+    told = run_forked("train.py", "-c", "config.json", *own, cwd=folder, status=2).stderr
     assert told == (
         "error: --fast-dev-run: trainer.limit_train_batches: is not for a trainer with a _train_epoch of its own\n"
     )

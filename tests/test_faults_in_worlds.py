@@ -21,14 +21,10 @@ from base.training.callbacks import TimeLimit
 from helpers import TinyData, tiny_config, tiny_model, tiny_trainer
 from logger import setup_logging
 from utils import UserError
-from utils.config.schema import RunSettings
 from utils.distributed import process_group
-from utils.distributed.messages import gather, gather_to_main
 from utils.distributed.parallel import ddp
-from utils.distributed.process_group import joined, process_device
-from utils.distributed.world import rank
+from utils.distributed.world import gather, gather_to_main, joined, process_device, rank
 from utils.runs.checkpoint import CheckpointError
-from utils.stop_signal import StopSignal
 
 pytestmark = pytest.mark.slow  # they start processes
 
@@ -49,7 +45,7 @@ def test_when_a_process_is_killed_one_line_names_it_and_the_place(tmp_path, size
     assert ends[victim].status == -signal.SIGKILL
     assert all(end.status == 1 for end in ends if end is not ends[victim])
     (line,) = lines_of(ends[0])
-    assert f"lost contact with rank {victim}, last seen " in line and "-r auto" in line
+    assert f"lost contact with rank {victim} " in line and "-r auto" in line
     assert "batch" in line or count == 1
     assert not any("Traceback" in end.output for end in ends)
     assert not any(lines_of(end) for end in ends[1:])
@@ -81,34 +77,14 @@ def test_a_time_out_names_who_is_missing_and_where_each_was(tmp_path):
     ends = in_world(2, sleeps, small_job(tmp_path, parallel={"timeout_seconds": 3}), patience=PATIENCE)
     assert statuses(ends) == [1, 1]
     (line,) = lines_of(ends[0])
-    expected = "in epoch 2 after batch 1: waited 3 seconds (parallel.timeout_seconds) in vain for rank 1, last seen"
-    assert expected in line and line.index("last seen in epoch 2 after batch 1")
+    assert (
+        "waited 3 seconds (parallel.timeout_seconds) in vain for rank 1 in epoch 2 after batch 1; resume with" in line
+    )
     assert not any("Traceback" in end.output for end in ends)
 
 
-def waits_for_good():
-    StopSignal.patience_seconds = 1.0
-    with joined({"device": "cpu"}):
-        first, _ = gather(os.getpid())
-        while rank() == 1 and os.path.exists(f"/proc/{first}"):
-            time.sleep(0.1)
-        with StopSignal() as stop:
-            stop.asks()
-            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
-            torch.distributed.all_reduce(torch.ones(1))  # holds the main thread, and with it python's handlers
-            stop.asks()
-            return "was let go"
-
-
-def test_a_signal_ends_a_process_that_waits_for_good():
-    first, other = in_world(2, waits_for_good, patience=PATIENCE)
-    assert first.status == 128 + signal.SIGTERM
-    assert other.status == 1 and "lost contact" in other.output
-
-
 def signalled_within_a_save(folder):
-    """Train; the first process's first save takes four times the patience, and a signal comes to all within it."""
-    StopSignal.patience_seconds = 1.0
+    """Train; the first process's first save takes some seconds, and a signal comes to all within it."""
     save, saver, timers = checkpoint_saver.save_checkpoint, checkpoint_saver.CheckpointSaver.save, []
 
     def slow(state, path):
@@ -134,7 +110,6 @@ def test_a_signal_within_a_long_save_waits_for_it(tmp_path):
 
 
 def signalled_after_the_last_step(folder):
-    StopSignal.patience_seconds = 1.0
     act = OnlyThere("on_train_end", 1, lambda trainer: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(3)))
     return tiny_run(folder, [act])[0]
 
@@ -259,7 +234,7 @@ def test_the_command_line_s_device_wins_over_the_config_s():
 
 
 def on_another_kind():
-    process_group.process_device = lambda settings: torch.device(("cpu", "meta")[rank()])
+    process_group.process_device = lambda n_gpu, name: torch.device(("cpu", "meta")[rank()])
     try:
         with joined({}):
             pass
@@ -427,13 +402,13 @@ def device_of_process():
     torch.cuda.device_count = lambda: 2
     os.environ.pop("LOCAL_RANK")
     with pytest.raises(UserError) as raised:
-        process_device(RunSettings.model_validate({"n_gpu": 1, "device": "cuda"}))
+        process_device(1, "cuda")
     return str(raised.value)
 
 
 def test_a_process_that_does_not_know_its_gpu_says_so_in_one_line():
     (line, _) = results(in_world(2, device_of_process))
-    assert line == "LOCAL_RANK: not set, which says which GPU is whose; start with torchrun, which sets it"
+    assert line == "LOCAL_RANK: not set, and it says which GPU is whose; start with torchrun, which sets it"
 
 
 def gathered():

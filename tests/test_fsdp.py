@@ -15,15 +15,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.distributed.fsdp import FSDPModule
 from worlds import in_world, results, rows_of, run_of, small_job, train
 
-import utils.distributed.sharded_checkpoint
+import utils.distributed.shards
 from base.training.nonfinite import NonFiniteError, NonFiniteWatch, finite_state, require_finite
 from base.training.optim_step import OptimStep
 from helpers import PROJECT, same
 from utils import UserError
 from utils.distributed.parallel import fsdp, refuse_settings
-from utils.distributed.process_group import joined
 from utils.distributed.shards import local, require_shardable, whole
-from utils.distributed.world import own_samples, part_of, rank, world_size
+from utils.distributed.world import joined, own_samples, part_of, rank, world_size
 from utils.json_io import read_json
 from utils.runs.checkpoint import find_checkpoint, load_checkpoint
 from utils.seed import seed_everything
@@ -503,6 +502,6 @@ def test_no_thread_is_left_that_could_abort_a_finished_process(tmp_path):
 
 
 def test_without_the_package_of_its_shards_it_says_so(monkeypatch):
-    monkeypatch.setattr(utils.distributed.sharded_checkpoint, "find_spec", lambda name: None)
+    monkeypatch.setattr(utils.distributed.shards, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install safetensors"):
         fsdp(net(), torch.device("cpu"))

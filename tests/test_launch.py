@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import ipaddress
 import logging
 import os
@@ -19,12 +20,12 @@ from pathlib import Path
 
 import pytest
 import torch.distributed.run
-from torch.distributed.elastic.multiprocessing import SignalException
-from worlds import small_job
+from torch.distributed.elastic import multiprocessing
+from torch.distributed.elastic.multiprocessing.api import RunProcsResult
+from worlds import small_job, start_forked
 
 from helpers import copy_project, same
-from utils.distributed.contact import _Files
-from utils.distributed.launch import _stay_on_host, start_processes
+from utils.distributed.start import _set_unless_given, start_processes
 from utils.runs.checkpoint import load_checkpoint
 from utils.stop_signal import heeded
 
@@ -48,7 +49,7 @@ class KillOnce(BaseCallback):
         if first and trainer.step == self.step and os.environ.get("RANK") == "1":
             os.kill(os.getpid(), signal.SIGKILL)
 '''
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 IGNORES = pytest.mark.skipif(
     "--signals-to-handle" not in torch.distributed.run.get_args_parser().format_help(),
     reason="this torch's launcher handles SIGHUP also where it is ignored",
@@ -62,7 +63,7 @@ def project(tmp_path_factory):
     folder = copy_project(tmp_path_factory.mktemp("launch") / "project")
     (folder / "trainer" / "killer.py").write_text(_KILLER)
     job(folder, "left", killed_at=10**6)
-    assert started(folder, "train.py", "-c", "left.json").wait(120) == 0
+    ended(folder, started(folder, "train.py", "-c", "left.json"), 0)
     return folder
 
 
@@ -81,38 +82,34 @@ def job(folder, name, killed_at, samples=50, workers=0, processes=2, **settings)
     return path.name
 
 
-def started(folder, *arguments, output=None, preexec_fn=None):
-    """`python *arguments`, whose output goes into the file output, or a terminal that is its own."""
+def started(folder, *arguments):
+    """The process of `python *arguments`, whose output goes into the file output; those that it starts are real."""
     (folder / "temporary").mkdir(exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder / "temporary")}
-    with contextlib.nullcontext(output) if output else open(folder / "output", "w") as file:
-        return subprocess.Popen(
-            [sys.executable, *arguments],
-            cwd=folder,
-            env=environment,
-            stdin=output,
-            stdout=file,
-            stderr=file,
-            start_new_session=output is not None,
-            preexec_fn=preexec_fn,
-        )
+    with pytest.MonkeyPatch.context() as patch, open(folder / "output", "w") as file:
+        patch.setenv("TMPDIR", str(folder / "temporary"))
+        return start_forked(*arguments, cwd=folder, output=file, errors=file)
 
 
-def in_second_epoch(folder, config, launcher=(), **how):
+def in_second_epoch(folder, config, launcher=()):
     """The same, of train.py, that has come to its second epoch."""
-    process = started(folder, *launcher, "train.py", "-c", config, **how)
-    deadline = time.monotonic() + 60
+    process = started(folder, *launcher, "train.py", "-c", config)
+    deadline = time.monotonic() + 120
     while "epoch 2/" not in (folder / "output").read_text() and time.monotonic() < deadline:
         time.sleep(0.1)
     return process
 
 
-def ended(folder, process, status, seconds=60):
+def ended(folder, process, status, seconds=120):
     """What it has written, once it has ended with this status; nothing that it started or made to meet in is left."""
-    assert process.wait(seconds) == status, (folder / "output").read_text()
+    process.join(seconds)
+    assert process.exitcode == status, (folder / "output").read_text()
+    nothing_is_left(folder)
+    return (folder / "output").read_text()
+
+
+def nothing_is_left(folder):
     assert not [other for other in left_running(folder) if other != os.getpid()]
     assert not list((folder / "temporary").glob("train-*"))
-    return (folder / "output").read_text()
 
 
 def left_running(folder):
@@ -143,33 +140,40 @@ def test_our_own_launch_names_who_was_killed_and_the_same_command_goes_on(projec
     config = job(project, "killed", killed_at=5)
     output = ended(project, started(project, "train.py", "-c", config), 137)
     assert output.count("error: rank 1 was ended by SIGKILL") == 1
-    assert "lost contact with rank 1, last seen in epoch 2 after batch 1" in output
+    assert "lost contact with rank 1 in epoch 2 after batch 1" in output
     assert "Traceback" not in output
     (log,) = (project / "killed" / "log" / "killed").iterdir()
-    assert (log / "info.log").read_text().count("ERROR run: in epoch 2 after batch 1: lost contact with rank 1") == 1
+    assert (log / "info.log").read_text().count("ERROR run: lost contact with rank 1 in epoch 2 after batch 1") == 1
     config = job(project, "killed", killed_at=10**6)
     output = ended(project, started(project, "train.py", "-c", config, "-r", "auto"), 0)
     assert len(re.findall("using .*-batch1.pth", output)) == 1
     assert same(weights(project, "killed"), weights(project, "left"))
 
 
-@pytest.mark.parametrize(
-    ("number", "status", "launcher"),
-    [
-        (signal.SIGTERM, 143, []),
-        (signal.SIGINT, 130, []),
-        (signal.SIGUSR1, 138, []),
-        (signal.SIGHUP, 129, []),
-        (signal.SIGTERM, 1, TORCHRUN),
-        (signal.SIGHUP, 1, TORCHRUN),
-    ],
-)
-def test_a_signal_to_the_launcher_saves_and_the_same_command_goes_on(project, number, status, launcher):
-    name = f"signalled{number}{len(launcher)}"
+@functools.cache  # a test of what they listened on looks at two of these runs, too
+def signalled(project, name, number, status, launcher):
+    """(what a run printed that a signal to its launcher ended, addresses it listened on, modes of its folders)."""
     config = job(project, name, killed_at=10**6, samples=5000, workers=1, epochs=30, save_every_steps=None)
     process = in_second_epoch(project, config, launcher)
-    process.send_signal(number)
-    output = ended(project, process, status, seconds=15)
+    found = listening(process), [path.stat().st_mode for path in (project / "temporary").glob("train-*")]
+    os.kill(process.pid, number)
+    return ended(project, process, status, seconds=15), *found
+
+
+SIGNALS = {
+    "SIGTERM": (signal.SIGTERM, 143, ()),
+    "SIGINT": (signal.SIGINT, 130, ()),
+    "SIGUSR1": (signal.SIGUSR1, 138, ()),
+    "SIGHUP": (signal.SIGHUP, 129, ()),
+    "SIGTERM-torchrun": (signal.SIGTERM, 1, TORCHRUN),
+    "SIGHUP-torchrun": (signal.SIGHUP, 1, TORCHRUN),
+}
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_a_signal_to_the_launcher_saves_and_the_same_command_goes_on(project, name):
+    output, *_ = signalled(project, name, *SIGNALS[name])
+    launcher = SIGNALS[name][2]
     again = "torchrun --standalone --nproc-per-node=2" if launcher else "python"
     assert output.count(f"resume with: {again} train.py -r") == 1
     assert launcher or ("Traceback" not in output and "death signal" not in output)
@@ -181,7 +185,7 @@ def test_processes_whose_launcher_is_killed_save_and_end(project):
     config = job(project, "orphans", killed_at=10**6, samples=5000, epochs=30, save_every_steps=None)
     process = in_second_epoch(project, config)
     process.kill()
-    process.wait()
+    process.join()
     deadline = time.monotonic() + 60
     while left_running(project) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -206,7 +210,16 @@ def test_a_run_whose_terminal_is_closed_saves_and_ends_with_status_129(project, 
     def make_it_ours():
         fcntl.ioctl(follower, termios.TIOCSCTTY, 0)
 
-    process = started(project, "train.py", "-c", config, output=follower, preexec_fn=make_it_ours)
+    process = subprocess.Popen(
+        [sys.executable, "train.py", "-c", config],
+        cwd=project,
+        env={**os.environ, "TMPDIR": str(project / "temporary")},
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        start_new_session=True,
+        preexec_fn=make_it_ours,
+    )
     os.close(follower)
     shown, deadline = b"", time.monotonic() + 100
     while b"epoch 2/" not in shown and time.monotonic() < deadline:
@@ -214,25 +227,30 @@ def test_a_run_whose_terminal_is_closed_saves_and_ends_with_status_129(project, 
             shown += os.read(leader, 65536)
     time.sleep(0.3)  # into the third epoch
     os.close(leader)  # the kernel sends SIGHUP, and what is written there from now on is an error
-    ended(project, process, 129, seconds=30)
+    assert process.wait(30) == 129
+    nothing_is_left(project)
     (log,) = (project / name / "log" / name).iterdir()
     assert (log / "info.log").read_text().count("stopped by SIGHUP in epoch") == 1
     (run,) = (project / name / "models" / name).iterdir()
     assert list(run.glob("*-batch*.pth"))
 
 
+AS_NOHUP_DOES = """
+import runpy, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+sys.argv = sys.argv[1:]
+runpy.run_path("train.py", run_name="__main__")
+"""
+
+
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=IGNORES)])
 def test_a_run_under_nohup_survives_its_terminal(project, processes):
     config = job(project, f"nohup{processes}", 10**6, samples=5000, processes=processes, epochs=30)
-
-    def as_nohup_does():
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-    process = in_second_epoch(project, config, preexec_fn=as_nohup_does)
+    process = in_second_epoch(project, config, ["-c", AS_NOHUP_DOES])
     for pid in left_running(project):
         os.kill(pid, signal.SIGHUP)
     time.sleep(2)
-    process.send_signal(signal.SIGTERM)
+    process.terminate()
     assert "stopped by SIGTERM" in ended(project, process, 143, seconds=30)
 
 
@@ -243,9 +261,10 @@ def listening(process):
     """Addresses on which a process and all that it has started listen, or are bound to with UDP."""
     sockets = set()
     for pid in family(process.pid):
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(OSError):  # closed by now
-                sockets.add(os.readlink(descriptor))
+        with contextlib.suppress(FileNotFoundError):  # a loader's worker that has ended by now
+            for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(OSError):  # closed by now
+                    sockets.add(os.readlink(descriptor))
     found = []
     for table in ("tcp", "tcp6", "udp", "udp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
@@ -257,7 +276,10 @@ def listening(process):
 
 def family(pid):
     """Ids of a process and all that it has started."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
     return [pid, *(one for child in children for one in family(int(child)))]
 
 
@@ -269,45 +291,26 @@ def address_of(digits):
 
 
 def test_a_launch_of_our_own_listens_on_loopback_alone(project):
-    config = job(project, "ports", 10**6, samples=5000, workers=1, epochs=30, save_every_steps=None)
-    process = in_second_epoch(project, config)
-    (folder,) = (project / "temporary").glob("train-*")
-    assert folder.stat().st_mode & 0o777 == 0o700
-    found = listening(process)
-    process.terminate()
-    ended(project, process, 143)
+    _, found, (mode,) = signalled(project, "SIGTERM", *SIGNALS["SIGTERM"])
+    assert mode & 0o777 == 0o700
     assert found and all(address.is_loopback for address in found)  # gloo's, which the processes send tensors through
 
 
 def test_what_torchrun_listens_on_can_be_reached_from_elsewhere_as_the_page_on_security_says(project):
-    config = job(project, "wide", 10**6, samples=5000, epochs=30)
-    process = in_second_epoch(project, config, TORCHRUN)
-    found = listening(process)
-    process.terminate()
-    ended(project, process, 1)
+    _, found, _ = signalled(project, "SIGTERM-torchrun", *SIGNALS["SIGTERM-torchrun"])
     assert any(address.is_unspecified for address in found)
 
 
 def test_a_launch_of_our_own_leaves_the_interfaces_of_the_user_as_they_are(monkeypatch):
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         monkeypatch.setenv(name, "eth7")
-    _stay_on_host()
+    _set_unless_given(2)
     assert os.environ["GLOO_SOCKET_IFNAME"] == os.environ["NCCL_SOCKET_IFNAME"] == "eth7"
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         monkeypatch.delenv(name)
-    _stay_on_host()
+    _set_unless_given(2)
     assert os.environ["NCCL_SOCKET_IFNAME"] == f"={os.environ['GLOO_SOCKET_IFNAME']}"
     assert os.environ["GLOO_SOCKET_IFNAME"] in [name for _, name in socket.if_nameindex()]
-
-
-def test_what_a_process_says_of_its_place_again_and_again_takes_no_more_room(tmp_path):
-    files = _Files(tmp_path)
-    assert not files.check(["contact/place/0"])
-    for batch in range(10, 90):
-        files.set("contact/place/0", f"[1, {batch}]")
-    (file,) = tmp_path.iterdir()
-    assert file.stat().st_size == len("[1, 10]")
-    assert files.check(["contact/place/0"]) and files.get("contact/place/0") == b"[1, 89]"
 
 
 def test_processes_that_cannot_lock_a_file_of_their_folder_say_so_in_one_line(project):
@@ -325,27 +328,39 @@ def test_processes_that_cannot_lock_a_file_of_their_folder_say_so_in_one_line(pr
     assert (done.returncode, done.stdout, done.stderr) == (2, "", told)
 
 
-def test_the_launcher_is_given_only_what_torch_has_had_since_2_8(monkeypatch):
-    given = []
-    monkeypatch.setattr(torch.distributed.run, "run", given.append)
+class Started:
+    """Stands in for torch's context of processes, all of which end well."""
+
+    def wait(self, period):
+        return RunProcsResult()
+
+    def close(self, death_sig):
+        pass
+
+
+SET_BY_START = (
+    "OMP_NUM_THREADS TORCH_CPP_LOG_LEVEL TORCH_NCCL_ASYNC_ERROR_HANDLING TORCHELASTIC_SIGNALS_TO_HANDLE "
+    "GLOO_SOCKET_IFNAME NCCL_SOCKET_IFNAME"
+)
+
+
+def test_torch_s_starter_is_given_only_what_it_has_had_since_2_8(monkeypatch):
+    given = {}
+    monkeypatch.setattr(multiprocessing, "start_processes", lambda **arguments: given.update(arguments) or Started())
     monkeypatch.setattr(sys, "argv", ["train.py"])
-    for name in ("OMP_NUM_THREADS", "TORCH_CPP_LOG_LEVEL", "STARTED_BY_TRAIN_PY", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"):
+    for name in SET_BY_START.split():
         monkeypatch.setenv(name, "1")
-    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-        monkeypatch.setenv(name, "lo")
     monkeypatch.setattr(logging, "disable", lambda level: None)
-    parsed, parse = [], torch.distributed.run.parse_args
-    monkeypatch.setattr(torch.distributed.run, "parse_args", lambda flags: parsed.append(flags) or parse(flags))
     before = heeded()
     try:
         start_processes(2)
-        (backend, run_id, *others), arguments = parsed[0], given[0]
-        assert backend == "--rdzv-backend=one-host" and re.fullmatch("--rdzv-id=[0-9a-f-]{36}", run_id)
-        assert others == ["--nproc-per-node=2", "train.py"] and arguments.nproc_per_node == "2"
-        names = getattr(arguments, "signals_to_handle", "SIGQUIT,SIGINT,SIGTERM,SIGUSR1,SIGHUP")
-        assert names == "SIGQUIT,SIGINT,SIGTERM,SIGUSR1,SIGHUP"
+        assert given.keys() == {"name", "entrypoint", "args", "envs", "logs_specs"}
+        assert given["args"] == dict.fromkeys((0, 1), ("-u", "train.py"))
+        places = [[env["RANK"], env["LOCAL_RANK"], env["WORLD_SIZE"]] for env in given["envs"].values()]
+        assert places == [["0", "0", "2"], ["1", "1", "2"]]
+        assert os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] == "SIGQUIT,SIGINT,SIGTERM,SIGUSR1,SIGHUP"
         for number in before:
-            with pytest.raises(SignalException) as raised:
+            with pytest.raises(multiprocessing.SignalException) as raised:
                 signal.raise_signal(number)
             assert raised.value.sigval == number
     finally:

@@ -225,7 +225,7 @@ def test_misspelt_target_of_a_flag_is_refused(monkeypatch, file, capsys):
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        ((), "give a config to train, as in -c config.json, or a checkpoint to go on from or to test, as in -r latest"),
+        ((), "give a config to train, as in -c config.json, or a checkpoint to resume or to test, as in -r latest"),
         (("--set", "trainer.epocs=1"), "trainer.epocs: no such key; did you mean 'epochs'?"),
         (("--set", "sede=1"), "sede: no such key; did you mean 'seed'?"),
         (("--set", "trainer.my_scale=1"), "one of your own goes into the config file first"),
@@ -272,6 +272,13 @@ def test_a_word_that_belongs_to_no_flag_is_answered_in_one_line_with_what_would_
     with pytest.raises(SystemExit) as caught:
         command(monkeypatch, "-c", file, *arguments)
     assert caught.value.code == 2 and capsys.readouterr().err == f"error: {line}\n"
+
+
+def test_a_save_dir_that_is_no_text_is_one_line_where_the_latest_run_is_looked_up(monkeypatch, file, capsys):
+    monkeypatch.chdir(file.parent)
+    with pytest.raises(SystemExit) as caught:
+        command(monkeypatch, "-c", file, "-r", "latest", "--set", "trainer.save_dir=5")
+    assert caught.value.code == 2 and len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_what_the_other_scripts_cannot_read_is_one_line_too(capsys):
@@ -511,6 +518,8 @@ def test_switches_that_the_device_or_the_optimizer_cannot_follow_are_refused():
     fused = {"epochs": 1, "fused": True}
     with pytest.raises(UserError, match=r"trainer.fused: RMSprop has no fused kernel"):
         ConfigParser(config(trainer=fused, optimizer={"type": "RMSprop", "args": {}}), parts=PARTS)
+    with pytest.raises(UserError, match=r"^optimizer.type: .* did you mean 'AdamW'\?$"):  # and nothing of a kernel
+        ConfigParser(config(trainer=fused, optimizer={"type": "AdamWW", "args": {}}), parts=PARTS)
     with pytest.raises(UserError, match=r"trainer.fused: optimizer.args.fused says it already"):
         ConfigParser(config(trainer=fused, optimizer={"type": "SGD", "args": {"fused": True}}), parts=PARTS)
     with pytest.raises(UserError, match=r"trainer.fused: optimizer.args.foreach asks for another kernel"):

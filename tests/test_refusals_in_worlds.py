@@ -14,10 +14,8 @@ from worlds import PATIENCE, in_served_world, in_world, lines_of, results, small
 
 from helpers import PROJECT, tiny_config, tiny_model, tiny_trainer
 from parse_config import ConfigParser
-from utils.distributed.messages import gather
 from utils.distributed.parallel import ddp
-from utils.distributed.process_group import joined
-from utils.distributed.world import rank
+from utils.distributed.world import gather, joined, rank
 from utils.runs.run_folder import RunLock, is_being_trained
 
 pytestmark = pytest.mark.slow  # they start processes

@@ -11,14 +11,15 @@ import threading
 import time
 
 import pytest
+from worlds import run_forked
 
 import series
-from helpers import PROJECT, run, run_here, same
+from helpers import PROJECT, run_here, same
 from parse_config import PARTS, ConfigParser
 from series import best_row, has_begun, series_table, summarize
 from utils import UserError
 from utils.config.components import Part
-from utils.config.variants import variants_of
+from utils.config.train_flags import variants_of
 from utils.json_io import read_json, write_json
 from utils.runs.checkpoint import load_checkpoint
 
@@ -58,7 +59,7 @@ def job(tmp_path):
 def folds(tmp_path_factory):
     """(path of the job, what --folds 2 printed)."""
     job = make_job(tmp_path_factory.mktemp("folds"))
-    return job, run("train.py", "-c", job, "--folds", "2").stdout
+    return job, run_forked("train.py", "-c", job, "--folds", "2").stdout
 
 
 def runs(job, name="*"):
@@ -160,11 +161,11 @@ def test_ctrl_c_ends_the_whole_and_the_same_command_goes_on(job):
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     told, complaint = process.communicate(timeout=100)
     assert process.returncode == 130
-    assert "fold 1/2 ended with status 130; go on with: python" in complaint and "--folds 2 -r auto" in complaint
+    assert "fold 1/2 ended with status 130; resume with: python" in complaint and "--folds 2 -r auto" in complaint
     assert "fold 2/2" not in told and not runs(job, "line-fold2of2")
     (stopped,) = runs(job)
 
-    again = run(*arguments, "-r", "auto")
+    again = run_forked(*arguments, "-r", "auto")
     assert runs(job)[0] == stopped and len(runs(job)) == 2 and "± std" in again.stdout
     assert all((folder / "checkpoint-epoch60.pth").exists() for folder in runs(job))
 

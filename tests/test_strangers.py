@@ -16,6 +16,7 @@ import hypothesis
 import pytest
 import torch
 from hypothesis import strategies
+from worlds import run_forked
 
 from helpers import PROJECT, copy_project, run, run_here
 from parse_config import PARTS, ConfigParser
@@ -197,10 +198,8 @@ def test_the_watch_sees_what_it_watches_for(tmp_path):
     program = _AUDITED.format(project=str(PROJECT))
     for deed in ("open('x', 'w')", "__import__('os').system('true')"):
         watched = program.replace("for section in sections:", f"exec({deed!r})\nfor section in sections:")
-        done = subprocess.run(
-            [sys.executable, "-c", watched, json.dumps([[], [], []])], capture_output=True, text=True, cwd=tmp_path
-        )
-        assert done.returncode == 3 and "AUDIT" in done.stdout, done.stderr
+        done = run_forked("-c", watched, json.dumps([[], [], []]), cwd=tmp_path, status=3)
+        assert "AUDIT" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("name", ["..", ".", "", "a/b", "../x", "/tmp/x", "a\\b", "x\n", "\x00"])
@@ -316,7 +315,7 @@ for path in sys.argv[1:]:
 @pytest.mark.slow
 def test_small_configs_that_ask_for_much_work_are_answered_at_once(tmp_path):
     files = small_configs_that_ask_for_much(tmp_path)
-    assert run("-c", _ANSWER_EACH, *files, timeout=90).stdout.splitlines() == list(map(str, files))
+    assert run_forked("-c", _ANSWER_EACH, *files, timeout=90).stdout.splitlines() == list(map(str, files))
 
 
 _START_AT_ONCE = """
@@ -343,7 +342,7 @@ print([os.waitpid(child, 0)[1] for child in children])
 @pytest.mark.slow
 def test_fifty_runs_started_at_once_get_fifty_folders_and_lose_nothing(tmp_path):
     program = _START_AT_ONCE.format(project=str(PROJECT), folder=str(tmp_path))
-    assert run("-c", textwrap.dedent(program)).stdout.splitlines()[-1] == str([0] * 50)
+    assert run_forked("-c", textwrap.dedent(program)).stdout.splitlines()[-1] == str([0] * 50)
     folders = list(tmp_path.glob("models/x/*"))
     epochs = [torch.load(path / "checkpoint-epoch1.pth", weights_only=True)["epoch"] for path in folders]
     assert sorted(epochs) == list(range(50))

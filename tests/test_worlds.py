@@ -24,10 +24,8 @@ from model.metric import ConfusionMatrix, MacroF1
 from trainer import Trainer
 from utils import MetricTracker
 from utils.distributed import messages
-from utils.distributed.messages import gather
-from utils.distributed.parallel import ddp, parallelize
-from utils.distributed.process_group import joined
-from utils.distributed.world import part_of, part_of_batch, rank, world_size
+from utils.distributed.parallel import ddp
+from utils.distributed.world import gather, joined, parallelize, part_of, part_of_batch, rank, world_size
 from utils.runs.checkpoint import load_checkpoint
 from utils.seed import seed_everything
 
@@ -386,7 +384,7 @@ def test_what_batch_norm_cannot_do_with_a_part_is_refused_and_what_it_does_is_to
     assert told in in_world(2, train, "-c", sharded)[0].output
     ends = in_world(2, train, "-c", small_job(tmp_path, name="wide", arch=arch, samples=50, batch_size=12))
     results(ends)
-    assert ends[0].output.count("batch norm: each process takes statistics of its own part") == 1
+    assert ends[0].output.count("batch norm: each process computes statistics of its own part") == 1
 
 
 def plateaus(*arguments):

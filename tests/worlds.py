@@ -1,19 +1,27 @@
-"""Worlds of several processes for tests: forked from one that has imported torch already, so that each takes a second.
+"""Processes for tests, forked from one that has imported the libraries already, so that each starts in no time.
 
-A process of a world runs a function, or a whole command such as train.py, as one that torchrun has started.
+run_forked and start_forked run a command as `python` does. in_world runs a function, or a whole command such as
+train.py, in each of several processes, as torchrun does.
 """
 
+import atexit
 import contextlib
+import gc
 import importlib.util
 import io
 import multiprocessing
 import os
 import pickle
 import runpy
+import signal
 import socket
+import subprocess
 import sys
+import tempfile
 import time
 import traceback
+from multiprocessing import reduction
+from pathlib import Path
 
 import numpy as np
 
@@ -24,8 +32,60 @@ from utils.json_io import write_json
 _PATIENCE_SECONDS = 120
 PATIENCE = 40  # seconds, for what has to be over in a few, on a machine that does other things too
 _server = multiprocessing.get_context("forkserver")
-_IMPORTED = ["torch.distributed.fsdp", "torchvision", "trainer.trainer", "trainer.callbacks", "parse_config", "worlds"]
-_server.set_forkserver_preload(_IMPORTED)
+_LIBRARIES = [
+    "pydantic",
+    "pytest",
+    "safetensors.torch",
+    "tensorboard.backend.event_processing.event_accumulator",
+    "torch.distributed.checkpoint",
+    "torch.distributed.fsdp",
+    "torch.utils.tensorboard",
+    "torchmetrics",
+    "torchvision",
+]
+_ROOMS = [
+    "base.data.arrays",
+    "data_loader.data_loaders",
+    "examples.tabular.model",
+    "model.loss",
+    "model.metric",
+    "model.model",
+    "parse_config",
+    "trainer.callbacks",
+    "trainer.trainer",
+    "worlds",
+]
+_server.set_forkserver_preload(_LIBRARIES + _ROOMS)
+
+
+def run_forked(*arguments, cwd=PROJECT, status=0, timeout=300, output=None):
+    """helpers.run without the seconds that importing the libraries takes; arguments: a script, "-c" or "-m", and more.
+
+    output: a file for what the process prints, which is then not returned.
+    """
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        process = start_forked(*arguments, cwd=cwd, output=output or out, errors=errors)
+        process.join(timeout)
+        if process.is_alive():
+            process.kill()
+            raise subprocess.TimeoutExpired(arguments, timeout)
+        texts = [(file.seek(0), file.read())[1] for file in (out, errors)]
+    done = subprocess.CompletedProcess(arguments, process.exitcode, *texts)
+    assert done.returncode == status, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def start_forked(*arguments, cwd, output, errors):
+    """The multiprocessing.Process that does what `python *arguments` does, in a session of its own.
+
+    It imports the project's own modules itself, from where `python` would find them. output, errors: the open files
+    that are its standard output and error.
+    """
+    descriptors = [reduction.DupFd(file.fileno()) for file in (output, errors)]
+    arguments = list(map(str, arguments))
+    process = _server.Process(target=_command, args=(arguments, Path(cwd).resolve(), dict(os.environ), descriptors))
+    process.start()
+    return process
 
 
 class Ended:
@@ -151,7 +211,41 @@ def rows_of(folder, name="small"):
     return [{key: float(value) for key, value in row.items()} for row in CsvLog(log / "metrics.csv").rows()]
 
 
+def _command(command, folder, environment, descriptors):
+    """Do what `python <command>` does, in this forked process, with the files as its standard output and error."""
+    gc.freeze()
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal; pytest may run in the background
+    for number, descriptor in enumerate(descriptors, start=1):
+        os.dup2(descriptor.detach(), number)
+    sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.__stderr__ = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    multiprocessing.set_start_method("fork", force=True)  # of the workers of loaders, as python does
+    rooms = {path.stem for place in (PROJECT, PROJECT / "tests") for path in place.iterdir()}
+    for name in [name for name in sys.modules if name.partition(".")[0] in rooms]:
+        del sys.modules[name]
+    sys.argv = command if command[0] not in ("-c", "-m") else [command[0], *command[2:]]
+    begin = folder if sys.argv[0] in ("-c", "-m") else (folder / command[0]).resolve().parent
+    sys.path = [str(begin), *(path for path in sys.path if Path(path) not in (PROJECT, PROJECT / "tests"))]
+    try:
+        if command[0] == "-c":
+            exec(compile(command[1], "<string>", "exec"), {"__name__": "__main__"})
+        elif command[0] == "-m":
+            runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(command[0], run_name="__main__")
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        sys.exit(1)
+    finally:
+        atexit._run_exitfuncs()  # which multiprocessing leaves out
+
+
 def _process(sender, environment, path, name, arguments):
+    gc.freeze()  # the objects of the libraries, which a collection need not look at
     os.environ.update(environment)
     multiprocessing.set_start_method("fork", force=True)  # of the workers of loaders, as in a process of torchrun's
     import torch

@@ -29,8 +29,8 @@ from base.training.schedules import interval_of, step_after_epoch
 from logger.reports import progress_bar
 from logger.tables import show_tables
 from utils import MetricTracker, UserError
-from utils.distributed.messages import broadcast
 from utils.distributed.shards import is_sharded
+from utils.distributed.world import broadcast
 from utils.nested import describe, describe_step, halves, num_samples
 from utils.runs.weights import unwrapped
 from utils.seed import rng_state
@@ -303,7 +303,7 @@ class Trainer(BaseTrainer):
     def _log_batch(self, batch_idx, epoch, bar):
         """Log the batches since the last report; only here does the loop wait for the device."""
         self.nonfinite.report(epoch, self.train_metrics.window("loss"))
-        latest = self.train_metrics.collect()
+        latest: dict[str, Any] = self.train_metrics.collect()
         if self.update_metrics.window("grad_norm"):
             latest |= self.update_metrics.collect()
         latest["lr"] = self._lr

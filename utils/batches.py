@@ -1,4 +1,4 @@
-"""Read a loader batch by batch: errors name their sample and come between two steps; generators stay as they are."""
+"""Read a loader batch by batch: an error names its sample, and a dead worker is reported between two steps."""
 
 import contextlib
 import re
@@ -12,34 +12,40 @@ from utils.errors import UserError
 
 
 class DataError(UserError):
-    """Data that cannot be read. Raised while a batch is awaited, so that the run can still be saved."""
+    """Data that cannot be read. Raised while the loop waits for a batch, so that the run can still be saved."""
 
     def __init__(self, message: str) -> None:
-        if "Original Traceback" in message:  # torch raises a worker's error anew, with its whole traceback as message
+        if "Original Traceback" in message:  # torch raises a worker's error again, with its whole traceback as message
             message = message.strip().splitlines()[-1].partition("Error: ")[2]
         super().__init__(message)
 
 
 def batches_of(loader: Iterable[Any]) -> Iterator[Any]:
-    """Iterator, started already, over the loader's batches. Raises DataError for any error while one is read."""
+    """Return an iterator, already started, over the loader's batches. It raises DataError for any error in reading."""
     iterator = iter(loader)
-    awaited = _finding_dead_workers() if getattr(loader, "num_workers", 0) else contextlib.nullcontext()
-    return _read(iterator, awaited)
+    waiting = _reporting_dead_workers() if getattr(loader, "num_workers", 0) else contextlib.nullcontext()
+    return _read(iterator, waiting)
+
+
+def inf_loop(data_loader: Iterable[Any]) -> Iterator[Any]:
+    """Yield the loader's batches, pass after pass, without end."""
+    while True:
+        yield from batches_of(data_loader)
 
 
 def sample_error(dataset: Any, index: int, error: Exception) -> DataError:
-    """The DataError for an error of reading dataset[index]; it names the sample's file if that is known."""
+    """Return the DataError for an error in reading dataset[index]; it names the sample's file if that is known."""
     if isinstance(error, UserError):
         return DataError(f"data_loader: sample {index}: {error}")
     file = getattr(error, "filename", None) or _file_of(dataset, index)
     return DataError(f"data_loader: sample {index}{f' ({file})' if file else ''}: {_in_one_line(error)}")
 
 
-def _read(iterator, awaited):
+def _read(iterator, waiting):
     try:
         while True:
             try:
-                with awaited:
+                with waiting:
                     batch = next(iterator)
             except StopIteration:
                 return
@@ -49,12 +55,12 @@ def _read(iterator, awaited):
     except UserError as error:
         raise DataError(str(error)) from error
     except Exception as error:
-        workers = getattr(iterator, "_workers", ())  # torch has no public way to a loader's processes
+        workers = getattr(iterator, "_workers", ())  # torch has no public way to ask for a loader's processes
         raise DataError(f"data_loader: {_describe(error, workers)}") from error
 
 
-def _finding_dead_workers():
-    """The _DeadWorkers that handles SIGCHLD; a context that does nothing where torch has no handler of it."""
+def _reporting_dead_workers():
+    """The _DeadWorkers that handles SIGCHLD; a context that does nothing where torch does not handle it."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
         return contextlib.nullcontext()
     handler = signal.getsignal(signal.SIGCHLD)
@@ -65,44 +71,45 @@ def _finding_dead_workers():
 
 
 class _DeadWorkers:
-    """A handler of SIGCHLD that calls torch's, which raises an error if a worker is dead, only within `with`.
+    """Handler of SIGCHLD that calls torch's handler, which raises an error for a dead worker, only within `with`.
 
-    Torch's own raises wherever the main thread is, also within an optimizer step, so that the run could not be saved.
+    Torch's handler raises wherever the main thread is, also within an optimizer step, and the run could not be saved.
     """
 
     def __init__(self, torchs_handler):
         self._torchs_handler = torchs_handler
-        self._awaited = self._came = False
+        self._is_waiting = self._is_pending = False
 
     def __call__(self, number, frame):
-        if self._awaited:
+        if self._is_waiting:
             self._torchs_handler(number, frame)
-        self._came = not self._awaited
+        self._is_pending = not self._is_waiting
 
     def __enter__(self):
-        self._awaited = True
-        if self._came:
-            self._came = False
+        self._is_waiting = True
+        if self._is_pending:
+            self._is_pending = False
             try:
                 self._torchs_handler(signal.SIGCHLD, None)
             except Exception:
-                self._awaited = False
+                self._is_waiting = False
                 raise
 
     def __exit__(self, *error):
-        self._awaited = False
+        self._is_waiting = False
 
 
 def _describe(error, workers):
-    if "Original Traceback" not in str(error) and "timed out" in str(error):
+    if "Original Traceback" in str(error):  # a worker is alive and has raised it
+        return _in_one_line(error)
+    if "timed out" in str(error):
         for worker in workers:
-            worker.kill()  # it may be beyond being asked to end
+            worker.kill()  # it may not react to a request to end
         return f"{error}: a worker hangs, or data_loader.args.timeout is too short"
-    if "Original Traceback" not in str(error):  # not what a worker has raised: one may be dead
-        for worker in workers:
-            worker.join(0.1)
-            if worker.exitcode:
-                return f"a worker process ended {_how_it_ended(worker.exitcode)}"
+    for worker in workers:
+        worker.join(0.1)
+        if worker.exitcode:
+            return f"a worker process ended {_how_it_ended(worker.exitcode)}"
     return _in_one_line(error)
 
 
@@ -114,7 +121,7 @@ def _how_it_ended(exitcode):
 
 
 def _in_one_line(error):
-    """ "ValueError: no such colour (my_data.py:31)", the place being the innermost one that is not a library's."""
+    """ "ValueError: no such colour (my_data.py:31)", with the innermost line that is not a library's."""
     text = str(error) if "Original Traceback" in str(error) else "".join(traceback.format_exception(error))
     places = [place for place in re.findall(r'File "(.+)", line (\d+)', text) if "site-packages" not in place[0]]
     place = f" ({':'.join(places[-1])})" if places else ""
@@ -122,7 +129,7 @@ def _in_one_line(error):
 
 
 def _file_of(dataset, index):
-    """The file that a dataset of torchvision's kind, with a list of samples, reads the sample from."""
+    """The file of a sample, if the dataset has a list of files or samples, as those of torchvision do."""
     for name in ("samples", "imgs", "files", "paths"):
         try:
             entry = getattr(dataset, name)[index]

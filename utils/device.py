@@ -1,15 +1,19 @@
 """Choose the device that a run computes on."""
 
 import logging
+from typing import TYPE_CHECKING
 
 from utils.errors import UserError
 
+if TYPE_CHECKING:
+    import torch
 
-def prepare_device(n_gpu, name="auto"):
-    """(torch.device, ids of the GPUs to use) for at most n_gpu GPUs.
 
-    name: "auto" takes CUDA if there is a GPU and n_gpu is not 0, then Apple's MPS, then the CPU; "cpu", "cuda",
-    "cuda:1" and "mps" are taken at their word. Raises UserError if the named device is not there.
+def prepare_device(n_gpu: int, name: str = "auto") -> "tuple[torch.device, list[int]]":
+    """Return (torch.device, ids of the GPUs to use) for at most n_gpu GPUs.
+
+    name: "cpu", "cuda", "cuda:1" or "mps"; "auto" is the CPU if n_gpu is 0, otherwise CUDA if there is a GPU, then
+    Apple's MPS, then the CPU. Raises UserError if the named device does not exist.
     """
     import torch
 

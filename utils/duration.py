@@ -1,4 +1,4 @@
-"""Durations, as a config gives them: "2 epochs", "500 steps", "10000 samples", "5%" of the run, or a plain number.
+"""Durations as a config writes them: "2 epochs", "500 steps", "10000 samples", "5%" of the run, or a plain number.
 
 A step is an optimizer step, which takes several batches with trainer.accumulate.
 """
@@ -19,13 +19,13 @@ def is_duration(value: object) -> bool:
 
 
 def is_part(duration: object) -> bool:
-    """Whether it is a share of the run below all of it, which may come to all of a very short run."""
+    """Whether it is a share below 100%, which may still be all of a very short run."""
     return is_duration(duration) and duration.endswith("%") and float(duration[:-1]) < 100
 
 
 @dataclass(frozen=True)
 class RunLength:
-    """How long a run is, which converts durations into other units. Raises UserError for what is not a duration."""
+    """The length of a run, which converts durations into other units. Raises UserError for a value of another form."""
 
     epochs: int
     len_epoch: int | None
@@ -35,10 +35,12 @@ class RunLength:
     """Batches per optimizer step; the last step of an epoch may have fewer."""
 
     def in_batches(self, duration: str | float) -> int:
-        """The duration in batches, rounded up; a plain number is one of epochs."""
+        """Return the duration in batches, rounded up; a plain number counts epochs."""
         number, unit = _parsed(duration)
         if unit == "step":
-            return self._batches_of_steps(_rounded_up(number))
+            steps = _rounded_up(number)
+            epochs, rest = divmod(steps, self._steps_in_epoch) if self.len_epoch else (0, steps)
+            return epochs * (self.len_epoch or 0) + rest * self.accumulate
         size = {
             "epoch": self.len_epoch,
             "sample": self.batch_size and 1 / self.batch_size,
@@ -51,7 +53,7 @@ class RunLength:
         return _rounded_up(number * size)
 
     def in_epochs(self, duration: str | float) -> int:
-        """The duration in whole epochs, rounded up."""
+        """Return the duration in whole epochs, rounded up."""
         number, unit = _parsed(duration)
         share = {"epoch": 1, "%": self.epochs / 100}.get(unit)
         if self.len_epoch is None and share is not None:
@@ -59,7 +61,7 @@ class RunLength:
         return math.ceil(self.in_batches(duration) / (self.len_epoch or 1))
 
     def in_updates(self, duration: str | float) -> int:
-        """The duration in optimizer steps, rounded up."""
+        """Return the duration in optimizer steps, rounded up."""
         number, unit = _parsed(duration)
         if unit == "step":
             return _rounded_up(number)
@@ -70,13 +72,9 @@ class RunLength:
     def _steps_in_epoch(self):
         return math.ceil(self.len_epoch / self.accumulate) if self.len_epoch else 0
 
-    def _batches_of_steps(self, steps):
-        epochs, rest = divmod(steps, self._steps_in_epoch) if self.len_epoch else (0, steps)
-        return epochs * (self.len_epoch or 0) + rest * self.accumulate
-
 
 def _parsed(duration):
-    """(number, unit) of a duration. Raises UserError for what is none."""
+    """(number, unit) of a duration. Raises UserError for a value of another form."""
     if isinstance(duration, (int, float)) and not isinstance(duration, bool) and duration >= 0:
         return duration, "epoch"
     if not is_duration(duration):

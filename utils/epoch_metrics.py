@@ -1,30 +1,41 @@
 """Metrics that are not means over batches, such as F1: they see every batch and are computed at the end of an epoch."""
 
+import contextlib
 import copy
 import math
 import sys
 import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from utils.distributed.messages import gather
-from utils.distributed.world import is_main, world_size
+from utils.distributed.world import gather, is_main, world_size
 from utils.errors import UserError
 from utils.untrusted import as_count
+
+if TYPE_CHECKING:
+    import torch
 
 METHODS = ("update", "compute", "reset", "state_dict", "load_state_dict")
 
 
-class EpochMetrics:
-    """Metrics with update(output, target), compute(), reset() and a state; each a copy of its own, on the device.
+def is_epoch_metric(metric: Any) -> bool:
+    """Whether it is an object with update, compute, reset and a state, rather than a function of a batch."""
+    return all(callable(getattr(metric, method, None)) for method in METHODS)
 
-    metrics: {place in the config: metric}, each with a __name__. compute() returns one number, or a square table, such
-    as a confusion matrix, which is not among the results but in the attribute tables, {name: rows}, after each
-    result(). It leaves the metric's state as it is.
+
+class EpochMetrics:
+    """Copies of metrics with update(output, target), compute(), reset() and a state, on the device.
+
+    compute() returns one number, or a square table such as a confusion matrix, and leaves the metric's state as it is.
+    Tables are not among the results but in the attribute tables, {name: rows}, after each result().
+
+    metrics: {place in the config: metric}, each with a __name__.
 
     Raises UserError, naming the place, for a metric that returns something else: at once if it can be computed before
     its first batch, otherwise after it.
     """
 
-    def __init__(self, metrics, device=None):
+    def __init__(self, metrics: Mapping[str, Any], device: "torch.device | None" = None) -> None:
         self._metrics = {place: copy.deepcopy(metric) for place, metric in metrics.items()}
         if world_size() > 1:
             for place, metric in metrics.items():
@@ -34,36 +45,33 @@ class EpochMetrics:
         self.tables = {}
         for metric in self._metrics.values():
             for part in _parts_of_torchmetrics(metric):
-                part.persistent(True)  # else its state_dict is empty
-                part.distributed_available_fn = _never  # the states of other processes are added here, not in compute()
+                part.persistent(True)  # otherwise its state_dict is empty
+                part.distributed_available_fn = lambda: False  # states are merged here, not in compute()
             self._to_device(metric)
         self.reset()
-        self._look_at_results()
+        self._check_results()
         self.reset()  # torchmetrics keeps the value that it has computed
-        self._looked_at = False
+        self._was_checked = False
 
-    def reset(self):
+    def reset(self) -> None:
         """Forget all batches."""
         self.num_batches = 0
         for metric in self._metrics.values():
             metric.reset()
 
-    def update(self, output, target):
-        """Show the metrics a batch; nothing is read from the device, unless a metric does so itself."""
+    def update(self, output: Any, target: Any) -> None:
+        """Pass a batch to the metrics; nothing is read from the device unless a metric does so itself."""
         output = output.detach() if hasattr(output, "detach") else output  # a metric that keeps it keeps no graph
         for place, metric in self._metrics.items():
-            try:
+            with _naming(place, metric):
                 metric.update(output, target)
-            except Exception as error:
-                _tell(place, metric, error)
-                raise
         self.num_batches += 1
-        if not self._looked_at:
-            self._looked_at = True
-            self._look_at_results()
+        if not self._was_checked:
+            self._was_checked = True
+            self._check_results()
 
-    def result(self):
-        """{name: number} of those that give one, nan before the first batch; waits for the device."""
+    def result(self) -> dict[str, float]:
+        """Return {name: number} of the metrics that give one, nan before the first batch; waits for the device."""
         values = {name: math.nan for name in self.names if name not in self.tables}
         metrics, num_batches = self._metrics, self.num_batches
         if world_size() > 1:
@@ -73,13 +81,13 @@ class EpochMetrics:
         self.tables = {name: value for name, value in values.items() if isinstance(value, list)}
         return {name: value for name, value in values.items() if name not in self.tables}
 
-    def state_dict(self):
-        """What each metric has come to; empty before the first batch."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of each metric; empty before the first batch."""
         states = {metric.__name__: metric.state_dict() for metric in self._metrics.values()}
         return {"num_batches": self.num_batches, "states": states} if self.num_batches else {}
 
-    def load_state_dict(self, state):
-        """Put it back into the metrics of the same names. Raises ValueError, naming the place, if it does not fit."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the metrics of the same names. Raises ValueError, naming the place, if a state does not fit."""
         self.reset()
         self.num_batches = as_count(state.get("num_batches", 0))
         for place, metric in self._metrics.items():
@@ -89,28 +97,31 @@ class EpochMetrics:
                 except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
                     raise ValueError(f"{place}: {' '.join(str(error).split())}") from None
 
-    def merged(self, states):
-        """The state of one process that has seen what several have, of their states; others begin with none."""
+    def merged(self, states: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the merged states of several processes in the first process, an empty state in the others."""
         metrics, num_batches = self._of_all(states)
         if not num_batches or not is_main():
             return {}
         return {"num_batches": num_batches, "states": {m.__name__: m.state_dict() for m in metrics.values()}}
 
     def _of_all(self, states):
-        """({place: metric}, batches) of what all processes have seen, by their states."""
+        """({place: metric}, number of batches) of what all processes have seen, given their states."""
         states = [state for state in states if state]
         metrics = {place: copy.deepcopy(metric) for place, metric in self._metrics.items()}
         for place, metric in metrics.items():
-            metric.reset()  # which also forgets the value that torchmetrics has computed and kept
+            metric.reset()  # also forgets the value that torchmetrics has computed and kept
             for i, state in enumerate(states):
                 other = copy.deepcopy(metric) if i else metric
                 self._load(other, state["states"][metric.__name__])
                 if i:
-                    _merge(place, metric, other)
+                    try:
+                        metric.merge_state(other)
+                    except (RuntimeError, ValueError, TypeError) as error:
+                        raise UserError(_described(place, metric, error)) from error
         return metrics, sum(state["num_batches"] for state in states)
 
     def _load(self, metric, state):
-        if hasattr(metric, "modules"):  # torchmetrics takes whatever it is given
+        if hasattr(metric, "modules"):  # torchmetrics accepts any state
             before = metric.state_dict()
             if before.keys() != state.keys() or any(type(before[key]) is not type(state[key]) for key in before):
                 raise ValueError(f"it is not the state of a {type(metric).__name__}")
@@ -121,17 +132,17 @@ class EpochMetrics:
         if self.device is not None and hasattr(metric, "to"):
             metric.to(self.device)
 
-    def _look_at_results(self):
-        """Refuse a metric that does not return a number or a table, and note which return tables."""
-        from utils.seed import rng_state, set_rng_state  # imports NumPy, which a mistake in a config need not wait for
+    def _check_results(self):
+        """Raise UserError for a metric that does not return a number or a table, and record the tables."""
+        from utils.seed import rng_state, set_rng_state  # imports NumPy, which a config with an error need not wait for
 
-        before = rng_state()  # a resumed run looks at another batch, and its random numbers are to stay the same
+        before = rng_state()  # a resumed run checks at another batch, and its random numbers must stay the same
         for place, metric in self._metrics.items():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 try:
                     value = metric.compute()
-                except Exception:  # so little may be too little for it; the end of the epoch shows
+                except Exception:  # it may need more batches; an error at the end of the epoch is raised
                     continue
             value = _number_or_table(value, place, metric)
             if isinstance(value, list):
@@ -139,13 +150,8 @@ class EpochMetrics:
         set_rng_state(before)
 
 
-def is_epoch_metric(metric):
-    """Whether it is an object with update, compute, reset and a state, and no function of a batch."""
-    return all(callable(getattr(metric, method, None)) for method in METHODS)
-
-
 def _require_mergeable(place, metric):
-    """Raise UserError for a metric that cannot add what another one has seen."""
+    """Raise UserError for a metric that cannot add what the metric of another process has seen."""
     if not hasattr(metric, "merge_state"):
         raise UserError(
             f"{place}: {type(metric).__name__} has no merge_state(other), which adds what the metric of another "
@@ -167,8 +173,8 @@ def _not_added_up(metric):
         return "its full_state_update is not False"
     if metric.dist_sync_on_step:
         return "its dist_sync_on_step is true"
-    # torchmetrics has no public way to ask for the dist_reduce_fx that add_state was given, and its merge_state counts
-    # a mean as if each side had seen one batch, and stacks a tensor without dist_reduce_fx, without an error
+    # torchmetrics has no public way to ask for the dist_reduce_fx that add_state was given. Its merge_state weights a
+    # mean as if each side had seen one batch, and stacks a tensor without dist_reduce_fx, both without an error.
     for name, how in metric._reductions.items():
         is_tensor = hasattr(metric.metric_state[name], "dim")
         if getattr(how, "__name__", "") == "dim_zero_mean":
@@ -180,34 +186,40 @@ def _not_added_up(metric):
     return ""
 
 
-def _merge(place, metric, other):
-    """Add what another one has seen."""
-    try:
-        metric.merge_state(other)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise UserError(f"{place}: {type(metric).__name__}: {' '.join(str(error).split())}") from error
+def _parts_of_torchmetrics(metric):
+    """The metric and the metrics inside it, if they are of torchmetrics, which need not be installed."""
+    torchmetrics = sys.modules.get("torchmetrics")  # whoever made such a metric has imported it
+    if torchmetrics is None:
+        return []
+    return [part for part in getattr(metric, "modules", tuple)() if isinstance(part, torchmetrics.Metric)]
 
 
 def _computed(place, metric):
-    """A float, or the rows of a square table, of a metric that has seen a batch."""
-    try:
-        with warnings.catch_warnings():  # torchmetrics does not know of updates before its state was loaded
-            warnings.filterwarnings("ignore", "The ``compute`` method of metric")
-            value = metric.compute()
-    except Exception as error:
-        _tell(place, metric, error)
-        raise
+    """The result, a float or the rows of a square table, of a metric that has seen a batch."""
+    with _naming(place, metric), warnings.catch_warnings():
+        # torchmetrics does not know of updates before its state was loaded
+        warnings.filterwarnings("ignore", "The ``compute`` method of metric")
+        value = metric.compute()
     return _number_or_table(value, place, metric)
 
 
-def _tell(place, metric, error):
-    """Raise UserError for what a metric has against its batches: a ValueError, or anything that torchmetrics raises."""
-    if isinstance(error, ValueError) or _parts_of_torchmetrics(metric):
-        raise UserError(f"{place}: {type(metric).__name__}: {' '.join(str(error).split())}") from error
+@contextlib.contextmanager
+def _naming(place, metric):
+    """Turn a metric's ValueError, and any error of torchmetrics, into a UserError that names the metric."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ValueError) or _parts_of_torchmetrics(metric):
+            raise UserError(_described(place, metric, error)) from error
+        raise
+
+
+def _described(place, metric, error):
+    return f"{place}: {type(metric).__name__}: {' '.join(str(error).split())}"
 
 
 def _number_or_table(value, place, metric):
-    """A float, or the rows of a square table. Raises UserError for anything else."""
+    """The value as a float, or as the rows of a square table. Raises UserError for anything else."""
     shape = getattr(value, "shape", None)
     if isinstance(value, (int, float)) or (shape is not None and math.prod(shape) == 1):
         return float(value)
@@ -218,15 +230,3 @@ def _number_or_table(value, place, metric):
     raise UserError(
         f"{place}: {type(metric).__name__} gave {what}; it should be one number, or a square table{averages}"
     )
-
-
-def _parts_of_torchmetrics(metric):
-    """The metric and those inside it, if they are of torchmetrics, which need not be installed."""
-    torchmetrics = sys.modules.get("torchmetrics")  # imported by whoever made such a metric
-    if torchmetrics is None:
-        return []
-    return [part for part in getattr(metric, "modules", tuple)() if isinstance(part, torchmetrics.Metric)]
-
-
-def _never():
-    return False

@@ -1,7 +1,7 @@
-"""Files of a run: replaced whole or not at all, and never written through a link that lies in the run's folder.
+"""Files of a run: replaced whole or not at all, and never written through a link in the run's folder.
 
-A folder of runs may come from a stranger. So a file is written under a random name, which no link can wait at, and then
-takes the place of the one before; a file that grows, such as a log, is opened only if it is a plain one of one name.
+A folder of runs may come from a stranger. So a file is written under a random name, at which no link can be prepared,
+and then replaces the old one; a file that grows, such as a log, is opened only if it is a plain file with one name.
 """
 
 import contextlib
@@ -11,26 +11,28 @@ import os
 import secrets
 import shutil
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from utils.errors import UserError, shown
 
-_MOST_BYTES = 1 << 28  # of a file beside the checkpoints; a stranger's may be a sparse one without end
-_NOT_THROUGH_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # nor waiting at a pipe
+_MAX_BYTES = 1 << 28  # of a file beside the checkpoints; a stranger's may be huge and sparse
+_NOT_THROUGH_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # the second: not waiting at a pipe
 _BINARY = getattr(os, "O_BINARY", 0)
 
 
 @contextlib.contextmanager
-def replacing(path, what="the file", error=UserError):
-    """A binary file to write, which then, flushed to the disk, takes the place of the one at path, with its mode.
+def replacing(path: str | Path, what: str = "the file", error: type[UserError] = UserError) -> Iterator[BinaryIO]:
+    """Yield a binary file to write; then flush it to the disk and let it replace the one at path, with its mode.
 
-    what: it is, for the message. error: the class of UserError to raise if the system refuses; the file before it is
-    untouched then.
+    what: the content, for the message. error: the class of UserError to raise if the system refuses; the file at path
+    is unchanged then.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with open(temporary, "xb") as file:  # which neither follows a link nor takes a file that is there
+        with open(temporary, "xb") as file:  # fails at a link or an existing file
             yield file
             file.flush()
             _keep_mode(path, file)
@@ -48,33 +50,33 @@ def replacing(path, what="the file", error=UserError):
         raise error(f"{shown(path.parent)}: cannot be flushed to the disk: {refused.strerror or refused}") from refused
 
 
-def write_whole(content, path, what="the file"):
-    """Write text, as UTF-8, or bytes; a reader sees the old file or the new one, never half of either."""
+def write_whole(content: str | bytes, path: str | Path, what: str = "the file") -> None:
+    """Write text, as UTF-8, or bytes; a reader sees the old file or the new one, never a part of it."""
     with replacing(path, what) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
-def read_beside(path):
-    """The text of a file beside checkpoints. Raises OSError, also for what is no plain file, and UnicodeDecodeError."""
+def read_beside(path: str | Path) -> str:
+    """Return the text of a file beside checkpoints. Raises OSError, also unless it is a plain file, and ValueError."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _BINARY)
     with open(descriptor, encoding="utf-8", newline="") as file:
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
-            raise OSError(errno.EINVAL, f"not a plain file of at most {_MOST_BYTES:,} bytes", str(path))
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
+            raise OSError(errno.EINVAL, f"not a plain file of at most {_MAX_BYTES:,} bytes", str(path))
         return file.read()
 
 
-def open_to_append(path):
-    """The file at path, made if it is not there, open in binary to be written at its end.
+def open_to_append(path: str | Path) -> BinaryIO:
+    """Open a binary file to write at its end, and make it if it does not exist.
 
-    A second name of it, a hard link, is left to whom it belongs: the file is copied first. Raises UserError for a link
-    and for what is no plain file, OSError if the system refuses.
+    A file with a second name, a hard link, is copied first, so that the other name keeps its content. Raises UserError
+    for a link and for anything but a plain file, OSError if the system refuses.
     """
     path = Path(path)
     if path.is_symlink():
         raise UserError(f"{shown(path)}: is a link; nothing is written through one; move it away")
     if path.is_file() and path.stat().st_nlink > 1:
-        if path.stat().st_size > _MOST_BYTES:  # a stranger's may be a sparse one, which would fill the disk
+        if path.stat().st_size > _MAX_BYTES:  # a sparse one would fill the disk
             raise UserError(f"{shown(path)}: has a second name, a hard link, and is too large to copy; move it away")
         with open(path, "rb") as original, replacing(path) as copy:
             shutil.copyfileobj(original, copy)
@@ -85,27 +87,27 @@ def open_to_append(path):
     return open(descriptor, "ab")
 
 
-def cut(path, length):
-    """Take back what was written behind the first so many bytes of the file, as open_to_append opens it."""
+def cut(path: str | Path, length: int) -> None:
+    """Cut the file after `length` bytes, opened as open_to_append does."""
     with open_to_append(path) as file:
         file.truncate(length)
 
 
-def set_aside_damaged(path):
-    """Put "damaged-" before the file's name, or "damaged-2-" and so on; returns the new path."""
+def set_aside_damaged(path: str | Path) -> Path:
+    """Put "damaged-" before the file's name, or "damaged-2-" and so on; return the new path."""
     path = Path(path)
     names = (f"damaged-{number}{path.name}" for number in itertools.chain([""], map("{}-".format, itertools.count(2))))
     return path.replace(next(place for place in map(path.with_name, names) if not os.path.lexists(place)))
 
 
-def delete_left_over(folder, pattern=".*.tmp"):
-    """Delete what a kill has left of files that were being written into the folder."""
+def delete_left_over(folder: str | Path, pattern: str = ".*.tmp") -> None:
+    """Delete the temporary files of writes into the folder that were killed."""
     for left_over in filter(Path.is_file, Path(folder).glob(pattern)):
         left_over.unlink(missing_ok=True)
 
 
-def flush_folder(folder):
-    """Flush a folder's entries, so that a rename in it survives a power cut; where the file system can do it."""
+def flush_folder(folder: str | Path) -> None:
+    """Flush a folder's entries, so that a rename in it survives a power cut, if the file system supports it."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -118,7 +120,7 @@ def flush_folder(folder):
 
 
 def _keep_mode(path, file):
-    """Give a new file the permissions of the plain one that it replaces."""
+    """Give a new file the permissions of the plain file that it replaces."""
     with contextlib.suppress(FileNotFoundError):
         status = path.lstat()
         if stat.S_ISREG(status.st_mode) and hasattr(os, "fchmod"):

@@ -1,12 +1,10 @@
 """Average numbers over an epoch, each batch weighted by its samples."""
 
-import itertools
 import math
-import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from utils.distributed.messages import gather, sums
+from utils.distributed.world import gather, sums
 from utils.epoch_metrics import EpochMetrics, is_epoch_metric
 from utils.errors import UserError
 from utils.untrusted import as_count, as_list, as_number
@@ -16,13 +14,15 @@ if TYPE_CHECKING:
 
 
 class MetricTracker:
-    """Weighted averages by name. Values may be 0-dim tensors on any device: they are read only when asked for.
+    """Weighted averages by name. Values may be 0-dim tensors on any device; they are read only when asked for.
 
-    Of several processes each is told of its own samples; averages are those of all, and all ask for them together.
+    With several processes, each updates with its own samples. Averages are over the samples of all processes, which
+    must ask for them together.
 
-    keys: the names that can be updated. writer: if given, every update also writes a scalar at once, which waits
-    for the device. finite_only: leave values that are nan or infinite out of the averages. over_epoch: EpochMetrics,
-    which are no averages.
+    keys: names that can be updated.
+    writer: if given, every update also writes a scalar at once, which waits for the device.
+    finite_only: leave a batch's value out of the averages if it is nan or infinite in any process.
+    over_epoch: metrics that are computed over the whole epoch.
     """
 
     own_by_process = True
@@ -39,34 +39,34 @@ class MetricTracker:
 
     @classmethod
     def of(cls, metrics: Sequence[Any], device: "torch.device | None" = None, finite_only: bool = False) -> Self:
-        """A tracker of the loss and of metrics, functions and objects; of the objects it has copies, on the device."""
+        """Return a tracker of the loss and of metrics: functions, and objects, which it copies to the device."""
         objects = {f"metrics.{i}": metric for i, metric in enumerate(metrics) if is_epoch_metric(metric)}
         names = [metric.__name__ for metric in metrics if not is_epoch_metric(metric)]
         over_epoch = EpochMetrics(objects, device) if objects else None
         return cls("loss", *names, finite_only=finite_only, over_epoch=over_epoch)
 
     def reset(self) -> None:
-        """Forget all values, and the names that came with update_extra."""
+        """Forget all values, and the names that update_extra added."""
         self.keys = tuple(key for key in self.keys if key not in self._extra)
         self._extra = ()
         self._sums = dict.fromkeys(self.keys, 0.0)
         self._weights = dict.fromkeys(self.keys, 0)
-        self._clear()
+        self._window = {key: [] for key in self.keys}  # (value, number of samples) of each batch since the last collect
         self.forget()
 
     def forget(self) -> None:
-        """Forget what the metrics over an epoch have seen, and so leave it out of checkpoints."""
+        """Forget what the metrics over the epoch have seen, so that checkpoints do not hold it."""
         if self.over_epoch is not None:
             self.over_epoch.reset()
 
     def track(self, *keys: str) -> None:
-        """Take further names, which a subclass of the Trainer updates; forgets all values."""
+        """Add names that a subclass of the Trainer updates; forgets all values."""
         self.keys += keys
         self.reset()
 
     def update_extra(self, key: str, value: "float | torch.Tensor", n: int = 1) -> None:
-        """Add the mean of n samples under a name that need not have been there before."""
-        if key not in self._values:
+        """Add the mean over n samples under a name, which is added first if it is new."""
+        if key not in self._window:
             self._add_key(key)
         elif key not in self._extra:
             raise UserError(f"loss: {key!r} is the name of a metric already; give this part of the loss another one")
@@ -75,61 +75,81 @@ class MetricTracker:
     def _add_key(self, key):
         self.keys += (key,)
         self._extra += (key,)
-        self._sums[key], self._weights[key] = 0.0, 0
-        self._values[key], self._counts[key], self._num_read[key] = [], [], 0
+        self._sums[key], self._weights[key], self._window[key] = 0.0, 0, []
 
     def update(self, key: str, value: "float | torch.Tensor", n: int = 1) -> None:
-        """Add the mean of n samples. value: a number or a 0-dim tensor, which is not copied to the CPU yet."""
-        if key not in self._values:
+        """Add the mean over n samples. value: a number or a 0-dim tensor, which is not copied to the CPU yet."""
+        if key not in self._window:
             raise ValueError(f"metric {key!r} is not tracked; tracked are {', '.join(self.keys)}")
         if self.writer is not None:
             self.writer.add_scalar(key, float(value))
-        self._values[key].append(value.detach() if getattr(value, "requires_grad", False) else value)
-        self._counts[key].append(n)
+        self._window[key].append((value.detach() if getattr(value, "requires_grad", False) else value, n))
 
     def avg(self, key: str) -> float:
-        """The average of all samples so far as a float, nan before the first."""
+        """Return the average over all samples so far, nan before the first."""
         self.collect()
         return self._average(key)
 
     def result(self) -> dict[str, float]:
-        """{name: average} of all names, and what the metrics over an epoch give."""
+        """Return {name: average} of all names, and the results of the metrics over the epoch."""
         self.collect()
         averages = {key: self._average(key) for key in self.keys}
         return averages if self.over_epoch is None else averages | self.over_epoch.result()
 
+    def _average(self, key):
+        return self._sums[key] / self._weights[key] if self._weights[key] else math.nan
+
     @property
     def tables(self) -> dict[str, list[list[float]]]:
-        """{name: rows} of the metrics that are no numbers, such as a confusion matrix, as of the last result()."""
+        """{name: rows} of the metrics that are tables, such as a confusion matrix, as of the last result()."""
         return {} if self.over_epoch is None else self.over_epoch.tables
 
     def window(self, key: str) -> list[float]:
-        """The values since the last collect, as floats."""
+        """Return the values since the last collect, as floats."""
         self._read()
-        return self._values[key]
+        return [value for value, _ in self._window[key]]
 
     def collect(self) -> dict[str, float]:
-        """{name: average since the last call}. Fetches all waiting tensors in one transfer a device."""
+        """Return {name: average since the last call}. Fetches all waiting tensors in one transfer per device."""
         self._read()
-        latest, counted = {}, self._counted()
-        totals = iter(sums([number for key in self.keys for number in self._total(key, counted[key])]))
+        masks = gather({key: _finite(window) for key, window in self._window.items()}) if self.finite_only else []
+        totals = iter(sums([number for key in self.keys for number in _total(self._window[key], key, masks)]))
+        latest = {}
         for key, total, weight in zip(self.keys, totals, totals, strict=True):
             self._sums[key] += total
             self._weights[key] += int(weight)
-            latest[key] = total / weight if weight else float("nan")
-        self._clear()
+            self._window[key] = []
+            latest[key] = total / weight if weight else math.nan
         return latest
 
+    def _read(self):
+        """Turn all values into floats. Raises UserError for a value that is not a number."""
+        try:
+            numbers = iter(read_numbers([value for window in self._window.values() for value, _ in window]))
+        except (TypeError, ValueError, RuntimeError):
+            self._require_numbers()
+            raise
+        self._window = {key: [(next(numbers), n) for _, n in window] for key, window in self._window.items()}
+
+    def _require_numbers(self):
+        for key, value in ((key, value) for key, window in self._window.items() for value, _ in window):
+            shape = tuple(getattr(value, "shape", ()))
+            if math.prod(shape) != 1 or not hasattr(value, "__float__"):
+                kind = "None" if value is None else f"a {type(value).__name__}"
+                kind += f" of shape {shape}" if shape else ""
+                where = key if key == "loss" else f"metrics: {key!r}"
+                raise UserError(f"{where} returned {kind}; it should return a number or a 0-dim tensor") from None
+
     def state_dict(self) -> dict[str, Any]:
-        """All values so far; they are read, which waits for the device."""
+        """Return all values so far; reading them waits for the device."""
         self._read()
-        window = {key: list(zip(self._values[key], self._counts[key], strict=True)) for key in self.keys}
+        window = {key: list(self._window[key]) for key in self.keys}
         state = {"sums": dict(self._sums), "weights": dict(self._weights), "window": window}
         state |= {"extra": list(self._extra)} if self._extra else {}
         return state if self.over_epoch is None else state | {"over_epoch": self.over_epoch.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from the values so far of those names that are tracked here."""
+        """Restore the values of the names that are tracked here. Raises ValueError for a state that does not fit."""
         self.reset()
         for key in as_list(state.get("extra", ())):
             if isinstance(key, str) and key not in self.keys:
@@ -143,78 +163,39 @@ class MetricTracker:
             self.over_epoch.load_state_dict(state.get("over_epoch", {}))
 
     def merged(self, states: list[dict[str, Any]]) -> dict[str, Any]:
-        """One state for every process of as many as there may be now, of those that several had within an epoch."""
+        """Return one state for any number of processes, given the states that several had within an epoch."""
         state = {**states[0], "window": {key: [] for key in states[0]["window"]}}
         state["sums"], state["weights"] = dict(state["sums"]), dict(state["weights"])
-        for key, windows in _by_key([one["window"] for one in states]).items():
-            finite = [all(math.isfinite(v) for v, _ in batch) for batch in zip(*windows, strict=self.finite_only)]
-            for window in windows:
-                counted = finite if self.finite_only else itertools.repeat(True)
-                good = [(v, n) for (v, n), counts in zip(window, counted, strict=False) if counts and n > 0]
-                state["sums"][key] += sum(v * n for v, n in good)
-                state["weights"][key] += sum(n for _, n in good)
+        windows = [one["window"] for one in states]
+        masks = [{key: _finite(one[key]) for key in one} for one in windows] if self.finite_only else []
+        for key in state["window"]:
+            for one in windows:
+                total, weight = _total(one[key], key, masks)
+                state["sums"][key] += total
+                state["weights"][key] += weight
         if self.over_epoch is not None:
             state["over_epoch"] = self.over_epoch.merged([one.get("over_epoch", {}) for one in states])
         return state
 
-    def _average(self, key):
-        return self._sums[key] / self._weights[key] if self._weights[key] else float("nan")
 
-    def _clear(self):
-        self._values = {key: [] for key in self.keys}  # since the last collect
-        self._counts = {key: [] for key in self.keys}  # the samples of each
-        self._num_read = dict.fromkeys(self.keys, 0)  # floats already, at the front
-
-    def _read(self):
-        """Turn all values into floats. Raises UserError for what is no number."""
-        waiting = [value for key in self.keys for value in self._values[key][self._num_read[key] :]]
-        try:
-            numbers = iter(read_numbers(waiting))
-        except (TypeError, ValueError, RuntimeError):
-            self._refuse_what_is_no_number()
-            raise
-        for key, values in self._values.items():
-            values[self._num_read[key] :] = itertools.islice(numbers, len(values) - self._num_read[key])
-            self._num_read[key] = len(values)
-
-    def _refuse_what_is_no_number(self):
-        for key, value in ((key, value) for key, values in self._values.items() for value in values):
-            shape = tuple(getattr(value, "shape", ()))
-            if math.prod(shape) != 1 or not hasattr(value, "__float__"):
-                kind = "None" if value is None else f"a {type(value).__name__}"
-                kind += f" of shape {shape}" if shape else ""
-                where = key if key == "loss" else f"metrics: {key!r}"
-                raise UserError(f"{where} returned {kind}; it should return a number or a 0-dim tensor") from None
-
-    def _counted(self):
-        """{key: whether each value since the last collect counts}, None for all.
-
-        Of values that must be finite one counts if those of the same batch are so in all processes.
-        """
-        if not self.finite_only:
-            return dict.fromkeys(self.keys)
-        finite = gather({key: list(map(math.isfinite, self._values[key])) for key in self.keys})
-        return {key: list(map(all, zip(*of_one, strict=True))) for key, of_one in _by_key(finite).items()}
-
-    def _total(self, key, counted):
-        """(sum, weight) of this process's values since the last collect."""
-        values, counts = self._values[key], self._counts[key]
-        if counted is not None or 0 in counts:
-            good = [n > 0 and c for n, c in zip(counts, counted or itertools.repeat(True), strict=False)]
-            values, counts = (list(itertools.compress(numbers, good)) for numbers in (values, counts))
-        return sum(map(operator.mul, values, counts)), sum(counts)
+def _finite(window):
+    return [math.isfinite(value) for value, _ in window]
 
 
-def _by_key(dicts):
-    """{key: [value in each]} of dicts with the same keys."""
-    return {key: [one[key] for one in dicts] for key in dicts[0]}
+def _total(window, key, masks):
+    """(sum, weight) of a process's values. masks: {key: whether each value is finite} of all processes, or none."""
+    if masks:
+        counted = map(all, zip(*(mask[key] for mask in masks), strict=True))
+        window = [batch for batch, counts in zip(window, counted, strict=True) if counts]
+    # a process without samples in a batch may have nan as its mean
+    return sum(value * n for value, n in window if n > 0), sum(n for _, n in window)
 
 
 def read_numbers(values: "Sequence[float | torch.Tensor]") -> list[float]:
-    """Numbers and 0-dim tensors as python floats; tensors of one device and dtype travel together."""
+    """Return numbers and 0-dim tensors as floats; tensors of one device and dtype are transferred together."""
     groups = {}
     for position, value in enumerate(values):
-        if hasattr(value, "detach"):  # a tensor, and no NumPy scalar, which has a device too
+        if hasattr(value, "detach"):  # a tensor; NumPy scalars also have a device
             groups.setdefault((value.device, value.dtype), []).append(position)
     fetched = list(values)
     for positions in groups.values():

@@ -1,4 +1,4 @@
-"""A batch's two halves: tensors, or dicts, lists and tuples that hold them."""
+"""The two halves of a batch, data and target: tensors, or dicts, lists and tuples that hold them."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def halves(batch: Any) -> tuple[Any, Any]:
-    """(data, target) of a loader's batch. Raises UserError for one that has not two halves."""
+    """Return (data, target) of a loader's batch. Raises UserError for a batch that does not have two parts."""
     if isinstance(batch, (list, tuple)) and len(batch) == 2:
         return batch
     given = f"{len(batch)} parts" if isinstance(batch, (list, tuple)) else f"a {describe(batch)}"
@@ -21,11 +21,11 @@ def halves(batch: Any) -> tuple[Any, Any]:
 
 
 def num_samples(target: Any) -> int:
-    """How many samples a target is of.
+    """Return the number of samples in a target.
 
-    The length of a tensor; of the first value of a dict; of a list or tuple that holds one dict, text or number for
-    each sample, and else of what it holds, as torch's default_collate has it. Raises UserError if that is of
-    different lengths, or has none.
+    It is the length of a tensor, and that of a dict's first value. A list or tuple holds either one dict, text or
+    number per sample, or tensors whose rows are the samples, as torch's default_collate returns it. Raises UserError
+    if the parts differ in length, or have none.
     """
     if isinstance(target, Mapping) and target:
         return num_samples(next(iter(target.values())))
@@ -33,7 +33,7 @@ def num_samples(target: Any) -> int:
         try:
             return len(target)
         except TypeError:
-            what = f"data_loader: a target is a {describe(target)}, which does not tell how many samples it is of"
+            what = f"data_loader: a target is a {describe(target)}, which has no number of samples"
             raise UserError(f"{what}; the first part of it should be a tensor (N, ...) of N samples") from None
     if not target or not (_is_tensor(target[0]) or isinstance(target[0], (list, tuple))):
         return len(target)
@@ -41,20 +41,20 @@ def num_samples(target: Any) -> int:
     if len(lengths) == 1:
         return lengths[0]
     raise UserError(
-        f"data_loader: a target's tensors are of {' and '.join(map(str, lengths))} samples; they should be of the "
-        "batch's, or each sample's in a dict of its own"
+        f"data_loader: a target's tensors have {' and '.join(map(str, lengths))} samples; all should have as many as "
+        "the batch, or each sample should be in a dict of its own"
     )
 
 
 def map_tensors(function: Callable[[Any], Any], value: Any) -> Any:
-    """The value with function(tensor) in the place of each tensor; texts and numbers stay as they are.
+    """Return the value with function(tensor) for each tensor; text and numbers stay as they are.
 
-    What has the method `to`, as a PackedSequence or another library's batch, counts as one tensor.
+    Anything with the method `to`, such as a PackedSequence or another library's batch, counts as one tensor.
     """
     if hasattr(value, "to"):
         return function(value)
     if isinstance(value, Mapping):
-        made = copy.copy(value)  # of its class
+        made = copy.copy(value)  # keeps its class
         made.update((key, map_tensors(function, part)) for key, part in value.items())
         return made
     if isinstance(value, (list, tuple)):
@@ -64,19 +64,19 @@ def map_tensors(function: Callable[[Any], Any], value: Any) -> Any:
 
 
 def samples_of(value: Any, indices: "slice | torch.Tensor") -> Any:
-    """The value with those samples of each of its tensors that a slice or a tensor of indices names."""
+    """Return the value with the samples of each tensor that a slice or a tensor of indices selects."""
     return map_tensors(lambda tensor: tensor[indices] if getattr(tensor, "ndim", 0) else tensor, value)
 
 
 def describe_step(data: Any, target: Any, model: "torch.nn.Module") -> str:
-    """One line on what the model and the loss were given, for an error of theirs."""
+    """Return a line about the input of the model and the loss, for an error that one of them raised."""
     kinds = {str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters()}
     parameters = f"; the model's parameters: {' and '.join(sorted(kinds))}" if kinds else ""
     return f"the batch's data: {describe(data)}; its target: {describe(target)}{parameters}"
 
 
 def describe(value: Any) -> str:
-    """ "tensor (64, 10) float32"; "dict of ids: tensor (64, 12) int64, mask: ..."; of long lists the first two."""
+    """Return "tensor (64, 10) float32", or "dict of ids: tensor (64, 12) int64, ..."; of a long list, two items."""
     if _is_tensor(value):
         return f"tensor {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, Mapping):

@@ -1,10 +1,11 @@
-"""Patterns that choose parameters by their names, as shells choose files: "encoder.*", "*.bias"; and their bounds."""
+"""Patterns that choose parameters by their names, as shells choose files: "encoder.*", "*.bias"; and their limits."""
 
 import contextlib
 import fnmatch
 import re
 import signal
 import threading
+from collections.abc import Iterable, Iterator
 
 from utils.errors import UserError, brief, shown
 from utils.nearest import nearest
@@ -14,59 +15,58 @@ _MAX_LENGTH = 200
 _SECONDS = 2.0  # of computing; honest patterns take milliseconds
 
 
-def choose_names(patterns, names, where, kind="parameter"):
-    """The names that one of the patterns fits, in their order.
+def choose_names(patterns: str | list[str], names: Iterable[str], where: str, kind: str = "parameter") -> list[str]:
+    """Return the names that match one of the patterns, in their order.
 
-    where: of the patterns in the config, for errors. kind: what it is that has the names.
+    where: the place of the patterns in the config, for errors. kind: what has the names, for errors.
 
-    Raises UserError for a pattern that fits none.
+    Raises UserError for a pattern that matches none.
     """
     patterns = [patterns] if isinstance(patterns, str) else patterns
     names = list(names)
-    if (
-        not patterns
-        or not isinstance(patterns, (list, tuple))
-        or not all(isinstance(pattern, str) for pattern in patterns)
-    ):
+    if not patterns or not isinstance(patterns, (list, tuple)) or not all(isinstance(p, str) for p in patterns):
         raise UserError(f"{where}: got {brief(patterns)}; give patterns of names, such as 'encoder.*'")
-    if mistake := patterns_mistake(patterns):
-        raise UserError(f"{where}: got {brief(patterns)}; {mistake}")
+    if error := patterns_mistake(patterns):
+        raise UserError(f"{where}: got {brief(patterns)}; {error}")
+    chosen = set()
     for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+        matching = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+        if not matching:
             close = nearest(pattern.replace("*", ""), names, cutoff=0.4)
-            there = f"; is {close!r} meant?" if close else f"; there are {', '.join(map(shown, names[:4]))}, ..."
-            raise UserError(f"{where}: no {kind} is called {pattern!r}{there}")
-    return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+            known = f"; is {close!r} meant?" if close else f"; there are {', '.join(map(shown, names[:4]))}, ..."
+            raise UserError(f"{where}: no {kind} is called {pattern!r}{known}")
+        chosen.update(matching)
+    return [name for name in names if name in chosen]
 
 
-def patterns_mistake(patterns):
-    """What is wrong with the number or the length of patterns, a text or several; None if nothing is."""
+def patterns_mistake(patterns: str | Iterable[str] | None) -> str | None:
+    """Return what the number or the length of patterns should be; None if it is that."""
     patterns = [patterns] if isinstance(patterns, str) else list(patterns or ())
     if len(patterns) > _MAX_PATTERNS or any(len(pattern) > _MAX_LENGTH for pattern in patterns):
         return f"it should be at most {_MAX_PATTERNS} patterns, of up to {_MAX_LENGTH} characters each"
     return None
 
 
-def rename_mistake(rename):
-    """The same for {regular expression: replacement}."""
+def rename_mistake(rename: dict[str, str]) -> str | None:
+    """Return the same for {regular expression: replacement}."""
     return patterns_mistake(rename.keys()) or patterns_mistake(rename.values())
 
 
-def expression_errors(patterns):
-    """What is wrong with each text that is no regular expression. To be called in_bounded_time."""
+def expression_errors(patterns: Iterable[str]) -> Iterator[str]:
+    """Yield the error of each text that is not a regular expression. Call it in_bounded_time."""
     for pattern in patterns:
         try:
             re.compile(pattern)
         except (re.error, OverflowError, RecursionError) as error:
-            yield f"{brief(pattern)} is no regular expression: {error}"
+            yield f"{brief(pattern)} is not a regular expression: {error}"
 
 
 @contextlib.contextmanager
-def in_bounded_time(where):
-    """Raise UserError, saying where, if what is within takes more than seconds of computing.
+def in_bounded_time(where: str) -> Iterator[None]:
+    """Raise UserError, which names `where`, if the code within computes for more than two seconds.
 
-    For regular expressions: "(a+)+$" takes years on some texts, and no rule on its form tells all of its kind. Python's
-    matcher yields to signals, which only the main thread gets, and Windows has no such timer; there, Ctrl-C remains.
+    For regular expressions: "(a+)+$" takes years on some texts, and no rule about their form finds all of this kind.
+    Python's matcher yields to signals, but only in the main thread, and Windows has no such timer; there, press Ctrl-C.
     """
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield

@@ -1,4 +1,4 @@
-"""Seed every random generator, from (seed, epoch) alone; carry their states across a restart."""
+"""Seed all random generators, and save and restore their states."""
 
 import random
 from typing import TYPE_CHECKING, Any
@@ -11,16 +11,16 @@ from utils.untrusted import as_count, as_list, as_number
 if TYPE_CHECKING:
     from utils.config.schema import RunSettings
 
-_TABLE = 624  # numbers that the Mersenne Twister makes at a time
+_TABLE = 624  # numbers that the Mersenne Twister generates at a time
 
 
 def derive_seed(seed: int, *path: int) -> int:
-    """A 63-bit seed mixed from a seed and a path of integers, so that neighbouring seeds share no stream."""
+    """Return a 63-bit seed mixed from a seed and a path of integers; neighbouring seeds share no stream."""
     return int(np.random.SeedSequence((seed, *path)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def seed_everything(seed: int) -> None:
-    """Seed python, numpy and torch (all devices). DataLoader workers derive their seeds from torch's."""
+    """Seed Python, NumPy and torch on all devices. DataLoader workers derive their seeds from torch's."""
     import torch
 
     random.seed(seed)
@@ -29,14 +29,14 @@ def seed_everything(seed: int) -> None:
 
 
 def seed_run(settings: "RunSettings") -> None:
-    """Seed everything, and choose kernels, as "seed" and "deterministic" of the config say. settings: RunSettings."""
+    """Seed everything and choose kernels, as "seed" and "deterministic" in the config say."""
     seed_everything(settings.seed)
     if settings.deterministic:
         make_deterministic()
 
 
 def make_deterministic() -> None:
-    """Let torch use only kernels that give the same bits on every run; those that cannot raise an error."""
+    """Let torch use only kernels that give the same bits on every run. Operations without one raise an error."""
     import os
 
     import torch
@@ -47,7 +47,7 @@ def make_deterministic() -> None:
 
 
 def rng_state() -> dict[str, Any]:
-    """The states of all generators, as tensors and plain lists that a checkpoint can hold."""
+    """Return the states of all generators, as tensors and plain lists that a checkpoint can hold."""
     import torch
 
     version, internal, gauss = random.getstate()
@@ -61,7 +61,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: Any) -> None:
-    """Put back what rng_state returned. CUDA states are put back where as many devices are present.
+    """Restore what rng_state returned; CUDA states only if the number of devices is the same.
 
     Raises UserError for anything else.
     """
@@ -80,14 +80,14 @@ def set_rng_state(state: Any) -> None:
 
 
 def _python_state(version, internal, gauss):
-    """What random.setstate takes, which looks at all of it but the number that gauss() has in store."""
+    """The argument of random.setstate, which checks all of it except the number that gauss() has stored."""
     if gauss is not None:
         as_number(gauss)
     return version, tuple(as_list(internal)), gauss
 
 
 def _numpy_state(name, keys, position, has_gauss, gauss):
-    """What np.random.set_state takes, which does not look at the position and reads outside the table of keys."""
+    """The argument of np.random.set_state, which does not check the position and would read outside the keys."""
     if name != "MT19937" or keys.shape != (_TABLE,) or not bool(((keys >= 0) & (keys < 2**32)).all()):
         raise ValueError(f"NumPy's generator is not an MT19937 with {_TABLE} keys")
     if as_count(position) > _TABLE:

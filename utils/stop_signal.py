@@ -1,31 +1,28 @@
-"""Signals that ask a run to stop, remembered until it is between two steps and can save."""
+"""Signals that ask a run to stop, remembered until it is between two steps and can save.
 
-import contextlib
+torch's launcher passes signals on to the processes that it has started, and kills those that have not ended some time
+later, such as one whose step waits for a process that is gone. It has nothing that lets a process save before that.
+"""
+
 import errno
-import math
 import os
 import signal
-import socket
-import sys
 import threading
-import time
-
-from utils.distributed.world import world_size
+from typing import Any, NoReturn, Self
 
 # Ctrl-C; what SLURM and clouds send before they take a machine back; a terminal or an ssh connection that is closed
 _NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
 _SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
-_watchdogs = []  # of the StopSignals that are entered
 
 
-def heeded():
+def heeded() -> dict[int, Any]:
     """{number: handler} of the signals that ask a run to stop, without those that are ignored: SIGHUP under nohup."""
     handlers = {number: signal.getsignal(number) for number in _SIGNALS}
     return {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
 
 
-def leave_closed_terminal():
-    """Let what is written to a terminal that was closed go nowhere; there, each write is an error."""
+def leave_closed_terminal() -> None:
+    """Discard what is written to a terminal that was closed; there, each write is an error."""
     for output in (1, 2):
         try:
             os.get_terminal_size(output)
@@ -35,70 +32,45 @@ def leave_closed_terminal():
 
 
 class StopSignal:
-    """While entered, Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP are remembered for a loop that asks between two steps.
+    """While entered, remembers Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP for a loop that asks between two steps.
 
-    A second signal, one of the two being Ctrl-C, ends it wherever the program is. So does the first one if nobody has
-    asked yet: then nothing would come of waiting. Processes forked meanwhile, such as workers of a DataLoader, are
-    ended by the signals as if this were not there; those of one process of several do not get what a launcher sends to
-    all of them, and end with it.
-
-    Of several processes one may be held for good by a step that waits for another which is gone. So one that no step
-    follows upon a signal, for patience_seconds or twice the longest step so far, is ended without having saved. A save
-    may take longer: see unhurried().
+    A second signal ends the program at once if one of the two is Ctrl-C. So does the first one if nobody has asked yet,
+    as nothing would come of waiting. Processes forked meanwhile, such as workers of a DataLoader, are ended by a
+    signal; with several processes, they leave the group to which a launcher sends its signals.
     """
 
-    patience_seconds = 10.0
-
-    def __init__(self):
-        self.received = None
-        self._watchdog = None
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
         self._asked = False
         self._before = {}
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             self._before = heeded()
         for number in self._before:
             signal.signal(number, self._handle)
-        if self._before and world_size() > 1:
-            self._watchdog = _Watchdog(self.patience_seconds, self._before)
-            _watchdogs.append(self._watchdog)
         return self
 
-    def __exit__(self, *error):
-        if self._watchdog is not None:
-            _watchdogs.remove(self._watchdog)
-            self._watchdog.close()
-            self._watchdog = None
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    @contextlib.contextmanager
-    def expecting_steps(self):
-        """Within it steps follow each other; once it is left there are no more, and nothing waits for one."""
-        try:
-            yield
-        finally:
-            if self._watchdog is not None:
-                self._watchdog.pause()
-
-    def asks(self):
-        """The number of the signal that has come, 0 if none has."""
+    def asks(self) -> int:
+        """Number of the signal that has come, 0 if none has; to be called after each step."""
         self._asked = True
-        if self._watchdog is not None:
-            self._watchdog.step()
         return int(self.received or 0)
 
     @property
-    def by(self):
-        """ " by Ctrl-C", or whatever has come; "" if nothing has."""
-        name = "Ctrl-C" if self.received == signal.SIGINT else getattr(self.received, "name", None)
-        return f" by {name}" if name else ""
+    def by(self) -> str:
+        """Text for a report: " by Ctrl-C", " by SIGTERM", or "" if no signal has come."""
+        if self.received is None:
+            return ""
+        return " by Ctrl-C" if self.received == signal.SIGINT else f" by {self.received.name}"
 
-    def end(self, number=None):
+    def end(self, number: int | None = None) -> NoReturn:
         """Raise KeyboardInterrupt after a Ctrl-C, else SystemExit with 128 plus the signal's number.
 
-        number: of the signal, if it has come to another process.
+        number: of the signal, if another process has received it.
         """
         self.received = signal.Signals(number or self.received)
         if self.received == signal.SIGINT:
@@ -113,87 +85,12 @@ class StopSignal:
             self.end()
 
 
-@contextlib.contextmanager
-def unhurried():
-    """Within it no step is expected upon a signal, as while the run saves, however long that takes."""
-    watchdogs = list(_watchdogs)
-    for watchdog in watchdogs:
-        watchdog.pause()
-    try:
-        yield
-    finally:
-        for watchdog in watchdogs:
-            watchdog.resume()
-
-
-class _Watchdog:
-    """A thread that ends the process if no step follows upon a signal.
-
-    A handler of python's would wait for the main thread, which a collective may hold: so the signal itself wakes the
-    thread, through a socket.
-    """
-
-    def __init__(self, seconds, numbers):
-        self._seconds, self._numbers = seconds, numbers
-        self._stepped = threading.Event()
-        self._pauses = 0
-        self._resumed = -math.inf  # when the last pause has ended
-        self._last = self._longest = None
-        self._woken, self._wakes = socket.socketpair()
-        self._wakes.setblocking(False)
-        self._before = signal.set_wakeup_fd(self._wakes.fileno(), warn_on_full_buffer=False)
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def step(self):
-        """Say that the main thread is between two steps."""
-        now = time.monotonic()
-        if self._last is not None:
-            self._longest = max(self._longest or 0, now - self._last)
-        self._last = now
-        self._stepped.set()
-
-    def pause(self):
-        """Expect no step until resume() is called, as often as this."""
-        self._pauses += 1
-
-    def resume(self):
-        """Expect one again."""
-        self._resumed = time.monotonic()
-        self._pauses -= 1
-
-    def close(self):
-        """End the watch."""
-        signal.set_wakeup_fd(self._before)
-        self._stepped.set()
-        self._wakes.close()
-
-    def _watch(self):
-        with self._woken:
-            while number := self._woken.recv(1):  # nothing comes once the other end is closed
-                if number[0] in self._numbers:
-                    self._expect_a_step(number[0])
-
-    def _expect_a_step(self, number):
-        self._stepped.clear()
-        seconds = max(self._seconds, 2 * (self._longest or 0))
-        came = time.monotonic()
-        while (left := max(came, self._resumed) + seconds - time.monotonic()) > 0 or self._pauses:
-            if self._stepped.wait(min(max(left, 0.1), 1.0)):
-                return
-        name = signal.Signals(number).name
-        leave_closed_terminal()
-        print(f"error: {name} came, and no step ended in {seconds:g} seconds; not saved", file=sys.stderr, flush=True)
-        os._exit(128 + number)
-
-
 def _forget_in_child():
     if "RANK" in os.environ:
         os.setpgid(0, 0)  # out of the group to which a launcher sends its signals: the run needs its workers to save
     for number in _SIGNALS:
         if isinstance(getattr(signal.getsignal(number), "__self__", None), StopSignal):
             signal.signal(number, signal.SIG_DFL)
-    if _watchdogs:
-        signal.set_wakeup_fd(-1)
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,1 +1,1 @@
-"""Data sets, loaders that are ready for use, and what splits, shuffles and seeds them."""
+"""Datasets, ready loaders, and how samples are split, shuffled and seeded."""

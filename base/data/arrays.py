@@ -1,25 +1,30 @@
-"""YOURS: arrays in .npy and .npz files, named in a config as "arrays.ArrayDataLoader"."""
+"""ArrayDataLoader: batches of the rows of arrays in .npy and .npz files."""
 
 import math
 import os
+from typing import IO
 
 import numpy as np
 import torch
 
-from base import BaseDataLoader, InMemoryDataset, memory_map
+from base import BaseDataLoader, InMemoryDataset
 from base.data.local_files import local_file, require_ratio
-from utils import UserError
-from utils.errors import brief, shortened, shown
+from utils.errors import UserError, brief, shortened, shown
 
 
 class ArrayDataLoader(BaseDataLoader):
     """Batches of rows of two arrays: (data, target). uint8 data become float32 in [0, 1], other floats float32.
 
-    data, target: "file.npy", read row by row as it is needed and so perhaps larger than memory, or "file.npz:name".
-    Targets keep their shape: integers are classes, int64, and floats are float32. test_data, test_target: the arrays
-    that training=False serves. stratify: split so that both parts hold the same share of each class. groups: an array
-    of ids, whose samples stay together in a split. fold: "3/5" validates on the third of five parts. balance_classes:
-    draw every class equally often. device_resident: keep the arrays on the GPU.
+    Integer targets are classes and become int64, floats float32; they keep their shape.
+
+    data, target: "file.npy", memory-mapped and so perhaps larger than memory, or "file.npz:name".
+    test_data, test_target: the arrays to serve if training is False.
+    stratify: split so that both parts get the same share of each class.
+    groups: an array of ids (N,); a split keeps the samples of one id together.
+    balance_classes: draw every class equally often in training.
+
+    The other arguments are those of BaseDataLoader. Raises UserError for a file that is not an array of numbers, and
+    for stratify or balance_classes without classes.
     """
 
     def __init__(
@@ -38,14 +43,18 @@ class ArrayDataLoader(BaseDataLoader):
         groups: str | None = None,
         balance_classes: bool = False,
         device_resident: bool = False,
-    ):
-        if not training and (test_data is None or test_target is None):
+    ) -> None:
+        if training:
+            rows, targets = read_array(data, "data"), read_array(target, "target")
+        elif test_data is None or test_target is None:
             raise UserError("test_data: the config names no arrays to test on; give test_data and test_target")
-        rows = read_array(data if training else test_data, "data" if training else "test_data")
-        targets = as_target(read_array(target if training else test_target, "target" if training else "test_target"))
-        classes = targets if np.issubdtype(targets.dtype, np.integer) and targets.ndim == 1 else None
+        else:
+            rows, targets = read_array(test_data, "test_data"), read_array(test_target, "test_target")
+        if targets.dtype.kind not in "biuf":
+            raise UserError(f"target: {shown(target)} holds {targets.dtype.str}; it should hold numbers")
+        targets = np.asarray(targets, np.float32 if targets.dtype.kind == "f" else np.int64)
         for argument, asked in (("stratify", stratify), ("balance_classes", balance_classes)):
-            if asked and classes is None:
+            if asked and (targets.dtype != np.int64 or targets.ndim != 1):
                 held = f"{targets.dtype} {targets.shape}"
                 raise UserError(f"{argument}: is for classes, and {shown(target)} holds none: {held}")
         super().__init__(
@@ -56,39 +65,37 @@ class ArrayDataLoader(BaseDataLoader):
             num_workers,
             device_resident=device_resident,
             fold=fold,
-            stratify=classes if stratify else None,
+            stratify=targets if stratify else None,
             groups=read_array(groups, "groups") if groups and training else None,
-            balance_classes=classes if balance_classes else None,
+            balance_classes=targets if balance_classes else None,
         )
 
 
-def read_array(place, argument):
-    """The array at "file.npy" (a memory map) or "file.npz:name". Raises UserError, naming the argument."""
+def read_array(place: str, argument: str) -> np.ndarray:
+    """Return the array at "file.npy" (a memory map) or "file.npz:name". Raises UserError, naming the argument."""
     path, _, name = place.rpartition(":")
     zipped = path.endswith(".npz")
     if not zipped and place.endswith(".npz"):
         raise UserError(f"{argument}: got {brief(place)}; say which array of it, as in '{shown(place)}:name'")
     path = local_file(path if zipped else place, argument, "the arrays" if zipped else "the array")
     try:
-        return _read_zipped(path, name, argument) if zipped else _mapped(path)
-    except UserError as error:
-        raise UserError(str(error) if zipped else f"{argument}: {shown(error)}") from None
+        if zipped:
+            return _read_zipped(path, name, argument)
+        with open(path, "rb") as file:
+            _require_numbers(file, os.path.getsize(path))
+        return np.lib.format.open_memmap(path, mode="r")
+    except UserError:
+        raise
     except OSError as error:
         reason = error.strerror or shortened(error)
         raise UserError(f"{argument}: {shown(path)}: cannot read the arrays: {reason}") from None
-    except Exception as error:  # what a damaged or hostile file makes numpy's readers raise
+    except Exception as error:  # NumPy's readers raise many kinds for a damaged or hostile file
         whole = f"not a whole {'.npz' if zipped else '.npy'} file of numbers"
         raise UserError(f"{argument}: {shown(path)}: {whole}: {shortened(error)}") from error
 
 
-def _mapped(path):
-    with open(path, "rb") as file:
-        _require_numbers(file, os.path.getsize(path))
-    return memory_map(path)
-
-
 def _read_zipped(path, name, argument):
-    """An array of a .npz file, whose size is looked at before it is unpacked."""
+    """The array of that name in a .npz file, whose size is checked before it is unpacked."""
     with np.load(path, allow_pickle=False) as arrays:
         if name not in arrays:
             there = ", ".join(map(shown, arrays))
@@ -100,10 +107,10 @@ def _read_zipped(path, name, argument):
         return arrays[name]
 
 
-def _require_numbers(file, num_bytes):
-    """Raise ValueError unless the header of a .npy file promises numbers or names, no more than there are bytes for.
+def _require_numbers(file: IO[bytes], num_bytes: int) -> None:
+    """Raise ValueError unless the header of a .npy file declares numbers or strings that fit into num_bytes.
 
-    numpy itself crashes on types without a size, and reserves the memory of an array before it reads it.
+    NumPy itself crashes on types without a size, and allocates an array before it reads it.
     """
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
@@ -116,15 +123,8 @@ def _require_numbers(file, num_bytes):
         raise ValueError(f"its shape {shape} does not fit into its {num_bytes} bytes")
 
 
-def as_target(targets):
-    """Integers and bools as int64, floats as float32."""
-    if np.issubdtype(targets.dtype, np.floating):
-        return np.asarray(targets, np.float32)
-    return np.asarray(targets, np.int64)
-
-
-def as_input(rows):
-    """uint8 as float32 from 0 to 1, other floats as float32, other integers (indices) as int64."""
+def as_input(rows: torch.Tensor) -> torch.Tensor:
+    """Return uint8 as float32 from 0 to 1, other floats as float32, and other integers (indices) as int64."""
     if rows.dtype == torch.uint8:
         return rows.float().div_(255)
     return rows.float() if rows.is_floating_point() else rows.long()

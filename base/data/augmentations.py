@@ -1,23 +1,23 @@
-"""Random changes of whole batches of images, each image with a draw of its own."""
+"""Random changes of whole batches of images; each image of a batch gets its own."""
 
 import torch
 import torch.nn.functional as F
 
 
 class RandomShift:
-    """Shifts each image of a batch (B, C, H, W) by up to `most` pixels along both axes, and fills in zeros.
+    """Shifts each image of a batch (B, C, H, W) by up to `most` pixels along both axes and fills with zeros.
 
-    flip: mirror half of them too. The numbers are drawn on the CPU, whose generator the loader seeds, also for images
-    on the GPU.
+    flip: also mirror half of the images. Random numbers are drawn on the CPU, whose generator the loader seeds, for
+    images on the GPU too.
     """
 
     draws_per_sample = True
 
-    def __init__(self, most: int, flip: bool = False):
+    def __init__(self, most: int, flip: bool = False) -> None:
         self.most = most
         self.flip = flip
 
-    def __call__(self, images):
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
         number, channels, height, width = images.shape
         down, right = torch.randint(2 * self.most + 1, (2, number, 1))
         rows = down + torch.arange(height)

@@ -1,17 +1,21 @@
-"""InMemoryDataset: samples held in arrays and served a whole batch at a time, through an ordinary DataLoader."""
+"""InMemoryDataset: samples in arrays, served as whole batches through an ordinary DataLoader."""
 
+import functools
 import mmap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from utils.errors import UserError
+from utils.errors import UserError, shortened
 
-# classes of torchvision.transforms.v2 that draw nothing, and treat each sample of a batch as they treat it alone
+if TYPE_CHECKING:
+    from base.data.seeded import SampleSeeder
+
+# Classes of torchvision.transforms.v2 that draw no random numbers and treat each sample of a batch alike.
 _SAFE_ON_BATCHES = {
     "CenterCrop",
     "ConvertImageDtype",
@@ -23,22 +27,26 @@ _SAFE_ON_BATCHES = {
     "Resize",
     "RGB",
     "ToDtype",
+    "ToImage",
     "ToPureTensor",
 }
 
 
 class InMemoryDataset(Dataset):
-    """Arrays of equal length; sample i is row i of each. A batch is one indexing operation, whatever its size.
+    """Arrays of equal length; sample i is row i of each. A batch of any size is read by one indexing operation.
 
-    arrays: tensors or NumPy arrays (N, ...), also memory maps larger than memory.
-    transform: applied to single samples (...) of the first array: a function, a list of them or a Compose of
-        torchvision. Each sample has random numbers of its own. Transforms of torchvision.transforms.v2 that draw none
+    arrays: tensors or NumPy arrays (N, ...), including memory maps that are larger than memory.
+    transform: applied to single samples (...) of the first array: a function, a list of functions, or a Compose of
+        torchvision. Each sample has its own random numbers. Transforms of torchvision.transforms.v2 that draw none
         are applied to whole batches, which gives the same numbers.
     batch_transform: applied to whole batches (B, ...) of the first array, after transform: a function or a list of
-        them. One that draws random numbers must draw for each sample, and say so: draws_per_sample = True.
+        functions. If one draws random numbers, it must draw for each sample and have draws_per_sample = True.
 
-    A DataLoader over it needs collate_fn=whole_batch; BaseDataLoader sees to that. Raises UserError for arrays that
-    do not fit together, and, when a batch is read, for a transform that changes the number of samples.
+    A DataLoader needs collate_fn=whole_batch to read it; BaseDataLoader sets that. The attribute draws_for_batches
+    tells whether a transform draws for a whole batch at once; several processes then each transform whole batches.
+
+    Raises UserError for arrays that do not fit together, and, when a batch is read, for a transform that changes the
+    number of samples.
     """
 
     def __init__(
@@ -46,45 +54,42 @@ class InMemoryDataset(Dataset):
         *arrays: torch.Tensor | np.ndarray,
         transform: Callable | Sequence[Callable] | None = None,
         batch_transform: Callable | Sequence[Callable] | None = None,
-    ):
+    ) -> None:
         if not arrays:
             raise UserError("a dataset needs at least one array")
         self.arrays = [_checked(array, i) for i, array in enumerate(arrays)]
         lengths = [len(array) for array in self.arrays]
         if len(set(lengths)) != 1:
-            raise UserError(f"the arrays of a dataset have as many rows each; got {', '.join(map(str, lengths))}")
+            rows = ", ".join(map(str, lengths))
+            raise UserError(f"the arrays of a dataset must have the same number of rows; got {rows}")
         self._transforms = _Transforms(transform, batch_transform)
+        self.draws_for_batches = self._transforms.draws_for_batches
 
-    @property
-    def draws_for_batches(self) -> bool:
-        """Whether a transform draws for a whole batch at once; of several processes, each then reads whole batches."""
-        return self._transforms.draws_for_batches
-
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.arrays[0])
 
-    def __getitem__(self, index):
-        """The sample: a tuple of the arrays' rows, the first one transformed."""
-        index = range(len(self))[index]  # an IndexError ends iteration, and negative ones count from the end
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
+        """Return the sample: a tuple of the arrays' rows, the first one transformed."""
+        index = range(len(self))[index]  # an IndexError ends iteration, and negative indices count from the end
         return tuple(rows[0] for rows in self.__getitems__([index]))
 
-    def __getitems__(self, indices, seeder=None):
-        """The batch of these samples: a tuple of tensors (B, ...). seeder: the SampleSeeder for random transforms."""
+    def __getitems__(self, indices: Sequence[int], seeder: "SampleSeeder | None" = None) -> tuple[torch.Tensor, ...]:
+        """Return the batch of these samples: a tuple of tensors (B, ...). seeder: seeds random transforms."""
         rows = [_rows(array, indices) for array in self.arrays]
         rows[0] = self._transforms(rows[0], indices, seeder)
         return tuple(rows)
 
-    def to(self, device):
-        """Move the arrays to the device; batches are then made and transformed there."""
+    def to(self, device: torch.device | str) -> Self:
+        """Move the arrays to the device, where batches are then made and transformed. Returns the dataset."""
         self.arrays = [_as_tensor(array).to(device) for array in self.arrays]
         return self
 
-    def __getstate__(self):
-        """For worker processes that are not forked: memory maps travel as names of files, other arrays as tensors."""
-        return {**vars(self), "arrays": [_MappedFile.of(array) or _as_tensor(array) for array in self.arrays]}
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state for worker processes that are not forked: memory maps by file name, the rest as tensors."""
+        return {**vars(self), "arrays": [_reopener(array) or _as_tensor(array) for array in self.arrays]}
 
-    def __setstate__(self, state):
-        arrays = [array.open() if isinstance(array, _MappedFile) else array for array in state["arrays"]]
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        arrays = [array() if isinstance(array, functools.partial) else array for array in state["arrays"]]
         vars(self).update(state, arrays=[_checked(array, i) for i, array in enumerate(arrays)])
 
 
@@ -95,23 +100,22 @@ class _Transforms:
     sample (...) at a time, those around them with the batch.
     """
 
-    def __init__(self, transform, batch_transform):
+    def __init__(self, transform: Any, batch_transform: Any) -> None:
         functions, batch_functions = _functions(transform, "transform"), _functions(batch_transform, "batch_transform")
-        single = []
-        for i, function in enumerate(functions):
-            from_pil = bool(single) and type(function).__name__ == "ToImage"  # may have to make a tensor of each image
-            if from_pil or not _is_safe_on_batches(function):
-                single.append(i)
-        first, end = (single[0], single[-1] + 1) if single else (len(functions), len(functions))
-        self._before, self._per_sample, self._after = functions[:first], functions[first:end], functions[end:]
-        self._after += batch_functions
+        first = end = next((i for i, f in enumerate(functions) if not _is_safe_on_batches(f)), len(functions))
+        for i, function in enumerate(functions[first:], start=first):
+            # ToImage may have to convert a PIL image, which the functions before it make of each sample
+            if not _is_safe_on_batches(function) or type(function).__name__ == "ToImage":
+                end = i + 1
+        self._before, self._per_sample = functions[:first], functions[first:end]
+        self._after = functions[end:] + batch_functions
         if any(map(_draws_per_sample, self._per_sample)):
             raise UserError("transform: one with draws_per_sample stands between two that take one sample at a time")
         self.draws_for_batches = any(map(_draws_per_sample, [*functions, *batch_functions]))
         self._watched = [function for function in batch_functions if not _draws_per_sample(function)]
 
-    def __call__(self, batch, indices, seeder=None):
-        """The batch transformed. indices: of its samples. seeder: the SampleSeeder for random functions."""
+    def __call__(self, batch: torch.Tensor, indices: Sequence[int], seeder: "SampleSeeder | None") -> torch.Tensor:
+        """Return the batch of the samples at indices, transformed; seeder is a SampleSeeder, or None."""
         for place, function in enumerate(self._before):
             batch = self._apply(function, batch, indices, seeder, place)
         if self._per_sample:
@@ -122,7 +126,7 @@ class _Transforms:
 
     def _apply(self, function, batch, indices, seeder, place):
         if seeder is not None and _draws_per_sample(function):
-            stream = hash((place, *indices))  # of integers alone, so the same in every process
+            stream = hash((place, *indices))  # of integers only, so the same in every process
             result = seeder.map(lambda samples: function(samples.clone()), [stream], [batch])[0]
         elif seeder is not None and function in self._watched:  # in the first batch only, for speed
             result, drew = seeder.watch(function, batch)
@@ -134,13 +138,11 @@ class _Transforms:
             self._watched.remove(function)
         else:
             result = function(batch)
-        if not isinstance(result, torch.Tensor):
-            kind = type(result).__name__
-            raise UserError(f"transform: {_name(function)} makes a {kind} of a batch; it should make a tensor")
-        if result.dim() == 0 or len(result) != len(indices):
-            made = len(result) if result.dim() else "no"
+        if not isinstance(result, torch.Tensor) or result.shape[:1] != (len(indices),):
+            made = f"{tuple(result.shape)}" if isinstance(result, torch.Tensor) else type(result).__name__
             raise UserError(
-                f"transform: {_name(function)} makes {made} samples of {len(indices)}; labels would no longer fit"
+                f"transform: {_name(function)} returns {made} for a batch of {len(indices)} samples; "
+                "it should return a tensor of as many"
             )
         return result
 
@@ -149,26 +151,24 @@ class _Transforms:
             samples = [self._apply_to_sample(sample) for sample in batch]
         else:
             samples = seeder.map(self._apply_to_sample, indices, batch)
-        if not all(isinstance(sample, torch.Tensor) for sample in samples):
-            raise UserError(f"transform: it makes a {type(samples[0]).__name__} of a sample; it should make a tensor")
-        shapes = {tuple(sample.shape) for sample in samples}
-        if len(shapes) > 1:
-            raise UserError(f"transform: samples come out in different shapes, {sorted(shapes)}; a batch needs one")
-        return torch.stack(samples)
+        try:
+            return torch.stack(samples)
+        except (TypeError, RuntimeError) as error:  # other types than tensors, or different shapes
+            raise UserError(f"transform: the samples do not make a batch: {shortened(error)}") from None
 
-    def _apply_to_sample(self, sample):
-        sample = sample.clone()  # it may be changed in place, and read again
+    def _apply_to_sample(self, sample) -> Any:
+        sample = sample.clone()  # a function may change it in place, and it may be read again
         for function in self._per_sample:
             sample = function(sample)
         return sample
 
 
 def _functions(transform, argument):
-    """The functions that a transform consists of. A Compose of torchvision, of either generation, is taken apart."""
+    """The list of functions in a transform; a Compose of torchvision, old or v2, is taken apart."""
     if transform is None:
         return []
-    if type(transform).__name__ == "Compose" and isinstance(getattr(transform, "transforms", None), (list, tuple)):
-        transform = transform.transforms
+    if type(transform).__name__ == "Compose":
+        transform = getattr(transform, "transforms", transform)
     if isinstance(transform, (list, tuple)):
         return [function for part in transform for function in _functions(part, argument)]
     if not callable(transform):
@@ -178,8 +178,8 @@ def _functions(transform, argument):
 
 def _is_safe_on_batches(function):
     kind = type(function)
-    of_torchvision = kind.__module__.startswith("torchvision.transforms.v2.")
-    return _draws_per_sample(function) or (of_torchvision and kind.__name__ in {*_SAFE_ON_BATCHES, "ToImage"})
+    is_known = kind.__module__.startswith("torchvision.transforms.v2.") and kind.__name__ in _SAFE_ON_BATCHES
+    return is_known or _draws_per_sample(function)
 
 
 def _draws_per_sample(function):
@@ -190,15 +190,16 @@ def _name(function):
     return getattr(function, "__name__", type(function).__name__)
 
 
-def whole_batch(batch):
-    """The batch as it is, put together by the dataset already."""
+def whole_batch(batch: Any) -> Any:
+    """Return the batch unchanged: a collate_fn for datasets that make whole batches."""
     return batch
 
 
-def memory_map(path, sample_shape=None, dtype=None):
-    """The array in a .npy file, read row by row as it is indexed. sample_shape, dtype: what a row has to be.
+def memory_map(path: str | Path, sample_shape: Sequence[int] | None = None, dtype: Any = None) -> np.memmap:
+    """Return the array in a .npy file, read row by row as it is indexed.
 
-    Raises UserError for a file that is missing, damaged, of python objects, or of another shape or dtype.
+    sample_shape, dtype: required of each row; None accepts any. Raises UserError for a file that is missing, damaged,
+    of Python objects, or of another shape or dtype.
     """
     path = Path(path)
     try:
@@ -216,31 +217,17 @@ def memory_map(path, sample_shape=None, dtype=None):
     return array
 
 
-@dataclass
-class _MappedFile:
-    """A whole array in a file, and how to map it again."""
-
-    path: str
-    dtype: np.dtype
-    shape: tuple
-    offset: int
-    order: str
-
-    @classmethod
-    def of(cls, array):
-        """The file that a view of a memory map shows whole; None for any other array."""
-        mapped = getattr(array, "base", None)
-        if not isinstance(mapped, np.memmap) or not isinstance(mapped.base, mmap.mmap) or mapped.filename is None:
-            return None
-        order = "C" if mapped.flags.c_contiguous else "F"
-        return cls(str(mapped.filename), mapped.dtype, mapped.shape, mapped.offset, order)
-
-    def open(self):
-        return np.memmap(self.path, self.dtype, "r", self.offset, self.shape, self.order)
+def _reopener(array):
+    """A function that maps the array's file again; None unless the array is the whole of a memory map."""
+    mapped = getattr(array, "base", None)
+    if not isinstance(mapped, np.memmap) or not isinstance(mapped.base, mmap.mmap) or mapped.filename is None:
+        return None
+    order = "C" if mapped.flags.c_contiguous else "F"
+    return functools.partial(np.memmap, mapped.filename, mapped.dtype, "r", mapped.offset, mapped.shape, order)
 
 
 def _checked(array, i):
-    """The array as NumPy sees it, whose take is the fastest; a tensor where NumPy has no such thing."""
+    """The array as a NumPy array, whose take is fastest, or as a tensor where NumPy has no equivalent."""
     if not isinstance(array, torch.Tensor):
         array = np.asarray(array)
     elif array.device.type == "cpu" and array.dtype != torch.bfloat16:
@@ -251,12 +238,12 @@ def _checked(array, i):
         try:
             torch.from_numpy(np.empty(0, array.dtype))
         except (TypeError, ValueError):
-            raise UserError(f"array {i} of the dataset has dtype {array.dtype.str}, which torch has not") from None
+            raise UserError(f"array {i} of the dataset has dtype {array.dtype.str}, unknown to torch") from None
     return array
 
 
 def _as_tensor(array):
-    """A tensor of the array, sharing its memory where that may be written to."""
+    """A tensor of the array; it shares the memory if that is writable."""
     if isinstance(array, torch.Tensor):
         return array
     return torch.from_numpy(array if array.flags.writeable else array.copy())
@@ -266,6 +253,6 @@ def _rows(array, indices):
     if isinstance(array, np.ndarray):
         return torch.from_numpy(array.take(indices, axis=0))
     indices = torch.as_tensor(indices)
-    if array.is_cuda:  # from pinned memory, a copy does not wait
+    if array.is_cuda:  # a copy from pinned memory does not wait
         indices = indices.pin_memory().to(array.device, non_blocking=True)
     return array.index_select(0, indices)

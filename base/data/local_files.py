@@ -1,4 +1,4 @@
-"""What a config may give a loader to read: a file on this machine, and none that unpacks to fill its memory."""
+"""Checks of the files that a config names: files on this machine that do not unpack to fill its memory."""
 
 import bz2
 import gzip
@@ -9,35 +9,34 @@ import zlib
 
 from utils.errors import UserError, shown
 
-# What damaged or hostile files make the readers of compressed ones raise.
+# What the readers of compressed files raise for damaged or hostile ones.
 UNPACK_ERRORS = (OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 
-_MAX_RATIO = 100  # unpacked to packed; tables and arrays that are worth learning from shrink to a tenth or so
-_ALWAYS_BYTES = 1_000_000_000  # that may be unpacked whatever the ratio
+_MAX_RATIO = 100  # unpacked to packed; tables and arrays that are worth learning from shrink to about a tenth
+_ALWAYS_BYTES = 1_000_000_000  # may be unpacked at any ratio
 _OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _BLOCK_BYTES = 1 << 20
 
 
-def local_file(path, argument, what):
-    """The path, "~" expanded, of an ordinary file. Raises UserError, naming the argument, unless it is one.
+def local_file(path: str | os.PathLike, argument: str, what: str) -> str:
+    """Return the path with "~" expanded. Raises UserError, naming the argument, unless it is an ordinary file.
 
-    Not so are addresses, as "s3://...", and devices and pipes, at which a reader would wait or never come to an end.
-    what: the file holds, for errors, as "the table".
+    Addresses such as "s3://..." are refused, and so are devices and pipes, whose reader might wait or never finish.
+    what: what the file holds, for messages, such as "the table".
     """
     path = os.path.expanduser(os.fspath(path))
     if "://" in path:
         raise UserError(f"{argument}: {shown(path)}: is an address; give the path of a file on this machine")
-    if not os.path.exists(path):
-        raise UserError(f"{argument}: {shown(path)}: cannot read {what}: No such file or directory")
     if not os.path.isfile(path):
-        raise UserError(f"{argument}: {shown(path)}: cannot read {what}: not an ordinary file")
+        reason = "not an ordinary file" if os.path.exists(path) else "No such file or directory"
+        raise UserError(f"{argument}: {shown(path)}: cannot read {what}: {reason}")
     return path
 
 
-def require_unpackable(path, argument):
-    """Raise UserError for a compressed file that unpacks to far more than it seems, or is an archive.
+def require_unpackable(path: str, argument: str) -> None:
+    """Raise UserError for an archive of files, and for a compressed file that unpacks to far more than its size.
 
-    One that is damaged raises some of UNPACK_ERRORS.
+    A damaged file raises one of UNPACK_ERRORS.
     """
     kind = os.path.splitext(path)[1].lower()
     if kind in (".zst", ".tar") or path.lower().endswith((".tar.gz", ".tar.bz2", ".tar.xz")):
@@ -54,8 +53,8 @@ def require_unpackable(path, argument):
                 require_ratio(packed, unpacked, path, argument)
 
 
-def require_ratio(packed, unpacked, path, argument):
-    """Raise UserError for numbers of bytes that no honest file has."""
+def require_ratio(packed: int, unpacked: int, path: str, argument: str) -> None:
+    """Raise UserError if the ratio of the sizes, in bytes, is larger than that of any ordinary file."""
     if unpacked > max(_ALWAYS_BYTES, _MAX_RATIO * packed):
         raise UserError(
             f"{argument}: {shown(path)}: unpacks to more than {_MAX_RATIO} times its size; if that is right, unpack it"

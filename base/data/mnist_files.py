@@ -1,4 +1,4 @@
-"""Find and read the four files of MNIST, and refuse any that is not what LeCun and colleagues published."""
+"""Find and read the four files of MNIST; files other than those that LeCun and colleagues published are refused."""
 
 import gzip
 import hashlib
@@ -11,7 +11,7 @@ import torch
 
 from utils.errors import UserError, shortened, shown
 
-# MD5 of the unpacked files, the length of the header before their bytes, and their own number.
+# MD5 of the unpacked file, bytes in its header, and bytes after it
 _FILES = {
     "train-images-idx3-ubyte": ("6bbc9ace898e44ae57da46a324031adb", 16, 60_000 * 28 * 28),
     "train-labels-idx1-ubyte": ("a25bea736e30d166cdddb491f175f624", 8, 60_000),
@@ -20,11 +20,11 @@ _FILES = {
 }
 
 
-def read_mnist(data_dir, training, download=False):
-    """(images (N, 1, 28, 28) uint8, labels (N,) int64): 60,000 for training, 10,000 for testing.
+def read_mnist(data_dir: str | Path, training: bool, download: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (images (N, 1, 28, 28) uint8, labels (N,) int64): 60,000 for training, 10,000 for testing.
 
-    Looks in data_dir, data_dir/mnist and data_dir/MNIST/raw (where torchvision puts them). download: fetch them
-    into data_dir with torchvision if they are not there. Raises UserError for files missing or altered.
+    Looks in data_dir, data_dir/mnist and data_dir/MNIST/raw (where torchvision puts them). download: fetch missing
+    files into data_dir with torchvision. Raises UserError for files that are missing or altered.
     """
     part = "train" if training else "t10k"
     names = (f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte")
@@ -50,7 +50,7 @@ def _read(data_dir, name):
     checksum, header_bytes, num_bytes = _FILES[name]
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            content = file.read(header_bytes + num_bytes + 1)  # one too many would be seen, and a thousand not unpacked
+            content = file.read(header_bytes + num_bytes + 1)  # one byte more shows a longer file without unpacking it
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{shown(path)}: damaged: {shown(error)}; put the original file in its place") from None
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != checksum:

@@ -1,69 +1,76 @@
-"""Draw the order of an epoch's samples from (seed, epoch) alone."""
+"""Samplers whose order is a function of (seed, epoch) only."""
 
 import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
-from utils.distributed.messages import broadcast
+from utils.distributed.world import broadcast
 from utils.seed import derive_seed
 
+Indices = Sequence[int] | np.ndarray | torch.Tensor
+
 _CHUNK = 1 << 16
-_ORDER = 1  # sets the order's random stream apart from the epoch's other one
+_ORDER = 1  # separates the order's random stream from the epoch's other one
 
 
 class EpochSampler(torch.utils.data.Sampler):
-    """Indices in an order that is a pure function of (seed, epoch), whatever ran before.
+    """Indices in an order that is a function of (seed, epoch) only.
 
     indices: (N,) the samples to draw from. shuffle: False keeps their order. seed: by default the one that torch
-    was seeded with last. Without set_epoch, each pass draws its order from torch's global generator, that of the first
-    process if there are several.
+    was seeded with last. Without set_epoch, each pass draws its order from torch's global generator; if there are
+    several processes, from that of the first.
     """
 
-    def __init__(self, indices, shuffle, seed=None):
+    def __init__(self, indices: Indices, shuffle: bool, seed: int | None = None) -> None:
         self.indices = torch.as_tensor(indices, dtype=torch.int64)
         self.shuffle = shuffle
         self.seed = torch.initial_seed() if seed is None else seed
         self.epoch = None
         self.start = 0
 
-    def set_epoch(self, epoch, start=0):
-        """Make the next pass that of the epoch, without its first `start` samples; passes after it are whole."""
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Make the next pass that of the epoch, without its first `start` samples; later passes are complete."""
         self.epoch = epoch
         self.start = start
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[int]:
         order = self.order(self.epoch)
         start, self.start = self.start, 0
-        chunks = order[start:].split(_CHUNK)  # python integers take five times the memory of the order itself
+        chunks = order[start:].split(_CHUNK)  # Python integers take five times the memory of the order itself
         return itertools.chain.from_iterable(chunk.tolist() for chunk in chunks)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.indices)
 
-    def order(self, epoch):
-        """(N,) int64: the indices in the epoch's order; for None in one drawn from torch's global generator."""
+    def order(self, epoch: int | None) -> torch.Tensor:
+        """Return the indices (N,) int64 in the epoch's order; None draws one from torch's global generator."""
         return self.indices[_shuffled(len(self.indices), self._generator(epoch))] if self.shuffle else self.indices
 
     def _generator(self, epoch):
-        seed = broadcast(torch.randint(2**62, ()).item()) if epoch is None else derive_seed(self.seed, epoch, _ORDER)
+        if epoch is None:
+            seed: Any = broadcast(torch.randint(2**62, ()).item())
+        else:
+            seed = derive_seed(self.seed, epoch, _ORDER)
         return torch.Generator().manual_seed(seed)
 
 
 class BalancedSampler(EpochSampler):
-    """As many indices as there are, every class as often as any other, to within one, in a shuffled order.
+    """N indices in a shuffled order, with equally many of every class, to within one.
 
-    indices, seed: as for EpochSampler. classes: (N,) of each index. Within a class no sample comes a third time
-    before all have come twice; which ones come once more, or not at all, changes with the epoch.
+    indices, seed: as for EpochSampler. classes: (N,) the class of each index. Within a class, no sample is drawn a
+    third time before all are drawn twice; which samples come once more, or not at all, changes with the epoch.
     """
 
-    def __init__(self, indices, classes, seed=None):
+    def __init__(self, indices: Indices, classes: Any, seed: int | None = None) -> None:
         super().__init__(indices, shuffle=True, seed=seed)
         codes = np.unique(np.asarray(classes), return_inverse=True)[1]
         self.members = [self.indices[torch.from_numpy(codes == code)] for code in range(codes.max() + 1)]
 
-    def order(self, epoch):
-        """(N,) int64: the indices in the epoch's order."""
+    def order(self, epoch: int | None) -> torch.Tensor:
+        """Return N indices, int64, in the epoch's order; None draws one from torch's global generator."""
         generator = self._generator(epoch)
         each, more = divmod(len(self.indices), len(self.members))
         drawn = []

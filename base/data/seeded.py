@@ -1,6 +1,8 @@
-"""SeededDataset: any map-style dataset, with random numbers that depend on (seed, epoch, sample) alone."""
+"""SeededDataset: any map-style dataset, with random numbers that depend on (seed, epoch, sample) only."""
 
 import random
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,40 +13,40 @@ from utils.batches import sample_error
 from utils.distributed.world import own_samples, own_slice
 from utils.seed import derive_seed
 
-_AUGMENTATION = 2  # sets these random streams apart from the epoch's other ones
+_AUGMENTATION = 2  # separates these random streams from the epoch's other ones
 _MASK = 2**64 - 1
 
 
 class SeededDataset(Dataset):
-    """A dataset seen through a SampleSeeder; BaseDataLoader wraps every one in it. The attribute dataset is yours.
+    """A dataset read through a SampleSeeder. BaseDataLoader wraps every dataset; the attribute dataset holds yours.
 
-    So a sample's augmentation is the same whatever the number of workers, and after a resume. One whose __getitems__
-    makes whole batches gets its numbers a batch at a time. Of a batch that several processes share, each reads its
-    part. Raises DataError, naming the sample, for whatever reading one raises.
+    The augmentation of a sample is thus the same with any number of workers, and after a resume. A dataset whose
+    __getitems__ makes whole batches is seeded once a batch. Each of several processes reads its part of a batch.
+    Raises DataError, naming the sample, for any error while one is read.
     """
 
-    def __init__(self, dataset):
+    def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
         self.seeder = SampleSeeder()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Any:
         return self.seeder.map(_reader(self.dataset), [index], [index])[0]
 
-    def __getitems__(self, indices):
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[Any]:
         try:
             return self._batch(indices)
-        except StopIteration as error:  # which would be taken for the end of the data
+        except StopIteration as error:  # the DataLoader would take it for the end of the data
             raise sample_error(self.dataset, own_samples(indices)[0], error) from error
 
-    def _batch(self, indices):
-        dataset = self.dataset
+    def _batch(self, indices) -> Sequence[Any]:
+        dataset: Any = self.dataset
         while type(dataset) is Subset:
             indices, dataset = [dataset.indices[index] for index in indices], dataset.dataset
         if isinstance(dataset, InMemoryDataset) and dataset.draws_for_batches:
-            own = own_slice(len(indices))  # of what one process would draw
+            own = own_slice(len(indices))  # of the whole batch, so that all processes draw what one would draw
             return tuple(rows[own] for rows in dataset.__getitems__(indices, self.seeder))
         indices = own_samples(indices)
         if isinstance(dataset, InMemoryDataset):
@@ -66,39 +68,39 @@ def _reader(dataset):
     return read
 
 
-def makes_whole_batches(dataset):
-    """Whether the dataset is an InMemoryDataset, or a Subset of one, whose batches need no collating."""
+def makes_whole_batches(dataset: Any) -> bool:
+    """Return whether the dataset is an InMemoryDataset or a Subset of one, whose batches need no collating."""
     while type(dataset) is Subset:
         dataset = dataset.dataset
     return isinstance(dataset, InMemoryDataset)
 
 
 class SampleSeeder:
-    """Runs functions of samples with generators seeded for the sample, and puts the generators back afterwards.
+    """Calls functions of samples with generators seeded for each sample, and restores the generators afterwards.
 
-    seed: by default the one that torch was seeded with last. Before the first set_epoch, functions draw from the
-    generators as they are. The epoch lies in shared memory, so that worker processes which outlive it see the next.
+    seed: by default the one that torch was seeded with last. Before the first set_epoch, generators are not seeded.
+    The epoch is also in shared memory, so that persistent workers see the next one.
 
-    Seeding the generators of torch (on the CPU), NumPy and Python for each sample would cost more than reading many a
-    sample does. So a generator is seeded only once a function has drawn from it, and the samples of that call are read
-    again; a function that draws nothing costs one comparison of states a batch. A generator that a dataset keeps for
-    itself is not seeded.
+    Seeding the generators of torch (on the CPU), NumPy and Python for each sample would often cost more than reading
+    the sample. A generator is therefore seeded only once a function has drawn from it, and the samples of that call are
+    then read again; a function that draws nothing costs one comparison of states per batch. Generators that a dataset
+    keeps itself are not seeded.
     """
 
-    def __init__(self, seed: int | None = None):
+    def __init__(self, seed: int | None = None) -> None:
         self.seed = torch.initial_seed() if seed is None else seed
         self.epoch = -1
-        self._shared_epoch = torch.tensor(self.epoch).share_memory_()  # what workers go by
-        self._drawn_from = set()
+        self._shared_epoch = torch.tensor(self.epoch).share_memory_()
+        self._drawn_from: set[str] = set()
 
-    def set_epoch(self, epoch: int):
-        """Read the samples of this epoch from now on."""
+    def set_epoch(self, epoch: int) -> None:
+        """Seed for this epoch from now on."""
         self.epoch = epoch
         self._shared_epoch.fill_(epoch)
 
-    def map(self, function, indices, samples):
-        """[function(sample), ...], each with the random numbers of its sample's index."""
-        epoch = self.epoch if get_worker_info() is None else self._shared_epoch.item()
+    def map(self, function: Callable[[Any], Any], indices: Iterable[int], samples: Sequence[Any]) -> list[Any]:
+        """Return [function(sample), ...], each computed with the random numbers of its sample's index."""
+        epoch = self.epoch if get_worker_info() is None else int(self._shared_epoch)
         if epoch < 0:
             return [function(sample) for sample in samples]
         before = _states()
@@ -108,15 +110,14 @@ class SampleSeeder:
                 results = self._seeded(function, indices, samples, base)
                 newly = {name for name in before.keys() - self._drawn_from if _changed(name, before[name])}
                 if not newly:
-                    break
+                    return results
                 self._drawn_from |= newly
         finally:
             for name in self._drawn_from:
                 _GENERATORS[name][1](before[name])
-        return results
 
-    def watch(self, function, batch):
-        """(function(batch), whether it drew from torch's, NumPy's or Python's generator)."""
+    def watch(self, function: Callable[[Any], Any], batch: Any) -> tuple[Any, bool]:
+        """Return (function(batch), whether it drew from the generator of torch, NumPy or Python)."""
         before = _states()
         result = function(batch)
         return result, any(_changed(name, before[name]) for name in before)
@@ -135,9 +136,14 @@ def _states():
     return {name: state() for name, (state, _, _) in _GENERATORS.items()}
 
 
-def _numpy_state():
-    name, keys, *position = np.random.get_state()
-    return name, keys.tobytes(), *position
+def _changed(name, before):
+    now = _GENERATORS[name][0]()
+    return not torch.equal(now, before) if isinstance(now, torch.Tensor) else now != before
+
+
+def _numpy_state() -> Any:
+    name, keys, *position = np.random.get_state(legacy=True)
+    return name, np.asarray(keys).tobytes(), *position  # bytes, since arrays do not compare as a whole
 
 
 def _set_numpy_state(state):
@@ -146,16 +152,11 @@ def _set_numpy_state(state):
 
 
 # {name: (state, restore, seed)} of the generators that transforms draw from
-_GENERATORS = {
+_GENERATORS: dict[str, tuple[Callable[[], Any], Callable[[Any], object], Callable[[int], object]]] = {
     "torch": (torch.get_rng_state, torch.set_rng_state, torch.default_generator.manual_seed),
     "numpy": (_numpy_state, _set_numpy_state, lambda seed: np.random.seed(seed & 0xFFFFFFFF)),
     "python": (random.getstate, random.setstate, random.seed),
 }
-
-
-def _changed(name, before):
-    now = _GENERATORS[name][0]()
-    return not torch.equal(now, before) if isinstance(now, torch.Tensor) else now != before
 
 
 def _mix(number):

@@ -1,23 +1,33 @@
-"""YOURS: text files as bytes, named in a config as "texts.TextDataLoader"."""
+"""TextDataLoader: batches of blocks of a text file, as bytes."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from base import BaseDataLoader, InMemoryDataset
 from base.data.local_files import local_file
-from utils import UserError
-from utils.errors import shown
+from utils.errors import UserError, shown
+
+if TYPE_CHECKING:
+    from base.data.seeded import SampleSeeder
 
 
 class TextDataLoader(BaseDataLoader):
     """Batches of blocks of text for predicting the next byte: (input, target), both (B, block_size) int64.
 
-    path: a text file, in whatever encoding, since tokens are its bytes: 0 to 255. Position i of the target is the byte
-    behind position i of the input; every byte of the text but the first is a target once, save for a last incomplete
-    block. test_path: the text that training=False serves. fold: "3/5" validates on the third of five parts. Blocks set
-    aside lie all over the text; for a text of its own to validate on, give a valid_data_loader. device_resident: keep
-    the text on the GPU.
+    Position i of the target is the byte after position i of the input. Every byte of the text but the first is a
+    target once, except those of an incomplete last block.
+
+    path: a text file in any encoding; tokens are its bytes, 0 to 255.
+    block_size: bytes in an input.
+    validation_split, fold: the blocks set aside lie all over the text. To validate on another text, give the config a
+        valid_data_loader.
+    test_path: the text to serve if training is False.
+
+    The other arguments are those of BaseDataLoader. Raises UserError for a text shorter than a block.
     """
 
     def __init__(
@@ -32,27 +42,28 @@ class TextDataLoader(BaseDataLoader):
         test_path: str | None = None,
         fold: str | None = None,
         device_resident: bool = False,
-    ):
+    ) -> None:
         if block_size < 1:
             raise UserError(f"block_size: got {block_size}; it should be a number of bytes from 1 on")
-        if not training and test_path is None:
+        if training:
+            blocks = read_blocks(path, block_size)
+        elif test_path is None:
             raise UserError("test_path: the config names no text to test on")
-        argument = "path" if training else "test_path"
-        dataset = _Blocks(read_blocks(path if training else test_path, block_size, argument))
-        super().__init__(
-            dataset, batch_size, shuffle, validation_split, num_workers, device_resident=device_resident, fold=fold
-        )
+        else:
+            blocks = read_blocks(test_path, block_size, "test_path")
+        parts = (_Blocks(blocks), batch_size, shuffle, validation_split, num_workers)
+        super().__init__(*parts, device_resident=device_resident, fold=fold)
 
 
 class _Blocks(InMemoryDataset):
-    def __getitems__(self, indices, seeder=None):
+    def __getitems__(self, indices: Sequence[int], seeder: "SampleSeeder | None" = None) -> tuple[torch.Tensor, ...]:
         (blocks,) = super().__getitems__(indices, seeder)
         blocks = blocks.long()
         return blocks[:, :-1].contiguous(), blocks[:, 1:].contiguous()
 
 
-def read_blocks(path, block_size, argument="path"):
-    """(N, block_size + 1) uint8: the file's bytes; each block begins with the last byte of the one before."""
+def read_blocks(path: str, block_size: int, argument: str = "path") -> np.ndarray:
+    """Return the file's bytes as (N, block_size + 1) uint8; each block begins with the last byte of the one before."""
     path = local_file(path, argument, "the text")
     try:
         text = np.frombuffer(Path(path).read_bytes(), np.uint8)

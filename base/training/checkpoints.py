@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from base.training.nonfinite import MAX_SKIPPED
-from utils.config.changes import differences, monitored, optimizer_types, order_of_data
+from utils.config.changes import monitored, optimizer_types, order_of_data
 from utils.config.plain import require_savable
-from utils.distributed.messages import barrier, gather_to_main
 from utils.distributed.shards import mesh_of
-from utils.distributed.world import is_main, rank, world_size
+from utils.distributed.world import barrier, gather_to_main, is_main, rank, world_size
 from utils.errors import UserError, shortened
+from utils.json_io import differences
 from utils.runs.checkpoint import (
     BEST_MODEL,
+    FORMAT,
     CheckpointError,
     checkpoint_name,
     copy_checkpoint,
@@ -24,9 +25,9 @@ from utils.runs.checkpoint import (
     with_shards,
 )
 from utils.runs.run_folder import refuse_other_batch
+from utils.runs.schedule_state import refuse_old_steps
 from utils.runs.weights import class_name, load_optimizer, load_state, load_weights, unwrapped
 from utils.seed import derive_seed, rng_state, seed_everything, set_rng_state
-from utils.stop_signal import unhurried
 from utils.untrusted import as_count
 
 if TYPE_CHECKING:
@@ -68,7 +69,6 @@ def find_unsavable(trainer: "BaseTrainer") -> set[str]:
     return names
 
 
-@unhurried()  # no watchdog: the other processes wait here while one writes
 def gather_state(trainer: "BaseTrainer", epoch: int, unsavable: Collection[str] = ()) -> dict[str, Any]:
     """Everything that must survive a restart, {name: state}; complete in the first process only.
 
@@ -84,6 +84,7 @@ def gather_state(trainer: "BaseTrainer", epoch: int, unsavable: Collection[str] 
         if name not in unsavable and name not in this_rank["attributes"]
     }
     state = {
+        "format": FORMAT,
         "arch": class_name(model),
         "epoch": epoch,
         "batch": trainer.batches_done,  # of the epoch after it
@@ -135,6 +136,8 @@ def restore(trainer: "BaseTrainer", path: Path) -> dict[str, Any]:
     checkpoint = _read(trainer, path)
     before, now = checkpoint.get("config", {}), trainer.config.config
     changed = {key for key in {**before, **now} if before.get(key) != now.get(key)}
+    if not changed & _RESET_BY["lr_scheduler"]:
+        refuse_old_steps(checkpoint, getattr(trainer, "lr_scheduler", None))
     _restore_model_and_optimizer(trainer, checkpoint, before, changed)
     _restore_progress(trainer, checkpoint, before, changed)
     if trainer.config.continues or path != trainer.config.resume:  # a rollback stays in its run
@@ -289,7 +292,7 @@ def _rng_for_this_rank(trainer, checkpoint):
 def complete_last_save(trainer: "BaseTrainer") -> None:
     """Write the last epoch's checkpoint if the run was killed between model_best.pth, which is saved first, and it."""
     resume, epoch = trainer.config.resume, trainer.start_epoch - 1
-    if not (is_main() and trainer.config.continues and epoch) or trainer.batches_done:
+    if resume is None or not (is_main() and trainer.config.continues and epoch) or trainer.batches_done:
         return
     path = trainer.checkpoint_dir / checkpoint_name(epoch)
     due = epoch % trainer.save_period == 0 or epoch >= trainer.epochs or trainer.stop_reason

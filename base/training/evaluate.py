@@ -10,8 +10,7 @@ from base.training.precision import autocast, to_device
 from utils import MetricTracker
 from utils.batches import batches_of
 from utils.config.check import watched
-from utils.distributed.messages import gather, same_buffers
-from utils.distributed.world import Part, part_of_batch
+from utils.distributed.world import Part, gather, part_of_batch, same_buffers
 from utils.errors import UserError
 from utils.nested import describe_step, halves, num_samples
 

@@ -11,7 +11,8 @@ from base import BaseCallback
 from base.training.checkpoints import evaluated_model
 from base.training.precision import to_device
 from utils import UserError
-from utils.distributed.shards import shows, whole
+from utils.distributed.shards import whole
+from utils.distributed.world import shows
 from utils.nested import halves, samples_of
 from utils.runs.weights import unwrapped
 from utils.seed import rng_state, set_rng_state

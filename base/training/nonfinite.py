@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from utils.distributed.messages import gather, sums
 from utils.distributed.shards import local
+from utils.distributed.world import gather, sums
 from utils.errors import UserError
 from utils.seed import rng_state, set_rng_state
 from utils.untrusted import as_count, as_list
@@ -253,6 +253,6 @@ def require_finite(tensors: dict[str, torch.Tensor], when: str) -> None:
     if finite and not torch.stack([value.to(finite[0].device) for value in finite]).all():
         bad = [name for name, value in zip(tensors, finite, strict=True) if not value]
     of_all = gather(bad)
-    bad = list(dict.fromkeys(name for of_one in of_all for name in of_one))  # pyright: ignore[reportOptionalIterable]
+    bad = list(dict.fromkeys(name for of_one in of_all for name in of_one))
     if bad:
         raise NonFiniteError(f"{when}: {', '.join(bad[:3])} of the model hold nan or infinity; not saved")

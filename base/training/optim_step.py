@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from utils.distributed.messages import largest
 from utils.distributed.parallel import average_gradients, exchange_gradients
 from utils.distributed.shards import is_sharded, sharded_like, whole
-from utils.distributed.world import Part, world_size
+from utils.distributed.world import Part, largest, world_size
 from utils.errors import UserError, refuse
 from utils.rules import optimizer_error
 from utils.untrusted import as_count, as_list, as_number

@@ -5,8 +5,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from utils.batches import DataError
-from utils.distributed.messages import Agreement, any_of
-from utils.distributed.world import world_size
+from utils.distributed.world import agreement, any_of, world_size
 from utils.errors import UserError
 from utils.runs.checkpoint import BEST_MODEL, CheckpointError, checkpoint_name
 
@@ -26,7 +25,7 @@ class SavePoints:
 
     def __init__(self, trainer: "BaseTrainer") -> None:
         self.trainer = trainer
-        self._agreement = Agreement()
+        self._agreement = agreement()
 
     def check(self) -> None:
         """Raise UserError if the trainer cannot save where the config asks for it."""
@@ -48,7 +47,7 @@ class SavePoints:
 
     def begin(self) -> None:
         """Start the rounds in which the processes agree on saves and stops."""
-        self._agreement = Agreement()
+        self._agreement = agreement()
 
     def end(self) -> None:
         """Finish the last round with the other processes."""

@@ -1,4 +1,4 @@
-"""Images read one by one, with random numbers of three kinds: copied into data_loader/ by benchmarks/chaos.py."""
+"""Images read one by one, with random numbers of three generators: copied into data_loader/ by benchmarks/chaos.py."""
 
 import random
 
@@ -10,7 +10,7 @@ from base import BaseDataLoader
 
 
 class SmallImages(torch.utils.data.Dataset):
-    """180 images of 10 x 10; each is cropped by torch's, mirrored by python's and made noisy by NumPy's generator."""
+    """180 images of 10 x 10; cropped with torch's, mirrored with Python's and given noise by NumPy's generator."""
 
     def __init__(self):
         generator = torch.Generator().manual_seed(3)
@@ -29,7 +29,7 @@ class SmallImages(torch.utils.data.Dataset):
 
 
 class SmallImagesLoader(BaseDataLoader):
-    """Batches of them."""
+    """Batches of these images."""
 
     def __init__(self, batch_size, num_workers=0):
         super().__init__(SmallImages(), batch_size, True, 20, num_workers)

@@ -1,13 +1,21 @@
-"""MNIST for autoencoders: the target of an image is the image."""
+"""MNIST for autoencoders: the target of an image is the image itself."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
 
 from base import BaseDataLoader, InMemoryDataset
 from base.data.mnist_files import read_mnist
 
+if TYPE_CHECKING:
+    from base.data.seeded import SampleSeeder
+
 
 class MnistToItself(BaseDataLoader):
-    """MNIST in batches of images (N, 1, 28, 28) float32, from 0 to 1, twice: as data and as target.
+    """Batches of MNIST images (N, 1, 28, 28) float32, from 0 to 1, as data and again as target.
 
-    The arguments are as for MnistDataLoader.
+    The arguments are those of MnistDataLoader.
     """
 
     def __init__(
@@ -20,17 +28,17 @@ class MnistToItself(BaseDataLoader):
         training: bool = True,
         download: bool = False,
         fold: str | None = None,
-    ):
+    ) -> None:
         images, _ = read_mnist(data_dir, training, download)
         dataset = ToItself(images, batch_transform=_from_0_to_1)
         super().__init__(dataset, batch_size, shuffle, validation_split, num_workers, fold=fold)
 
 
 class ToItself(InMemoryDataset):
-    """An InMemoryDataset of one array, whose target is the sample."""
+    """An InMemoryDataset of one array; the target of a sample is the sample."""
 
-    def __getitems__(self, indices, seeder=None):
-        """The batch, twice."""
+    def __getitems__(self, indices: Sequence[int], seeder: "SampleSeeder | None" = None) -> tuple[torch.Tensor, ...]:
+        """Return the batch twice, as data and as target."""
         (samples,) = super().__getitems__(indices, seeder)
         return samples, samples
 

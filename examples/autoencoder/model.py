@@ -1,17 +1,18 @@
-"""A convolutional autoencoder: images to a few numbers, and back."""
+"""A convolutional autoencoder: images to a few numbers and back."""
 
+import torch
 from torch import nn
 
 from base import BaseModel
 
 
 class ConvAutoencoder(BaseModel):
-    """Two strided convolutions and a Linear down to code_size numbers, and the same way back.
+    """Two strided convolutions and a Linear down to code_size numbers, and the same layers in reverse.
 
-    Input and output (N, 1, 28, 28) float, with values from 0 to 1. encode gives the code (N, code_size).
+    Input and output (N, 1, 28, 28) float, with values from 0 to 1.
     """
 
-    def __init__(self, code_size: int = 32, channels: int = 16):
+    def __init__(self, code_size: int = 32, channels: int = 16) -> None:
         super().__init__()
         self.encoder = nn.Sequential(
             nn.Conv2d(1, channels, 3, stride=2, padding=1),  # 14 x 14
@@ -31,9 +32,9 @@ class ConvAutoencoder(BaseModel):
             nn.Sigmoid(),
         )
 
-    def encode(self, images):
-        """The code (N, code_size) of images."""
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the code (N, code_size) of images."""
         return self.encoder(images)
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.decoder(self.encode(images))

@@ -1,4 +1,4 @@
-"""A small causal transformer over bytes of text, and the measure of such models."""
+"""A small causal transformer over bytes of text, and the usual metric of such models."""
 
 import math
 
@@ -10,13 +10,18 @@ from base import BaseModel, UserError
 
 
 class CharTransformer(BaseModel):
-    """Predicts each next byte from those before it: layers of attention and a perceptron, each normalized before.
+    """Predicts each next byte from those before it, by layers of attention and a perceptron with pre-normalization.
 
-    Input (N, T) int64, tokens from 0 to 255. Output (N, 256, T): logits, the classes second, as torch's cross-entropy
-    takes them.
+    Input (N, T) int64, tokens from 0 to 255. Output (N, 256, T): logits, with the classes second as torch's
+    cross-entropy takes them.
+
+    width: size of a token's embedding, a multiple of 2 n_heads.
+    n_heads: attention heads in a layer.
+    n_layers: layers.
+    dropout: share of entries set to 0.
     """
 
-    def __init__(self, width: int = 96, n_heads: int = 4, n_layers: int = 2, dropout: float = 0.2):
+    def __init__(self, width: int = 96, n_heads: int = 4, n_layers: int = 2, dropout: float = 0.2) -> None:
         super().__init__()
         if width % (2 * n_heads):
             raise UserError(f"width: got {width}; it should be a multiple of 2 n_heads, {2 * n_heads}")
@@ -26,15 +31,18 @@ class CharTransformer(BaseModel):
         self.norm = nn.LayerNorm(width)
         nn.init.normal_(self.embedding.weight, std=0.02)
 
-    def forward(self, tokens):
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         hidden = self.norm(self.layers(self.dropout(self.embedding(tokens))))
-        return F.linear(hidden, self.embedding.weight).transpose(1, 2)  # the same weights read tokens in and out
+        return F.linear(hidden, self.embedding.weight).transpose(1, 2)  # the same weights embed and predict tokens
 
 
 class Layer(nn.Module):
-    """Causal self-attention, then a perceptron of four times the width, each added to what comes in. (N, T, width)."""
+    """Causal self-attention, then a perceptron of four times the width, each with a residual connection.
 
-    def __init__(self, width, n_heads, dropout):
+    Input and output (N, T, width).
+    """
+
+    def __init__(self, width: int, n_heads: int, dropout: float) -> None:
         super().__init__()
         self.n_heads = n_heads
         self.before_attention = nn.LayerNorm(width)
@@ -45,21 +53,23 @@ class Layer(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, hidden):
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         hidden = hidden + self.dropout(self.attend(self.before_attention(hidden)))
         return hidden + self.dropout(self.perceptron(hidden))
 
-    def attend(self, hidden):
-        """What each position gathers from itself and those before it."""
+    def attend(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the attention of each position over itself and those before it, (N, T, width)."""
         heads = self.to_query_key_value(hidden).unflatten(2, (3, self.n_heads, -1))
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # each (N, n_heads, T, width / n_heads)
         gathered = F.scaled_dot_product_attention(rotated(query), rotated(key), value, is_causal=True)
         return self.from_attention(gathered.transpose(1, 2).flatten(2))
 
 
-def rotated(heads):
-    """Queries or keys (N, n_heads, T, D), turned by angles that grow with the position, so that products tell how far
-    apart two are. Su et al., RoFormer, 2021, equation 34."""
+def rotated(heads: torch.Tensor) -> torch.Tensor:
+    """Return queries or keys (N, n_heads, T, D) with rotary position embeddings.
+
+    Source: Su et al., RoFormer, 2021, equation 34.
+    """
     length, half = heads.shape[2], heads.shape[3] // 2
     speeds = 10_000.0 ** (-torch.arange(half, device=heads.device) / half)
     angles = torch.arange(length, device=heads.device)[:, None] * speeds
@@ -68,6 +78,6 @@ def rotated(heads):
     return torch.cat([left * cos - right * sin, left * sin + right * cos], dim=-1)
 
 
-def bits_per_character(output, target):
-    """Mean cross-entropy in bits. output (N, C, T) logits, target (N, T) int64: of one byte a character, in ASCII."""
+def bits_per_character(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return the mean cross-entropy in bits; a byte is a character in ASCII. output (N, C, T), target (N, T) int64."""
     return F.cross_entropy(output, target) / math.log(2)

@@ -21,12 +21,14 @@ _RECORD_BYTES = 1 + 3 * 32 * 32  # a label, then the red, the green and the blue
 
 
 class Cifar10DataLoader(BaseDataLoader):
-    """CIFAR-10 in batches of images (N, 3, 32, 32) float32, normalized, and labels (N,) int64.
+    """Batches of CIFAR-10 images (N, 3, 32, 32) float32, normalized, and labels (N,) int64.
 
-    data_dir: folder of the six .bin files, or of cifar-10-batches-bin/. training: the 50,000 training images instead
-    of the 10,000 test images. augment: in training, shift images by up to four pixels and mirror half of them.
-    download: fetch the files into data_dir if they are not there. device_resident: keep the images on the GPU. fold:
-    "3/5" validates on the third of five parts.
+    data_dir: folder of the six .bin files, or of cifar-10-batches-bin/.
+    training: serve the 50,000 training images instead of the 10,000 test images.
+    augment: in training, shift images by up to four pixels and mirror half of them.
+    download: fetch missing files into data_dir.
+
+    The other arguments are those of BaseDataLoader.
     """
 
     def __init__(
@@ -41,16 +43,12 @@ class Cifar10DataLoader(BaseDataLoader):
         download: bool = False,
         device_resident: bool = False,
         fold: str | None = None,
-    ):
+    ) -> None:
         arrays = read_cifar10(data_dir, training, download)
         plain = InMemoryDataset(*arrays, batch_transform=normalize)
-        dataset = (
-            InMemoryDataset(*arrays, batch_transform=[RandomShift(4, flip=True), normalize])
-            if augment and training
-            else plain
-        )
+        shifted = InMemoryDataset(*arrays, batch_transform=[RandomShift(4, flip=True), normalize])
         super().__init__(
-            dataset,
+            shifted if augment and training else plain,
             batch_size,
             shuffle,
             validation_split,
@@ -61,8 +59,8 @@ class Cifar10DataLoader(BaseDataLoader):
         )
 
 
-def normalize(images):
-    """Images as float32 with the mean 0 and the standard deviation 1 of each colour's training pixels."""
+def normalize(images: torch.Tensor) -> torch.Tensor:
+    """Return images as float32; each colour has mean 0 and standard deviation 1 over the training pixels."""
     mean, std = (
         torch.tensor(values, device=images.device).view(3, 1, 1) * 255
         for values in ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
@@ -70,8 +68,8 @@ def normalize(images):
     return images.float().sub_(mean).div_(std)
 
 
-def read_cifar10(data_dir, training, download=False):
-    """(images (N, 3, 32, 32) uint8, labels (N,) int64). Raises UserError for files that are missing or damaged."""
+def read_cifar10(data_dir: str | Path, training: bool, download: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (images (N, 3, 32, 32) uint8, labels (N,) int64). Raises UserError for missing or damaged files."""
     folder = _find(data_dir, training)
     if folder is None and download:
         _download(Path(data_dir))
@@ -104,7 +102,7 @@ def _read(path):
 
 
 def _download(data_dir):
-    """Put the six files into data_dir/cifar-10-batches-bin/, from an archive whose MD5 has been checked."""
+    """Download an archive, check its MD5, and unpack the six files into data_dir/cifar-10-batches-bin/."""
     from torchvision.datasets.utils import download_url
 
     try:
@@ -112,6 +110,8 @@ def _download(data_dir):
         with tarfile.open(data_dir / Path(_URL).name) as archive:
             (data_dir / _FOLDER).mkdir(exist_ok=True)
             for name in [*_FILES[True], *_FILES[False]]:
-                (data_dir / _FOLDER / name).write_bytes(archive.extractfile(f"{_FOLDER}/{name}").read())
+                file = archive.extractfile(f"{_FOLDER}/{name}")
+                assert file is not None  # the checked archive holds ordinary files
+                (data_dir / _FOLDER / name).write_bytes(file.read())
     except (OSError, RuntimeError) as error:
         raise UserError(f"data_dir: cannot download CIFAR-10 into {shown(data_dir)}: {shortened(error)}") from error

@@ -1,5 +1,6 @@
-"""The residual networks for images of 32 x 32 pixels: He et al., Deep Residual Learning, 2015, section 4.2."""
+"""Residual networks for images of 32 x 32 pixels. Source: He et al., Deep Residual Learning, 2015, section 4.2."""
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -9,11 +10,11 @@ from base import BaseModel, UserError
 class SmallResNet(BaseModel):
     """Three stages of residual blocks with width, 2 width and 4 width channels, then the average over all pixels.
 
-    depth: number of weighted layers, 6 n + 2: 20, 32, 44, 56 or 110. Input (N, 3, 32, 32) float, output
-    (N, num_classes): logits.
+    Input (N, 3, 32, 32) float, output (N, num_classes): logits. depth: number of weighted layers, 6 n + 2, such as
+    20, 32, 44, 56 or 110.
     """
 
-    def __init__(self, num_classes: int = 10, depth: int = 20, width: int = 16):
+    def __init__(self, num_classes: int = 10, depth: int = 20, width: int = 16) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
             raise UserError(f"depth: got {depth}; it should be 6 n + 2, such as 20, 32, 44, 56 or 110")
@@ -31,14 +32,17 @@ class SmallResNet(BaseModel):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.classifier(self.features(images).mean(dim=(2, 3)))
 
 
 class Block(nn.Module):
-    """Two convolutions beside a shortcut without weights, which skips pixels and fills up channels with zeros."""
+    """Two convolutions plus a shortcut without weights, which subsamples pixels and pads channels with zeros.
 
-    def __init__(self, before, after, stride):
+    Input (N, before, H, W), output (N, after, H / stride, W / stride).
+    """
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
         self.stride, self.new_channels = stride, after - before
         self.residual = nn.Sequential(
@@ -49,7 +53,7 @@ class Block(nn.Module):
             nn.BatchNorm2d(after),
         )
 
-    def forward(self, maps):
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
         shortcut = maps[:, :, :: self.stride, :: self.stride]
         if self.new_channels:
             shortcut = F.pad(shortcut, (0, 0, 0, 0, 0, self.new_channels))

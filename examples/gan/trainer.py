@@ -1,4 +1,6 @@
-"""An unusual step: two networks trained against each other, each by an optimizer of its own."""
+"""An unusual step: two networks trained against each other, each with its own optimizer."""
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,22 +17,25 @@ from utils.runs.weights import unwrapped
 
 
 class GanTrainer(Trainer):
-    """Trains model.generator against model.discriminator; the config's optimizers are called like them.
+    """Trains model.generator against model.discriminator, with the config's optimizers of the same names.
 
-    The model gives logits that images are real, and model.generate(latent) makes images. Logged are the generator's
-    loss, for which criterion(logits, target) stands, and the discriminator's as d_loss. Both gradients of a batch are
-    watched: trainer.on_nonfinite "skip" leaves out the update of the network whose gradient is not finite.
+    model(images) returns logits that images are real, and model.generate(latent) returns images. The generator's loss,
+    criterion(logits, target), is logged as loss, the discriminator's as d_loss. Both gradients of a batch are watched:
+    with trainer.on_nonfinite "skip", the network whose gradient is not finite is not updated.
     """
 
-    def __init__(self, *args, **kwargs):
+    model: Any  # with the methods of a Gan
+    optimizer: Any  # two by name
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         refuse_several("trainer.type: GanTrainer, which calls parts of the model by themselves")
         super().__init__(*args, **kwargs)
         for key in ("accumulate", "clip_norm", "clip_value", "precision"):
             if getattr(self.settings, key) != type(self.settings).model_fields[key].default:
-                raise UserError(f"trainer.{key}: this trainer's own step takes no notice of it; leave it out")
+                raise UserError(f"trainer.{key}: this trainer's own step ignores it; leave it out")
         self.train_metrics.track("d_loss")
         self.steps = {name: self._optim_step(name) for name in ("discriminator", "generator")}
-        self.optim_step = self.steps["generator"]  # whose learning rate is logged
+        self.optim_step = self.steps["generator"]  # its learning rate is logged
 
     def _train_batch(self, batch_idx, data, target):
         generated = self.model.generate(torch.randn(len(data), self.model.latent_size, device=self.device))
@@ -51,9 +56,10 @@ class GanTrainer(Trainer):
         return loss, output
 
     def _optim_step(self, name):
-        """What turns one network's losses into updates; it forgets the gradients that the other's loss has left."""
+        """The OptimStep of one network; before it steps, it clears the gradients that the other's loss has left."""
+        optimizer: Any = _WhenDue(self.optimizer, name)  # has what an OptimStep calls
         return OptimStep(
-            _WhenDue(self.optimizer, name),
+            optimizer,
             watch=self.nonfinite if self.nonfinite.checks_gradients else None,
             skip_nonfinite=self.nonfinite.skips,
             buffers=getattr(unwrapped(self.model), name).buffers(),
@@ -61,39 +67,36 @@ class GanTrainer(Trainer):
 
 
 class _WhenDue:
-    """One of several optimizers, which steps when it is its turn."""
+    """One of several optimizers, which steps when it is due."""
 
-    def __init__(self, optimizers, name):
+    def __init__(self, optimizers: Any, name: str) -> None:
         self.optimizers, self.name = optimizers, name
 
     @property
-    def param_groups(self):
-        """The optimizer's groups of parameters."""
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The optimizer's parameter groups."""
         return self.optimizers[self.name].param_groups
 
-    def zero_grad(self):
-        """Forget the gradients of its parameters."""
+    def zero_grad(self) -> None:
+        """Clear the gradients of its parameters."""
         self.optimizers[self.name].zero_grad()
 
-    def step(self):
-        """Step, if its turn has come."""
+    def step(self) -> None:
+        """Step, if the optimizer is due."""
         if self.optimizers.is_due(self.name):
             self.optimizers[self.name].step()
 
 
 class SampleGrid(BaseCallback):
-    """Draws what the generator makes of the same latent vectors after each epoch: samples-epoch<N>.png, TensorBoard.
+    """Draws the generator's images of the same n latent vectors after each epoch: samples-epoch<N>.png, TensorBoard."""
 
-    n: how many images.
-    """
-
-    def __init__(self, n: int = 64):
+    def __init__(self, n: int = 64) -> None:
         if n < 1:
             raise UserError(f"n: got {n!r}; it should be a number from 1 on")
         self.n = n
 
-    def on_epoch_end(self, trainer, log):
-        model = evaluated_model(trainer).eval()
+    def on_epoch_end(self, trainer: Any, log: dict[str, Any]) -> None:
+        model: Any = evaluated_model(trainer).eval()
         latent = torch.randn(self.n, model.latent_size, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             images = model.generate(latent.to(trainer.device)).cpu()

@@ -5,7 +5,10 @@ from utils.errors import UserError
 
 
 class MnistByRatio(MnistDataLoader):
-    """MnistDataLoader that trains on the share train_ratio of the 60,000 images, and validates on the others."""
+    """A MnistDataLoader that trains on the share train_ratio of the 60,000 images and validates on the rest.
+
+    The other arguments are those of MnistDataLoader.
+    """
 
     def __init__(
         self,
@@ -17,7 +20,7 @@ class MnistByRatio(MnistDataLoader):
         training: bool = True,
         download: bool = False,
         device_resident: bool = False,
-    ):
+    ) -> None:
         validation_samples = round(60_000 * (1 - train_ratio)) if training else 0
         if not 0 < train_ratio <= 1 or (training and validation_samples == 60_000):
             raise UserError(f"train_ratio: got {train_ratio}; it should be a share above 0 and up to 1, such as 0.8")

@@ -1,7 +1,8 @@
-"""A fully connected classifier, whose layers shrink evenly from the image to the classes."""
+"""A fully connected classifier whose layers shrink evenly from the image to the classes."""
 
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -11,9 +12,12 @@ from base import BaseModel, UserError
 class ShrinkingMlp(BaseModel):
     """Blocks of Linear, LeakyReLU and BatchNorm1d, then a Linear; the sizes are an arithmetic progression.
 
-    in_features, num_classes: the first and the last size. n_layers: how many Linear there are. use_dropout: Dropout
-    with dropout_p in place of BatchNorm1d. Input (N, ...) float with in_features numbers a sample, output
-    (N, num_classes): log-probabilities.
+    Input (N, ...) float with in_features numbers a sample, output (N, num_classes): log-probabilities.
+
+    in_features, num_classes: the first and the last size.
+    n_layers: number of Linear layers.
+    use_dropout: use Dropout instead of BatchNorm1d.
+    dropout_p: share of entries that Dropout sets to 0.
     """
 
     def __init__(
@@ -23,7 +27,7 @@ class ShrinkingMlp(BaseModel):
         n_layers: int = 5,
         use_dropout: bool = False,
         dropout_p: float = 0.3,
-    ):
+    ) -> None:
         super().__init__()
         if n_layers < 1:
             raise UserError(f"n_layers: got {n_layers}; it should be 1 or more")
@@ -36,5 +40,5 @@ class ShrinkingMlp(BaseModel):
             layers += [nn.Dropout(dropout_p) if use_dropout else nn.BatchNorm1d(after)]
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
 
-    def forward(self, samples):
+    def forward(self, samples: torch.Tensor) -> torch.Tensor:
         return F.log_softmax(self.layers(samples.flatten(1)), dim=1)

@@ -1,4 +1,4 @@
-"""Makes the tables of examples/tabular/config.json from scikit-learn: python -m examples.tabular.data."""
+"""Make the tables of examples/tabular/config.json from scikit-learn: python -m examples.tabular.data."""
 
 import sys
 from pathlib import Path
@@ -10,14 +10,14 @@ from utils.errors import UserError, clean_exit
 TEST_ROWS = 88  # a fifth
 
 
-def write_tables(folder):
-    """Write train.csv (354 rows) and test.csv (88) of the diabetes study into the folder; returns their paths.
+def write_tables(folder: Path) -> list[Path]:
+    """Write train.csv (354 rows) and test.csv (88) of the diabetes study into the folder, and return their paths.
 
-    442 patients: age, sex, body mass index, blood pressure and six values of blood serum, and the progress of the
-    disease a year later. Source: Efron, Hastie, Johnstone and Tibshirani, Least Angle Regression, 2004.
+    The rows are 442 patients: age, sex, body mass index, blood pressure, six blood serum values, and the progress of
+    the disease a year later. Source: Efron, Hastie, Johnstone and Tibshirani, Least Angle Regression, 2004.
     """
     try:
-        from sklearn.datasets import load_diabetes
+        from sklearn.datasets import load_diabetes  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError("the table comes with scikit-learn, which is not installed: pip install scikit-learn") from None
     table = load_diabetes(as_frame=True, scaled=False).frame

@@ -81,7 +81,7 @@ def test_commands_are_printed_so_that_a_shell_reads_them_as_meant(monkeypatch):
     ended = finished(checkpoint_dir=folder, saver=SimpleNamespace(newest=folder / "checkpoint-epoch12.pth"))
     ended.stop_reason = "enough"
     lines = run_report(ended).splitlines()
-    typed = [shlex.split(line[7:]) for line in lines if line.startswith(("test ", "go on "))]
+    typed = [shlex.split(line[7:]) for line in lines if line.startswith(("test ", "resume "))]
     assert [words[3] for words in typed] == [str(folder), str(folder)]
     config = SimpleNamespace(keeps_nothing=False)
     told = how_to_resume(SimpleNamespace(saver=Saver(Path("-x/a.pth")), config=config, epoch=1, stop_signal=NoSignal))

@@ -234,7 +234,7 @@ def test_a_tracker_that_fails_for_a_while_loses_nothing_and_changes_nothing(tmp_
     alone = tiny_trainer(tiny_config(tmp_path / "b", log_step=1))
     alone.train()
     told = capsys.readouterr().out
-    assert told.count("trackers.0: Diary: ConnectionError: the server is gone; training goes on") == 1
+    assert told.count("trackers.0: Diary: ConnectionError: the server is gone; training continues") == 1
     assert told.count("Diary: works again") == 1
     assert steps_of(diary) == list(range(1, 11))
     assert same(trainer.model.state_dict(), alone.model.state_dict())
@@ -289,7 +289,7 @@ def test_numbers_from_before_the_start_wait_for_it(tmp_path, capsys):
     trainer.writer.add_scalar("before", 2.0)
     trainer.train()
     assert rows_of(trainer)[:2] == [{"step": 0, "before": 1.0}, {"step": 0, "before": 2.0}]
-    assert "training goes on" not in capsys.readouterr().out
+    assert "training continues" not in capsys.readouterr().out
 
 
 def test_a_full_disk_leaves_no_half_line(tmp_path):

@@ -4,8 +4,9 @@ import json
 import sys
 
 import pytest
+from worlds import run_forked
 
-from helpers import PROJECT, run
+from helpers import PROJECT
 
 sys.path.append(str(PROJECT / "benchmarks"))
 import harness
@@ -19,7 +20,7 @@ def test_the_default_job_comes_to_the_weights_of_a_hand_written_loop_bit_for_bit
     for name in ("ours", "hand_written"):
         folder = tmp_path / name
         folder.mkdir()
-        done = run("-W", "ignore", "-c", program, name, "1", folder)
+        done = run_forked("-c", program, name, "1", folder)
         results.append(json.loads(done.stdout.splitlines()[-1]))
     assert results[0]["weights"] == results[1]["weights"]
     assert (
@@ -64,15 +65,13 @@ def test_jobs_that_should_agree_and_do_not_stop_the_benchmark():
 
 
 def test_runs_that_were_killed_come_to_the_bits_of_runs_left_alone():
-    done = run(
-        "-W", "ignore", "benchmarks/chaos.py", "--runs", "1", "--kills", "4", "--kills-in-a-run", "4", timeout=500
-    )
+    done = run_forked("benchmarks/chaos.py", "--runs", "1", "--kills", "4", "--kills-in-a-run", "4", timeout=500)
     runs, *kinds, kills, unreadable, differences = (int(cell) for cell in done.stdout.splitlines()[-1].split("|")[1:-1])
     assert runs >= 1 and kills == sum(kinds) >= 4 and (unreadable, differences) == (0, 0)
 
 
 def test_a_long_run_does_not_grow():
-    done = run("-W", "ignore", "benchmarks/soak.py", "--epochs", "60")
+    done = run_forked("benchmarks/soak.py", "--epochs", "60")
     rows = [[float(cell) for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if line[2:3].isdigit()]
     columns = list(zip(*rows[2:], strict=True))
     assert rows[-1][0] == 60 and max(columns[2]) - min(columns[2]) <= 2 and max(columns[3]) - min(columns[3]) <= 2

@@ -6,8 +6,9 @@ import math
 import re
 
 import pytest
+from worlds import run_forked
 
-from helpers import PROJECT, SHORT, copy_project, run
+from helpers import PROJECT, SHORT, copy_project
 from parse_config import PARTS, ConfigParser
 from utils.config.check import check_types
 from utils.config.files import deep_merge, read_config
@@ -58,7 +59,7 @@ def test_the_callback_of_the_page_on_callbacks_stops_a_run(tmp_path):
     (example,) = (block for block in re.findall(r"```json\n(.*?)```", text, re.S) if "StopWhen" in block)
     (folder / "mine.json").write_text('{"base": "config.json", ' + example + "}")
     short = ("--set", "trainer.epochs=2", "--set", "trainer.len_epoch=3", "--lr", "1e-8")
-    told = run("train.py", "-c", "mine.json", *short, cwd=folder).stdout
+    told = run_forked("train.py", "-c", "mine.json", *short, cwd=folder).stdout
     assert "small 1" in told and "the learning rate is small" in told
     assert [path.name for path in folder.glob("saved/models/*/*/top-*")] == ["top-val_accuracy-epoch1.pth"]
 
@@ -71,7 +72,9 @@ def test_a_trainer_of_the_page_on_trainers_trains_in_bf16(name, tmp_path):
     (folder / "trainer" / "mine.py").write_text("\n\n".join(code).replace("        return", seen))
     schedule = '{"type": "CosineAnnealingLR", "args": {"T_max": "100%"}, "interval": "step"}'
     sets = (f"trainer.type=mine.{name}", f"lr_scheduler={schedule}", "trainer.precision=bf16")
-    run("train.py", "-c", "config.json", *SHORT, *(word for text in sets for word in ("--set", text)), cwd=folder)
+    run_forked(
+        "train.py", "-c", "config.json", *SHORT, *(word for text in sets for word in ("--set", text)), cwd=folder
+    )
     (table,) = folder.glob("saved/log/*/*/metrics.csv")
     (row,) = csv.DictReader(table.read_text().splitlines())
     last_update = 0.002 * (1 + math.cos(0.8 * math.pi)) / 2  # of five

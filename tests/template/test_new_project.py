@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from worlds import run_forked
 
 import new_project
 from helpers import PROJECT, SHORT, run
@@ -145,11 +146,11 @@ def test_it_is_a_repository_with_one_commit_and_nothing_else_to_add(project):
 
 @pytest.mark.slow
 def test_it_trains_resumes_and_tests(project):
-    run("train.py", "-c", "config.json", *SHORT, cwd=project)
+    run_forked("train.py", "-c", "config.json", *SHORT, cwd=project)
     (run_folder,) = (project / "saved/models/my_project").iterdir()
-    run("train.py", "-r", "latest", "--set", "trainer.epochs=2", cwd=project)
+    run_forked("train.py", "-r", "latest", "--set", "trainer.epochs=2", cwd=project)
     assert (run_folder / "checkpoint-epoch2.pth").exists()
-    run("test.py", "-r", run_folder / "model_best.pth", cwd=project)
+    run_forked("test.py", "-r", run_folder / "model_best.pth", cwd=project)
 
 
 @pytest.mark.slow
@@ -204,7 +205,7 @@ def squared(output, target):
 
 
 @pytest.mark.slow
-def test_make_test_passes_when_its_user_has_replaced_the_job(project, tmp_path):
+def test_its_tests_pass_when_its_user_has_replaced_the_job(project, tmp_path):
     changed = shutil.copytree(project, tmp_path / "changed", symlinks=True)
     for place, code in (("model/model.py", MODEL), ("data_loader/data_loaders.py", LOADER), ("model/loss.py", LOSS)):
         (changed / place).write_text(code)
@@ -220,8 +221,7 @@ def test_make_test_passes_when_its_user_has_replaced_the_job(project, tmp_path):
     config["trainer"] |= {"monitor": "min val_loss", "limit_train_batches": 3, "channels_last": False}
     (changed / "config.json").write_text(json.dumps(config))
     (changed / "config_large.json").write_text('{"base": "config.json", "arch": {"args": {"width": 32}}}')
-    done = make(changed, "test")
-    assert done.returncode == 0 and "6 passed" in done.stdout, done.stdout + done.stderr
+    assert "6 passed" in run_forked("-m", "pytest", cwd=changed).stdout
 
 
 @pytest.mark.slow
@@ -251,9 +251,7 @@ def test_its_tests_fail_when_something_is_broken(project, tmp_path, place, chang
         assert text.count(old) == 1
         text = text.replace(old, new)
     (changed / place).write_text(text)
-    command = [sys.executable, "-m", "pytest", "-q", "-k", test]
-    done = subprocess.run(command, cwd=changed, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 1 and "1 failed" in done.stdout, done.stdout
+    assert "1 failed" in run_forked("-m", "pytest", "-q", "-k", test, cwd=changed, status=1).stdout
 
 
 def test_name_can_be_given_and_git_left_out(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from worlds import run_forked
 
 from compare import comparable_state
 from helpers import PROJECT, run, same
@@ -81,10 +82,10 @@ def test_it_resumes_to_the_same_bits(project, tmp_path):
     _, _, run_folder = project
     other = tmp_path / "project"
     shutil.copytree(project[0], other, ignore=shutil.ignore_patterns("saved"))
-    run("train.py", "-c", "config.json", "--lr", "0.05", "--hidden", "8", "--set", "trainer.epochs=2", cwd=other)
+    run_forked("train.py", "-c", "config.json", "--lr", "0.05", "--hidden", "8", "--set", "trainer.epochs=2", cwd=other)
     resumed = next((other / "saved/models/Csv_Points").iterdir())
     checkpoint = resumed / "checkpoint-epoch2.pth"
-    run("train.py", "-r", checkpoint, "--set", "trainer.epochs=4", cwd=other)
+    run_forked("train.py", "-r", checkpoint, "--set", "trainer.epochs=4", cwd=other)
     left, right = (comparable_state(folder / "checkpoint-epoch4.pth") for folder in (run_folder, resumed))
     for key in ("state_dict", "optimizer", "attributes", "monitor_best"):
         assert same(left[key], right[key]), key
@@ -94,7 +95,7 @@ def test_it_resumes_to_the_same_bits(project, tmp_path):
 def test_its_own_test_script_reads_our_checkpoints_and_makes_no_run_folder(project):
     folder, _, run_folder = project
     before = sorted((folder / "saved").rglob("*"))
-    tested = run("test.py", "-r", run_folder / "model_best.pth", cwd=folder)
+    tested = run_forked("test.py", "-r", run_folder / "model_best.pth", cwd=folder)
     values = ast.literal_eval(tested.stdout.strip().splitlines()[-1])
     table = np.loadtxt(folder / "points.csv", delimiter=",", skiprows=1)
     output = outputs(run_folder / "model_best.pth", torch.tensor(table[:, :2], dtype=torch.float32))
@@ -105,12 +106,12 @@ def test_its_own_test_script_reads_our_checkpoints_and_makes_no_run_folder(proje
 
 
 def test_a_mistake_in_its_config_is_one_line_and_exit_2(project):
-    wrong = run("train.py", "-c", "config.json", "--set", "trainer.epocs=2", cwd=project[0], status=2)
+    wrong = run_forked("train.py", "-c", "config.json", "--set", "trainer.epocs=2", cwd=project[0], status=2)
     assert wrong.stderr == "error: trainer.epocs: no such key; did you mean 'epochs'?\n"
 
 
 def test_so_is_one_that_shows_when_its_script_builds(project):
-    wrong = run("train.py", "-c", "config.json", "--set", "arch.args.hiden=3", cwd=project[0], status=2)
+    wrong = run_forked("train.py", "-c", "config.json", "--set", "arch.args.hiden=3", cwd=project[0], status=2)
     assert wrong.stderr == "error: arch.args.hiden: no such argument; did you mean 'hidden'?\n"
 
 
@@ -120,4 +121,4 @@ def test_an_error_that_is_no_mistake_of_the_users_keeps_its_traceback(project):
         "parse_config.ConfigParser.from_args(argparse.Namespace(config='config.json', resume=None))",
         "1 / 0",
     )
-    assert "Traceback" in run("-c", "\n".join(lines), cwd=project[0], status=1).stderr
+    assert "Traceback" in run_forked("-c", "\n".join(lines), cwd=project[0], status=1).stderr

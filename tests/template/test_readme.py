@@ -4,9 +4,9 @@ import csv
 import re
 import shlex
 import subprocess
-import sys
 
 import pytest
+from worlds import run_forked
 
 from helpers import PROJECT, copy_project, run
 from utils.json_io import read_json
@@ -24,8 +24,8 @@ def folder(tmp_path_factory):
     for path in (folder / "config.json", folder / "examples" / "mnist_iterations" / "config.yaml"):
         text = re.sub(r'("?epochs"?): \d+', r"\1: 3", path.read_text())
         text = re.sub(r"len_epoch: \d+", "len_epoch: 5", text)
-        path.write_text(text.replace('"epochs": 3,', '"epochs": 3, "len_epoch": 5,'))
-    run("train.py", "-c", "config.json", cwd=folder)
+        path.write_text(text.replace('"epochs": 3,', '"epochs": 3, "len_epoch": 5, "limit_valid_batches": 2,'))
+    run_forked("train.py", "-c", "config.json", cwd=folder)
     return folder
 
 
@@ -75,7 +75,7 @@ def test_examples_of_a_model_a_trainer_and_a_loader_run(tmp_path):
     sections = re.findall(r"```json\n(.*?)```", README, re.S)
     (folder / "mine.json").write_text('{"base": "config.json", ' + ", ".join(sections) + "}")
     short = ("--set", "trainer.epochs=1", "--set", "trainer.len_epoch=3")
-    assert "TwoLayers: " in run("train.py", "-c", "mine.json", *short, cwd=folder).stdout
+    assert "TwoLayers: " in run_forked("train.py", "-c", "mine.json", *short, cwd=folder).stdout
     (table,) = folder.glob("saved/log/*/*/metrics.csv")
     (row,) = csv.DictReader(table.read_text().splitlines())
     assert float(row["loss"]) > 100 > float(row["val_loss"])  # with the penalty made large, and without it
@@ -84,14 +84,13 @@ def test_examples_of_a_model_a_trainer_and_a_loader_run(tmp_path):
         "from data_loader.data_loaders import CsvDataLoader as L;"
         "print([tuple(d.shape) for d, t in L('points.csv', 12, 0.1).split_validation()])"
     )
-    done = subprocess.run([sys.executable, "-c", loader_test], cwd=folder, capture_output=True, text=True)
-    assert done.stdout.strip() == "[(4, 2)]", done.stderr
+    assert run_forked("-c", loader_test, cwd=folder).stdout.strip() == "[(4, 2)]"
 
 
 def test_the_notebook_cell_trains(folder):
     (cell,) = (block for block in PYTHON if "build(" in block)
     before = set((folder / "saved/models/Mnist_LeNet").iterdir())
-    subprocess.run([sys.executable, "-c", cell], cwd=folder, check=True)
+    run_forked("-c", cell, cwd=folder)
     (made,) = set((folder / "saved/models/Mnist_LeNet").iterdir()) - before
     assert read_json(made / "config.json")["optimizer"]["args"]["lr"] == 0.01
     assert (made / "checkpoint-epoch3.pth").exists()

@@ -30,12 +30,12 @@ def test_samples_are_counted_by_the_first_tensor_or_one_entry_each(target, sampl
 
 @pytest.mark.parametrize("target", [None, 1.5, torch.tensor(1.0), {"weight": torch.tensor(1.0)}])
 def test_a_target_that_does_not_tell_its_samples_is_refused(target):
-    with pytest.raises(UserError, match=r"data_loader: a target is a .*, which does not tell how many samples"):
+    with pytest.raises(UserError, match=r"data_loader: a target is a .*, which has no number of samples"):
         num_samples(target)
 
 
 def test_a_list_of_tensors_of_different_lengths_is_refused():
-    with pytest.raises(UserError, match="a target's tensors are of 3 and 5 samples"):
+    with pytest.raises(UserError, match="a target's tensors have 3 and 5 samples"):
         num_samples([torch.zeros(3), torch.zeros(5)])
 
 

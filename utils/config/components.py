@@ -1,10 +1,11 @@
-"""The components of a config, {"type": ..., "args": {...}}: what each section may name, and where they stand.
+"""The components of a config, {"type": ..., "args": {...}}: what each section may name, and how to find them.
 
-What does not have the right form is left out by the functions here; the forms in the schema tell of it.
+The functions skip whatever does not have the right form; the schema reports it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from utils.config.files import names_several
 from utils.epoch_metrics import METHODS
@@ -19,31 +20,31 @@ class Part:
     module: str
     """Where a bare name is looked up; "mine.Name" is looked up in the file mine.py beside it."""
     ready: tuple[str, ...] = ()
-    """Modules of the framework where a bare name is looked up that the module does not have."""
+    """Modules of the framework where a bare name is looked up if the module lacks it."""
     bases: tuple[str, ...] = ()
-    """Dotted names of the classes of which a class must derive from one; none: any class will do."""
+    """Dotted names of base classes; a class must derive from one of them. Empty: any class of the project."""
     libraries: tuple[str, ...] = ()
     """Library modules whose classes a dotted name may point to."""
     factories: tuple[str, ...] = ()
-    """Library modules whose functions it may point to."""
+    """Library modules whose functions a dotted name may point to."""
     functions: bool = False
-    """Whether a function of the project will do."""
+    """Whether a function of the project is allowed."""
     given: int = 0
-    """How many positional arguments the script passes when it builds the object."""
+    """Number of positional arguments that the script passes when it builds the object."""
     default: str | None = None
     """The type of a section that names none."""
     given_by_name: tuple[str, ...] = ()
-    """Names of the other arguments that it passes then."""
+    """Names of the keyword arguments that the script passes then."""
     called_with: int | None = None
-    """How many positional arguments a function gets when it is used, for a function that is not called to build."""
+    """Number of positional arguments of a function that is used as it is, not called to build an object."""
     nested: bool = False
-    """Whether arguments may be durations, and other objects of the part."""
+    """Whether arguments may be durations, and other components of the part."""
     methods: tuple[str, ...] = ()
-    """What a class of the project must have, instead of a base."""
+    """Methods that a class of the project needs, instead of a base."""
     remedy: str = ""
-    """What to do with a class or function that is of another kind."""
-    rules: Callable = lambda args: ()
-    """What is wrong with arguments, {name: value}, for any class of the part: lines "argument: what is wrong"."""
+    """What to do about a class or function of the wrong kind."""
+    rules: Callable[[dict[str, Any]], Iterable[str]] = lambda args: ()
+    """Returns a line "argument: error" for each wrong argument of {name: value}, for any class of the part."""
 
 
 _LOADER = Part(
@@ -54,7 +55,7 @@ _LOADER = Part(
     rules=loader_errors,
 )
 
-# The sections that train.py and test.py build. A script that builds others, or passes more, says so to from_args.
+# The sections that train.py and test.py build. A script that builds others, or passes more, gives from_args its own.
 PARTS = {
     "arch": Part(
         "model.model",
@@ -103,8 +104,8 @@ PARTS = {
 
 _PARTS = tuple(PARTS.values())
 
-# For a section that only the project's own script knows: anything of the module that the script passes, and by
-# dotted name what any of the sections above may name.
+# For a section that only the project's own script knows: anything of the module that the script passes and, by dotted
+# name, what any of the sections above may name.
 OWN_SECTION = Part(
     "",
     bases=(
@@ -120,23 +121,28 @@ OWN_SECTION = Part(
 MAX_ENTRIES = 100  # of a list whose entries are looked up by name
 
 
-def dict_at(section, key):
-    """The dict that stands at the key; an empty one if something else does, as the form of values tells."""
+def dict_at(section: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return the dict at the key; an empty one if the value has another form."""
     return section[key] if isinstance(section.get(key), dict) else {}
 
 
-def args_of(config, name):
-    """The args of a section."""
+def args_of(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return the args of a section."""
     return dict_at(dict_at(config, name), "args")
 
 
-def entries(value):
-    """The entries of a list, as many as it may have; none of anything else."""
+def entries(value: object) -> list[Any]:
+    """Return the entries of a list, up to the allowed number; none of anything else."""
     return value[:MAX_ENTRIES] if isinstance(value, list) else []
 
 
-def objects_in(config, name):
-    """{path: what stands there} of a section: the entries of a list, several objects under names, or itself."""
+def is_spec(value: object) -> bool:
+    """Whether it is {"type": ..., "args": ...} in the right form."""
+    return isinstance(value, dict) and isinstance(value.get("type"), str) and isinstance(value.get("args", {}), dict)
+
+
+def objects_in(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return {path: value} of the entries of a list, of several objects under names, or of the section itself."""
     section = config.get(name)
     if isinstance(section, list):
         return {f"{name}.{i}": entry for i, entry in enumerate(entries(section))}
@@ -145,49 +151,46 @@ def objects_in(config, name):
     return {name: section}
 
 
-def is_spec(value):
-    """Whether it is {"type": ..., "args": ...} in the right form."""
-    return isinstance(value, dict) and isinstance(value.get("type"), str) and isinstance(value.get("args", {}), dict)
-
-
-def specs_in(config, name, default=None):
-    """The same of those that have the form of {"type": ..., "args": ...}; a bare name is one without args.
+def specs_in(config: dict[str, Any], name: str, default: str | None = None) -> dict[str, dict[str, Any]]:
+    """Return {path: spec} of the components in a section; a bare name is one without args.
 
     default: the type of an object that names none.
     """
-    named = {
-        path: {"type": value} if isinstance(value, str) else value for path, value in objects_in(config, name).items()
-    }
-    if default:
-        named = {path: {"type": default, **value} for path, value in named.items() if isinstance(value, dict)}
-    return {path: value for path, value in named.items() if is_spec(value)}
+    specs = {}
+    for path, value in objects_in(config, name).items():
+        value = {"type": value} if isinstance(value, str) else value
+        if default and isinstance(value, dict):
+            value = {"type": default, **value}
+        if is_spec(value):
+            specs[path] = value
+    return specs
 
 
-def nested_specs(args):
-    """(keys that lead there, spec) of each object {"type": ..., "args": ...} among arguments."""
+def nested_specs(args: dict[str, Any]) -> Iterator[tuple[tuple[str | int, ...], dict[str, Any]]]:
+    """Yield (keys that lead there, spec) of each component among arguments."""
     for key, value in args.items():
         places = {(key, i): item for i, item in enumerate(value)} if isinstance(value, list) else {(key,): value}
         yield from ((place, item) for place, item in places.items() if is_spec(item))
 
 
-def metric_name(spec):
-    """What a metric is called in logs."""
+def metric_name(spec: dict[str, Any]) -> str:
+    """Return the name of a metric in logs."""
     return spec.get("name") or last_word(spec["type"])
 
 
-def metric_names(config):
-    """{path: what it is called in logs} of the metrics that have the right form."""
+def metric_names(config: dict[str, Any]) -> dict[str, str]:
+    """Return {path: name in logs} of the metrics that have the right form."""
     names = {path: metric_name(spec) for path, spec in specs_in(config, "metrics").items()}
     return {path: name for path, name in names.items() if isinstance(name, str)}
 
 
-def last_word(name):
-    """The name of a class without its module; "" for what is no name."""
+def last_word(name: object) -> str:
+    """Return the name of a class without its module; "" if it is not text."""
     return name.rpartition(".")[2] if isinstance(name, str) else ""
 
 
-def as_spec(path, section):
-    """A section as {"type": ..., "args": ...}; a bare name is short for one without args. Raises UserError."""
+def as_spec(path: str, section: object) -> dict[str, Any]:
+    """Return a section as {"type": ..., "args": ...}, also for a bare name. Raises UserError for other forms."""
     spec = {"type": section} if isinstance(section, str) else section
     if not isinstance(spec, dict) or not isinstance(spec.get("type"), str):
         example = '{"type": ..., "args": {...}}'

@@ -1,29 +1,25 @@
-"""Read config files (JSON, YAML, TOML) with what they inherit, merge them, and set single values by path."""
+"""Read config files (JSON, YAML, TOML) with the files that they inherit from, merge configs, and set values by path."""
 
 import copy
 import json
 import os
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from utils.config.plain import (
-    MAX_BYTES,
-    MAX_DEPTH,
-    MAX_FILES,
-    first_repeated,
-    key_mistake,
-    path_mistake,
-    require_plain,
-)
+from utils.config.plain import MAX_BYTES, MAX_DEPTH, MAX_FILES, key_error, path_error, require_plain
 from utils.errors import UserError, brief, shortened, shown
 from utils.nearest import did_you_mean, nearest
 
+KnownKeys = Mapping[tuple[str, ...], Iterable[str]]  # {path of a section: keys that may be added to it}
 
-def read_config(path):
-    """The file's config as a plain dict, merged over the files that its "base" names (relative to the file).
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Return a file's config as a plain dict, merged over the files that its "base" names, relative to the file.
 
     Raises UserError for a file that is missing, cannot be parsed, is not an object or inherits from itself, and for
-    more than a config may hold.
+    one that exceeds the limits of a config.
     """
     if "\0" in str(path):
         raise UserError(f"{shown(path)}: not a path")
@@ -33,7 +29,7 @@ def read_config(path):
 
 
 def _read_merged(path, children, sizes):
-    """The same. children: paths of the files that inherit from it. sizes: bytes of all files read so far, in place."""
+    """The config of one file. children: paths of the files that inherit from it. sizes: bytes of each file so far."""
     here = os.path.realpath(path)
     if here in children:
         raise UserError(f"{shown(path)}: inherits from itself through 'base'")
@@ -49,149 +45,28 @@ def _read_merged(path, children, sizes):
         raise UserError(f"{shown(path)}: base: got {brief(bases)}; give a path or a list of paths")
     inherited = {}
     for base in bases:
-        if mistake := path_mistake(base):
-            raise UserError(f"{shown(path)}: base: got {brief(base)}; {mistake}")
+        if error := path_error(base):
+            raise UserError(f"{shown(path)}: base: got {brief(base)}; {error}")
         inherited = deep_merge(inherited, _read_merged(path.parent / base, (*children, here), sizes))
     return deep_merge(inherited, config)
 
 
-def deep_merge(under, over):
-    """A new dict: over's values, and under's where over has none; dicts are merged, anything else is replaced.
-
-    A section that names another "type" than the one below it does not inherit that one's args; nor does one that names
-    a type where several objects stood under names, or the other way round.
-    """
-    merged = _copied(under)
-    for key, value in over.items():
-        below = merged.get(key)
-        if isinstance(value, dict) and isinstance(below, dict) and _inherits(value, below):
-            merged[key] = deep_merge(below, value)
-        else:
-            merged[key] = _copied(value)
-    return merged
-
-
-def _copied(value):
-    """A copy that shares nothing, not even within itself what an alias of YAML stood for twice."""
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_copied(item) for item in value]
-    return value if isinstance(value, (str, int, float)) else copy.deepcopy(value)
-
-
-def names_several(section):
-    """Whether a section holds objects under names of their own, as {"generator": {"type": ...}, ...}."""
-    return (
-        isinstance(section, dict)
-        and len(section) > 0
-        and not section.keys() & {"type", "args"}
-        and (
-            all(isinstance(value, dict) for value in section.values())
-            or any(isinstance(value, dict) and "type" in value for value in section.values())
-        )
-    )
-
-
-def _inherits(value, below):
-    if "type" in value and "type" in below:
-        return value["type"] == below["type"]
-    other = below if "type" in value else value
-    return not ("type" in value or "type" in below) or not names_several(other)
-
-
-def parse_assignment(text):
-    """(path, value) of "trainer.epochs=5"; the value is read as JSON where it is JSON, else as text."""
-    path, equals, value = text.partition("=")
-    if not equals or not path.strip():
-        raise UserError(f"--set {shown(text)}: give it as key=value, such as trainer.epochs=5")
-    try:
-        return path.strip(), json.loads(value, parse_constant=_refuse_constant)
-    except UserError:
-        raise
-    except (ValueError, RecursionError):
-        return path.strip(), value
-
-
-def split_path(target):
-    """The keys of "optimizer;args;lr", "optimizer.args.lr" or ("optimizer", "args", "lr")."""
-    if isinstance(target, str):
-        target = target.split(";" if ";" in target else ".")
-    return [int(key) if str(key).isdecimal() and str(key).isascii() else key for key in target]
-
-
-def set_by_path(config, target, value, known):
-    """Set the value at the path in place.
-
-    known: {path of a section: keys that may be added to it}; to "args" any may be added, since constructors know
-    theirs. Raises UserError, with the nearest name, for a path that is not there and may not be added.
-    """
-    *parents, last = split_path(target)
-    place, walked = config, ()
-    for key in parents:
-        key = str(key) if isinstance(place, dict) else key
-        if key == "args" and names_several(place):
-            one = f"{'.'.join(walked)}.{next(iter(place))}.args"
-            raise UserError(f"{'.'.join(walked)}.args: there are several; set those of one, as {one}")
-        begins = key in known.get(walked, ()) and (*walked, key) in known  # a section that is left out, as "parallel"
-        if isinstance(place, dict) and (key == "args" or begins) and place.get(key) is None:
-            place[key] = {}
-        place = _step(place, key, walked, known)
-        walked += (str(key),)
-    last = str(last) if isinstance(place, dict) else last
-    may_add = isinstance(place, dict) and (last in known.get(walked, ()) or (walked and walked[-1] == "args"))
-    if not may_add:
-        _step(place, last, walked, known, places_of(last, config, known))
-    elif mistake := key_mistake(last):
-        raise UserError(f"{shown('.'.join(walked))}: {mistake}")
-    place[last] = value
-
-
-def places_of(key, config, known, where=()):
-    """Dotted paths at which the key stands in a config, then those at which it may be added. known: as above."""
-    places = [".".join([*where, key])] if key in config else []
-    for name, value in config.items():
-        places += places_of(key, value, {}, (*where, name)) if isinstance(value, dict) else []
-    return list(dict.fromkeys([*places, *(".".join([*path, key]) for path, keys in known.items() if key in keys)]))
-
-
-def _step(place, key, walked, known, elsewhere=()):
-    """What stands at the key. elsewhere: paths of others that end so. Raises UserError if there is none."""
-    where = shown(".".join([*walked, str(key)]))
-    if isinstance(place, dict):
-        if key in place:
-            return place[key]
-        names = [*place, *(name for name in known.get(walked, ()) if name not in place)]
-        if walked in known and nearest(str(key), names, cutoff=0.6) is None:
-            if 1 <= len(elsewhere) <= 3:
-                raise UserError(f"{where}: no such key; did you mean {' or '.join(map(repr, elsewhere))}?")
-            raise UserError(f"{where}: no such key; one of your own goes into the config file first")
-        raise UserError(f"{where}: no such key{did_you_mean(str(key), names)}")
-    if isinstance(place, list):
-        if isinstance(key, int) and key < len(place):
-            return place[key]
-        raise UserError(f"{where}: no such place; the list has {len(place)} entries, counted from 0")
-    raise UserError(f"{where}: no such key; {'.'.join(walked)} is {brief(place)}")
-
-
 def _parse(path, sizes):
-    """What the file holds, plain; its number of bytes is added to sizes."""
-    parsers = {".json": _parse_json, ".yaml": _parse_yaml, ".yml": _parse_yaml, ".toml": _parse_toml}
-    text = _read(path, sizes, endings=tuple(parsers))
+    """The content of one file as plain values; its size is added to sizes."""
+    text = _read(path, sizes)
     try:
-        config = parsers[path.suffix.lower()](text)
-    except UserError as error:
-        raise UserError(f"{shown(path)}: {error}") from None
+        config = _PARSERS[path.suffix.lower()](text)
     except RecursionError:
         raise UserError(f"{shown(path)}: nested too deeply") from None
+    except ValueError as error:  # among others a UserError
+        raise UserError(f"{shown(path)}: {shortened(error)}") from None
     if not isinstance(config, dict):
         raise UserError(f"{shown(path)}: holds {type(config).__name__}; a config is an object of sections")
     require_plain(config, path)
     return config
 
 
-def _read(path, sizes, endings):
-    """The text of the file, if it is a small one whose name ends so."""
+def _read(path, sizes):
     if os.path.exists(path) and not os.path.isfile(path):
         raise UserError(f"{shown(path)}: not a file")
     try:
@@ -209,24 +84,24 @@ def _read(path, sizes, endings):
         raise UserError(f"{shown(path)}: not a config: it is not UTF-8 text; a checkpoint is given with -r") from None
     if not text.strip():
         raise UserError(f"{shown(path)}: the config is empty")
-    if path.suffix.lower() not in endings:
-        raise UserError(f"{shown(path)}: a config ends in {', '.join(endings)}")
-    return text.replace("\r\n", "\n").replace("\r", "\n")  # as a file of text is read
+    if path.suffix.lower() not in _PARSERS:
+        raise UserError(f"{shown(path)}: a config ends in {', '.join(_PARSERS)}")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _parse_json(text):
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
-        raise UserError(f"not JSON: {_json_mistake(error)}") from None
+        raise ValueError(f"not JSON: {_json_error(error)}") from None
     except UserError:
         raise
-    except ValueError as error:
-        raise UserError(f"not JSON: {shortened(error)}") from None
+    except ValueError as error:  # an integer of too many digits
+        raise ValueError(f"not JSON: {error}") from None
 
 
-def _json_mistake(error):
-    """Where and what a JSONDecodeError is about; a comma is missing behind a value, not before the next one."""
+def _json_error(error):
+    """Where and what a JSONDecodeError is about; a missing comma is reported behind the value that needs it."""
     text, at, what = error.doc, error.pos, error.msg
     end = len(text[:at].rstrip())
     too_many = re.compile(r"\s*(,)\s*([}\]])").match(text, end - text[:end].endswith(","))
@@ -236,6 +111,19 @@ def _json_mistake(error):
     elif what == "Expecting ',' delimiter" and end < at and re.compile(r'["{\[\w-]').match(text, at):
         at, what = end, "a comma is missing here"
     return f"line {text.count(chr(10), 0, at) + 1}, column {at - text.rfind(chr(10), 0, at)}: {what}"
+
+
+def _unique(pairs):
+    config = {}
+    for key, value in pairs:
+        if key in config:
+            raise UserError(f"the key {brief(key)} is given twice in one object")
+        config[key] = value
+    return config
+
+
+def _refuse_constant(name):
+    raise UserError(f"{name} is not a JSON value")
 
 
 # More keys joined by dots than a config may be deep. tomllib takes time that grows as the square of their number.
@@ -250,8 +138,8 @@ def _parse_toml(text):
         raise UserError("nested too deeply")
     try:
         return tomllib.loads(text)
-    except ValueError as error:  # a TOMLDecodeError, or one of int
-        raise UserError(f"not TOML: {shortened(error)}") from None
+    except ValueError as error:
+        raise ValueError(f"not TOML: {error}") from None
 
 
 def _parse_yaml(text):
@@ -262,15 +150,118 @@ def _parse_yaml(text):
     try:
         return yaml.load(text, Loader=ConfigLoader)  # a SafeLoader: builds plain values only
     except (yaml.YAMLError, ValueError, AttributeError, KeyError, TypeError, OverflowError) as error:
-        raise UserError(f"not YAML: {shortened(' '.join(str(error).split()))}") from None
+        raise ValueError(f"not YAML: {' '.join(str(error).split())}") from None
 
 
-def _unique(pairs):
-    config = dict(pairs)
-    if len(config) < len(pairs):
-        raise UserError(f"the key {brief(first_repeated(key for key, _ in pairs))} stands twice in one object")
-    return config
+_PARSERS = {".json": _parse_json, ".yaml": _parse_yaml, ".yml": _parse_yaml, ".toml": _parse_toml}
 
 
-def _refuse_constant(name):
-    raise UserError(f"{name} is not a JSON value")
+def deep_merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Return a new dict with the values of over, and those of under where over has none; dicts are merged.
+
+    A section does not inherit the args of one that names another "type", and a section that names a type inherits
+    nothing from several objects under names, nor the reverse.
+    """
+    merged = _copied(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(value, dict) and isinstance(below, dict) and _inherits(value, below):
+            merged[key] = deep_merge(below, value)
+        else:
+            merged[key] = _copied(value)
+    return merged
+
+
+def _copied(value):
+    """A copy that shares nothing, not even within itself as deepcopy does for what an alias of YAML repeats."""
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return list(map(_copied, value)) if isinstance(value, list) else copy.deepcopy(value)
+
+
+def names_several(section: object) -> bool:
+    """Whether a section holds objects under names of their own, as {"generator": {"type": ...}, ...}."""
+    if not isinstance(section, dict) or not section or section.keys() & {"type", "args"}:
+        return False
+    objects = [value for value in section.values() if isinstance(value, dict)]
+    return len(objects) == len(section) or any("type" in value for value in objects)
+
+
+def _inherits(value, below):
+    if "type" in value and "type" in below:
+        return value["type"] == below["type"]
+    return not ("type" in value and names_several(below)) and not ("type" in below and names_several(value))
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """Return (path, value) of "trainer.epochs=5"; the value is read as JSON if it is valid JSON, else as text."""
+    path, equals, value = text.partition("=")
+    if not equals or not path.strip():
+        raise UserError(f"--set {shown(text)}: give it as key=value, such as trainer.epochs=5")
+    try:
+        return path.strip(), json.loads(value, parse_constant=_refuse_constant)
+    except UserError:
+        raise
+    except (ValueError, RecursionError):
+        return path.strip(), value
+
+
+def split_path(target: str | Iterable[str]) -> list[str | int]:
+    """Return the keys of "optimizer;args;lr", "optimizer.args.lr" or ("optimizer", "args", "lr")."""
+    if isinstance(target, str):
+        target = target.split(";" if ";" in target else ".")
+    return [int(key) if str(key).isdecimal() and str(key).isascii() else key for key in target]
+
+
+def set_by_path(config: dict[str, Any], target: str | Iterable[str], value: Any, known: KnownKeys) -> None:
+    """Set the value at the path in place.
+
+    Keys can be added where `known` lists them, and below every "args", since a constructor knows its own arguments.
+    Raises UserError, with the nearest name, for a path that neither exists nor can be added.
+    """
+    *parents, last = split_path(target)
+    place, walked = config, ()
+    for key in parents:
+        key = str(key) if isinstance(place, dict) else key
+        if key == "args" and names_several(place):
+            one = f"{'.'.join(walked)}.{next(iter(place))}.args"
+            raise UserError(f"{'.'.join(walked)}.args: there are several; set those of one, as {one}")
+        can_begin = key in known.get(walked, ()) and (*walked, key) in known  # a section left out, as "parallel"
+        if isinstance(place, dict) and (key == "args" or can_begin) and place.get(key) is None:
+            place[key] = {}
+        place = _step(place, key, walked, known)
+        walked += (str(key),)
+    last = str(last) if isinstance(place, dict) else last
+    can_add = isinstance(place, dict) and (last in known.get(walked, ()) or walked[-1:] == ("args",))
+    if not can_add:
+        _step(place, last, walked, known, places_of(last, config, known))
+    elif error := key_error(last):
+        raise UserError(f"{shown('.'.join(walked))}: {error}")
+    place[last] = value
+
+
+def places_of(key: str | int, config: dict[str, Any], known: KnownKeys, where: tuple[str, ...] = ()) -> list[str]:
+    """Return the dotted paths at which the key exists in a config, then those at which it can be added."""
+    places = [".".join([*where, key])] if key in config else []
+    for name, value in config.items():
+        places += places_of(key, value, {}, (*where, name)) if isinstance(value, dict) else []
+    return list(dict.fromkeys([*places, *(".".join([*path, key]) for path, keys in known.items() if key in keys)]))
+
+
+def _step(place, key, walked, known, elsewhere=()):
+    """The value at the key of a place. elsewhere: paths at which the key exists. Raises UserError if there is none."""
+    where = shown(".".join([*walked, str(key)]))
+    if isinstance(place, list):
+        if isinstance(key, int) and key < len(place):
+            return place[key]
+        raise UserError(f"{where}: no such place; the list has {len(place)} entries, counted from 0")
+    if not isinstance(place, dict):
+        raise UserError(f"{where}: no such key; {'.'.join(walked)} is {brief(place)}")
+    if key in place:
+        return place[key]
+    names = [*place, *(name for name in known.get(walked, ()) if name not in place)]
+    if walked not in known or nearest(str(key), names, cutoff=0.6) is not None:
+        raise UserError(f"{where}: no such key{did_you_mean(str(key), names)}")
+    if 1 <= len(elsewhere) <= 3:
+        raise UserError(f"{where}: no such key; did you mean {' or '.join(map(repr, elsewhere))}?")
+    raise UserError(f"{where}: no such key; one of your own goes into the config file first")

@@ -1,8 +1,9 @@
-"""Forms of sections and values, of which the schema of a config is made, and what is said of other forms."""
+"""Forms of values and sections, from which the schema of a config is built, and the messages for other forms."""
 
 import functools
 import operator
 import re
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, Union
 
 from pydantic import (
@@ -20,7 +21,7 @@ from pydantic_core import PydanticCustomError
 
 from utils.config.components import MAX_ENTRIES
 from utils.config.files import names_several
-from utils.config.plain import line_mistake, path_mistake
+from utils.config.plain import line_error, path_error
 from utils.duration import FORM, WANTED
 from utils.errors import brief, refuse
 from utils.nearest import did_you_mean, nearest
@@ -30,21 +31,21 @@ from utils.patterns import patterns_mistake
 class Section(BaseModel):
     """An object of a config, with rules between its keys.
 
-    The rules are asked even if single values have the wrong form, so that all errors come at once.
+    The rules are checked even if single values have the wrong form, so that all errors come at once.
     """
 
     model_config = ConfigDict(strict=True, extra="allow", use_attribute_docstrings=True)
 
     @classmethod
-    def rules(cls, given):
-        """(place, error) of each key that contradicts others. given: the section as read, of whatever form."""
+    def rules(cls, given: dict[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Yield (place, error) of each key that contradicts others. given: the section as read, in any form."""
         if cls.model_config["extra"] == "forbid":
             for key in [key for key in given if key not in cls.model_fields]:
                 yield (key,), f"no such key{did_you_mean(key, cls.model_fields)}"
 
     @model_validator(mode="wrap")
     @classmethod
-    def _keeps_the_rules(cls, given, validate):
+    def _check_rules(cls, given, validate):
         broken = list(cls.rules(given)) if isinstance(given, dict) else []
         if not broken:
             return validate(given)
@@ -58,8 +59,8 @@ class Section(BaseModel):
         raise ValidationError.from_exception_data(cls.__name__, errors)
 
 
-def refused_by(rule):
-    """A validator that refuses a value for which the rule returns a text, which says what is wanted instead."""
+def refused_by(rule: Callable[[Any], str | None]) -> AfterValidator:
+    """Return a validator that refuses a value for which the rule returns a text: what the value should be."""
 
     def check(value):
         if wanted := rule(value):
@@ -69,18 +70,18 @@ def refused_by(rule):
     return AfterValidator(check)
 
 
-LINE, PATH = refused_by(line_mistake), refused_by(path_mistake)
+LINE, PATH = refused_by(line_error), refused_by(path_error)
 
 
-def matching(pattern, wanted, then=LINE):
-    """Text that matches the regular expression and passes the validator `then`; wanted: the error of other text."""
+def matching(pattern: str, wanted: str, then: AfterValidator = LINE) -> Any:
+    """Return the form of text that matches the regular expression. wanted: the message for other text."""
     fits = re.compile(pattern).fullmatch
     refused = refused_by(lambda text: None if fits(text) else wanted)
     return Annotated[str, refused, then, WithJsonSchema({"type": "string", "pattern": pattern})]
 
 
 def _either(tag_of, **kinds):
-    """One of the kinds, {tag: type}, the one that tag_of(value) names; the errors are of that kind alone."""
+    """One of the kinds, {tag: type}, chosen by tag_of(value), so that errors are reported for that kind alone."""
     tagged = [Annotated[kind, Tag(_TAG + tag)] for tag, kind in kinds.items()]
     return Annotated[Union[*tagged], Discriminator(lambda value: _TAG + tag_of(value))]
 
@@ -88,28 +89,27 @@ def _either(tag_of, **kinds):
 _TAG = "\0"  # no key of a config begins so
 
 
-def named(component):
-    """A bare name, or the component with its args."""
+def named(component: type[Section]) -> Any:
+    """Return the form of a bare name, or of the component with its args."""
     return _either(lambda value: "name" if isinstance(value, str) else "object", name=Line, object=component)
 
 
-def one_or_several(component):
-    """The component, or several under names."""
+def one_or_several(component: type[Section]) -> Any:
+    """Return the form of the component, or of several under names."""
     return _either(
         lambda value: "several" if names_several(value) else "one", one=component, several=dict[str, component]
     )
 
 
-def _limit(value):
-    """What a limit should be; None if it is that."""
+def several(kind: Any) -> Any:
+    """Return the form of a list; by default an empty one."""
+    return Annotated[list[kind], Field(default=[], max_length=MAX_ENTRIES)]
+
+
+def _limit_error(value):
     if (type(value) is int and value >= 1) or (type(value) is float and 0 < value <= 1):
         return None
     return "it should be a number of batches from 1 on, or a share above 0.0 and up to 1.0"
-
-
-def several(kind):
-    """A list of such objects; by default an empty one."""
-    return Annotated[list[kind], Field(default=[], max_length=MAX_ENTRIES)]
 
 
 Line = Annotated[str, LINE]
@@ -118,23 +118,23 @@ Args = Annotated[dict[str, Any], Field(default={})]
 Patterns = Annotated[str | list[str], refused_by(patterns_mistake)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Limit = Annotated[Any, refused_by(_limit), WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "number"}]})]
+Limit = Annotated[Any, refused_by(_limit_error), WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "number"}]})]
 Duration = _either(
     lambda value: "text" if isinstance(value, str) else "number", number=Count, text=matching(f"^{FORM}$", WANTED)
 )
 
 
-def read_section(model, given, path):
-    """A section as an object of the model. Raises UserError, with a line for each error and with its dotted path.
+def read_section(model: type[Section], given: object, path: str) -> Any:
+    """Return a section as an object of the model. Raises UserError with a line for each error.
 
-    path: where the section stands, as "lr_scheduler.generator".
+    path: where the section is, as "lr_scheduler.generator".
     """
     refuse(line for _, line in form_errors(model, given, where=path.split(".")))
     return model.model_validate(given)
 
 
-def form_errors(model, given, where=()):
-    """(kind, line) of each error that the model finds in a section. where: keys that lead to it."""
+def form_errors(model: type[Section], given: Any, where: Iterable[str] = ()) -> Iterator[tuple[str, str]]:
+    """Yield (pydantic's type, line) of each error that the model finds. where: keys that lead to the section."""
     try:
         model.model_validate(given)
     except ValidationError as found:
@@ -150,7 +150,6 @@ def form_errors(model, given, where=()):
 
 
 def _text_of(error, path):
-    """What a pydantic error says of the value at the path."""
     got = f"got {brief(error['input'])}; "
     match error["type"]:
         case "rule":

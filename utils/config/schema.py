@@ -1,6 +1,6 @@
-"""What a config may say: its sections and their keys, each described once, here, with the rules between them.
+"""The sections and keys of a config, each described once, with the rules between them.
 
-From these descriptions come the checks, config.schema.json and the key tables of docs/.
+The checks, config.schema.json and the key tables of docs/ are made from these descriptions.
 """
 
 import collections
@@ -84,7 +84,7 @@ class Scheduler(Component):
     def rules(cls, given):
         kind = last_word(given.get("type"))
         if given.get("monitor") and kind != "ReduceLROnPlateau":
-            yield ("monitor",), "only ReduceLROnPlateau watches a value"
+            yield ("monitor",), "only ReduceLROnPlateau watches a value; leave it out"
         if given.get("interval") == "step" and kind == "ReduceLROnPlateau":
             yield ("interval",), "ReduceLROnPlateau steps after an epoch; leave interval out"
         if given.get("warmup") and kind == "ReduceLROnPlateau":
@@ -93,21 +93,15 @@ class Scheduler(Component):
             yield ("warmup",), "is not for ChainedScheduler; chain a LinearLR too"
         for place, part in nested_specs(dict_at(given, "args")):
             inner = "a warm-up" if part.get("warmup") else last_word(part["type"])
-            if kind == "ChainedScheduler" and inner in _SET_THE_RATE_ANEW:
-                yield ("args", *place), f"{inner} sets the rate anew, whatever it is chained with; use another"
+            if kind == "ChainedScheduler" and inner in _OVERWRITE_THE_RATE:
+                yield ("args", *place), f"{inner} overwrites the rate that the others have set; use another"
             if kind == "SequentialLR" and inner == "ChainedScheduler":
-                yield ("args", *place, "type"), "ChainedScheduler can be no part of a SequentialLR; use another"
+                yield ("args", *place, "type"), "SequentialLR cannot contain a ChainedScheduler; use another"
             yield from ((("args", *place, *within), error) for within, error in cls.rules(part))
 
 
-_SET_THE_RATE_ANEW = (
-    "a warm-up",
-    "SequentialLR",
-    "CyclicLR",
-    "OneCycleLR",
-    "CosineAnnealingWarmRestarts",
-    "ReduceLROnPlateau",
-)
+_OVERWRITE_THE_RATE = {"a warm-up", "SequentialLR", "CyclicLR", "OneCycleLR", "ReduceLROnPlateau"}
+_OVERWRITE_THE_RATE |= {"CosineAnnealingWarmRestarts"}
 
 
 class InitWeights(forms.Section):
@@ -136,7 +130,8 @@ class InitWeights(forms.Section):
                 errors = list(expression_errors(patterns[:MAX_ENTRIES]))
         except UserError as error:
             errors = [str(error).removeprefix("rename: ")]
-        yield from ((("rename",), error) for error in errors)
+        for error in errors:
+            yield ("rename",), error
 
 
 class Flag(forms.Section):
@@ -274,10 +269,10 @@ class TrainerSettings(forms.Section):
     @classmethod
     def rules(cls, given):
         if given.get("limit_train_batches") is not None and given.get("len_epoch") is not None:
-            yield ("limit_train_batches",), "trainer.len_epoch says how many already; leave one of them out"
+            yield ("limit_train_batches",), "trainer.len_epoch sets the number already; leave one of them out"
         if given.get("compile") in ("reduce-overhead", "max-autotune") and given.get("accumulate", 1) != 1:
-            graphs = f"{given['compile']!r} records CUDA graphs, which overwrite accumulated gradients"
-            yield ("compile",), f"{graphs}; give true or 'max-autotune-no-cudagraphs'"
+            error = f"{given['compile']!r} records CUDA graphs, which overwrite accumulated gradients"
+            yield ("compile",), f"{error}; give true or 'max-autotune-no-cudagraphs'"
 
 
 class Config(RunSettings):
@@ -326,29 +321,27 @@ class Config(RunSettings):
             yield ("trainer", "fused"), "optimizer.args.foreach asks for another kernel; leave one of them out"
         for key in ("params", "every"):
             if key in dict_at(given, "optimizer") and not names_several(given["optimizer"]):
-                remedy = "choose what one trains with requires_grad or Freeze"
-                yield ("optimizer", key), f"is for one of several optimizers; {remedy}"
+                yield ("optimizer", key), "is for one of several optimizers; use requires_grad or Freeze with one"
         for key in ("fold", "validation_split"):
             if args_of(given, "valid_data_loader").get(key):
                 yield ("valid_data_loader", "args", key), "all its samples are validated on; leave it out"
-        names = collections.Counter(["loss", *metric_names(given).values()])
-        for name in [name for name, count in names.items() if count > 1]:
-            yield ("metrics",), f'two are called {brief(name)}; give one a "name"'
+        for name, count in collections.Counter(["loss", *metric_names(given).values()]).items():
+            if count > 1:
+                yield ("metrics",), f'two are called {brief(name)}; give one a "name"'
         mode, _, monitored = str(trainer.get("monitor", "off")).partition(" ")
         chosen = args_of(given, "lr_scheduler").get("mode", "min")
         watches = last_word(scheduler.get("type")) == "ReduceLROnPlateau" and mode in ("min", "max")
         if watches and scheduler.get("monitor", monitored) == monitored and chosen != mode:
-            got = f"got {brief(chosen)}, but trainer.monitor is {brief(trainer['monitor'])}"
-            remedy = f"give {mode!r}, or another value to watch as lr_scheduler.monitor"
-            yield ("lr_scheduler", "args", "mode"), f"{got}; {remedy}"
+            error = f"got {brief(chosen)}, but trainer.monitor is {brief(trainer['monitor'])}; give {mode!r}"
+            yield ("lr_scheduler", "args", "mode"), f"{error}, or another value to watch as lr_scheduler.monitor"
 
 
 OTHER_LOADERS = ("valid_data_loader", "test_data_loader")
 SECTION_MODELS = dict.fromkeys(("arch", "data_loader", *OTHER_LOADERS, "loss", "callbacks", "trackers"), Component)
 SECTION_MODELS |= {"optimizer": Optimizer, "lr_scheduler": Scheduler, "metrics": Metric, "cli": Flag}
-"""What one object of a section is, of those that may hold keys of a project's own."""
+"""The model of one object of a section, for the sections that may hold keys of a project's own."""
 
 SECTIONS = tuple(Config.model_fields)
 _EXTENDABLE = {"init_weights": InitWeights, "parallel": Parallel, "trainer": TrainerSettings}
-_EXTENDABLE |= {name: SECTION_MODELS[name] for name in ("optimizer", "lr_scheduler")}
+_EXTENDABLE |= {"optimizer": Optimizer, "lr_scheduler": Scheduler}
 KNOWN_KEYS = {(): SECTIONS} | {(name,): tuple(model.model_fields) for name, model in _EXTENDABLE.items()}

@@ -1,12 +1,13 @@
 """Find a class or function in source files, importing nothing.
 
-A misspelt name or argument is so found before torch has loaded, and no code of the config's choosing runs. What
-cannot be read off the source (compiled modules, decorators, names made at run time) is left to the real look-up.
+So a misspelt name or argument is found before torch has loaded, and no code that a config names runs. What the source
+does not show (compiled modules, decorators, names made at run time) is left to the look-up by import.
 """
 
 import ast
 import functools
 import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -14,13 +15,13 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Definition:
-    """A class, a function or something else, and the parameters a caller may give, None where they are unsure."""
+    """A class, a function or something else, and the parameters that a caller may give."""
 
     kind: str  # "class", "function" or "unsure"
-    parameters: tuple[inspect.Parameter, ...] | None = None
+    parameters: tuple[inspect.Parameter, ...] | None = None  # None if the source does not show them
 
-    def default(self, argument):
-        """Source text of an argument's default, None where it cannot be read."""
+    def default(self, argument: str) -> str | None:
+        """Return the source text of an argument's default; None if there is no such argument."""
         defaults = {parameter.name: parameter.default for parameter in self.parameters or ()}
         return defaults.get(argument)
 
@@ -28,8 +29,8 @@ class Definition:
 _UNSURE = Definition("unsure")
 
 
-def find_definition(module, name):
-    """The Definition of a module's name, or None if the source shows that the module has no such name."""
+def find_definition(module: str, name: str) -> Definition | None:
+    """Return the Definition of a module's name; None if the source shows that the module has no such name."""
     node, home = _find(module, name)
     if isinstance(node, ast.FunctionDef):
         return Definition("function", None if node.decorator_list else _parameters(node.args))
@@ -38,8 +39,8 @@ def find_definition(module, name):
     return node
 
 
-def public_names(module):
-    """Names of the classes and functions that a module's source defines or imports."""
+def public_names(module: str) -> list[str]:
+    """Return the names of the classes and functions that a module's source defines or imports."""
     names = _read(module)
     defined = [
         name
@@ -50,19 +51,19 @@ def public_names(module):
     return [name for name in dict.fromkeys(defined + inherited) if not name.startswith("_")]
 
 
-def modules_below(package):
-    """Names of the modules in a folder of the search path and in the folders within it, found by their files."""
+def modules_below(package: str) -> Iterator[str]:
+    """Yield the names of the modules in a package and its subfolders, found by their files."""
     spec = PathFinder.find_spec(package)
     for folder in map(Path, (spec and spec.submodule_search_locations) or ()):
         for path in sorted(folder.rglob("*.py")):
             yield ".".join([package, *path.relative_to(folder).with_suffix("").parts])
 
 
-def source_of(module):
-    """Path of the module's source file, or None if there is none to read."""
+def source_of(module: str) -> Path | None:
+    """Return the path of the module's source file; None if there is none to read."""
     search = None
     for part in module.split("."):
-        spec = PathFinder.find_spec(part, search)  # its last name: a parent need not be loaded
+        spec = PathFinder.find_spec(part, search)  # by the last part of its name, so that no parent is imported
         if spec is None:
             return None
         search = spec.submodule_search_locations
@@ -70,7 +71,7 @@ def source_of(module):
 
 
 def _find(module, name, depth=8):
-    """(node or _UNSURE or None, the module that holds it)."""
+    """(the name's node, _UNSURE or None; the module that holds it)."""
     names = _read(module)
     if not names or depth == 0:
         return _UNSURE, module
@@ -78,10 +79,10 @@ def _find(module, name, depth=8):
         node = names[name]
         if not isinstance(node, tuple):
             return node, module
-        found, home = _find(*node, depth - 1) if node[1] else (_UNSURE, module)
+        found, home = _find(node[0], node[1], depth - 1) if node[1] else (_UNSURE, module)
         return (_UNSURE, module) if found is None else (found, home)
-    found = [_find(star, name, depth - 1) for star in names.get("*", ())]
-    for node, home in found:
+    for star in names["*"]:
+        node, home = _find(star, name, depth - 1)
         if node is not None:
             return node, home
     return None, module
@@ -89,9 +90,9 @@ def _find(module, name, depth=8):
 
 @functools.cache
 def _read(module):
-    """{name: its class or function node, (module, name) of an import, or _UNSURE}; {} if it cannot be known.
+    """{name: its class or function node, (module, name) of an import, or _UNSURE}; {} if the source does not show it.
 
-    "*" lists the modules that the module imports all names from.
+    "*" lists the modules from which the module imports all names.
     """
     path = source_of(module)
     if path is None:
@@ -106,22 +107,17 @@ def _read(module):
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     names = {"*": []}
     for node in _outside_definitions(tree):
-        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
-            names[node.name] = node
-        elif isinstance(node, ast.ImportFrom):
-            home = _absolute(node, package)
-            for alias in node.names:
-                if alias.name == "*":
-                    names["*"].append(home)
-                else:
-                    names[alias.asname or alias.name] = (home, alias.name)
-        elif isinstance(node, ast.Import):
-            for alias in node.names:
-                names[alias.asname or alias.name.partition(".")[0]] = (alias.name, "")
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names.setdefault(node.id, _UNSURE)
-        elif isinstance(node, (ast.MatchAs, ast.MatchStar)) and node.name:
-            names.setdefault(node.name, _UNSURE)
+        match node:
+            case ast.ClassDef() | ast.FunctionDef():
+                names[node.name] = node
+            case ast.ImportFrom():
+                home = _absolute(node, package)
+                names["*"] += [home for alias in node.names if alias.name == "*"]
+                names |= {alias.asname or alias.name: (home, alias.name) for alias in node.names if alias.name != "*"}
+            case ast.Import():
+                names |= {alias.asname or alias.name.partition(".")[0]: (alias.name, "") for alias in node.names}
+            case ast.Name(id=name, ctx=ast.Store()) | ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
+                names.setdefault(name, _UNSURE)
     return names
 
 
@@ -144,7 +140,7 @@ def _absolute(node, package):
 
 
 def _constructor(node, home):
-    """Parameters of the class's constructor without self, its own or its bases'; None where that is unsure."""
+    """Parameters of the class's own or inherited constructor without self; None if the source does not show them."""
     if node.decorator_list or any(
         keyword.arg == "metaclass" and _text(keyword.value) != "ABCMeta" for keyword in node.keywords
     ):
@@ -169,13 +165,11 @@ def _parameters(arguments):
     kinds = inspect.Parameter
     positional = [*arguments.posonlyargs, *arguments.args]
     defaults = [None] * (len(positional) - len(arguments.defaults)) + arguments.defaults
+    found = [(arg, kinds.POSITIONAL_OR_KEYWORD, default) for arg, default in zip(positional, defaults, strict=True)]
+    found += [(arguments.vararg, kinds.VAR_POSITIONAL, None)]
     keyword_only = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
-    found = [
-        *((arg, kinds.POSITIONAL_OR_KEYWORD, default) for arg, default in zip(positional, defaults, strict=True)),
-        (arguments.vararg, kinds.VAR_POSITIONAL, None),
-        *((arg, kinds.KEYWORD_ONLY, default) for arg, default in keyword_only),
-        (arguments.kwarg, kinds.VAR_KEYWORD, None),
-    ]
+    found += [(arg, kinds.KEYWORD_ONLY, default) for arg, default in keyword_only]
+    found += [(arguments.kwarg, kinds.VAR_KEYWORD, None)]
     return tuple(
         kinds(arg.arg, kind, default=_text(default), annotation=_text(arg.annotation))
         for arg, kind, default in found

@@ -1,18 +1,16 @@
 """A safe YAML loader that reads plain values as JSON does: 1e-3 is a number, and on, off, yes and no are text."""
 
 import re
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import yaml
 
-from utils.config.plain import MAX_DEPTH, MAX_KEYS, MAX_VALUES, first_repeated
+from utils.config.plain import MAX_DEPTH, MAX_KEYS, MAX_VALUES
 from utils.errors import brief
-
-_MERGE = "tag:yaml.org,2002:merge"
 
 
 class ConfigLoader(yaml.SafeLoader):
-    """Builds what JSON has, with the scalars of YAML 1.2's core schema, and refuses a key that stands twice.
+    """Builds the types of JSON, with the scalars of YAML 1.2's core schema, and refuses a key that is given twice.
 
     It stops at the first node beyond the limits of a config, so a small file cannot ask for much work. Raises
     yaml.YAMLError and, from the constructors of numbers, ValueError.
@@ -25,66 +23,58 @@ class ConfigLoader(yaml.SafeLoader):
         if tag is None or tag.rpartition(":")[2] in ("null", "bool", "str", "seq", "map")
     }
 
-    def __init__(self, text):
+    def __init__(self, text: str) -> None:
         super().__init__(text)
-        self._depth = self._num_nodes = self._num_merged = 0
+        self._num_nodes = 0
 
-    def compose_node(self, parent, index):
-        """The next node, its parts included."""
-        self._depth += 1
-        self._num_nodes += 1
-        if self._depth > MAX_DEPTH + 1:  # the values in the innermost container too
-            raise yaml.YAMLError("nested too deeply")
-        if self._num_nodes > MAX_VALUES + MAX_KEYS:  # a key is a node too
-            raise yaml.YAMLError(f"holds more than {MAX_VALUES:,} values; a config is a small file")
-        node = super().compose_node(parent, index)
-        self._depth -= 1
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Return the next node with its parts."""
+        self._count_nodes(1)
+        return super().compose_node(parent, index)
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Return the next mapping; raise an error if a key is given twice."""
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key in [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
+            if key in seen:
+                text = f"the key {brief(key)} is given twice"
+                raise yaml.constructor.ConstructorError(None, None, text, node.start_mark)
+            seen.add(key)
         return node
 
-    def fetch_flow_collection_start(self, token):
-        """Read "[" or "{", of which many are read ahead of the nodes."""
+    def fetch_flow_collection_start(self, token: Any) -> None:
+        """Read "[" or "{"; the scanner reads many of them ahead of the nodes."""
         super().fetch_flow_collection_start(token)
         if self.flow_level > MAX_DEPTH:
             raise yaml.YAMLError("nested too deeply")
 
-    def construct_yaml_int(self, node):
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Replace "<<" by the pairs of the mappings that it names, each key once.
+
+        SafeLoader keeps all pairs of a key, whose number doubles at every level of a chain.
+        """
+        merged = [value for key, value in node.value if key.tag == "tag:yaml.org,2002:merge"]
+        if not merged:
+            return
+        for value in merged:
+            if isinstance(value, yaml.SequenceNode):
+                value.value = list(dict.fromkeys(value.value))
+        super().flatten_mapping(node)
+        self._count_nodes(len(node.value))
+        pairs = {key.value if isinstance(key, yaml.ScalarNode) else key: (key, value) for key, value in node.value}
+        node.value = list(pairs.values())
+
+    def _count_nodes(self, number):
+        self._num_nodes += number
+        if self._num_nodes > MAX_VALUES + MAX_KEYS:  # a key is a node too
+            raise yaml.YAMLError(f"holds more than {MAX_VALUES:,} values; a config is a small file")
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         return int(self.construct_scalar(node))  # 010 is ten
 
-    def construct_yaml_float(self, node):
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
         return float(self.construct_scalar(node))  # 1:30 is text
-
-    def construct_mapping(self, node, deep=False):
-        key = first_repeated(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
-        if key is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {brief(key)} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-    def flatten_mapping(self, node):
-        """Put the pairs of the mappings that "<<" names before the node's own: each key once, an own one or the first.
-
-        SafeLoader keeps all pairs of a key, which double at every level of a chain.
-        """
-        named = [value for key, value in node.value if key.tag == _MERGE]
-        if not named:
-            return
-        node.value = own = [pair for pair in node.value if pair[0].tag != _MERGE]
-        own_keys, merged = {key.value for key, _ in own if isinstance(key, yaml.ScalarNode)}, {}
-        for value in named:
-            for mapping in dict.fromkeys(value.value if isinstance(value, yaml.SequenceNode) else [value]):
-                if not isinstance(mapping, yaml.MappingNode):
-                    raise yaml.constructor.ConstructorError(None, None, '"<<" merges mappings only', value.start_mark)
-                self.flatten_mapping(mapping)
-                self._count_merged(len(mapping.value))
-                for key, item in mapping.value:
-                    name = key.value if isinstance(key, yaml.ScalarNode) else key
-                    if name not in own_keys:
-                        merged.setdefault(name, (key, item))
-        node.value = [*merged.values(), *own]
-
-    def _count_merged(self, number):
-        self._num_merged += number
-        if self._num_merged > MAX_VALUES:
-            raise yaml.YAMLError(f'"<<" merges more than {MAX_VALUES:,} keys; a config is a small file')
 
 
 for _tag, _pattern, _first in (

@@ -1,27 +1,21 @@
-"""What the config's "parallel" section names: how the processes of a run train one model together."""
+"""What the config's "parallel" section names: how several processes train one model together."""
 
 import functools
-from typing import Literal
+from collections.abc import Iterable
+from typing import Any, Literal
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from utils.distributed.process_group import end_threads_with
-from utils.distributed.sharded_checkpoint import require_shard_files
-from utils.distributed.shards import is_shard
-from utils.distributed.world import world_size
+from utils.distributed.launch import world_size
+from utils.distributed.shards import is_shard, require_shard_files
 from utils.errors import UserError
 from utils.patterns import choose_names
 
 
-def parallelize(model, config, device):
-    """The model as several processes train it, each its part of every batch; in a world of one the model itself.
-
-    config: with "parallel", by default {"type": "ddp"}. To be called before the optimizer is made of the parameters.
-    The model may be on the CPU still; it ends on the device.
-    """
-    if world_size() == 1:
-        return model.to(device)
+def parallelize(model: torch.nn.Module, config: Any, device: torch.device) -> torch.nn.Module:
+    """See world.parallelize."""
     if config["trainer"].get("channels_last"):
         model = model.to(memory_format=torch.channels_last)  # before memory for gradients is laid out
     section = {"type": "ddp", **(config.get("parallel") or {})}
@@ -29,61 +23,63 @@ def parallelize(model, config, device):
         refuse_settings(config["trainer"])  # fsdp moves the model itself, which may be too large for one device
     else:
         model = model.to(device)
-    batch_norm = torch.nn.modules.batchnorm._BatchNorm
+    batch_norm = torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d
     if any(isinstance(m, batch_norm) for m in model.modules()) and not section.get("args", {}).get("sync_batchnorm"):
-        remedy = "; parallel.args.sync_batchnorm takes them of all" if device.type == "cuda" else ""
         config.get_logger("parallel").warning(
-            "batch norm: each process takes statistics of its own part of a batch, so numbers are not those of one%s",
-            remedy,
+            "batch norm: each process computes statistics of its own part of a batch, so the numbers differ from those "
+            "of one process%s",
+            "; parallel.args.sync_batchnorm computes them over all" if device.type == "cuda" else "",
         )
     return config.build("parallel", section, model, device)
 
 
 def ddp(
-    model,
-    device,
+    model: torch.nn.Module,
+    device: torch.device,
     *,
     sync_batchnorm: bool = False,
     find_unused_parameters: bool = False,
     bucket_mb: float = 25.0,
     checkpoint_activations: list | None = None,
-):
-    """A copy in each process, which exchange gradients during the backward pass.
+) -> torch.nn.Module:
+    """A copy of the model in each process; the backward pass averages their gradients.
 
-    sync_batchnorm: statistics of batch norm over the whole batch, not each process's part of it; on GPUs only.
-    find_unused_parameters: needed if some parameters have no part in some steps, as with Freeze; slower. bucket_mb: how
-    much of the gradients travels together. checkpoint_activations: as for fsdp. Source: Li et al., PyTorch
-    Distributed, 2020.
+    sync_batchnorm: compute the statistics of batch norm over the whole batch; on GPUs only.
+    find_unused_parameters: needed if some parameters have no part in some steps, as with Freeze; slower.
+    bucket_mb: megabytes of gradients that are sent together.
+    checkpoint_activations: patterns of modules whose activations the backward pass computes again to save memory.
+
+    Source: Li et al., PyTorch Distributed, 2020.
     """
     if not 0 < bucket_mb <= 10_000:
         raise UserError(f"bucket_mb: got {bucket_mb}; it should be above 0, and 10000 at most")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         return model
-    model = with_sync_batchnorm(model, device) if sync_batchnorm else model
-    forget_activations(model, checkpoint_activations)
-    wrapped = torch.nn.parallel.DistributedDataParallel(
+    model = _prepared(model, device, sync_batchnorm, checkpoint_activations)
+    wrapped = DistributedDataParallel(
         model,
         device_ids=[device] if device.type == "cuda" else None,
         find_unused_parameters=find_unused_parameters,
-        bucket_cap_mb=bucket_mb,
+        bucket_cap_mb=bucket_mb,  # pyright: ignore[reportArgumentType]
         gradient_as_bucket_view=True,
     )
     sparse = any(getattr(module, "sparse", False) for module in model.modules())
-    if not find_unused_parameters and not sparse:  # with it, torch leaves them as they are; a sum would make them dense
+    # torch keeps the layout with find_unused_parameters; a sum would make sparse gradients dense
+    if not find_unused_parameters and not sparse:
         _settle_buckets(wrapped)
     return wrapped
 
 
 def _settle_buckets(wrapped):
-    """Have gradients laid out for good before the first step: from the last layer's to the first one's.
+    """Fix the layout of the gradients before the first step: from the last layer's to the first one's.
 
-    Torch does it after the first step of each process, by the order in which gradients came. The sums of three or more
-    processes round differently by where in a bucket a gradient lies, so a resumed run's first step would differ.
+    torch does it after the first step of each process, in the order in which gradients came. The sums of three or more
+    processes round differently depending on a gradient's place in a bucket, so a resumed run's first step would differ.
     """
     model = wrapped.module
     wrapped.module = _SumOfParameters(model)
     try:
-        for _ in range(2):  # the second forward pass takes notice of what the first backward pass has shown
+        for _ in range(2):  # the second forward pass applies the order of the first backward pass
             wrapped().backward()
     finally:
         wrapped.module = model
@@ -101,40 +97,37 @@ class _SumOfParameters(torch.nn.Module):
         return sum(p.sum().real * 0 for p in self.model.parameters() if p.requires_grad)
 
 
-def needs_all_gradients(model):
-    """Whether every step must give every parameter that was trained at the beginning a gradient."""
-    return isinstance(model, torch.nn.parallel.DistributedDataParallel) and not model.find_unused_parameters
-
-
 def fsdp(
-    model,
-    device,
+    model: torch.nn.Module,
+    device: torch.device,
     *,
     units: list | None = None,
     mixed_precision: Literal["bf16"] | None = None,
     reshard_after_forward: bool = True,
     checkpoint_activations: list | None = None,
     sync_batchnorm: bool = False,
-):
+) -> torch.nn.Module:
     """The model with a shard of each parameter, its gradient and the optimizer's state in each process.
 
-    units: patterns of the modules, as ["layers.*"], whose parameters are brought together when they are needed, and let
-    go of afterwards: of those within each other the outer ones; by default the model's parts, and the items of those
-    that are a Sequential or a ModuleList. The rest of the model is one more unit.
-    mixed_precision: "bf16" brings them together, and computes, in bfloat16; the shards stay as they are, and gradients
-    add up in float32. reshard_after_forward: False keeps what has been brought together until the backward pass,
-    which needs memory and saves sending it again. checkpoint_activations: patterns of modules whose activations are
-    computed again in the backward pass instead of being kept. sync_batchnorm: as for ddp.
+    units: patterns of modules, as ["layers.*"], whose parameters are gathered when needed and freed afterwards; of
+        nested modules the outer one counts. By default the children of the model, and the items of those that are a
+        Sequential or a ModuleList. The rest of the model is one more unit.
+    mixed_precision: "bf16" gathers and computes in bfloat16; shards stay as they are, gradients add up in float32.
+    reshard_after_forward: False keeps gathered parameters until the backward pass, which saves sending them again.
+    checkpoint_activations: patterns of modules whose activations the backward pass computes again to save memory.
+    sync_batchnorm: as for ddp.
+
     Source: Zhao et al., PyTorch FSDP, 2023; torch.distributed.fsdp.fully_shard.
     """
-    require_shard_files()
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+    from utils.distributed.process_group import end_threads_with
+
+    require_shard_files()
     if mixed_precision not in (None, "bf16"):
         raise UserError(f"mixed_precision: got {mixed_precision!r}; it should be 'bf16' or null")
-    model = with_sync_batchnorm(model, device) if sync_batchnorm else model
-    forget_activations(model, checkpoint_activations)
+    model = _prepared(model, device, sync_batchnorm, checkpoint_activations)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     low = torch.bfloat16 if mixed_precision else None
@@ -161,39 +154,18 @@ def _settle(tensors, device):
             torch.distributed.broadcast(tensor.data.reshape(-1).view(torch.uint8), src=0)
 
 
-def forget_activations(model, patterns):
-    """Have the model's modules of these names compute their activations again in the backward pass."""
-    if not patterns:
-        return
-    named = {name: module for name, module in model.named_modules() if name}
-    for name in _outermost(choose_names(patterns, named, "checkpoint_activations", kind="module")):
-        # no wrapper, so that names in checkpoints stay
-        named[name].forward = functools.partial(checkpoint, named[name].forward, use_reentrant=False)
-
-
-def with_sync_batchnorm(model, device):
-    """The model with layers of batch norm that take their statistics over all processes."""
-    if device.type != "cuda":
-        raise UserError(f"sync_batchnorm: torch has it for GPUs only, and this run is on {device}; leave it out")
-    return torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
-
-
-def exchange_gradients(model, wanted):
-    """Have the next backward pass of the model exchange gradients between the processes, or only add them up here.
-
-    A sharded model always exchanges them: no process could hold the whole sum.
-    """
-    if isinstance(model, torch.nn.parallel.DistributedDataParallel):
-        model.require_backward_grad_sync = wanted
-
-
-def average_gradients(parameters):
-    """Give the parameters' gradients, which backward passes have only added up here, their means over the processes."""
-    for parameter in parameters:
-        if parameter.requires_grad:  # whether or not it has had a part in the steps of this process
-            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            torch.distributed.all_reduce(gradient.div_(world_size()))
-            parameter.grad = gradient
+def _prepared(model, device, sync_batchnorm, checkpoint_activations):
+    """The model with what ddp and fsdp have in common."""
+    if sync_batchnorm:
+        if device.type != "cuda":
+            raise UserError(f"sync_batchnorm: torch has it for GPUs only, and this run is on {device}; leave it out")
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if checkpoint_activations:
+        named = {name: module for name, module in model.named_modules() if name}
+        for name in _outermost(choose_names(checkpoint_activations, named, "checkpoint_activations", kind="module")):
+            # no wrapper, so that names in checkpoints stay
+            named[name].forward = functools.partial(checkpoint, named[name].forward, use_reentrant=False)
+    return model
 
 
 def _units(model, patterns):
@@ -221,7 +193,7 @@ def _tied(model, units):
 
 
 def _default_units(model):
-    """Names of the model's parts, and of the items of those that only hold a list."""
+    """Names of the model's children, and of the items of those that only hold a list."""
     for name, part in model.named_children():
         if isinstance(part, (torch.nn.Sequential, torch.nn.ModuleList)):
             yield from (f"{name}.{item}" for item, _ in part.named_children())
@@ -230,13 +202,36 @@ def _default_units(model):
 
 
 def _outermost(names):
-    """Those of the names that are not within another one."""
+    """The names that are not within another one."""
     names = list(names)
     return [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
 
 
-def refuse_settings(trainer):
-    """Raise UserError for settings of the trainer that sharded models do not have."""
+def needs_all_gradients(model: torch.nn.Module) -> bool:
+    """Whether every step must give every parameter that was trained at the beginning a gradient."""
+    return isinstance(model, DistributedDataParallel) and not model.find_unused_parameters
+
+
+def exchange_gradients(model: torch.nn.Module | None, wanted: bool) -> None:
+    """Have the next backward pass of the model exchange gradients between the processes, or only add them up here.
+
+    A sharded model always exchanges them: no process could hold the whole sum.
+    """
+    if isinstance(model, DistributedDataParallel):
+        model.require_backward_grad_sync = wanted
+
+
+def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Give the parameters' gradients, which backward passes have only added up here, their means over the processes."""
+    for parameter in parameters:
+        if parameter.requires_grad:  # whether or not it has had a part in the steps of this process
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            torch.distributed.all_reduce(gradient.div_(world_size()))
+            parameter.grad = gradient
+
+
+def refuse_settings(trainer: dict[str, Any]) -> None:
+    """Raise UserError for settings of the section "trainer" that sharded models do not have."""
     remedy = 'or use parallel.type "ddp"'
     if trainer.get("async_save"):
         raise UserError(f"trainer.async_save: shards are saved by all processes together; leave it out, {remedy}")

@@ -1,4 +1,4 @@
-"""How a process becomes one of a run's, on which device, and how all of them end when one does."""
+"""How one of several processes joins the others, on which device, and how all of them end when one does."""
 
 import contextlib
 import gc
@@ -10,42 +10,34 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
-from utils.config.changes import differences
-from utils.device import prepare_device
-from utils.distributed import contact
-from utils.distributed.launch import meeting_folder
-from utils.distributed.messages import barrier, close_group, gather, is_first_to_say, open_group
-from utils.distributed.world import is_main, rank, who, world_size
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
+
+from utils.distributed import contact, messages
+from utils.distributed.launch import is_main, meeting_folder, rank, who, world_size
+from utils.distributed.messages import gather, is_first_to_say
 from utils.errors import UserError, log_error, print_error
+from utils.json_io import differences
 
 DEFAULT_TIMEOUT_SECONDS = 600.0
 _LAST_WORDS_SECONDS = 2.0  # how long to wait, at the end, for what the first process says
-_LET_GO_SECONDS = 0.2  # in which threads of torch's let go of the last things that were sent
-_meshes = []  # of sharded models
+_RELEASE_SECONDS = 0.2  # for torch's threads to release what was sent last
+_meshes: list[DeviceMesh] = []  # of sharded models
 
 
 @contextlib.contextmanager
-def joined(config, resume=None, device=None):
-    """Within it this process is one of the run's. A traceback that leaves it is in the run's log, too.
-
-    config: the merged config, a plain dict. resume: text that tells which checkpoint the run goes on from. device: used
-    instead of the config's. Raises UserError if the processes cannot find each other, or were not given the same. An
-    error ends all processes, and is told once; so does the end of one of them, which the others tell of.
-    """
-    if world_size() == 1:
-        try:
-            yield
-        except Exception as error:
-            _log_traceback(error)
-            raise
-        return
+def joined(config: dict[str, Any], resume: str | None, device: str | None) -> Iterator[None]:
+    """See world.joined."""
     _join(config, device)
     try:
-        _require_same({"config": config, "resume": resume, "torch": _torch_version()})
+        _require_same({"config": config, "resume": resume, "torch": torch.__version__})
         yield
-        barrier()
+        gather(None)  # wait for all
         _end_threads()
     except UserError as error:
         contact.has_ended(2)
@@ -55,25 +47,27 @@ def joined(config, resume=None, device=None):
         raise SystemExit(2) from None
     except BaseException as error:
         if contact.is_lost(error):
-            status = contact.report_lost(error, rank(), world_size(), _timeout_seconds(config))
+            status = contact.report_lost(error, _timeout_seconds(config))
             _end_on_gpu(status)
             raise SystemExit(status) from None
-        contact.has_ended(_status_of(error), _in_short(error))
-        _log_traceback(error)
-        _end_on_gpu(_status_of(error), error)
+        status, why = 1, ""
+        if isinstance(error, Exception):
+            why = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            log_error(who() + "".join(traceback.format_exception(error)).rstrip())
+        elif isinstance(error, KeyboardInterrupt):
+            status = 128 + signal.SIGINT
+        elif isinstance(error, SystemExit) and isinstance(error.code, int | None):
+            status = error.code or 0
+        contact.has_ended(status, why)
+        _end_on_gpu(status, error)
         raise
     finally:
         _leave()
 
 
-def process_device(settings):
-    """The torch.device of this process. settings: with n_gpu and device. Raises UserError if they do not fit."""
-    if world_size() == 1:
-        return prepare_device(settings.n_gpu, settings.device)[0]
-    import torch
-
+def process_device(n_gpu: int, name: str) -> torch.device:
+    """See world.process_device."""
     local_rank, on_host = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    n_gpu, name = settings.n_gpu, settings.device
     found = torch.cuda.device_count() if name in ("auto", "cuda") and n_gpu else 0
     if n_gpu > 1 and (min(n_gpu, found) or n_gpu) != on_host:
         raise UserError(
@@ -85,7 +79,7 @@ def process_device(settings):
     if not found and name != "cuda":
         return torch.device("cpu")
     if "LOCAL_RANK" not in os.environ:
-        raise UserError("LOCAL_RANK: not set, which says which GPU is whose; start with torchrun, which sets it")
+        raise UserError("LOCAL_RANK: not set, and it says which GPU is whose; start with torchrun, which sets it")
     on_host = max(on_host, local_rank + 1)
     if found < on_host:
         raise UserError(f"{_count(on_host)} on this host, and torch finds {found} CUDA devices; start one for each")
@@ -93,11 +87,34 @@ def process_device(settings):
 
 
 def _join(config, device_name):
-    import torch.distributed as dist
+    _require_launcher((config.get("parallel") or {}).get("processes"))
+    device = process_device(config.get("n_gpu", 1), device_name or config.get("device", "auto"))
+    timeout = timedelta(seconds=_timeout_seconds(config))
+    # torch waits forever for a server that is not a store
+    late = threading.Timer(timeout.total_seconds() + 1, _give_up)
+    late.daemon = True
+    late.start()
+    try:
+        contact.store = store = _open_store(timeout)
+        _require_same_kind(store, device.type)  # processes with and without a GPU would wait forever for each other
+        place = {"store": store, "rank": rank(), "world_size": world_size(), "timeout": timeout}
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # what names no GPU means this process's
+            dist.init_process_group("nccl", device_id=device, **place)
+        else:
+            dist.init_process_group("gloo", **place)
+        messages.group = dist.new_group(backend="gloo", timeout=timeout)
+    except UserError:
+        raise
+    except (dist.DistError, ValueError, RuntimeError) as error:
+        raise UserError(_cannot_meet(str(error).splitlines()[0])) from None
+    finally:
+        late.cancel()
 
-    from utils.config.schema import RunSettings
 
-    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+def _require_launcher(wanted):
+    """Raise UserError unless the environment is complete and fits. wanted: parallel.processes."""
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not (meeting_folder() or os.environ.get(name))]
     if missing:
         raise UserError(f"{', '.join(missing)}: not set; start several processes with torchrun, which sets it")
     if not 0 <= rank() < world_size():
@@ -108,53 +125,27 @@ def _join(config, device_name):
         raise UserError(
             "--max-restarts: on several hosts, give torchrun an --rdzv-id too, by which a restart finds its run"
         )
-    settings = RunSettings.model_validate(config)
-    device = process_device(settings.model_copy(update={"device": device_name or settings.device}))
-    wanted, started = (config.get("parallel") or {}).get("processes"), int(os.environ.get("LOCAL_WORLD_SIZE", 0))
+    started = int(os.environ.get("LOCAL_WORLD_SIZE", 0))
     if started and wanted not in (None, started):
         raise UserError(f"parallel.processes: {wanted}, and the launcher has started {_count(started)} on this host")
-    timeout = timedelta(seconds=_timeout_seconds(config))
-    late = threading.Timer(timeout.total_seconds() + 1, _give_up)  # torch waits for good for what is no store
-    late.daemon = True
-    late.start()
-    try:
-        store = _open_store(timeout)
-        _require_same_kind(store, device.type)  # those on GPUs and those without wait in vain for each other
-        place = {"store": store, "rank": rank(), "world_size": world_size(), "timeout": timeout}
-        if device.type == "cuda":
-            import torch
-
-            torch.cuda.set_device(device)  # what names no GPU means this process's
-            dist.init_process_group("nccl", device_id=device, **place)
-        else:
-            dist.init_process_group("gloo", **place)
-        open_group(timeout)
-    except UserError:
-        raise
-    except (dist.DistError, ValueError, RuntimeError) as error:
-        raise UserError(_cannot_meet(str(error).splitlines()[0])) from None
-    finally:
-        late.cancel()
 
 
 def _open_store(timeout):
     """The store through which the processes of this start find each other: a file, or torchrun's."""
-    import torch.distributed as dist
-
-    if meeting_folder():
-        store = dist.FileStore(os.path.join(meeting_folder(), "store"))
+    if folder := meeting_folder():
+        store = dist.FileStore(os.path.join(folder, "store"))
         store.set_timeout(timeout)
         return store
     store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        store = contact.store_of_start(store, rank(), world_size(), timeout.total_seconds())
+        return contact.store_of_start(store, timeout.total_seconds())
     return store
 
 
 def _cannot_meet(reason):
-    """What an error says of processes that have not found each other."""
-    address = f"at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    place = f"in {meeting_folder()} (below TMPDIR)" if meeting_folder() else address
+    """The message of an error of processes that have not found each other."""
+    folder = meeting_folder()
+    place = f"in {folder} (below TMPDIR)" if folder else "at {MASTER_ADDR}:{MASTER_PORT}".format_map(os.environ)
     return f"{who()}cannot meet the other {world_size() - 1} {place}: {reason}"
 
 
@@ -172,40 +163,33 @@ def _give_up():
     os._exit(2)
 
 
-def _status_of(error):
-    """The exit status that an error ends a process with."""
-    if isinstance(error, KeyboardInterrupt):
-        return 128 + signal.SIGINT
-    if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
-        return error.code or 0
-    return 1
+def _require_same(start):
+    """Raise UserError, naming the differences, if the processes were not started with the same values."""
+    (first, host), *others = gather((start, platform.node()))
+    for number, (other, other_host) in enumerate(others, start=1):
+        changed = differences(first, other)
+        if changed:
+            raise UserError(
+                f"rank {number}, on {other_host}, was started with something else than rank 0, on {host}: "
+                f"{'; '.join(changed)}"
+            )
 
 
-def _in_short(error):
-    """ "ZeroDivisionError: division by zero"; "" for what is no error."""
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0] if isinstance(error, Exception) else ""
+def _end_on_gpu(status, unreported=None):
+    """End a process that uses a GPU at once: leaving the group waits for kernels that may wait for a lost process.
 
-
-def _log_traceback(error):
-    if isinstance(error, Exception) and not isinstance(error, UserError):  # which is told in a line
-        log_error(who() + "".join(traceback.format_exception(error)).rstrip())
-
-
-def _end_on_gpu(status, untold=None):
-    """End a process of a GPU at once: one that leaves the group waits for kernels, and they for what may be gone.
-
-    untold: an error that nobody has told of yet. Returns on the CPU, where nothing waits for good.
+    unreported: an error that nobody has reported yet. Returns on the CPU, where leaving does not wait.
     """
     if not _on_gpu():
         return
-    if isinstance(untold, KeyboardInterrupt):
+    if isinstance(unreported, KeyboardInterrupt):
         if is_main():
             print("interrupted", file=sys.stderr)
-    elif isinstance(untold, SystemExit):
-        if isinstance(untold.code, str):
-            print(untold.code, file=sys.stderr)
-    elif untold is not None:
-        traceback.print_exception(untold)
+    elif isinstance(unreported, SystemExit):
+        if isinstance(unreported.code, str):
+            print(unreported.code, file=sys.stderr)
+    elif unreported is not None:
+        traceback.print_exception(unreported)
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # nobody may be reading any more
@@ -214,8 +198,6 @@ def _end_on_gpu(status, untold=None):
 
 
 def _on_gpu():
-    import torch.distributed as dist
-
     return dist.get_backend() == "nccl"
 
 
@@ -223,51 +205,30 @@ def _timeout_seconds(config):
     return (config.get("parallel") or {}).get("timeout_seconds", DEFAULT_TIMEOUT_SECONDS)
 
 
-def end_threads_with(mesh):
-    """Have a run that ends well end the threads with which torch sends what is sharded over the DeviceMesh.
+def end_threads_with(mesh: DeviceMesh) -> None:
+    """At the end of a run without errors, end the threads with which torch sends tensors over this DeviceMesh.
 
-    What torch caches of sharded tensors keeps the mesh, and so the threads. One that lets go of a tensor while
-    Python ends asks for Python's lock, is ended for that before Python 3.14, and takes the process along: "terminate
-    called without an active exception".
+    torch's caches of sharded tensors keep the mesh, and the mesh its threads. A thread that releases a tensor while
+    Python shuts down needs Python's lock; before Python 3.14 that ends the thread, and with it the process: "terminate
+    called without an active exception". torch has no remedy: one was given up in pytorch pull request 179291.
     """
     _meshes.append(mesh)
 
 
 def _end_threads():
-    if not _meshes:
-        return
     for mesh in _meshes:
-        # where a DeviceMesh keeps its groups: it has no public method that releases them
+        # a DeviceMesh keeps its groups there, and has no public method to release them
         getattr(mesh, "_pg_registry", {}).clear()
-    _meshes.clear()
-    gc.collect()  # the model has them too
+    if _meshes:
+        _meshes.clear()
+        gc.collect()  # the model has them too
 
 
 def _leave():
-    import torch.distributed as dist
-
-    close_group()
+    contact.store = contact.place = messages.group = None
     dist.destroy_process_group()
     if "torch.distributed.tensor" in sys.modules:
-        time.sleep(_LET_GO_SECONDS)  # see end_threads_with, for runs that end early
-
-
-def _require_same(start):
-    """Raise UserError, naming the differences, if the processes were not started with the same."""
-    first, *others = gather({**start, "host": platform.node()})
-    for number, other in enumerate(others, start=1):
-        changed = differences(first | {"host": None}, other | {"host": None})
-        if changed:
-            raise UserError(
-                f"rank {number}, on {other['host']}, was started with something else than rank 0, on {first['host']}: "
-                f"{'; '.join(changed)}"
-            )
-
-
-def _torch_version():
-    import torch
-
-    return torch.__version__
+        time.sleep(_RELEASE_SECONDS)  # see end_threads_with, for runs that end early
 
 
 def _count(processes):

@@ -1,14 +1,13 @@
 """The sharded tensors of a checkpoint: a folder beside its file, into which each process writes what it holds.
 
-They go through torch.distributed.checkpoint, which brings them to any number of processes, as .safetensors files: its
-own format is read by unpickling, which a file from a stranger could use to run code. The folder is complete before the
-checkpoint's file, which names it, is there; several files may name one folder. Its file sha256.json has the checksum of
-each shard, and the checkpoint's file has that of sha256.json.
+torch.distributed.checkpoint writes and reads them, for any number of processes, as .safetensors files: its own format
+is read by unpickling, by which a file from a stranger could run code. The folder is complete before the checkpoint's
+file, which names it; several files may name one folder. Its file sha256.json has the checksum of each shard, and the
+checkpoint's file has the checksum of sha256.json.
 """
 
 import contextlib
 import hashlib
-import inspect
 import json
 import math
 import os
@@ -17,13 +16,13 @@ import secrets
 import shutil
 import warnings
 from collections import Counter, OrderedDict
-from importlib.util import find_spec
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
-from utils.distributed.messages import broadcast, decided_by_main, gather, process_group
-from utils.distributed.shards import is_shard
-from utils.distributed.world import is_main, rank
-from utils.errors import CheckpointError, UserError
+from utils.distributed.shards import is_shard, missing_for_shards
+from utils.distributed.world import broadcast, decided_by_main, gather, is_main, rank
+from utils.errors import CheckpointError
 from utils.files import flush_folder, replacing
 from utils.untrusted import as_count
 
@@ -36,10 +35,13 @@ _DTYPES = ("float64", "float32", "bfloat16", "float16")
 NOTE_BYTES = 400  # at most
 
 
-def with_shards_saved(state, parent, stem):
-    """The state with its sharded tensors in a new folder in parent, None in their places, and "shards" on them.
+# ---- saving, by several processes
 
-    All processes must call it. stem: what the folder's name begins with. Raises CheckpointError, in all of them, if one
+
+def with_shards_saved(state: Any, parent: Path, stem: str) -> Any:
+    """The state with None in place of its sharded tensors, saved in a new folder in parent, and "shards" about them.
+
+    All processes must call it. stem: the beginning of the folder's name. Raises CheckpointError, in all of them, if one
     cannot write.
     """
     found = {}
@@ -54,82 +56,170 @@ def with_shards_saved(state, parent, stem):
     return {**rest, "shards": {"note": note, "tensors": listed}}
 
 
+def _without_shards(value, at, found):
+    if is_shard(value):
+        found[at] = value.detach()
+        return None
+    if type(value) in (dict, OrderedDict, Counter):
+        new = type(value)()
+        for key, item in value.items():
+            new[key] = _without_shards(item, (*at, key), found)
+        if isinstance(value, OrderedDict):
+            vars(new).update(vars(value))  # a module's state has the versions of its parts there
+        return new
+    if type(value) in (list, tuple):
+        return type(value)(_without_shards(item, (*at, i), found) for i, item in enumerate(value))
+    return value
+
+
+def _name(at):
+    return "/".join(map(str, at))
+
+
 def _save(tensors, parent, stem):
-    """Write {name: sharded tensor} into a new folder; returns the note on it."""
+    """Write {name: sharded tensor} into a new folder; returns the note about it for the checkpoint's file."""
     plain_stem = re.sub(r"^\.|[^\w.+-]", "_", stem, flags=re.ASCII)  # as a note is read
-    name = broadcast(f"{plain_stem}-{secrets.token_hex(8)}{_ENDING}")
-    temporary = parent / f".{name}.tmp"
+    folder = parent / broadcast(f"{plain_stem}-{secrets.token_hex(8)}{_ENDING}")
+    temporary = parent / f".{folder.name}.tmp"
     try:
-        with _told_of(parent / name):
+        with _system_errors(folder):
             _write(tensors, temporary)
-        sums = {file: digest for of_one in gather(_sums_of_own(temporary)) for file, digest in of_one.items()}
-        return decided_by_main(lambda: _complete(temporary, parent / name, sums))
+        own = {path.name: _digest(path) for path in temporary.glob(f"shard-{rank() + 1:05d}-*")}
+        sums = {name: digest for of_one in gather(own) for name, digest in of_one.items()}
+        return decided_by_main(lambda: _complete(temporary, folder, sums))
     finally:
         if is_main():
             shutil.rmtree(temporary, ignore_errors=True)  # if it is still there
 
 
-def read_shards(state, folder, mesh=None):
-    """Put the tensors that the state lists under "shards", which it takes out, in their places.
-
-    mesh: the processes over which they are sharded now; None for whole ones, on the CPU. Raises CheckpointError.
-    """
-    import torch
+def _write(tensors, temporary):
+    """Each process its file, flushed to the disk."""
     from torch.distributed import checkpoint
     from torch.distributed.checkpoint.api import CheckpointException
 
-    if find_spec("safetensors") is None:
-        raise CheckpointError(f"{folder}: needs the package safetensors; install it: pip install safetensors")
-    if newer := _newer_torch():
-        raise CheckpointError(f"{folder}: needs {newer}")
+    from utils.distributed import messages
+
+    writer = checkpoint.HuggingFaceStorageWriter(str(temporary), save_distributed=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            checkpoint.save(tensors, storage_writer=writer, process_group=messages.group)
+    except CheckpointException as error:  # raised in all processes; torch's text is a traceback of each
+        failure = next(iter(error.failures.values()))[0]
+        if isinstance(failure, OSError):
+            raise failure from None
+        raise OSError(f"{type(failure).__name__}: {failure}") from error
+
+
+def _complete(temporary, folder, sums):
+    """Give the folder its list of checksums and its name; returns the note about it."""
+    missing = [file for file in sums if not (temporary / file).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"trainer.save_dir: {folder.parent} is not one folder for all processes: {missing[0]} is not in rank 0's; "
+            "shards need one that all hosts share"
+        )
+    listed = json.dumps(sums, indent=1).encode()
+    with _system_errors(folder):
+        with replacing(temporary / _SUMS, "the shards", CheckpointError) as file:
+            file.write(listed)
+        os.replace(temporary, folder)
+        flush_folder(folder.parent)
+    return f"shards:{folder.name}:{hashlib.sha256(listed).hexdigest()};"
+
+
+@contextlib.contextmanager
+def _system_errors(folder) -> Iterator[None]:
+    """Within it an OSError becomes a CheckpointError."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise CheckpointError(
+            f"{folder}: cannot save the shards: {reason}; the files before it are untouched"
+        ) from error
+
+
+def delete_unnamed(folder: str | Path, named: Collection[str]) -> None:
+    """Delete folders of shards whose names are not among the named ones, and what killed saves have left."""
+    unnamed = [shards for shards in Path(folder).glob(f"*{_ENDING}") if shards.name not in named]
+    for path in [*unnamed, *Path(folder).glob(f".*{_ENDING}.tmp")]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+# ---- reading, by one process or several
+
+
+def read_shards(state: dict[str, Any], folder: Path, mesh: Any = None) -> dict[str, Any]:
+    """The state with the tensors, which it lists under "shards", put back in their places.
+
+    mesh: the processes over which they are sharded now; None for whole ones, on the CPU. Raises CheckpointError.
+    """
+    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    if missing := missing_for_shards():
+        raise CheckpointError(f"{folder}: needs {missing}")
     try:
         listed = state.pop("shards")["tensors"]
-        at = {_name(entry["at"]): entry["at"] for entry in listed}
-        _require_bytes(torch, listed, folder)
-        empty = {_name(entry["at"]): _empty(torch, entry, mesh) for entry in listed}
+        _require_bytes(listed, folder)
+        tensors = {_name(entry["at"]): _empty(entry, mesh) for entry in listed}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it reads for this process alone, as is meant
-            checkpoint.load(empty, storage_reader=checkpoint.HuggingFaceStorageReader(str(folder)), no_dist=True)
-        for name, tensor in empty.items():
-            *path, last = at[name]
+            checkpoint.load(tensors, storage_reader=checkpoint.HuggingFaceStorageReader(str(folder)), no_dist=True)
+        for entry in listed:
+            *path, last = entry["at"]
             place = state
             for key in path:
                 place = place[key]
-            place[last] = tensor
-    except (Exception, CheckpointException) as error:  # whatever a hostile folder makes torch's reader raise
+            place[last] = tensors[_name(entry["at"])]
+    except (Exception, CheckpointException) as error:  # a hostile folder can make torch's reader raise anything
         raise CheckpointError(f"{folder}: refused: its shards are not those of the checkpoint beside it") from error
     return state
 
 
-def _require_bytes(torch, listed, folder):
+def _require_bytes(listed, folder):
     """Raise ValueError if the tensors that a checkpoint lists are larger than the shards, before memory is taken."""
-    claimed = sum(math.prod(map(as_count, entry["shape"])) * _dtype(torch, entry).itemsize for entry in listed)
+    claimed = sum(math.prod(map(as_count, entry["shape"])) * _dtype(entry).itemsize for entry in listed)
     if claimed > sum(path.stat().st_size for path in folder.iterdir()):
         raise ValueError(f"its shards are to have {claimed} bytes")
 
 
-def note_of(ending):
-    """(name of the folder, checksum of its list) by what stands before a checkpoint file's seal; None if nothing does.
+def _empty(entry, mesh):
+    import torch
 
-    ending: the bytes before the seal.
-    """
+    if mesh is None:
+        return torch.empty(entry["shape"], dtype=_dtype(entry))
+    from torch.distributed.tensor import Shard, empty
+
+    return empty(entry["shape"], dtype=_dtype(entry), device_mesh=mesh, placements=[Shard(0)])
+
+
+def _dtype(entry):
+    import torch
+
+    if entry["dtype"] not in _DTYPES:
+        raise ValueError(entry["dtype"])
+    return getattr(torch, entry["dtype"])
+
+
+def note_of(ending: bytes) -> tuple[str, str] | None:
+    """(name of the folder, checksum of its list) in the bytes before a checkpoint file's seal; None without shards."""
     match = _NOTE.search(ending)
     return (match[1].decode(), match[2].decode()) if match else None
 
 
-def verify_shards(folder, digest):
-    """Raise CheckpointError unless the folder's files are those that were written, and what they were then."""
+def verify_shards(folder: Path, digest: str) -> None:
+    """Raise CheckpointError unless the folder holds exactly the files that were written, unchanged."""
     try:
         present = {entry.name: entry.is_file(follow_symlinks=False) for entry in os.scandir(folder)}
-        strange = [name for name, is_file in present.items() if not is_file]  # a pipe could be read for good
+        strange = [name for name, is_file in present.items() if not is_file]  # to read a pipe could take forever
         if strange:
             raise CheckpointError(f"{folder / strange[0]}: refused: shards are plain files")
         listed = (folder / _SUMS).read_bytes()
         if hashlib.sha256(listed).hexdigest() != digest:
             raise CheckpointError(f"{folder / _SUMS}: damaged: its bytes do not match its checksum")
-        sums = _sums_of(listed)
-        if sums is None:
-            raise CheckpointError(f"{folder / _SUMS}: refused: it is no list of files and their checksums")
+        sums = _sums_of(listed, folder / _SUMS)
         unlisted = present.keys() - sums.keys() - {_SUMS}
         if unlisted:
             raise CheckpointError(f"{folder / min(unlisted)}: refused: it is none of the checkpoint's shards")
@@ -142,129 +232,15 @@ def verify_shards(folder, digest):
         raise CheckpointError(f"{folder}: cannot read the shards: {error.strerror}") from error
 
 
-def _sums_of(listed):
-    """{name of a file in the folder: its SHA-256}, as the bytes of the list say; None if they are anything else."""
+def _sums_of(listed, path):
+    """{name of a file in the folder: its SHA-256}, from the bytes of the list at path."""
     try:
         sums = json.loads(listed)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(sums, dict):
-        return None
-    fits = all(_FILE.fullmatch(name) and isinstance(of, str) and _SHA256.fullmatch(of) for name, of in sums.items())
-    return sums if fits else None
-
-
-def delete_unnamed(folder, named):
-    """Delete the folders of shards of which the name is not among the named ones, and what killed saves left."""
-    for shards in Path(folder).glob(f"*{_ENDING}"):
-        if shards.name not in named:
-            shutil.rmtree(shards, ignore_errors=True)
-    for left_over in Path(folder).glob(f".*{_ENDING}.tmp"):
-        shutil.rmtree(left_over, ignore_errors=True)
-
-
-def require_shard_files():
-    """Raise UserError if what saves shards is missing: the package safetensors, or a part of torch's."""
-    if find_spec("safetensors") is None:
-        raise UserError("it saves its shards with the package safetensors, which is not there; pip install safetensors")
-    if newer := _newer_torch():
-        raise UserError(f"it saves its shards with {newer}")
-
-
-def _newer_torch():
-    """Which torch has what shards are saved with, and that it is not this one; None if it is."""
-    import torch
-    from torch.distributed.checkpoint import HuggingFaceStorageWriter
-
-    if "save_distributed" in inspect.signature(HuggingFaceStorageWriter).parameters:
-        return None
-    return f"torch 2.9 or newer, and this is {torch.__version__}"
-
-
-def _without_shards(value, at, found):
-    if is_shard(value):
-        found[at] = value.detach()
-        return None
-    if type(value) in (dict, OrderedDict, Counter):
-        new = type(value)()
-        for key, item in value.items():
-            new[key] = _without_shards(item, (*at, key), found)
-        if isinstance(value, OrderedDict):
-            vars(new).update(vars(value))
-        return new
-    if type(value) in (list, tuple):
-        return type(value)(_without_shards(item, (*at, i), found) for i, item in enumerate(value))
-    return value
-
-
-def _name(at):
-    return "/".join(map(str, at))
-
-
-def _empty(torch, entry, mesh):
-    dtype = _dtype(torch, entry)
-    if mesh is None:
-        return torch.empty(entry["shape"], dtype=dtype)
-    from torch.distributed.tensor import Shard, empty
-
-    return empty(entry["shape"], dtype=dtype, device_mesh=mesh, placements=[Shard(0)])
-
-
-def _dtype(torch, entry):
-    if entry["dtype"] not in _DTYPES:
-        raise ValueError(entry["dtype"])
-    return getattr(torch, entry["dtype"])
-
-
-def _write(tensors, temporary):
-    """Each process its file, flushed to the disk."""
-    from torch.distributed import checkpoint
-    from torch.distributed.checkpoint.api import CheckpointException
-
-    writer = checkpoint.HuggingFaceStorageWriter(str(temporary), save_distributed=True)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            checkpoint.save(tensors, storage_writer=writer, process_group=process_group())
-    except CheckpointException as error:  # raised in all processes; torch's text is a traceback of each
-        failure = next(iter(error.failures.values()))[0]
-        if isinstance(failure, OSError):
-            raise failure from None
-        raise OSError(f"{type(failure).__name__}: {failure}") from error
-
-
-def _sums_of_own(folder):
-    """{name: SHA-256} of the files that this process has written."""
-    return {path.name: _digest(path) for path in folder.glob(f"shard-{rank() + 1:05d}-*")}
-
-
-def _complete(temporary, folder, sums):
-    """Give the folder its list of checksums and its name; returns the note on it."""
-    missing = [file for file in sums if not (temporary / file).is_file()]
-    if missing:
-        raise CheckpointError(
-            f"trainer.save_dir: {folder.parent} is not one folder for all processes: {missing[0]} is not in rank 0's; "
-            "shards need one that all hosts share"
-        )
-    listed = json.dumps(sums, indent=1).encode()
-    with _told_of(folder):
-        with replacing(temporary / _SUMS, "the shards", CheckpointError) as file:
-            file.write(listed)
-        os.replace(temporary, folder)
-        flush_folder(folder.parent)
-    return f"shards:{folder.name}:{hashlib.sha256(listed).hexdigest()};"
-
-
-@contextlib.contextmanager
-def _told_of(folder):
-    """Within it an error of the system becomes a CheckpointError."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        raise CheckpointError(
-            f"{folder}: cannot save the shards: {reason}; the files before it are untouched"
-        ) from error
+        if all(_FILE.fullmatch(name) and _SHA256.fullmatch(digest) for name, digest in sums.items()):
+            return sums
+    except (ValueError, RecursionError, AttributeError, TypeError):  # no JSON, no object, no text in it
+        pass
+    raise CheckpointError(f"{path}: refused: it is not a list of files and their checksums")
 
 
 def _digest(path):

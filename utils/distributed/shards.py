@@ -1,10 +1,16 @@
-"""Tensors of which each process holds a shard, as parallel.type "fsdp" makes them of parameters: torch's DTensors.
+"""Sharded tensors, torch's DTensors, which parallel.type "fsdp" makes of parameters: each process holds a shard.
 
-They are told by an attribute, since to import their module takes half a second, which other runs need not wait for.
+They are recognized by an attribute: to import their module takes half a second, which other runs need not wait for.
 """
 
-from utils.distributed.messages import broadcast
+import inspect
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
 from utils.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 # classes of torch.optim that treat each element by itself, so that shards come to the numbers of whole parameters
 _SHARDABLE = ("Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "SGD")
@@ -12,33 +18,33 @@ FUSED_SHARDABLE = ("Adam", "AdamW")
 """Those of them whose fused kernel torch can run on sharded parameters."""
 
 
-def is_shard(value):
+def is_shard(value: Any) -> bool:
     """Whether the value is a tensor that is sharded over the processes."""
     return hasattr(value, "device_mesh")
 
 
-def is_sharded(model):
+def is_sharded(model: "torch.nn.Module") -> bool:
     """Whether parameters of the model are sharded, so that all processes have to take part in its forward pass."""
     return mesh_of(model) is not None
 
 
-def mesh_of(model):
+def mesh_of(model: "torch.nn.Module") -> Any:
     """The processes, as a DeviceMesh, over which the model is sharded; None if it is not."""
     return next((parameter.device_mesh for parameter in model.parameters() if is_shard(parameter)), None)
 
 
-def local(tensor):
-    """What this process holds of the tensor; it may be empty."""
+def local(tensor: Any) -> "torch.Tensor":
+    """The part of the tensor that this process holds; it may be empty."""
     return tensor.to_local() if is_shard(tensor) else tensor
 
 
-def whole(tensor):
-    """All of the tensor, in each process; all must ask for it."""
+def whole(tensor: Any) -> "torch.Tensor":
+    """The whole tensor, in each process; all must ask for it."""
     return tensor.full_tensor() if is_shard(tensor) else tensor
 
 
-def sharded_like(target, value):
-    """The value, a tensor that each process has all of, sharded as the target is, if it is; others as they are."""
+def sharded_like(target: Any, value: Any) -> Any:
+    """The value, a whole tensor, sharded as the target is; the value itself if they do not fit."""
     if not is_shard(target) or is_shard(value) or value.shape != target.shape:
         return value
     from torch.distributed.tensor import distribute_tensor
@@ -47,18 +53,13 @@ def sharded_like(target, value):
     return distribute_tensor(value.to(target.device), target.device_mesh, target.placements, src_data_rank=None)
 
 
-def shows(writer, model):
-    """Whether this process works out what the first one's writer shows: with a sharded model all have to."""
-    return broadcast(writer.enabled) if is_sharded(model) else writer.enabled
-
-
-def refuse_sharded(model, what):
+def refuse_sharded(model: "torch.nn.Module", what: str) -> None:
     """Raise UserError if the model is sharded and `what` needs all of it in one process."""
     if is_sharded(model):
         raise UserError(f'{what} needs a whole model, and parallel.type "fsdp" shards it; leave it out, or use "ddp"')
 
 
-def require_shardable(optimizer, path: str, type_name: str):
+def require_shardable(optimizer: "torch.optim.Optimizer", path: str, type_name: str) -> None:
     """Raise UserError if the optimizer's parameters are sharded and it is not known to support that.
 
     path: of its section in the config. A class of a project's own declares that it treats each element by itself with
@@ -78,3 +79,21 @@ def require_shardable(optimizer, path: str, type_name: str):
             f"{path}.type: {type_name} with its fused kernel does not work on sharded parameters; leave out fused, or "
             f"{remedy}"
         )
+
+
+def require_shard_files() -> None:
+    """Raise UserError if something is missing to save shards."""
+    if missing := missing_for_shards():
+        raise UserError(f"it saves its shards with {missing}")
+
+
+def missing_for_shards() -> str | None:
+    """Return what is needed to save shards and is not there, with the remedy; None if nothing is missing."""
+    if find_spec("safetensors") is None:
+        return "the package safetensors, which is not installed: pip install safetensors"
+    import torch
+    from torch.distributed.checkpoint import HuggingFaceStorageWriter
+
+    if "save_distributed" not in inspect.signature(HuggingFaceStorageWriter).parameters:
+        return f"torch 2.9 or newer, and this is {torch.__version__}"
+    return None

@@ -1,54 +1,101 @@
-"""Who is there, as a launcher says in the environment, and who reads what: one process is a world of size one."""
+"""The processes of a run as the other rooms see them: which samples each reads, and what they tell each other.
 
-import functools
-import os
-from typing import NamedTuple
+One process is a world of size one, whose answers are all here. Files that communicate are imported where there are
+several. rank, world_size and is_main come from launch.py.
+"""
 
-from utils.errors import UserError
+import contextlib
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from utils.device import prepare_device
+from utils.distributed.launch import is_main, rank, world_size
+from utils.distributed.shards import is_sharded
+from utils.errors import UserError, log_error
+
+if TYPE_CHECKING:
+    import torch
+
+    from utils.distributed.messages import Agreement
+
+T = TypeVar("T")
+
+
+# ---- the run: its processes, their devices, their model
+
+
+@contextlib.contextmanager
+def joined(config: dict[str, Any], resume: str | None = None, device: str | None = None) -> Iterator[None]:
+    """Within it this process is one of the run's. A traceback that leaves it is in the run's log, too.
+
+    config: the merged config.
+    resume: text that identifies the checkpoint to resume from.
+    device: used instead of the config's.
+
+    Raises UserError if the processes cannot find each other, or were started with different values. An error ends all
+    processes and is reported once; so does the end of one of them, which the others report.
+    """
+    if world_size() > 1:
+        from utils.distributed.process_group import joined as joined_with_others
+
+        with joined_with_others(config, resume, device):
+            yield
+        return
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, UserError):  # which is reported in a line
+            log_error("".join(traceback.format_exception(error)).rstrip())
+        raise
+
+
+def process_device(n_gpu: int = 1, name: str = "auto") -> "torch.device":
+    """The device of this process. n_gpu, name: as of prepare_device. Raises UserError if they do not fit."""
+    if world_size() == 1:
+        return prepare_device(n_gpu, name)[0]
+    from utils.distributed import process_group
+
+    return process_group.process_device(n_gpu, name)
+
+
+def parallelize(model: "torch.nn.Module", config: Any, device: "torch.device") -> "torch.nn.Module":
+    """Return the model on the device, as the processes train it together; call it before the optimizer is made.
+
+    config: a ConfigParser with a section "parallel", by default {"type": "ddp"}. The model may still be on the CPU.
+    """
+    if world_size() == 1:
+        return model.to(device)
+    from utils.distributed import parallel
+
+    return parallel.parallelize(model, config, device)
+
+
+def seed_of_process(seed: int) -> int:
+    """The seed for random numbers that do not concern the data, such as dropout's: another one in each process."""
+    if is_main():
+        return seed
+    from utils.seed import derive_seed  # imports NumPy, which an error in a config need not wait for
+
+    return derive_seed(seed, rank())
+
+
+# ---- who reads which samples
 
 
 class Part(NamedTuple):
     """A process's part of a batch that all share."""
 
     own: int
-    """Samples that count for this process. It may be 0: the one sample that it reads then is not its own."""
+    """Samples that count for this process. If it is 0, the process reads one sample that counts for another one."""
     total: int
     """Samples of the batch."""
 
 
-@functools.cache
-def world_size():
-    """How many processes there are, as a launcher says in the environment."""
-    return _number("WORLD_SIZE") if "RANK" in os.environ and "WORLD_SIZE" in os.environ else 1
+def part_of(total: int, number: int | None = None) -> Part:
+    """The Part of a batch of `total` samples that process `number` has, by default this one.
 
-
-@functools.cache
-def rank():
-    """This process's number, from 0."""
-    return _number("RANK") if world_size() > 1 else 0
-
-
-def _number(name):
-    try:
-        return int(os.environ[name])
-    except ValueError:
-        raise UserError(f"{name}: got {os.environ[name]!r} in the environment; a launcher sets a number") from None
-
-
-def is_main():
-    """Whether this is the process that decides, and writes files."""
-    return rank() == 0
-
-
-def who():
-    """ "rank 1: " before what a process has to say, "" for the first one."""
-    return "" if is_main() else f"rank {rank()}: "
-
-
-def part_of(total, number=None):
-    """The Part of a batch of so many samples that a process has, by default this one.
-
-    The first ones have one more if need be.
+    Parts are contiguous; the first ones have one sample more if the batch cannot be divided evenly.
     """
     number = rank() if number is None else number
     return Part(_first_of(number + 1, total) - _first_of(number, total), total)
@@ -59,31 +106,114 @@ def _first_of(number, total):
     return number * each + min(number, more)
 
 
-def own_samples(indices):
+def own_samples(indices: Sequence[int]) -> Sequence[int]:
     """Those of a batch's samples that this process reads."""
     return indices if world_size() == 1 else indices[own_slice(len(indices))]
 
 
-def own_slice(total):
-    """Where in a batch of so many samples those are that this process reads: next to those of the process before it.
+def own_slice(total: int) -> slice:
+    """Where this process's samples are in a batch of `total` samples.
 
-    The first of the batch if there are fewer samples than processes: every process has to take part in every step.
+    It is the batch's first sample if there are fewer samples than processes: every process takes part in every step.
     """
     start, end = _first_of(rank(), total), _first_of(rank() + 1, total)
     return slice(start, end) if end > start else slice(1)
 
 
-def part_of_batch(loader, batch_idx):
-    """The Part of a BaseDataLoader's batch, counted from 0; None in a world of one, where all of it is its own."""
+def part_of_batch(loader: Any, batch_idx: int) -> Part | None:
+    """This process's Part of a BaseDataLoader's batch, counted from 0; None if there is one process."""
     if world_size() == 1:
         return None
     return part_of(min(loader.batch_size, len(loader.sampler) - batch_idx * loader.batch_size))
 
 
-def seed_of_process(seed):
-    """The seed from which this process draws what is not a matter of the data, such as dropout."""
-    if is_main():
-        return seed
-    from utils.seed import derive_seed  # imports NumPy, which a mistake in a config need not wait for
+# ---- what the processes tell each other; all must ask
 
-    return derive_seed(seed, rank())
+
+def gather(value: T) -> list[T]:
+    """[value of each process]. For tensors and plain values; tensors arrive on the CPU."""
+    return [value] if world_size() == 1 else _messages().gather(value)
+
+
+def gather_to_main(value: T) -> list[T]:
+    """[value of each process] in the first process, [its own] in the others. Tensors arrive on the CPU."""
+    return [value] if world_size() == 1 else _messages().gather_to_main(value)
+
+
+def broadcast(value: T) -> T:
+    """The first process's value."""
+    return value if world_size() == 1 else _messages().broadcast(value)
+
+
+def sums(numbers: list[float]) -> list[float]:
+    """[the sum of each number over the processes]; faster than gather."""
+    return numbers if world_size() == 1 else _messages().sums(numbers)
+
+
+def any_of(value: T) -> T | None:
+    """The first process's value that is not None; None if there is none."""
+    return next((one for one in gather(value) if one is not None), None)
+
+
+def decided_by_main(function: Callable[[], T]) -> T:
+    """function(), which only the first process calls; its UserError ends the others too."""
+    result: Any = None
+    error = None
+    if is_main():
+        try:
+            result = function()
+        except UserError as raised:
+            error = raised
+    result, failed = broadcast((result, error is not None))
+    if error is not None:
+        raise error
+    if failed:
+        raise SystemExit(2)  # the first process reports the error
+    return result
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    gather(None)
+
+
+def largest(tensor: "torch.Tensor") -> "torch.Tensor":
+    """The tensor, with each entry the largest one of all processes."""
+    return tensor if world_size() == 1 else _messages().largest(tensor)
+
+
+def same_buffers(model: "torch.nn.Module") -> None:
+    """Give the model's buffers, such as the statistics of batch norm, the first process's values."""
+    if world_size() > 1:
+        _messages().same_buffers(model)
+
+
+def agreement() -> "Agreement | OwnRequests":
+    """A new Agreement, by which all processes do what one of them asks for."""
+    return OwnRequests() if world_size() == 1 else _messages().Agreement()
+
+
+class OwnRequests:
+    """The Agreement of one process: what it asks for is agreed at once."""
+
+    def __call__(self, *asked: int, place: Any = None) -> tuple[int, ...]:
+        return asked
+
+    def close(self) -> None:
+        pass
+
+
+def is_first_to_say(text: str) -> bool:
+    """Whether this process should say it: the first one, or another one unless the first says the same just now."""
+    return world_size() == 1 or _messages().is_first_to_say(text)
+
+
+def shows(writer: Any, model: "torch.nn.Module") -> bool:
+    """Whether this process computes what the first one's writer shows: with a sharded model all have to."""
+    return broadcast(writer.enabled) if is_sharded(model) else writer.enabled
+
+
+def _messages():
+    from utils.distributed import messages
+
+    return messages

@@ -1,4 +1,4 @@
-"""environment.json of a run: the circumstances of each of its starts, and which of them came to the run's end."""
+"""environment.json of a run: the circumstances of each start, and whether the run has ended."""
 
 import platform
 import subprocess
@@ -6,6 +6,7 @@ import sys
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from utils.distributed.launch import launch_id
 from utils.json_io import read_record, write_json
@@ -16,46 +17,46 @@ _LIBRARIES = ("torch", "torchvision", "numpy", "pandas", "tensorboard", "tqdm", 
 class RunRecord:
     """The starts of the run in a folder, the newest last, as {"started": ..., "command": ..., "threads": ...}.
 
-    damaged: where a file that cannot be read was moved, so that the record begins with this start; None if it was fine.
+    damaged: where an unreadable file was moved, so that the record begins with this start; None if there was none.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: str | Path) -> None:
         self._path = Path(folder) / "environment.json"
         self._starts, self.damaged = read_record(self._path, _are_starts, empty=[])
 
     @property
-    def has_ended(self):
-        """Whether the run has come to its end, and nothing was trained since."""
+    def has_ended(self) -> bool:
+        """Whether the run has ended, and nothing was trained since."""
         return bool(self._starts) and self._starts[-1].get("ended") is not None
 
     @property
-    def threads(self):
-        """(threads that the start before this one computed with, threads of this one), None where it is not known."""
+    def threads(self) -> tuple[int | None, int | None]:
+        """(torch's threads in the previous start, in this one), None where the number is unknown."""
         counts = [start.get("threads") for start in self._starts[-2:]]
         before, now = counts if len(counts) == 2 else (None, None)
         return before if type(before) is int else None, now
 
-    def begin(self, resumed_from):
+    def begin(self, resumed_from: Path | None) -> None:
         """Record this start."""
         start = {**describe_environment(), "resumed_from": str(resumed_from) if resumed_from else None}
         self._starts.append(start | ({"ended": self._starts[-1]["ended"]} if self.has_ended else {}))
         write_json(self._starts, self._path)
 
-    def train(self):
-        """Record that the run is trained on, if it had ended."""
+    def train(self) -> None:
+        """Record that a run that had ended is trained further."""
         if self._starts[-1].pop("ended", None) is not None:
             write_json(self._starts, self._path)
 
-    def end(self):
-        """Record that the run has come to its end."""
+    def end(self) -> None:
+        """Record that the run has ended."""
         self._starts[-1]["ended"] = _now()
         write_json(self._starts, self._path)
 
 
-def describe_environment():
-    """Time, command line, host, library versions, and the git commit and whether its tree was dirty (None: no git).
+def describe_environment() -> dict[str, Any]:
+    """Return time, command line, host, library versions, and the git commit and whether its tree is dirty.
 
-    And the number of threads that torch computes with, None if it is not imported.
+    The commit is None without git; the number of torch's threads is None if torch is not imported.
     """
     torch = sys.modules.get("torch")
     commit = _git("rev-parse", "HEAD")
@@ -89,7 +90,7 @@ def _version(library):
 
 
 def _git(*arguments):
-    """Output of a git command in the project's folder, "" where there is no git or no repository."""
+    """Output of a git command in the project's folder, "" without git or a repository."""
     folder = Path(__file__).resolve().parent.parent
     try:
         answer = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10)

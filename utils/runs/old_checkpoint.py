@@ -1,10 +1,12 @@
-"""Read checkpoints without a checksum: those of plain torch.save and of the old template, whose config is pickled.
+"""Read checkpoints without a checksum: those of plain torch.save and of the old template, which pickled its config.
 
-The old template pickled its ConfigParser into the checkpoint. The names that such a pickle refers to are mapped to
-the inert stand-ins below, and only to these, so no code of the file's choosing can run.
+The classes that such a pickle names are mapped to the inert stand-ins below, and only to these, so no code of the
+file's choosing can run.
 """
 
 import struct
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,7 +22,7 @@ class _Record:
 
 
 class _NumpyType(_Record):
-    """Stands in for numpy.dtype: keeps the code, such as "f8"."""
+    """Stands in for numpy.dtype: keeps its code, such as "f8"."""
 
     def __setstate__(self, state):
         pass
@@ -46,10 +48,10 @@ _STAND_INS = {
 }
 
 
-def load_old_checkpoint(path):
-    """The checkpoint's dict, tensors on the CPU, with its config as a plain dict.
+def load_old_checkpoint(path: Path) -> Any:
+    """Return what the file holds, tensors on the CPU; in the dict of a checkpoint, its config as a plain dict.
 
-    Raises whatever torch.load raises for a name outside the list above, and Refused for what would do harm.
+    Raises Refused for harmful content, and torch.load's errors for names outside the list above.
     """
     with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in _STAND_INS.items()]):
         checkpoint = read_torch_file(path, records=_STAND_INS)
@@ -68,7 +70,7 @@ def load_old_checkpoint(path):
 
 
 def _plain(value):
-    """The config's ordered dicts as plain ones; a stand-in left among them becomes its text."""
+    """The config with plain dicts for ordered ones, and with the text of stand-ins such as paths."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Claim the folders of a run: checkpoints in <save_dir>/models/<name>/<run>/, logs in <save_dir>/log/<name>/<run>/."""
+"""Folders of runs: checkpoints in <save_dir>/models/<name>/<run>/, logs in <save_dir>/log/<name>/<run>/."""
 
 import contextlib
 import errno
@@ -7,18 +7,20 @@ import math
 import os
 import shutil
 import weakref
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from utils.errors import UserError, shown
 from utils.json_io import read_json_beside
 
 
-def claim_run_folder(root, name, run_id=None):
-    """The checkpoint folder of a new run, made here; no two runs ever get the same one.
+def claim_run_folder(root: str | Path, name: str, run_id: str | None = None) -> Path:
+    """Make and return the checkpoint folder of a new run; no two runs ever get the same one.
 
-    run_id: name of the run, by default the present time, with a number behind it if another run has it.
-    Raises UserError if the folder cannot be made, or if the run_id given is taken.
+    run_id: name of the run; by default the present time, with a number after it if another run has that name.
+    Raises UserError if the folder cannot be made, or if run_id is taken.
     """
     runs = Path(root) / "models" / name
     started = datetime.now().strftime("%Y%m%d_%H%M%S")
@@ -27,24 +29,45 @@ def claim_run_folder(root, name, run_id=None):
         _require_inside(root, runs)
         runs.mkdir(parents=True, exist_ok=True)
         for run in names:
-            try:
-                (runs / run).mkdir()  # fails if another process was faster
+            with contextlib.suppress(FileExistsError):  # another process was faster
+                (runs / run).mkdir()
                 return runs / run
-            except FileExistsError:
-                continue
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"trainer.save_dir: cannot make a run folder in {runs}: {reason}") from None
-    raise UserError(f"{runs / run_id}: a run of that name exists; choose another run_id")
+    raise UserError(f"{runs / str(run_id)}: a run of that name exists; choose another run_id")
 
 
-def refuse_other_batch(folder, config):
-    """Raise UserError if updates would take another number of samples than those of the run in the folder."""
+def log_folder_of(save_dir: Path) -> Path:
+    """Return the log folder of the run with this checkpoint folder; makes it if it does not exist."""
+    nested = len(save_dir.parts) >= 3 and ".." not in save_dir.parts
+    folder = save_dir if nested else save_dir.resolve()
+    logs = folder.parents[2] / "log" / folder.parent.name / folder.name
+    _require_inside(folder.parents[2], logs)
+    logs.mkdir(parents=True, exist_ok=True)
+    return logs
+
+
+def _require_inside(root, folder):
+    """Raise UserError if a link below root leads out of it, as one in a stranger's archive may."""
+    if not folder.resolve().is_relative_to(Path(root).resolve()):
+        out = f"a link in it leads out of {shown(root)}, to {shown(folder.resolve())}"
+        raise UserError(f"{shown(folder)}: {out}; nothing is written there")
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Whether the folder is that of a run, rather than any folder in which a checkpoint lies."""
+    written = (folder / name for name in ("environment.json", ".lock"))  # one of them may be lost
+    return folder.resolve().parent.parent.name == "models" and any(path.exists() for path in written)
+
+
+def refuse_other_batch(folder: Path, config: dict[str, Any]) -> None:
+    """Raise UserError if the config makes optimizer steps of another number of samples than the run in the folder."""
     try:
-        run = read_json_beside(Path(folder) / "config.json")
-    except (OSError, ValueError):  # there is nothing to compare with; a start writes it again
+        run = read_json_beside(folder / "config.json")
+    except (OSError, ValueError):  # nothing to compare with; a start writes it again
         return
-    before, now = _samples_an_update(run), _samples_an_update(config)
+    before, now = _samples_per_step(run), _samples_per_step(config)
     if before and now and before != now:
         raise UserError(
             f"data_loader.args.batch_size: with trainer.accumulate it makes updates of {now} samples, and this run's "
@@ -52,35 +75,38 @@ def refuse_other_batch(folder, config):
         )
 
 
-def _samples_an_update(config):
-    """batch_size times accumulate; None if the config does not say."""
+def _samples_per_step(config):
+    """batch_size times accumulate; None if the config does not give them."""
     try:
         return config["data_loader"]["args"]["batch_size"] * config["trainer"].get("accumulate", 1)
     except (KeyError, TypeError, AttributeError):
         return None
 
 
-class RunLock:
-    """Tells other processes, as long as it lives, that this one trains the run in the folder.
+# ---- one process trains a run
 
-    asks: it does not train, and others may ask beside it. Raises UserError if another one trains the run. Where the
-    file system has no locks, nobody is told. The lock is of this open file: whoever else opens and closes the file, as
-    a copy of the folder does, leaves it alone.
+
+class RunLock:
+    """Lock of the run in the folder, held while this object lives, so that no other process trains the run.
+
+    asks: only look; several processes may do so at once. Raises UserError if another process trains the run. A file
+    system without locks gives no protection. The lock belongs to this open file, so that others may open and close
+    the file, as a copy of the folder does.
     """
 
-    def __init__(self, folder, asks=False):
-        never = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # through a link, or waiting at a pipe
-        file = os.open(Path(folder) / ".lock", never | (os.O_RDONLY if asks else os.O_RDWR | os.O_CREAT))
-        self._file = _OpenFile(file)
+    def __init__(self, folder: str | Path, asks: bool = False) -> None:
+        safely = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # neither follow a link nor wait at a pipe
+        descriptor = os.open(Path(folder) / ".lock", safely | (os.O_RDONLY if asks else os.O_RDWR | os.O_CREAT))
+        self._file = _OpenFile(descriptor)
         try:
             import fcntl
 
-            fcntl.flock(file, (fcntl.LOCK_SH if asks else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if asks else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except ImportError:
             pass
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
-                self._file = _open_locks.get(self._file.key)  # this process itself may train the run already
+                self._file = _open_locks.get(self._file.key)  # this process may hold the lock itself
                 if self._file is None:
                     raise UserError(
                         f"{shown(folder)}: another process trains this run; wait for its end, or start a new one"
@@ -90,7 +116,7 @@ class RunLock:
 
 
 class _OpenFile:
-    """A file that is open as long as this lives, and in no process that is forked meanwhile, such as a worker."""
+    """A file that is open while this object lives, but not in forked processes, such as workers of a DataLoader."""
 
     def __init__(self, descriptor):
         self._descriptor = descriptor
@@ -105,7 +131,7 @@ class _OpenFile:
     __del__ = close
 
 
-_open_locks = weakref.WeakValueDictionary()  # by what tells files apart
+_open_locks = weakref.WeakValueDictionary()  # {device and inode: _OpenFile}
 
 
 def _close_in_child():
@@ -117,39 +143,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_close_in_child)
 
 
-def seen_runs(runs):
-    """Names of the runs in the folder of a job, and of their checkpoints, as <run> and <run>/<file>."""
-    return frozenset(str(path.relative_to(runs)) for pattern in ("*", "*/*.pth") for path in runs.glob(pattern))
-
-
-def refuse_second(folder, seen):
-    """Raise UserError if another start of the command has begun a run, or gone on with one, since -r auto looked.
-
-    folder: of the run, which this process has locked; it is deleted if it is new. seen: what seen_runs gave then.
-    Of two that begin at once the one goes on that was the first to lock its folder, by the clock of the file system:
-    names tell of the clocks of hosts, and of moments before a folder was there.
-    """
-    new = seen_runs(folder.parent) - seen - {folder.name}
-    before = {run for run in new if _place_in_line(folder.parent / run) < _place_in_line(folder)}
-    other = min(before | {path for path in new if path.endswith(".pth")}, default=None)
-    if other is None:
-        return
-    if folder.name not in seen:
-        shutil.rmtree(folder)
-    run = folder.parent / Path(other).parts[0]
-    raise UserError(f"{run}: another process has trained this run since -r auto looked; give the same command again")
-
-
-def _place_in_line(folder):
-    """What is lower for a run that was locked before another one."""
-    try:
-        return (folder / ".lock").lstat().st_mtime_ns, folder.name
-    except OSError:  # it is not locked yet, or deleted
-        return math.inf, folder.name
-
-
-def is_being_trained(folder):
-    """Whether a process trains the run in the folder now; not where there is no lock that may be read."""
+def is_being_trained(folder: Path) -> bool:
+    """Whether a process trains the run in the folder now; False if there is no lock that can be read."""
     try:
         RunLock(folder, asks=True)
     except UserError:
@@ -159,41 +154,52 @@ def is_being_trained(folder):
     return False
 
 
-def run_of_launch(roots, launch):
-    """(folder, when) of the run below the roots that a launch trained last; None if there is none.
+# ---- -r auto
 
-    when: that launch's first start, in seconds since 1970; None if the run itself is the launch's.
+
+def run_of_launch(roots: Iterable[str | Path], launch: str) -> tuple[Path, float | None] | None:
+    """Return (folder, when) of the run below the roots that a launch trained last; None if there is none.
+
+    when: time of that launch's first start, in seconds since 1970; None if the launch began the run.
     """
     found = [path for root in roots for path in Path(root).glob("models/*/*/environment.json")]
     for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
-        with contextlib.suppress(
-            OSError, ValueError, TypeError, AttributeError, KeyError
-        ):  # not what this program wrote
+        try:
             starts = read_json_beside(path)
             if starts and starts[-1].get("launch") == launch:
                 first = next(i for i, start in enumerate(starts) if start.get("launch") == launch)
                 return path.parent, datetime.fromisoformat(starts[first]["started"]).timestamp() if first else None
+        except (OSError, ValueError, TypeError, AttributeError, KeyError):  # not written by this program
+            continue
     return None
 
 
-def is_run_folder(folder):
-    """Whether the folder is that of a run, rather than one that a checkpoint happens to lie in."""
-    written = (folder / name for name in ("environment.json", ".lock"))  # one of which may be lost
-    return folder.resolve().parent.parent.name == "models" and any(path.exists() for path in written)
+def seen_runs(runs: Path) -> frozenset[str]:
+    """Return the names of the runs in the folder of a job, and of their checkpoints, as <run> and <run>/<file>."""
+    return frozenset(str(path.relative_to(runs)) for pattern in ("*", "*/*.pth") for path in runs.glob(pattern))
 
 
-def log_folder_of(save_dir):
-    """The log folder that belongs to a run's checkpoint folder, made if it is not there."""
-    nested = len(save_dir.parts) >= 3 and ".." not in save_dir.parts
-    folder = save_dir if nested else save_dir.resolve()
-    logs = folder.parents[2] / "log" / folder.parent.name / folder.name
-    _require_inside(folder.parents[2], logs)
-    logs.mkdir(parents=True, exist_ok=True)
-    return logs
+def refuse_second(folder: Path, seen: Collection[str]) -> None:
+    """Raise UserError if another start of the command has begun or resumed a run since -r auto looked.
+
+    folder: of the run, which this process has locked; it is deleted if it is new. seen: what seen_runs returned then.
+    Of two that begin at once, the first to lock its folder proceeds, by the clock of the file system: the names of runs
+    depend on the clocks of hosts, and on moments before the folders existed.
+    """
+    new = seen_runs(folder.parent) - set(seen) - {folder.name}
+    before = {run for run in new if _locked_at(folder.parent / run) < _locked_at(folder)}
+    other = min(before | {path for path in new if path.endswith(".pth")}, default=None)
+    if other is None:
+        return
+    if folder.name not in seen:
+        shutil.rmtree(folder)
+    run = folder.parent / Path(other).parts[0]
+    raise UserError(f"{run}: another process has trained this run since -r auto looked; give the same command again")
 
 
-def _require_inside(root, folder):
-    """Raise UserError if a link below root leads out of it, as one in an archive from a stranger may."""
-    if not folder.resolve().is_relative_to(Path(root).resolve()):
-        out = f"a link in it leads out of {shown(root)}, to {shown(folder.resolve())}"
-        raise UserError(f"{shown(folder)}: {out}; nothing is written there")
+def _locked_at(folder):
+    """(time, name), which is lower for a run that was locked earlier."""
+    try:
+        return (folder / ".lock").lstat().st_mtime_ns, folder.name
+    except OSError:  # not locked yet, or deleted
+        return math.inf, folder.name

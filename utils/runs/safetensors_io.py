@@ -1,6 +1,9 @@
-"""Read and write weights as .safetensors: tensors and lines of text, for which the package safetensors is needed."""
+"""Read and write weights as .safetensors files, for which the package safetensors is needed."""
 
 import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 from utils.errors import CheckpointError
 from utils.files import replacing
@@ -8,8 +11,8 @@ from utils.files import replacing
 _MOST_TENSORS = 200_000  # an entry of a few bytes makes an object of hundreds
 
 
-def read_safetensors(path):
-    """{"state_dict": {name: tensor}}, and the "config" if the file has one. Raises CheckpointError."""
+def read_safetensors(path: Path) -> dict[str, Any]:
+    """Return {"state_dict": {name: tensor}}, and the "config" if the file has one. Raises CheckpointError."""
     _require_package(path)
     from safetensors import SafetensorError, safe_open
 
@@ -32,8 +35,8 @@ def read_safetensors(path):
         raise CheckpointError(f"{path}: damaged or not a safetensors file: {error}") from None
 
 
-def write_safetensors(checkpoint, path):
-    """Write a checkpoint's weights, with its config as a note. Raises CheckpointError."""
+def write_safetensors(checkpoint: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint's weights, with its config in the metadata. Raises CheckpointError."""
     _require_package(path)
     import torch
     from safetensors.torch import save
@@ -41,8 +44,8 @@ def write_safetensors(checkpoint, path):
     weights = checkpoint["state_dict"]
     odd = [name for name, value in weights.items() if not isinstance(value, torch.Tensor)]
     if odd:
-        raise CheckpointError(f"{path}: {odd[0]} is no tensor, and a safetensors file holds nothing else")
-    # copies, since tied weights share memory and channels_last ones lie in another order
+        raise CheckpointError(f"{path}: {odd[0]} is not a tensor, and a safetensors file holds nothing else")
+    # copies, since tied weights share memory and channels_last ones have another memory order
     weights = {name: value.clone(memory_format=torch.contiguous_format) for name, value in weights.items()}
     notes = {"config": json.dumps(checkpoint["config"])} if "config" in checkpoint else {}
     with replacing(path, "the weights", CheckpointError) as file:
@@ -50,7 +53,5 @@ def write_safetensors(checkpoint, path):
 
 
 def _require_package(path):
-    from importlib.util import find_spec
-
     if find_spec("safetensors") is None:
         raise CheckpointError(f"{path}: needs the package safetensors; install it: pip install safetensors")

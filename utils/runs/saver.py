@@ -1,61 +1,65 @@
 """CheckpointSaver: writes a run's checkpoint files, at once or in the background."""
 
 import functools
+import logging
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
-from utils.distributed.messages import barrier, broadcast
 from utils.distributed.sharded_checkpoint import with_shards_saved
-from utils.distributed.world import is_main
-from utils.runs.checkpoint import copy_checkpoint, plain, prune_checkpoints, save_checkpoint, set_aside_overtaken
-from utils.stop_signal import unhurried
+from utils.distributed.world import barrier, broadcast, is_main, world_size
+from utils.runs.checkpoint import copy_checkpoint, prune_checkpoints, save_checkpoint, set_aside_overtaken
+from utils.untrusted import plain
 
 
 class CheckpointSaver:
     """Writes checkpoints into the folder of a run, one after the other. An error of a save is raised by the next call.
 
+    With several processes the first one writes; the others only record the names.
+
     folder: of the run.
     newest: the checkpoint to resume from, if there is one already.
     keep_last: how many checkpoints of whole epochs to keep, None for all.
     in_background: write a copy in host memory while training continues.
-
-    Of several processes the first one writes, and the others know the names.
     """
 
-    def __init__(self, folder, newest=None, keep_last=None, in_background=False):
+    def __init__(
+        self, folder: Path, newest: Path | None = None, keep_last: int | None = None, in_background: bool = False
+    ) -> None:
         self.folder, self.newest, self.keep_last = folder, newest, keep_last
         self.in_background = in_background and is_main()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer") if self.in_background else None
-        self._job = None  # the save under way
+        self._job: Future | None = None  # the pending save
         self.saved_at = time.monotonic()
-        self.names = []  # under which the next checkpoint is saved too
-        self._replaced = []  # names of files that it takes the place of
+        self.names: list[str] = []  # further names for the next checkpoint
+        self._replaced: list[str] = []  # names of files to delete after it
 
-    def save_as(self, name, instead_of=()):
-        """Save what is saved next under this name too, and then delete the files of other names."""
+    def save_as(self, name: str, instead_of: Iterable[str] = ()) -> None:
+        """Save the next checkpoint under this name too, and then delete the files of other names."""
         self.names.append(name)
         self._replaced += instead_of
 
-    def agree(self):
-        """Take over what the first process is asked for: what all save, they save together."""
+    def agree(self) -> None:
+        """Take over the names that the first process was asked for, since all processes save together."""
         self.names = broadcast(self.names)
 
-    def forget_asked(self):
+    def forget_asked(self) -> None:
         """Forget what save_as has asked for."""
         self.names, self._replaced = [], []
 
-    @unhurried()
-    def save(self, state, names):
-        """Write one checkpoint under all names, after any save under way, so that there is one copy at most.
+    def save(self, state: dict[str, Any], names: Iterable[str]) -> None:
+        """Write one checkpoint under all names. A pending save is finished first, so that only one copy exists.
 
-        Of several processes the others wait here for the one that writes, since in their next step, where they would
-        wait otherwise, too long a time after a signal ends them.
+        All processes wait here for the one that writes.
         """
         self.saved_at = time.monotonic()
         paths = [self.folder / name for name in dict.fromkeys([*self.names, *names])]
         replaced = [self.folder / name for name in self._replaced]
         self.forget_asked()
-        state = with_shards_saved(state, self.folder, paths[-1].stem)
+        if world_size() > 1:
+            state = with_shards_saved(state, self.folder, paths[-1].stem)
         if is_main():
             self.wait()
             write = functools.partial(self._write, plain(state, copy=self.in_background), paths, replaced)
@@ -67,34 +71,6 @@ class CheckpointSaver:
             self.newest = paths[-1]
         barrier()
 
-    def check(self):
-        """Raise the error of a save that has failed; costs next to nothing."""
-        if self._job is not None and self._job.done():
-            self.wait()
-
-    @unhurried()
-    def wait(self):
-        """Return when all is written."""
-        job = self._job
-        if job is not None:
-            try:
-                job.result()
-            finally:
-                if job.done():  # not if Ctrl-C came first
-                    self._job = None
-
-    def close(self, logger):
-        """Wait for a save under way; its error goes into the log, since another error is on its way already.
-
-        Later saves are written where they are asked for.
-        """
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.shutdown()
-        job, self._job = self._job, None
-        if job is not None and job.exception() is not None:
-            logger.error("%s", job.exception())
-
     def _write(self, state, paths, replaced):
         set_aside_overtaken(self.folder, state["epoch"], state["batch"])
         save_checkpoint(state, paths[0])
@@ -104,3 +80,30 @@ class CheckpointSaver:
         for path in replaced:
             path.unlink(missing_ok=True)
         prune_checkpoints(self.folder, self.keep_last)
+
+    def check(self) -> None:
+        """Raise the error of a save that has failed; costs next to nothing."""
+        if self._job is not None and self._job.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Return when the pending save is finished; raises its error."""
+        job = self._job
+        if job is not None:
+            try:
+                job.result()
+            finally:
+                if job.done():  # not if Ctrl-C came first
+                    self._job = None
+
+    def close(self, logger: logging.Logger) -> None:
+        """Finish the pending save and log its error, since another error is being raised already.
+
+        Later saves are written at once.
+        """
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.shutdown()
+        job, self._job = self._job, None
+        if job is not None and job.exception() is not None:
+            logger.error("%s", job.exception())

@@ -1,24 +1,25 @@
-"""The state of a learning-rate schedule, put back also into one that was built for a run of another length."""
+"""Restore the state of a learning-rate schedule, also where its lengths have changed since it was saved."""
 
 import logging
 import warnings
+from typing import Any
 
-from torch.optim.lr_scheduler import CosineAnnealingLR, PolynomialLR, SequentialLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, PolynomialLR, SequentialLR
 
-# What torch's schedulers call the lengths that a config may give in parts of the run, as "100%".
-_LENGTHS = {"T_0", "T_max", "milestones", "_milestones", "step_size", "step_ratio"} | {
-    "total_iters",
-    "total_size",
-    "total_steps",
-}
+from utils.duration import is_duration
+from utils.errors import UserError
+
+# What torch's schedulers call the lengths that a config may give as durations, such as "100%" or "500 steps".
+_ENDS = {"milestones", "total_iters"}  # after which the rate stays as it is
+_LENGTHS = _ENDS | {"T_0", "T_max", "_milestones", "step_size", "step_ratio", "total_size", "total_steps"}
 _MOST_STEPS = 10_000_000
 
 
-def load_schedule(name, scheduler, state):
+def load_schedule(name: str, scheduler: LRScheduler, state: dict[str, Any]) -> None:
     """Load the state of one of torch's schedulers.
 
-    Where its lengths are no longer those of the state, as after trainer.epochs was raised, it is brought to the same
-    step of its new course instead, and the log says so. Raises ValueError if the state is that of another scheduler.
+    Where its lengths differ from those of the state, as after trainer.epochs was raised, it is instead stepped to the
+    same step of its new course, and the log says so. Raises ValueError if the state is that of another scheduler.
     """
     if not isinstance(state, dict) or state.keys() != scheduler.state_dict().keys():
         raise ValueError(f"it is not the state of a {type(scheduler).__name__}")
@@ -28,34 +29,76 @@ def load_schedule(name, scheduler, state):
     steps, before = state["last_epoch"], state["_last_lr"][0]
     if type(steps) is not int or not 0 <= steps <= _MOST_STEPS:
         raise ValueError(f"its 'last_epoch' is {steps!r}")
-    _advance(scheduler, steps)
+    for group, lr in zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
+        group["lr"] = lr  # the rate to start at; the optimizer has the checkpoint's
+    with warnings.catch_warnings():  # torch warns of an optimizer that has not stepped, which the state's has
+        warnings.simplefilter("ignore")
+        for _ in range(steps):
+            scheduler.step()
     now = scheduler.get_last_lr()[0]
     what = "%s: its lengths are those of the run as it is now: after %d steps the rate is %.4g, where it was %.4g"
     logging.getLogger("trainer").warning(what, name, steps, now, before)
 
 
-def over_before(scheduler, steps):
-    """A warning, as text, if the schedule ends before so many of its steps and then does something odd; else None."""
+def refuse_old_steps(checkpoint: dict[str, Any], scheduler: Any) -> None:
+    """Raise UserError if durations in steps meant something else when the checkpoint's schedule began.
+
+    They counted batches before checkpoints had a format. With trainer.accumulate above 1, the schedule would jump to
+    another place of its course. scheduler: as built from the same section of the config; None without one.
+    """
+    config, state = checkpoint.get("config", {}), checkpoint.get("attributes", {}).get("lr_scheduler")
+    trainer = config.get("trainer")
+    accumulate = trainer.get("accumulate", 1) if isinstance(trainer, dict) else 1
+    duration = _duration_in_steps(config.get("lr_scheduler"))
+    if checkpoint.get("format", 0) > 0 or accumulate == 1 or duration is None:
+        return
+    if not isinstance(state, dict) or not hasattr(scheduler, "state_dict"):
+        return
+    before, now = _lengths(state), _lengths(scheduler.state_dict())
+    if before != now and not _is_over(state, before + now):
+        raise UserError(
+            f"lr_scheduler: this checkpoint was written when durations in steps, here {duration!r}, counted batches; "
+            f"they count optimizer steps now, of {accumulate} batches each, so the rate would jump; finish the run "
+            "with the version that began it, change lr_scheduler, which starts the schedule over, or begin a new run "
+            "with the weights: --weights-only"
+        )
+
+
+def _duration_in_steps(section):
+    """A duration such as "500 steps" that stands anywhere in the section; None if there is none."""
+    if isinstance(section, (dict, list)):
+        parts = section.values() if isinstance(section, dict) else section
+        return next(filter(None, map(_duration_in_steps, parts)), None)
+    return section if is_duration(section) and "step" in section else None
+
+
+def _lengths(state):
+    """[(name, value)] of the lengths in a scheduler's state, and in those of the schedulers that it contains."""
+    found = []
+    for key in sorted(state, key=str):
+        inner = state[key] if isinstance(state[key], list) else [state[key]]
+        if key in _LENGTHS:
+            found.append((key, state[key]))
+        else:
+            found += [length for item in inner if isinstance(item, dict) for length in _lengths(item)]
+    return found
+
+
+def _is_over(state, lengths):
+    """Whether all the lengths have passed and the rate stays as it is."""
+    ends = [end for _, value in lengths for end in (value if isinstance(value, dict) else [value])]
+    numbers = [state.get("last_epoch"), *ends]
+    is_known = all(name in _ENDS for name, _ in lengths) and all(type(number) is int for number in numbers)
+    return is_known and numbers[0] >= max(ends)
+
+
+def over_before(scheduler: Any, steps: int) -> str | None:
+    """Return a warning if the schedule ends before its last of so many steps and the rate then misbehaves; or None."""
     if isinstance(scheduler, SequentialLR):
+        # torch has no public way to ask for the parts
         return over_before(scheduler._schedulers[-1], steps - scheduler._milestones[-1])
     if isinstance(scheduler, CosineAnnealingLR) and scheduler.T_max < steps:
         return f"T_max is {scheduler.T_max}, and it takes {steps} steps: the rate climbs again after {scheduler.T_max}"
     if isinstance(scheduler, PolynomialLR) and scheduler.total_iters < steps:
         return f"total_iters is {scheduler.total_iters}, and it takes {steps} steps: the rate is 0 after that"
     return None
-
-
-def _lengths(state):
-    """The lengths in a scheduler's state, and in those of the schedulers that it is made of."""
-    nested = [_lengths(inner) for inner in state.get("_schedulers", ()) if isinstance(inner, dict)]
-    return {key: state[key] for key in _LENGTHS if key in state}, nested
-
-
-def _advance(scheduler, steps):
-    """Take a scheduler that is new so many steps on, with the rates of the optimizer that it was built with."""
-    for group, lr in zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
-        group["lr"] = lr
-    with warnings.catch_warnings():  # torch warns of an optimizer that has not stepped, which the state's has
-        warnings.simplefilter("ignore")
-        for _ in range(steps):
-            scheduler.step()

@@ -1,63 +1,105 @@
-"""Read a torch file, after what it claims has been held against the bytes that it has."""
+"""Read a torch file once it is certain that it claims no more memory than its bytes account for.
+
+torch's reader allocates memory by the sizes that a file states: those of the archive's entries, and those of the
+storages and tensors in its pickle. A small file could so take any amount of memory.
+"""
 
 import io
 import os
+import struct
 import warnings
+import zipfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
 
 from utils.errors import Refused
 from utils.runs.pickle_claims import Claims
-from utils.runs.zip_records import records_of
 
 _INSTRUCTIONS = 2_000_000
-_INSTRUCTIONS_PER_BYTE = 4  # more than any pickle has of what costs them, as of empty dicts with a place of their own
-_STRETCHED_BYTES = 2**26
+_INSTRUCTIONS_PER_BYTE = 4  # above the cost of any honest pickle: an empty dict with its memo entry costs the most
+_EXPANDED_BYTES = 2**26
 _PICKLES_BEFORE_STORAGES = 5  # in the format before torch 1.6
+_END_BYTES, _END64_BYTES = 22, 76  # of an archive's end record; of the two records before it in a ZIP64 archive
+_MOST_COMMENT_BYTES = 2**16
 
 
-def read_torch_file(path, records=()):
-    """What torch.load(weights_only=True) gives, tensors on the CPU, for a small multiple of the file's size in memory.
+def read_torch_file(path: Path, records: Collection[str] = ()) -> Any:
+    """Return torch.load(path, weights_only=True), tensors on the CPU, using a small multiple of the file's size.
 
-    records: names of classes that stand for something inert by now. Raises Refused for a file that claims to hold more
-    than it does, and errors of many kinds for what is no file of torch's.
+    records: names of classes that safe_globals maps to inert stand-ins. Raises Refused for a file that claims more
+    than it holds, and errors of many kinds for one that is not torch's.
     """
     import torch
 
-    _require_sound(path, frozenset(records))
+    _require_sound(path, records)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Validating sparse tensor invariants", UserWarning)
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _require_sound(path, records):
-    """Raise Refused, or another error, for what would take memory that the file has no bytes for.
-
-    Those are compressed entries, tensors and storages that are larger than their bytes, and calls of anything but what
-    makes tensors and plain values.
-    """
     with open(path, "rb") as file:
         num_bytes = os.fstat(file.fileno()).st_size
-        zipped = file.read(4) == b"PK\3\4"
-        claims = _claims_of_zip(file, num_bytes, records) if zipped else _claims_of_pickles(file, num_bytes, records)
-    if claims.stretched_bytes > num_bytes + _STRETCHED_BYTES:
+        read = _read_archive if file.read(4) == b"PK\3\4" else _read_pickles
+        file.seek(0)
+        claims = read(file, num_bytes, records)
+    if claims.expanded_bytes > num_bytes + _EXPANDED_BYTES:
         raise Refused("its tensors are larger than their storages")
 
 
-def _claims_of_zip(file, num_bytes, records):
-    entries = records_of(file, num_bytes)
-    pickled = entries["data.pkl"]
-    claims = Claims(records, _INSTRUCTIONS + _INSTRUCTIONS_PER_BYTE * pickled.num_bytes)
-    file.seek(pickled.start)
-    claims.read(io.BytesIO(file.read(pickled.num_bytes)))
+def _read_archive(file, num_bytes, records):
+    """Claims of a zip archive: the pickle is one entry, and each storage another one."""
+    _require_one_directory(file, num_bytes)
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        folder = entries[0].filename.partition("/")[0] + "/"
+        sizes = {entry.filename.removeprefix(folder): entry.file_size for entry in entries}
+        if not all(entry.filename.startswith(folder) and entry.filename.isprintable() for entry in entries):
+            raise Refused("its entries are not in one folder")
+        if len({name.lower() for name in sizes}) < len(entries):  # torch's reader ignores the case
+            raise Refused("two of its entries have one name")
+        end = 0
+        for entry in sorted(entries, key=lambda entry: entry.header_offset):
+            if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+                raise Refused("its entries are compressed")
+            if entry.header_offset < end:
+                raise Refused("its entries overlap")
+            end = entry.header_offset + entry.file_size
+        if end > num_bytes:
+            raise Refused("its entries are larger than the file")
+        pickled = archive.read(f"{folder}data.pkl")
+    claims = Claims(records, _INSTRUCTIONS + _INSTRUCTIONS_PER_BYTE * len(pickled))
+    claims.read(io.BytesIO(pickled))
     for key, storage in claims.storages.items():
-        if storage.num_bytes != entries[f"data/{key}"].num_bytes:
+        if storage.num_bytes != sizes[f"data/{key}"]:
             raise Refused("a storage has another size than its bytes")
     return claims
 
 
-def _claims_of_pickles(file, num_bytes, records):
-    """The same for a file of torch before 1.6: some pickles, and behind them the bytes of all storages."""
+def _require_one_directory(file, num_bytes):
+    """Raise Refused unless the archive's only directory is at its end.
+
+    Python's reader and torch's would otherwise look at different ones. The records are those of PKWARE's APPNOTE.TXT:
+    4.3.16 (end), 4.3.14 and 4.3.15 (ZIP64).
+    """
+    file.seek(max(0, num_bytes - _MOST_COMMENT_BYTES - _END_BYTES - _END64_BYTES))
+    tail = bytes(_END64_BYTES) + file.read()
+    at = tail.rfind(b"PK\5\6")
+    end = num_bytes - len(tail) + at
+    size, place, comment_bytes = struct.unpack_from("<2LH", tail, at + 12)
+    is_one = at + _END_BYTES + comment_bytes == len(tail)
+    if tail[at - 20 :].startswith(b"PK\6\7"):
+        end -= _END64_BYTES
+        size, place, _, _, named = struct.unpack_from("<2Q2LQ", tail, at - 36)
+        is_one &= named == end and tail[at - _END64_BYTES :].startswith(b"PK\6\6")
+    if not is_one or place + size != end:
+        raise Refused("its directory is not at its end")
+
+
+def _read_pickles(file, num_bytes, records):
+    """Claims of a file of torch before 1.6: several pickles, followed by the bytes of all storages."""
     claims = Claims(records, _INSTRUCTIONS + _INSTRUCTIONS_PER_BYTE * num_bytes)
-    file.seek(0)
     for _ in range(_PICKLES_BEFORE_STORAGES):
         claims.read(file)
     if sum(storage.num_bytes for storage in claims.storages.values()) > num_bytes - file.tell():

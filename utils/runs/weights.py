@@ -1,4 +1,6 @@
-"""Take the weights out of a model and put them back, whatever wraps it."""
+"""Load the states in a checkpoint into models, optimizers and schedulers, and say what does not fit."""
+
+from typing import Any
 
 import torch
 
@@ -7,27 +9,37 @@ from utils.errors import UserError
 from utils.runs.schedule_state import load_schedule
 
 _WRAPPERS = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
+_MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)  # of load_state_dict
+
+# ---- models
 
 
-def on_device(criterion, device):
-    """The loss on the device, if it is a module, which may hold weights; a function as it is."""
+def on_device(criterion: Any, device: torch.device) -> Any:
+    """Return the loss on the device if it is a module, which may hold weights; a function unchanged."""
     return criterion.to(device) if hasattr(criterion, "state_dict") else criterion
 
 
-def unwrapped(model):
-    """The user's own model inside a multi-GPU wrapper, so that its weights load on any number of devices."""
+def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+    """Return the user's own model inside a multi-GPU wrapper, whose weights load on any number of devices."""
     return model.module if isinstance(model, _WRAPPERS) else model
 
 
-def class_name(model):
-    """The name of the user's class; torch makes one of its own of it for a sharded model."""
+def class_name(model: torch.nn.Module) -> str:
+    """Return the name of the user's class. For a sharded model, torch derives a class of its own from that."""
     return (type(model).__bases__[-1] if is_sharded(model) else type(model)).__name__
 
 
-def load_weights(model, state_dict):
-    """Load a state_dict into the model. Raises UserError, naming the entries, if they do not fit.
+def without_wrapper(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Return the state_dict without the "module." that a wrapped model puts before all its names."""
+    if not all(name.startswith("module.") for name in state_dict):
+        return state_dict
+    return {name.removeprefix("module."): value for name, value in state_dict.items()}
 
-    A "module." before every name, as a wrapped model's own state_dict has it, is taken off.
+
+def load_weights(model: torch.nn.Module, state_dict: dict[str, Any]) -> None:
+    """Load a state_dict into the model, also that of a wrapped model.
+
+    Raises UserError, naming the entries, if it does not fit.
     """
     model = unwrapped(model)
     what = f"the checkpoint does not fit the model {type(model).__name__}"
@@ -40,7 +52,7 @@ def load_weights(model, state_dict):
         weights = {key: sharded_like(own[key], value) if key in own else value for key, value in weights.items()}
     try:
         model.load_state_dict(weights)
-    except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
+    except _MISFITS as error:
         differ = _differences(own, weights) or [" ".join(str(error).split())]
         more = f"; and {len(differ) - 2} more" if len(differ) > 2 else ""
         remedy = "keep its arch, or begin a new run with the weights that fit: --weights-only, see docs/fine_tuning.md"
@@ -48,9 +60,9 @@ def load_weights(model, state_dict):
 
 
 def _copies_into(own, given):
-    """Whether the given value can be copied into the model's own one, as far as its kind goes."""
+    """Whether a value of this kind can be copied into the model's own one."""
     if not isinstance(own, torch.Tensor):
-        return True  # an extra state, of which the module knows more
+        return True  # an extra state, which the module checks itself
     return isinstance(given, torch.Tensor) and (given.layout, given.is_complex()) == (own.layout, own.is_complex())
 
 
@@ -61,25 +73,24 @@ def _kind(value):
 
 
 def _differences(own, weights):
-    """What a model's state_dict and one to load do not have in common, in words."""
+    """Descriptions of what differs between a model's state_dict and one to load."""
     shapes = [{name: tuple(getattr(value, "shape", ())) for name, value in state.items()} for state in (weights, own)]
-    missing = [f"{name} is not in the checkpoint" for name in own if name not in weights]
-    unknown = [f"{name} is not in the model" for name in weights if name not in own]
     names = [name for name in own if name in weights and shapes[0][name] != shapes[1][name]]
-    return [f"{name} is {shapes[0][name]} and not {shapes[1][name]}" for name in names] + missing + unknown
+    return [
+        *(f"{name} is {shapes[0][name]} and not {shapes[1][name]}" for name in names),
+        *(f"{name} is not in the checkpoint" for name in own if name not in weights),
+        *(f"{name} is not in the model" for name in weights if name not in own),
+    ]
 
 
-def without_wrapper(state_dict):
-    """The state_dict without a "module." that stands before all its names."""
-    if not all(name.startswith("module.") for name in state_dict):
-        return state_dict
-    return {name.removeprefix("module."): value for name, value in state_dict.items()}
+# ---- optimizers
 
 
-def load_optimizer(optimizer, state_dict, settings_as_built):
-    """Load an optimizer's state; settings_as_built: but keep its learning rate and other settings as they are.
+def load_optimizer(optimizer: Any, state_dict: dict[str, Any], settings_as_built: bool) -> None:
+    """Load the state of an optimizer, or of several that the config names.
 
-    Raises UserError if the state is that of other parameters.
+    settings_as_built: keep the optimizer's learning rate and other settings as they are. Raises UserError if the state
+    does not fit its parameters.
     """
     if hasattr(optimizer, "by_name"):
         _load_optimizers(optimizer, state_dict, settings_as_built)
@@ -87,7 +98,7 @@ def load_optimizer(optimizer, state_dict, settings_as_built):
     groups = state_dict.get("param_groups")
     if isinstance(groups, list) and len(groups) != len(optimizer.param_groups):
         numbers = f"it has {len(groups)} groups of parameters, and the config makes {len(optimizer.param_groups)}"
-        remedy = "keep optimizer.groups and decay_biases_and_norms, or start anew from the weights: --weights-only"
+        remedy = "keep optimizer.groups and decay_biases_and_norms, or begin a new run with the weights: --weights-only"
         raise UserError(f"the checkpoint does not fit the optimizer: {numbers}; {remedy}")
     built = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     try:
@@ -95,14 +106,13 @@ def load_optimizer(optimizer, state_dict, settings_as_built):
         _require_like(built, groups, "")
         if not all(type(number) is int for group in groups for number in group["params"]):
             raise ValueError("its parameters are not numbered")
-        now = built if settings_as_built else groups
-        _require_states(optimizer, state_dict["state"], groups, now)
+        _require_states(optimizer, state_dict["state"], groups, built if settings_as_built else groups)
         optimizer.load_state_dict({**state_dict, "param_groups": groups})
         if not all(isinstance(parameter, torch.Tensor) for parameter in optimizer.state):
             raise ValueError("it holds a state of no parameter")
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(f"the checkpoint does not fit the optimizer: {' '.join(str(error).split())}") from None
-    optimizer._opt_called = True  # by the run before this one; else torch warns that the schedule goes ahead of it
+    optimizer._opt_called = True  # torch has no public way to say so, and warns of a schedule that is ahead otherwise
     for parameter, state in optimizer.state.items():
         state.update({name: _laid_out_like(parameter, value) for name, value in state.items()})
     if settings_as_built:
@@ -111,14 +121,10 @@ def load_optimizer(optimizer, state_dict, settings_as_built):
 
 
 def _load_optimizers(optimizers, states, settings_as_built):
-    """The same for several, {"steps": number, "optimizers": {name: state}}."""
+    """Load {"steps": number, "optimizers": {name: state}} into several."""
     steps, by_name = states.get("steps"), states.get("optimizers")
-    if (
-        not isinstance(by_name, dict)
-        or by_name.keys() != optimizers.by_name.keys()
-        or type(steps) is not int
-        or steps < 0
-    ):
+    fits = isinstance(by_name, dict) and by_name.keys() == optimizers.by_name.keys()
+    if not fits or type(steps) is not int or steps < 0:
         names = ", ".join(optimizers.by_name)
         raise UserError(f"the checkpoint does not fit the optimizers: it is not one of a run with {names}")
     for name, optimizer in optimizers.by_name.items():
@@ -126,33 +132,49 @@ def _load_optimizers(optimizers, states, settings_as_built):
     optimizers.steps = steps
 
 
-def _require_states(optimizer, states, groups, settings):
-    """Raise ValueError for states that a step of the optimizer would fail on, or read memory of others by.
+def _kernel(settings):
+    """The settings that choose the kernel of an update: those of this run, not of the checkpoint."""
+    return {key: settings[key] for key in ("fused", "foreach", "capturable", "differentiable") if key in settings}
 
-    states: {number of a parameter: its state}. groups: the saved ones, which number the parameters. settings: of each
-    group, those that it will have.
+
+def _laid_out_like(parameter, value):
+    """The value in the parameter's memory order, which fused kernels rely on."""
+    if not isinstance(value, torch.Tensor) or value.shape != parameter.shape:
+        return value
+    value = sharded_like(parameter, value)
+    if value.stride() == parameter.stride():
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _require_states(optimizer, states, groups, settings):
+    """Raise ValueError for states with which a step would fail, or read memory outside of them.
+
+    states: {number of a parameter: its state}. groups: as saved, with the numbers of the parameters. settings: those
+    that each group is going to have.
     """
+    kind = type(optimizer)
     for own, group, setting in zip(optimizer.param_groups, groups, settings, strict=True):
         for parameter, number in zip(own["params"], group["params"], strict=True):
             state = states.get(number, {})
             if not isinstance(state, dict):
-                raise ValueError("a parameter's state is no dict")
-            if type(optimizer).__module__.startswith("torch.optim") and type(optimizer).__name__ != "LBFGS" and state:
-                _require_state(type(optimizer).__name__, parameter, state, setting)
+                raise ValueError("a parameter's state is not a dict")
+            if kind.__module__.startswith("torch.optim") and kind.__name__ != "LBFGS" and state:
+                _require_state(kind.__name__, parameter, state, setting)
 
 
 def _require_state(kind, parameter, state, settings):
-    """The same for one parameter, whose optimizer is torch's class of that name."""
-    for name in _names_in_state(kind, settings):
-        if state.get(name) is None:
-            raise ValueError(f"a state has no {name!r}")
+    """Raise ValueError for a state that does not fit the parameter and torch's optimizer class of that name."""
+    for setting, name in _IN_STATE_BY_SETTING.get(kind, {}).items():
+        if settings.get(setting) and state.get(name) is None:
+            raise ValueError(f"a state has no {name!r}, which {setting} needs")
     for name, value in state.items():
         if name == "step" or (value is not None and name in _NUMBERS_IN_STATE):
             number = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
             if not isinstance(number, (int, float)) or not 0 <= number < 2**63:
-                raise ValueError(f"a state {name!r} is no number from 0 on")
+                raise ValueError(f"a state {name!r} is not a number from 0 on")
         elif value is not None and not isinstance(value, torch.Tensor):
-            raise ValueError(f"a state {name!r} is no tensor")
+            raise ValueError(f"a state {name!r} is not a tensor")
         elif value is not None:
             shape = _SMALLER_IN_STATE.get(name, tuple)(tuple(parameter.shape))
             if tuple(value.shape) != shape:
@@ -166,20 +188,6 @@ _SMALLER_IN_STATE = {
     "row_var": lambda shape: (*shape[:-1], 1),
     "col_var": lambda shape: (*shape[:-2], 1, shape[-1]),
 }  # of Adafactor
-_IN_STATE = {
-    "ASGD": ("step", "eta", "mu", "ax"),
-    "Adadelta": ("step", "square_avg", "acc_delta"),
-    "Adafactor": ("step",),
-    "Adagrad": ("step", "sum"),
-    "Adam": ("step", "exp_avg", "exp_avg_sq"),
-    "AdamW": ("step", "exp_avg", "exp_avg_sq"),
-    "Adamax": ("step", "exp_avg", "exp_inf"),
-    "NAdam": ("step", "mu_product", "exp_avg", "exp_avg_sq"),
-    "RAdam": ("step", "exp_avg", "exp_avg_sq"),
-    "RMSprop": ("step", "square_avg"),
-    "Rprop": ("step", "prev", "step_size"),
-    "SparseAdam": ("step", "exp_avg", "exp_avg_sq"),
-}  # what a step of torch's optimizers takes for granted
 _IN_STATE_BY_SETTING = {
     "Adam": {"amsgrad": "max_exp_avg_sq"},
     "AdamW": {"amsgrad": "max_exp_avg_sq"},
@@ -187,72 +195,54 @@ _IN_STATE_BY_SETTING = {
 }
 
 
-def _names_in_state(kind, settings):
-    by_setting = _IN_STATE_BY_SETTING.get(kind, {})
-    return (*_IN_STATE.get(kind, ()), *(name for setting, name in by_setting.items() if settings.get(setting)))
+# ---- any state
+
+
+def load_state(name: str, target: Any, state: Any) -> None:
+    """Load the state of any object that has load_state_dict. Raises UserError, with its name, if it does not fit."""
+    try:
+        if isinstance(target, torch.nn.Module):
+            load_weights(target, state)
+        elif isinstance(target, torch.optim.lr_scheduler.LRScheduler):
+            of_torch = type(target).__module__.startswith("torch.")
+            _require_like(target.state_dict(), state, "", fixed=of_torch)
+            load_schedule(name, target, state)
+        else:
+            target.load_state_dict(state)
+    except _MISFITS as error:
+        raise UserError(f"the checkpoint does not fit {name!r}: {' '.join(str(error).split())}") from None
 
 
 def _require_like(built, saved, place, fixed=True):
-    """Raise ValueError if numbers, text and lists are saved as something else.
+    """Raise ValueError if a number, text, list or dict of the built state is saved as something else.
 
-    built: of an object that is new. fixed: its lists are as long as they will ever be.
+    built: the state of a new object. fixed: its lists keep their length.
     """
     if isinstance(built, dict):
-        if not isinstance(saved, dict):
-            raise ValueError(f"{place} is {_shown(saved)}, where a dict was expected")
+        fits, wanted = isinstance(saved, dict), "a dict"
+    elif isinstance(built, (list, tuple)) and built:
+        fits = isinstance(saved, (list, tuple)) and (not fixed or len(saved) == len(built))
+        wanted = f"a list of {len(built)}"
+    elif isinstance(built, bool):
+        fits, wanted = isinstance(saved, bool), "true or false"
+    elif isinstance(built, str):
+        fits, wanted = isinstance(saved, str), "text"
+    elif isinstance(built, (int, float)):
+        fits, wanted = _is_number(saved), "a number"
+    else:
+        return
+    if not fits:
+        given = repr(saved) if isinstance(saved, (str, float, bool, type(None))) else f"a {type(saved).__name__}"
+        raise ValueError(f"{place} is {given}, where {wanted} was expected")
+    if isinstance(built, dict):
         for key in built.keys() & saved.keys():
             _require_like(built[key], saved[key], f"{place}{key!r}", fixed)
-    elif isinstance(built, (list, tuple)) and built:
-        if not isinstance(saved, (list, tuple)) or (fixed and len(saved) != len(built)):
-            raise ValueError(f"{place} is {_shown(saved)}, where a list of {len(built)} was expected")
+    elif isinstance(built, (list, tuple)):
         for one, item in zip(built, saved, strict=False):
             _require_like(one, item, place, fixed)
-    elif isinstance(built, bool):
-        if not isinstance(saved, bool):
-            raise ValueError(f"{place} is {_shown(saved)}, where true or false was expected")
-    elif isinstance(built, str):
-        if not isinstance(saved, str):
-            raise ValueError(f"{place} is {_shown(saved)}, where text was expected")
-    elif isinstance(built, (int, float)) and not _is_number(saved):
-        raise ValueError(f"{place} is {_shown(saved)}, where a number was expected")
 
 
 def _is_number(value):
     if isinstance(value, torch.Tensor):
         return value.dim() == 0 and not value.is_complex() and value.layout == torch.strided
     return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
-
-
-def _shown(value):
-    return repr(value) if isinstance(value, (str, float, bool, type(None))) else f"a {type(value).__name__}"
-
-
-def _kernel(settings):
-    """Which kernel computes the update: a matter of this run, not of the checkpoint."""
-    return {key: settings[key] for key in ("fused", "foreach", "capturable", "differentiable") if key in settings}
-
-
-def _laid_out_like(parameter, value):
-    """The value in the parameter's memory order, which fused kernels take for granted."""
-    if not isinstance(value, torch.Tensor) or value.shape != parameter.shape:
-        return value
-    value = sharded_like(parameter, value)
-    if value.stride() == parameter.stride():
-        return value
-    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-
-
-def load_state(name, target, state):
-    """Load the state of any object that has load_state_dict. Raises UserError, with its name, if it does not fit."""
-    try:
-        if isinstance(target, torch.nn.Module):
-            load_weights(target, state)
-            return
-        if isinstance(target, torch.optim.lr_scheduler.LRScheduler):
-            ours = type(target).__module__.startswith("torch.")
-            _require_like(target.state_dict(), state, "", fixed=ours)
-            load_schedule(name, target, state)
-        else:
-            target.load_state_dict(state)
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"the checkpoint does not fit {name!r}: {' '.join(str(error).split())}") from None

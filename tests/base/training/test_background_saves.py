@@ -101,13 +101,15 @@ def test_the_last_background_save_is_waited_for_and_its_error_told(tmp_path, mon
 def test_a_loop_of_the_projects_own_hears_of_a_failed_save_at_its_epochs_end(tmp_path, monkeypatch):
     config = tiny_config(tmp_path, epochs=9, save_period=3, async_save=True)
     trainer = tiny_trainer(config, trainer_class=scripted([1.0] * 9))
-    finish = trainer._finish_epoch
+    finish, next_epoch = trainer._finish_epoch, threading.Event()
 
     def full(state, path, *note):
+        next_epoch.wait(10)
         raise CheckpointError("the disk is full")
 
     def finish_after_the_save(log, seconds):
         if trainer.saver._job is not None:
+            next_epoch.set()
             concurrent.futures.wait([trainer.saver._job])
         return finish(log, seconds)
 

@@ -111,7 +111,7 @@ def test_going_back_says_when_the_best_before_it_is_gone(tmp_path, capsys):
     config, first = ran(tmp_path, [3, 1, 2, 0.5])
     (first.checkpoint_dir / "checkpoint-epoch2.pth").unlink()
     tiny_trainer(config, resume=first.checkpoint_dir / "checkpoint-epoch3.pth", trainer_class=scripted([9] * 4)).train()
-    assert "no model_best.pth: its epoch's checkpoint is gone" in capsys.readouterr().out
+    assert "no model_best.pth: the checkpoint of its epoch is gone" in capsys.readouterr().out
     assert not (first.checkpoint_dir / "model_best.pth").exists()
 
 

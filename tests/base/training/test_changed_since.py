@@ -23,6 +23,17 @@ def test_changed_learning_rate_wins_over_the_checkpoint(tmp_path):
     assert [float(row["lr"]) for row in metrics_rows(resumed)] == pytest.approx([0.1, 0.09, 0.01])
 
 
+def test_a_setting_that_needs_a_state_which_was_not_saved_is_refused(tmp_path):
+    config = tiny_config(tmp_path, epochs=1)
+    config["optimizer"] = {"type": "Adam", "args": {"lr": 0.001}}
+    trainer = tiny_trainer(config)
+    trainer.train()
+    config = tiny_config(tmp_path, epochs=2)
+    config["optimizer"] = {"type": "Adam", "args": {"lr": 0.001, "amsgrad": True}}
+    with pytest.raises(UserError, match="a state has no 'max_exp_avg_sq', which amsgrad needs"):
+        tiny_trainer(config, resume=trainer.checkpoint_dir / "checkpoint-epoch1.pth").train()
+
+
 def test_another_optimizer_starts_anew(tmp_path):
     trainer = tiny_trainer(tiny_config(tmp_path, epochs=1))
     trainer.train()
@@ -53,7 +64,7 @@ def test_new_run_that_has_no_epochs_left_is_refused_and_leaves_no_folder(tmp_pat
     trainer = tiny_trainer(tiny_config(tmp_path / "a", epochs=2))
     trainer.train()
     newest = trainer.checkpoint_dir / "checkpoint-epoch2.pth"
-    with pytest.raises(UserError, match=r"trainer.epochs: got 2, and the checkpoint is of epoch 2 already"):
+    with pytest.raises(UserError, match=r"trainer.epochs: got 2, and the checkpoint has trained 2 epochs already"):
         tiny_trainer(tiny_config(tmp_path / "b"), resume=newest, new_run=True).train()
     assert not (tmp_path / "b").exists()
 

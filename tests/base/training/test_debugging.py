@@ -276,7 +276,9 @@ def test_overfitted_samples_are_those_that_validation_would_see():
 @pytest.mark.slow
 def test_overfitting_makes_the_loss_vanish(tmp_path):
     model = torch.nn.Sequential(torch.nn.Linear(4, 64), torch.nn.ReLU(), torch.nn.Linear(64, 3))
-    trainer = tiny_trainer(tiny_config(tmp_path, overfit_batches=1, epochs=300), schedule=None, model=model)
+    trainer = tiny_trainer(
+        tiny_config(tmp_path, overfit_batches=1, epochs=300, save_period=300), schedule=None, model=model
+    )
     trainer.train()
     row = trainer.table.rows()[-1]
     assert float(row["val_loss"]) < 0.05 and float(row["val_accuracy"]) == 1

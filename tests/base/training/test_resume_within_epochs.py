@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -12,13 +10,14 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
+from worlds import run_forked, start_forked
 
 import trainer.trainer
 import utils.runs.saver
 from base import BaseDataLoader, InMemoryDataset
 from base.data.augmentations import RandomShift
 from compare import comparable_state
-from helpers import PROJECT, TinyData, copy_project, run, run_here, same, tiny_config, tiny_trainer
+from helpers import PROJECT, TinyData, copy_project, run_here, same, tiny_config, tiny_trainer
 from trainer import Trainer
 from utils import UserError
 from utils.runs.checkpoint import find_checkpoint, load_checkpoint
@@ -75,8 +74,24 @@ def results(trainer):
     return {"saved": saved, "csv": (trainer.config.log_dir / "metrics.csv").read_text(), "scalars": scalars}
 
 
-def assert_same(left, right):
-    left, right = results(left), results(right)
+@pytest.fixture(scope="module")
+def left_alone(tmp_path_factory):
+    """A function that returns the results of a run with these settings that nothing stops; it trains each once."""
+    known = {}
+
+    def results_of(changes, **kwargs):
+        key = repr((changes, kwargs))
+        if key not in known:
+            straight = tiny_trainer(tiny_config(tmp_path_factory.mktemp("straight"), **changes), **kwargs)
+            straight.train()
+            known[key] = results(straight)
+        return known[key]
+
+    return results_of
+
+
+def assert_same(left, trainer):
+    right = results(trainer)
     assert left["csv"] == right["csv"] and left["scalars"] == right["scalars"] and left["scalars"]
     for one, other in zip(left["saved"], right["saved"], strict=True):
         for key in one:
@@ -92,11 +107,9 @@ def with_schedule_by_steps(config):
 
 
 @pytest.mark.parametrize("step", range(1, STEPS))
-def test_stop_after_any_batch(tmp_path, step):
+def test_stop_after_any_batch(tmp_path, left_alone, step):
     changes = settings(accumulate=3, validate_every_steps=4, async_save=step % 2 == 0)
-    straight = tiny_trainer(tiny_config(tmp_path / "a", **changes))
-    straight.train()
-    assert_same(straight, stop_and_resume(tmp_path / "b", step, changes))
+    assert_same(left_alone(changes), stop_and_resume(tmp_path, step, changes))
 
 
 @pytest.mark.parametrize(
@@ -111,11 +124,9 @@ def test_stop_after_any_batch(tmp_path, step):
         {"on_nonfinite": "rollback"},
     ],
 )
-def test_stop_in_other_settings(tmp_path, changes):
+def test_stop_in_other_settings(tmp_path, left_alone, changes):
     changes = settings(**changes)
-    straight = tiny_trainer(tiny_config(tmp_path / "a", **changes))
-    straight.train()
-    assert_same(straight, stop_and_resume(tmp_path / "b", 4, changes))
+    assert_same(left_alone(changes), stop_and_resume(tmp_path, 4, changes))
 
 
 def test_stop_with_a_schedule_by_steps(tmp_path):
@@ -129,40 +140,36 @@ def test_stop_with_a_schedule_by_steps(tmp_path):
         first.train()
     second = job(tmp_path / "b", resume=find_checkpoint(first.checkpoint_dir)[0])
     second.train()
-    assert_same(straight, second)
+    assert_same(results(straight), second)
+
+
+class AugmentedInBatches(BaseDataLoader):
+    """Balanced classes of a stratified fold, augmented a whole batch at a time."""
+
+    def __init__(self, data, batch_size, shuffle, validation_split, num_workers):
+        images, classes = data.features.view(50, 1, 2, 2), data.labels % 2
+        plain = InMemoryDataset(images, data.labels, batch_transform=torch.nn.Flatten())
+        shifted = InMemoryDataset(images, data.labels, batch_transform=[RandomShift(1, flip=True), torch.nn.Flatten()])
+        by = {"fold": "2/5", "stratify": classes, "balance_classes": classes}
+        super().__init__(shifted, batch_size, shuffle, 0, num_workers, valid_dataset=plain, **by)
 
 
 @pytest.mark.parametrize("step", [1, 7, 13])
-def test_stop_with_balanced_classes_folds_and_whole_batches_augmented(tmp_path, step):
-    class Loader(BaseDataLoader):
-        def __init__(self, data, batch_size, shuffle, validation_split, num_workers):
-            images, classes = data.features.view(50, 1, 2, 2), data.labels % 2
-            plain = InMemoryDataset(images, data.labels, batch_transform=torch.nn.Flatten())
-            shifted = InMemoryDataset(
-                images, data.labels, batch_transform=[RandomShift(1, flip=True), torch.nn.Flatten()]
-            )
-            by = {"fold": "2/5", "stratify": classes, "balance_classes": classes}
-            super().__init__(shifted, batch_size, shuffle, 0, num_workers, valid_dataset=plain, **by)
-
-    straight = tiny_trainer(tiny_config(tmp_path / "a", **settings()), loader_class=Loader)
-    straight.train()
-    assert_same(straight, stop_and_resume(tmp_path / "b", step, settings(), loader_class=Loader))
+def test_stop_with_balanced_classes_folds_and_whole_batches_augmented(tmp_path, left_alone, step):
+    straight = left_alone(settings(), loader_class=AugmentedInBatches)
+    assert_same(straight, stop_and_resume(tmp_path, step, settings(), loader_class=AugmentedInBatches))
 
 
 @pytest.mark.parametrize("workers", [(0, 2), (2, 1), (2, 0)])
-def test_number_of_workers_may_change_in_between(tmp_path, workers):
-    straight = tiny_trainer(tiny_config(tmp_path / "a", **settings()))
-    straight.train()
-    resumed = stop_and_resume(tmp_path / "b", 7, settings(), num_workers=workers[0], second={"num_workers": workers[1]})
-    assert_same(straight, resumed)
+def test_number_of_workers_may_change_in_between(tmp_path, left_alone, workers):
+    resumed = stop_and_resume(tmp_path, 7, settings(), num_workers=workers[0], second={"num_workers": workers[1]})
+    assert_same(left_alone(settings()), resumed)
 
 
 @pytest.mark.parametrize("during", [1, 2, 4, 5])
 def test_stop_in_a_validation(tmp_path, monkeypatch, during):
     """Validations 1, 2, 4 and 5 are those after 3 steps, after the first epoch, after 6 and after 9."""
     changes = settings(validate_every_steps=3)
-    straight = tiny_trainer(tiny_config(tmp_path / "a", **changes))
-    straight.train()
     evaluate, calls = trainer.trainer.evaluate, []
 
     def interrupted(*args, **kwargs):
@@ -186,7 +193,7 @@ def test_stop_in_a_validation(tmp_path, monkeypatch, during):
     assert ended.value.code == 138 and len(calls) == during
     second = tiny_trainer(tiny_config(tmp_path / "b", **changes), resume=find_checkpoint(first.checkpoint_dir)[0])
     second.train()
-    assert_same(straight, second)
+    assert_same(results(straight), second)
 
 
 def test_first_ctrl_c_saves_and_the_second_ends_at_once(tmp_path):
@@ -325,7 +332,7 @@ from utils.errors import clean_exit
 with clean_exit():
     tiny_trainer(tiny_config({str(tmp_path)!r}), resume={str(one.checkpoint_dir / "checkpoint-epoch1.pth")!r}).train()
 """
-    assert "another process trains this run" in run("-c", program, status=2).stderr
+    assert "another process trains this run" in run_forked("-c", program, status=2).stderr
 
 
 def test_checkpoints_within_epochs_are_made_and_only_the_newest_kept(tmp_path):
@@ -498,7 +505,7 @@ def test_auto_starts_no_second_run_beside_one_that_has_saved_nothing_yet(tmp_pat
     command = ["train.py", "-c", "config.json", "-r", "auto", "--set", "name=again"]
     command += ["--set", f"trainer.save_dir={tmp_path}", "--check"]
     lock = RunLock(folder)
-    assert "first: another process trains this run, and has saved nothing yet" in run(*command, status=2).stderr
+    assert "first: another process trains this run, and has saved nothing yet" in run_forked(*command, status=2).stderr
     del lock
     run_here(*command)
 
@@ -507,20 +514,17 @@ def test_auto_starts_no_second_run_beside_one_that_has_saved_nothing_yet(tmp_pat
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)])
 def test_signal_to_all_processes_of_a_run_with_workers_saves_and_ends_it(tmp_path, number, status):
     project = copy_project(tmp_path / "project")
-    command = [sys.executable, "train.py", "-c", "config.json", "--set", "data_loader.args.num_workers=2"]
-    with subprocess.Popen(
-        command,
-        cwd=project,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    ) as process:
-        line = next(line for line in process.stdout if "[21/" in line or "Error" in line)
-        os.killpg(process.pid, number)
-        output = line + process.communicate(timeout=60)[0]
-    assert process.returncode == status, output
+    command = ["train.py", "-c", "config.json", "--set", "data_loader.args.num_workers=2"]
+    printed = tmp_path / "printed"
+    with open(printed, "w") as file:
+        process = start_forked(*command, cwd=project, output=file, errors=file)
+    while "[21/" not in printed.read_text():
+        assert process.is_alive(), printed.read_text()
+        time.sleep(0.05)
+    os.killpg(process.pid, number)
+    process.join(60)
+    output = printed.read_text()
+    assert process.exitcode == status, output
     assert "resume with: python train.py -r saved" in output and "Traceback" not in output
     (saved,) = project.glob("saved/models/*/*/checkpoint*")
     assert saved.name.startswith("checkpoint-epoch1-batch") and load_checkpoint(saved)["batch"] >= 21

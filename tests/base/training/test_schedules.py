@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from base.training.optimizers import build_optimizer
-from base.training.schedules import build_schedule
-from helpers import metrics_rows, tiny_config, tiny_trainer
+from base.training.schedules import Schedules, build_schedule
+from helpers import metrics_rows, newest_state, tiny_config, tiny_trainer
 from parse_config import PARTS, ConfigParser
 from utils.errors import UserError
 from utils.json_io import read_json
+from utils.runs.checkpoint import FORMAT, load_checkpoint, save_checkpoint
+from utils.runs.schedule_state import refuse_old_steps
 
 LOADER = torch.utils.data.DataLoader(torch.zeros(70, 1), batch_size=10)  # 7 batches
 
@@ -137,11 +139,11 @@ CHAIN = {"type": "ChainedScheduler", "args": {"schedulers": [STEP]}}
         ),
         (
             {"type": "ChainedScheduler", "args": {"schedulers": [STEP, {**STEP, "warmup": 1}]}},
-            "lr_scheduler.args.schedulers.1: a warm-up sets the rate anew",
+            "lr_scheduler.args.schedulers.1: a warm-up overwrites the rate",
         ),
         (
             {"type": "ChainedScheduler", "args": {"schedulers": [{"type": "ReduceLROnPlateau"}]}},
-            "lr_scheduler.args.schedulers.0: ReduceLROnPlateau sets the rate anew",
+            "lr_scheduler.args.schedulers.0: ReduceLROnPlateau overwrites the rate",
         ),
         (
             {"type": "ChainedScheduler", "args": {"schedulers": [STEP]}, "warmup": "5%"},
@@ -149,7 +151,7 @@ CHAIN = {"type": "ChainedScheduler", "args": {"schedulers": [STEP]}}
         ),
         (
             {"type": "SequentialLR", "args": {"milestones": [], "schedulers": [CHAIN]}},
-            "lr_scheduler.args.schedulers.0.type: ChainedScheduler can be no part of a SequentialLR",
+            "lr_scheduler.args.schedulers.0.type: SequentialLR cannot contain a ChainedScheduler",
         ),
         ({**CHAIN, "args": {**CHAIN["args"], "optimizer": 1}}, "lr_scheduler.args.optimizer: no such argument"),
         ({"type": "StepLR", "args": {"step_size": 1}, "warmup": -3}, "lr_scheduler.warmup: got -3"),
@@ -185,9 +187,9 @@ LONGER = {
 }
 
 
-def scheduled(folder, section, epochs, resume=None):
+def scheduled(folder, section, epochs, resume=None, **trainer):
     """A tiny trainer whose schedule is built from the section."""
-    config = {**tiny_config(folder, epochs=epochs), "lr_scheduler": section}
+    config = {**tiny_config(folder, epochs=epochs, **trainer), "lr_scheduler": section}
     loader = torch.utils.data.DataLoader(torch.zeros(40), batch_size=8)  # of as many batches as the tiny job's
     return tiny_trainer(
         config, resume=resume, schedule=lambda optimizer: build_schedule(ConfigParser(config), optimizer, loader)
@@ -215,6 +217,84 @@ def test_a_schedule_of_the_same_length_is_put_back_without_a_word(tmp_path):
     longer = scheduled(tmp_path, section, 4, resume=first.saver.newest)
     longer.train()
     assert "lengths" not in (longer.config.log_dir / "info.log").read_text()
+
+
+# A run that an earlier version began, in which durations in steps counted batches
+
+
+def as_written_before(trainer, **changes):
+    """The trainer's newest checkpoint, rewritten with the changes to its schedule's state and without a format."""
+    state = load_checkpoint(trainer.saver.newest)
+    assert state.pop("format") == FORMAT
+    state["attributes"]["lr_scheduler"] |= changes
+    save_checkpoint(state, trainer.saver.newest)
+    return trainer.saver.newest
+
+
+IN_STEPS = {"type": "CosineAnnealingLR", "interval": "step", "args": {"T_max": "40 steps"}}
+WARM_UP = {"type": "LinearLR", "interval": "step", "args": {"start_factor": 0.5, "total_iters": "4 steps"}}
+
+
+def test_a_schedule_that_counted_batches_is_refused_within_its_course_with_the_reason(tmp_path):
+    first = scheduled(tmp_path, IN_STEPS, 2, accumulate=2)
+    first.train()
+    old = as_written_before(first, T_max=20)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UserError) as told:
+        scheduled(tmp_path, IN_STEPS, 4, resume=old, accumulate=2).train()
+    assert len(str(told.value).splitlines()) == 1
+    for part in ("here '40 steps', counted batches", "of 2 batches each", "--weights-only"):
+        assert part in str(told.value)
+    assert files == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    changed = {**IN_STEPS, "args": {"T_max": "100%"}}
+    assert scheduled(tmp_path, changed, 4, resume=old, accumulate=2).start_epoch == 3
+
+
+def test_a_schedule_of_several_optimizers_is_looked_through(tmp_path):
+    section = {"a": IN_STEPS, "b": {"type": "ConstantLR"}}
+    config = {"lr_scheduler": section, "trainer": {"accumulate": 2}}
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedules = [Schedules({"a": torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max)}) for T_max in (20, 40)]
+    checkpoint = {"config": config, "attributes": {"lr_scheduler": schedules[0].state_dict()}}
+    with pytest.raises(UserError, match="counted batches"):
+        refuse_old_steps(checkpoint, schedules[1])
+    refuse_old_steps({**checkpoint, "format": 1}, schedules[1])
+
+
+@pytest.mark.parametrize(
+    ("section", "accumulate", "changes"),
+    [
+        (IN_STEPS, 2, {}),  # of a version between the two: the same lengths
+        (IN_STEPS, 1, {"T_max": 39}),
+        ({**IN_STEPS, "args": {"T_max": "100%"}}, 2, {"T_max": 39}),
+        (WARM_UP, 2, {"total_iters": 2}),  # over: 2 epochs are 6 optimizer steps
+    ],
+)
+def test_other_schedules_of_an_earlier_version_resume(tmp_path, section, accumulate, changes):
+    first = scheduled(tmp_path, section, 2, accumulate=accumulate)
+    first.train()
+    resumed = scheduled(tmp_path, section, 3, resume=as_written_before(first, **changes), accumulate=accumulate)
+    resumed.train()
+    assert newest_state(resumed)["epoch"] == 3 and newest_state(resumed)["format"] == FORMAT
+
+
+def test_a_schedule_in_steps_of_this_version_resumes_where_the_run_is_made_longer(tmp_path):
+    section = {**IN_STEPS, "warmup": "10%"}
+    first = scheduled(tmp_path, section, 2, accumulate=2)
+    first.train()
+    longer = scheduled(tmp_path, section, 8, resume=first.saver.newest, accumulate=2)
+    longer.train()
+    assert newest_state(longer)["epoch"] == 8
+
+
+@pytest.mark.parametrize("state", [{"last_epoch": "x"}, {"total_iters": "x"}, {"total_iters": [1, "x"]}])
+def test_an_edited_state_of_an_earlier_version_is_refused_in_one_line(tmp_path, state):
+    first = scheduled(tmp_path, WARM_UP, 2, accumulate=2)
+    first.train()
+    old = as_written_before(first, **{"total_iters": 2, **state})
+    with pytest.raises(UserError) as told:
+        scheduled(tmp_path, WARM_UP, 3, resume=old, accumulate=2).train()
+    assert len(str(told.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_lists_of_things_to_build_are_short(section):
         ({"init_weights": {"path": "a" * 5_000}}, "init_weights.path: got 'aaa"),
         (
             {"init_weights": {"path": "config.json", "rename": {"a{99999999999}": ""}}},
-            "init_weights.rename: 'a{99999999999}' is no regular expression",
+            "init_weights.rename: 'a{99999999999}' is not a regular expression",
         ),
         (
             {"init_weights": {"path": "config.json", "rename": {f"a{i}": "" for i in range(101)}}},

@@ -5,7 +5,7 @@ import datetime
 import pytest
 
 from utils import UserError
-from utils.config.plain import MAX_DEPTH, MAX_KEYS, MAX_VALUES, first_repeated, path_mistake, require_plain
+from utils.config.plain import MAX_DEPTH, MAX_KEYS, MAX_VALUES, path_error, require_plain
 
 
 def nested(depth):
@@ -45,10 +45,6 @@ def test_what_is_beyond_them_is_refused_in_one_short_line(value, told):
 
 
 def test_paths_are_one_printable_line_of_names_that_a_file_may_have():
-    assert path_mistake("saved/models/Größe 2") is None and path_mistake("a" * 255) is None
+    assert path_error("saved/models/Größe 2") is None and path_error("a" * 255) is None
     for text in ("", "a\nb", "a\x1b", "a\x9b", "a\u202eb", "a\0", "\ud800", "a" * 256, "ü" * 128, "a/" * 5_000):
-        assert path_mistake(text) is not None
-
-
-def test_the_first_key_that_stands_twice_is_found():
-    assert first_repeated("abcdcb") == "c" and first_repeated("abc") is None
+        assert path_error(text) is not None

@@ -55,7 +55,7 @@ def test_names_that_fit_resolve(section, name):
     [
         ("arch", "MnistModl", "did you mean 'MnistModel'"),
         ("arch", "mine.Net", "model"),
-        ("arch", "torch.nn.Linaer", "did you mean 'Linear'"),
+        ("arch", "torch.nn.Linaer", "did you mean 'torch.nn.Linear'"),
         ("arch", "torch.optim.Adam", "not allowed"),
         ("arch", "os.system", "model"),
         ("arch", "builtins.eval", "model"),
@@ -74,7 +74,11 @@ def test_names_that_fit_resolve(section, name):
         ("loss", "mse_loss", "did you mean 'torch.nn.functional.mse_loss'"),
         ("arch", "resnet18", "did you mean 'torchvision.models.resnet18'"),
         ("metrics", "F1Score", "did you mean 'torchmetrics.F1Score'"),
-        ("metrics", "torchmetrics.classification.MulticlasF1Score", "did you mean 'MulticlassF1Score'"),
+        (
+            "metrics",
+            "torchmetrics.classification.MulticlasF1Score",
+            "did you mean 'torchmetrics.classification.MulticlassF1Score'",
+        ),
     ],
 )
 def test_names_that_do_not_fit_are_refused_before_anything_is_imported(section, name, word):
@@ -163,7 +167,7 @@ def project(tmp_path, monkeypatch, source):
 
 def test_class_of_another_file_is_pointed_to(tmp_path, monkeypatch):
     part = project(tmp_path, monkeypatch, "")
-    with pytest.raises(UserError, match=r"write 'other.Elsewhere'"):
+    with pytest.raises(UserError, match=r"did you mean 'other.Elsewhere'"):
         find_in_source("Elsewhere", part)
     assert find_in_source("other.Elsewhere", part).kind == "class"
 

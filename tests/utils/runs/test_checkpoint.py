@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from utils.runs.checkpoint import (
+    FORMAT,
     CheckpointError,
     find_checkpoint,
     load_checkpoint,
@@ -98,6 +99,12 @@ def test_numpy_scalars_become_numbers_and_counters_stay(tmp_path):
     assert type(state["best"]) is float and type(state["milestones"]) is Counter
 
 
+def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path):
+    save_checkpoint({**STATE, "format": FORMAT + 1}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"a\.pth: a newer version of this project wrote it, in format 2; this"):
+        load_checkpoint(tmp_path / "a.pth")
+
+
 class Payload:
     def __reduce__(self):
         return os.system, ("touch executed",)
@@ -168,8 +175,8 @@ def test_a_folder_of_runs_is_refused_with_the_newest_of_them(tmp_path):
             os.utime(tmp_path / run / "checkpoint-epoch1.pth", (seconds, seconds))
     with pytest.raises(CheckpointError) as told:
         find_checkpoint(tmp_path)
-    assert (
-        str(told.value) == f"{tmp_path}: holds runs and is none; its newest one with a checkpoint is {tmp_path / 'a'}"
+    assert str(told.value) == (
+        f"{tmp_path}: holds runs and is not one itself; the newest run in it with a checkpoint is {tmp_path / 'a'}"
     )
 
 
@@ -224,6 +231,8 @@ def test_overtaken_checkpoints_are_kept_but_not_taken_for_the_newest(tmp_path):
         {"state_dict": None},
         {"monitor_best": "x"},
         {"not_improved_count": None},
+        {"format": "1"},
+        {"format": -1},
     ],
 )
 def test_checkpoint_of_the_wrong_shape_is_refused(tmp_path, wrong):

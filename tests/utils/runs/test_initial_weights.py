@@ -4,8 +4,9 @@ from argparse import Namespace
 
 import pytest
 import torch
+from worlds import run_forked
 
-from helpers import PROJECT, SHORT, copy_project, run, run_here, same
+from helpers import PROJECT, SHORT, copy_project, run_here, same
 from parse_config import PARTS, ConfigParser
 from utils import UserError
 from utils.config.command_line import read_command_line
@@ -66,7 +67,7 @@ def test_a_replaced_head_stays_as_it_is_initialised(tmp_path, source):
     told = load_initial_weights(model, saved(source.state_dict(), tmp_path), skip=["head.*"])
     assert torch.equal(model.head.weight, before) and same(model.body.state_dict(), source.body.state_dict())
     assert same(model.head2.state_dict(), source.head2.state_dict())
-    assert "as initialised stay head.weight, head.bias" in told and "taken for 9 of the model's 11" in told
+    assert "left as initialised: head.weight, head.bias" in told and "taken for 9 of the model's 11" in told
 
 
 def test_names_are_changed_one_pattern_after_the_other(tmp_path, source):
@@ -79,8 +80,8 @@ def test_names_are_changed_one_pattern_after_the_other(tmp_path, source):
 def test_part_of_a_file_and_of_a_model_with_strict_off_is_reported(tmp_path, source):
     state = {f"{'x' * (name[:4] == 'head')}{name}": value for name, value in source.state_dict().items()}
     told = load_initial_weights(Net(), saved(state, tmp_path), strict=False)
-    assert "as initialised stay head.weight, head.bias, head2.weight, head2.bias" in told
-    assert "not used are xhead.weight, xhead.bias, xhead2.weight, xhead2.bias" in told
+    assert "left as initialised: head.weight, head.bias, head2.weight, head2.bias" in told
+    assert "not used: xhead.weight, xhead.bias, xhead2.weight, xhead2.bias" in told
 
 
 def test_files_from_before_batch_norm_counted_batches_fit(tmp_path, source):
@@ -122,8 +123,8 @@ def test_patterns_that_match_nothing_are_refused_with_the_nearest_name(tmp_path,
 @pytest.mark.parametrize(
     ("rename", "mistake"),
     [
-        ({r"^head2?": "head"}, "two entries come to be called 'head.weight'"),
-        ({r"^head": r"\3"}, r"'\\3' cannot be put in the place of '^head': invalid group reference 3"),
+        ({r"^head2?": "head"}, "two entries are renamed to 'head.weight'"),
+        ({r"^head": r"\3"}, r"'\\3' cannot replace '^head': invalid group reference 3"),
     ],
 )
 def test_renames_that_cannot_be_are_refused(tmp_path, source, rename, mistake):
@@ -168,7 +169,7 @@ def test_a_model_of_torchvision_takes_a_local_file_with_a_new_head(tmp_path):
     ("section", "mistake"),
     [
         ({"path": "none.pth"}, "init_weights.path: there is no file none.pth"),
-        ({"path": "README.md", "rename": {"[": ""}}, r"init_weights.rename: '\[' is no regular expression"),
+        ({"path": "README.md", "rename": {"[": ""}}, r"init_weights.rename: '\[' is not a regular expression"),
         ({"path": "README.md", "skp": []}, r"init_weights.skp: no such key; did you mean 'skip'\?"),
         ({"path": "README.md", "skip": "fc"}, "init_weights.skip: got 'fc'; it should be a list"),
         ({}, "init_weights.path: missing"),
@@ -213,7 +214,7 @@ def test_weights_only_is_a_new_run_from_epoch_1_and_goes_on_without_the_file(pro
         'def stop(self, *a, **k):\n    self.stop("enough")\n    return run(self, *a, **k)\n'
         'B._finish_epoch = stop; sys.argv = sys.argv[1:]; runpy.run_path("train.py", run_name="__main__")'
     )
-    run("-c", stop, "train.py", "-c", "again.json", *two, cwd=project)
+    run_forked("-c", stop, "train.py", "-c", "again.json", *two, cwd=project)
     (project / "weights.pth").unlink()
     told = run_here("train.py", "-c", "again.json", "--check", cwd=project, status=2).stderr
     assert "there is no file weights.pth" in told
@@ -246,6 +247,7 @@ def test_weights_only_names_the_checkpoint_and_takes_what_the_config_says_of_it(
     path = str(tmp_path / "c.pth")
     assert command(None).config == {"n_gpu": 0, "init_weights": {"path": path}} and command(None).resume is None
     assert command({"skip": ["fc"]}).config["init_weights"] == {"path": path, "skip": ["fc"]}
+    assert command([3]).config["init_weights"] == [3]  # which the check of the config refuses
 
 
 def test_two_sources_of_weights_are_refused(command):

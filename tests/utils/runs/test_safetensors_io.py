@@ -4,8 +4,9 @@ import sys
 
 import pytest
 import torch
+from worlds import run_forked
 
-from helpers import SHORT, run, run_here, same
+from helpers import SHORT, run_here, same
 from utils import UserError
 from utils.runs.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from utils.runs.safetensors_io import write_safetensors
@@ -34,7 +35,7 @@ def test_damaged_files_are_refused(tmp_path, content):
 def test_files_and_folders_that_cannot_be_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         load_checkpoint(tmp_path / "none.safetensors")
-    with pytest.raises(CheckpointError, match="x is no tensor"):
+    with pytest.raises(CheckpointError, match="x is not a tensor"):
         write_safetensors({"state_dict": {"x": 1}}, tmp_path / "a.safetensors")
     safetensors.save_file({"a": torch.ones(1)}, tmp_path / "b.safetensors", metadata={"config": "[]"})
     with pytest.raises(CheckpointError, match="its 'config' is of type list"):
@@ -53,7 +54,7 @@ def test_the_command_exports_and_test_and_train_read_the_file(tmp_path):
     run_here("train.py", "-c", "config.json", *options)
     (folder,) = tmp_path.glob("models/*/*")
     weights = folder / "weights.safetensors"  # in the run's folder, where -r would go on with the run
-    assert str(weights) in run("-m", "utils.runs.export", folder, weights).stdout
+    assert str(weights) in run_forked("-m", "utils.runs.export", folder, weights).stdout
     of_file, of_checkpoint = (
         run_here("test.py", "-r", path, "--split", "valid").stdout.splitlines()[1:]
         for path in (weights, folder / "checkpoint-epoch1.pth")
@@ -61,9 +62,12 @@ def test_the_command_exports_and_test_and_train_read_the_file(tmp_path):
     assert of_file == of_checkpoint and len(of_file) == 4
     told = run_here("train.py", "-r", weights, *options).stdout
     assert "epoch 1/1" in told and len(list(tmp_path.glob("models/*/*"))) == 2
-    refused = run("-m", "utils.runs.export", folder, tmp_path / "w.pt", status=2)
+    refused = run_forked("-m", "utils.runs.export", folder, tmp_path / "w.pt", status=2)
     assert "end the file's name in .pth or .safetensors" in refused.stderr
-    assert "no such folder" in run("-m", "utils.runs.export", folder, tmp_path / "no/w.safetensors", status=2).stderr
+    assert (
+        "no such folder"
+        in run_forked("-m", "utils.runs.export", folder, tmp_path / "no/w.safetensors", status=2).stderr
+    )
 
 
 def test_a_plain_state_dict_is_read_as_weights(tmp_path):

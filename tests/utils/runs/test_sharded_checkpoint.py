@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from torch.distributed import checkpoint
 
-from utils.distributed.sharded_checkpoint import read_shards, require_shard_files, verify_shards
+from utils.distributed.sharded_checkpoint import read_shards, verify_shards
+from utils.distributed.shards import require_shard_files
 from utils.errors import UserError
 from utils.runs.checkpoint import CheckpointError, load_checkpoint, prune_checkpoints, save_checkpoint
 from utils.runs.run_folder import RunLock
@@ -56,12 +57,12 @@ def test_what_was_written_is_accepted(tmp_path):
 )
 def test_a_list_of_anything_but_plain_names_and_checksums_is_refused(tmp_path, listed):
     (tmp_path.parent / "secret").write_bytes(CONTENT)
-    assert "it is no list of files and their checksums" in refusal(*folder_of(tmp_path, json.dumps(listed).encode()))
+    assert "it is not a list of files and their checksums" in refusal(*folder_of(tmp_path, json.dumps(listed).encode()))
 
 
 @pytest.mark.parametrize("listed", [b"{", b"\xff", b"[" * 100_000])
 def test_a_list_that_is_no_json_is_refused(tmp_path, listed):
-    assert "it is no list of files and their checksums" in refusal(*folder_of(tmp_path, listed))
+    assert "it is not a list of files and their checksums" in refusal(*folder_of(tmp_path, listed))
 
 
 @pytest.mark.parametrize("name", [SHARD, "sha256.json", "other.safetensors"])

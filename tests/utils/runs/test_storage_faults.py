@@ -9,16 +9,16 @@ import random
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from killed import FileWrapper
+from worlds import run_forked
 
 import utils.files
 import utils.runs.checkpoint as checkpoints
-from helpers import PROJECT, copy_project, run
+from helpers import PROJECT, copy_project
 from logger import CsvLog
 from utils.json_io import write_json
 from utils.runs.checkpoint import CheckpointError, find_checkpoint, load_checkpoint
@@ -75,14 +75,7 @@ print(count - 1, "operations")
 def test_a_save_killed_at_any_of_its_operations_leaves_a_checkpoint(tmp_path):
     (tmp_path / "before").mkdir()
     places = [PROJECT, PROJECT / "tests" / "utils" / "runs", PROJECT / "tests"]
-    done = subprocess.run(
-        [sys.executable, "-c", _SAVE_AND_DIE, *map(str, places), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(PROJECT / "tests")},
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_forked("-c", _SAVE_AND_DIE, *places, tmp_path)
     assert int(done.stdout.split()[0]) > 40
 
 
@@ -357,7 +350,7 @@ def test_run_on_a_full_disk_says_so_fails_and_goes_on_where_there_is_room(tmp_pa
         pytest.skip("this machine lets nobody mount a small disk")
     try:
         job = (*JOB, "--set", f"trainer.save_dir={disk}", "--set", "trainer.verbosity=1")
-        done = run(*job, cwd=project, status=2)
+        done = run_forked(*job, cwd=project, status=2)
         assert "No space left" in done.stderr and "Traceback" not in done.stderr
         assert [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         (folder,) = disk.glob("models/*/*")
@@ -367,7 +360,7 @@ def test_run_on_a_full_disk_says_so_fails_and_goes_on_where_there_is_room(tmp_pa
             if old != path:
                 old.unlink()
         epoch = load_checkpoint(path)["epoch"]
-        run(
+        run_forked(
             "train.py",
             "-r",
             folder,

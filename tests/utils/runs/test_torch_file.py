@@ -111,6 +111,33 @@ def test_entries_that_overlap_are_refused(tmp_path):
     refused(path, "its entries overlap")
 
 
+def test_an_entry_larger_than_the_file_is_refused(tmp_path):
+    path = written(tmp_path / "a.pth")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("archive/last", b"x")
+    content, sizes = path.read_bytes(), struct.pack("<2L", 1, 1)
+    at = content.rindex(sizes)
+    path.write_bytes(content[:at] + struct.pack("<2L", 2**31, 2**31) + content[at + 8 :])
+    refused(path, "its entries are larger than the file")
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_an_archive_with_a_second_directory_is_refused(tmp_path, after):
+    first, second = (written(tmp_path / name).read_bytes() for name in ("a.pth", "b.pth"))
+    (tmp_path / "a.pth").write_bytes(first + second if after else first + second[second.rindex(b"PK\5\6") :])
+    refused(tmp_path / "a.pth", "its directory is not at its end")
+
+
+def test_a_directory_that_its_zip64_record_does_not_agree_with_is_refused(tmp_path):
+    torch.save({"state_dict": {"w": torch.arange(6.0)}}, tmp_path / "a.pth")  # which writes such a record
+    content = (tmp_path / "a.pth").read_bytes()
+    locator = content.rindex(b"PK\6\7")
+    place = struct.unpack_from("<Q", content, locator + 8)[0]
+    changed = struct.pack("<Q", place - 1)
+    (tmp_path / "a.pth").write_bytes(content[: locator + 8] + changed + content[locator + 16 :])
+    refused(tmp_path / "a.pth", "its directory is not at its end")
+
+
 def test_a_pickle_of_many_objects_in_few_bytes_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("utils.runs.torch_file._INSTRUCTIONS", 10_000)
     refused(with_pickle(tmp_path / "a.pth", state_of(b"(" + b"}" * 20_000 + b"t")), "too many values")
@@ -155,5 +182,5 @@ def test_every_flipped_byte_of_a_directory_is_refused_or_harmless(tmp_path):
         path.write_bytes(content[:i] + bytes([content[i] ^ 0x41]) + content[i + 1 :])
         try:
             read_torch_file(path)
-        except (Refused, KeyError, ValueError, struct.error, RuntimeError, OSError):
+        except (Refused, KeyError, ValueError, struct.error, RuntimeError, OSError, zipfile.BadZipFile):
             continue

@@ -1,0 +1,41 @@
+"""The questions to a world of one are answered at once, without the files that communicate."""
+
+import sys
+
+import pytest
+import torch
+from worlds import in_world, results, small_job, train
+
+from utils import UserError
+from utils.distributed import world
+
+
+def imported_by_training(config):
+    train("-c", config)
+    return [name for name in sys.modules if name.startswith("utils.distributed.")]
+
+
+@pytest.mark.slow
+def test_one_process_trains_without_the_files_that_communicate(tmp_path):
+    (imported,) = results(in_world(1, imported_by_training, small_job(tmp_path)))
+    assert "utils.distributed.world" in imported
+    communicating = {f"utils.distributed.{name}" for name in ("contact", "messages", "process_group")}
+    assert not communicating & set(imported)
+
+
+def test_one_process_answers_for_all():
+    numbers, tensor = [1.0, 2.0], torch.ones(2)
+    assert world.gather(3) == world.gather_to_main(3) == [3] and world.broadcast(3) == world.any_of(3) == 3
+    assert world.any_of(None) is None and world.sums(numbers) == numbers and world.largest(tensor) is tensor
+    assert world.own_samples([4, 5]) == [4, 5] and world.part_of(7) == (7, 7) and world.seed_of_process(9) == 9
+    assert world.agreement()(15, 0, place=(1, 2)) == (15, 0) and world.is_first_to_say("it")
+
+
+def test_a_decision_of_the_first_process_is_its_result_or_its_error():
+    assert world.decided_by_main(lambda: 3) == 3
+
+    def refuse():
+        raise UserError("here: no")
+
+    with pytest.raises(UserError, match="here: no"):
+        world.decided_by_main(refuse)

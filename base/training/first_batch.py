@@ -240,8 +240,9 @@ _CHECKS: dict[str, Callable[[torch.Tensor, torch.Tensor, Any], str | None]] = {
 def _single_samples_refused(trainer: "Trainer") -> Iterator[None]:
     """Refuse a last batch of one sample if batch norm, in training mode, gets one value for each channel from it."""
     loader = trainer.data_loader
-    size, sampler = getattr(loader, "batch_size", None), getattr(loader, "sampler", None)
-    last = len(sampler) % size if size and sampler is not None and hasattr(sampler, "__len__") else 0
+    size: Any = getattr(loader, "batch_size", None)
+    sampler: Any = getattr(loader, "sampler", None)
+    last = len(sampler) % size if size and hasattr(sampler, "__len__") else 0
     if last != 1 or getattr(loader, "drop_last", False):
         yield
         return

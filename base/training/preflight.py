@@ -14,7 +14,7 @@ from base.training.evaluate import evaluate
 from utils import MetricTracker, UserError
 from utils.distributed.world import part_of, part_of_batch, world_size
 from utils.rules import nothing_to_validate
-from utils.runs.schedule_state import over_before
+from utils.runs.schedule_state import unfit_length
 from utils.seed import rng_state, set_rng_state
 
 if TYPE_CHECKING:
@@ -130,8 +130,8 @@ def describe_run(trainer: "Trainer", summary: str) -> None:
         logger.warning('trainer.compile: "dynamic": %s', what)
     steps, _ = _schedule_steps(trainer)
     for name, scheduler in getattr(trainer.lr_scheduler, "by_name", {"": trainer.lr_scheduler}).items():
-        if over := over_before(scheduler, steps - 1):  # no batch uses the rate that the last step sets
-            logger.warning("%s: %s", f"lr_scheduler.{name}".rstrip("."), over)
+        if unfit := unfit_length(scheduler, steps - 1):  # no batch uses the rate that the last step sets
+            logger.warning("%s: %s", f"lr_scheduler.{name}".rstrip("."), unfit)
 
 
 def _batch_lines(loader, accumulate):

@@ -92,13 +92,22 @@ def _is_over(state, lengths):
     return is_known and numbers[0] >= max(ends)
 
 
-def over_before(scheduler: Any, steps: int) -> str | None:
-    """Return a warning if the schedule ends before its last of so many steps and the rate then misbehaves; or None."""
+def unfit_length(scheduler: Any, steps: int) -> str | None:
+    """Return a warning if the schedule ends long before or after its last of so many steps; None if it fits.
+
+    A schedule whose rate stays as it is after its end, such as a warm-up, may end before the run.
+    """
     if isinstance(scheduler, SequentialLR):
         # torch has no public way to ask for the parts
-        return over_before(scheduler._schedulers[-1], steps - scheduler._milestones[-1])
+        return unfit_length(scheduler._schedulers[-1], steps - scheduler._milestones[-1])
     if isinstance(scheduler, CosineAnnealingLR) and scheduler.T_max < steps:
         return f"T_max is {scheduler.T_max}, and it takes {steps} steps: the rate climbs again after {scheduler.T_max}"
     if isinstance(scheduler, PolynomialLR) and scheduler.total_iters < steps:
         return f"total_iters is {scheduler.total_iters}, and it takes {steps} steps: the rate is 0 after that"
+    for name in ("total_steps", "T_max", "total_iters"):
+        length = getattr(scheduler, name, None)
+        if isinstance(length, int) and steps < 0.9 * length - 1:
+            return (
+                f'{name} is {length}, and it takes {steps} steps: the run ends within it; "100%" is as long as the run'
+            )
     return None

@@ -308,7 +308,7 @@ def test_an_edited_state_of_an_earlier_version_is_refused_in_one_line(tmp_path, 
         ({"type": "ExponentialLR", "args": {"gamma": 0.9}}, None),
     ],
 )
-def test_a_schedule_that_is_over_before_the_run_is_told_at_its_start(tmp_path, section, told):
+def test_a_schedule_that_is_unfit_length_the_run_is_told_at_its_start(tmp_path, section, told):
     trainer = scheduled(tmp_path, section, 5)
     trainer.train()
     log = (trainer.config.log_dir / "info.log").read_text()

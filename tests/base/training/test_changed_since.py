@@ -123,6 +123,30 @@ def test_changed_loss_starts_anew_and_an_unchanged_one_is_restored(tmp_path):
         assert resumed.criterion.weight.tolist() == expected
 
 
+def best_after_a_change(tmp_path, monitor, **change):
+    """(best value of a run of 2 epochs, best value from which its third epoch starts with the change)."""
+    first = {**tiny_config(tmp_path, epochs=2, monitor=monitor), "loss": "a", "metrics": ["accuracy"]}
+    trainer = tiny_trainer(first)
+    trainer.train()
+    config = {**tiny_config(tmp_path, epochs=3, monitor=monitor), "loss": "a", "metrics": ["accuracy"], **change}
+    resumed = tiny_trainer(config, resume=trainer.saver.newest)
+    assert resumed.start_epoch == 3
+    return trainer.mnt_best, resumed.mnt_best
+
+
+def test_the_best_value_starts_afresh_only_where_it_is_measured_in_another_way(tmp_path, capsys):
+    before, after = best_after_a_change(tmp_path / "a", "min val_loss", loss="b")
+    assert before < after == float("inf")
+    assert "val_loss is measured in another way now, so its best value starts afresh" in capsys.readouterr().out
+    before, after = best_after_a_change(tmp_path / "b", "max val_accuracy", loss="b")
+    assert before == after
+    before, after = best_after_a_change(tmp_path / "c", "max val_accuracy", metrics=["accuracy", "top_k_acc"])
+    assert before == after
+    changed = [{"type": "accuracy", "args": {"k": 2}}]
+    before, after = best_after_a_change(tmp_path / "d", "max val_accuracy", metrics=changed)
+    assert after == -float("inf")
+
+
 def test_checkpoint_that_lies_in_no_run_folder_starts_a_new_run(tmp_path):
     trainer = tiny_trainer(tiny_config(tmp_path / "a", epochs=1))
     trainer.train()

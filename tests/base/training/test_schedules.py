@@ -303,12 +303,16 @@ def test_an_edited_state_of_an_earlier_version_is_refused_in_one_line(tmp_path, 
         ({"type": "CosineAnnealingLR", "args": {"T_max": "2 epochs"}}, "the rate climbs again after 2"),
         ({"type": "PolynomialLR", "args": {"total_iters": 2}}, "the rate is 0 after that"),
         ({"type": "CosineAnnealingLR", "args": {"T_max": 1}, "warmup": 1}, "the rate climbs again after 1"),
+        ({"type": "OneCycleLR", "args": {"max_lr": 0.1, "total_steps": 40}}, "total_steps is 40, and it takes 4 steps"),
+        ({"type": "CosineAnnealingLR", "args": {"T_max": 50}}, 'the run ends before it; "100%" fits the run'),
+        ({"type": "CosineAnnealingLR", "args": {"T_max": 5}}, None),
+        ({"type": "LinearLR", "args": {"total_iters": 2}}, None),
         ({"type": "CosineAnnealingLR", "args": {"T_max": "100%"}}, None),
         ({"type": "PolynomialLR", "args": {"total_iters": "100%"}}, None),
         ({"type": "ExponentialLR", "args": {"gamma": 0.9}}, None),
     ],
 )
-def test_a_schedule_that_is_unfit_length_the_run_is_told_at_its_start(tmp_path, section, told):
+def test_a_schedule_that_ends_elsewhere_than_the_run_is_told_at_its_start(tmp_path, section, told):
     trainer = scheduled(tmp_path, section, 5)
     trainer.train()
     log = (trainer.config.log_dir / "info.log").read_text()

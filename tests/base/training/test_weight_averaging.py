@@ -136,6 +136,21 @@ def test_swa_is_the_mean_of_the_epochs_ends_with_statistics_of_its_own(tmp_path)
     assert same(ordinary["state_dict"], trainer.model.state_dict())
 
 
+def test_swa_of_a_run_made_longer_is_that_of_one_go(tmp_path, capsys):
+    once = trainer_with(tmp_path / "a", spec("SWA", start="50%"), epochs=6)
+    once.train()
+    short = trainer_with(tmp_path / "b", spec("SWA", start="50%"), epochs=3)
+    short.train()
+    longer = trainer_with(tmp_path / "b", spec("SWA", start="50%"), epochs=6, resume=short.saver.newest)
+    longer.train()
+    assert (
+        "SWA: the average began in epoch 2; for a run of this length it begins again in epoch 4"
+        in capsys.readouterr().out
+    )
+    states = [load_checkpoint(trainer.checkpoint_dir / "swa.pth")["state_dict"] for trainer in (once, longer)]
+    assert same(*states)
+
+
 @pytest.mark.parametrize(
     ("callback", "told"),
     [

@@ -12,6 +12,7 @@ from base.data.in_memory import InMemoryDataset, whole_batch
 from base.data.sampler import BalancedSampler, EpochSampler
 from base.data.seeded import SeededDataset, makes_whole_batches
 from base.data.splits import split_samples
+from utils.batches import collate
 from utils.errors import UserError, refuse
 from utils.rules import size_errors, validated_twice
 
@@ -158,7 +159,9 @@ class BaseDataLoader(DataLoader):
 
     def _collate_fn_for(self, dataset):
         ready = self._collate_fn is default_collate and makes_whole_batches(dataset)
-        return whole_batch if ready else self._collate_fn
+        if ready:
+            return whole_batch
+        return collate if self._collate_fn is default_collate else self._collate_fn
 
     def _split_sampler(self, split: float) -> tuple[Sampler | None, Sampler | None]:
         """Return (sampler of the training part, sampler of the validation part); both None if nothing is set aside.

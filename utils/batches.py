@@ -1,14 +1,16 @@
 """Read a loader batch by batch: an error names its sample, and a dead worker is reported between two steps."""
 
 import contextlib
+import pickle
 import re
 import signal
 import threading
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from utils.errors import UserError
+from utils.nested import describe
 
 
 class DataError(UserError):
@@ -22,7 +24,15 @@ class DataError(UserError):
 
 def batches_of(loader: Iterable[Any]) -> Iterator[Any]:
     """Return an iterator, already started, over the loader's batches. It raises DataError for any error in reading."""
-    iterator = iter(loader)
+    try:
+        iterator = iter(loader)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        if not getattr(loader, "num_workers", 0):
+            raise
+        remedy = "define functions at the top of a file instead of lambda or within others, or set num_workers to 0"
+        raise DataError(
+            f"data_loader: cannot be sent to its worker processes: {_in_one_line(error)}; {remedy}"
+        ) from error
     waiting = _reporting_dead_workers() if getattr(loader, "num_workers", 0) else contextlib.nullcontext()
     return _read(iterator, waiting)
 
@@ -39,6 +49,48 @@ def sample_error(dataset: Any, index: int, error: Exception) -> DataError:
         return DataError(f"data_loader: sample {index}: {error}")
     file = getattr(error, "filename", None) or _file_of(dataset, index)
     return DataError(f"data_loader: sample {index}{f' ({file})' if file else ''}: {_in_one_line(error)}")
+
+
+def collate(samples: Sequence[Any]) -> Any:
+    """Return torch's default_collate of the samples. Raises DataError, naming the first sample that does not fit.
+
+    samples: a list, or the Samples of a SeededDataset, which know their indices.
+    """
+    from torch.utils.data import default_collate
+
+    try:
+        return default_collate(samples)  # pyright: ignore[reportArgumentType]
+    except (TypeError, RuntimeError, ValueError, KeyError, AttributeError) as error:
+        raise DataError(_misfit(samples, default_collate) or f"data_loader: {_in_one_line(error)}") from error
+
+
+class Samples(list):
+    """Samples of a batch, with their indices into the dataset."""
+
+    def __init__(self, samples: Iterable[Any], indices: Sequence[int]) -> None:
+        super().__init__(samples)
+        self.indices = indices
+
+
+def _misfit(samples, collate_fn):
+    """One line on the first sample that cannot be in a batch, or not in one with the first sample; None if all fit."""
+    indices = getattr(samples, "indices", range(len(samples)))
+    remedy = "or give a collate_fn of your own"
+    for index, sample in zip(indices, samples, strict=True):
+        what = f"data_loader: sample {index} is {describe(sample)}"
+        if not _collates([sample], collate_fn):
+            return f"{what}; return tensors, arrays, numbers or text, {remedy}"
+        if not _collates([samples[0], sample], collate_fn):
+            return f"{what}, and sample {indices[0]} is {describe(samples[0])}; give all the same shape, {remedy}"
+    return None
+
+
+def _collates(samples, collate_fn):
+    try:
+        collate_fn(samples)
+    except (TypeError, RuntimeError, ValueError, KeyError, AttributeError):
+        return False
+    return True
 
 
 def _read(iterator, waiting):

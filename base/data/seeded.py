@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset, Subset, get_worker_info
 
 from base.data.in_memory import InMemoryDataset
-from utils.batches import sample_error
+from utils.batches import Samples, sample_error
 from utils.distributed.world import own_samples, own_slice
 from utils.seed import derive_seed
 
@@ -53,7 +53,7 @@ class SeededDataset(Dataset):
             return dataset.__getitems__(indices, self.seeder)
         if hasattr(dataset, "__getitems__"):
             return self.seeder.map(dataset.__getitems__, [hash(tuple(indices))], [indices])[0]
-        return self.seeder.map(_reader(dataset), indices, indices)
+        return Samples(self.seeder.map(_reader(dataset), indices, indices), indices)
 
 
 def _reader(dataset):

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from utils.batches import batches_of
 from utils.nested import map_tensors, samples_of
 from utils.runs.weights import class_name
 
@@ -16,16 +17,12 @@ _LINES, _WIDTH = 24, 80
 def example_input(data_loader: Iterable[Any], device: torch.device) -> Any:
     """The first two inputs of the loader's first batch, on the device; inputs without tensors are returned whole.
 
-    None for a batch that is not a list or tuple, for a loader that can be read only once, and for a batch that
-    cannot be read.
+    None for a batch that is not a list or tuple, and for a loader that can be read only once. Raises DataError for a
+    batch that cannot be read.
     """
-    batches = iter(data_loader)
-    if batches is data_loader:
+    if hasattr(data_loader, "__next__"):
         return None
-    try:
-        batch = next(batches)
-    except Exception:  # training reports it, and saves before it ends
-        return None
+    batch = next(batches_of(data_loader), None)
     if not isinstance(batch, (list, tuple)) or not batch:
         return None
     return map_tensors(lambda part: part.to(device), samples_of(batch[0], slice(2)))

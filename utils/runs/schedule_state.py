@@ -107,7 +107,5 @@ def unfit_length(scheduler: Any, steps: int) -> str | None:
     for name in ("total_steps", "T_max", "total_iters"):
         length = getattr(scheduler, name, None)
         if isinstance(length, int) and steps < 0.9 * length - 1:
-            return (
-                f'{name} is {length}, and it takes {steps} steps: the run ends within it; "100%" is as long as the run'
-            )
+            return f"{name} is {length}, and it takes {steps} steps: the run ends before it; '100%' fits the run"
     return None

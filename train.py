@@ -25,7 +25,7 @@ OPTIONS = [
 
 def build(config: ConfigParser) -> "Trainer":
     """Build the Trainer and its parts from the config, the cheap ones first. Writes nothing; train() does."""
-    # Imported here, so that --help and an error in the config are answered without waiting for torch.
+    # Imported here, so that --help and errors in the config need not wait for torch.
     from base.training.optimizers import build_optimizer
     from base.training.schedules import build_schedule
     from utils.runs.initial_weights import initialize
@@ -77,16 +77,17 @@ if __name__ == "__main__":
         config = ConfigParser.from_args(parser, OPTIONS, parts=PARTS)
         flags = parser.parse_args()
         is_series = len(config.variants) > 1
-        alone = "--folds, --seeds" if is_series else flag_of_one_process(flags)
-        if alone:
-            refuse_several(alone)
-        processes = 1 if alone else processes_to_start(config.settings, config.get("parallel"))
+        one_process_flag = "--folds, --seeds" if is_series else flag_of_one_process(flags)
+        if one_process_flag:
+            refuse_several(one_process_flag)
+        processes = 1 if one_process_flag else processes_to_start(config.settings, config.get("parallel"))
         if is_series:
             with debugging(config, flags):
                 train_series(config)
         elif processes > 1:
             start_processes(processes)
         else:
-            checkpoint = config.resume and f"{config.resume} {checksum_of(config.resume)}"
+            # joined() requires the same file in all processes
+            checkpoint = f"{config.resume} {checksum_of(config.resume)}" if config.resume else None
             with joined(config.config, checkpoint, config.settings.device), debugging(config, flags):
                 main(config, flags)

@@ -45,8 +45,8 @@ class BaseDataLoader(DataLoader):
     batch_size: int
 
     fits_on_training_part = False
-    """Whether test data are prepared with statistics of the training part. If so, test.py passes the config's
-    validation_split and fold to this loader, which must not split the test data by them."""
+    """Whether test data are prepared with statistics of the training part, for which test.py passes the config's
+    validation_split and fold. The loader must not split the test data by these."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class BaseDataLoader(DataLoader):
         if not hasattr(dataset, "__len__"):
             raise UserError("dataset: has no length, so no samples can be set aside; use torch's DataLoader for it")
         if valid_dataset is not None and len(valid_dataset) != len(dataset):
-            raise UserError(f"valid_dataset: has {len(valid_dataset)} samples, and the dataset has {len(dataset)}")
+            raise UserError(f"valid_dataset: has {len(valid_dataset)} samples, but the dataset has {len(dataset)}")
         self.validation_split = validation_split
         self.shuffle = shuffle
         self.n_samples = len(dataset)
@@ -93,7 +93,7 @@ class BaseDataLoader(DataLoader):
             "collate_fn": self._collate_fn_for(dataset),
             "num_workers": num_workers,
             "persistent_workers": num_workers > 0,
-            # so that starting workers, which a resumed run does at another time, does not draw from the global one
+            # its own: starting workers draws from it, and a resumed run starts them at another time
             "generator": torch.Generator().manual_seed(torch.initial_seed()),
             "timeout": _TIMEOUT_SECONDS,
             **loader_kwargs,
@@ -104,7 +104,7 @@ class BaseDataLoader(DataLoader):
 
     def split_validation(self) -> DataLoader | None:
         """Return a DataLoader over the samples set aside, in a fixed order; None if there are none."""
-        return None if self.valid_sampler is None else self.as_validated(self.valid_sampler)
+        return None if self.valid_sampler is None else self.validation_loader(self.valid_sampler)
 
     def as_validation(self, beside: "BaseDataLoader | None" = None) -> DataLoader:
         """Return a DataLoader over the training samples as validation sees them: each once, in a fixed order.
@@ -115,9 +115,9 @@ class BaseDataLoader(DataLoader):
             raise UserError(validated_twice({"validation_split": beside.validation_split, **beside._split_by}))
         classes = [getattr(loader, "classes", None) for loader in (beside, self)]
         if beside is not None and classes[0] != classes[1]:
-            raise UserError(f"valid_data_loader: its classes are {classes[1]}, and those of data_loader {classes[0]}")
+            raise UserError(f"valid_data_loader: its classes are {classes[1]}, but data_loader's are {classes[0]}")
         indices = getattr(self.sampler, "indices", None)
-        return self.as_validated(self.sampler if indices is None else EpochSampler(indices, shuffle=False))
+        return self.validation_loader(self.sampler if indices is None else EpochSampler(indices, shuffle=False))
 
     def to(self, device: torch.device) -> Self:
         """Prepare to feed the device: pin memory for CUDA, or move the samples there if device_resident.
@@ -132,7 +132,7 @@ class BaseDataLoader(DataLoader):
         return self
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """Make the next pass that of the epoch, without its first `start_batch` batches."""
+        """Set the epoch of the next pass, which begins with batch `start_batch`."""
         self.dataset.seeder.set_epoch(epoch)
         if hasattr(self.sampler, "set_epoch"):
             self.sampler.set_epoch(epoch, start_batch * self.batch_size)
@@ -149,8 +149,8 @@ class BaseDataLoader(DataLoader):
         order = self.sampler.order(epoch)
         return order[batch_idx * self.batch_size : (batch_idx + 1) * self.batch_size].tolist()
 
-    def as_validated(self, sampler: Sampler) -> DataLoader:
-        """Return a DataLoader over the samples of a sampler as validation sees them."""
+    def validation_loader(self, sampler: Sampler) -> DataLoader:
+        """Return a validation DataLoader over the samples of a sampler."""
         dataset = SeededDataset(self.valid_dataset)
         dataset.seeder.set_epoch(0)  # the same random numbers in every epoch, so that epochs compare
         collate_fn = self._collate_fn_for(self.valid_dataset)

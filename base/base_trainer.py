@@ -90,15 +90,15 @@ class BaseTrainer(ABC):
         self.not_improved_count, self.best_epoch = 0, 0
 
         self.torch_seed = torch.initial_seed()
-        self.resume_rng: dict[str, Any] | None = None  # while set, a checkpoint holds it, not the present one
+        self.resume_rng: dict[str, Any] | None = None  # if set, checkpoints save it, not the current one
         self.saved_log: dict[str, Any] = {}  # log of the last saved epoch
         self.stop_signal = StopSignal()
         self.stop_reason: str | None = None  # why training ends early
-        self.is_whole = False  # between batches: memory holds the state after batches_done batches, and may be saved
+        self.is_whole = False  # whether memory holds the state after batches_done batches, and may be saved
         self._to_restore = {}  # {attribute: state} of the checkpoint, not loaded yet
         self._unsavable = set()  # names of attributes that cannot be saved
         self._must_be_finite = finite_state(unwrapped(model))
-        self._ignored_settings = SETTINGS_OF_TRAINER  # until the loop of Trainer has run
+        self._ignored_settings = SETTINGS_OF_TRAINER  # a bare BaseTrainer ignores them
         self.save_points = SavePoints(self)
         self._callbacks = CallbackList(config.init_callbacks())
         self._trackers = config.init_trackers()
@@ -128,7 +128,7 @@ class BaseTrainer(ABC):
 
     @property
     def start_epoch(self) -> int:
-        """The first epoch to train. Reading it loads the checkpoint, which a train() of the old template relies on."""
+        """The first epoch to train. Reading it loads the checkpoint; a train() of the old template relies on that."""
         self._restore_once()
         return self._start_epoch
 
@@ -147,7 +147,7 @@ class BaseTrainer(ABC):
         """Train one epoch, counted from 1; returns its log, {name: number}."""
 
     def train(self) -> None:
-        """Load the checkpoint, check, open the run, restore the attributes, train the remaining epochs, and report."""
+        """Resume if the config says so, check the setup, train the remaining epochs, save, and report."""
         self._restore_once()
         self._check()
         with self.stop_signal, self._opened_run(), self._saving_on_error():
@@ -173,7 +173,7 @@ class BaseTrainer(ABC):
 
     @contextlib.contextmanager
     def _saving_on_error(self):
-        """A context that saves whole batches before an error, and tells how to resume; at its end all is written."""
+        """A context that, on an error, saves the batches done and logs how to resume; it closes the saver."""
         try:
             yield
         except (KeyboardInterrupt, SystemExit) as error:
@@ -193,9 +193,9 @@ class BaseTrainer(ABC):
             self.saver.close(self.logger)
 
     def _begin(self) -> bool:
-        """Restore the attributes and start the callbacks; returns False if the run has ended, on_train_end included."""
+        """Restore the attributes and start the callbacks; returns False if all is done, even on_train_end."""
         self.epoch = self.start_epoch
-        writer_state = {name: self._to_restore.pop(name) for name in ("writer",) if name in self._to_restore}
+        writer_state = {"writer": self._to_restore.pop("writer")} if "writer" in self._to_restore else {}
         self._restore_attributes()
         complete_last_save(self)
         self.save_points.stop_if_over()
@@ -203,7 +203,7 @@ class BaseTrainer(ABC):
         self.stop_reason = any_of(self.stop_reason)
         if self.stop_reason and not self._begin_without_epochs():
             return False
-        restore_attributes(self, writer_state)  # only now: it deletes what epochs after the checkpoint have written
+        restore_attributes(self, writer_state)  # only now: it deletes points written after the checkpoint
         set_later_epochs_aside(self)
         self.writer.start()
         return True
@@ -214,7 +214,7 @@ class BaseTrainer(ABC):
         if self.config.has_ended:
             return False
         if self.resume_rng is not None:
-            set_rng_state(self.resume_rng)  # on_train_end draws from where the last epoch ended
+            set_rng_state(self.resume_rng)  # on_train_end draws as right after the last epoch
             self.resume_rng = None
         if self.start_epoch > self.epochs:
             self.stop_reason = None  # all epochs are trained: the report says "done", not "stops"
@@ -244,7 +244,8 @@ class BaseTrainer(ABC):
             self.resume_rng = None
             started = time.perf_counter()
             try:
-                log = {"epoch": self.epoch} | self._train_epoch(self.epoch) | {"epoch": self.epoch}
+                log = {"epoch": self.epoch} | self._train_epoch(self.epoch)
+                log["epoch"] = self.epoch  # even if _train_epoch returned another one
                 self.is_whole, self.batches_done, self.resume_rng = False, 0, None
                 self._finish_epoch(log, seconds=time.perf_counter() - started)
                 self.epoch += 1
@@ -253,7 +254,7 @@ class BaseTrainer(ABC):
                 self._roll_back(error)
 
     def _finish_epoch(self, log, seconds):
-        """Call the callbacks, then report, save and record the epoch. An error of a callback comes after the save."""
+        """Call the callbacks, then report, save and record the epoch. A callback's error is raised after the save."""
         warn_of_ignored_settings(self, self._ignored_settings)
         self._ignored_settings = ()
         log, failure = call_at_epoch_end(self._callbacks, self, log)
@@ -277,7 +278,7 @@ class BaseTrainer(ABC):
         self.saved_log = {key: value for key, value in log.items() if isinstance(value, (int, float, str))}
         if checkpoint_name(self.epoch) in self.saver.names:
             self._save_checkpoint(self.epoch, save_best=best)  # the old template's hook, which a subclass may override
-            self.saver.forget_asked()  # an override may not call save_now, which does
+            self.saver.forget_asked()  # in case an override did not call save_now
         self.save_asked(self.epoch)
         self.saver.check()
         self.table.append(log)
@@ -313,11 +314,11 @@ class BaseTrainer(ABC):
 
     def _save_checkpoint(self, epoch: int, save_best: bool = False) -> None:
         """Save checkpoint-epoch<N>.pth, and model_best.pth too if this epoch is the best so far."""
-        # the best first, so that a kill between the two loses no best model
-        self.save_now([BEST_MODEL] * save_best + [checkpoint_name(epoch)], epoch)
+        # the best first, so that a run killed between the two keeps it
+        self.save_now([BEST_MODEL, checkpoint_name(epoch)] if save_best else [checkpoint_name(epoch)], epoch)
 
     def save_now(self, names: Sequence[str], epoch: int) -> None:
-        """Write a checkpoint under all names; epoch: the last complete one. With async_save it is in the background."""
+        """Write a checkpoint under these names, with async_save in the background. epoch: the last complete one."""
         self.saver.wait()  # so that memory never holds more than one copy
         if self.settings.on_nonfinite != "ignore":
             self._require_finite()
@@ -342,7 +343,7 @@ class BaseTrainer(ABC):
         self._to_restore = restore(self, path)
 
     def _restore_attributes(self):
-        """Restore the states of the attributes, and the row that metrics.csv may lack."""
+        """Load the states of the attributes, and add the row that metrics.csv may lack."""
         restore_attributes(self, self._to_restore)
         self._to_restore = {}
         self.table.resume(self.saved_log, self.logger)

@@ -162,7 +162,7 @@ def tiny_run(folder, callbacks=(), dataset=None, batch_size=8, joins=True, model
             model=ddp(model or tiny_model(), torch.device("cpu")),
             loader_class=lambda data, _, *others: BaseDataLoader(dataset or data, batch_size, *others),
         )
-        trainer._callbacks = CallbackList(callbacks, trainer._callbacks.callbacks)
+        trainer._callbacks = CallbackList([*callbacks, *trainer._callbacks.callbacks])
         saved, save = [], trainer.saver.save
         trainer.saver.save = lambda state, names: (saved.extend(names), save(state, names))[1]
         trainer.train()

@@ -1,7 +1,6 @@
 """YOURS: Trainer, one epoch and one batch. Edit it, or subclass it."""
 
 import contextlib
-import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from base import BaseTrainer
 from base.training.batch_stream import BatchStream, limited, num_batches, require_shared
 from base.training.checkpoints import evaluated_model
 from base.training.debugging import named_anomalies, overfitted
-from base.training.evaluate import evaluate, record, reduction_of, trackers
+from base.training.evaluate import evaluate, metric_trackers, num_counted, record, reduction_of
 from base.training.first_batch import compute_first_loss
 from base.training.model_summary import example_input, model_summary
 from base.training.monitors import ParameterHistograms, show_images
@@ -49,8 +48,8 @@ class Trainer(BaseTrainer):
     data_loader: yields the training batches.
     valid_data_loader: yields the validation batches; None for no validation.
     lr_scheduler: steps after each epoch, or after each optimizer step if its config section says so; may be None.
-    len_epoch: batches in an epoch that is not one pass over the data: the next epoch continues where this one ended. By
-        default trainer.len_epoch of the config; None for one pass.
+    len_epoch: batches in an epoch, if that is not one pass over the data; each epoch continues where the last one
+        ended. By default trainer.len_epoch of the config.
 
     A run resumes after any batch if data_loader has set_epoch(epoch, start_batch), as BaseDataLoader does, or if it or
     its iterable dataset has state_dict and load_state_dict.
@@ -80,8 +79,8 @@ class Trainer(BaseTrainer):
             raise UserError("data_loader: has no length; give the number of batches in an epoch as trainer.len_epoch")
         self.len_epoch = self.stream.len_epoch
         self.valid_batches = limited(num_batches(self.valid_data_loader), settings.limit_valid_batches)
-        resumes = type(self).resumes_within_epochs  # declared by a subclass with a _train_epoch of its own
-        self.has_own_loop = self.overrides("_train_epoch") and not resumes
+        # a _train_epoch that resumes within epochs, as its class declares, is trusted to follow the settings too
+        self.has_own_loop = self.overrides("_train_epoch") and not type(self).resumes_within_epochs
         self._ignored_settings = SETTINGS_OF_EPOCH if self.has_own_loop else ()
         self.resumes_within_epochs = self.stream.keeps_position and not self.has_own_loop
         self.lr_scheduler = lr_scheduler
@@ -93,7 +92,7 @@ class Trainer(BaseTrainer):
         apply_switches(model, settings, device)
 
         self.reduction = reduction_of(criterion)
-        self.train_metrics, self.valid_metrics = trackers(metric_ftns, device, config)
+        self.train_metrics, self.valid_metrics = metric_trackers(metric_ftns, device, config)
         self.update_metrics = MetricTracker("grad_norm", finite_only=settings.on_nonfinite == "skip")
         self.nonfinite = NonFiniteWatch(settings.on_nonfinite, self.stream, self.logger)
         self._has_looked = False  # at a first batch
@@ -182,7 +181,7 @@ class Trainer(BaseTrainer):
 
     @contextlib.contextmanager
     def _updating(self, data, target):
-        """A context in which memory holds half an update, which is never saved; an error in it describes the batch."""
+        """A context for an update, which is never saved half done; an error raised in it describes the batch."""
         self.is_whole = False
         try:
             yield
@@ -192,7 +191,7 @@ class Trainer(BaseTrainer):
         self.is_whole = True
 
     def _end_batches(self, epoch, bar):
-        """Step with the batches of an open window, if the loader ended before its stated length, and log the rest."""
+        """Step with an open window's batches, if the loader ended early, and log batches not logged yet."""
         self._warn_if_short(epoch)
         self.is_whole = False
         if self.optim_step.finish():
@@ -205,8 +204,8 @@ class Trainer(BaseTrainer):
         """(loss, output) of one training batch. Override it for Mixup, several losses, distillation.
 
         It runs within the autocast of trainer.precision; the loop does backward and the optimizer step.
-        loss: a 0-dim tensor; or a dict of them, whose "loss" is minimized and whose others, means over the batch, are
-        logged by name.
+        loss: a 0-dim tensor; or a dict of them: "loss" is minimized, the others, means over the batch, are logged by
+        name.
         output: passed to the metrics, with the target.
         """
         output = self.model(data)
@@ -215,25 +214,23 @@ class Trainer(BaseTrainer):
     def _train_batch(self, batch_idx: int, data: Any, target: Any) -> tuple[torch.Tensor, Any]:
         """Train on one batch; returns (loss, output). Override it for another kind of training step, as for a GAN."""
         loss, output, others = self.losses(data, target)  # forward
-        part = self.stream.part(self.epoch, batch_idx) if others else None
+        part = self.stream.part(self.epoch, batch_idx)
         for name, value in others.items():
-            self.train_metrics.update_extra(name, value, 0 if part and part.own == 0 else num_samples(target))
-        # backward, and the optimizer step if its window of batches is complete
-        if self.optim_step.step(loss, num_samples(target), last=batch_idx + 1 == self.len_epoch):
+            self.train_metrics.update_extra(name, value, num_counted(target, part))
+        if self.optim_step.step(loss, num_samples(target), batch_idx + 1 == self.len_epoch):  # backward, perhaps a step
             self._after_update(batch_idx)
         return loss, output
 
     def losses(self, data: Any, target: Any) -> tuple[torch.Tensor, Any, dict[str, torch.Tensor]]:
         """Call compute_loss; returns (loss to minimize, output, {name: other loss})."""
+        is_first, self._has_looked = not self._has_looked, True
         with autocast(self.settings.precision, self.device):
-            compute = self.compute_loss if self._has_looked else functools.partial(compute_first_loss, self)
-            loss, output = compute(data, target)
-        self._has_looked = True
-        others = {name: value for name, value in loss.items() if name != "loss"} if isinstance(loss, dict) else {}
-        minimized: Any = loss.get("loss") if isinstance(loss, dict) else loss
+            loss, output = compute_first_loss(self, data, target) if is_first else self.compute_loss(data, target)
+        terms: dict[str, Any] = loss if isinstance(loss, dict) else {"loss": loss}
+        minimized: Any = terms.get("loss")
         if getattr(minimized, "ndim", None) != 0:
             raise UserError(f"loss: got a {describe(minimized)}; it should be one number per batch, a 0-dim tensor")
-        return minimized, output, others
+        return minimized, output, {name: value for name, value in terms.items() if name != "loss"}
 
     def _valid_epoch(self, epoch: int) -> dict[str, float]:
         """Validate; returns {name: average over the validation samples}."""
@@ -244,9 +241,8 @@ class Trainer(BaseTrainer):
     def _validate_if_due(self, epoch):
         """Validate within the epoch, every validate_every_steps batches."""
         every = self.settings.validate_every_steps
-        if every is None or self.step % every or self.step == self.validated_step or not self.do_validation:
-            return
-        if not 0 < self.batches_done < self.len_epoch:
+        is_due = every is not None and self.step % every == 0 and self.step != self.validated_step
+        if not (is_due and self.do_validation and 0 < self.batches_done < self.len_epoch):
             return
         result = self._evaluate()
         self.validated_step = self.step
@@ -287,8 +283,8 @@ class Trainer(BaseTrainer):
         """Warn of a loader that ended before its stated length."""
         skipped = [batch_idx + 1 for at, batch_idx in self.skipped_batches if at == epoch]
         if max(self.batches_done, *skipped, 0) < self.len_epoch:
-            what = "epoch %d: data_loader gave %d batches, although its length is %d"
-            self.logger.warning(what, epoch, self.batches_done, self.len_epoch)
+            gave = f"{self.batches_done} batches, although its length is {self.len_epoch}"
+            self.logger.warning("epoch %d: data_loader gave %s", epoch, gave)
 
     def _batches(self, epoch):
         """Yield (batch_idx, batch) for the rest of the epoch, in an order that depends on (seed, epoch) only."""
@@ -346,7 +342,7 @@ class Trainer(BaseTrainer):
             show_images(self.writer, "input", data)
 
     def _require_finite(self):
-        if self.batches_done and not self.nonfinite.skips:  # else the epoch's end has looked at all of them
+        if self.batches_done and not self.nonfinite.skips:  # at an epoch's end all are checked already
             self.nonfinite.report(self.epoch, self.train_metrics.window("loss"))
         super()._require_finite()
 

@@ -49,31 +49,21 @@ class BatchStream:
 
     def batches(self, epoch: int, start_batch: int = 0) -> Iterator[Any]:
         """Yield the epoch's batches from start_batch on, in an order that depends on (seed, epoch) only."""
-        if self._seeks and self.by_iterations:
-            for passes, first, number in self._pieces(epoch, start_batch):
-                self.loader.set_epoch(passes + 1, first)
-                yield from itertools.islice(batches_of(self.loader), number)
-            return
-        if self._seeks:
-            self.loader.set_epoch(epoch, start_batch)
-        elif hasattr(self.loader, "set_epoch"):
-            self.loader.set_epoch(epoch)
-        left = None if self.len_epoch is None else self.len_epoch - start_batch
         if not self.by_iterations:
-            opened = self._open(resumed=start_batch > 0)
-            yield from itertools.islice(opened, left) if self._limited else opened
-            return
-        if self._endless is None:
-            opened = self._open(resumed=(epoch, start_batch) != (1, 0))
-            self._endless = itertools.chain(opened, inf_loop(self.loader))
-        yield from itertools.islice(self._endless, left)
+            yield from self._one_pass(epoch, start_batch)
+        elif self._seeks:
+            for pass_idx, first, number in self._pieces(epoch, start_batch):
+                self.loader.set_epoch(pass_idx + 1, first)
+                yield from itertools.islice(batches_of(self.loader), number)
+        else:
+            yield from self._next_of_endless(epoch, start_batch)
 
     def part(self, epoch: int, batch_idx: int) -> Part | None:
-        """The Part of a batch of the epoch that this process has; None for a single process."""
+        """Return this process's Part of a batch of the epoch; None for a single process."""
         if world_size() == 1:
             return None
         if self.by_iterations:
-            ((_, batch_idx, _),) = itertools.islice(self._pieces(epoch, batch_idx), 1)
+            _, batch_idx = self._place(epoch, batch_idx)
         return part_of_batch(self.loader, batch_idx)
 
     def samples(self, epoch: int, batch_idx: int) -> list[int]:
@@ -81,8 +71,8 @@ class BatchStream:
         if not hasattr(self.loader, "batch_indices"):
             return []
         if self.by_iterations:
-            ((passes, batch_idx, _),) = itertools.islice(self._pieces(epoch, batch_idx), 1)
-            epoch = passes + 1
+            pass_idx, batch_idx = self._place(epoch, batch_idx)
+            epoch = pass_idx + 1
         return self.loader.batch_indices(epoch, batch_idx)
 
     def restart(self) -> None:
@@ -98,6 +88,24 @@ class BatchStream:
         if self._dataset is not None and "dataset" in state:
             self._dataset.load_state_dict(state["dataset"])
 
+    def _one_pass(self, epoch, start_batch):
+        if self._seeks:
+            self.loader.set_epoch(epoch, start_batch)
+        elif hasattr(self.loader, "set_epoch"):
+            self.loader.set_epoch(epoch)
+        batches = self._open(resumed=start_batch > 0)
+        left = None if self.len_epoch is None else self.len_epoch - start_batch
+        yield from itertools.islice(batches, left) if self._limited else batches
+
+    def _next_of_endless(self, epoch, start_batch):
+        """The rest of the epoch from an endless stream that only moves forward."""
+        if hasattr(self.loader, "set_epoch"):
+            self.loader.set_epoch(epoch)
+        if self._endless is None:
+            opened = self._open(resumed=(epoch, start_batch) != (1, 0))
+            self._endless = itertools.chain(opened, inf_loop(self.loader))
+        yield from itertools.islice(self._endless, self.len_epoch - start_batch)
+
     def _open(self, resumed):
         """An iterator of the loader's batches; opening it for a resumed pass leaves torch's generator unchanged."""
         before = torch.get_rng_state()
@@ -106,16 +114,17 @@ class BatchStream:
             torch.set_rng_state(before)
         return batches
 
+    def _place(self, epoch, batch_idx):
+        """(pass over the data, from 0; batch in that pass) of a batch of the endless stream."""
+        return divmod((epoch - 1) * self.len_epoch + batch_idx, len(self.loader))
+
     def _pieces(self, epoch, start_batch):
         """Yield (pass over the data, first batch, number of batches) for each piece of an epoch of the stream."""
-        position = (epoch - 1) * self.len_epoch + start_batch  # in the endless stream
-        end = epoch * self.len_epoch
-        in_pass = len(self.loader)
-        while position < end:
-            passes, first = divmod(position, in_pass)
-            number = min(in_pass - first, end - position)
-            yield passes, first, number
-            position += number
+        while start_batch < self.len_epoch:
+            pass_idx, first = self._place(epoch, start_batch)
+            number = min(len(self.loader) - first, self.len_epoch - start_batch)
+            yield pass_idx, first, number
+            start_batch += number
 
 
 def num_batches(loader: Any) -> int | None:
@@ -133,10 +142,12 @@ def epoch_length(trainer: dict[str, Any], loader: Any) -> int | None:
 
 
 def limited(batches: int | None, limit: float | None) -> int | None:
-    """The number of batches, None if unknown, after a limit: a number (int), a share (float), or None for all."""
-    if limit is None or batches is None:
-        return batches if limit is None or isinstance(limit, float) else limit
-    return max(1, round(limit * batches)) if isinstance(limit, float) else min(limit, batches)
+    """The number of batches after a limit; None if unknown. limit: a number (int), a share (float), None for all."""
+    if limit is None:
+        return batches
+    if isinstance(limit, float):
+        return None if batches is None else max(1, round(limit * batches))
+    return limit if batches is None else min(limit, batches)
 
 
 def _parameters_of(function):

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 _SAVED_APART = ("model", "optimizer", "averaged_model", "_trackers")  # the writer saves the trackers
 
 
-# Of our Trainer these are _callbacks, lr_scheduler, nonfinite, optim_step, stream, train_metrics, update_metrics,
-# valid_metrics and writer; criterion if it is a module, and data_loader if it has a state.
+# In Trainer: _callbacks, lr_scheduler, nonfinite, optim_step, stream, train_metrics, update_metrics, valid_metrics
+# and writer; criterion if it is a module, and data_loader if it has a state.
 def stateful_attributes(trainer: "BaseTrainer") -> dict[str, Any]:
     """{name: attribute} of the attributes with state_dict and load_state_dict, except the models and the optimizer."""
     return {
@@ -76,7 +76,7 @@ def gather_state(trainer: "BaseTrainer", epoch: int, unsavable: Collection[str] 
     unsavable: names of attributes to leave out.
     """
     model, evaluated = unwrapped(trainer.model), evaluated_model(trainer)
-    # with the gradients of batches that no optimizer step has used yet
+    # includes the gradients of an open window of batches
     this_rank, *other_ranks = gather_to_main(_state_of_this_rank(trainer, unsavable))
     attributes = {
         name: value.state_dict()
@@ -87,7 +87,7 @@ def gather_state(trainer: "BaseTrainer", epoch: int, unsavable: Collection[str] 
         "format": FORMAT,
         "arch": class_name(model),
         "epoch": epoch,
-        "batch": trainer.batches_done,  # of the epoch after it
+        "batch": trainer.batches_done,  # in the next epoch
         "step": trainer.step,
         "validated_step": trainer.validated_step,
         "left_out": sorted(trainer.skipped_batches),
@@ -174,13 +174,13 @@ def _read(trainer, path):
 def _restore_model_and_optimizer(trainer, checkpoint, before, changed):
     load_weights(trainer.model, checkpoint.get("trained_state_dict", checkpoint["state_dict"]))
     if "optimizer" not in checkpoint or optimizer_types(before) != optimizer_types(trainer.config.config):
-        trainer.logger.warning("the checkpoint holds no state for this type of optimizer, which starts afresh")
+        trainer.logger.warning("the optimizer starts without a state: the checkpoint has none of its type")
     else:
         load_optimizer(trainer.optimizer, checkpoint["optimizer"], bool(changed & {"optimizer", "lr_scheduler"}))
 
 
 def _restore_progress(trainer, checkpoint, before, changed):
-    """Set the position: after the checkpoint's batch, or at its epoch's beginning if it cannot resume there."""
+    """Set the position: after the checkpoint's batch, or at the start of that epoch if need be."""
     trainer.start_epoch = checkpoint.get("epoch", 0) + 1
     trainer.batches_done = checkpoint.get("batch", 0)
     trainer.step = checkpoint.get("step", 0)
@@ -201,8 +201,8 @@ def _restore_progress(trainer, checkpoint, before, changed):
         trainer.logger.warning(mixed, trainer.start_epoch)
     if not trainer.config.continues and trainer.start_epoch > trainer.epochs:
         raise UserError(
-            f"trainer.epochs: got {trainer.epochs}, and the checkpoint has trained {trainer.start_epoch - 1} epochs "
-            f"already, which count; give more than {trainer.start_epoch - 1}"
+            f"trainer.epochs: got {trainer.epochs}, but the checkpoint's {trainer.start_epoch - 1} epochs count too; "
+            f"give more than {trainer.start_epoch - 1}"
         )
 
 
@@ -236,7 +236,7 @@ class _ByRank(list):
 
 
 def _attribute_states(checkpoint):
-    """{name: state} of the attributes; an _ByRank for those that differ between processes."""
+    """{name: state} of the attributes; a _ByRank for those that differ between processes."""
     first = _upgraded(checkpoint.get("attributes", {}))
     ranks = [first, *(_upgraded(other["attributes"], first) for other in _states_of_other_ranks(checkpoint))]
     names = {name for states in ranks[1:] for name in states}
@@ -246,13 +246,14 @@ def _attribute_states(checkpoint):
 def _upgraded(states, first=None):
     """The states converted from earlier versions, which kept "nonfinite" in two parts. first: those of rank 0."""
     states = dict(states)
-    if isinstance(step_log := states.pop("step_log", None), dict) and "last_update" in step_log:
-        found = states.pop("gradient_watch", (first or {}).get("nonfinite", {"found": []}))
-        states["nonfinite"] = {**step_log, "found": found["found"]}
-        if isinstance(states.get("optim_step"), dict):
-            states["optim_step"] = {"lr": step_log.get("lr"), **states["optim_step"]}
-    elif step_log is not None:
-        states["step_log"] = step_log
+    step_log = states.get("step_log")
+    if not isinstance(step_log, dict) or "last_update" not in step_log:
+        return states
+    del states["step_log"]
+    watch = states.pop("gradient_watch", (first or {}).get("nonfinite", {"found": []}))
+    states["nonfinite"] = {**step_log, "found": watch["found"]}
+    if isinstance(states.get("optim_step"), dict):
+        states["optim_step"] = {"lr": step_log.get("lr"), **states["optim_step"]}
     return states
 
 
@@ -290,9 +291,10 @@ def _rng_for_this_rank(trainer, checkpoint):
 
 
 def complete_last_save(trainer: "BaseTrainer") -> None:
-    """Write the last epoch's checkpoint if the run was killed between model_best.pth, which is saved first, and it."""
+    """Write the last epoch's checkpoint if the run was killed after model_best.pth, which is saved first."""
     resume, epoch = trainer.config.resume, trainer.start_epoch - 1
-    if resume is None or not (is_main() and trainer.config.continues and epoch) or trainer.batches_done:
+    ended_epoch = epoch > 0 and trainer.batches_done == 0
+    if resume is None or not (trainer.config.continues and ended_epoch and is_main()):
         return
     path = trainer.checkpoint_dir / checkpoint_name(epoch)
     due = epoch % trainer.save_period == 0 or epoch >= trainer.epochs or trainer.stop_reason
@@ -302,14 +304,14 @@ def complete_last_save(trainer: "BaseTrainer") -> None:
 
 
 def set_later_epochs_aside(trainer: "BaseTrainer") -> None:
-    """Rename checkpoints later than the one resumed from, and bring back the best model up to it."""
+    """Rename checkpoints later than the one resumed from; model_best.pth is the best of the rest."""
     if not (trainer.config.continues and is_main()):
         return
     folder, logger = trainer.checkpoint_dir, trainer.logger
     names = set_aside_overtaken(folder, trainer.start_epoch - 1, trainer.batches_done)
     if names:
         logger.info("renamed to overtaken-...: %s", ", ".join(names))
-    lost = not (folder / BEST_MODEL).exists()  # renamed just now, or by a run killed before it brought it back
+    lost = not (folder / BEST_MODEL).exists()  # renamed just now, or by a run killed before restoring it
     if lost and trainer.monitor != "off" and math.isfinite(trainer.mnt_best):
         path = find_logged(folder, trainer.mnt_metric, trainer.mnt_best)
         if path is not None:
@@ -335,5 +337,5 @@ def prepare_rollback(trainer: "BaseTrainer", error: "NonFiniteError") -> set[tup
     saver.wait()
     barrier()  # until the first process has written it
     saver.forget_asked()
-    trainer.logger.warning("%s: back to %s, to train on without the batch", error, saver.newest)
+    trainer.logger.warning("%s: rolling back to %s and skipping the batch", error, saver.newest)
     return skipped

@@ -60,7 +60,7 @@ def overfitted(config: "ConfigParser", data_loader: Any, valid_data_loader: Any)
         raise UserError(f"{key}; data_loader has {len(data_loader)} batches")
     indices = [data_loader.batch_indices(1, batch_idx) for batch_idx in range(number)]
     sampler = EpochSampler(list(itertools.chain.from_iterable(indices)), shuffle=False)
-    batches = list(batches_of(data_loader.as_validated(sampler)))
+    batches = list(batches_of(data_loader.validation_loader(sampler)))
     return FixedBatches(batches, indices), FixedBatches(batches, indices)
 
 

@@ -41,8 +41,7 @@ def evaluate(
     tracker.reset()
     with torch.no_grad():
         for batch_idx, batch in enumerate(itertools.islice(batches_of(data_loader), limit)):
-            data, target = halves(batch)
-            data, target = to_device(data, device), to_device(target, device)
+            data, target = to_device(halves(batch), device)
             try:
                 with autocast(precision, device):
                     output = model(data)
@@ -59,7 +58,7 @@ def evaluate(
     return result
 
 
-def trackers(
+def metric_trackers(
     metric_ftns: Sequence[Any], device: torch.device, config: "ConfigParser"
 ) -> tuple[MetricTracker, MetricTracker]:
     """(tracker for training, tracker for validation). Raises UserError if a monitored value is a table."""
@@ -85,9 +84,8 @@ def record(
     target: (N, ...), or a dict, list or tuple of such tensors.
     part: this process's Part of a batch that several processes share; None for a single process.
     """
-    samples = num_samples(target)
-    counted = 0 if part is not None and part.own == 0 else samples
-    tracker.update("loss", loss / samples if reduction == "sum" else loss, n=counted)
+    counted = num_counted(target, part)
+    tracker.update("loss", loss / num_samples(target) if reduction == "sum" else loss, n=counted)
     if not metric_ftns:
         return
     # where steps may be skipped, a batch that is not finite in one process counts in none
@@ -101,9 +99,14 @@ def record(
             tracker.update(metric.__name__, metric(output, target) if counted else 0.0, n=counted)
 
 
+def num_counted(target: Any, part: Part | None) -> int:
+    """Number of the target's samples that count for this process. part: as for record."""
+    return 0 if part is not None and part.own == 0 else num_samples(target)
+
+
 def reduction_of(criterion: Callable[..., Any]) -> str:
     """ "sum" or "mean": how the criterion reduces over a batch. Raises UserError for reduction "none"."""
-    given = getattr(criterion, "keywords", {}).get("reduction")  # of a function with its arguments bound
+    given = getattr(criterion, "keywords", {}).get("reduction")  # of a functools.partial
     reduction = given or getattr(criterion, "reduction", None)
     if reduction == "none":
         raise UserError("loss: reduction 'none' gives one value per sample; use 'mean' or 'sum'")

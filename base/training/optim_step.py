@@ -28,12 +28,12 @@ class OptimStep:
     watch: NonFiniteWatch that checks the gradient of each step; not used with a scaler, where infinite gradients are
         expected.
     skip_nonfinite: skip steps whose gradient is not finite; that waits for the device before each step.
-    buffers: the model's buffers; a skipped step restores their values after the step before.
+    buffers: the model's buffers; a skipped step undoes what its batches changed in them.
     model: needed with several processes, each of which trains a copy or a shard.
 
     The gradient of a window equals the gradient of all its samples taken as one batch, for batches of unequal sizes and
-    for a short last window too. That requires a loss that is the mean or the sum over the samples of its batch; a loss
-    with class weights or an ignore_index is not.
+    for a short last window too. That requires a loss that is the mean or the sum over the samples of its batch, so
+    no class weights and no ignore_index.
 
     The attribute lr is the learning rate of the last step, None before the first. The attribute norm is the norm of its
     gradient before clipping, a 0-dim tensor; None unless clip_norm is given or the attribute measures_norm is set.
@@ -108,13 +108,10 @@ class OptimStep:
         self._num_samples += num_samples
         if self.reduction == "mean" and num_samples != self._first_samples:
             loss = loss * (num_samples / self._first_samples)
-        try:
-            (loss if self.scaler is None else self.scaler.scale(loss)).backward()
-        except RuntimeError as error:
-            if loss.requires_grad:
-                raise
+        if not loss.requires_grad:
             why = "it was detached or made of plain numbers, or all parameters are frozen"
-            raise UserError(f"loss: does not depend on any parameter that is trained: {why}") from error
+            raise UserError(f"loss: does not depend on any parameter that is trained: {why}")
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
         if self.buffers and not loss.isfinite():
             _copy_all(self._good_buffers, self.buffers)  # at once: the run may be saved or validated before the update
         return (last or self.num_batches >= self.accumulate) and self.finish()
@@ -148,7 +145,7 @@ class OptimStep:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state; a scaler's state is skipped where there is no scaler."""
         if self.scaler is not None and "scaler" in state:
-            _require_of_scaler(state["scaler"])
+            _require_scaler_state(state["scaler"])
             self.scaler.load_state_dict(state["scaler"])
         lr = state.get("lr")
         self.lr = lr if lr is None or getattr(lr, "ndim", None) == 0 else as_number(lr)
@@ -165,7 +162,7 @@ class OptimStep:
     def _weighted(self, loss: torch.Tensor, part: Part) -> torch.Tensor:
         """The loss of this process's samples, scaled so that its mean over all processes is the loss of the batch."""
         own, total = part
-        weight = own * world_size() / total if self.reduction == "mean" else world_size() * (own > 0)
+        weight = own * world_size() / total if self.reduction == "mean" else world_size() * bool(own)
         return loss if weight == 1 else loss * weight
 
     def _update(self):
@@ -176,9 +173,9 @@ class OptimStep:
         if self.reduction == "mean" and self._num_samples != self._first_samples:
             for gradient in self._gradients():
                 gradient.div_(self._num_samples / self._first_samples)
-        found = self.watch.look(self._gradients()) if self.watch is not None else []
+        nonfinite = self.watch.look(self._gradients()) if self.watch is not None else []
         if self._sharded and self.skip_nonfinite:
-            found = [largest(flag) for flag in found]  # the other processes see other shards
+            nonfinite = [largest(flag) for flag in nonfinite]  # the other processes see other shards
         if self.clip_norm is not None:
             self.norm = whole(torch.nn.utils.clip_grad_norm_(self._parameters(), self.clip_norm))
         elif self.measures_norm:
@@ -188,8 +185,7 @@ class OptimStep:
         if self.scaler is not None:
             self.scaler.step(self.optimizer)  # waits for the device unless the optimizer is fused
             self.scaler.update()
-            return
-        if self.skip_nonfinite and any(found):
+        elif self.skip_nonfinite and any(nonfinite):
             _copy_all(self._good_buffers, self.buffers)
         else:
             self._step()
@@ -218,7 +214,7 @@ def _gradient_of(parameter, saved):
     return torch.empty_like(parameter).copy_(sharded_like(parameter, saved))
 
 
-def _require_of_scaler(state):
+def _require_scaler_state(state):
     """Raise ValueError unless the numbers of a GradScaler's state are in range; its kernel does not check them."""
     for name in ("scale", "growth_factor", "backoff_factor"):
         if not 0 < as_number(state[name]) < float("inf"):
@@ -229,7 +225,7 @@ def _require_of_scaler(state):
 
 
 def _mean(gradients):
-    """The mean of a parameter's gradients over the processes, of which some or all may be None."""
+    """The mean over the processes of a parameter's gradients, some or all of which may be None."""
     there = [gradient for gradient in gradients if gradient is not None]
     return sum(there) / len(gradients) if there else None
 

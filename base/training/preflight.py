@@ -30,16 +30,16 @@ def refuse_what_cannot_work(trainer: "Trainer") -> None:
     total = getattr(trainer.lr_scheduler, "total_steps", None)
     steps, unit = _schedule_steps(trainer)
     if total is not None and steps > total:
-        raise UserError(f"lr_scheduler.args.total_steps: got {total}, and the run has {steps} {unit}; give {steps}")
+        raise UserError(f"lr_scheduler.args.total_steps: got {total}, but the run has {steps} {unit}; give {steps}")
     classes = getattr(trainer.data_loader, "classes", None) or ()
     given = trainer.config.get("arch", {}).get("args", {}).get("num_classes")
     if isinstance(given, int) and given < len(classes):
-        raise UserError(f"arch.args.num_classes: got {given}, and the data have {len(classes)} classes")
+        raise UserError(f"arch.args.num_classes: got {given}, but the data have {len(classes)} classes")
     _refuse_small_parts(trainer.model, trainer.data_loader)
 
 
 def _refuse_limits(trainer):
-    """Refuse keys that a trainer with methods of its own, or without validation data, cannot follow."""
+    """Refuse settings that would do nothing: their method is overridden, or validation has no data."""
     settings = trainer.settings
     if trainer.has_own_loop and settings.limit_train_batches is not None:
         raise UserError("trainer.limit_train_batches: is not for a trainer with a _train_epoch of its own")
@@ -97,18 +97,18 @@ def try_validation(trainer: "Trainer") -> None:
 def left_alone(model: torch.nn.Module, loader: Any) -> Iterator[None]:
     """Restore random generators, training modes and data positions at the end, unless an error ends the context."""
     modes = {module: module.training for module in model.modules()}
+    sources = loader, getattr(loader, "dataset", None)
+    stateful: list[Any] = [source for source in sources if hasattr(source, "load_state_dict")]
+    positions = [copy.deepcopy(source.state_dict()) for source in stateful]
     generator = getattr(loader, "generator", None)
-    parts = loader, getattr(loader, "dataset", None)
-    placed: list[Any] = [part for part in parts if hasattr(part, "load_state_dict")]
-    positions = [copy.deepcopy(part.state_dict()) for part in placed]
-    drawn = None if generator is None else generator.get_state()
+    generator_state = None if generator is None else generator.get_state()
     rng = rng_state()
     yield
     set_rng_state(rng)
     if generator is not None:
-        generator.set_state(drawn)
-    for part, position in zip(placed, positions, strict=True):
-        part.load_state_dict(position)
+        generator.set_state(generator_state)
+    for source, position in zip(stateful, positions, strict=True):
+        source.load_state_dict(position)
     for module, training in modes.items():
         module.training = training
 
@@ -135,16 +135,14 @@ def describe_run(trainer: "Trainer", summary: str) -> None:
 
 
 def _batch_lines(loader, accumulate):
-    """Lines on how a batch is split between processes and accumulated, where it is."""
+    """Lines on any split of batches between processes, and on any accumulation."""
     size, lines = getattr(loader, "batch_size", None), []
     if size is None:
         return lines
     parts = [part_of(size, number).own for number in range(world_size())]
     if len(parts) > 1:
-        listed = f"{', '.join(map(str, parts[:-1]))} and {parts[-1]}"
-        named = listed if len(parts) <= 4 else f"{parts[0]} or {parts[-1]}"
-        each = f"{parts[0]} samples in each of" if len({*parts}) == 1 else f"{named} samples in"
-        lines.append(f"batch_size {size}: {each} {len(parts)} processes")
+        each = " or ".join(map(str, dict.fromkeys(parts)))
+        lines.append(f"batch_size {size}: {each} samples in each of {len(parts)} processes")
     if accumulate > 1:
         lines.append(f"an optimizer step takes {accumulate} batches, {accumulate * size} samples")
     return lines
@@ -152,7 +150,7 @@ def _batch_lines(loader, accumulate):
 
 # ---- settings that only the loop of trainer/trainer.py follows
 
-# What Trainer._train_epoch does.
+# Followed in Trainer._train_epoch.
 SETTINGS_OF_EPOCH = (
     "accumulate",
     "clip_norm",
@@ -163,7 +161,7 @@ SETTINGS_OF_EPOCH = (
     "images_every_epochs",
 )
 
-# What Trainer follows besides, and a bare BaseTrainer does not.
+# Followed by Trainer, but not by a bare BaseTrainer.
 SETTINGS_OF_TRAINER = (
     *SETTINGS_OF_EPOCH,
     "histograms_every_epochs",

@@ -18,7 +18,7 @@ class Stopped(Exception):
 
 
 class SavePoints:
-    """Has the trainer save at the end of an epoch, between two batches, and before an error ends the run.
+    """Saves a trainer at the end of an epoch, between two batches, and before an error ends the run.
 
     trainer: the BaseTrainer; its monitor, mnt_..., early_stop, save_period and settings say when to save.
     """
@@ -54,14 +54,16 @@ class SavePoints:
         self._agreement.close()
 
     def ask_at_epoch_end(self, log: dict[str, Any]) -> None:
-        """Ask for the files that this epoch is to be saved in; stop the run if it has not improved for too long.
+        """Request the files to save this epoch in; stop the run if it has not improved for too long.
 
         log: {name: number} of the epoch. Whichever process ends the run, all of them save this epoch.
         """
         trainer = self.trainer
         logs_monitored = trainer.mnt_metric in log
-        improved = self._keep_if_best(log)
-        trainer.not_improved_count = 0 if improved else trainer.not_improved_count + logs_monitored
+        if self._keep_if_best(log):
+            trainer.not_improved_count = 0
+        elif logs_monitored:
+            trainer.not_improved_count += 1
         if trainer.not_improved_count >= trainer.early_stop:
             trainer.stop(self._no_better())
         trainer.stop_reason = any_of(trainer.stop_reason)
@@ -93,7 +95,7 @@ class SavePoints:
         return f"no better {self.trainer.mnt_metric} for {self.trainer.not_improved_count} epochs"
 
     def between_batches(self) -> None:
-        """Save if save_every_steps or save_every_minutes says so; end the run, saved, if a signal or stop() asks."""
+        """Save if save_every_steps or save_every_minutes says so; save and end the run if a signal or stop() asks."""
         trainer = self.trainer
         trainer.saver.check()
         every = trainer.settings.save_every_steps
@@ -124,7 +126,7 @@ class SavePoints:
         trainer = self.trainer
         trainer.saver.wait()
         path = trainer.checkpoint_dir / checkpoint_name(trainer.epoch - 1, trainer.batches_done)
-        is_trained = path.name != checkpoint_name(0)
+        is_trained = trainer.epoch > 1 or trainer.batches_done > 0
         if trainer.resumes_within_epochs and is_trained and path != trainer.saver.newest:
             trainer.save_now([path.name], trainer.epoch - 1)
 
@@ -139,5 +141,5 @@ class SavePoints:
             try:
                 self.save_within_epoch()
             except Exception as unsaved:  # which must not hide the error
-                trainer.logger.error("what was trained since the last checkpoint cannot be saved: %s", unsaved)
+                trainer.logger.error("cannot save the training since the last checkpoint: %s", unsaved)
         return is_whole

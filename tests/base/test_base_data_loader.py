@@ -129,7 +129,7 @@ def test_loaders_that_do_not_go_together_are_refused():
     cats, dogs, split = (BaseDataLoader(Numbers(), 4, True, share, 0) for share in (0, 0, 0.1))
     cats.classes, dogs.classes = ["cat"], ["dog"]
     with pytest.raises(
-        UserError, match=r"valid_data_loader: its classes are \['dog'\], and those of data_loader \['cat'\]"
+        UserError, match=r"valid_data_loader: its classes are \['dog'\], but data_loader's are \['cat'\]"
     ):
         dogs.as_validation(beside=cats)
     with pytest.raises(UserError, match="valid_data_loader: data_loader sets validation samples aside already"):
@@ -199,7 +199,7 @@ def test_training_and_validation_data_may_be_of_different_kinds():
         for part in (loader, loader.split_validation()):
             data, target = next(iter(part))
             assert torch.equal(data, target.float()) and len(data) == 4
-    with pytest.raises(UserError, match="valid_dataset: has 3 samples, and the dataset has 20"):
+    with pytest.raises(UserError, match="valid_dataset: has 3 samples, but the dataset has 20"):
         BaseDataLoader(in_memory, 4, False, 8, 0, valid_dataset=[1, 2, 3])
 
 

@@ -380,7 +380,7 @@ def test_diabetes_tables_are_all_rows_of_the_package(tmp_path, monkeypatch):
 
 def test_more_classes_than_the_model_has_are_refused_before_the_run(tmp_path):
     changes = made_images(tmp_path / "data") | {"arch.args.num_classes": 2}
-    with pytest.raises(UserError, match=r"arch.args.num_classes: got 2, and the data have 3 classes"):
+    with pytest.raises(UserError, match=r"arch.args.num_classes: got 2, but the data have 3 classes"):
         train.main(parsed("image_folder", tmp_path / "saved", **changes))
     assert not (tmp_path / "saved").exists()
 

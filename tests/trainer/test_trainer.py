@@ -275,7 +275,7 @@ def test_schedule_too_short_for_the_run_is_refused_and_nothing_is_written(tmp_pa
     if fits:
         tiny_trainer(config, schedule=schedule).train()
         return
-    with pytest.raises(UserError, match=f"total_steps: got {total}, and the run has"):
+    with pytest.raises(UserError, match=f"total_steps: got {total}, but the run has"):
         tiny_trainer(config, schedule=schedule)
     assert list(tmp_path.iterdir()) == []
 

@@ -88,7 +88,7 @@ def test_schedule_by_steps_knows_of_the_limit(tmp_path):
 
     section = {"lr_scheduler": {"type": "OneCycleLR", "interval": "step"}}
     tiny_trainer({**tiny_config(tmp_path, limit_train_batches=3), **section}, schedule=schedule).train()
-    with pytest.raises(UserError, match="total_steps: got 6, and the run has 8 optimizer steps; give 8"):
+    with pytest.raises(UserError, match="total_steps: got 6, but the run has 8 optimizer steps; give 8"):
         tiny_trainer({**tiny_config(tmp_path, limit_train_batches=4), **section}, schedule=schedule)
 
 
@@ -151,7 +151,7 @@ def test_value_that_is_no_limit_is_refused(key, value):
         ({"overfit_batches": 0}, "trainer.overfit_batches"),
         ({"sanity_check_batches": -1}, "trainer.sanity_check_batches"),
         ({"detect_anomaly": "yes"}, "trainer.detect_anomaly"),
-        ({"limit_train_batches": 3, "len_epoch": 9}, "trainer.limit_train_batches: trainer.len_epoch says"),
+        ({"limit_train_batches": 3, "len_epoch": 9}, "trainer.limit_train_batches: trainer.len_epoch sets"),
     ],
 )
 def test_values_that_cannot_be_are_refused_by_the_check(trainer, where):

@@ -109,7 +109,7 @@ class Trainer(BaseTrainer):
             model=model,
         )
         self.log_step = settings.log_step or max(1, self.len_epoch // 20)
-        if settings.histograms_every_epochs:
+        if settings.histograms_every_epochs and not self.has_own_loop:
             self.add_callback(ParameterHistograms(settings.histograms_every_epochs))
 
     def overrides(self, method: str) -> bool:
@@ -338,8 +338,7 @@ class Trainer(BaseTrainer):
         """Write up to 32 input images (N, 1 or 3, H, W) to TensorBoard."""
         every = self.settings.images_every_epochs
         if every and self.writer.enabled and (epoch - 1) % every == 0:
-            self.writer.set_step(self._step_of(epoch, 1), timed=False)
-            show_images(self.writer, "input", data)
+            show_images(self.writer, "input", data, step=self._step_of(epoch, 1))
 
     def _require_finite(self):
         if self.batches_done and not self.nonfinite.skips:  # at an epoch's end all are checked already

@@ -187,9 +187,8 @@ class Freeze(BaseCallback):
     def check(self, trainer: "BaseTrainer") -> None:
         named = dict(unwrapped(trainer.model).named_parameters())
         chosen = choose_names(self.params, named, "params")
-        self._frozen = [
-            named[name] for name in chosen if named[name].requires_grad
-        ]  # others were frozen by the model itself
+        # others were frozen by the model itself
+        self._frozen = [named[name] for name in chosen if named[name].requires_grad]
         loader = getattr(trainer, "data_loader", None)
         batch_size, len_epoch = getattr(loader, "batch_size", None), getattr(trainer, "len_epoch", None)
         length = RunLength(trainer.epochs, len_epoch, batch_size, trainer.settings.accumulate)
@@ -197,10 +196,8 @@ class Freeze(BaseCallback):
         self._last = math.inf if self.until is None else self._epochs(length, "until", self.until)
         require(self._first <= self._last, "until", self.until, f"later than start, which is {self.start!r}")
         for group in trainer.optimizer.param_groups:
-            if group.get("fused") and group.get(
-                "momentum"
-            ):  # the fused kernel fails where some parameters have no momentum yet
-                group["fused"] = False
+            if group.get("fused") and group.get("momentum"):
+                group["fused"] = False  # the fused kernel fails where some parameters have no momentum yet
         self._trainer = trainer
         acts = self._first < min(self._last, trainer.epochs)
         if acts and needs_all_gradients(trainer.model):

@@ -84,10 +84,14 @@ class ParameterHistograms(BaseCallback):
         _require_counts(every_epochs=every_epochs)
         self.every_epochs = every_epochs
 
+    def check(self, trainer: "Trainer") -> None:
+        if not hasattr(trainer, "len_epoch"):
+            raise UserError("ParameterHistograms needs the Trainer of trainer/trainer.py")
+
     def on_epoch_end(self, trainer: "Trainer", log: dict[str, Any]) -> None:
         if log["epoch"] % self.every_epochs or not shows(trainer.writer, trainer.model):
             return
-        trainer.writer.set_step(trainer.step, timed=False)
+        trainer.writer.set_step(log["epoch"] * trainer.len_epoch, timed=False)  # as the averages of the epoch
         for name, parameter in unwrapped(trainer.model).named_parameters():
             values = whole(parameter.detach())
             if values.isfinite().all():
@@ -169,13 +173,16 @@ def _most_memory(device):
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def show_images(writer: Any, tag: str, data: Any, most: int | None = 32) -> bool:
-    """Write the first images to TensorBoard, their values stretched to [0, 1]; returns False for what is no image.
+def show_images(writer: Any, tag: str, data: Any, most: int | None = 32, step: int | None = None) -> bool:
+    """Write the first images to TensorBoard, with values stretched to [0, 1]; returns False if data are not images.
 
     data: (N, 1 or 3, H, W), of any dtype.
+    step: the x value, if the writer's is to change.
     """
     if getattr(data, "ndim", 0) != 4 or data.shape[1] not in (1, 3):
         return False
+    if step is not None:
+        writer.set_step(step, timed=False)
     images = data[:most].float()
     low, high = images.min(), images.max()
     writer.add_images(tag, (images - low) / (high - low).clamp(min=1e-12))

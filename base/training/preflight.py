@@ -159,12 +159,12 @@ SETTINGS_OF_EPOCH = (
     "on_nonfinite",
     "validate_every_steps",
     "images_every_epochs",
+    "histograms_every_epochs",
 )
 
 # Followed by Trainer, but not by a bare BaseTrainer.
 SETTINGS_OF_TRAINER = (
     *SETTINGS_OF_EPOCH,
-    "histograms_every_epochs",
     "len_epoch",
     "log_step",
     "channels_last",

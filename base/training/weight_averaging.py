@@ -52,7 +52,7 @@ class EMA(BaseCallback):
         self._to_load = None
         averages = dict(zip(model.parameters(), self._model.parameters(), strict=True))
         modules = list(zip(model.modules(), self._model.modules(), strict=True))
-        with_buffers = [(own, average) for own, average in modules if list(own.buffers(recurse=False))]
+        with_buffers = [(own, average) for own, average in modules if own._buffers]
         if self.updates:
             _share_buffers(with_buffers)
         for optimizer in getattr(trainer.optimizer, "by_name", {"": trainer.optimizer}).values():
@@ -78,8 +78,7 @@ class EMA(BaseCallback):
 def _share_buffers(modules):
     """Make the averaged module of each pair (own, averaged) use the model's buffers; evaluation only reads them."""
     for own, average in modules:
-        for name, buffer in own.named_buffers(recurse=False, remove_duplicate=False):
-            setattr(average, name, buffer)
+        average._buffers.update(own._buffers)  # named_buffers leaves out None, which a forward pass may fill
 
 
 _UNSHARED_NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)

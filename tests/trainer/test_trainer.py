@@ -225,6 +225,26 @@ def test_histograms_come_every_n_epochs_only(tmp_path, every, shown):
     assert sorted({*epochs}) == shown
 
 
+def test_histograms_stand_at_the_end_of_their_epoch_also_after_a_skipped_batch(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path, tensorboard=True, histograms_every_epochs=1))
+    trainer.skipped_batches = {(1, 2)}
+    steps = []
+    trainer.writer.add_histogram = lambda tag, data: steps.append(trainer.writer.step)
+    trainer.train()
+    assert sorted({*steps}) == [trainer.len_epoch, 2 * trainer.len_epoch]
+
+
+def test_a_loop_of_ones_own_has_no_histograms_and_the_log_names_the_key(tmp_path, capsys):
+    class Own(Trainer):
+        def _train_epoch(self, epoch):
+            return {"loss": 1.0}
+
+    trainer = tiny_trainer(tiny_config(tmp_path, tensorboard=True, histograms_every_epochs=2), trainer_class=Own)
+    trainer.writer.add_histogram = lambda tag, data: pytest.fail("a histogram")
+    trainer.train()
+    assert "trainer.histograms_every_epochs: this trainer has a _train_epoch of its own" in capsys.readouterr().out
+
+
 @pytest.mark.old_defect(16)
 def test_images_come_every_n_epochs_only(tmp_path):
     trainer = tiny_trainer(tiny_config(tmp_path, tensorboard=True, images_every_epochs=2))

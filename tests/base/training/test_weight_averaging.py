@@ -120,6 +120,22 @@ def test_ema_goes_on_from_its_average_after_a_rollback(tmp_path):
     assert not torch.equal(saved["0.weight"], broken[0]["0.weight"])
 
 
+def test_ema_has_a_buffer_that_the_model_fills_in_its_first_forward_pass(tmp_path):
+    class Scaled(torch.nn.Sequential):
+        def __init__(self):
+            super().__init__(torch.nn.Linear(4, 3))
+            self.register_buffer("scale", None)
+
+        def forward(self, data):
+            self.scale = torch.tensor(10.0) if self.scale is None else self.scale
+            return super().forward(data) / self.scale
+
+    config = {**tiny_config(tmp_path, epochs=1), "callbacks": [spec("EMA")]}
+    trainer = tiny_trainer(config, model=Scaled())
+    trainer.train()
+    assert trainer.averaged_model.scale == 10
+
+
 def test_swa_is_the_mean_of_the_epochs_ends_with_statistics_of_its_own(tmp_path):
     trainer = trainer_with(tmp_path, spec("SWA", start="50%"), epochs=4)
     ends = []

@@ -213,7 +213,7 @@ class Trainer(BaseTrainer):
 
     def _train_batch(self, batch_idx: int, data: Any, target: Any) -> tuple[torch.Tensor, Any]:
         """Train on one batch; returns (loss, output). Override it for another kind of training step, as for a GAN."""
-        loss, output, others = self.losses(data, target)  # forward
+        loss, output, others = self.losses(data, target, self.metric_ftns)  # forward
         part = self.stream.part(self.epoch, batch_idx)
         for name, value in others.items():
             self.train_metrics.update_extra(name, value, num_counted(target, part))
@@ -221,11 +221,11 @@ class Trainer(BaseTrainer):
             self._after_update(batch_idx)
         return loss, output
 
-    def losses(self, data: Any, target: Any) -> tuple[torch.Tensor, Any, dict[str, torch.Tensor]]:
-        """Call compute_loss; returns (loss to minimize, output, {name: other loss})."""
-        is_first, self._has_looked = not self._has_looked, True
+    def losses(self, data: Any, target: Any, metrics: Sequence[Any] = ()) -> tuple[torch.Tensor, Any, dict[str, Any]]:
+        """Call compute_loss; returns (loss to minimize, output, {name: other loss}). metrics: tried on a first batch."""
+        first, self._has_looked = not self._has_looked, True
         with autocast(self.settings.precision, self.device):
-            loss, output = compute_first_loss(self, data, target) if is_first else self.compute_loss(data, target)
+            loss, output = compute_first_loss(self, data, target, metrics) if first else self.compute_loss(data, target)
         terms: dict[str, Any] = loss if isinstance(loss, dict) else {"loss": loss}
         minimized: Any = terms.get("loss")
         if getattr(minimized, "ndim", None) != 0:

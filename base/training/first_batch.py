@@ -5,7 +5,7 @@ what may be meant is a warning. Later batches cost nothing.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,7 +32,7 @@ _EXPECTED_BY = {
 }
 
 
-def compute_first_loss(trainer: "Trainer", data: Any, target: Any) -> tuple[Any, Any]:
+def compute_first_loss(trainer: "Trainer", data: Any, target: Any, metrics: Sequence[Any]) -> tuple[Any, Any]:
     """(loss, output) of trainer.compute_loss for the first batch, after a look at what the loss and the metrics get.
 
     Raises UserError, in one line, for what cannot be right.
@@ -49,7 +49,7 @@ def compute_first_loss(trainer: "Trainer", data: Any, target: Any) -> tuple[Any,
                 loss, output = trainer.compute_loss(data, target)
     watch.warn(trainer.logger, trainer.criterion, output, target)
     _check_declared("loss", trainer.criterion, output, target)
-    for metric in trainer.metric_ftns:
+    for metric in metrics:
         _check_declared("metrics", metric, output, target)
         watch = _WatchedLosses("metrics")
         with watch:

@@ -98,6 +98,9 @@ def tensorboard_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
 
 
+_ABSENT = object()  # not None, which a state may hold
+
+
 def differing_values(one: Any, other: Any, place: str = "") -> list[str]:
     """Return the dotted places at which two nested states differ in bits, type or presence."""
     import torch
@@ -107,8 +110,11 @@ def differing_values(one: Any, other: Any, place: str = "") -> list[str]:
     if isinstance(one, (list, tuple)):
         one, other = dict(enumerate(one)), dict(enumerate(other))
     if isinstance(one, dict):
-        inner = [(one.get(name), other.get(name), f"{place}.{name}".lstrip(".")) for name in {**one, **other}]
-        return [found for values in inner for found in differing_values(*values)]
+        found = []
+        for name in {**one, **other}:
+            left, right = one.get(name, _ABSENT), other.get(name, _ABSENT)
+            found += differing_values(left, right, f"{place}.{name}".lstrip("."))
+        return found
     if isinstance(one, torch.Tensor):
         bits = [tensor.flatten().contiguous().view(torch.uint8) for tensor in (one, other)]
         same = one.dtype == other.dtype and one.shape == other.shape and torch.equal(*bits)

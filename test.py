@@ -14,8 +14,7 @@ from utils.rules import precision_error
 def main(config: ConfigParser, split: str, batch_size: int | None) -> None:
     """Print the loss and the metrics over a split of the data, and write them beside the checkpoint."""
     # Imported here, so that --help and an error in the config are answered without waiting for torch.
-    from base.data.splits import split_loader
-    from base.training.evaluate import evaluate
+    from base.training.evaluate import evaluate, split_loader
     from base.training.precision import apply_switches
     from utils import MetricTracker, prepare_device
     from utils.runs.weights import load_weights, on_device
@@ -66,7 +65,7 @@ def report(config: ConfigParser, split: str, result: dict[str, Any], classes: li
     results.setdefault(config.resume.name, {})[split] = result
     write_json(results, path)
     if damaged:
-        logger.warning("%s was not what this program wrote: it is %s now", path, damaged)
+        logger.warning("%s is damaged and was moved to %s", path, damaged)
     logger.info("written to %s", path)
 
 

@@ -89,12 +89,13 @@ class TrackerList:
         for early in self._early_images:
             self.add_images(*early)
 
-    def add_scalar(self, tag: str, value: "float | torch.Tensor", step: int) -> None:
+    def add_scalar(self, tag: str, value: "float | np.ndarray | torch.Tensor", step: int) -> None:
         """Put a number into the step's row; another step, or a second number of the tag, begins a new row."""
         if step != self._step or tag in self._row:
             self._end_row()
         self._step = step
-        self._row[tag] = float(value)
+        item = getattr(value, "item", None)  # float alone refuses NumPy arrays of one element
+        self._row[tag] = float(item() if item else value)
 
     def add_images(self, tag: str, images: "np.ndarray | torch.Tensor", step: int, dataformats: str) -> None:
         """Send one image, or several as one. dataformats: a letter for each axis, as "NCHW"."""

@@ -24,6 +24,12 @@ def test_differences_are_named_by_their_place():
     assert differing_values(state(), state(more=1)) == ["more"]
 
 
+def test_none_is_not_the_same_as_nothing():
+    assert differing_values(state(log=[1, None]), state(log=[1])) == ["log.1"]
+    assert differing_values(state(more=None), state()) == ["more"]
+    assert differing_values((None,), ()) == ["0"]
+
+
 def test_the_first_difference_of_each_tag_is_found():
     one = {"loss": [(1, 0.5), (2, math.nan), (3, 0.25)], "lr": [(1, 0.1)], "alone": [(4, 1.0)]}
     assert scalar_differences(one, one) == []

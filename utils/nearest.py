@@ -1,6 +1,7 @@
 """Find the name that a user probably meant."""
 
 import difflib
+import heapq
 import re
 from collections.abc import Collection, Iterable
 
@@ -22,7 +23,8 @@ _OTHER_NAMES = _FORMER_NAMES | {
     "scheduler": "lr_scheduler",
     "criterion": "loss",
 }
-_MAX_COMPARED = 75  # letters of a name; comparing takes time that grows as the square of it
+_MAX_LETTERS = 300  # of a name that is compared; parameters of nested adapter models have more than 100
+_MAX_PAIRS = 200_000  # of letters that one search compares, which takes about a tenth of a second
 _MAX_SHOWN = 50  # names in a message
 
 
@@ -37,9 +39,21 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.75) -> str | None
 
 
 def _closest(name, known, cutoff):
-    if len(name) > _MAX_COMPARED:
+    """What difflib.get_close_matches finds, but only among the names that share the most letters with this one."""
+    if len(name) > _MAX_LETTERS:
         return None
-    return next(iter(difflib.get_close_matches(name, known, 1, cutoff)), None)
+    matcher = difflib.SequenceMatcher(b=name, autojunk=False)  # which would ignore common letters of long names
+    sharing = []
+    for other in known:
+        matcher.set_seq1(other)
+        if matcher.real_quick_ratio() >= cutoff and (shared := matcher.quick_ratio()) >= cutoff:
+            sharing.append((shared, other))
+    ratios = []
+    for _, other in heapq.nlargest(_MAX_PAIRS // (len(name) ** 2 + 1), sharing):
+        matcher.set_seq1(other)
+        ratios.append((matcher.ratio(), other))
+    ratio, closest = max(ratios, default=(0, None))
+    return closest if ratio >= cutoff else None
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:

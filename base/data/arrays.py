@@ -44,14 +44,14 @@ class ArrayDataLoader(BaseDataLoader):
         balance_classes: bool = False,
         device_resident: bool = False,
     ) -> None:
-        if training:
-            rows, targets = read_array(data, "data"), read_array(target, "target")
-        elif test_data is None or test_target is None:
-            raise UserError("test_data: the config names no arrays to test on; give test_data and test_target")
-        else:
-            rows, targets = read_array(test_data, "test_data"), read_array(test_target, "test_target")
+        prefix = "" if training else "test_"
+        if not training:
+            if test_data is None or test_target is None:
+                raise UserError("test_data: the config names no arrays to test on; give test_data and test_target")
+            data, target = test_data, test_target
+        rows, targets = read_array(data, f"{prefix}data"), read_array(target, f"{prefix}target")
         if targets.dtype.kind not in "biuf":
-            raise UserError(f"target: {shown(target)} holds {targets.dtype.str}; it should hold numbers")
+            raise UserError(f"{prefix}target: {shown(target)} holds {targets.dtype.str}; it should hold numbers")
         targets = np.asarray(targets, np.float32 if targets.dtype.kind == "f" else np.int64)
         for argument, asked in (("stratify", stratify), ("balance_classes", balance_classes)):
             if asked and (targets.dtype != np.int64 or targets.ndim != 1):

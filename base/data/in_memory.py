@@ -154,7 +154,10 @@ class _Transforms:
         try:
             return torch.stack(samples)
         except (TypeError, RuntimeError) as error:  # other types than tensors, or different shapes
-            raise UserError(f"transform: the samples do not make a batch: {shortened(error)}") from None
+            raise UserError(
+                f"transform: the samples do not make a batch: {shortened(error)}; "
+                "it should return a tensor of the same shape for every sample"
+            ) from None
 
     def _apply_to_sample(self, sample) -> Any:
         sample = sample.clone()  # a function may change it in place, and it may be read again
@@ -167,8 +170,8 @@ def _functions(transform, argument):
     """The list of functions in a transform; a Compose of torchvision, old or v2, is taken apart."""
     if transform is None:
         return []
-    if type(transform).__name__ == "Compose":
-        transform = getattr(transform, "transforms", transform)
+    if type(transform).__name__ == "Compose" and isinstance(getattr(transform, "transforms", None), (list, tuple)):
+        transform = transform.transforms
     if isinstance(transform, (list, tuple)):
         return [function for part in transform for function in _functions(part, argument)]
     if not callable(transform):

@@ -111,3 +111,33 @@ def reduction_of(criterion: Callable[..., Any]) -> str:
     if reduction == "none":
         raise UserError("loss: reduction 'none' gives one value per sample; use 'mean' or 'sum'")
     return "sum" if reduction == "sum" else "mean"
+
+
+def split_loader(
+    config: "ConfigParser", split: str, batch_size: int | None, device: torch.device
+) -> tuple[Any, list | None]:
+    """Return (DataLoader over one split of a config's data, in a fixed order; names of the classes, or None).
+
+    split: "train", "valid" or "test". batch_size: by default the config's. Raises UserError if there is no such split.
+    """
+    separate = f"{split}_data_loader"
+    name = separate if split != "train" and config.get(separate) else "data_loader"
+    args = dict(config[name].get("args", {}))
+    if batch_size is not None:
+        args["batch_size"] = batch_size
+    if split == "test":
+        known = config.parameters(name)
+        if "training" not in known and name == "data_loader":
+            raise UserError(
+                f"--split test: {config[name]['type']} has no 'training' argument, and there is no test_data_loader; "
+                "use --split valid or train"
+            )
+        whole = {"training": name != "data_loader" and args.get("training", False)}
+        if not config.find_type(name).fits_on_training_part:
+            whole |= {"validation_split": 0, "fold": None}
+        args |= {key: value for key, value in whole.items() if key in known}
+    loader = config.build(name, {**config[name], "args": args}).to(device)
+    part = loader.split_validation() if split == "valid" and name == "data_loader" else loader.as_validation()
+    if part is None:
+        raise UserError("--split valid: the config sets no samples aside: data_loader.args.validation_split is 0")
+    return part, getattr(loader, "classes", None)

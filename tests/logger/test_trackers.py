@@ -326,6 +326,15 @@ def test_a_second_number_of_a_tag_begins_a_row_and_what_is_no_number_is_null(tmp
     assert lines == ['{"step": 1, "a": 1.0, "b": 2.0}', '{"step": 1, "a": 3.0}', '{"step": 2, "a": null}']
 
 
+def test_arrays_of_one_number_are_sent(tmp_path):
+    trackers = TrackerList([JsonLines()], {}, logging.getLogger("x"))
+    trackers.start(tmp_path)
+    for tag, value in (("a", np.array([0.5])), ("b", torch.tensor([[2.0]])), ("c", np.int64(3)), ("d", True)):
+        trackers.add_scalar(tag, value, 1)
+    trackers.close("finished")
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "a": 0.5, "b": 2.0, "c": 3.0, "d": 1.0}\n'
+
+
 @pytest.mark.parametrize(
     ("images", "formats", "shape"),
     [

@@ -2,6 +2,7 @@
 
 import difflib
 import random
+import time
 
 from utils.nearest import did_you_mean, nearest
 
@@ -18,6 +19,20 @@ def test_the_nearest_name_is_the_one_that_difflib_finds():
 def test_long_names_are_not_compared_letter_by_letter():
     assert nearest("ab" * 5_000, ["ba" * 5_000 + str(i) for i in range(100)]) is None
     assert nearest("a" * 10_000, ["a" * 10_000]) is None
+
+
+def test_names_as_long_as_those_of_nested_adapters_are_compared():
+    names = [f"base_model.model.{'module.' * 20}layers.{i}.self_attn.q_proj.lora_A.default.weight" for i in range(4)]
+    assert len(names[0]) > 200
+    assert nearest(names[2].replace("lora_A", "lora_a").replace("q_proj", "qproj"), names) == names[2]
+    assert nearest("ab" * 120, ["ba" * 119 + "b"]) is not None
+
+
+def test_a_search_among_many_similar_names_takes_a_moment():
+    names = [f"{i:04}{'abcdefghij' * 7}x" for i in range(1_000)]
+    begin = time.process_time()
+    assert nearest(names[500].replace("x", "yz"), names) in names
+    assert time.process_time() - begin < 0.6  # 1.5 s, if each were compared letter by letter
 
 
 def test_a_message_holds_some_of_many_names_in_one_line():

@@ -7,7 +7,7 @@ does not show (compiled modules, decorators, names made at run time) is left to 
 import ast
 import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -37,6 +37,19 @@ def find_definition(module: str, name: str) -> Definition | None:
     if isinstance(node, ast.ClassDef):
         return Definition("class", _constructor(node, home))
     return node
+
+
+def derives(module: str, name: str, bases: Collection[str]) -> bool:
+    """Whether the source shows that a module's name is a class derived from one of the bases, dotted names."""
+    node, home = _find(module, name)
+    for base in node.bases if isinstance(node, ast.ClassDef) else ():
+        if isinstance(base, ast.Name) and base.id != node.name:
+            above, home_above = _find(home, base.id)
+            if isinstance(above, ast.ClassDef) and f"{home_above}.{above.name}" in bases:
+                return True
+            if derives(home, base.id, bases):
+                return True
+    return False
 
 
 def public_names(module: str) -> list[str]:
@@ -149,7 +162,7 @@ def _constructor(node, home):
         if isinstance(item, ast.FunctionDef) and item.name in ("__init__", "__new__"):
             return None if item.decorator_list or item.name == "__new__" else _parameters(item.args)[1:]
     for base in node.bases:
-        if not isinstance(base, ast.Name):
+        if not isinstance(base, ast.Name) or base.id == node.name:  # imported under the same name
             return None
         above, home_above = _find(home, base.id)
         if not isinstance(above, ast.ClassDef):

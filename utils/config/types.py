@@ -15,16 +15,19 @@ from types import ModuleType
 from typing import Any
 
 from utils.config.components import OWN_SECTION, Part
-from utils.config.source import Definition, find_definition, modules_below, public_names, source_of
+from utils.config.source import Definition, derives, find_definition, modules_below, public_names, source_of
 from utils.errors import UserError, brief
 from utils.nearest import did_you_mean, nearest
 
 _LIBRARIES = ("torch", "torchvision", "torchmetrics")
 _EXAMPLES = "examples"  # a folder of the project; any section may name its files in full, as "examples.gan.model.Gan"
 
-# Where the files of earlier versions are now, so that their configs and checkpoints can be used. Those that are in
-# Part.ready now, such as data_loader/tables.py, are found there.
+# Where the files of earlier versions are now, so that their configs and checkpoints can be used.
 _MOVED = {
+    "data_loader.arrays": "base.data.arrays",
+    "data_loader.image_folders": "base.data.image_folders",
+    "data_loader.tables": "base.data.tables",
+    "data_loader.texts": "base.data.texts",
     "data_loader.cifar10": "examples.cifar_resnet.data",
     "data_loader.mnist_by_ratio": "examples.mlp.data",
     "data_loader.mnist_to_itself": "examples.autoencoder.data",
@@ -35,6 +38,9 @@ _MOVED = {
     "model.resnet": "examples.cifar_resnet.model",
     "model.tabular": "examples.tabular.model",
     "trainer.gan_trainer": "examples.gan.trainer",
+    "trainer.monitors": "base.training.monitors",
+    "trainer.profile": "base.training.profile",
+    "trainer.weight_averaging": "base.training.weight_averaging",
 }
 
 
@@ -197,13 +203,12 @@ def _home(name, module, part):
             return next((other for other in part.ready if attribute in public_names(other)), module), attribute
         return module, attribute
     if source_of(home) is None:  # a file of an earlier version
-        ready = {f"{room}.{other.rpartition('.')[2]}": other for other in part.ready}
-        home = {**ready, **_MOVED}.get(home, home)
+        home = _MOVED.get(home, home)
     return home, attribute
 
 
 def _meant(name, part, names=()):
-    """ "; did you mean ...?" for a type name that is not found; else "; there are ...", if names are given.
+    """ "; did you mean ...?" for a type name that is not found; else "; there are ...", if any names are known.
 
     names: those of the module in which it was looked up.
     """
@@ -211,11 +216,15 @@ def _meant(name, part, names=()):
     in_reach = _names_in_reach(part)
     if place:
         close = nearest(name, [*in_reach, *(f"{place}.{other}" for other in names)], cutoff=0.7)
+        if close and part.module:
+            close = renamed(close, part) or close
     else:
         dotted = {other.rpartition(".")[2]: other for other in reversed(in_reach)}
         ready = [other for other in in_reach if "." not in other]
         close = dotted.get(name) or nearest(name, [*names, *ready], cutoff=0.6)
         close = close or dotted.get(nearest(name, dotted, cutoff=0.9) or "")
+        fitting = [other for home in part.ready for other in public_names(home) if derives(home, other, part.bases)]
+        names = dict.fromkeys([*names, *fitting])
     return f"; did you mean {close!r}?" if close else did_you_mean(attribute, names)
 
 

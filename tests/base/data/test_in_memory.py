@@ -227,7 +227,9 @@ def test_samples_that_come_out_in_different_shapes_are_refused():
         return image[:, : 1 + int(image[0, 0, 0]) % 7]
 
     with pytest.raises(
-        UserError, match=r"transform: the samples do not make a batch: .* equal size, but got \[3, \d, 8\] at entry 0"
+        UserError,
+        match=r"transform: the samples do not make a batch: .* equal size, but got \[3, \d, 8\] at entry 0"
+        r".*; it should return a tensor of the same shape for every sample$",
     ):
         first_batch(transform=cut)
 
@@ -279,13 +281,25 @@ def test_a_random_transform_that_works_in_place_is_applied_once():
         assert torch.equal(stored, images().float()) and shifts.abs().max() < 6  # one draw of a normal, not a sum
 
 
+def test_a_compose_whose_transforms_are_modules_is_called_as_a_whole():
+    class Compose(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.transforms = torch.nn.ModuleList([torch.nn.Flatten(0)])
+
+        def forward(self, image):
+            return self.transforms[0](image)
+
+    assert first_batch(transform=Compose()).shape == (3, 192)
+
+
 def test_images_of_pil_can_stand_between():
     from torchvision import transforms
 
     transform = transforms.Compose([transforms.ToPILImage(), transforms.RandomCrop(8, 2), transforms.ToTensor()])
     batch = InMemoryDataset(images(), transform=transform).__getitems__([0, 1, 2])[0]
     assert batch.shape == (3, 3, 8, 8) and batch.dtype == torch.float32
-    with pytest.raises(UserError, match=r"transform: the samples do not make a batch: expected Tensor .* got Image"):
+    with pytest.raises(UserError, match=r"transform: the samples do not make a batch: .* but got Image; it should"):
         first_batch(transform=transforms.ToPILImage())
 
 

@@ -388,6 +388,10 @@ def test_arrays_to_test_on_are_whole(arrays):
         ({"target": "{}/values.npy", "balance_classes": True}, "balance_classes: is for classes, and .* holds none"),
         ({"target": "{}/values.npy", "stratify": True}, "stratify: is for classes, and .* holds none"),
         ({"target": "{}/ids.npy"}, "target: .*ids.npy holds <U1; it should hold numbers"),
+        (
+            {"training": False, "test_data": "{}/images.npy", "test_target": "{}/ids.npy"},
+            "^test_target: .*ids.npy holds <U1; it should hold numbers",
+        ),
         ({"training": False}, "test_data: the config names no arrays"),
         ({"groups": "{}/labels5.npy", "fold": "1/2"}, r"groups: has the shape \(5,\); one value for each of 20"),
     ],

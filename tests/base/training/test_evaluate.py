@@ -1,9 +1,17 @@
+import copy
+import importlib.util
+import logging
+import types
+
+import numpy as np
 import pytest
 import torch
 
-from base.training.evaluate import evaluate
-from helpers import accuracy
-from utils import MetricTracker
+from base.training.evaluate import evaluate, split_loader
+from helpers import PROJECT, accuracy, tiny_config
+from parse_config import ConfigParser
+from utils import MetricTracker, UserError
+from utils.json_io import read_json
 
 
 @pytest.mark.old_defect(5)
@@ -35,3 +43,42 @@ def test_nothing_is_recorded_for_gradients_and_the_model_is_in_evaluation_mode()
     criterion = torch.nn.functional.cross_entropy
     evaluate(Watching(), criterion, [], batches, torch.device("cpu"), MetricTracker("loss"))
     assert seen == [(False, False)]
+
+
+def config_of_arrays(folder, **args):
+    """A config of 8 samples to train on, 2 to validate on, and those 10 to test on."""
+    np.save(folder / "x.npy", np.zeros((10, 4), np.float32))
+    np.save(folder / "y.npy", np.arange(10) % 3)
+    files = {"data": "x.npy", "target": "y.npy", "test_data": "x.npy", "test_target": "y.npy"}
+    places = {argument: f"{folder}/{name}" for argument, name in files.items()}
+    args = {**places, "batch_size": 4, "validation_split": 0.2, **args}
+    return ConfigParser({**tiny_config(folder), "data_loader": {"type": "ArrayDataLoader", "args": args}})
+
+
+def test_the_loader_of_a_split_leaves_the_config_as_it_is(tmp_path):
+    config = config_of_arrays(tmp_path)
+    before = copy.deepcopy(config.config)
+    counts = {}
+    for split in ("test", "valid", "train"):
+        part, classes = split_loader(config, split, 3, torch.device("cpu"))
+        counts[split] = len(part.sampler)
+        assert part.batch_size == 3 and classes is None
+    assert counts == {"test": 10, "valid": 2, "train": 8} and config.config == before
+
+
+def test_a_split_that_the_config_does_not_have_is_refused(tmp_path):
+    config = config_of_arrays(tmp_path, validation_split=0.0)
+    with pytest.raises(UserError, match=r"^--split valid: the config sets no samples aside"):
+        split_loader(config, "valid", None, torch.device("cpu"))
+
+
+def test_a_damaged_file_of_results_is_moved_away(tmp_path, caplog):
+    spec = importlib.util.spec_from_file_location("measure", PROJECT / "test.py")
+    measure = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(measure)
+    config = types.SimpleNamespace(resume=tmp_path / "model_best.pth", get_logger=logging.getLogger)
+    (tmp_path / "test_results.json").write_text('{"model_best.pth": 3')
+    measure.report(config, "valid", {"epoch": 2, "samples": 5, "loss": 0.5}, None)
+    assert "test_results.json is damaged and was moved to " in caplog.text
+    results = read_json(tmp_path / "test_results.json")
+    assert results == {"model_best.pth": {"valid": {"epoch": 2, "samples": 5, "loss": 0.5}}}

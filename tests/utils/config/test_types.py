@@ -9,6 +9,7 @@ import data_loader.data_loaders
 import model.loss
 import model.metric
 import model.model
+import trainer.callbacks
 import utils.config.types
 from utils import UserError
 from utils.config.components import OWN_SECTION, PARTS, Part
@@ -21,6 +22,7 @@ MODULES = {
     "optimizer": torch.optim,
     "loss": model.loss,
     "metrics": model.metric,
+    "callbacks": trainer.callbacks,
 }
 
 
@@ -74,6 +76,10 @@ def test_names_that_fit_resolve(section, name):
         ("loss", "mse_loss", "did you mean 'torch.nn.functional.mse_loss'"),
         ("arch", "resnet18", "did you mean 'torchvision.models.resnet18'"),
         ("metrics", "F1Score", "did you mean 'torchmetrics.F1Score'"),
+        ("data_loader", "tables.TableDataLoder", "did you mean 'TableDataLoader'"),
+        ("data_loader", "cifar10.Cifar10DataLodr", "did you mean 'examples.cifar_resnet.data.Cifar10DataLoader'"),
+        ("callbacks", "EMAA", "did you mean 'EMA'"),
+        ("callbacks", "Zzz", "; there are EMA, EarlyStopping, Freeze, GradientNorm, LearningRateMonitor, Param"),
         (
             "metrics",
             "torchmetrics.classification.MulticlasF1Score",
@@ -130,6 +136,23 @@ def test_own_section_takes_what_the_script_passes_but_no_stranger():
     for name in ("torch.hub.load", "torch.nn.Parameter"):
         with pytest.raises(UserError):
             resolve(name, model.model, OWN_SECTION)
+
+
+def test_an_unknown_name_lists_what_the_section_may_hold_of_the_ready_modules():
+    with pytest.raises(UserError) as error:
+        find_in_source("Zzz", PARTS["callbacks"])
+    listed = str(error.value).partition("there are ")[2].split(", ")
+    assert {"EMA", "SWA", "Profile", "SaveTopK"} <= set(listed) and not {"BaseCallback", "RunLength"} & set(listed)
+    with pytest.raises(UserError, match=r"InMemoryDataset.*TableDataLoader, TextDataLoader") as error:
+        find_in_source("Zzz", PARTS["data_loader"])
+    assert "ImageFiles" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["tables.TableDataLoader", "data_loader.arrays.ArrayDataLoader"])
+def test_own_section_takes_type_names_of_an_earlier_version(name):
+    assert resolve(name, data_loader.data_loaders, OWN_SECTION).__name__ == name.rpartition(".")[2]
+    with pytest.raises(UserError, match=r"has no 'TableDataLoder'; did you mean 'tables\.TableDataLoader'"):
+        resolve("tables.TableDataLoder", data_loader.data_loaders, OWN_SECTION)
 
 
 @pytest.mark.parametrize("name", ["Adam", "SGD", "AdamW", "LBFGS", "RMSprop"])
@@ -216,6 +239,11 @@ def test_inherited_constructor_is_the_one_checked(tmp_path, monkeypatch):
         "widht: no such argument; did you mean 'width'?",
         "width: missing; it has no default",
     ]
+
+
+def test_a_class_that_takes_the_name_of_its_base_is_read_without_end(tmp_path, monkeypatch):
+    part = project(tmp_path, monkeypatch, "from .other import Elsewhere\nclass Elsewhere(Elsewhere):\n    pass\n")
+    assert find_in_source("Elsewhere", part).kind == "class"
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def find_unsavable(trainer: "BaseTrainer") -> set[str]:
     names = set()
     for name, value in stateful_attributes(trainer).items():
         try:
-            plain(value.state_dict(), name)
+            plain(value.state_dict(), name, any_keys=True)
         except CheckpointError as error:
             trainer.logger.warning("self.%s will not survive a restart: %s", name, error)
             names.add(name)

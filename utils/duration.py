@@ -65,8 +65,12 @@ class RunLength:
         number, unit = _parsed(duration)
         if unit == "step":
             return _rounded_up(number)
-        epochs, batches = divmod(self.in_batches(duration), self.len_epoch or math.inf)
-        return int(epochs * self._steps_in_epoch) + math.ceil(batches / self.accumulate)
+        return self.updates_for(self.in_batches(duration))
+
+    def updates_for(self, batches: int) -> int:
+        """Return the number of optimizer steps that so many batches take, rounded up."""
+        epochs, rest = divmod(batches, self.len_epoch or math.inf)
+        return int(epochs * self._steps_in_epoch) + math.ceil(rest / self.accumulate)
 
     @property
     def _steps_in_epoch(self):

@@ -15,7 +15,8 @@ _LONGEST_NAME = 500
 _MOST_BITS = 128  # NumPy's PCG64 has integers of that size in its state
 _MOST_VALUES = 2_000_000
 _LEAVES = (bool, float, str, type(None))
-_FREE_NAMES = ("attributes", "config")  # states whose keys may be any text, such as "\n" in a vocabulary
+# entries of a checkpoint in which keys may be any text, such as "\n" in a vocabulary
+_ANY_KEYS_IN = ("attributes", "config", "of_other_processes")
 _GENERATOR_BYTES = (5048, 5056)  # sizes of a state of torch's generator: of old versions, and of newer ones
 _GENERATOR = struct.Struct("<QiiQ")  # seed, numbers left in the table, whether it is seeded, position in the table
 _TABLE = 624
@@ -53,11 +54,11 @@ def _shown(value):
 # ---- saving
 
 
-def plain(value: Any, where: str = "checkpoint", copy: bool = False, depth: int = 0) -> Any:
+def plain(value: Any, where: str = "checkpoint", copy: bool = False, depth: int = 0, any_keys: bool = False) -> Any:
     """Return the value with NumPy scalars as Python numbers. Raises CheckpointError for what cannot be saved.
 
     where: place of the value, for errors. copy: copy tensors to host memory, where later training does not change
-    them. depth: of the value in the state.
+    them. depth: of the value in the state. any_keys: keys may be any text; otherwise only in some entries of the state.
     """
     import numpy as np
     import torch
@@ -73,9 +74,9 @@ def plain(value: Any, where: str = "checkpoint", copy: bool = False, depth: int 
     if isinstance(value, np.generic):
         return value.item()
     if type(value) in (dict, OrderedDict, Counter):
-        return _plain_dict(value, where, copy, depth)
+        return _plain_dict(value, where, copy, depth, any_keys)
     if type(value) in (list, tuple):
-        return type(value)(plain(item, f"{where}.{i}", copy, depth + 1) for i, item in enumerate(value))
+        return type(value)(plain(item, f"{where}.{i}", copy, depth + 1, any_keys) for i, item in enumerate(value))
     raise CheckpointError(
         f"{where}: a {type(value).__module__}.{type(value).__qualname__} cannot be saved; "
         "a checkpoint holds tensors, numbers, text, lists and dicts"
@@ -95,19 +96,18 @@ def _plain_tensor(tensor, where, copy):
     return tensor.clone(memory_format=torch.contiguous_format) if expanded else tensor
 
 
-def _plain_dict(value, where, copy, depth):
+def _plain_dict(value, where, copy, depth, any_keys):
     """A dict of the same type, since MultiStepLR needs its Counter, with the versions in a module's state_dict."""
     new = type(value)()
-    any_name = not where.startswith("checkpoint") or where.startswith(tuple(f"checkpoint.{n}" for n in _FREE_NAMES))
     for key, item in value.items():
         if type(key) not in (str, int):
             raise CheckpointError(f"{where}: the key {brief(key)} cannot be saved; keys are text or integers")
-        if not any_name and not str(key).isprintable():
+        if not any_keys and not str(key).isprintable():
             what = f"the name {brief(key)} cannot be saved; names are one line of printable text"
             raise CheckpointError(f"{where}: {what}")
         if len(str(key)) > _LONGEST_NAME:
             raise CheckpointError(f"{where}: a key of {len(str(key))} characters cannot be saved")
-        new[key] = plain(item, f"{where}.{key}", copy, depth + 1)
+        new[key] = plain(item, f"{where}.{key}", copy, depth + 1, any_keys or (depth == 0 and key in _ANY_KEYS_IN))
     if isinstance(value, OrderedDict):
         vars(new).update(vars(value))
     return new
@@ -153,14 +153,18 @@ def require_harmless(state: Any, num_bytes: int = 0, also: tuple[type, ...] = ()
 
 
 def _require_names(value, place):
-    """Raise Refused unless the keys are numbers, or text of one printable line."""
+    """Raise Refused unless the keys are numbers or text, which is printable outside of _ANY_KEYS_IN."""
     for key in value:
         if type(key) not in (int, *_LEAVES) or (type(key) is int and key.bit_length() > _MOST_BITS):
             raise Refused(f"a key in {_named(place)} is of the type {type(key).__name__}")
         if type(key) is str and len(key) > _LONGEST_NAME:
             raise Refused(f"a key in {_named(place)} has {len(key)} characters")
-        if type(key) is str and not key.isprintable() and not _named(place).startswith(_FREE_NAMES):
+        if type(key) is str and not key.isprintable() and not _allows_any_keys(place):
             raise Refused(f"the name {key!r} in {_named(place)} holds control characters"[:_LONGEST_NAME])
+
+
+def _allows_any_keys(place):
+    return place is not None and _keys(place)[0] in _ANY_KEYS_IN
 
 
 def _require_versions(value, place):
@@ -222,11 +226,16 @@ def _leaves_table(state):
     return accepted and left != 1 and left + position != _TABLE + 1
 
 
-def _named(place):
-    """Where a value stands, such as "optimizer.state.0"."""
+def _keys(place):
+    """The keys that lead to a place, from the outermost one."""
     keys = []
     while place is not None:
         place, key = place
-        keys.append(str(key))
-    name = ".".join(reversed(keys)) or "it"
+        keys.append(key)
+    return keys[::-1]
+
+
+def _named(place):
+    """Where a value stands, such as "optimizer.state.0"."""
+    name = ".".join(map(str, _keys(place))) or "it"
     return (name if name.isprintable() else repr(name))[:_LONGEST_NAME]

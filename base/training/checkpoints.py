@@ -62,7 +62,7 @@ def find_unsavable(trainer: "BaseTrainer") -> set[str]:
     names = set()
     for name, value in stateful_attributes(trainer).items():
         try:
-            plain(value.state_dict(), name)
+            plain(value.state_dict(), name, any_keys=True)
         except CheckpointError as error:
             trainer.logger.warning("self.%s will not survive a restart: %s", name, error)
             names.add(name)
@@ -137,7 +137,7 @@ def restore(trainer: "BaseTrainer", path: Path) -> dict[str, Any]:
     before, now = checkpoint.get("config", {}), trainer.config.config
     changed = {key for key in {**before, **now} if before.get(key) != now.get(key)}
     if not changed & _RESET_BY["lr_scheduler"]:
-        refuse_old_steps(checkpoint, getattr(trainer, "lr_scheduler", None))
+        refuse_old_steps(checkpoint, getattr(trainer, "lr_scheduler", None), getattr(trainer, "len_epoch", None))
     _restore_model_and_optimizer(trainer, checkpoint, before, changed)
     _restore_progress(trainer, checkpoint, before, changed)
     if trainer.config.continues or path != trainer.config.resume:  # a rollback stays in its run

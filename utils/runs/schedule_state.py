@@ -1,12 +1,13 @@
 """Restore the state of a learning-rate schedule, also where its lengths have changed since it was saved."""
 
+import itertools
 import logging
 import warnings
 from typing import Any
 
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, PolynomialLR, SequentialLR
 
-from utils.duration import is_duration
+from utils.duration import RunLength, is_duration
 from utils.errors import UserError
 
 # What torch's schedulers call the lengths that a config may give as durations, such as "100%" or "500 steps".
@@ -40,36 +41,67 @@ def load_schedule(name: str, scheduler: LRScheduler, state: dict[str, Any]) -> N
     logging.getLogger("trainer").warning(what, name, steps, now, before)
 
 
-def refuse_old_steps(checkpoint: dict[str, Any], scheduler: Any) -> None:
-    """Raise UserError if durations in steps meant something else when the checkpoint's schedule began.
+def refuse_old_steps(checkpoint: dict[str, Any], scheduler: Any, len_epoch: int | None) -> None:
+    """Raise UserError if durations in steps counted batches when the checkpoint's schedule began.
 
-    They counted batches before checkpoints had a format. With trainer.accumulate above 1, the schedule would jump to
-    another place of its course. scheduler: as built from the same section of the config; None without one.
+    They did before checkpoints had a format, except in the last versions without one. With trainer.accumulate above 1,
+    the schedule would jump to another place of its course. scheduler: as built from the same section of the config;
+    None without one. len_epoch: batches in an epoch; None if unknown.
     """
     config, state = checkpoint.get("config", {}), checkpoint.get("attributes", {}).get("lr_scheduler")
-    trainer = config.get("trainer")
+    trainer, section = config.get("trainer"), config.get("lr_scheduler")
     accumulate = trainer.get("accumulate", 1) if isinstance(trainer, dict) else 1
-    duration = _duration_in_steps(config.get("lr_scheduler"))
-    if checkpoint.get("format", 0) > 0 or accumulate == 1 or duration is None:
+    durations = _durations_in_steps(section)
+    if checkpoint.get("format", 0) > 0 or type(accumulate) is not int or accumulate < 2 or not durations:
         return
     if not isinstance(state, dict) or not hasattr(scheduler, "state_dict"):
         return
+    length = RunLength(1, len_epoch, accumulate=accumulate)
+    pairs = [_with_batches_and_steps(duration, length, _is_by_step(section)) for duration in durations]
+    # CyclicLR keeps the sum of two lengths
+    pairs += [(a + c, b + d) for (a, b), (c, d) in itertools.combinations_with_replacement(pairs, 2)]
     before, now = _lengths(state), _lengths(scheduler.state_dict())
-    if before != now and not _is_over(state, before + now):
+    counted_batches = any(
+        in_batches in _numbers(old) and in_steps in _numbers(new) and in_steps not in _numbers(old)
+        for (_, old), (_, new) in zip(before, now, strict=False)
+        for in_batches, in_steps in pairs
+    )
+    if counted_batches and not _is_over(state, before + now):
         raise UserError(
-            f"lr_scheduler: this checkpoint was written when durations in steps, here {duration!r}, counted batches; "
-            f"they count optimizer steps now, of {accumulate} batches each, so the rate would jump; finish the run "
-            "with the version that began it, change lr_scheduler, which starts the schedule over, or begin a new run "
-            "with the weights: --weights-only"
+            f"lr_scheduler: this checkpoint was written when durations in steps, here {durations[0]!r}, counted "
+            f"batches; they count optimizer steps now, of {accumulate} batches each, so the rate would jump; finish "
+            "the run with the version that began it, change lr_scheduler, which starts the schedule over, or begin a "
+            "new run with the weights: --weights-only"
         )
 
 
-def _duration_in_steps(section):
-    """A duration such as "500 steps" that stands anywhere in the section; None if there is none."""
+def _durations_in_steps(section):
+    """The durations such as "500 steps" that stand anywhere in the section."""
     if isinstance(section, (dict, list)):
         parts = section.values() if isinstance(section, dict) else section
-        return next(filter(None, map(_duration_in_steps, parts)), None)
-    return section if is_duration(section) and "step" in section else None
+        return [duration for part in parts for duration in _durations_in_steps(part)]
+    return [section] if is_duration(section) and "step" in section else []
+
+
+def _is_by_step(section):
+    """Whether the schedule, or each of several, steps after every optimizer step."""
+    return any(part.get("interval") == "step" for part in (section, *section.values()) if isinstance(part, dict))
+
+
+def _with_batches_and_steps(duration, length, by_step):
+    """What a duration in steps comes to in steps of the scheduler: when it counted batches, and now."""
+    one_by_one = RunLength(length.epochs, length.len_epoch)
+    if by_step:
+        numbers = length.updates_for(one_by_one.in_batches(duration)), length.in_updates(duration)
+    else:
+        numbers = one_by_one.in_epochs(duration), length.in_epochs(duration)
+    return tuple(max(1, number) for number in numbers)
+
+
+def _numbers(length):
+    """The numbers in one length of a state, which may be a list or a dict of milestones."""
+    numbers = length if isinstance(length, (list, dict)) else [length]
+    return [number for number in numbers if type(number) in (int, float)]
 
 
 def _lengths(state):

@@ -22,6 +22,8 @@ _EXPANDED_BYTES = 2**26
 _PICKLES_BEFORE_STORAGES = 5  # in the format before torch 1.6
 _END_BYTES, _END64_BYTES = 22, 76  # of an archive's end record; of the two records before it in a ZIP64 archive
 _MOST_COMMENT_BYTES = 2**16
+_NAME_LENGTH_AT = 26  # in the 30 bytes before an entry's name; its extra field's length follows
+_ZIP64, _UNICODE_PATH = 0x0001, 0x7075  # kinds of extra fields
 
 
 def read_torch_file(path: Path, records: Collection[str] = ()) -> Any:
@@ -52,29 +54,53 @@ def _read_archive(file, num_bytes, records):
     """Claims of a zip archive: the pickle is one entry, and each storage another one."""
     _require_one_directory(file, num_bytes)
     with zipfile.ZipFile(file) as archive:
-        entries = archive.infolist()
-        folder = entries[0].filename.partition("/")[0] + "/"
-        sizes = {entry.filename.removeprefix(folder): entry.file_size for entry in entries}
-        if not all(entry.filename.startswith(folder) and entry.filename.isprintable() for entry in entries):
-            raise Refused("its entries are not in one folder")
-        if len({name.lower() for name in sizes}) < len(entries):  # torch's reader ignores the case
-            raise Refused("two of its entries have one name")
-        end = 0
-        for entry in sorted(entries, key=lambda entry: entry.header_offset):
-            if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
-                raise Refused("its entries are compressed")
-            if entry.header_offset < end:
-                raise Refused("its entries overlap")
-            end = entry.header_offset + entry.file_size
-        if end > num_bytes:
-            raise Refused("its entries are larger than the file")
-        pickled = archive.read(f"{folder}data.pkl")
+        infos = archive.infolist()
+    folder = infos[0].orig_filename.partition("/")[0] + "/"
+    # orig_filename is what torch reads; Python may take filename from an extra field, and ends it at a NUL
+    entries = {info.orig_filename.removeprefix(folder): info for info in infos}
+    in_folder = all(info.orig_filename.startswith(folder) and info.orig_filename.isprintable() for info in infos)
+    if not in_folder or not all(name.isascii() for name in entries):
+        raise Refused("its entries are not in one folder, under plain names")
+    if len({name.lower() for name in entries}) < len(infos):  # torch's reader ignores the case
+        raise Refused("two of its entries have one name")
+    end = 0
+    for info in sorted(infos, key=lambda info: info.header_offset):
+        if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+            raise Refused("its entries are compressed")
+        if info.header_offset < end:
+            raise Refused("its entries overlap")
+        _require_one_name_and_size(info.extra)
+        end = info.header_offset + info.file_size
+    if end > num_bytes:
+        raise Refused("its entries are larger than the file")
+    pickled = _content(file, entries["data.pkl"])
     claims = Claims(records, _INSTRUCTIONS + _INSTRUCTIONS_PER_BYTE * len(pickled))
     claims.read(io.BytesIO(pickled))
     for key, storage in claims.storages.items():
-        if storage.num_bytes != sizes[f"data/{key}"]:
+        if storage.num_bytes != entries[f"data/{key}"].file_size:
             raise Refused("a storage has another size than its bytes")
     return claims
+
+
+def _require_one_name_and_size(extra):
+    """Raise Refused if Python and torch could read different names or sizes from an entry's extra fields."""
+    kinds = []
+    while len(extra) >= 4:
+        kind, num_bytes = struct.unpack_from("<2H", extra)
+        kinds.append(kind)
+        extra = extra[4 + num_bytes :]
+    if _UNICODE_PATH in kinds or kinds.count(_ZIP64) > 1:
+        raise Refused("an extra field gives one of its entries a second name or size")
+
+
+def _content(file, info):
+    """The bytes of an entry, without the check of their CRC-32, which torch does not make either.
+
+    set_crc32_options(False) makes torch.save write sums of its own kind.
+    """
+    file.seek(info.header_offset + _NAME_LENGTH_AT)
+    file.seek(sum(struct.unpack("<2H", file.read(4))), os.SEEK_CUR)
+    return file.read(info.file_size)
 
 
 def _require_one_directory(file, num_bytes):

@@ -238,7 +238,7 @@ WARM_UP = {"type": "LinearLR", "interval": "step", "args": {"start_factor": 0.5,
 def test_a_schedule_that_counted_batches_is_refused_within_its_course_with_the_reason(tmp_path):
     first = scheduled(tmp_path, IN_STEPS, 2, accumulate=2)
     first.train()
-    old = as_written_before(first, T_max=20)
+    old = as_written_before(first, T_max=24)  # 40 batches, 5 an epoch
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(UserError) as told:
         scheduled(tmp_path, IN_STEPS, 4, resume=old, accumulate=2).train()
@@ -257,8 +257,41 @@ def test_a_schedule_of_several_optimizers_is_looked_through(tmp_path):
     schedules = [Schedules({"a": torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max)}) for T_max in (20, 40)]
     checkpoint = {"config": config, "attributes": {"lr_scheduler": schedules[0].state_dict()}}
     with pytest.raises(UserError, match="counted batches"):
-        refuse_old_steps(checkpoint, schedules[1])
-    refuse_old_steps({**checkpoint, "format": 1}, schedules[1])
+        refuse_old_steps(checkpoint, schedules[1], len_epoch=10)
+    refuse_old_steps({**checkpoint, "format": 1}, schedules[1], len_epoch=10)
+
+
+CYCLE = {"type": "CyclicLR", "interval": "step"}
+OPTIMIZER = {"type": "SGD", "args": {"lr": 1.0, "momentum": 0.9}}
+
+
+@pytest.mark.parametrize(
+    ("section", "before"),
+    [
+        ({**CYCLE, "args": {"base_lr": 0.1, "max_lr": 1, "step_size_up": "40 steps"}}, {"total_size": 48.0}),
+        (
+            {**CYCLE, "args": {"base_lr": 0.1, "max_lr": 1, "step_size_up": "10 steps", "step_size_down": "40 steps"}},
+            {"total_size": 30.0},
+        ),
+        (
+            {"type": "MultiStepLR", "interval": "step", "args": {"milestones": ["20 steps", "50%"]}},
+            {"milestones": {12: 1, 6: 1}},
+        ),
+        ({"type": "StepLR", "interval": "epoch", "args": {"step_size": "12 steps"}}, {"step_size": 3}),
+    ],
+    ids=["cycle", "halves of a cycle", "a milestone", "in epochs"],
+)
+def test_lengths_that_counted_batches_are_found_in_any_schedule(section, before):
+    trainer = {"epochs": 10, "accumulate": 2}
+    config = ConfigParser({"optimizer": OPTIMIZER, "lr_scheduler": section, "trainer": trainer})
+    loader = torch.utils.data.DataLoader(torch.zeros(40), batch_size=8)  # 5 batches, 3 optimizer steps
+    scheduler = build_schedule(config, build_optimizer(config, torch.nn.Linear(2, 2)), loader)
+    state = scheduler.state_dict()
+    checkpoint = {"config": config.config, "attributes": {"lr_scheduler": state}}
+    refuse_old_steps(checkpoint, scheduler, len_epoch=5)
+    checkpoint["attributes"]["lr_scheduler"] = state | before
+    with pytest.raises(UserError, match="counted batches"):
+        refuse_old_steps(checkpoint, scheduler, len_epoch=5)
 
 
 @pytest.mark.parametrize(
@@ -267,6 +300,7 @@ def test_a_schedule_of_several_optimizers_is_looked_through(tmp_path):
         (IN_STEPS, 2, {}),  # of a version between the two: the same lengths
         (IN_STEPS, 1, {"T_max": 39}),
         ({**IN_STEPS, "args": {"T_max": "100%"}}, 2, {"T_max": 39}),
+        (IN_STEPS, 2, {"T_max": 39}),  # not what 40 batches are
         (WARM_UP, 2, {"total_iters": 2}),  # over: 2 epochs are 6 optimizer steps
     ],
 )
@@ -278,11 +312,16 @@ def test_other_schedules_of_an_earlier_version_resume(tmp_path, section, accumul
     assert newest_state(resumed)["epoch"] == 3 and newest_state(resumed)["format"] == FORMAT
 
 
-def test_a_schedule_in_steps_of_this_version_resumes_where_the_run_is_made_longer(tmp_path):
-    section = {**IN_STEPS, "warmup": "10%"}
+MILESTONES = {"type": "MultiStepLR", "interval": "step", "args": {"milestones": ["20 steps", "40 steps", "50%"]}}
+
+
+@pytest.mark.parametrize("has_format", [True, False])  # a version between the two counted steps, without a format
+@pytest.mark.parametrize("section", [{**IN_STEPS, "warmup": "10%"}, MILESTONES], ids=["warm-up", "milestones"])
+def test_a_schedule_that_counts_optimizer_steps_resumes_where_the_run_is_made_longer(tmp_path, section, has_format):
     first = scheduled(tmp_path, section, 2, accumulate=2)
     first.train()
-    longer = scheduled(tmp_path, section, 8, resume=first.saver.newest, accumulate=2)
+    newest = first.saver.newest if has_format else as_written_before(first)
+    longer = scheduled(tmp_path, section, 8, resume=newest, accumulate=2)
     longer.train()
     assert newest_state(longer)["epoch"] == 8
 

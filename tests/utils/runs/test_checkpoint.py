@@ -299,6 +299,24 @@ def test_what_is_saved_is_read_again(tmp_path, value):
     assert equal
 
 
+@pytest.mark.parametrize("part", ["attributes", "config", "of_other_processes"])
+def test_keys_of_any_text_in_each_other_are_saved_and_read_again(tmp_path, part):
+    value = {"\n": {"\t": [{"\x1b": 1}]}}
+    own = [{"rng": {}, "attributes": value}] if part == "of_other_processes" else value
+    save_checkpoint({"state_dict": {}, part: own}, tmp_path / "a.pth")
+    assert load_checkpoint(tmp_path / "a.pth")[part] == own
+
+
+@pytest.mark.parametrize("part", ["configX", "attributes_of_a_friend"])
+def test_only_the_parts_of_that_very_name_have_keys_of_any_text(tmp_path, part):
+    state = {"state_dict": {}, part: {"\n": 1}}
+    with pytest.raises(CheckpointError, match=f"checkpoint.{part}: the name .* cannot be saved"):
+        save_checkpoint(state, tmp_path / "a.pth")
+    torch.save(state, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=f"the name .* in {part} holds control characters"):
+        load_checkpoint(tmp_path / "a.pth")
+
+
 UNSAVABLE = {
     "integer": 2**200,
     "key": {"k" * 600: 1},

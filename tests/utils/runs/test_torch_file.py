@@ -4,12 +4,13 @@ import io
 import struct
 import tracemalloc
 import zipfile
+import zlib
 
 import pytest
 import torch
 
 from utils.errors import Refused
-from utils.runs.checkpoint import CheckpointError, load_checkpoint
+from utils.runs.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from utils.runs.torch_file import read_torch_file
 
 GLOBALS = {"bytearray": "builtins\nbytearray", "OrderedDict": "collections\nOrderedDict", "set": "__builtin__\nset"}
@@ -99,6 +100,55 @@ def test_storages_of_the_old_format_are_held_against_the_file(tmp_path):
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_entries_that_readers_could_take_for_each_other_are_refused(tmp_path, name):
     refused(written(tmp_path / "a.pth", more=[(name, b"x")]), "one name|one folder")
+
+
+def extra_field(kind, content):
+    return struct.pack("<2H", kind, len(content)) + content
+
+
+def renamed(name, other):
+    """An entry whose Unicode path, which Python 3.12 and later read, is not the name that torch reads."""
+    info = zipfile.ZipInfo(name)
+    info.extra = extra_field(0x7075, struct.pack("<BL", 1, zlib.crc32(name.encode())) + other.encode())
+    return info
+
+
+def test_an_entry_with_a_second_name_in_an_extra_field_is_refused(tmp_path):
+    harmful = state_of(f"c{GLOBALS['bytearray']}\n".encode() + b"(J" + struct.pack("<i", 1_500_000_000) + b"tR")
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        archive.writestr(renamed("archive/data.pkl", "archive/decoy"), harmful)
+        archive.writestr(renamed("archive/decoy", "archive/data.pkl"), state_of(b"}"))
+    refused(tmp_path / "a.pth", "a second name")
+
+
+def test_an_entry_with_two_sizes_in_extra_fields_is_refused(tmp_path):
+    path = written(tmp_path / "a.pth")
+    info = zipfile.ZipInfo("archive/last")
+    info.extra = extra_field(9, bytes(8)) * 2
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(info, b"x")
+    content = path.read_bytes()
+    path.write_bytes(content.replace(extra_field(9, bytes(8)), extra_field(1, bytes(8))))
+    refused(path, "a second name or size")
+
+
+@pytest.mark.parametrize("name", ["archive/data/é", "archive/a\0b"])
+def test_a_name_that_readers_decode_differently_is_refused(tmp_path, name):
+    path = written(tmp_path / "a.pth", more=[(name.replace("\0", "!"), b"x")])
+    path.write_bytes(path.read_bytes().replace(b"archive/a!b", b"archive/a\0b"))
+    refused(path, "its entries are not in one folder")
+
+
+def test_a_file_without_crc32_is_read(tmp_path):
+    computes = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        save_checkpoint({"state_dict": {"w": torch.arange(6.0)}}, tmp_path / "a.pth")
+    finally:
+        torch.serialization.set_crc32_options(computes)
+    with zipfile.ZipFile(tmp_path / "a.pth") as archive, pytest.raises(zipfile.BadZipFile):
+        archive.read("archive/data.pkl")
+    assert torch.equal(load_checkpoint(tmp_path / "a.pth")["state_dict"]["w"], torch.arange(6.0))
 
 
 def test_entries_that_overlap_are_refused(tmp_path):

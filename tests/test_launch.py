@@ -141,10 +141,12 @@ def test_our_own_launch_names_who_was_killed_and_the_same_command_goes_on(projec
     config = job(project, "killed", killed_at=5)
     output = ended(project, started(project, "train.py", "-c", config), 137)
     assert output.count("error: rank 1 was ended by SIGKILL") == 1
-    assert "lost contact with rank 1 in epoch 2 after batch 1" in output
+    assert "lost contact with rank 1; rank 0 was in epoch 2 after batch 1" in output
     assert "Traceback" not in output
     (log,) = (project / "killed" / "log" / "killed").iterdir()
-    assert (log / "info.log").read_text().count("ERROR run: lost contact with rank 1 in epoch 2 after batch 1") == 1
+    assert (log / "info.log").read_text().count(
+        "ERROR run: lost contact with rank 1; rank 0 was in epoch 2 after batch 1"
+    ) == 1
     config = job(project, "killed", killed_at=10**6)
     output = ended(project, started(project, "train.py", "-c", config, "-r", "auto"), 0)
     assert len(re.findall("using .*-batch1.pth", output)) == 1

@@ -22,6 +22,7 @@ from helpers import TinyData, tiny_config, tiny_model, tiny_trainer
 from logger import setup_logging
 from utils import UserError
 from utils.distributed import process_group
+from utils.distributed.messages import Agreement
 from utils.distributed.parallel import ddp
 from utils.distributed.world import gather, gather_to_main, joined, process_device, rank
 from utils.runs.checkpoint import CheckpointError
@@ -40,12 +41,14 @@ def killed_at(config, victim, kind, count):
 @pytest.mark.parametrize(
     ("size", "victim", "kind", "count"), [(2, 1, "step", 5), (3, 2, "valid", 2), (2, 1, "step", 1)]
 )
-def test_when_a_process_is_killed_one_line_names_it_and_the_place(tmp_path, size, victim, kind, count):
+def test_when_a_process_is_killed_one_line_names_it_and_where_the_first_process_was(
+    tmp_path, size, victim, kind, count
+):
     ends = in_world(size, killed_at, small_job(tmp_path), victim, kind, count, patience=PATIENCE)
     assert ends[victim].status == -signal.SIGKILL
     assert all(end.status == 1 for end in ends if end is not ends[victim])
     (line,) = lines_of(ends[0])
-    assert f"lost contact with rank {victim} " in line and "-r auto" in line
+    assert f"lost contact with rank {victim}; rank 0 was " in line and "-r auto" in line
     assert "batch" in line or count == 1
     assert not any("Traceback" in end.output for end in ends)
     assert not any(lines_of(end) for end in ends[1:])
@@ -73,14 +76,43 @@ def sleeps(config):
     train("-c", config)
 
 
-def test_a_time_out_names_who_is_missing_and_where_each_was(tmp_path):
+def test_a_time_out_names_who_is_missing_and_where_the_waiting_process_was(tmp_path):
     ends = in_world(2, sleeps, small_job(tmp_path, parallel={"timeout_seconds": 3}), patience=PATIENCE)
     assert statuses(ends) == [1, 1]
     (line,) = lines_of(ends[0])
-    assert (
-        "waited 3 seconds (parallel.timeout_seconds) in vain for rank 1 in epoch 2 after batch 1; resume with" in line
-    )
+    told = "waited 3 seconds (parallel.timeout_seconds) in vain for rank 1; rank 0 was in epoch 2 after batch 1; resume"
+    assert told in line
     assert not any("Traceback" in end.output for end in ends)
+
+
+def ends_elsewhere(how):
+    """Rank 2, and rank 1 too if it is killed, end in epoch 1; rank 0 has begun epoch 2 and waits for them."""
+    with joined({"device": "cpu"}):
+        agreement = Agreement()
+        for batches_done in range(1, 4):
+            agreement(0, place=(1, batches_done))
+        if rank() == 0:
+            for batches_done in range(1, 31):  # between two rounds
+                agreement._steps_left = 9
+                agreement(0, place=(2, batches_done))
+        elif how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif rank() == 2:
+            raise ZeroDivisionError("of rank 2")
+        gather(None)
+
+
+def test_the_place_of_a_killed_process_is_not_known_so_the_reporter_s_is_named(tmp_path):
+    ends = in_served_world(3, ends_elsewhere, "killed")
+    (line,) = lines_of(ends[0])
+    told = "error: lost contact with rank 1 and rank 2; rank 0 was in epoch 2 after batch 30; resume"
+    assert line.startswith(told)
+
+
+def test_a_process_that_ends_with_an_error_is_named_with_its_own_place(tmp_path):
+    ends = in_served_world(3, ends_elsewhere, "error")
+    (line,) = lines_of(ends[0])
+    assert line.startswith("error: rank 2 has ended in epoch 1 after batch 3 (ZeroDivisionError: of rank 2), and with")
 
 
 def signalled_within_a_save(folder):

@@ -26,6 +26,7 @@ from worlds import small_job, start_forked
 
 from helpers import copy_project, same
 from utils.distributed.start import _set_unless_given, start_processes
+from utils.errors import UserError
 from utils.runs.checkpoint import load_checkpoint
 from utils.stop_signal import heeded
 
@@ -140,10 +141,12 @@ def test_our_own_launch_names_who_was_killed_and_the_same_command_goes_on(projec
     config = job(project, "killed", killed_at=5)
     output = ended(project, started(project, "train.py", "-c", config), 137)
     assert output.count("error: rank 1 was ended by SIGKILL") == 1
-    assert "lost contact with rank 1 in epoch 2 after batch 1" in output
+    assert "lost contact with rank 1; rank 0 was in epoch 2 after batch 1" in output
     assert "Traceback" not in output
     (log,) = (project / "killed" / "log" / "killed").iterdir()
-    assert (log / "info.log").read_text().count("ERROR run: lost contact with rank 1 in epoch 2 after batch 1") == 1
+    assert (log / "info.log").read_text().count(
+        "ERROR run: lost contact with rank 1; rank 0 was in epoch 2 after batch 1"
+    ) == 1
     config = job(project, "killed", killed_at=10**6)
     output = ended(project, started(project, "train.py", "-c", config, "-r", "auto"), 0)
     assert len(re.findall("using .*-batch1.pth", output)) == 1
@@ -382,3 +385,68 @@ def test_more_gpus_than_there_are_leave_one_process_on_the_cpu(project):
     flags = ["--set", "n_gpu=4", "--set", "device=auto", "--set", "trainer.epochs=1"]
     output = ended(project, started(project, "train.py", "-c", config, *flags), 0)
     assert "on cpu" in output and "processes" not in output
+
+
+# Processes that do not end
+
+
+STUBBORN = """
+import signal, sys, time
+
+heard = []
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda *_: heard.append(time.monotonic()))
+print("ready", flush=True)
+while not heard or time.monotonic() < heard[0] + float(sys.argv[1]):
+    time.sleep(0.05)
+print("saved", flush=True)
+"""
+LAUNCH = """
+import sys
+from utils.distributed import start
+
+start._END_SECONDS = 1
+sys.argv = ["stubborn.py", *sys.argv[1:]]
+start.start_processes(2)
+"""
+
+
+@pytest.mark.parametrize(
+    ("numbers", "save_seconds", "patience", "seconds"),
+    [
+        ([signal.SIGTERM], 1, "30", None),
+        ([signal.SIGTERM], 30, "2", 2),
+        ([signal.SIGTERM, signal.SIGTERM, signal.SIGTERM], 30, "3", 3),
+        ([signal.SIGINT, signal.SIGINT], 30, "30", 2),
+        ([signal.SIGINT, signal.SIGTERM, signal.SIGINT], 30, "30", 1),
+    ],
+)
+def test_processes_that_do_not_end_in_time_are_killed_and_a_line_says_so(
+    project, monkeypatch, numbers, save_seconds, patience, seconds
+):
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", patience)
+    (project / "stubborn.py").write_text(STUBBORN)
+    process = started(project, "-c", LAUNCH, save_seconds)
+    deadline = time.monotonic() + 60
+    while (project / "output").read_text().count("ready") < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    began = time.monotonic()
+    for number in numbers:
+        os.kill(process.pid, number)
+        process.join(0.6)
+    output = ended(project, process, 128 + numbers[0], seconds=20)
+    if seconds is None:
+        assert output.count("saved") == 2 and "error" not in output
+        return
+    assert "saved" not in output and time.monotonic() - began < seconds + 3
+    (line,) = [line for line in output.splitlines() if "error" in line]
+    name = signal.Signals(numbers[0]).name
+    assert line.startswith(f"error: rank 0 and rank 1 killed {seconds} seconds after {name}, maybe before a save; ")
+    assert ("TORCH_ELASTIC_SHUTDOWN_TIMEOUT" in line) == (signal.SIGINT not in numbers)
+    assert line.endswith("resume with the same command and -r auto, or -r and the run's folder")
+
+
+def test_a_shutdown_timeout_that_is_no_number_is_refused(monkeypatch):
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "soon")
+    with pytest.raises(UserError, match="TORCH_ELASTIC_SHUTDOWN_TIMEOUT: got 'soon'"):
+        start_processes(2)

@@ -1,5 +1,6 @@
 """Processes leave a note in a store when they end, so that the others can report which one is gone, where and why.
 
+Each remembers its own place. Where a process was killed, nobody knows; the process that reports it names its own place.
 torch lacks this: its monitored_barrier names the ranks that miss one call, its launcher's error files reach only the
 launcher of that host, and its NCCL monitors name collectives. None knows the epoch or tells the other processes.
 """
@@ -20,10 +21,34 @@ from utils.errors import print_error
 _SECONDS_TO_SAY = {False: 1.0, True: 2.0}  # how long to wait for what the others say; True: after a time-out
 _AGAIN = "resume with the same command and -r auto"
 
-store: Any = None
-"""The torch Store through which the processes have found each other; None outside joined()."""
-place: tuple[int, int] | None = None
-"""(epoch, batches done) at the last round of an Agreement, which all processes begin after the same step."""
+_store: Any = None
+_place: tuple[int, int] | None = None
+
+
+def open_store(found: Any) -> None:
+    """Leave notes in this torch Store, through which the processes have found each other."""
+    global _store
+    _store = found
+
+
+def close_store() -> None:
+    """Forget the store and the place."""
+    global _store, _place
+    _store = _place = None
+
+
+def store() -> Any:
+    """The torch Store through which the processes have found each other; None outside joined()."""
+    return _store
+
+
+def seen_at(place: tuple[int, int] | None) -> None:
+    """Remember where this process is, (epoch, batches done); only its last note puts that in the store.
+
+    A FileStore grows with each value, so no place is written there after every step.
+    """
+    global _place
+    _place = place
 
 
 def store_of_start(shared: Any, seconds: float) -> Any:
@@ -61,7 +86,7 @@ def _keys(what):
 def has_ended(status: int, why: str = "") -> None:
     """Tell the others that this process ends with this exit status, for a reason of its own."""
     with contextlib.suppress(Exception):  # there may be nobody left to tell
-        store.set(f"ended/{rank()}", json.dumps([status, why]))
+        _store.set(f"ended/{rank()}", json.dumps([status, why, _place]))
 
 
 def is_lost(error: BaseException) -> bool:
@@ -78,11 +103,11 @@ def report_lost(error: BaseException, seconds: float) -> int:
     timed_out = "timed out" in str(error).lower()
     answers = _ask(timed_out)
     if answers is None:
-        print_error(f"rank {rank()}: {_in_short(error)} {_at(place)}; {_AGAIN}")
+        print_error(f"rank {rank()}: {_in_short(error)} {_at(_place)}; {_AGAIN}")
         return 1
     ended, lost = answers
     first = min(ended, default=0)
-    status, why = ended.get(first, (1, ""))
+    status, why, its_place = ended.get(first, (1, "", None))
     if rank() != min(lost):
         return status or 1
     missing = [number for number in range(world_size()) if number not in lost]
@@ -90,25 +115,24 @@ def report_lost(error: BaseException, seconds: float) -> int:
     if ended:
         if status != 2 and (first or status in (0, 1)):  # else it has reported the reason itself
             why = why or f"status {status}"
-            print_error(f"rank {first} has ended {_at(place)} ({why}), and with it the run; {_AGAIN}")
-    elif missing and any(lost.values()):
-        wait = f"waited {seconds:g} seconds (parallel.timeout_seconds) in vain"
-        print_error(f"{wait} for {named} {_at(place)}; {_AGAIN}")
-    else:
-        what = f"lost contact with {named}" if missing else _in_short(error)
-        print_error(f"{what} {_at(place)}; {_AGAIN}")
+            print_error(f"rank {first} has ended {_at(its_place)} ({why}), and with it the run; {_AGAIN}")
+        return status or 1
+    what = f"lost contact with {named}" if missing else _in_short(error)
+    if missing and any(lost.values()):
+        what = f"waited {seconds:g} seconds (parallel.timeout_seconds) in vain for {named}"
+    print_error(f"{what}; rank {rank()} was {_at(_place)}; {_AGAIN}")
     return status or 1
 
 
 def _ask(timed_out):
-    """({rank: [exit status, reason]} that ended, {rank: whether it timed out} that lost contact), or None."""
+    """({rank: [exit status, reason, place]} that ended, {rank: whether it timed out} that lost contact), or None."""
     answers = []
 
     def ask():
         with contextlib.suppress(Exception):  # the process that serves the store may be gone
-            store.set(f"lost/{rank()}", json.dumps(timed_out))
+            _store.set(f"lost/{rank()}", json.dumps(timed_out))
             until = time.monotonic() + _SECONDS_TO_SAY[timed_out]
-            while time.monotonic() < until and not store.check(_keys("lost")):
+            while time.monotonic() < until and not _store.check(_keys("lost")):
                 time.sleep(0.05)
             answers.append([_found("ended"), _found("lost")])
 
@@ -120,7 +144,7 @@ def _ask(timed_out):
 
 def _found(what):
     keys = {number: f"{what}/{number}" for number in range(world_size())}
-    return {number: json.loads(store.get(key)) for number, key in keys.items() if store.check([key])}
+    return {number: json.loads(_store.get(key)) for number, key in keys.items() if _store.check([key])}
 
 
 def _at(place):

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections import Counter
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -23,28 +24,39 @@ _ROUND_SECONDS = 0.25  # between two rounds of an Agreement
 _MOST_STEPS = 50  # between them: steps may become slow at once, as where validation begins
 _times_said = Counter()  # by this process
 _launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
-group: Any = None
-"""The ProcessGroup in which all of them tell each other plain values; None outside joined()."""
+_group: Any = None
+
+
+def open_group(timeout: timedelta) -> None:
+    """Make the ProcessGroup in which all of them tell each other plain values."""
+    global _group
+    _group = dist.new_group(backend="gloo", timeout=timeout)
+
+
+def close_group() -> None:
+    """Forget the group, which torch destroys with all others."""
+    global _group
+    _group = None
 
 
 def gather(value: T) -> list[T]:
     """[value of each process]."""
     values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, _on_cpu(value), group=group)
+    dist.all_gather_object(values, _on_cpu(value), group=_group)
     return values
 
 
 def gather_to_main(value: T) -> list[T]:
     """[value of each process] in the first process, [its own] in the others."""
     values: Any = [None] * world_size() if is_main() else None
-    dist.gather_object(_on_cpu(value), values, dst=0, group=group)
+    dist.gather_object(_on_cpu(value), values, dst=0, group=_group)
     return values or [value]
 
 
 def broadcast(value: T) -> T:
     """The first process's value."""
     values: list[Any] = [_on_cpu(value) if is_main() else None]
-    dist.broadcast_object_list(values, src=0, group=group)
+    dist.broadcast_object_list(values, src=0, group=_group)
     return values[0]
 
 
@@ -62,7 +74,7 @@ def _on_cpu(value):
 def sums(numbers: list[float]) -> list[float]:
     """[the sum of each number over the processes]."""
     totals = torch.tensor(numbers, dtype=torch.float64)
-    dist.all_reduce(totals, group=group)
+    dist.all_reduce(totals, group=_group)
     return totals.tolist()
 
 
@@ -96,8 +108,9 @@ class Agreement:
     def __call__(self, *asked: int, place: tuple[int, int] | None = None) -> tuple[int, ...]:
         """The largest number of all processes for each number asked for, as of the round before.
 
-        place: (epoch, batches done), which an error names if a process is lost before the next round.
+        place: (epoch, batches done), which an error names if a process is lost.
         """
+        contact.seen_at(place)
         self._asked = list(map(max, self._asked or asked, asked))
         self._steps_left -= 1
         if self._work is not None and self._steps_left > 0:
@@ -105,7 +118,6 @@ class Agreement:
         agreed = self._finish() or (0,) * len(asked)
         if any(agreed):  # and done now, by all
             self._asked = [0] * len(asked)
-        contact.place = place
         self._start()
         return agreed
 
@@ -120,7 +132,7 @@ class Agreement:
         every = int(self._every * _ROUND_SECONDS / max(elapsed, 1e-9))
         every = max(1, min(every, 2 * self._every, _MOST_STEPS))
         self._answers = torch.tensor([*self._asked, every if is_main() else 0], dtype=torch.int64)
-        self._work = dist.all_reduce(self._answers, dist.ReduceOp.MAX, group=group, async_op=True)
+        self._work = dist.all_reduce(self._answers, dist.ReduceOp.MAX, group=_group, async_op=True)
         self._asked = None
 
     def _finish(self):
@@ -139,16 +151,17 @@ def is_first_to_say(text: str, seconds: float = _SAY_SECONDS) -> bool:
 
     seconds: how long another one waits for that. Only this function may be called by some processes alone.
     """
-    if contact.store is None:
+    store = contact.store()
+    if store is None:
         return is_main()
     key = f"said/{hashlib.sha256(text.encode()).hexdigest()}"
     _times_said[key] += 1
     patience = time.monotonic() + seconds
     try:
         if is_main():
-            contact.store.add(key, 1)
+            store.add(key, 1)
             return True
-        while not (said := contact.store.add(key, 0) >= _times_said[key]) and time.monotonic() < patience:
+        while not (said := store.add(key, 0) >= _times_said[key]) and time.monotonic() < patience:
             time.sleep(_SAY_SECONDS / 10)
         return not said
     except dist.DistError:  # nobody is there any more to ask

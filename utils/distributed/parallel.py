@@ -23,14 +23,28 @@ def parallelize(model: torch.nn.Module, config: Any, device: torch.device) -> to
         refuse_settings(config["trainer"])  # fsdp moves the model itself, which may be too large for one device
     else:
         model = model.to(device)
-    batch_norm = torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d
-    if any(isinstance(m, batch_norm) for m in model.modules()) and not section.get("args", {}).get("sync_batchnorm"):
+    parallel = config.build("parallel", section, model, device)
+    if has_unshared_batch_norm(parallel):
+        offers_sync = device.type == "cuda" and not section.get("args", {}).get("sync_batchnorm")
         config.get_logger("parallel").warning(
             "batch norm: each process computes statistics of its own part of a batch, so the numbers differ from those "
             "of one process%s",
-            "; parallel.args.sync_batchnorm computes them over all" if device.type == "cuda" else "",
+            "; parallel.args.sync_batchnorm computes them over all" if offers_sync else "",
         )
-    return config.build("parallel", section, model, device)
+    return parallel
+
+
+def has_unshared_batch_norm(model: torch.nn.Module) -> bool:
+    """Whether a module of the model computes statistics of a batch from the samples of its own process alone.
+
+    That is a module with running statistics that it updates, which `momentum` tells, whatever its class: not all derive
+    from torch.nn.BatchNorm2d. torch.nn.SyncBatchNorm shares them, and instance norm has those of single samples.
+    """
+    others = torch.nn.SyncBatchNorm, torch.nn.InstanceNorm1d, torch.nn.InstanceNorm2d, torch.nn.InstanceNorm3d
+    return any(
+        hasattr(module, "running_mean") and hasattr(module, "momentum") and not isinstance(module, others)
+        for module in model.modules()
+    )
 
 
 def ddp(

@@ -95,7 +95,8 @@ def _join(config, device_name):
     late.daemon = True
     late.start()
     try:
-        contact.store = store = _open_store(timeout)
+        store = _open_store(timeout)
+        contact.open_store(store)
         _require_same_kind(store, device.type)  # processes with and without a GPU would wait forever for each other
         place = {"store": store, "rank": rank(), "world_size": world_size(), "timeout": timeout}
         if device.type == "cuda":
@@ -103,7 +104,7 @@ def _join(config, device_name):
             dist.init_process_group("nccl", device_id=device, **place)
         else:
             dist.init_process_group("gloo", **place)
-        messages.group = dist.new_group(backend="gloo", timeout=timeout)
+        messages.open_group(timeout)
     except UserError:
         raise
     except (dist.DistError, ValueError, RuntimeError) as error:
@@ -225,7 +226,8 @@ def _end_threads():
 
 
 def _leave():
-    contact.store = contact.place = messages.group = None
+    contact.close_store()
+    messages.close_group()
     dist.destroy_process_group()
     if "torch.distributed.tensor" in sys.modules:
         time.sleep(_RELEASE_SECONDS)  # see end_threads_with, for runs that end early

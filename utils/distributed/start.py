@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -23,8 +24,9 @@ from utils.stop_signal import heeded, leave_closed_terminal
 if TYPE_CHECKING:
     from utils.config.schema import RunSettings
 
-_SAVE_SECONDS = 300  # how long a process that is told to end may save before it is killed
+_SAVE_SECONDS = 300  # how long a process that is told to end may save before it is killed, unless the user says it
 _END_SECONDS = 10  # how long it may take to end at once
+_AGAIN = "resume with the same command and -r auto, or -r and the run's folder"
 
 
 def processes_to_start(settings: "RunSettings", parallel: dict[str, Any] | None) -> int:
@@ -48,20 +50,28 @@ def start_processes(number: int) -> None:
     """Run this command line in so many processes; raise SystemExit with the status of the first one that fails."""
     from torch.distributed.elastic.multiprocessing import SignalException
 
+    save_seconds = _save_seconds()
     logging.disable(logging.CRITICAL)  # torch's launcher logs what is reported below
     _handle_signals()
     _set_unless_given(number)
     try:
         with _meeting_folder() as folder:
-            failures = _run(number, folder)
+            failures = _run(number, folder, save_seconds)
     except SignalException as stop:
-        leave_closed_terminal()
         raise SystemExit(128 + stop.sigval) from None
     if failures:
         _report(min(failures.values(), key=lambda failure: failure.timestamp))
 
 
-def _run(number, folder):
+def _save_seconds():
+    """Seconds that processes may take to save and end after a signal."""
+    given = os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_SAVE_SECONDS))
+    if not given.isdecimal():
+        raise UserError(f"TORCH_ELASTIC_SHUTDOWN_TIMEOUT: got {given!r} in the environment; it should be whole seconds")
+    return int(given)
+
+
+def _run(number, folder, save_seconds):
     """{rank: torch's ProcessFailure} of so many processes that have run. Raises SignalException after a signal."""
     from torch.distributed.elastic import multiprocessing
 
@@ -78,14 +88,41 @@ def _run(number, folder):
     try:
         return processes.wait(period=0.1).failures
     except multiprocessing.SignalException as stop:
-        try:
-            processes.close(stop.sigval, timeout=_SAVE_SECONDS)
-        except multiprocessing.SignalException as again:
-            at_once = signal.SIGINT in (stop.sigval, again.sigval)  # as StopSignal ends the processes
-            processes.close(again.sigval, timeout=_END_SECONDS if at_once else _SAVE_SECONDS)
+        _end(processes, stop.sigval, save_seconds)
         raise
     finally:
-        processes.close(signal.SIGKILL)  # what still runs after a third signal
+        processes.close(signal.SIGKILL)
+
+
+def _end(processes, number, save_seconds):
+    """Pass the signal on, and those that follow it; kill the processes that do not end in time, and report them."""
+    from torch.distributed.elastic.multiprocessing import SignalException
+
+    began = time.monotonic()
+    deadline = began + save_seconds
+    numbers = [number]
+    while True:
+        try:
+            processes.close(numbers[-1], timeout=max(0.0, deadline - time.monotonic()))
+            break
+        except SignalException as again:
+            numbers.append(again.sigval)
+            if signal.SIGINT in numbers:  # as StopSignal ends the processes; a third signal kills them
+                deadline = min(deadline, time.monotonic() + (_END_SECONDS if len(numbers) == 2 else 0))
+    ended = time.monotonic()
+    for heard in heeded():
+        signal.signal(heard, signal.SIG_IGN)  # all that is left is quick
+    processes.close(signal.SIGKILL)  # waits for those that were killed at once
+    result = processes.wait(timeout=0)
+    failures = result.failures if result else {}
+    killed = [f"rank {rank}" for rank, failure in sorted(failures.items()) if failure.exitcode == -signal.SIGKILL]
+    leave_closed_terminal()
+    if killed:
+        remedy = (
+            "; TORCH_ELASTIC_SHUTDOWN_TIMEOUT, in seconds, gives more time" if ended >= began + save_seconds else ""
+        )
+        what = f"{' and '.join(killed)} killed {ended - began:.0f} seconds after {number.name}, maybe before a save"
+        print(f"error: {what}{remedy}; {_AGAIN}", file=sys.stderr)
 
 
 def _handle_signals():
@@ -134,6 +171,5 @@ def _report(failure) -> NoReturn:
         raise SystemExit(failure.exitcode)
     name = signal.Signals(-failure.exitcode).name
     memory = "; the system may have run out of memory" if name == "SIGKILL" else ""
-    again = "resume with the same command and -r auto, or -r and the run's folder"
-    print(f"error: rank {failure.local_rank} was ended by {name}{memory}; {again}", file=sys.stderr)
+    print(f"error: rank {failure.local_rank} was ended by {name}{memory}; {_AGAIN}", file=sys.stderr)
     raise SystemExit(128 - failure.exitcode)

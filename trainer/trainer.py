@@ -222,7 +222,7 @@ class Trainer(BaseTrainer):
         return loss, output
 
     def losses(self, data: Any, target: Any, metrics: Sequence[Any] = ()) -> tuple[torch.Tensor, Any, dict[str, Any]]:
-        """Call compute_loss; returns (loss to minimize, output, {name: other loss}). metrics: tried on a first batch."""
+        """Call compute_loss; returns (loss to minimize, output, {name: other loss}). metrics: tried on the first."""
         first, self._has_looked = not self._has_looked, True
         with autocast(self.settings.precision, self.device):
             loss, output = compute_first_loss(self, data, target, metrics) if first else self.compute_loss(data, target)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 FORMAT = 1
-"""Version of what a checkpoint's entries mean. 0, or none: schedules in steps counted batches."""
+"""Version of what a checkpoint's entries mean. 0, or none: schedules in steps may have counted batches."""
 BEST_MODEL = "model_best.pth"
 _SEAL = b"sha256:"
 _SEAL_BYTES = len(_SEAL) + 64

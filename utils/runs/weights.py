@@ -165,6 +165,12 @@ def _require_states(optimizer, states, groups, settings):
 
 def _require_state(kind, parameter, state, settings):
     """Raise ValueError for a state that does not fit the parameter and torch's optimizer class of that name."""
+    needed = _IN_STATE.get(kind, ())
+    if kind == "Adafactor":
+        needed = ("step", "row_var", "col_var") if parameter.dim() > 1 else ("step", "variance")
+    for name in needed:
+        if state.get(name) is None:
+            raise ValueError(f"a state has no {name!r}")
     for setting, name in _IN_STATE_BY_SETTING.get(kind, {}).items():
         if settings.get(setting) and state.get(name) is None:
             raise ValueError(f"a state has no {name!r}, which {setting} needs")
@@ -188,6 +194,19 @@ _SMALLER_IN_STATE = {
     "row_var": lambda shape: (*shape[:-1], 1),
     "col_var": lambda shape: (*shape[:-2], 1, shape[-1]),
 }  # of Adafactor
+_IN_STATE = {
+    "ASGD": ("step", "eta", "mu", "ax"),
+    "Adadelta": ("step", "square_avg", "acc_delta"),
+    "Adagrad": ("step", "sum"),
+    "Adam": ("step", "exp_avg", "exp_avg_sq"),
+    "AdamW": ("step", "exp_avg", "exp_avg_sq"),
+    "Adamax": ("step", "exp_avg", "exp_inf"),
+    "NAdam": ("step", "mu_product", "exp_avg", "exp_avg_sq"),
+    "RAdam": ("step", "exp_avg", "exp_avg_sq"),
+    "RMSprop": ("step", "square_avg"),
+    "Rprop": ("step", "prev", "step_size"),
+    "SparseAdam": ("step", "exp_avg", "exp_avg_sq"),
+}  # entries that a step of torch's optimizers needs once the state is not empty
 _IN_STATE_BY_SETTING = {
     "Adam": {"amsgrad": "max_exp_avg_sq"},
     "AdamW": {"amsgrad": "max_exp_avg_sq"},

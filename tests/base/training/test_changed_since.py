@@ -8,6 +8,7 @@ import torch
 from helpers import checkpoint_names, metrics_rows, newest_state, same, tiny_config, tiny_model, tiny_trainer
 from utils import UserError
 from utils.runs.checkpoint import load_checkpoint, save_checkpoint
+from utils.runs.weights import load_optimizer
 
 
 def test_changed_learning_rate_wins_over_the_checkpoint(tmp_path):
@@ -32,6 +33,61 @@ def test_a_setting_that_needs_a_state_which_was_not_saved_is_refused(tmp_path):
     config["optimizer"] = {"type": "Adam", "args": {"lr": 0.001, "amsgrad": True}}
     with pytest.raises(UserError, match="a state has no 'max_exp_avg_sq', which amsgrad needs"):
         tiny_trainer(config, resume=trainer.checkpoint_dir / "checkpoint-epoch1.pth").train()
+
+
+STATES = {
+    "ASGD": ("step", "eta", "mu", "ax"),
+    "Adadelta": ("step", "square_avg", "acc_delta"),
+    "Adafactor": ("step", "row_var", "col_var"),
+    "Adagrad": ("step", "sum"),
+    "Adam": ("step", "exp_avg", "exp_avg_sq"),
+    "AdamW": ("step", "exp_avg", "exp_avg_sq"),
+    "Adamax": ("step", "exp_avg", "exp_inf"),
+    "NAdam": ("step", "mu_product", "exp_avg", "exp_avg_sq"),
+    "RAdam": ("step", "exp_avg", "exp_avg_sq"),
+    "RMSprop": ("step", "square_avg"),
+    "Rprop": ("step", "prev", "step_size"),
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in STATES.items() for name in names])
+def test_a_state_without_an_entry_that_a_step_needs_is_refused(kind, name):
+    parameter = torch.nn.Parameter(torch.ones(3, 2))
+    parameter.grad = torch.ones(3, 2)
+    optimizers = [getattr(torch.optim, kind)([parameter], lr=0.1) for _ in range(2)]
+    optimizers[0].step()
+    state = optimizers[0].state_dict()
+    assert set(STATES[kind]) == set(state["state"][0])
+    load_optimizer(optimizers[1], state, settings_as_built=False)
+    optimizers[1].step()
+    del state["state"][0][name]
+    with pytest.raises(UserError, match=f"the checkpoint does not fit the optimizer: a state has no '{name}'$"):
+        load_optimizer(optimizers[1], state, settings_as_built=False)
+
+
+def test_a_state_of_adafactor_for_a_vector_needs_its_variance():
+    parameter = torch.nn.Parameter(torch.ones(3))
+    parameter.grad = torch.ones(3)
+    optimizer = torch.optim.Adafactor([parameter])
+    optimizer.step()
+    state = optimizer.state_dict()
+    load_optimizer(optimizer, state, settings_as_built=False)
+    del state["state"][0]["variance"]
+    with pytest.raises(UserError, match="a state has no 'variance'"):
+        load_optimizer(optimizer, state, settings_as_built=False)
+
+
+def test_a_checkpoint_without_an_entry_of_the_optimizer_is_refused_in_one_line(tmp_path):
+    config = tiny_config(tmp_path, epochs=1)
+    config["optimizer"] = {"type": "Adam", "args": {"lr": 0.001}}
+    trainer = tiny_trainer(config)
+    trainer.train()
+    state = load_checkpoint(trainer.saver.newest)
+    del state["optimizer"]["state"][0]["exp_avg"]
+    save_checkpoint(state, trainer.saver.newest)
+    with pytest.raises(UserError, match=r"does not fit the optimizer: a state has no 'exp_avg'$") as told:
+        tiny_trainer({**config, "trainer": {**config["trainer"], "epochs": 2}}, resume=trainer.saver.newest).train()
+    assert len(str(told.value).splitlines()) == 1
 
 
 def test_another_optimizer_starts_anew(tmp_path):

@@ -9,12 +9,18 @@ from importlib import metadata
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: tests run side by side, and threads would fight
-os.fsync = lambda descriptor: None  # no test cuts the power, and each flush waits for the disk
 metadata.version = functools.cache(metadata.version)  # each run records the versions, and reading them takes a while
 
 
 def pytest_collection_finish():
     gc.freeze()  # the objects of the libraries, which the many collections of tests need not look at
+
+
+@pytest.fixture(autouse=True)
+def _no_flush_in_tests_of_training(request, monkeypatch):
+    """Save without waiting for the disk in tests/base, whose many short runs no power cut meets; others flush."""
+    if request.path.is_relative_to(request.config.rootpath / "tests" / "base"):
+        monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture(autouse=True)

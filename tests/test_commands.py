@@ -30,7 +30,7 @@ def trained(tmp_path_factory):
     """(folder of a copy of the project, folder of a run of 2 short epochs in it)."""
     folder = copy_project(tmp_path_factory.mktemp("trained") / "project")
     two = ("--set", "trainer.epochs=2", "--set", "trainer.len_epoch=20", "--set", "trainer.log_step=5")
-    run_forked("train.py", "-c", "config.json", "--lr", "0.01", "--bs", "128", *two, cwd=folder)
+    run("train.py", "-c", "config.json", "--lr", "0.01", "--bs", "128", *two, cwd=folder)
     return folder, only(folder / "saved/models" / NAME)
 
 
@@ -92,7 +92,7 @@ def test_tensorboard_has_steps_epochs_images_histograms_and_the_graph(trained):
 def test_test_on_the_validation_data_gives_the_training_scripts_figures_exactly(trained):
     folder, run_folder = trained
     before = {path: path.stat().st_mtime_ns for path in (folder / "saved").rglob("*") if path.is_file()}
-    run_forked("test.py", "-r", run_folder / "checkpoint-epoch2.pth", "--split", "valid", cwd=folder)
+    run("test.py", "-r", run_folder / "checkpoint-epoch2.pth", "--split", "valid", cwd=folder)
     results = read_json(run_folder / "test_results.json")["checkpoint-epoch2.pth"]["valid"]
     last = table(run_folder)[-1]
     assert (results["epoch"], results["samples"]) == (2, 6000)

@@ -37,6 +37,12 @@ WRITERS = {
 }
 
 
+def test_tests_of_storage_flush_to_the_disk():
+    assert type(os.fsync) is type(
+        os.stat
+    )  # the built-in function, which tests/conftest.py replaces only for tests/base
+
+
 @pytest.mark.parametrize("plant", [os.symlink, os.link])
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 def test_no_writer_touches_what_a_planted_link_leads_to(tmp_path, monkeypatch, write, plant):

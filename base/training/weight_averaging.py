@@ -11,6 +11,7 @@ from base import BaseCallback
 from base.training.evaluate import evaluate
 from utils import UserError
 from utils.batches import batches_of
+from utils.distributed.parallel import has_unshared_batch_norm
 from utils.distributed.shards import refuse_sharded
 from utils.distributed.world import world_size
 from utils.duration import RunLength, is_part
@@ -81,9 +82,6 @@ def _share_buffers(modules):
         average._buffers.update(own._buffers)  # named_buffers leaves out None, which a forward pass may fill
 
 
-_UNSHARED_NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
-
-
 class SWA(BaseCallback):
     """Averages the weights at the ends of epochs; validates the average after training and saves it as swa.pth.
 
@@ -104,7 +102,7 @@ class SWA(BaseCallback):
     def check(self, trainer: "Trainer") -> None:
         if not hasattr(trainer, "len_epoch"):
             raise UserError("SWA needs the loop of trainer/trainer.py")
-        if world_size() > 1 and any(isinstance(module, _UNSHARED_NORMS) for module in trainer.model.modules()):
+        if world_size() > 1 and has_unshared_batch_norm(unwrapped(trainer.model)):
             raise UserError("SWA: with several processes, batch norm needs torch.nn.SyncBatchNorm or one process")
         refuse_sharded(trainer.model, "SWA")
         batch_size = getattr(trainer.data_loader, "batch_size", None)

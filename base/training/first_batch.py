@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from base.training.batch_stream import num_batches
 from base.training.evaluate import record
 from utils import MetricTracker, UserError
 from utils.nested import describe
@@ -123,6 +124,8 @@ def _problem(kind, output, target, settings):
         if not isinstance(value, torch.Tensor):
             remedy = "choose it in compute_loss of trainer/trainer.py"
             return f"{what} is a {describe(value)}, and a tensor is needed; {remedy}"
+    if not output.numel() or not target.numel():  # as a detector's loss over boxes may have
+        return None
     return _CHECKS[kind](output.detach(), target, settings)
 
 
@@ -132,6 +135,8 @@ def _problem(kind, output, target, settings):
 def _fits_classes(output, target, settings):
     """Output (N, C, ...), integer target (N, ...) in 0 ... C-1; or a share for each class, float and of equal shape."""
     shares = target.is_floating_point() and target.shape == output.shape
+    if output.ndim == 1 and (shares or target.ndim == 0):  # one sample by itself
+        return None
     if output.ndim < 2 or output.shape[1] < 2:
         return (
             f"the model's output {_shape(output)} has one number a sample, so there is only one class to choose; give "
@@ -181,9 +186,13 @@ def _fits_log_probabilities(output, target, settings):
 
 
 def _fits_values(output, target, settings):
-    """Output and target of one shape."""
-    if output.shape == target.shape:
+    """Output and target of one shape; a single number, or a size of 1 in one of them, may broadcast to the other."""
+    if 1 in (output.numel(), target.numel()):
         return None
+    if output.ndim == target.ndim:
+        with contextlib.suppress(RuntimeError):
+            if torch.broadcast_shapes(output.shape, target.shape) in (output.shape, target.shape):
+                return None
     remedy = "return targets of the output's shape from the data loader"
     if output.numel() == target.numel():
         remedy = f"reshape one of them, as target.reshape{_shape(output)} in the data loader"
@@ -243,7 +252,8 @@ def _single_samples_refused(trainer: "Trainer") -> Iterator[None]:
     size: Any = getattr(loader, "batch_size", None)
     sampler: Any = getattr(loader, "sampler", None)
     last = len(sampler) % size if size and hasattr(sampler, "__len__") else 0
-    if last != 1 or getattr(loader, "drop_last", False):
+    is_reached = trainer.stream.by_iterations or trainer.len_epoch == num_batches(loader)
+    if last != 1 or getattr(loader, "drop_last", False) or not is_reached:
         yield
         return
     norms = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)

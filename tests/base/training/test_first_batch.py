@@ -43,7 +43,7 @@ SHARES = torch.linspace(0, 1, N).unsqueeze(1)
             r"mse_loss: the output is \(8, 1\) and .* \(8,\), .*target.reshape\(8, 1\)",
         ),
         (torch.nn.L1Loss(), VALUES, 1, r"l1_loss: the output is \(8, 1\)"),
-        (torch.nn.HuberLoss(), VALUES.unsqueeze(1), 2, r"huber_loss: the output is \(8, 2\) and the target \(8, 1\)"),
+        (torch.nn.HuberLoss(), VALUES, 8, r"huber_loss: the output is \(8, 8\) and the target \(8,\)"),
         (torch.nn.PoissonNLLLoss(), VALUES.abs(), 1, "poisson_nll_loss: the output is"),
         (F.smooth_l1_loss, VALUES, 1, r"smooth_l1_loss: the output is \(8, 1\)"),
         (functools.partial(F.mse_loss, reduction="sum"), VALUES, 1, r"mse_loss: the output is \(8, 1\)"),
@@ -92,6 +92,13 @@ SIGMOID = torch.nn.Sequential(torch.nn.Linear(FEATURES, 1), torch.nn.Sigmoid())
     [
         (torch.nn.MSELoss(), VALUES.unsqueeze(1), 1, None),
         (torch.nn.MSELoss(), torch.arange(N).unsqueeze(1), 1, None),
+        (lambda output, target: F.cross_entropy(output[0], target[0]), LABELS, 3, None),
+        (
+            lambda output, target: output.sum() + F.l1_loss(output[:0], output[:0].detach()).nan_to_num(),
+            LABELS,
+            3,
+            None,
+        ),
         (torch.nn.CrossEntropyLoss(), LABELS, 5, None),
         (torch.nn.CrossEntropyLoss(ignore_index=-1), LABELS - 1, 3, None),
         (torch.nn.CrossEntropyLoss(), F.one_hot(LABELS).float(), 3, None),
@@ -110,6 +117,14 @@ def test_a_correct_job_trains_without_a_word(tmp_path, criterion, target, output
     trainer = job(tmp_path, criterion, target, outputs, model=model)
     trainer.train()
     assert trainer.step == 3 and "broadcast" not in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")  # torch's own, which suffices
+@pytest.mark.parametrize("shape", [(), (1,), (8, 1)])
+def test_a_number_may_stand_for_all_targets(tmp_path, shape):
+    trainer = job(tmp_path, lambda output, target: F.mse_loss(output, torch.ones(shape)), LABELS, 3)
+    trainer.train()
+    assert trainer.step == 3
 
 
 def test_a_loss_of_ones_own_that_broadcasts_is_warned_of_once(tmp_path, capsys):
@@ -158,6 +173,19 @@ def test_a_last_batch_of_one_sample_with_batch_norm(tmp_path, samples, refused):
             trainer.train()
     else:
         trainer.train()
+
+
+def test_a_last_batch_that_is_never_reached_is_not_refused(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(FEATURES, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 3))
+    data = torch.utils.data.TensorDataset(torch.randn(25, FEATURES), torch.arange(25) % 3)
+    trainer = tiny_trainer(
+        tiny_config(tmp_path, epochs=1, limit_train_batches=2),
+        model=model,
+        loader_class=lambda *arguments: BaseDataLoader(data, 8, True, 0, 0),
+        metrics=(),
+    )
+    trainer.train()
+    assert trainer.step == 2
 
 
 def test_batch_norm_over_a_sequence_takes_a_batch_of_one(tmp_path):

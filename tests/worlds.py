@@ -223,6 +223,7 @@ def _command(command, folder, environment, descriptors):
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    tempfile.tempdir = None  # that of the environment
     multiprocessing.set_start_method("fork", force=True)  # of the workers of loaders, as python does
     rooms = {path.stem for place in (PROJECT, PROJECT / "tests") for path in place.iterdir()}
     for name in [name for name in sys.modules if name.partition(".")[0] in rooms]:

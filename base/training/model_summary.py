@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from utils.batches import batches_of
+from utils.batches import DataError, batches_of
 from utils.nested import map_tensors, samples_of
 from utils.runs.weights import class_name
 
@@ -17,12 +17,16 @@ _LINES, _WIDTH = 24, 80
 def example_input(data_loader: Iterable[Any], device: torch.device) -> Any:
     """The first two inputs of the loader's first batch, on the device; inputs without tensors are returned whole.
 
-    None for a batch that is not a list or tuple, and for a loader that can be read only once. Raises DataError for a
-    batch that cannot be read.
+    None for a batch that is not a list or tuple, for a loader that can be read only once, and for a batch that cannot
+    be read. Raises DataError for a loader that cannot start its workers.
     """
     if hasattr(data_loader, "__next__"):
         return None
-    batch = next(batches_of(data_loader), None)
+    batches = batches_of(data_loader)
+    try:
+        batch = next(batches, None)
+    except DataError:  # training reports it, and saves before it ends
+        return None
     if not isinstance(batch, (list, tuple)) or not batch:
         return None
     return map_tensors(lambda part: part.to(device), samples_of(batch[0], slice(2)))

@@ -39,6 +39,11 @@ def close_group() -> None:
     _group = None
 
 
+def group() -> Any:
+    """Return the group of all processes for plain values, as torch takes it."""
+    return _group
+
+
 def gather(value: T) -> list[T]:
     """[value of each process]."""
     values: list[Any] = [None] * world_size()

@@ -103,7 +103,7 @@ def _write(tensors, temporary):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            checkpoint.save(tensors, storage_writer=writer, process_group=messages.group)
+            checkpoint.save(tensors, storage_writer=writer, process_group=messages.group())
     except CheckpointException as error:  # raised in all processes; torch's text is a traceback of each
         failure = next(iter(error.failures.values()))[0]
         if isinstance(failure, OSError):

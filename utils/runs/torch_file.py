@@ -4,6 +4,7 @@ torch's reader allocates memory by the sizes that a file states: those of the ar
 storages and tensors in its pickle. A small file could so take any amount of memory.
 """
 
+import encodings.cp437  # noqa: F401  zipfile needs it, and a stranger's file should import nothing
 import io
 import os
 import struct

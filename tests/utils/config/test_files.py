@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from utils import UserError
@@ -65,6 +65,7 @@ JSON = st.recursive(st.integers() | st.text(max_size=3), lambda inner: st.dictio
 SECTIONS = st.dictionaries(st.sampled_from("abc"), JSON)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # on a busy machine the first example takes long
 @given(SECTIONS, SECTIONS)
 def test_merge_takes_every_value_of_the_upper_and_changes_neither(under, over):
     before = json.dumps([under, over])

@@ -138,7 +138,7 @@ class Trainer(BaseTrainer):
         self._begin_epoch(epoch)
         with progress_bar(self.len_epoch, f"epoch {epoch}/{self.epochs}", self.settings.verbosity) as bar:
             for batch_idx, batch in self._batches(epoch):
-                data, target = to_device(halves(batch), self.device)
+                data, target = [to_device(half, self.device) for half in halves(batch)]
                 if batch_idx == 0:
                     self._show_images(data, epoch)
                 part = self.stream.part(epoch, batch_idx)
@@ -214,7 +214,7 @@ class Trainer(BaseTrainer):
     def _train_batch(self, batch_idx: int, data: Any, target: Any) -> tuple[torch.Tensor, Any]:
         """Train on one batch; returns (loss, output). Override it for another kind of training step, as for a GAN."""
         loss, output, others = self.losses(data, target, self.metric_ftns)  # forward
-        part = self.stream.part(self.epoch, batch_idx)
+        part = self.stream.part(self.epoch, batch_idx) if others else None
         for name, value in others.items():
             self.train_metrics.update_extra(name, value, num_counted(target, part))
         if self.optim_step.step(loss, num_samples(target), batch_idx + 1 == self.len_epoch):  # backward, perhaps a step

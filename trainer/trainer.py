@@ -142,12 +142,17 @@ class Trainer(BaseTrainer):
                 if batch_idx == 0:
                     self._show_images(data, epoch)
                 part = self.stream.part(epoch, batch_idx)
-                with self._updating(data, target):
+                self.is_whole = False  # until the batch is counted: half an update is never saved
+                try:
                     self.optim_step.begin(part, last=batch_idx + 1 == self.len_epoch)
                     loss, output = self._train_batch(batch_idx, data, target)  # forward, backward, optimizer step
                     record(self.train_metrics, self.metric_ftns, loss, output, target, self.reduction, part)
-                    self.nonfinite.count_loss(batch_idx)
-                    self._count_batch(batch_idx)
+                except Exception as error:
+                    error.add_note(describe_step(data, target, self.model))
+                    raise
+                self.nonfinite.count_loss(batch_idx)
+                self._count_batch(batch_idx)
+                self.is_whole = True
                 self._callbacks.call("on_step_end", self)
                 bar.update()
                 self._log_if_due(batch_idx, epoch, bar)
@@ -178,17 +183,6 @@ class Trainer(BaseTrainer):
             self.optim_step.reset()
         self.save_points.stop_if_asked()
         self._validate_if_due(epoch)  # the run may have stopped between this batch and its validation
-
-    @contextlib.contextmanager
-    def _updating(self, data, target):
-        """A context for an update, which is never saved half done; an error raised in it describes the batch."""
-        self.is_whole = False
-        try:
-            yield
-        except Exception as error:
-            error.add_note(describe_step(data, target, self.model))
-            raise
-        self.is_whole = True
 
     def _end_batches(self, epoch, bar):
         """Step with an open window's batches, if the loader ended early, and log batches not logged yet."""
@@ -226,11 +220,11 @@ class Trainer(BaseTrainer):
         first, self._has_looked = not self._has_looked, True
         with autocast(self.settings.precision, self.device):
             loss, output = compute_first_loss(self, data, target, metrics) if first else self.compute_loss(data, target)
-        terms: dict[str, Any] = loss if isinstance(loss, dict) else {"loss": loss}
-        minimized: Any = terms.get("loss")
+        others = {name: term for name, term in loss.items() if name != "loss"} if isinstance(loss, dict) else {}
+        minimized: Any = loss.get("loss") if isinstance(loss, dict) else loss
         if getattr(minimized, "ndim", None) != 0:
             raise UserError(f"loss: got a {describe(minimized)}; it should be one number per batch, a 0-dim tensor")
-        return minimized, output, {name: value for name, value in terms.items() if name != "loss"}
+        return minimized, output, others
 
     def _valid_epoch(self, epoch: int) -> dict[str, float]:
         """Validate; returns {name: average over the validation samples}."""

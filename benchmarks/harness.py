@@ -81,10 +81,17 @@ def print_circumstances(*libraries):
     """Print the date, the machine and the versions, to go with a table."""
     import torch
 
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", *libraries))
+    versions = ", ".join(f"{name} {_version(name)}" for name in ("torch", *libraries))
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     cpu = f"{os.cpu_count()} cores, {_cpu_name()}"
     print(f"\n{time.strftime('%Y-%m-%d')}; {cpu}{gpu}; python {platform.python_version()}, {versions}\n")
+
+
+def _version(library):
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _cpu_name():

@@ -138,7 +138,8 @@ class Trainer(BaseTrainer):
         self._begin_epoch(epoch)
         with progress_bar(self.len_epoch, f"epoch {epoch}/{self.epochs}", self.settings.verbosity) as bar:
             for batch_idx, batch in self._batches(epoch):
-                data, target = [to_device(half, self.device) for half in halves(batch)]
+                data, target = halves(batch)
+                data, target = to_device(data, self.device), to_device(target, self.device)
                 if batch_idx == 0:
                     self._show_images(data, epoch)
                 part = self.stream.part(epoch, batch_idx)
@@ -155,7 +156,8 @@ class Trainer(BaseTrainer):
                 self.is_whole = True
                 self._callbacks.call("on_step_end", self)
                 bar.update()
-                self._log_if_due(batch_idx, epoch, bar)
+                if (batch_idx + 1) % self.log_step == 0 and batch_idx + 1 < self.len_epoch:
+                    self._log_batch(batch_idx, epoch, bar)
                 self._validate_if_due(epoch)
                 self._save_if_due()
             self._end_batches(epoch, bar)
@@ -220,11 +222,13 @@ class Trainer(BaseTrainer):
         first, self._has_looked = not self._has_looked, True
         with autocast(self.settings.precision, self.device):
             loss, output = compute_first_loss(self, data, target, metrics) if first else self.compute_loss(data, target)
-        others = {name: term for name, term in loss.items() if name != "loss"} if isinstance(loss, dict) else {}
-        minimized: Any = loss.get("loss") if isinstance(loss, dict) else loss
-        if getattr(minimized, "ndim", None) != 0:
-            raise UserError(f"loss: got a {describe(minimized)}; it should be one number per batch, a 0-dim tensor")
-        return minimized, output, others
+        others = {}
+        if isinstance(loss, dict):
+            others = {name: term for name, term in loss.items() if name != "loss"}
+            loss = loss.get("loss")
+        if not isinstance(loss, torch.Tensor) or loss.ndim:
+            raise UserError(f"loss: got a {describe(loss)}; it should be one number per batch, a 0-dim tensor")
+        return loss, output, others
 
     def _valid_epoch(self, epoch: int) -> dict[str, float]:
         """Validate; returns {name: average over the validation samples}."""
@@ -285,10 +289,6 @@ class Trainer(BaseTrainer):
         for batch_idx, batch in enumerate(self.stream.batches(epoch, self.batches_done), self.batches_done):
             if (epoch, batch_idx) not in self.skipped_batches:
                 yield batch_idx, batch
-
-    def _log_if_due(self, batch_idx, epoch, bar):
-        if (batch_idx + 1) % self.log_step == 0 and batch_idx + 1 < self.len_epoch:
-            self._log_batch(batch_idx, epoch, bar)
 
     def _log_batch(self, batch_idx, epoch, bar):
         """Log the batches since the last report; only here does the loop wait for the device."""

@@ -33,8 +33,8 @@ def batches_of(loader: Iterable[Any]) -> Iterator[Any]:
         raise DataError(
             f"data_loader: cannot be sent to its worker processes: {_in_one_line(error)}; {remedy}"
         ) from error
-    waiting = _reporting_dead_workers() if getattr(loader, "num_workers", 0) else contextlib.nullcontext()
-    return _read(iterator, waiting)
+    workers = getattr(iterator, "_workers", ())  # torch has no public way to ask for a loader's processes
+    return _named_errors(_watching_workers(iterator) if workers else iterator, workers)
 
 
 def inf_loop(data_loader: Iterable[Any]) -> Iterator[Any]:
@@ -93,22 +93,26 @@ def _collates(samples, collate_fn):
     return True
 
 
-def _read(iterator, waiting):
+def _named_errors(iterator, workers):
     try:
-        while True:
-            try:
-                with waiting:
-                    batch = next(iterator)
-            except StopIteration:
-                return
-            yield batch
+        yield from iterator
     except DataError:
         raise
     except UserError as error:
         raise DataError(str(error)) from error
     except Exception as error:
-        workers = getattr(iterator, "_workers", ())  # torch has no public way to ask for a loader's processes
         raise DataError(f"data_loader: {_describe(error, workers)}") from error
+
+
+def _watching_workers(iterator):
+    waiting = _reporting_dead_workers()
+    while True:
+        try:
+            with waiting:
+                batch = next(iterator)
+        except StopIteration:
+            return
+        yield batch
 
 
 def _reporting_dead_workers():

@@ -51,7 +51,10 @@ class MetricTracker:
         self._extra = ()
         self._sums = dict.fromkeys(self.keys, 0.0)
         self._weights = dict.fromkeys(self.keys, 0)
-        self._window = {key: [] for key in self.keys}  # (value, number of samples) of each batch since the last collect
+        # of each batch since the last collect: (value, number of samples); of each since the last read: the same, but
+        # in two lists, since the garbage collector would walk through a pair of every update
+        self._window = {key: [] for key in self.keys}
+        self._unread = {key: ([], []) for key in self.keys}
         self.forget()
 
     def forget(self) -> None:
@@ -75,7 +78,7 @@ class MetricTracker:
     def _add_key(self, key):
         self.keys += (key,)
         self._extra += (key,)
-        self._sums[key], self._weights[key], self._window[key] = 0.0, 0, []
+        self._sums[key], self._weights[key], self._window[key], self._unread[key] = 0.0, 0, [], ([], [])
 
     def update(self, key: str, value: "float | torch.Tensor", n: int = 1) -> None:
         """Add the mean over n samples. value: a number or a 0-dim tensor, which is not copied to the CPU yet."""
@@ -83,7 +86,9 @@ class MetricTracker:
             raise ValueError(f"metric {key!r} is not tracked; tracked are {', '.join(self.keys)}")
         if self.writer is not None:
             self.writer.add_scalar(key, float(value))
-        self._window[key].append((value.detach() if getattr(value, "requires_grad", False) else value, n))
+        values, counts = self._unread[key]
+        values.append(value.detach() if getattr(value, "requires_grad", False) else value)
+        counts.append(n)
 
     def avg(self, key: str) -> float:
         """Return the average over all samples so far, nan before the first."""
@@ -123,16 +128,18 @@ class MetricTracker:
         return latest
 
     def _read(self):
-        """Turn all values into floats. Raises UserError for a value that is not a number."""
+        """Move all unread values into the window, as floats. Raises UserError for a value that is not a number."""
         try:
-            numbers = iter(read_numbers([value for window in self._window.values() for value, _ in window]))
+            numbers = iter(read_numbers([value for values, _ in self._unread.values() for value in values]))
         except (TypeError, ValueError, RuntimeError):
             self._require_numbers()
             raise
-        self._window = {key: [(next(numbers), n) for _, n in window] for key, window in self._window.items()}
+        for key, (_, counts) in self._unread.items():
+            self._window[key] += [(next(numbers), n) for n in counts]
+            self._unread[key] = [], []
 
     def _require_numbers(self):
-        for key, value in ((key, value) for key, window in self._window.items() for value, _ in window):
+        for key, value in ((key, value) for key, (values, _) in self._unread.items() for value in values):
             shape = tuple(getattr(value, "shape", ()))
             if math.prod(shape) != 1 or not hasattr(value, "__float__"):
                 kind = "None" if value is None else f"a {type(value).__name__}"

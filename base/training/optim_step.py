@@ -188,14 +188,11 @@ class OptimStep:
         elif self.skip_nonfinite and any(nonfinite):
             _copy_all(self._good_buffers, self.buffers)
         else:
-            self._step()
+            try:
+                self.optimizer.step()
+            except ArithmeticError as error:
+                raise UserError(f"optimizer: its settings are out of range: {error}") from error
             _copy_all(self.buffers, self._good_buffers)
-
-    def _step(self):
-        try:
-            self.optimizer.step()
-        except ArithmeticError as error:
-            raise UserError(f"optimizer: its settings are out of range: {error}") from error
 
     def _parameters(self):
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]

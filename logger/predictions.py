@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 import numpy as np
+import torch
 
+from logger.pictures import EXAMPLES_DRAWN, draw_batches
 from utils.errors import UserError, shown
 from utils.files import replacing
 
@@ -53,10 +55,10 @@ class PredictionWriter:
         if error[0] is None and not self._json_lines:
             self._summarize()
 
-    def add(self, rows: Iterable[dict[str, Any]], outputs: np.ndarray | None = None) -> None:
+    def add(self, rows: Iterable[dict[str, Any]], outputs: torch.Tensor) -> None:
         """Write the rows of a batch, {"source": name, "prediction": ..., ...} or {"source": name, "error": text}.
 
-        outputs: (B, ...) of the rows without an error; needed with save_outputs.
+        outputs: (B, ...) of the model, for the rows without an error.
         """
         for row in rows:
             self.num_errors += "error" in row
@@ -67,17 +69,19 @@ class PredictionWriter:
             if self._out is not None:
                 self._write(row)
             self._num_examples += 1
-        if self._save_outputs is not None and outputs is not None:
-            self._array.add(outputs)
+        if self._save_outputs is not None and len(outputs):
+            self._array.add(outputs.float().cpu().numpy())
 
     def _print(self, row):
+        if "error" in row:
+            print(shown(f"error: {row['error']}"))
+            return
         name = row["source"]
         name = name if len(name) <= _NAME_WIDTH else f"...{name[3 - _NAME_WIDTH :]}"
-        if "error" in row:
-            print(f"{shown(name):{_NAME_WIDTH}}  cannot be read: see below", flush=True)
-            return
         ranked = row.get("top") or [[row["prediction"], row.get("probability")]]
         cells = [f"{_text(value)}" + (f" {share:.4f}" if share is not None else "") for value, share in ranked]
+        if "target" in row:
+            cells.append(f"target {_text(row['target'])}" + ("" if row.get("right", True) else ", wrong"))
         print(f"{shown(name):{_NAME_WIDTH}}  {'  '.join(cells)}")
 
     def _write(self, row):
@@ -98,6 +102,56 @@ class PredictionWriter:
         for path in (self._out, self._save_outputs):
             if path is not None:
                 print(f"written to {shown(path)}")
+
+
+class PredictionGrid:
+    """A context that draws the first 32 examples with their predictions into a PNG; None for path draws nothing."""
+
+    def __init__(self, path: str | None) -> None:
+        if path is not None and Path(path).suffix.lower() != ".png":
+            raise UserError(f"--grid: {shown(path)}: should end in .png")
+        self._path, self._images, self._labels = path, [], []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._path is not None and error[0] is None and self._images:
+            draw_batches(Path(self._path), {"predictions": (torch.stack(self._images), self._labels)})
+            print(f"drawn in {shown(self._path)}")
+
+    def add(self, rows: Iterable[dict[str, Any]], data: Any) -> None:
+        """Add the rows of a batch. data: (B, 1 or 3, H, W), the model's input for the rows without an error."""
+        if self._path is None or len(self._images) >= EXAMPLES_DRAWN:
+            return
+        good = [row for row in rows if "error" not in row]
+        for row, image in zip(good, data, strict=True):
+            if len(self._images) < EXAMPLES_DRAWN:
+                self._images.append(image.float().cpu())
+                self._labels.append(_caption(row))
+
+
+def errors_first(parts: Iterable[Any]) -> list[Any]:
+    """Return one batch of the examples whose prediction is wrong, the most confident first.
+
+    parts: objects with rows, outputs and data, as Predictions of base/trained_model.py. Data are kept of as many
+    examples as a PredictionGrid draws.
+    """
+    wrong, kind = [], None
+    for part in parts:
+        kind = type(part)
+        if any("right" not in row for row in part.rows):
+            raise UserError("--errors: needs classes and their targets, as --split gives them")
+        found = zip(part.rows, part.outputs.cpu(), part.data, strict=True)
+        wrong += [[row, output, image.cpu()] for row, output, image in found if not row["right"]]
+        wrong.sort(key=lambda one: -one[0]["probability"])
+        for one in wrong[EXAMPLES_DRAWN:]:
+            one[2] = None
+    if not wrong or kind is None:
+        return []
+    rows, outputs, images = zip(*wrong, strict=True)
+    parts = [slice(0, EXAMPLES_DRAWN), slice(EXAMPLES_DRAWN, None)]
+    return [kind(list(rows[part]), torch.stack(outputs[part]), images[part]) for part in parts if rows[part]]
 
 
 class ArrayWriter:
@@ -140,6 +194,12 @@ def _flat(row):
     for place, (name, share) in enumerate(row.get("top", [])[1:], start=2):
         cells |= {f"prediction_{place}": name, f"probability_{place}": share}
     return {key: json.dumps(cell) if isinstance(cell, list) else cell for key, cell in cells.items()}
+
+
+def _caption(row):
+    share = f" {row['probability']:.2f}" if "probability" in row else ""
+    given = f" not {_text(row['target'])[:12]}" if not row.get("right", True) else ""
+    return f"{_text(row['prediction'])[:12]}{given}{share}"
 
 
 def _text(value):

@@ -92,6 +92,8 @@ class ImageInput(Input):
             background=background,
             margin=margin,
         )
+        self.mean: torch.Tensor
+        self.std: torch.Tensor
         self.size = height, width
         self.channels, self.background, self.margin = channels, background, margin
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float64).mul(255).float().view(-1, 1, 1), False)

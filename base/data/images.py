@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from base.data.local_files import local_file
 from utils.errors import UserError, shortened, shown
@@ -19,6 +18,8 @@ def open_image(file: str, mode: str) -> Iterator[Any]:
 
     Raises UserError, naming the file, for one that cannot be read.
     """
+    from PIL import Image, ImageOps  # here, since most runs train on other data
+
     local_file(file, "image", "an image")
     try:
         with Image.open(file, formats=FORMATS) as opened:
@@ -36,6 +37,8 @@ def placed(image: Any, size: tuple[int, int], background: str | None, margin: in
 
     background, margin: as for ImageInput.
     """
+    from PIL import Image, ImageOps
+
     height, width = size
     if background is None:
         return np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR))
@@ -50,6 +53,8 @@ def placed(image: Any, size: tuple[int, int], background: str | None, margin: in
 
 def _centred(pixels, size, background, margin):
     """The drawing in grey pixels, scaled into the size without its margin, with its centre of mass in the middle."""
+    from PIL import Image
+
     ground = 255 if background == "light" else 0
     ink = np.abs(pixels.astype(np.int16) - ground)
     noise = ink < max(32, 0.25 * ink.max())  # paper is not quite white, nor a screen quite black
@@ -57,7 +62,7 @@ def _centred(pixels, size, background, margin):
         return np.full(size, ground, np.uint8)
     rows, columns = np.flatnonzero((~noise).any(axis=1)), np.flatnonzero((~noise).any(axis=0))
     ink = np.where(noise, 0, ink)[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    ink = (ink * (255 / ink.max())).astype(np.uint8)
+    ink = np.rint(ink * (255 / ink.max())).astype(np.uint8)
     height, width = size
     scale = min((height - 2 * margin) / ink.shape[0], (width - 2 * margin) / ink.shape[1])
     scaled = [max(1, round(length * scale)) for length in ink.shape]

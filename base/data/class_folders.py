@@ -59,7 +59,8 @@ def _listed(folder, argument, passed_over):
             entries = sorted(found, key=lambda entry: entry.name)
     except OSError as error:
         raise UserError(f"{argument}: {shown(folder)}: cannot read the folder: {error.strerror}") from None
-    folders, images, broken, endings = [], [], [], readable()[1]
+    folders, images, broken = [], [], []
+    endings = readable()[1]
     for entry in entries:
         is_link, ending = entry.is_symlink(), os.path.splitext(entry.name)[1].lower()
         # entry.is_dir raises an error for a link to itself
@@ -68,7 +69,7 @@ def _listed(folder, argument, passed_over):
             passed_over["hidden folders" if is_folder else "hidden files"] += 1
         elif is_folder:
             folders.append(entry.path)
-        elif is_link and not os.path.exists(entry.path):
+        elif is_link and (ending in endings or not ending) and not os.path.exists(entry.path):
             broken.append(entry.path)
         elif ending in endings:
             images.append(entry.path)

@@ -31,6 +31,7 @@ def find_images(
 
     Raises UserError for folders that are not classes, for a class without images, and for broken links.
     """
+    folder = os.path.expanduser(folder)
     if not os.path.isdir(folder):
         raise UserError(
             f"{argument}: there is no folder {shown(folder)}; it should hold a folder of images for each class"
@@ -38,7 +39,7 @@ def find_images(
     passed_over: Counter[str] = Counter()
     folders, loose = _listed(folder, argument, passed_over)
     _require_classes(folder, folders, len(loose), argument, least)
-    passed_over["images in no class folder"] = len(loose)
+    passed_over["in no class folder"] = len(loose)
     root = Path(os.path.realpath(folder))
     class_of = dict.fromkeys(map(str, [root, *root.parents]), "")
     classes = _class_names(folders, argument)
@@ -66,7 +67,7 @@ def _listed(folder, argument, passed_over):
         # entry.is_dir raises an error for a link to itself
         is_folder = os.path.isdir(entry.path) if is_link else entry.is_dir()
         if entry.name.startswith(".") or (is_folder and entry.name in _SYSTEM_FOLDERS):
-            passed_over["hidden folders" if is_folder else "hidden files"] += 1
+            passed_over["hidden"] += 1
         elif is_folder:
             folders.append(entry.path)
         elif is_link and (ending in endings or not ending) and not os.path.exists(entry.path):
@@ -97,9 +98,10 @@ def _require_classes(folder, folders, num_loose, argument, least):
         within = list(map(os.path.basename, folders))
         remedy = _remedy_for_parts(inner, within, argument) or f'give "{argument}": "{shown(inner)}"'
         remedy = f"{shown(inner)} has {len(folders)}; {remedy}"
-    number = "1 folder" if len(names) == 1 else f"{len(names)} folders"
-    images = f", and {num_loose} images beside" if num_loose else ""
-    raise UserError(f"{argument}: {shown(folder)} has {number}{images}; {remedy}")
+    found = "1 folder" if len(names) == 1 else f"{len(names)} folders"
+    if num_loose and not names:
+        found = "images, but no folders"
+    raise UserError(f"{argument}: {shown(folder)} has {found}; {remedy}")
 
 
 def _remedy_for_parts(folder, names, argument):
@@ -145,7 +147,7 @@ def _images_below(folder, name, argument, passed_over, class_of):
         place = folders.pop() if folders else links.pop()  # links last, so that a file goes by its own path
         real = os.path.realpath(place)
         if class_of.get(real) in ("", name):
-            others["links to folders read already"] += 1
+            others["linked and read already"] += 1
             continue
         if real in class_of:
             both = f"classes {shown(class_of[real])} and {shown(name)}"
@@ -174,7 +176,9 @@ def _notes(classes, files, passed_over):
         notes.append(f"classes whose names differ in upper and lower case alone: {', '.join(alike[:_NUM_LISTED])}")
     masks = [file for file in files if any(map(_MASK.search, os.path.splitext(file)[0].split(os.sep)[-2:]))]
     if masks and len(masks) < len(files):
-        notes.append(f"{len(masks)} images have the names of masks, and are read as any other: {shown(masks[0])}")
+        notes.append(
+            f"images that are masks by their names, but are read as any other: {len(masks)}, such as {shown(masks[0])}"
+        )
     return notes
 
 
@@ -183,4 +187,4 @@ def _counted(counts):
     most = counts.most_common(_NUM_LISTED)
     rest = counts.total() - sum(number for _, number in most)
     listed = [f"{number} {shortened(name)}" for name, number in most]
-    return ", ".join(listed + ([f"{rest} others"] if rest else []))
+    return ", ".join(listed + ([f"{rest} more"] if rest else []))

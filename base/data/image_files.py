@@ -128,4 +128,5 @@ def _to_8_bits(image, white):
 
 
 def _is_16_bit(image):
-    return image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")  # PIL scales PPM to 16 bits
+    # some PGM and PNG files of 16 bits are opened with mode I, and PIL has scaled the values of PGM to 16 bits
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PPM", "PNG"))

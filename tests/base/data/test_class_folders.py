@@ -45,8 +45,8 @@ def test_hidden_files_and_those_of_systems_are_passed_over_at_any_depth_and_coun
     make(tmp_path, ".ipynb_checkpoints/x.png", "loose.png", "dog/desktop.ini", "dog/more.TXT", "dog/old.png~")
     files, notes = found(tmp_path)
     assert files == {"cat": ["cat/1.png", "cat/a/b/2.PNG"], "dog": ["dog/1.png"]}
-    counts = "6 hidden folders, 2 hidden files, 2 .txt, 1 .csv, 1 images in no class folder"
-    assert notes == [f"passed over: {counts}, 1 .db, 1 without an ending, 1 .mp4, 2 others"]
+    counts = "8 hidden, 2 .txt, 1 .csv, 1 in no class folder"
+    assert notes == [f"passed over: {counts}, 1 .db, 1 without an ending, 1 .mp4, 1 .ini, 1 more"]
 
 
 def test_folders_of_images_alone_have_no_notes(tmp_path):
@@ -75,7 +75,7 @@ def test_links_are_followed_and_files_keep_their_own_path(tmp_path):
     make(tmp_path, "elsewhere2/9.png")
     files, notes = found(root)
     assert files["cat"] == ["cat/camera/deep/3.png", "cat/link.png", "cat/real/1.png"] and files["owl"] == ["owl/9.png"]
-    assert notes == ["passed over: 1 links to folders read already"]
+    assert notes == ["passed over: 1 linked and read already"]
 
 
 def test_cycles_of_links_end(tmp_path):
@@ -86,7 +86,7 @@ def test_cycles_of_links_end(tmp_path):
     (tmp_path / "dog" / "top").symlink_to("/")
     files, notes = found(tmp_path)
     assert files == {"cat": ["cat/1.png", "cat/sub/2.png"], "dog": ["dog/1.png"]}
-    assert notes == ["passed over: 3 links to folders read already, 1 .txt"]
+    assert notes == ["passed over: 3 linked and read already, 1 .txt"]
 
 
 def test_folder_in_two_classes_is_refused(tmp_path):
@@ -152,13 +152,19 @@ def test_folder_around_the_class_folders_is_refused_with_the_right_one(tmp_path)
 
 def test_images_without_class_folders_are_named(tmp_path):
     make(tmp_path, "1.png", "2.png", "labels.csv")
-    wrong = "folder: ROOT has 0 folders, and 2 images beside; it should have one for each of two classes or more"
+    wrong = "folder: ROOT has images, but no folders; it should have one for each of two classes or more"
     assert refusal(tmp_path) == wrong
+
+
+def test_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    make(tmp_path, "data/cat/1.png", "data/dog/1.png")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_images("~/data", "folder")[1] == [f"{tmp_path}/data/cat/1.png", f"{tmp_path}/data/dog/1.png"]
 
 
 def test_class_of_other_files_says_what_it_holds(tmp_path):
     make(tmp_path, "cat/1.heic", "cat/2.heic", "cat/.x.png", "dog/1.png")
-    assert refusal(tmp_path) == "folder: cat holds no images, only 2 .heic, 1 hidden files; fill it, or remove it"
+    assert refusal(tmp_path) == "folder: cat holds no images, only 2 .heic, 1 hidden; fill it, or remove it"
 
 
 def test_names_in_other_spellings_of_unicode_are_one_class(tmp_path):
@@ -172,7 +178,7 @@ def test_doubtful_names_are_told(tmp_path):
     make(tmp_path, "Cat/1.png", "cat/1.png", "cat/1_mask.png", "dog/images/1.png", "dog/masks/1.png", "unmask/1.png")
     assert found(tmp_path)[1] == [
         "classes whose names differ in upper and lower case alone: Cat, cat",
-        f"2 images have the names of masks, and are read as any other: {tmp_path}/cat/1_mask.png",
+        f"images that are masks by their names, but are read as any other: 2, such as {tmp_path}/cat/1_mask.png",
     ]
 
 

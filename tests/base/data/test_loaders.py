@@ -1,5 +1,8 @@
 """The loaders for data of one's own: image folders, tables, arrays and texts."""
 
+import bz2
+import gzip
+import lzma
 import os
 import zipfile
 
@@ -500,3 +503,21 @@ def test_texts_split_and_test(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             TextDataLoader(**{"path": path, "block_size": 10, "batch_size": 3, **arguments})
+
+
+@pytest.mark.parametrize("kind", ["gzip", "bzip2", "xz", "zip", "PDF"])
+def test_packed_texts_are_refused(tmp_path, kind):
+    path = tmp_path / "text"
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("poem.txt", "A rose is a rose. " * 20)
+    else:
+        packed = {
+            "gzip": gzip.compress,
+            "bzip2": bz2.compress,
+            "xz": lzma.compress,
+            "PDF": lambda text: b"%PDF-" + text,
+        }
+        path.write_bytes(packed[kind](b"A rose is a rose. " * 20))
+    with pytest.raises(UserError, match=f"path: .*/text: is a {kind} file; give the text that it holds"):
+        TextDataLoader(str(path), 4, 2)

@@ -30,8 +30,8 @@ class TextDataLoader(BaseDataLoader):
         valid_data_loader.
     test_path: the text to serve if training is False.
 
-    The other arguments are those of BaseDataLoader. Raises UserError for a text shorter than a block, and for one that is
-    packed.
+    The other arguments are those of BaseDataLoader. Raises UserError for a text shorter than a block, and for a
+    packed one.
     """
 
     def __init__(

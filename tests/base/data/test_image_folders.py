@@ -51,6 +51,12 @@ def test_classes_are_numbered_as_in_the_checkpoint(tmp_path, in_memory, caplog):
     assert pairs(loader) == {(60, 1), (160, 0)} and loader.classes == ["dog", "bee"]
 
 
+def test_classes_of_images_on_the_device_are_numbered_as_in_the_checkpoint(tmp_path):
+    loader = ImageFolderDataLoader(make(tmp_path, "bee", "dog"), 4, 2, augment=True, device_resident=True)
+    loader.to(torch.device("cpu")).load_state_dict(state("dog", "eel", "bee"))
+    assert pairs(loader) == {(60, 2), (160, 0)} and {int(label) for _, labels in loader for label in labels} == {0, 2}
+
+
 def test_state_of_its_own_changes_nothing(tmp_path, caplog):
     loader = ImageFolderDataLoader(make(tmp_path, "ant", "bee"), 4, 2)
     before, arrays = loader.state_dict(), list(loader.valid_dataset.arrays)

@@ -53,9 +53,13 @@ def read_images(files: list[str], size: int, white: float | None = None) -> np.n
 
 
 def read_image(file: str, size: int, white: float | None = None) -> np.ndarray:
-    """Return the image upright, scaled and cropped to a square, (3, size, size) uint8.
+    """Return the image scaled and cropped to a square, (3, size, size) uint8. white, errors: as for rgb_image."""
+    image = ImageOps.fit(rgb_image(file, white), (size, size), Image.Resampling.BILINEAR)
+    return np.asarray(image).transpose(2, 0, 1).copy()
 
-    What is transparent becomes white. Of several frames or pages, the first is read.
+
+def rgb_image(file: str, white: float | None = None) -> Image.Image:
+    """Return the image upright, as RGB. What is transparent becomes white. Of several frames, the first is read.
 
     white: the value that becomes white in images of one channel with more than 8 bits. By default it is 65535 for 16
         bits and 1.0 for floats from 0 to 1.
@@ -65,9 +69,8 @@ def read_image(file: str, size: int, white: float | None = None) -> np.ndarray:
     with _opened(file) as image:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
         image = _to_rgb(image, white)
-        if orientation in _TURNS:
-            image = image.transpose(_TURNS[orientation])
-        return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1).copy()
+        # ImageOps.exif_transpose would fail where another entry of the EXIF data cannot be written again
+        return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
 def require_bright(files: list[str], white: float | None) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import itertools
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -43,19 +44,25 @@ def readable() -> tuple[tuple[str, ...], frozenset[str]]:
     return formats, frozenset(endings)
 
 
-def read_images(files: list[str], size: int, white: float | None = None) -> np.ndarray:
-    """Return the images of all files, (N, 3, size, size) uint8, as read_image reads them."""
-    images = np.empty((len(files), 3, size, size), np.uint8)
+def read_images(files: list[str], read: Callable[[str], np.ndarray]) -> np.ndarray:
+    """Return the images of all files, (N, C, H, W) uint8. read: returns that of one, as ImageInput.read does."""
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for i, image in enumerate(pool.map(read_image, files, itertools.repeat(size), itertools.repeat(white))):
+        found = pool.map(read, files)
+        first = next(found)
+        images = np.empty((len(files), *first.shape), np.uint8)
+        for i, image in enumerate(itertools.chain([first], found)):
             images[i] = image
     return images
 
 
-def read_image(file: str, size: int, white: float | None = None) -> np.ndarray:
-    """Return the image scaled and cropped to a square, (3, size, size) uint8. white, errors: as for rgb_image."""
-    image = ImageOps.fit(rgb_image(file, white), (size, size), Image.Resampling.BILINEAR)
-    return np.asarray(image).transpose(2, 0, 1).copy()
+def read_image(file: str, size: tuple[int, int], white: float | None = None, channels: int = 3) -> np.ndarray:
+    """Return the image scaled and cropped to (height, width), as (channels, height, width) uint8.
+
+    channels: 3 for RGB, 1 for grey. white, errors: as for rgb_image.
+    """
+    image = rgb_image(file, white).convert("RGB" if channels == 3 else "L")
+    pixels = np.asarray(ImageOps.fit(image, (size[1], size[0]), Image.Resampling.BILINEAR))
+    return pixels.reshape(*size, channels).transpose(2, 0, 1).copy()
 
 
 def rgb_image(file: str, white: float | None = None) -> Image.Image:

@@ -23,6 +23,7 @@ FRAMEWORK = [
     "config.schema.json",
     "constraints.txt",
     "docs",
+    "export.py",
     "logger",
     "parse_config.py",
     "predict.py",

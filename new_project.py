@@ -29,6 +29,8 @@ FRAMEWORK = [
     "predict.py",
     "requirements.txt",
     "series.py",
+    "serve.py",
+    "serving",
     "test.py",
     "train.py",
     "utils",

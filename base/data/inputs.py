@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -38,9 +38,20 @@ class Input(torch.nn.Module):
         """Endings of the files that read can read, such as ".png"."""
         return ()
 
-    def read(self, file: str) -> np.ndarray:
-        """Return the raw example of a file: an array of fixed shape. Raises UserError if that is not possible."""
-        raise UserError(f"{shown(file)}: {type(self).__name__} reads no files; give the raw examples as a .npy file")
+    def read(self, file: str | BinaryIO) -> np.ndarray:
+        """Return the raw example of a file: an array of fixed shape. Raises UserError if that is not possible.
+
+        file: its path, or an open file that has the attribute name.
+        """
+        place = file if isinstance(file, str) else getattr(file, "name", "the file")
+        raise UserError(f"{shown(place)}: {type(self).__name__} reads no files; give the raw examples as a .npy file")
+
+    def parse(self, value: Any) -> np.ndarray:
+        """Return the raw example for a value of JSON. Raises UserError if it is none."""
+        try:
+            return np.array(value, np.float32)
+        except (TypeError, ValueError):
+            raise UserError("an example should be an array of numbers, all rows of equal length") from None
 
     def examples(self, file: str) -> Iterator[tuple[str, np.ndarray]]:
         """Yield (name, raw example) of all examples in a file: one, unless a subclass reads tables and the like."""
@@ -108,7 +119,19 @@ class ImageInput(Input):
 
         return tuple(sorted(readable()[1]))
 
-    def read(self, file: str) -> np.ndarray:
+    @property
+    def raw_shape(self) -> tuple[int, ...]:
+        """The shape of a raw example, (channels, height, width)."""
+        return self.channels, *self.size
+
+    def parse(self, value: Any) -> np.ndarray:
+        """Return the image, (channels, height, width) uint8, for nested lists of pixels from 0 to 255."""
+        pixels = super().parse(value)
+        if pixels.shape != self.raw_shape or not ((pixels >= 0) & (pixels <= 255)).all():
+            raise UserError(f"an example should be an array {self.raw_shape} of pixels from 0 to 255")
+        return pixels.astype(np.uint8)
+
+    def read(self, file: str | BinaryIO) -> np.ndarray:
         """Return the image of a file, (channels, height, width) uint8. Raises UserError, naming the file."""
         from base.data.image_files import read_image, rgb_image  # here, since few runs read image files
 

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.distributed.launch import refuse_several
@@ -19,6 +20,8 @@ def main(flags: argparse.Namespace) -> int:
     from logger.predictions import PredictionGrid, PredictionWriter, errors_first
 
     model = TrainedModel.load(flags.resume, flags.device)
+    if flags.prompt is not None or flags.samples is not None:
+        return generate(model, flags)
     found = of_split(model, flags) if flags.split else model.predict_files(flags.sources, flags.batch_size, flags.top)
     with PredictionGrid(flags.grid) as grid, PredictionWriter(flags.out, flags.json, flags.save_outputs) as writer:
         for part in errors_first(found) if flags.errors else found:
@@ -37,6 +40,41 @@ def of_split(model: "TrainedModel", flags: argparse.Namespace) -> "Iterator[Pred
     return model.predict_split(loader, flags.split, flags.top)
 
 
+def generate(model: "TrainedModel", flags: argparse.Namespace) -> int:
+    """Print the text that continues the prompt, or draw samples of the model."""
+    from base.generate import continued, samples_of
+    from logger.pictures import draw_batches
+
+    if flags.prompt is not None:
+        print(flags.prompt, end="", flush=True)
+        for text in continued(model, flags.prompt, flags.length, flags.temperature, flags.seed):
+            print(text, end="", flush=True)
+        print()
+    else:
+        path = Path(flags.grid or "samples.png")
+        draw_batches(path, {"samples": (samples_of(model, flags.samples, flags.seed), [""] * flags.samples)})
+        print(f"drawn in {path}")
+    return 0
+
+
+def refuse_wrong(flags: argparse.Namespace) -> None:
+    """Raise UserError for flags that do not go together."""
+    asked = [flags.sources, flags.split, flags.prompt is not None, flags.samples is not None]
+    if sum(map(bool, asked)) != 1:
+        raise UserError("give either files, folders, patterns or - to predict for, or --split, --prompt or --samples")
+    for flag, value, least in (
+        ("--top", flags.top, 1),
+        ("--batch-size", flags.batch_size, 1),
+        ("--samples", flags.samples, 1),
+        ("--length", flags.length, 1),
+        ("--temperature", flags.temperature, 0),
+    ):
+        if value is not None and not value >= least:
+            raise UserError(f"{flag}: got {value}; it should be at least {least}")
+    if flags.errors and not flags.split:
+        raise UserError("--errors: needs targets, as --split gives them")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Predict with a trained model.", allow_abbrev=False)
     parser.add_argument("sources", nargs="*", metavar="SOURCE", help="files, folders or patterns; - reads their names")
@@ -52,14 +90,15 @@ if __name__ == "__main__":
     parser.add_argument("--out", metavar="FILE", help="write all predictions as a .csv file")
     parser.add_argument("--grid", metavar="FILE", help="draw images with their predictions as a .png file")
     parser.add_argument("--save-outputs", metavar="FILE", help="write the model's outputs as a .npy file")
+    parser.add_argument("--prompt", metavar="TEXT", help="continue a text, with a model of texts")
+    parser.add_argument("--length", type=int, default=200, metavar="N", help="with --prompt: bytes to write (200)")
+    parser.add_argument(
+        "--temperature", type=float, default=0.8, metavar="T", help="with --prompt: 0 to be certain (0.8)"
+    )
+    parser.add_argument("--samples", type=int, metavar="N", help="draw samples of a model that generates images")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn at random (0)")
     flags = in_one_line(parser).parse_args()
     with clean_exit():
         refuse_several("predict.py")
-        if bool(flags.sources) == bool(flags.split):
-            raise UserError("give either files, folders, patterns or - to predict for, or --split")
-        for flag, value in (("--top", flags.top), ("--batch-size", flags.batch_size)):
-            if value < 1:
-                raise UserError(f"{flag}: got {value}; it should be at least 1")
-        if flags.errors and not flags.split:
-            raise UserError("--errors: needs targets, as --split gives them")
+        refuse_wrong(flags)
         sys.exit(main(flags))

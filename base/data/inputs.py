@@ -14,7 +14,7 @@ from utils.errors import UserError, refuse, shown
 
 _PART = Part(
     "data_loader.data_loaders",
-    ready=("base.data.inputs", "base.data.tables"),
+    ready=("base.data.inputs", "base.data.tables", "base.data.texts"),
     bases=("base.data.inputs.Input",),
     remedy="an input derives from Input in base/data/inputs.py",
 )

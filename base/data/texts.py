@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from base import BaseDataLoader, InMemoryDataset
+from base.data.inputs import Input
 from base.data.local_files import local_file
 from utils.errors import UserError, shown
 
@@ -16,6 +17,17 @@ if TYPE_CHECKING:
 
 # The first bytes of files that hold texts, but not as text.
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh91AY&SY": "bzip2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip", b"%PDF-": "PDF"}
+
+
+class TextInput(Input):
+    """Blocks of text: raw (B, block_size) bytes; the model's input is the same as int64."""
+
+    def __init__(self, block_size: int) -> None:
+        super().__init__(block_size=block_size)
+
+    def forward(self, raw: torch.Tensor) -> torch.Tensor:
+        """Return the tokens (B, block_size) int64."""
+        return raw.long()
 
 
 class TextDataLoader(BaseDataLoader):
@@ -49,6 +61,7 @@ class TextDataLoader(BaseDataLoader):
     ) -> None:
         if block_size < 1:
             raise UserError(f"block_size: got {block_size}; it should be a number of bytes from 1 on")
+        self.input = TextInput(block_size)
         if training:
             blocks = read_blocks(path, block_size)
         elif test_path is None:

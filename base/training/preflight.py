@@ -10,6 +10,7 @@ import torch
 
 from base.training.batch_stream import num_batches
 from base.training.checkpoints import evaluated_model
+from base.training.counted import averaged_over
 from base.training.evaluate import evaluate
 from utils import MetricTracker, UserError
 from utils.distributed.world import part_of, part_of_batch, world_size
@@ -122,6 +123,8 @@ def describe_run(trainer: "Trainer", summary: str) -> None:
     logger.info("%s\n", summary)
     logger.info("run %s on %s, seed %d", trainer.checkpoint_dir, trainer.device, trainer.config.settings.seed)
     for line in _batch_lines(trainer.data_loader, settings.accumulate):
+        logger.info("%s", line)
+    if line := averaged_over(trainer):
         logger.info("%s", line)
     if not trainer.resumes_within_epochs and not trainer.has_own_loop:
         logger.warning("data_loader cannot report its position: a run stopped within an epoch repeats that epoch")

@@ -149,8 +149,11 @@ def _range_of_labels(loader):
     labels = _labels_of(loader)
     if labels is None or not 0 < np.prod(labels.shape) <= _MOST_LABELS:
         return None
-    dtype = str(labels.dtype)
-    return (int(labels.min()), int(labels.max())) if "int" in dtype else (1, 0)
+    if "int" not in str(labels.dtype):
+        return 1, 0
+    if isinstance(labels, torch.Tensor) and "uint" in str(labels.dtype):  # torch has no min of most of these
+        labels = labels.long()
+    return int(labels.min()), int(labels.max())
 
 
 def _labels_of(loader):

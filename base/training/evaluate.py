@@ -87,7 +87,8 @@ def record(
     part: this process's Part of a batch that several processes share; None for a single process.
     """
     samples = num_counted(target, part)
-    sizes = {name: count(target) for name, count in tracker.counts.items()} if samples else {}
+    counts = tracker.counts if samples else {}
+    sizes = counts and {name: count(target) for name, count in counts.items()}
     size = sizes.get("loss", samples)
     tracker.update("loss", loss / num_samples(target) if reduction == "sum" else loss, n=size)
     if not metric_ftns:

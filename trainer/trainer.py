@@ -9,7 +9,6 @@ import torch
 from base import BaseTrainer
 from base.training.batch_stream import BatchStream, limited, num_batches, require_shared
 from base.training.checkpoints import evaluated_model
-from base.training.counted import counts_in_training
 from base.training.debugging import named_anomalies, overfitted
 from base.training.evaluate import evaluate, metric_trackers, num_counted, record, reduction_of
 from base.training.first_batch import compute_first_loss
@@ -93,8 +92,7 @@ class Trainer(BaseTrainer):
         apply_switches(model, settings, device)
 
         self.reduction = reduction_of(criterion)
-        self.train_metrics, self.valid_metrics = metric_trackers(metric_ftns, device, config)
-        self.train_metrics.counts = counts_in_training(self)
+        self.train_metrics, self.valid_metrics = metric_trackers(self)
         self.update_metrics = MetricTracker("grad_norm", finite_only=settings.on_nonfinite == "skip")
         self.nonfinite = NonFiniteWatch(settings.on_nonfinite, self.stream, self.logger)
         self._has_looked = False  # at a first batch
@@ -206,8 +204,7 @@ class Trainer(BaseTrainer):
         loss: a 0-dim tensor; or a dict of them: "loss" is minimized, the others, means over the batch, are logged by
         name.
         output: passed to the metrics, with the target.
-
-        If it is the criterion's loss of the target, trains_on_criterion = True in the class says so: docs/metrics.md.
+        A class whose loss is the criterion's of the target may say so by trains_on_criterion = True: docs/trainers.md.
         """
         output = self.model(data)
         return self.criterion(output, target), output

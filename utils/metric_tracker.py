@@ -211,17 +211,25 @@ def _total(window, key, masks):
 
 
 def read_numbers(values: "Sequence[float | torch.Tensor]") -> list[float]:
-    """Return numbers and 0-dim tensors as floats; tensors of one device and dtype are transferred together."""
+    """Return numbers and 0-dim tensors as floats; the tensors of one device are transferred together."""
     groups = {}
     for position, value in enumerate(values):
         if hasattr(value, "detach"):  # a tensor; NumPy scalars also have a device
-            groups.setdefault((value.device, value.dtype), []).append(position)
+            groups.setdefault(value.device, {}).setdefault(value.dtype, []).append(position)
     fetched = list(values)
-    for positions in groups.values():
-        import torch
-
-        scalars = [values[position] for position in positions]
-        stacked = torch.stack([scalar if scalar.dim() == 0 else scalar.reshape(()) for scalar in scalars])
-        for position, value in zip(positions, stacked.tolist(), strict=True):
+    for by_dtype in groups.values():
+        positions = [position for group in by_dtype.values() for position in group]
+        numbers = _fetched([[values[position] for position in group] for group in by_dtype.values()])
+        for position, value in zip(positions, numbers, strict=True):
             fetched[position] = value
     return [float(value) for value in fetched]
+
+
+def _fetched(groups):
+    """The numbers of lists of tensors, each list of one dtype and all on one device, after one transfer."""
+    import torch
+
+    stacks = [torch.stack([one if one.dim() == 0 else one.reshape(()) for one in group]) for group in groups]
+    if len(stacks) == 1 or stacks[0].device.type == "mps" or any(stack.is_complex() for stack in stacks):
+        return [number for stack in stacks for number in stack.tolist()]  # MPS has no double precision
+    return torch.cat([stack.double() for stack in stacks]).tolist()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from base.training.counted import counts_of
+from base.training.counted import counts_in_training, counts_of
 from base.training.precision import autocast, to_device
 from utils import MetricTracker
 from utils.batches import batches_of
@@ -17,6 +17,7 @@ from utils.nested import describe_step, halves, num_samples
 
 if TYPE_CHECKING:
     from parse_config import ConfigParser
+    from trainer.trainer import Trainer
 
 
 def evaluate(
@@ -60,16 +61,15 @@ def evaluate(
     return result
 
 
-def metric_trackers(
-    metric_ftns: Sequence[Any], device: torch.device, config: "ConfigParser"
-) -> tuple[MetricTracker, MetricTracker]:
+def metric_trackers(trainer: "Trainer") -> tuple[MetricTracker, MetricTracker]:
     """(tracker for training, tracker for validation). Raises UserError if a monitored value is a table."""
-    finite_only = config["trainer"].get("on_nonfinite") == "skip"
-    train = MetricTracker.of(metric_ftns, device, finite_only=finite_only)
-    for path, name in watched(config.config).items():
+    finite_only = trainer.settings.on_nonfinite == "skip"
+    train = MetricTracker.of(trainer.metric_ftns, trainer.device, finite_only=finite_only)
+    train.counts = counts_in_training(trainer)
+    for path, name in watched(trainer.config.config).items():
         if name.removeprefix("val_") in train.tables:
             raise UserError(f"{path}: {name!r} is a table; give the name of a number")
-    return train, MetricTracker.of(metric_ftns, device)
+    return train, MetricTracker.of(trainer.metric_ftns, trainer.device)
 
 
 def record(

@@ -12,6 +12,7 @@ from base.training.batch_stream import num_batches
 from base.training.checkpoints import evaluated_model
 from base.training.counted import averaged_over
 from base.training.evaluate import evaluate
+from base.training.loss_inputs import require_two_arguments
 from utils import MetricTracker, UserError
 from utils.distributed.world import part_of, part_of_batch, world_size
 from utils.rules import nothing_to_validate
@@ -37,6 +38,9 @@ def refuse_what_cannot_work(trainer: "Trainer") -> None:
     if isinstance(given, int) and given < len(classes):
         raise UserError(f"arch.args.num_classes: got {given}, but the data have {len(classes)} classes")
     _refuse_small_parts(trainer.model, trainer.data_loader)
+    has_own_loss = any(map(trainer.overrides, ("compute_loss", "_train_batch", "_train_epoch")))
+    if not has_own_loss or (trainer.do_validation and not trainer.overrides("_valid_epoch")):
+        require_two_arguments(trainer.criterion)
 
 
 def _refuse_limits(trainer):

@@ -7,16 +7,18 @@ import signal
 import pytest
 import torch
 import torch.nn.functional as F
+from worlds import in_world, results
 
 from base import BaseDataLoader, InMemoryDataset
 from base.training.counted import CountedTargets, counts_of
 from base.training.evaluate import evaluate
 from base.training.optim_step import OptimStep
-from helpers import same, tiny_config, tiny_trainer
+from helpers import reads_of_tensors, same, tiny_config, tiny_trainer
 from model.loss import nll_loss
 from model.metric import accuracy, top_k_acc
 from trainer import Trainer
 from utils import MetricTracker, UserError
+from utils.distributed.world import joined
 
 N, C, L = 40, 3, 6
 WEIGHT = torch.tensor([1.0, 5.0, 0.25])
@@ -281,3 +283,42 @@ def test_the_run_says_what_is_averaged_over_what(tmp_path, capsys, criterion, tr
     trainer.train()
     assert [text for text in capsys.readouterr().out.splitlines() if "averaged" in text] == ([line] if line else [])
     assert ("loss" in trainer.train_metrics.counts) == (trainer_class is not Own)
+
+
+def test_counting_reads_nothing_from_the_device_until_a_value_is_logged(tmp_path, monkeypatch):
+    trainer = sequences(tmp_path, epochs=1, accumulate=2, log_step=100, on_nonfinite="ignore")
+    reads = []
+
+    def step(*arguments, original=trainer._train_batch):
+        before = len(all_reads)
+        result = original(*arguments)
+        reads.append(all_reads[before:])
+        return result
+
+    trainer._train_epoch(1)  # the look at the first batch reads it
+    trainer.batches_done = 0
+    trainer._train_batch = step
+    all_reads = reads_of_tensors(monkeypatch)
+    trainer._train_epoch(1)
+    assert reads == [[]] * 5
+
+
+def evaluated_in_two(shape):
+    """The average of a validation by a process of several, each of which has a part of every batch."""
+    with joined({}):
+        rows, target = data_of(shape, share=0.7)
+        loader = BaseDataLoader(list(zip(rows, target, strict=True)), 7, False, 0.0, 0)
+        tracker = MetricTracker("loss", "accuracy")
+        criterion = torch.nn.CrossEntropyLoss(WEIGHT.double())
+        return evaluate(model_of(), criterion, [accuracy], loader, torch.device("cpu"), tracker)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 3])
+def test_several_processes_average_over_what_counts_in_all_of_them(size):
+    rows, target = data_of((L,), share=0.7)
+    output = model_of()(rows)
+    loss = torch.nn.functional.cross_entropy(output, target, WEIGHT.double()).item()
+    hits = accuracy(output, target).item()
+    for values in results(in_world(size, evaluated_in_two, (L,))):
+        assert values == pytest.approx({"loss": loss, "accuracy": hits}, rel=1e-12)

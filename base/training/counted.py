@@ -27,6 +27,7 @@ Count = Callable[[Any], "int | torch.Tensor"]
 """A function of a batch's target that returns what the mean over the batch is divided by: a number or 0-dim tensor."""
 
 IGNORED = -100  # torch's default for ignore_index
+_NO_CLASSES = (1, 0)  # the range of targets that are no class numbers, such as shares of classes
 _MOST_LABELS = 10_000_000  # that are searched for ignored ones; beyond it each batch is counted
 
 
@@ -54,6 +55,8 @@ def counts_in_training(trainer: "Trainer") -> dict[str, Count]:
 
 def averaged_over(trainer: "Trainer") -> str | None:
     """Return a line about what the loss is averaged over, None if it is samples as far as is known before training."""
+    if trainer.has_own_loop:
+        return None
     count = counts_of(trainer.criterion, (), trainer.data_loader).get("loss")
     what = "what its counted() returns"
     if isinstance(count, CountedTargets):
@@ -114,12 +117,11 @@ def _count_of(place: str, function: Any, loader: Any) -> Count | None:
     if reduction == "sum":
         return None
     count = CountedTargets(weight, IGNORED if ignore_index is None else ignore_index)
-    if weight is None:
-        labels = _range_of_labels(loader)
-        if labels is not None:
-            if not labels[0] <= count.ignore_index <= labels[1]:
-                return None
-            count.is_unusual = True
+    labels = _range_of_labels(loader)
+    if labels is not None:
+        if labels == _NO_CLASSES or (weight is None and not labels[0] <= count.ignore_index <= labels[1]):
+            return None
+        count.is_unusual = True
     return count
 
 
@@ -142,15 +144,12 @@ def _setting(inner, bound, name):
 
 
 def _range_of_labels(loader):
-    """(least, greatest) of the class numbers of all samples; None if they are known only batch by batch.
-
-    (1, 0), an empty range, of targets that are no integers.
-    """
+    """(least, greatest) of the class numbers of all samples; None if they are known only batch by batch."""
     labels = _labels_of(loader)
     if labels is None or not 0 < np.prod(labels.shape) <= _MOST_LABELS:
         return None
     if "int" not in str(labels.dtype):
-        return 1, 0
+        return _NO_CLASSES
     if isinstance(labels, torch.Tensor) and "uint" in str(labels.dtype):  # torch has no min of most of these
         labels = labels.long()
     return int(labels.min()), int(labels.max())

@@ -211,6 +211,7 @@ def test_a_job_whose_labels_are_all_counted_counts_nothing():
         "top_k_acc",
     }
     assert counts_over(torch.nn.CrossEntropyLoss(WEIGHT), LABELS).keys() == {"loss"}
+    assert counts_over(torch.nn.CrossEntropyLoss(WEIGHT), F.one_hot(LABELS).float()) == {}
 
 
 class Masked(torch.nn.Module):

@@ -3,6 +3,8 @@
 A metric is a function (output, target) that returns the mean over the batch, which is then averaged over the epoch's
 samples; or, if it is not such a mean, a class with update(output, target), compute() and reset(). Return tensors: a
 Python number would make every step wait for the device.
+
+Those of this file leave out targets that are ignore_index, by default -100 as in torch's losses.
 """
 
 import torch
@@ -11,16 +13,23 @@ from torch import nn
 from base import UserError
 
 
-def accuracy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return the share of rows whose largest entry is the target. output (N, C) float, target (N,) int64."""
+def accuracy(output: torch.Tensor, target: torch.Tensor, ignore_index: int = -100) -> torch.Tensor:
+    """Return the share of targets that are the largest entry. output (N, C, ...) float, target (N, ...) int64."""
     _require_class_targets(output, target)
-    return _share(output.argmax(dim=1) == target)
+    return _share(output.argmax(dim=1) == target, target, ignore_index)
 
 
-def top_k_acc(output: torch.Tensor, target: torch.Tensor, k: int = 3) -> torch.Tensor:
-    """Return the share of rows whose target is among the k largest entries. output (N, C) float, target (N,) int64."""
+def top_k_acc(output: torch.Tensor, target: torch.Tensor, k: int = 3, ignore_index: int = -100) -> torch.Tensor:
+    """Return the share of targets among the k largest entries. output (N, C, ...) float, target (N, ...) int64."""
     _require_class_targets(output, target)
-    return _share((output.topk(k, dim=1).indices == target.unsqueeze(1)).any(dim=1))
+    if not 1 <= k <= output.shape[1]:
+        raise UserError(f"metrics: top_k_acc: k is {k}, and the model gives {output.shape[1]} classes")
+    hits = (output.topk(k, dim=1).indices == target.unsqueeze(1)).any(dim=1)
+    return _share(hits, target, ignore_index)
+
+
+# averages over batches weight each by its targets that count
+accuracy.counted = top_k_acc.counted = "targets"  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def _require_class_targets(output, target):
@@ -34,21 +43,29 @@ def _require_class_targets(output, target):
         raise UserError(f"metrics: {shapes}; counting hits needs {wanted}")
 
 
-def _share(hits):
-    """The share of true entries, in double precision so that averages give exact counts; MPS has only single."""
-    return hits.to(torch.float32 if hits.device.type == "mps" else torch.float64).mean()
+def _share(hits, target, ignore_index):
+    """The share of the targets that are hits, without those that are ignored; nan if all are."""
+    counted = target != ignore_index
+    if ignore_index >= 0:  # else no class has this number, and it is never hit
+        hits = hits & counted
+    # in double precision, so that averages give exact counts; MPS has only single
+    number = hits.count_nonzero().to(torch.float32 if hits.device.type == "mps" else torch.float64)
+    return number / counted.count_nonzero()
 
 
 class ConfusionMatrix(nn.Module):
     """How often each class (row) was predicted as each class (column): counts (num_classes, num_classes) int64.
 
     A metric over the whole epoch. It is a module so that its buffer is moved to the device and saved.
+
+    ignore_index: targets that are not counted.
     """
 
     counts: torch.Tensor
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, ignore_index: int = -100) -> None:
         super().__init__()
+        self.ignore_index = ignore_index
         if not 1 <= num_classes <= 10_000:
             raise UserError(f"num_classes: got {num_classes}; it should be a number from 1 to 10000")
         self.register_buffer("counts", torch.zeros(num_classes, num_classes, dtype=torch.int64))
@@ -59,8 +76,9 @@ class ConfusionMatrix(nn.Module):
         if output.shape[1] != num_classes:
             raise ValueError(f"num_classes is {num_classes}, and the model gives {output.shape[1]}")
         _require_class_targets(output, target)
+        counted = (target != self.ignore_index).flatten()
         cells = (target * num_classes + output.argmax(dim=1)).flatten()
-        self.counts.view(-1).index_add_(0, cells, torch.ones_like(cells))
+        self.counts.view(-1).index_add_(0, torch.where(counted, cells, 0), counted.to(cells.dtype))
 
     def compute(self) -> torch.Tensor:
         """Return the counts."""

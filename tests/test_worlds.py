@@ -55,6 +55,13 @@ JOBS = {
         "loss": {"type": "torch.nn.CrossEntropyLoss", "args": {"reduction": "sum"}},
         "optimizer": {"args": {"lr": 0.01}},
     },
+    "that ignores a class": {
+        "samples": 37,
+        "batch_size": 5,
+        "loss": {"type": "torch.nn.CrossEntropyLoss", "args": {"ignore_index": 1}},
+        "metrics": [{"type": "accuracy", "args": {"ignore_index": 1}}],
+        "trainer": {"accumulate": 2},
+    },
     "by iterations": {"trainer": {"len_epoch": 4}},
     "of a last batch smaller than the world": {"samples": 37, "batch_size": 5},
     "that skip what is not finite, of such a batch": {

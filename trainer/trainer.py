@@ -30,7 +30,7 @@ from logger.tables import show_tables
 from utils import MetricTracker, UserError
 from utils.distributed.shards import is_sharded
 from utils.distributed.world import broadcast
-from utils.nested import describe, describe_step, halves, num_samples
+from utils.nested import describe, describe_step, halves
 from utils.runs.weights import unwrapped
 from utils.seed import rng_state
 
@@ -92,7 +92,7 @@ class Trainer(BaseTrainer):
         apply_switches(model, settings, device)
 
         self.reduction = reduction_of(criterion)
-        self.train_metrics, self.valid_metrics = metric_trackers(metric_ftns, device, config)
+        self.train_metrics, self.valid_metrics = metric_trackers(self)
         self.update_metrics = MetricTracker("grad_norm", finite_only=settings.on_nonfinite == "skip")
         self.nonfinite = NonFiniteWatch(settings.on_nonfinite, self.stream, self.logger)
         self._has_looked = False  # at a first batch
@@ -107,6 +107,7 @@ class Trainer(BaseTrainer):
             skip_nonfinite=self.nonfinite.skips,
             buffers=model.buffers(),
             model=model,
+            count=self.train_metrics.counts.get("loss"),
         )
         self.log_step = settings.log_step or max(1, self.len_epoch // 20)
         if settings.histograms_every_epochs and not self.has_own_loop:
@@ -203,6 +204,7 @@ class Trainer(BaseTrainer):
         loss: a 0-dim tensor; or a dict of them: "loss" is minimized, the others, means over the batch, are logged by
         name.
         output: passed to the metrics, with the target.
+        A class whose loss is the criterion's of the target may say so by trains_on_criterion = True: docs/trainers.md.
         """
         output = self.model(data)
         return self.criterion(output, target), output
@@ -213,7 +215,7 @@ class Trainer(BaseTrainer):
         part = self.stream.part(self.epoch, batch_idx) if others else None
         for name, value in others.items():
             self.train_metrics.update_extra(name, value, num_counted(target, part))
-        if self.optim_step.step(loss, num_samples(target), batch_idx + 1 == self.len_epoch):  # backward, perhaps a step
+        if self.optim_step.step(loss, self.optim_step.size_of(target), batch_idx + 1 == self.len_epoch):  # backward
             self._after_update(batch_idx)
         return loss, output
 

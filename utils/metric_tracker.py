@@ -1,13 +1,13 @@
-"""Average numbers over an epoch, each batch weighted by its samples."""
+"""Average numbers over an epoch, each batch weighted by its samples, or by what a loss or metric counts instead."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from utils.distributed.world import gather, sums
 from utils.epoch_metrics import EpochMetrics, is_epoch_metric
 from utils.errors import UserError
-from utils.untrusted import as_count, as_list, as_number
+from utils.untrusted import as_list, as_number, as_weight
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +23,9 @@ class MetricTracker:
     writer: if given, every update also writes a scalar at once, which waits for the device.
     finite_only: leave a batch's value out of the averages if it is nan or infinite in any process.
     over_epoch: metrics that are computed over the whole epoch.
+
+    The attribute counts is {key: function of a batch's target that returns the weight of its value}, for values that
+    are not means over samples.
     """
 
     own_by_process = True
@@ -35,6 +38,7 @@ class MetricTracker:
         self.writer = writer
         self.finite_only = finite_only
         self.over_epoch = over_epoch
+        self.counts: Mapping[str, Any] = {}
         self.reset()
 
     @classmethod
@@ -50,9 +54,9 @@ class MetricTracker:
         self.keys = tuple(key for key in self.keys if key not in self._extra)
         self._extra = ()
         self._sums = dict.fromkeys(self.keys, 0.0)
-        self._weights = dict.fromkeys(self.keys, 0)
-        # of each batch since the last collect: (value, number of samples); of each since the last read: the same, but
-        # in two lists, since the garbage collector would walk through a pair of every update
+        self._weights: dict[str, float] = dict.fromkeys(self.keys, 0)
+        # of each batch since the last collect: (value, number of samples, or what counted of them); of each since the
+        # last read: the same, but in two lists, since the garbage collector would walk through a pair of every update
         self._window = {key: [] for key in self.keys}
         self._unread = {key: ([], []) for key in self.keys}
         self.forget()
@@ -67,7 +71,7 @@ class MetricTracker:
         self.keys += keys
         self.reset()
 
-    def update_extra(self, key: str, value: "float | torch.Tensor", n: int = 1) -> None:
+    def update_extra(self, key: str, value: "float | torch.Tensor", n: "float | torch.Tensor" = 1) -> None:
         """Add the mean over n samples under a name, which is added first if it is new."""
         if key not in self._window:
             self._add_key(key)
@@ -80,8 +84,11 @@ class MetricTracker:
         self._extra += (key,)
         self._sums[key], self._weights[key], self._window[key], self._unread[key] = 0.0, 0, [], ([], [])
 
-    def update(self, key: str, value: "float | torch.Tensor", n: int = 1) -> None:
-        """Add the mean over n samples. value: a number or a 0-dim tensor, which is not copied to the CPU yet."""
+    def update(self, key: str, value: "float | torch.Tensor", n: "float | torch.Tensor" = 1) -> None:
+        """Add the mean over n samples. value, n: numbers or 0-dim tensors, which are not copied to the CPU yet.
+
+        n may also be a sum of weights. A value over 0 samples is left out, whatever it is.
+        """
         if key not in self._window:
             raise ValueError(f"metric {key!r} is not tracked; tracked are {', '.join(self.keys)}")
         if self.writer is not None:
@@ -122,24 +129,30 @@ class MetricTracker:
         latest = {}
         for key, total, weight in zip(self.keys, totals, totals, strict=True):
             self._sums[key] += total
-            self._weights[key] += int(weight)
+            self._weights[key] += int(weight) if weight % 1 == 0 else weight
             self._window[key] = []
             latest[key] = total / weight if weight else math.nan
         return latest
 
     def _read(self):
         """Move all unread values into the window, as floats. Raises UserError for a value that is not a number."""
+        # counts of samples are ints; the others may be tensors
+        others = {key: counts for key, (_, counts) in self._unread.items() if set(map(type, counts)) - {int}}
+        read = [*(values for values, _ in self._unread.values()), *others.values()]
         try:
-            numbers = iter(read_numbers([value for values, _ in self._unread.values() for value in values]))
+            numbers = iter(read_numbers([value for values in read for value in values]))
         except (TypeError, ValueError, RuntimeError):
             self._require_numbers()
             raise
+        values = {key: [next(numbers) for _ in values] for key, (values, _) in self._unread.items()}
         for key, (_, counts) in self._unread.items():
-            self._window[key] += [(next(numbers), n) for n in counts]
+            counts = [next(numbers) for _ in counts] if key in others else counts
+            # a mean over nothing, such as that of targets that are all ignored, is nan
+            self._window[key] += [(value if n else 0.0, n) for value, n in zip(values[key], counts, strict=True)]
             self._unread[key] = [], []
 
     def _require_numbers(self):
-        for key, value in ((key, value) for key, (values, _) in self._unread.items() for value in values):
+        for key, value in ((key, value) for key, both in self._unread.items() for part in both for value in part):
             shape = tuple(getattr(value, "shape", ()))
             if math.prod(shape) != 1 or not hasattr(value, "__float__"):
                 kind = "None" if value is None else f"a {type(value).__name__}"
@@ -163,9 +176,9 @@ class MetricTracker:
                 self._add_key(key)
         for key in self.keys:
             if key in state["sums"]:
-                self._sums[key], self._weights[key] = as_number(state["sums"][key]), as_count(state["weights"][key])
+                self._sums[key], self._weights[key] = as_number(state["sums"][key]), as_weight(state["weights"][key])
                 for value, n in as_list(state["window"][key]):
-                    self.update(key, as_number(value), as_count(int(n)))
+                    self.update(key, as_number(value), as_weight(n))
         if self.over_epoch is not None:
             self.over_epoch.load_state_dict(state.get("over_epoch", {}))
 
@@ -194,22 +207,29 @@ def _total(window, key, masks):
     if masks:
         counted = map(all, zip(*(mask[key] for mask in masks), strict=True))
         window = [batch for batch, counts in zip(window, counted, strict=True) if counts]
-    # a process without samples in a batch may have nan as its mean
-    return sum(value * n for value, n in window if n > 0), sum(n for _, n in window)
+    return sum(value * n for value, n in window if n), sum(n for _, n in window)
 
 
 def read_numbers(values: "Sequence[float | torch.Tensor]") -> list[float]:
-    """Return numbers and 0-dim tensors as floats; tensors of one device and dtype are transferred together."""
+    """Return numbers and 0-dim tensors as floats; the tensors of one device are transferred together."""
     groups = {}
     for position, value in enumerate(values):
         if hasattr(value, "detach"):  # a tensor; NumPy scalars also have a device
-            groups.setdefault((value.device, value.dtype), []).append(position)
+            groups.setdefault(value.device, {}).setdefault(value.dtype, []).append(position)
     fetched = list(values)
-    for positions in groups.values():
-        import torch
-
-        scalars = [values[position] for position in positions]
-        stacked = torch.stack([scalar if scalar.dim() == 0 else scalar.reshape(()) for scalar in scalars])
-        for position, value in zip(positions, stacked.tolist(), strict=True):
+    for by_dtype in groups.values():
+        positions = [position for group in by_dtype.values() for position in group]
+        numbers = _fetched([[values[position] for position in group] for group in by_dtype.values()])
+        for position, value in zip(positions, numbers, strict=True):
             fetched[position] = value
     return [float(value) for value in fetched]
+
+
+def _fetched(groups):
+    """The numbers of lists of tensors, each list of one dtype and all on one device, after one transfer."""
+    import torch
+
+    stacks = [torch.stack([one if one.dim() == 0 else one.reshape(()) for one in group]) for group in groups]
+    if len(stacks) == 1 or stacks[0].device.type == "mps" or any(stack.is_complex() for stack in stacks):
+        return [number for stack in stacks for number in stack.tolist()]  # MPS has no double precision
+    return torch.cat([stack.double() for stack in stacks]).tolist()

@@ -36,6 +36,14 @@ def as_number(value: Any) -> float:
     return float(value)
 
 
+def as_weight(value: Any) -> float:
+    """Return the value, an int if it is whole, if it is a finite number from 0 on. Raises ValueError otherwise."""
+    number = as_number(value)
+    if not 0 <= number < float("inf"):
+        raise ValueError(f"got {_shown(value)}, where a number from 0 on was expected")
+    return int(number) if number % 1 == 0 else number
+
+
 def as_list(value: Any) -> list | tuple:
     """Return the value if it is a list or tuple. Raises ValueError otherwise, also for a tensor."""
     if not isinstance(value, (list, tuple)):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from base.base_data_loader import BaseDataLoader
+from base.training.counted import counts_in_training, counts_of
 from base.training.precision import autocast, to_device
 from utils import MetricTracker
 from utils.batches import batches_of
@@ -18,6 +19,7 @@ from utils.runs.weights import load_state
 
 if TYPE_CHECKING:
     from parse_config import ConfigParser
+    from trainer.trainer import Trainer
 
 
 def evaluate(
@@ -31,7 +33,7 @@ def evaluate(
     after_batch: Callable[[], None] | None = None,
     limit: int | None = None,
 ) -> dict[str, float]:
-    """Run the model over the loader; returns {name: average over all samples} of the loss and the metrics.
+    """Run the model over the loader; returns {name: average over all samples, or what counts of them}.
 
     tracker: MetricTracker of those names.
     precision: value of trainer.precision.
@@ -41,6 +43,7 @@ def evaluate(
     model.eval()
     same_buffers(model)
     tracker.reset()
+    tracker.counts = counts_of(criterion, metric_ftns, data_loader)
     with torch.no_grad():
         for batch_idx, batch in enumerate(itertools.islice(batches_of(data_loader), limit)):
             data, target = to_device(halves(batch), device)
@@ -60,16 +63,15 @@ def evaluate(
     return result
 
 
-def metric_trackers(
-    metric_ftns: Sequence[Any], device: torch.device, config: "ConfigParser"
-) -> tuple[MetricTracker, MetricTracker]:
+def metric_trackers(trainer: "Trainer") -> tuple[MetricTracker, MetricTracker]:
     """(tracker for training, tracker for validation). Raises UserError if a monitored value is a table."""
-    finite_only = config["trainer"].get("on_nonfinite") == "skip"
-    train = MetricTracker.of(metric_ftns, device, finite_only=finite_only)
-    for path, name in watched(config.config).items():
+    finite_only = trainer.settings.on_nonfinite == "skip"
+    train = MetricTracker.of(trainer.metric_ftns, trainer.device, finite_only=finite_only)
+    train.counts = counts_in_training(trainer)
+    for path, name in watched(trainer.config.config).items():
         if name.removeprefix("val_") in train.tables:
             raise UserError(f"{path}: {name!r} is a table; give the name of a number")
-    return train, MetricTracker.of(metric_ftns, device)
+    return train, MetricTracker.of(trainer.metric_ftns, trainer.device)
 
 
 def record(
@@ -81,13 +83,16 @@ def record(
     reduction: str = "mean",
     part: Part | None = None,
 ) -> None:
-    """Add a batch's loss (0-dim) and metrics to the tracker, weighted by its number of samples.
+    """Add a batch's loss (0-dim) and metrics to the tracker, weighted by its samples or by what they count.
 
     target: (N, ...), or a dict, list or tuple of such tensors.
     part: this process's Part of a batch that several processes share; None for a single process.
     """
-    counted = num_counted(target, part)
-    tracker.update("loss", loss / num_samples(target) if reduction == "sum" else loss, n=counted)
+    samples = num_counted(target, part)
+    counts = tracker.counts if samples else {}
+    sizes = counts and {name: count(target) for name, count in counts.items()}
+    size = sizes.get("loss", samples)
+    tracker.update("loss", loss / num_samples(target) if reduction == "sum" else loss, n=size)
     if not metric_ftns:
         return
     # where steps may be skipped, a batch that is not finite in one process counts in none
@@ -95,10 +100,11 @@ def record(
     with torch.no_grad():
         if tracker.over_epoch is not None:
             metric_ftns = [metric for metric in metric_ftns if metric.__name__ not in tracker.over_epoch.names]
-            if counted and not left_out:
+            if samples and not left_out:
                 tracker.over_epoch.update(output, target)
         for metric in metric_ftns:
-            tracker.update(metric.__name__, metric(output, target) if counted else 0.0, n=counted)
+            name = metric.__name__
+            tracker.update(name, metric(output, target) if samples else 0.0, n=sizes.get(name, samples))
 
 
 def num_counted(target: Any, part: Part | None) -> int:

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from base.training.batch_stream import num_batches
 from base.training.evaluate import record
+from base.training.loss_inputs import CHECKS, doubt_about, named_arguments, problem_of
 from utils import MetricTracker, UserError
 from utils.nested import describe
 
@@ -68,18 +69,22 @@ class _WatchedLosses(TorchFunctionMode):
     def __init__(self, name: str) -> None:
         super().__init__()
         self._name = name
-        self._broadcasts = []  # (shapes of the arguments, shape of the result)
+        self._broadcasts = []  # (the two arguments, shape of the result)
+        self._doubts = []  # (loss, what may be wrong or None)
 
     def __torch_function__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
         keywords = keywords or {}
         called = getattr(function, "__name__", "")
         kind = _EXPECTED_BY.get(called)
-        if kind is None or len(arguments) < 2:
+        given = named_arguments(function, arguments, keywords) if kind or called in CHECKS else {}
+        if len(given) < 2:
             result = function(*arguments, **keywords)
             self._remember(arguments, result)
             return result
-        output, target = arguments[:2]
-        if problem := _problem(kind, output, target, keywords):
+        output, target = list(given.values())[:2]
+        problem = _problem(kind, output, target, given) if kind else None
+        self._doubts.append((called, None if problem else doubt_about(called, given)))
+        if problem := problem or problem_of(called, given):
             raise UserError(f"{self._name}: {called}: {problem}")
         try:
             return function(*arguments, **keywords)
@@ -93,18 +98,26 @@ class _WatchedLosses(TorchFunctionMode):
         if len(tensors) != 2 or tensors[0].ndim == tensors[1].ndim or not isinstance(result, torch.Tensor):
             return
         if result.numel() > max(tensor.numel() for tensor in tensors):
-            self._broadcasts.append(({_shape(tensor) for tensor in tensors}, _shape(result)))
+            self._broadcasts.append((tensors, _shape(result)))
 
     def warn(self, logger: Any, function: Any, output: Any, target: Any) -> None:
-        """Warn if the output and the target of the batch have been broadcast against each other."""
+        """Warn if the output and the target of the batch were broadcast against each other, and of other doubts."""
         if getattr(function, "expects", None) == "anything":
             return
+        for called, doubt in dict.fromkeys(self._doubts):
+            if doubt:
+                logger.warning("%s: %s: %s", self._name, called, doubt)
         if isinstance(output, torch.Tensor) and isinstance(target, torch.Tensor):
-            shapes = {_shape(output), _shape(target)}
-            for result in [result for found, result in self._broadcasts if found == shapes][:1]:
+            for result in [result for tensors, result in self._broadcasts if _is_doubtful(tensors, output, target)][:1]:
                 what = "%s: %s: the output %s and the target %s broadcast to %s; if that is meant, set its attribute %s"
                 given = _shape(output), _shape(target), result, "expects = 'anything'"
                 logger.warning(what, self._name, getattr(function, "__name__", type(function).__name__), *given)
+
+
+def _is_doubtful(tensors, output, target):
+    """Whether two tensors that broadcast are the output and the target, or what is made of one and a target (N, 1)."""
+    column = target.ndim == 2 and target.shape[1] == 1 and any(tensor is target for tensor in tensors)
+    return column or {_shape(tensor) for tensor in tensors} == {_shape(output), _shape(target)}
 
 
 def _check_declared(section, function, output, target):

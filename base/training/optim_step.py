@@ -5,14 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from base.training.counted import exact_float
 from utils.distributed.parallel import average_gradients, exchange_gradients
 from utils.distributed.shards import is_sharded, sharded_like, whole
-from utils.distributed.world import Part, largest, world_size
+from utils.distributed.world import Part, largest, total_of, world_size
 from utils.errors import UserError, refuse
+from utils.nested import num_samples
 from utils.rules import optimizer_error
-from utils.untrusted import as_count, as_list, as_number
+from utils.untrusted import as_count, as_list, as_number, as_weight
 
 if TYPE_CHECKING:
+    from base.training.counted import Count
     from base.training.nonfinite import NonFiniteWatch
 
 
@@ -30,10 +33,11 @@ class OptimStep:
     skip_nonfinite: skip steps whose gradient is not finite; that waits for the device before each step.
     buffers: the model's buffers; a skipped step undoes what its batches changed in them.
     model: needed with several processes, each of which trains a copy or a shard.
+    count: a function of a target that returns what the loss of its batch is divided by; None for its samples.
 
     The gradient of a window equals the gradient of all its samples taken as one batch, for batches of unequal sizes and
-    for a short last window too. That requires a loss that is the mean or the sum over the samples of its batch, so
-    no class weights and no ignore_index.
+    for a short last window too. That requires a loss that is the mean or the sum over the samples of its batch, or over
+    what count tells, as with class weights and ignore_index.
 
     The attribute lr is the learning rate of the last step, None before the first. The attribute norm is the norm of its
     gradient before clipping, a 0-dim tensor; None unless clip_norm is given or the attribute measures_norm is set.
@@ -51,6 +55,7 @@ class OptimStep:
         skip_nonfinite: bool = False,
         buffers: Iterable[torch.Tensor] = (),
         model: torch.nn.Module | None = None,
+        count: "Count | None" = None,
     ) -> None:
         optimizers = getattr(optimizer, "by_name", {"": optimizer}).values()
         wrong = [optimizer_error(kind.__name__) for one in optimizers for kind in type(one).__mro__]
@@ -66,6 +71,7 @@ class OptimStep:
         self.buffers = list(buffers) if skip_nonfinite else []
         self._good_buffers = [buffer.clone() for buffer in self.buffers]
         self._model = model
+        self._count = count if reduction == "mean" else None
         self._sharded = model is not None and is_sharded(model)
         self.own_by_process = not self._sharded  # sharded gradients are summed over the processes at once
         self.measures_norm = False
@@ -75,8 +81,8 @@ class OptimStep:
     def reset(self) -> None:
         """Forget the open window."""
         self.num_batches = 0  # in the open window
-        self._num_samples = 0
-        self._first_samples = 0  # of the window's first batch, the unit in which the others are weighted
+        self._num_samples: Any = 0  # or what the loss counts instead of them
+        self._first_samples: Any = 0  # of the window's first batch, the unit in which the others are weighted
         self._part = None
         self._exchanged = True  # whether the processes have averaged the window's gradients so far
 
@@ -91,22 +97,34 @@ class OptimStep:
             self._exchanged = self._sharded or last or self.num_batches + 1 >= self.accumulate
             exchange_gradients(self._model, self._exchanged)
 
-    def step(self, loss: torch.Tensor, num_samples: int, last: bool = False) -> bool:
+    def size_of(self, target: Any) -> "int | torch.Tensor":
+        """What `step` needs to know about a batch with this target: its number of samples, or what its loss counts."""
+        if self._count is None or (self.accumulate == 1 and self._part is None):
+            return num_samples(target)
+        return self._count(target)
+
+    def step(self, loss: torch.Tensor, num_samples: "int | torch.Tensor", last: bool = False) -> bool:
         """Run backward, and the optimizer step if the window is complete; returns whether it was.
 
-        loss: 0-dim, over num_samples samples.
+        loss: 0-dim, over num_samples samples, or over what a 0-dim tensor says that it counts.
         last: whether it is the last batch of its epoch, which completes a short window too.
 
         A step that a scaler skips counts as a step. Raises UserError for a loss without a gradient.
         """
+        if self._count is not None:
+            num_samples = _exact(num_samples)
         if self._part is not None:
-            loss, num_samples = self._weighted(loss, self._part), self._part.total
+            loss, num_samples = self._weighted(loss, num_samples, self._part)
         if self.num_batches == 0:
             self.optimizer.zero_grad()
             self._num_samples, self._first_samples = 0, num_samples
+            if self._count is not None:
+                self._first_samples = _or_one(num_samples)
         self.num_batches += 1
-        self._num_samples += num_samples
-        if self.reduction == "mean" and num_samples != self._first_samples:
+        self._num_samples = self._num_samples + num_samples
+        if self._count is not None and self.accumulate > 1:  # nothing of it is read: that would wait for the device
+            loss = loss * _scalar(num_samples / self._first_samples, loss)
+        elif self.reduction == "mean" and num_samples != self._first_samples:
             loss = loss * (num_samples / self._first_samples)
         if not loss.requires_grad:
             why = "it was detached or made of plain numbers, or all parameters are frozen"
@@ -128,7 +146,8 @@ class OptimStep:
 
     def state_dict(self) -> dict[str, Any]:
         """The state to resume from: the open window with its gradients, and the scaler."""
-        state = {"window": [self.num_batches, self._num_samples, self._first_samples], "lr": self.lr}
+        sizes = [_plain(size) for size in (self._num_samples, self._first_samples)]
+        state = {"window": [self.num_batches, *sizes], "lr": self.lr}
         if self.num_batches:
             state["gradients"] = [parameter.grad for parameter in self._parameters()]
             state["buffers"] = self._good_buffers
@@ -149,9 +168,9 @@ class OptimStep:
             self.scaler.load_state_dict(state["scaler"])
         lr = state.get("lr")
         self.lr = lr if lr is None or getattr(lr, "ndim", None) == 0 else as_number(lr)
-        self.num_batches, self._num_samples, self._first_samples = map(
-            as_count, as_list(state.get("window", (0, 0, 0)))
-        )
+        batches, *sizes = as_list(state.get("window", (0, 0, 0)))
+        self.num_batches = as_count(batches)
+        self._num_samples, self._first_samples = map(as_weight, sizes)
         self._exchanged = self._sharded or world_size() == 1 or self.num_batches == 0
         if self.num_batches:
             for parameter, gradient in zip(self._parameters(), as_list(state["gradients"]), strict=True):
@@ -159,18 +178,25 @@ class OptimStep:
             for saved, buffer in zip(as_list(state.get("buffers", ())), self._good_buffers, strict=False):
                 buffer.copy_(saved)
 
-    def _weighted(self, loss: torch.Tensor, part: Part) -> torch.Tensor:
-        """The loss of this process's samples, scaled so that its mean over all processes is the loss of the batch."""
+    def _weighted(self, loss: torch.Tensor, num_samples: Any, part: Part) -> tuple[torch.Tensor, Any]:
+        """(loss of this process's samples, size of the batch). The mean of all processes' losses is the batch's."""
         own, total = part
+        if isinstance(num_samples, torch.Tensor):
+            counted = num_samples * bool(own)
+            of_all = total_of(counted)
+            loss = loss * _scalar(counted * world_size() / _or_one(of_all), loss)
+            return loss, of_all if self.accumulate > 1 else total
         weight = own * world_size() / total if self.reduction == "mean" else world_size() * bool(own)
-        return loss if weight == 1 else loss * weight
+        return loss if weight == 1 else loss * weight, total
 
     def _update(self):
         lr = self.optimizer.param_groups[0].get("lr")
         self.lr = lr.clone() if isinstance(lr, torch.Tensor) else lr  # a schedule fills a tensor in place
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
-        if self.reduction == "mean" and self._num_samples != self._first_samples:
+        if self._count is not None:
+            self._divide_by_counted()
+        elif self.reduction == "mean" and self._num_samples != self._first_samples:
             for gradient in self._gradients():
                 gradient.div_(self._num_samples / self._first_samples)
         nonfinite = self.watch.look(self._gradients()) if self.watch is not None else []
@@ -194,11 +220,37 @@ class OptimStep:
                 raise UserError(f"optimizer: its settings are out of range: {error}") from error
             _copy_all(self.buffers, self._good_buffers)
 
+    def _divide_by_counted(self):
+        """Divide the gradient of a window by what its loss counts, in units of what it counts in the first batch."""
+        if self.num_batches > 1:
+            size = _or_one(self._num_samples) / self._first_samples
+            for gradient in self._gradients():
+                gradient.div_(torch.as_tensor(size, dtype=exact_float(gradient.device), device=gradient.device))
+
     def _parameters(self):
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def _gradients(self):
         return [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+
+
+def _exact(size):
+    """A number, or a 0-dim tensor in double precision."""
+    return size.to(exact_float(size.device)) if isinstance(size, torch.Tensor) else size
+
+
+def _or_one(size):
+    """The size, or 1 for that of a batch in which nothing counts; its gradient is 0."""
+    return torch.where(size > 0, size, 1) if isinstance(size, torch.Tensor) else size or 1
+
+
+def _scalar(factor, loss):
+    """A number or 0-dim tensor by which the loss is multiplied without a change of its dtype."""
+    return factor.to(loss.dtype) if isinstance(factor, torch.Tensor) else factor
+
+
+def _plain(size):
+    return size.item() if isinstance(size, torch.Tensor) else size
 
 
 def _gradient_of(parameter, saved):

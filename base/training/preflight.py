@@ -10,7 +10,9 @@ import torch
 
 from base.training.batch_stream import num_batches
 from base.training.checkpoints import evaluated_model
+from base.training.counted import averaged_over
 from base.training.evaluate import evaluate
+from base.training.loss_inputs import require_two_arguments
 from utils import MetricTracker, UserError
 from utils.distributed.world import part_of, part_of_batch, world_size
 from utils.rules import nothing_to_validate
@@ -36,6 +38,9 @@ def refuse_what_cannot_work(trainer: "Trainer") -> None:
     if isinstance(given, int) and given < len(classes):
         raise UserError(f"arch.args.num_classes: got {given}, but the data have {len(classes)} classes")
     _refuse_small_parts(trainer.model, trainer.data_loader)
+    has_own_loss = any(map(trainer.overrides, ("compute_loss", "_train_batch", "_train_epoch")))
+    if not has_own_loss or (trainer.do_validation and not trainer.overrides("_valid_epoch")):
+        require_two_arguments(trainer.criterion)
 
 
 def _refuse_limits(trainer):
@@ -122,6 +127,8 @@ def describe_run(trainer: "Trainer", summary: str) -> None:
     logger.info("%s\n", summary)
     logger.info("run %s on %s, seed %d", trainer.checkpoint_dir, trainer.device, trainer.config.settings.seed)
     for line in _batch_lines(trainer.data_loader, settings.accumulate):
+        logger.info("%s", line)
+    if line := averaged_over(trainer):
         logger.info("%s", line)
     if not trainer.resumes_within_epochs and not trainer.has_own_loop:
         logger.warning("data_loader cannot report its position: a run stopped within an epoch repeats that epoch")

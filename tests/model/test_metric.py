@@ -46,3 +46,25 @@ def test_targets_of_a_shape_that_would_be_compared_otherwise_are_refused(metric,
 def test_accuracy_of_one_logit_is_refused():
     with pytest.raises(UserError, match="two or more classes"):
         accuracy(torch.rand(5, 1), torch.zeros(5))
+
+
+@pytest.mark.parametrize("ignored", [-100, 0, 3, 7])
+@pytest.mark.parametrize("shape", [(), (3, 2)])
+def test_ignored_targets_count_neither_as_hits_nor_as_misses(ignored, shape):
+    torch.manual_seed(0)
+    output, target = torch.randn(40, 5, *shape), torch.randint(4, (40, *shape))
+    target[torch.rand(target.shape) < 0.4] = ignored
+    kept = target != ignored
+    rows, labels = output.movedim(1, -1)[kept], target[kept]
+    given = {} if ignored == -100 else {"ignore_index": ignored}
+    assert accuracy(output, target, **given) == (rows.argmax(1) == labels).double().mean()
+    assert top_k_acc(output, target, k=2, **given) == top_k_acc(rows, labels, k=2)
+    matrix = updated(ConfusionMatrix(5, **given), output, target, 7)
+    assert torch.equal(matrix, multiclass_confusion_matrix(rows, labels, 5))
+    assert updated(MacroF1(5, **given), output, target, 7) == updated(MacroF1(5), rows, labels, 40)
+
+
+def test_of_a_batch_in_which_all_is_ignored_nothing_is_known():
+    output, target = torch.rand(4, 3), torch.full((4,), -100)
+    assert accuracy(output, target).isnan()
+    assert not updated(ConfusionMatrix(3), output, target, 2).any()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import reads_of_tensors
 from utils import MetricTracker, UserError
 
 
@@ -97,3 +98,28 @@ def test_what_a_metric_returns_that_is_no_number_is_named(value, kind):
     with pytest.raises(UserError) as told:
         tracker.collect()
     assert str(told.value) == f"metrics: 'odd' returned {kind}; it should return a number or a 0-dim tensor"
+
+
+def test_values_and_weights_of_any_dtype_are_read_in_one_transfer(monkeypatch):
+    tracker = MetricTracker("loss", "hits", "share")
+    for loss, weight in ((0.5, 2.5), (math.nan, 0.0), (1.5, 1.25)):
+        tracker.update("loss", torch.tensor(loss), n=torch.tensor(weight, dtype=torch.float64))
+        tracker.update("hits", torch.tensor(2**40), n=torch.tensor(3))
+        tracker.update("share", torch.tensor(0.1, dtype=torch.float64), n=4)
+    reads = reads_of_tensors(monkeypatch)
+    assert tracker.result() == {"loss": 3.125 / 3.75, "hits": 2**40, "share": pytest.approx(0.1, rel=1e-15)}
+    assert reads == ["tolist"]
+
+
+def test_weights_that_are_no_counts_are_kept_in_a_checkpoint():
+    trackers = [MetricTracker("loss") for _ in range(2)]
+    for value, weight in ((1.0, 0.3), (2.0, 5), (4.0, torch.tensor(0.7))):
+        trackers[0].update("loss", value, weight)
+    trackers[0].collect()
+    trackers[0].update("loss", 3.0, 0.1)
+    state = trackers[0].state_dict()
+    trackers[1].load_state_dict(state)
+    assert trackers[1].state_dict() == state and trackers[1].result() == trackers[0].result()
+    for weight in (-1, math.inf, math.nan, "3", True):
+        with pytest.raises(ValueError, match="a number"):
+            trackers[1].load_state_dict({**state, "weights": {"loss": weight}})

@@ -89,6 +89,13 @@ def largest(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def total_of(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum of the tensors of all processes, on the device of the run."""
+    total = tensor.clone()
+    dist.all_reduce(total)
+    return total
+
+
 def same_buffers(model: torch.nn.Module) -> None:
     """Give the model's buffers the values that they have in the first process."""
     for buffer in model.buffers():

@@ -182,6 +182,11 @@ def largest(tensor: "torch.Tensor") -> "torch.Tensor":
     return tensor if world_size() == 1 else _messages().largest(tensor)
 
 
+def total_of(tensor: "torch.Tensor") -> "torch.Tensor":
+    """The sum of the tensors of all processes, on their device."""
+    return tensor if world_size() == 1 else _messages().total_of(tensor)
+
+
 def same_buffers(model: "torch.nn.Module") -> None:
     """Give the model's buffers, such as the statistics of batch norm, the first process's values."""
     if world_size() > 1:

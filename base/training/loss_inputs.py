@@ -1,0 +1,206 @@
+"""What torch's losses take, where that is more than an output and a target of one shape: looked at in the first batch.
+
+Each check returns what is wrong and what to do about it, or None. first_batch.py has the checks of shapes and dtypes.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from utils.errors import UserError
+
+_NEAR = 0.01  # to 0, of the logarithm of a sum of probabilities
+
+
+def require_two_arguments(criterion: Any) -> None:
+    """Raise UserError if the loss needs more than the output and the target with which it is called."""
+    try:
+        parameters = inspect.signature(getattr(criterion, "forward", criterion)).parameters.values()
+    except (TypeError, ValueError):
+        return
+    kinds = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    needed = [one.name for one in parameters if one.kind in kinds and one.default is one.empty]
+    if len(needed) > 2:
+        name = getattr(criterion, "__name__", type(criterion).__name__)
+        raise UserError(
+            f"loss: {name} takes {', '.join(needed)}, and is called as loss(output, target); write a function of these "
+            "two in model/loss.py that calls it with the parts of the output and the target"
+        )
+
+
+def named_arguments(function: Any, arguments: tuple, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Return {parameter: value} of a call; the keywords alone if the function does not tell its parameters."""
+    try:
+        return inspect.signature(function).bind(*arguments, **keywords).arguments
+    except (TypeError, ValueError):
+        return dict(keywords)
+
+
+def problem_of(loss: str, given: Mapping[str, Any]) -> str | None:
+    """What is wrong with the arguments of a call of this function of torch.nn.functional. given: {parameter: value}."""
+    check = CHECKS.get(loss)
+    given = {name: value.detach() if isinstance(value, torch.Tensor) else value for name, value in given.items()}
+    tensors = [value for value in given.values() if isinstance(value, torch.Tensor)]
+    if check is None or len(tensors) < 2 or not all(tensor.numel() for tensor in tensors):
+        return None
+    return check(given)
+
+
+def doubt_about(loss: str, given: Mapping[str, Any]) -> str | None:
+    """What may be wrong with them: logits that are probabilities already, and shares of classes that are none."""
+    output, target = given.get("input"), given.get("target")
+    if not isinstance(output, torch.Tensor) or not isinstance(target, torch.Tensor) or output.ndim == 0:
+        return None
+    by = _made_by(output)
+    if loss == "cross_entropy":
+        by = "softmax" if by == "softmax" or _are_shares(output) else by
+    if by and loss in ("cross_entropy", "binary_cross_entropy_with_logits"):
+        return f"the model's outputs come from a {by}, and this loss takes logits; leave the {by} out of the model"
+    if loss == "cross_entropy" and target.is_floating_point() and target.shape == output.shape and target.ndim > 1:
+        sums = target.sum(dim=1).flatten()
+        farthest = float(sums[(sums - 1).abs().argmax()])
+        if abs(farthest - 1) > _NEAR:
+            return (
+                f"shares of the classes in the target sum to {farthest:.3g}, and not to 1; if each class is a yes or "
+                "no of its own, use torch.nn.BCEWithLogitsLoss"
+            )
+    return None
+
+
+def _are_shares(output):
+    """Whether each row of an output (N, C, ...) sums to 1, with entries from 0 to 1."""
+    if output.ndim < 2 or output.shape[1] < 2 or not output.numel() or not output.is_floating_point():
+        return False
+    output = output.detach()
+    return bool((output >= 0).all()) and bool(((output.float().sum(dim=1) - 1).abs() < _NEAR).all())
+
+
+_LOOKED_THROUGH = (
+    "View",
+    "ReshapeAlias",
+    "Reshape",
+    "Squeeze",
+    "Unsqueeze",
+    "Transpose",
+    "T",
+    "Permute",
+    "Select",
+    "Slice",
+    "ToCopy",
+)
+
+
+def _made_by(output):
+    """ "sigmoid" or "softmax" if that was the last operation but for changes of shape, otherwise None."""
+    node = output.grad_fn
+    while node is not None:
+        operation = node.name().removeprefix("Unsafe").partition("Backward")[0]
+        if operation in ("Sigmoid", "Softmax"):
+            return operation.lower()
+        if operation not in _LOOKED_THROUGH or not node.next_functions:
+            return None
+        node = node.next_functions[0][0]
+    return None
+
+
+# ---- one check for each loss
+
+
+def _cross_entropy(given):
+    target = given["target"]
+    if target.is_floating_point() and target.shape == given["input"].shape and float(target.min()) < 0:
+        return f"the target's values are from {float(target.min()):.3g}, and shares of classes are from 0 to 1"
+    return None
+
+
+def _kl_div(given):
+    output, target, in_logs = given["input"], given["target"], given.get("log_target", False)
+    if float(output.max()) > _NEAR:
+        return (
+            f"the model's outputs are up to {float(output.max()):.3g}, and this loss takes the logarithms of "
+            "probabilities, 0 at most; end the model with log_softmax"
+        )
+    if in_logs and float(target.max()) > _NEAR:
+        return (
+            f"the target's values are up to {float(target.max()):.3g}, and log_target says that they are logarithms of "
+            "probabilities; give probabilities without log_target"
+        )
+    if not in_logs and float(target.min()) < 0:
+        return (
+            f"the target's values are from {float(target.min()):.3g}, and this loss takes probabilities; give "
+            '"log_target": true if they are logarithms'
+        )
+    return None
+
+
+def _poisson_nll_loss(given):
+    low = float(given["target"].min())
+    return f"the target's values are from {low:.3g}, and this loss takes counts, from 0 on" if low < 0 else None
+
+
+def _gaussian_nll_loss(given):
+    output, target, variance = given["input"], given["target"], given["var"]
+    if output.shape != target.shape:
+        return (
+            f"the output is {tuple(output.shape)} and the target {tuple(target.shape)}, which the loss would broadcast "
+            f"against each other; reshape one of them"
+        )
+    if isinstance(variance, torch.Tensor) and float(variance.min()) < 0:
+        return "the variances are below 0 in part; let the model give their logarithm, and pass its exp()"
+    return None
+
+
+def _of_signs(given):
+    target = given["target"]
+    if bool((target.abs() == 1).all()):
+        return None
+    return "the target holds other values than -1 and 1, which this loss takes; 2 * target - 1 turns 0 and 1 into them"
+
+
+def _multilabel_margin_loss(given):
+    """Each row of the target lists the numbers of its classes, each once, and then -1."""
+    output, target = given["input"], given["target"]
+    what = "this loss takes the numbers of the classes of a sample, int64, followed by -1"
+    remedy = "use torch.nn.MultiLabelSoftMarginLoss for targets of 0 and 1"
+    if target.dtype != torch.int64:
+        return f"the target is {str(target.dtype).removeprefix('torch.')}, and {what}; {remedy}"
+    rows = target.reshape(-1, target.shape[-1])
+    listed = (rows < 0).cumsum(1) == 0
+    if int(rows.max()) >= output.shape[-1]:
+        return f"the target's class numbers are up to {int(rows.max())}, and the output has {output.shape[-1]} classes"
+    others = -1 - torch.arange(rows.shape[1], device=rows.device)  # in place of what follows the list; all differ
+    ordered = torch.where(listed, rows, others).sort(dim=1).values
+    if bool((ordered[:, 1:] == ordered[:, :-1]).any()):
+        return f"a row of the target names a class twice, and {what}; {remedy}"
+    return None
+
+
+def _ctc_loss(given):
+    scores, target = given["log_probs"], given["targets"]
+    if not bool((scores.float().logsumexp(-1).abs() < 0.1).all()):
+        return (
+            "the outputs are not log-probabilities, which this loss needs: exp(output) does not sum to 1 over the "
+            "classes; end the model with log_softmax"
+        )
+    blank, lengths = given.get("blank", 0), given["target_lengths"]
+    if target.ndim == 2:  # padded
+        places = torch.arange(target.shape[1], device=target.device)
+        target = target[places < torch.as_tensor(lengths, device=target.device).unsqueeze(1)]
+    if bool((target == blank).any()):
+        return f"the target holds {blank}, the number of the blank; count the classes from 1 on, or give another blank"
+    return None
+
+
+CHECKS = {
+    "cross_entropy": _cross_entropy,
+    "kl_div": _kl_div,
+    "poisson_nll_loss": _poisson_nll_loss,
+    "gaussian_nll_loss": _gaussian_nll_loss,
+    "cosine_embedding_loss": _of_signs,
+    "margin_ranking_loss": _of_signs,
+    "multilabel_margin_loss": _multilabel_margin_loss,
+    "ctc_loss": _ctc_loss,
+}
+"""{function of torch.nn.functional: a function that returns what is wrong with {parameter: value}, or None}."""

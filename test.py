@@ -32,7 +32,7 @@ def main(config: ConfigParser, split: str, batch_size: int | None) -> None:
     apply_switches(model, trained.model_copy(update={"compile": False, "precision": precision}), device)
     criterion = on_device(config.init_loss(), device)
     metrics = config.init_metrics()
-    loader, classes = split_loader(config, split, batch_size, device)
+    loader, classes = split_loader(config, split, batch_size, device, checkpoint)
 
     tracker = MetricTracker.of(metrics, device)
     values = evaluate(model, criterion, metrics, loader, device, tracker, precision)

@@ -8,13 +8,15 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data.dataloader import default_collate
 
+from base.data.fingerprint import fingerprint
 from base.data.in_memory import InMemoryDataset, whole_batch
 from base.data.sampler import BalancedSampler, EpochSampler
 from base.data.seeded import SeededDataset, makes_whole_batches
 from base.data.splits import split_samples
 from utils.batches import collate
-from utils.errors import UserError, refuse
+from utils.errors import UserError, brief, refuse
 from utils.rules import size_errors, validated_twice
+from utils.untrusted import as_count
 
 _TIMEOUT_SECONDS = 1800
 
@@ -36,6 +38,10 @@ class BaseDataLoader(DataLoader):
     balance_classes: (N,) the class of each sample; training then draws all classes equally often.
     loader_kwargs: passed to DataLoader. Workers live as long as the loader unless persistent_workers=False is given;
         a worker that brings no batch for `timeout` seconds, by default 1800, ends the run.
+
+    Every checkpoint holds the state of the loader: the number of samples, a fingerprint of their order, and the names
+    of the classes in their order, if it has them as its attribute classes. A subclass that fits something to its data,
+    such as means or codes, adds it in state_dict, and applies that of a checkpoint in load_state_dict.
 
     Raises UserError for a batch size or a split that leaves nothing to train or validate on.
     """
@@ -78,6 +84,7 @@ class BaseDataLoader(DataLoader):
         in_memory = all(isinstance(part, InMemoryDataset) for part in (dataset, self.valid_dataset))
         if device_resident and (num_workers or not in_memory):
             raise UserError("device_resident: needs an InMemoryDataset and num_workers 0")
+        self._beside: list[BaseDataLoader] = []  # loaders that validate beside this one
         self._collate_fn = collate_fn
         self._split_by = {"fold": fold, "stratify": stratify, "groups": groups}
         self._balanced = None if balance_classes is None else np.asarray(balance_classes)
@@ -109,13 +116,14 @@ class BaseDataLoader(DataLoader):
     def as_validation(self, beside: "BaseDataLoader | None" = None) -> DataLoader:
         """Return a DataLoader over the training samples as validation sees them: each once, in a fixed order.
 
-        beside: the loader to train on, if this one is to validate. Raises UserError if the two do not go together.
+        beside: the loader to train on, if this one is to validate; its state is used here too. Raises UserError if the
+        two do not go together.
         """
         if beside is not None and beside.valid_sampler is not None:
             raise UserError(validated_twice({"validation_split": beside.validation_split, **beside._split_by}))
-        classes = [getattr(loader, "classes", None) for loader in (beside, self)]
-        if beside is not None and classes[0] != classes[1]:
-            raise UserError(f"valid_data_loader: its classes are {classes[1]}, but data_loader's are {classes[0]}")
+        if beside is not None:
+            beside._beside.append(self)
+            self.load_state_dict(beside.state_dict())
         indices = getattr(self.sampler, "indices", None)
         return self.validation_loader(self.sampler if indices is None else EpochSampler(indices, shuffle=False))
 
@@ -130,6 +138,34 @@ class BaseDataLoader(DataLoader):
         elif device.type == "cuda":
             self.pin_memory = self.init_kwargs["pin_memory"] = True
         return self
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the numbers in a checkpoint mean, and which samples they are of; plain values only."""
+        samples, order = len(self.valid_dataset), fingerprint(self.valid_dataset)
+        return {"samples": samples, "fingerprint": order, "classes": self._class_names()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Use the state of a checkpoint; called before the first batch. Raises UserError for other classes."""
+        as_count(state.get("samples", 0))
+        then, now = state.get("classes"), self._class_names()
+        if then is not None and now is not None and list(then) != now:
+            what = f"its classes are {brief(now)}, but the model is trained on {brief(list(then))}"
+            remedy = "so class numbers would change their meaning; give it data of those classes, or train a new model"
+            raise UserError(f"{type(self).__name__}: {what}, {remedy}")
+        for loader in self._beside:
+            loader.load_state_dict(state)
+
+    def _class_names(self):
+        names = getattr(self, "classes", None)
+        return None if names is None else [name if isinstance(name, (int, float)) else str(name) for name in names]
+
+    def changes_since(self, state: dict[str, Any]) -> str | None:
+        """Return a line on how the samples differ from those of a state that is loaded, or None if they do not."""
+        now, then = self.state_dict(), state.get("samples")
+        if then is None or all(now[key] == state.get(key) for key in ("samples", "fingerprint")):
+            return None
+        number = f"{now['samples']} samples, not {then}"
+        return f"data_loader has {'other samples, or another order' if now['samples'] == then else number}"
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         """Set the epoch of the next pass, which begins with batch `start_batch`."""

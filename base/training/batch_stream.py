@@ -37,7 +37,9 @@ class BatchStream:
         can_seek = "start_batch" in _parameters_of(getattr(loader, "set_epoch", None))
         self._seeks = can_seek and getattr(loader, "seekable", True)
         self._dataset = _stateful_dataset(loader)
-        has_state = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
+        # the state of a BaseDataLoader, which is seekable or not, says what its samples are
+        is_base = hasattr(loader, "seekable")
+        has_state = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict") and not is_base
         self.keeps_position = self._seeks or has_state or self._dataset is not None
         self._limited = limit is not None
         if self._limited and self.keeps_position and not self._seeks:

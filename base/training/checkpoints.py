@@ -5,6 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from base.base_data_loader import BaseDataLoader
 from base.training.nonfinite import MAX_SKIPPED
 from utils.config.changes import monitored, optimizer_types, order_of_data
 from utils.config.plain import require_savable
@@ -24,6 +25,7 @@ from utils.runs.checkpoint import (
     set_aside_overtaken,
     with_shards,
 )
+from utils.runs.old_checkpoint import upgraded_states
 from utils.runs.run_folder import refuse_other_batch
 from utils.runs.schedule_state import refuse_old_steps
 from utils.runs.weights import class_name, load_optimizer, load_state, load_weights, unwrapped
@@ -139,7 +141,9 @@ def restore(trainer: "BaseTrainer", path: Path) -> dict[str, Any]:
     if not changed & _RESET_BY["lr_scheduler"]:
         refuse_old_steps(checkpoint, getattr(trainer, "lr_scheduler", None), getattr(trainer, "len_epoch", None))
     _restore_model_and_optimizer(trainer, checkpoint, before, changed)
-    _restore_progress(trainer, checkpoint, before, changed)
+    states = _attribute_states(checkpoint)
+    data_changed = _restore_data(trainer, states)
+    _restore_progress(trainer, checkpoint, before, changed, data_changed)
     if trainer.config.continues or path != trainer.config.resume:  # a rollback stays in its run
         _restore_best(trainer, checkpoint, before)
     else:
@@ -152,10 +156,12 @@ def restore(trainer: "BaseTrainer", path: Path) -> dict[str, Any]:
     trainer.logger.info("resumed from %s, %s", path, place)
     for line in differences(before, now):
         trainer.logger.info("changed since: %s", line)
+    if data_changed:
+        trainer.logger.warning("changed since: %s", data_changed)
     starts_over = checkpoint.get("batch") and not trainer.batches_done
     reset = {name for name, sections in _RESET_BY.items() if changed & sections}
     reset |= {"data_loader", "stream"} if starts_over else set()
-    return {name: state for name, state in _attribute_states(checkpoint).items() if name not in reset}
+    return {name: state for name, state in states.items() if name not in reset}
 
 
 def _read(trainer, path):
@@ -179,7 +185,21 @@ def _restore_model_and_optimizer(trainer, checkpoint, before, changed):
         load_optimizer(trainer.optimizer, checkpoint["optimizer"], bool(changed & {"optimizer", "lr_scheduler"}))
 
 
-def _restore_progress(trainer, checkpoint, before, changed):
+def _restore_data(trainer, states):
+    """Load the state of a BaseDataLoader; returns a line if its samples have changed since the checkpoint, else None.
+
+    This is done before the first batch is read, and so not with the other attributes. The state of another loader is
+    its position, and waits for them.
+    """
+    loader = getattr(trainer, "data_loader", None)
+    if not isinstance(loader, BaseDataLoader) or "data_loader" not in states:
+        return None
+    state = states.pop("data_loader")
+    load_state("data_loader", loader, state)
+    return loader.changes_since(state)
+
+
+def _restore_progress(trainer, checkpoint, before, changed, data_changed):
     """Set the position: after the checkpoint's batch, or at the start of that epoch if need be."""
     trainer.start_epoch = checkpoint.get("epoch", 0) + 1
     trainer.batches_done = checkpoint.get("batch", 0)
@@ -190,9 +210,9 @@ def _restore_progress(trainer, checkpoint, before, changed):
     except (TypeError, ValueError):
         raise UserError("the checkpoint's 'left_out' should be a list of pairs of integers") from None
     trainer.skipped_batches = skipped
-    same_data = order_of_data(before) == order_of_data(trainer.config.config)
+    same_data = order_of_data(before) == order_of_data(trainer.config.config) and not data_changed
     if trainer.batches_done and not (trainer.resumes_within_epochs and same_data):
-        reason = "this trainer cannot resume within an epoch" if same_data else "the order of the data has changed"
+        reason = "this trainer cannot resume within an epoch" if same_data else "the data or their order have changed"
         again = f"{reason}, so {trainer.batches_done} batches are trained on again"
         trainer.logger.warning("epoch %d starts over: %s", trainer.start_epoch, again)
         trainer.batches_done = 0
@@ -237,24 +257,10 @@ class _ByRank(list):
 
 def _attribute_states(checkpoint):
     """{name: state} of the attributes; a _ByRank for those that differ between processes."""
-    first = _upgraded(checkpoint.get("attributes", {}))
-    ranks = [first, *(_upgraded(other["attributes"], first) for other in _states_of_other_ranks(checkpoint))]
+    first = upgraded_states(checkpoint.get("attributes", {}))
+    ranks = [first, *(upgraded_states(other["attributes"], first) for other in _states_of_other_ranks(checkpoint))]
     names = {name for states in ranks[1:] for name in states}
     return first | {name: _ByRank(states.get(name, {}) for states in ranks) for name in names}
-
-
-def _upgraded(states, first=None):
-    """The states converted from earlier versions, which kept "nonfinite" in two parts. first: those of rank 0."""
-    states = dict(states)
-    step_log = states.get("step_log")
-    if not isinstance(step_log, dict) or "last_update" not in step_log:
-        return states
-    del states["step_log"]
-    watch = states.pop("gradient_watch", (first or {}).get("nonfinite", {"found": []}))
-    states["nonfinite"] = {**step_log, "found": watch["found"]}
-    if isinstance(states.get("optim_step"), dict):
-        states["optim_step"] = {"lr": step_log.get("lr"), **states["optim_step"]}
-    return states
 
 
 def _states_of_other_ranks(checkpoint):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from base.base_data_loader import BaseDataLoader
 from base.training.precision import autocast, to_device
 from utils import MetricTracker
 from utils.batches import batches_of
@@ -13,6 +14,7 @@ from utils.config.check import watched
 from utils.distributed.world import Part, gather, part_of_batch, same_buffers
 from utils.errors import UserError
 from utils.nested import describe_step, halves, num_samples
+from utils.runs.weights import load_state
 
 if TYPE_CHECKING:
     from parse_config import ConfigParser
@@ -114,11 +116,19 @@ def reduction_of(criterion: Callable[..., Any]) -> str:
 
 
 def split_loader(
-    config: "ConfigParser", split: str, batch_size: int | None, device: torch.device
+    config: "ConfigParser",
+    split: str,
+    batch_size: int | None,
+    device: torch.device,
+    checkpoint: dict[str, Any],
 ) -> tuple[Any, list | None]:
     """Return (DataLoader over one split of a config's data, in a fixed order; names of the classes, or None).
 
-    split: "train", "valid" or "test". batch_size: by default the config's. Raises UserError if there is no such split.
+    split: "train", "valid" or "test".
+    batch_size: by default the config's.
+    checkpoint: its data loader's state, such as the order of the classes and the scales, is used.
+
+    Raises UserError if there is no such split, or if its data do not fit the checkpoint.
     """
     separate = f"{split}_data_loader"
     name = separate if split != "train" and config.get(separate) else "data_loader"
@@ -137,6 +147,12 @@ def split_loader(
             whole |= {"validation_split": 0, "fold": None}
         args |= {key: value for key, value in whole.items() if key in known}
     loader = config.build(name, {**config[name], "args": args}).to(device)
+    state = checkpoint.get("attributes", {}).get("data_loader")
+    if state is not None and isinstance(loader, BaseDataLoader):
+        load_state(name, loader, state)
+        changed = loader.changes_since(state) if name == "data_loader" and split != "test" else None
+        if changed:
+            config.get_logger("data").warning("changed since the checkpoint: %s", changed)
     part = loader.split_validation() if split == "valid" and name == "data_loader" else loader.as_validation()
     if part is None:
         raise UserError("--split valid: the config sets no samples aside: data_loader.args.validation_split is 0")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas
 
-from base.data.table_file import NULLS, Table, how_to_read
+from base.data.table_file import Table, how_to_read
 from utils.errors import UserError, brief
 
 _FEW = 10  # rows; with fewer, nothing is said about a column whose values are all different
@@ -83,10 +83,10 @@ def _kind(table, column):
         _refuse_row_numbers(table, column)
         return "numeric"
     texts = pandas.Series(table.texts(column))
-    counts = texts[texts != ""].value_counts()
+    counts = texts.where(texts != "").value_counts()
     if len(counts) == 0:
         return None
-    readable = {text: bool(how_to_read(str(text))) for text in counts.index}
+    readable = {text: bool(how_to_read([str(text)], table.form)) for text in counts.index}
     alike = is_number | texts.map(readable).fillna(False).to_numpy(bool)
     if 2 * (alike & present).sum() > present.sum():
         _refuse_stray(table, column, is_number | missing)
@@ -97,9 +97,11 @@ def _kind(table, column):
 def _refuse_stray(table, column, fits):
     row = int((~fits).argmax())
     text = table.texts(column)[row]
-    remedy = how_to_read(text)
+    remedy = how_to_read(table.texts(column)[~fits], table.form)
     if not remedy:
-        remedy = f'; if it stands for a missing value, give "missing": ["{text}"]; else fix it, or say with numeric and '
+        remedy = (
+            f'; if it stands for a missing value, give "missing": ["{text}"]; else fix it, or say with numeric and '
+        )
         remedy += "categorical what each column is"
     raise UserError(
         f"numeric: {table.place}: row {row + 1}, column {brief(column)}: {brief(text)} stands among numbers{remedy}"
@@ -137,11 +139,21 @@ def _refuse_row_numbers(table, column):
 
 
 def _require_header(table):
-    """Refuse a first row that holds values: names that are numbers, in no order."""
-    numbers = [table.form.number(name) for name in table.names]
-    numbers = np.array([number for number in numbers if not np.isnan(number)])
+    """Refuse a first row that holds values.
+
+    Numbers are names if they rise or fall, as those of pixels, years and wavelengths do, unless all could be values of
+    their columns and are not whole.
+    """
+    names = [name for name in table.names if not np.isnan(table.form.number(name)) and table.names.count(name) == 1]
+    numbers = np.array([table.form.number(name) for name in names])
     steps = np.diff(numbers)
-    if len(steps) and not ((steps > 0).all() or (steps < 0).all()):
+    if len(steps) == 0:
+        return
+    are_values = False
+    if (numbers % 1 != 0).any() and all(table.are_numbers(name)[0].all() for name in names):
+        values = table.numbers(names)
+        are_values = ((values.min(axis=0) <= numbers) & (numbers <= values.max(axis=0))).all()
+    if are_values or not ((steps > 0).all() or (steps < 0).all()):
         raise UserError(
             f"path: {table.place}: its first row looks like values, not names of columns: "
             f"{brief(', '.join(table.names))}; put a row of names before it"

@@ -115,7 +115,9 @@ class Encoding:
         for column, codes, known in zip(self.categorical, self.codes(table), self.categories, strict=True):
             if len(table) >= _MIN_ROWS and not codes.any():
                 names = ", ".join(known[:5]) + (", ..." if len(known) > 5 else "")
-                table.require(column, codes > 0, f"is no category of the training part; its categories are {brief(names)}")
+                table.require(
+                    column, codes > 0, f"is no category of the training part; its categories are {brief(names)}"
+                )
             parts.append(codes[:, None] == np.arange(1, len(known) + 1) if self.one_hot else codes[:, None])
         return np.concatenate(parts, axis=1, dtype=np.float32)
 
@@ -141,7 +143,7 @@ class TargetEncoding:
             return cls(column, classes=_classes(table, column))
         if not standardize:
             return cls(column)
-        mean, std = map(float, scale_of(table.numbers([column])[train, 0]))
+        mean, std = map(float, scale_of(_target_numbers(table, column)[train, 0]))
         if std == 0:
             raise UserError(
                 f"standardize_target: column {brief(column)} of {table.place} is the same in all rows to train on"
@@ -173,7 +175,7 @@ class TargetEncoding:
             table.require(self.column, table.texts(self.column) != "", "is missing")
             table.require(self.column, codes >= 0, f"is a class that {known}")
             return codes.astype(np.int64)
-        numbers = table.numbers([self.column])
+        numbers = _target_numbers(table, self.column)
         table.require(self.column, ~np.isnan(numbers[:, 0]), "is missing")
         with np.errstate(over="ignore"):
             targets = ((numbers - self.mean) / self.std).astype(np.float32)
@@ -192,6 +194,11 @@ def scale_of(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         mean = np.where(extreme, (numbers / unit).mean(axis=0) * unit, mean)
         std = np.where(extreme, (numbers / unit).std(axis=0) * unit, std)
     return mean, np.where(constant, 0.0, std)
+
+
+def _target_numbers(table, column):
+    has_numbers = table.are_numbers(column)[0].any()
+    return table.numbers([column], "" if has_numbers else '; for classes give "task": "classification"')
 
 
 def _classes(table, column):

@@ -26,6 +26,8 @@ NULLS = ("NA", "N/A", "n/a", "#N/A", "<NA>", "NULL", "null", "None", "nan", "NaN
 
 _UNPACK = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}
 _FETCH_SECONDS = 60
+_NOT_A_NUMBER = "is not a number"
+_TRUTH = {"true": 1.0, "True": 1.0, "TRUE": 1.0, "false": 0.0, "False": 0.0, "FALSE": 0.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,19 +110,26 @@ class Table:
             if self.names.count(column) > 1:
                 raise UserError(f"{self._where}: its header names two columns {brief(column)}; rename one")
 
-    def numbers(self, columns: Sequence[str]) -> np.ndarray:
-        """Return the columns (N, C) float64, nan for missing values. Raises UserError for text and infinite numbers."""
+    def numbers(self, columns: Sequence[str], do: str = "") -> np.ndarray:
+        """Return the columns (N, C) float64, nan for missing values; true and false are 1 and 0.
+
+        do: as for require(). Raises UserError for text and infinite numbers.
+        """
         self._read_numbers(columns)
         for column in columns:
             numbers, missing = self._numbers[column], self._missing[column]
-            self.require(column, missing | ~np.isnan(numbers), "is not a number")
+            self.require(column, missing | ~np.isnan(numbers), _NOT_A_NUMBER, do)
             self.require(column, ~np.isinf(numbers), "is infinite")
         return np.stack([self._numbers[column] for column in columns], axis=1) if columns else np.empty((len(self), 0))
 
     def are_numbers(self, column: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return for each row whether its value is a number, and whether it is missing if the column holds numbers."""
+        """Return for each row whether its value is a number, and whether it is missing if the column holds numbers.
+
+        True and false are no numbers here.
+        """
         self._read_numbers([column])
-        return ~np.isnan(self._numbers[column]), self._missing[column]
+        is_truth = np.isin(self._texts.get(column, np.zeros(1)), list(_TRUTH))
+        return ~np.isnan(self._numbers[column]) & ~is_truth, self._missing[column]
 
     def read_texts(self, columns: Iterable[str]) -> None:
         """Read columns as texts, for texts(). Several in one pass are faster than one by one."""
@@ -149,7 +158,8 @@ class Table:
             text = self.texts(column)[wrong[0]]
             given = "a value" if text == "" else text if self.form.number(text) in (np.inf, -np.inf) else brief(text)
             more = f" (and in {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-            do = do or (how_to_read(text) if what == "is not a number" else "")
+            if what == _NOT_A_NUMBER:
+                do = how_to_read(self.texts(column)[wrong], self.form) or do
             raise UserError(f"{self.place}: row {wrong[0] + 1}{more}, column {brief(column)}: {given} {what}{do}")
 
     def _read_numbers(self, columns):
@@ -165,7 +175,8 @@ class Table:
             if column in texts:
                 codes, uniques = pandas.factorize(self._texts[column])
                 self._missing[column] = np.isin(uniques.astype(str), nulls)[codes]
-                self._numbers[column] = np.array([self.form.number(text) for text in uniques], float)[codes]
+                numbers = [_TRUTH[text] if text in _TRUTH else self.form.number(text) for text in uniques]
+                self._numbers[column] = np.array(numbers, float)[codes]
                 self._numbers[column][self._missing[column]] = np.nan
             else:
                 self._numbers[column] = frame[self.names.index(column)].to_numpy(np.float64)
@@ -176,14 +187,14 @@ class Table:
         places = [self.names.index(column) for column in columns]
         how |= {"sep": self.form.separator, "skipinitialspace": True, "header": 0, "names": range(len(self.names))}
         try:
-            frame = pandas.read_csv(
-                io.BytesIO(self._content), usecols=places, index_col=False, low_memory=False, **how
-            )
+            frame = pandas.read_csv(io.BytesIO(self._content), usecols=places, index_col=False, low_memory=False, **how)
         except ValueError as error:  # the base class of pandas' own errors
             raise UserError(f"{self._where}: not a CSV table: {_in_one_line(error)}") from None
         if len(frame) != self._length:
-            raise UserError(f"{self._where}: not a CSV table: it has {self._length} rows or {len(frame)}, after how its "
-                            "quotation marks are read")
+            raise UserError(
+                f"{self._where}: not a CSV table: it has {self._length} rows or {len(frame)}, after how its "
+                "quotation marks are read"
+            )
         return frame
 
     def _rows(self):
@@ -219,8 +230,8 @@ class Table:
         for length, row in enumerate(itertools.islice(self._rows(), 1, None), 1):
             if len(row) != width:
                 raise UserError(
-                    f"{self._where}: row {length} has {len(row)} values, but the header names {width} columns; "
-                    f"name each column once, and write an empty value where one is missing{_extra(row, width)}"
+                    f"{self._where}: row {length} has {len(row)} values, but the header has {width}; each column takes "
+                    f"one name, and each row one value for it, perhaps an empty one{_extra(row, width)}"
                 )
         return length
 
@@ -234,23 +245,33 @@ def table_source(path: str, argument: str, allow_urls: bool) -> str:
     return local_file(path, argument, "the table")
 
 
-def how_to_read(text: str) -> str:
-    """Return what would make a number of a text, after a "; "; "" if nothing is known."""
-    if re.fullmatch(r"[-+]?\d{1,3}(,\d{3})+\.\d*|[-+]?\d{1,3}(,\d{3}){2,}", text):
+def how_to_read(texts: Iterable[str], form: TableFormat) -> str:
+    """Return what would make numbers of texts that are none, after a "; "; "" if nothing is known."""
+    remedies = [remedy for text in dict.fromkeys(texts) if (remedy := _remedy(text, form))]
+    return next((remedy for remedy in remedies if remedy != _EITHER), remedies[0] if remedies else "")
+
+
+_EITHER = '; give "thousands": ",", or "decimal": "," if the comma is a decimal one'
+
+
+def _remedy(text, form):
+    if form.decimal == "," and re.fullmatch(r"[-+]?\d*\.\d+", text):
+        return '; it has a decimal point, but "decimal" is ","'
+    if re.fullmatch(r"[-+]?[1-9]\d{0,2}(,\d{3})+\.\d*|[-+]?[1-9]\d{0,2}(,\d{3}){2,}", text):
         return '; give "thousands": ","'
-    if re.fullmatch(r"[-+]?\d{1,3}(\.\d{3})+,\d*", text):
+    if re.fullmatch(r"[-+]?[1-9]\d{0,2}(\.\d{3})+,\d*|[-+]?[1-9]\d{0,2}(\.\d{3}){2,}", text):
         return '; give "decimal": "," and "thousands": "."'
-    if re.fullmatch(r"[-+]?\d{1,3}(\.\d{3}){2,}", text):
-        return '; give "thousands": "." and "decimal": ","'
-    if re.fullmatch(r"[-+]?\d{1,3},\d{3}", text):
-        return '; give "thousands": ",", or "decimal": "," if the comma is a decimal one'
+    if re.fullmatch(r"[-+]?[1-9]\d{0,2},\d{3}", text):
+        return _EITHER
     if re.fullmatch(r"[-+]?\d*,\d+(e[-+]?\d+)?", text, re.IGNORECASE):
         return '; give "decimal": ","'
-    if re.fullmatch(r"[-+]?\d{1,3}([ '\u00a0\u202f\u2019_]\d{3})+([.,]\d*)?", text):
+    if re.fullmatch(r"[-+]?\d{1,3}([ '\u00a0\u202f\u2019_])\d{3}(\1\d{3})*([.,]\d*)?", text):
         sign = next(letter for letter in text.lstrip("+-") if not letter.isdigit())
         return f'; give "thousands": {_quoted(sign)}' + (' and "decimal": ","' if "," in text else "")
-    if re.search(r"\d", text) and re.search(r"[$€£¥₹%]", text):
+    if re.fullmatch(r"[^\w\s]*[\d.,]+ ?[$€£¥₹%]|[-+(]*[$€£¥₹] ?-?[\d.,]+\)?", text):
         return "; take the signs of currency and percent out of the file"
+    if re.fullmatch(r"\u2212[\d.,]+|\([\d.,]+\)", text):
+        return '; write negative numbers with "-"'
     return ""
 
 

@@ -95,8 +95,6 @@ class TableDataLoader(BaseDataLoader):
             raise UserError("balance_classes: a regression target has no classes; leave it out")
         if standardize_target and task == "classification":
             raise UserError("standardize_target: is for regression; leave it out")
-        if not training and test_path is None:
-            raise UserError("test_path: the config names no table to test on")
         form = TableFormat(separator, decimal, thousands, tuple(missing or ()), encoding)
         self._task, self._standardize_target = task, standardize_target
         self._numeric, self._categorical, self._leave_out = numeric, categorical, leave_out or []
@@ -106,12 +104,13 @@ class TableDataLoader(BaseDataLoader):
         self._read_training = functools.partial(_read, path, "path", form, allow_urls)
         self._read = self._read_training
         if not training:
+            if test_path is None:
+                raise UserError("test_path: the config names no table to test on")
             self._read = functools.partial(_read, test_path, "test_path", form, allow_urls)
         self._input: Encoding | None = None
         self._output: TargetEncoding | None = None
         self._known_to = "the training table does not hold"
         self._lines: list[str] = []
-        self._beside: list[TableDataLoader] = []  # loaders to validate with this one's encoding
         self._served: Table | None = self._read()
         rows, split_by, classes = _Rows(len(self._served), self._encoded), {}, None
         if training:
@@ -159,23 +158,18 @@ class TableDataLoader(BaseDataLoader):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Make features and targets with the encodings of a state; a state of an earlier version holds none.
 
-        Raises UserError if the table lacks a column of the state or holds a class that it does not know, and if the
-        config's arguments say otherwise.
+        Raises UserError if the table lacks a column of the state or holds a class that it does not know, and if an
+        argument of the loader asks for another encoding.
         """
         if "input" in state or "output" in state:
             encoding = Encoding.from_state(state.get("input"))
             target = TargetEncoding.from_state(state.get("output"))
             self._require_same(encoding, target)
-            self._known_to = "the checkpoint does not know; a new run can learn it"
-            self._use(encoding, target)
+            self._known_to = "the model does not know; train a new one on this table"
+            if (encoding, target) != (self._input, self._output):
+                self._input, self._output = encoding, target
+                self._rows.replace(self._encoded())
         super().load_state_dict(state)
-
-    def as_validation(self, beside: BaseDataLoader | None = None) -> DataLoader:
-        """Return a DataLoader over the rows, as in the base class, encoded as those of a TableDataLoader beside it."""
-        if isinstance(beside, TableDataLoader):
-            beside._beside.append(self)
-            self._use(beside._encoding, beside._target_encoding)
-        return super().as_validation(beside)
 
     def validation_loader(self, sampler: Sampler) -> DataLoader:
         """Return a validation DataLoader over the samples of a sampler."""
@@ -207,7 +201,7 @@ class TableDataLoader(BaseDataLoader):
             table.require_columns([column for column in columns or () if column is not None], argument)
         others = [self._target, *self._leave_out]
         if self._numeric is None and self._categorical is None:
-            kinds = found_kinds(table, [*others, self._groups])
+            kinds = found_kinds(table, [*others, *([] if self._groups is None else [self._groups])])
         else:
             kinds = given_kinds(table, self._numeric, self._categorical, others)
         table.read_texts([*kinds.categorical, *labels, *([self._target] if self._task == "classification" else [])])
@@ -223,10 +217,12 @@ class TableDataLoader(BaseDataLoader):
         encoding, target = self._encoding, self._target_encoding
         table = self._served or self._read()
         self._served = None
-        table.require_columns([target.column, *encoding.numeric, *encoding.categorical], table.argument)
-        arrays = [encoding.features(table), target.values(table, self._known_to)]
+        why = "which the model is trained on; train a new one without it"
+        table.require_columns([target.column, *encoding.numeric, *encoding.categorical], table.argument, why)
+        targets = target.values(table, self._known_to)
+        features = encoding.features(table)
         self._lines = _described(table, encoding, target)
-        return arrays
+        return [features, targets]
 
     def _encode_now(self) -> None:
         _ = self._rows.arrays
@@ -237,32 +233,24 @@ class TableDataLoader(BaseDataLoader):
         assert isinstance(rows, _Rows)
         return rows
 
-    def _use(self, encoding: Encoding, target: TargetEncoding) -> None:
-        """Encode the rows again with these encodings, here and in the loaders to validate."""
-        if (encoding, target) != (self._input, self._output):
-            self._input, self._output = encoding, target
-            self._rows.encode_again(self._encoded)
-        for loader in self._beside:
-            loader._known_to = self._known_to
-            loader._use(encoding, target)
-
     def _require_same(self, encoding: Encoding, target: TargetEncoding) -> None:
-        """Raise UserError if the arguments ask for another encoding than a checkpoint's."""
+        """Raise UserError if an argument asks for another encoding than that of the model."""
         task = "regression" if target.classes is None else "classification"
-        asked = [("target", self._target, target.column), ("task", self._task, task)]
-        asked += [("one_hot", self._one_hot, encoding.one_hot)]
         scaled = (target.mean, target.std) != (0.0, 1.0)
-        asked += [("standardize_target", self._standardize_target, scaled)]
-        if self._fill is None or (self._fill, encoding.fill) != ("mean", None):  # means are always found
+        asked = [("target", self._target, target.column), ("task", self._task, task)]
+        asked += [
+            ("standardize_target", self._standardize_target, scaled),
+            ("one_hot", self._one_hot, encoding.one_hot),
+        ]
+        if (self._fill, encoding.fill) != ("mean", None):  # means are always found
             asked += [("fill", self._fill, encoding.fill)]
         if self._numeric is not None or self._categorical is not None:
             asked += [("numeric", sorted(self._numeric or ()), sorted(encoding.numeric))]
             asked += [("categorical", sorted(self._categorical or ()), sorted(encoding.categorical))]
         for argument, value, trained in asked:
-            if value != trained:
+            if value not in (None, False, trained):
                 raise UserError(
-                    f"{argument}: is {brief(value)}, but the checkpoint was trained with {brief(trained)}; "
-                    "a change takes a new run"
+                    f"{argument}: is {brief(value)}, but the model is trained with {brief(trained)}; train a new one"
                 )
 
 
@@ -276,12 +264,16 @@ class _Rows(InMemoryDataset):
     def __init__(self, length: int, encode: Callable[[], list[np.ndarray]]) -> None:
         super().__init__(np.empty((length, 0)))
         del self.arrays
-        self._length, self._encode = length, encode
+        self._length = length
+        self._encode: Callable[[], list[np.ndarray]] | None = encode
 
     @functools.cached_property
     def arrays(self) -> list[Any]:
         """The features (N, F) and the targets."""
-        return self._checked(self._encode)
+        assert self._encode is not None
+        arrays = self._checked(self._encode())
+        self._encode = None  # a reference to the loader, whose worker processes end when nothing refers to it
+        return arrays
 
     def __len__(self) -> int:
         return self._length
@@ -289,22 +281,20 @@ class _Rows(InMemoryDataset):
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_encode": None}
 
-    def encode_again(self, encode: Callable[[], list[np.ndarray]]) -> None:
+    def replace(self, arrays: list[np.ndarray]) -> None:
         """Replace the arrays, on the device on which they are."""
         before = vars(self).get("arrays")
-        self.arrays = self._checked(encode)
+        self.arrays, self._encode = self._checked(arrays), None
         if before is not None and isinstance(before[0], torch.Tensor):
             self.to(before[0].device)
 
-    def _checked(self, encode):
-        arrays = encode()
+    def _checked(self, arrays):
         if len(arrays[0]) != self._length:
             raise UserError(f"path: the table had {self._length} rows when the run began, and now has {len(arrays[0])}")
-        self._encode = None
         return arrays
 
 
-def _read(path: str | None, argument: str, form: TableFormat, allow_urls: bool) -> Table:
+def _read(path: str, argument: str, form: TableFormat, allow_urls: bool) -> Table:
     return Table(table_source(path, argument, allow_urls), argument, form)
 
 

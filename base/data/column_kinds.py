@@ -23,7 +23,7 @@ _DATE = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 _UNIT = re.compile(r"[-+]?\d+(?:[.,]\d+)? ?[a-zµ°/²³]+\.?", re.IGNORECASE)
-_ID_NAME = re.compile(r"(?:.*[\W_])?(?:id|index|idx|uid|uuid|guid|row|no|nr|key)|.*[a-z](?:ID|Id)", re.IGNORECASE)
+_ID_NAME = re.compile(r"(?:.*[\W_])?(?i:id|index|idx|uid|uuid|guid|row|no|nr|key)|.*[a-z](?:ID|Id)")
 
 
 @dataclasses.dataclass(frozen=True)

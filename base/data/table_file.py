@@ -76,8 +76,8 @@ class Table:
     argument: the loader's argument that names it, for messages.
     form: how it is written.
 
-    names: the columns' names; one without a name is called "Unnamed: 2", counted from 0. Spaces around a name or a
-        text are no part of it.
+    names: the columns' names. Spaces around a name or a text are no part of it.
+    unnamed: those without a name, which are called "Unnamed: 2", counted from 0, as pandas does.
     place: the file's name for messages.
 
     Raises UserError for a file that is not a table, and for a row that is longer or shorter than the header.
@@ -91,8 +91,8 @@ class Table:
         header = next(self._rows(), None)
         if header is None:
             raise UserError(f"{self._where} is empty")
-        self.unnamed = [f"Unnamed: {i}" for i, name in enumerate(header) if not name.strip()]
         self.names = [name.strip() or f"Unnamed: {i}" for i, name in enumerate(header)]
+        self.unnamed = [name for name in self.names if re.fullmatch(r"Unnamed: \d+[.\d]*", name)]
         self._require_separator()
         self._length = self._count_rows()
         if self._length == 0:

@@ -4,38 +4,30 @@ import argparse
 from typing import Any
 
 from parse_config import PARTS, ConfigParser
-from utils.config.schema import TrainerSettings
 from utils.distributed.launch import refuse_several
 from utils.errors import UserError, clean_exit, shown
 from utils.json_io import read_record, write_json
-from utils.rules import precision_error
 
 
 def main(config: ConfigParser, split: str, batch_size: int | None) -> None:
     """Print the loss and the metrics over a split of the data, and write them beside the checkpoint."""
     # Imported here, so that --help and an error in the config are answered without waiting for torch.
+    from base.trained_model import TrainedModel
     from base.training.evaluate import evaluate, split_loader
-    from base.training.precision import apply_switches
     from utils import MetricTracker, prepare_device
-    from utils.runs.weights import load_weights, on_device
+    from utils.runs.weights import on_device
     from utils.seed import seed_everything
 
     seed_everything(config.settings.seed)
     device, _ = prepare_device(config.settings.n_gpu, config.settings.device)
-    trained = TrainerSettings.model_validate(config["trainer"])
-    precision = "fp32" if precision_error(trained.precision, device.type) else trained.precision
-
-    model = config.init_obj("arch")
     checkpoint = config.load_checkpoint()
-    load_weights(model, checkpoint["state_dict"])
-    model = model.to(device)
-    apply_switches(model, trained.model_copy(update={"compile": False, "precision": precision}), device)
+    trained = TrainedModel.of_checkpoint(checkpoint, config.config, device, config.resume)
     criterion = on_device(config.init_loss(), device)
     metrics = config.init_metrics()
-    loader, classes = split_loader(config, split, batch_size, device, checkpoint)
+    loader, classes = split_loader(config, split, batch_size, device, trained.loader_state)
 
     tracker = MetricTracker.of(metrics, device)
-    values = evaluate(model, criterion, metrics, loader, device, tracker, precision)
+    values = evaluate(trained.model, criterion, metrics, loader, device, tracker, trained.precision)
     position = {key: checkpoint.get(key) for key in ("epoch", "batch") if key == "epoch" or checkpoint.get(key)}
     result = {**position, "samples": len(loader.sampler), **values, **tracker.tables}
     report(config, split, result, classes)

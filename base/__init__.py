@@ -5,6 +5,7 @@ from base.base_data_loader import BaseDataLoader
 from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer
 from base.data.in_memory import InMemoryDataset, memory_map, whole_batch
+from base.trained_model import TrainedModel
 from utils.errors import UserError
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "BaseModel",
     "BaseTrainer",
     "InMemoryDataset",
+    "TrainedModel",
     "UserError",
     "memory_map",
     "whole_batch",

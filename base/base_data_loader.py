@@ -1,7 +1,7 @@
 """BaseDataLoader: a DataLoader that can set aside part of its samples for validation."""
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from utils.batches import collate
 from utils.errors import UserError, brief, refuse
 from utils.rules import size_errors, validated_twice
 from utils.untrusted import as_count
+
+if TYPE_CHECKING:
+    from base.data.inputs import Input
 
 _TIMEOUT_SECONDS = 1800
 
@@ -45,6 +48,9 @@ class BaseDataLoader(DataLoader):
 
     Raises UserError for a batch size or a split that leaves nothing to train or validate on.
     """
+
+    input: "Input | None" = None
+    """How raw examples become what the model is given; set it before the constructor is called."""
 
     dataset: SeededDataset
     sampler: Any  # an EpochSampler, unless another sampler is given
@@ -142,7 +148,8 @@ class BaseDataLoader(DataLoader):
     def state_dict(self) -> dict[str, Any]:
         """Return what the numbers in a checkpoint mean, and which samples they are of; plain values only."""
         samples, order = len(self.valid_dataset), fingerprint(self.valid_dataset)
-        return {"samples": samples, "fingerprint": order, "classes": self._class_names()}
+        state = {"samples": samples, "fingerprint": order, "classes": self._class_names()}
+        return state if self.input is None else state | {"input": self.input.spec()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Use the state of a checkpoint; called before the first batch. Raises UserError for other classes."""

@@ -1,9 +1,8 @@
 """YOURS: the classes that "data_loader" in a config names. A loader yields (data, target) batches."""
 
-import torch
-
 from base import BaseDataLoader, InMemoryDataset
 from base.data.augmentations import RandomShift
+from base.data.inputs import ImageInput
 from base.data.mnist_files import read_mnist
 
 
@@ -36,8 +35,10 @@ class MnistDataLoader(BaseDataLoader):
         balance_classes: bool = False,
     ) -> None:
         images, labels = read_mnist(data_dir, training, download)
-        plain = InMemoryDataset(images, labels, batch_transform=normalize)
-        shifted = InMemoryDataset(images, labels, batch_transform=[RandomShift(2), normalize]) if augment else plain
+        self.classes = list("0123456789")
+        self.input = ImageInput(1, 28, 28, mean=[0.1307], std=[0.3081], background="dark", margin=4)
+        plain = InMemoryDataset(images, labels, batch_transform=self.input)
+        shifted = InMemoryDataset(images, labels, batch_transform=[RandomShift(2), self.input]) if augment else plain
         super().__init__(
             shifted if training else plain,
             batch_size,
@@ -50,9 +51,3 @@ class MnistDataLoader(BaseDataLoader):
             stratify=labels if stratify else None,
             balance_classes=labels if balance_classes else None,
         )
-
-
-def normalize(images: torch.Tensor) -> torch.Tensor:
-    """Return uint8 images as float32, with mean 0 and standard deviation 1 over all training pixels."""
-    mean, std = 0.1307 * 255, 0.3081 * 255
-    return images.float().sub_(mean).div_(std)

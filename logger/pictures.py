@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PER_ROW, _ROWS = 8, 4
+EXAMPLES_DRAWN = _PER_ROW * _ROWS
 
 
 def draw_batches(path: Path, by_part: dict[str, Any]) -> None:
@@ -17,7 +18,7 @@ def draw_batches(path: Path, by_part: dict[str, Any]) -> None:
 
     path: of the PNG.
     by_part: {title: (images, labels)} with images (N, 1 or 3, H, W), whose values are stretched to [0, 1], and labels
-        (N,); labels of another shape are left out.
+        (N,) or a list of texts; labels of another shape are left out.
 
     Raises UserError for other data, and if the file cannot be written.
     """
@@ -52,9 +53,11 @@ def _first(title, batch):
     if len(shape) != 4 or shape[1] not in (1, 3):
         what = f"a tensor of shape {shape}" if shape else f"a {type(images).__name__}"
         raise UserError(f"the {title} batch: has {what} first; images (N, 1 or 3, H, W) can be drawn")
-    images = images[: _ROWS * _PER_ROW].detach().cpu().float()
+    images = images[:EXAMPLES_DRAWN].detach().cpu().float()
     low, high = images.min(), images.max()
     texts = [""] * len(images)
-    if labels is not None and getattr(labels, "ndim", None) == 1:
+    if isinstance(labels, list):
+        texts = labels
+    elif labels is not None and getattr(labels, "ndim", None) == 1:
         texts = [f"{label:.4g}" if isinstance(label, float) else str(label) for label in labels.tolist()]
     return (images - low) / (high - low).clamp(min=1e-12), texts

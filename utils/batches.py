@@ -47,7 +47,7 @@ def sample_error(dataset: Any, index: int, error: Exception) -> DataError:
     """Return the DataError for an error in reading dataset[index]; it names the sample's file if that is known."""
     if isinstance(error, UserError):
         return DataError(f"data_loader: sample {index}: {error}")
-    file = getattr(error, "filename", None) or _file_of(dataset, index)
+    file = getattr(error, "filename", None) or file_of(dataset, index)
     return DataError(f"data_loader: sample {index}{f' ({file})' if file else ''}: {_in_one_line(error)}")
 
 
@@ -184,8 +184,8 @@ def _in_one_line(error):
     return text.strip().splitlines()[-1] + place
 
 
-def _file_of(dataset, index):
-    """The file of a sample, if the dataset has a list of files or samples, as those of torchvision do."""
+def file_of(dataset: Any, index: int) -> str | None:
+    """Return the file of a sample if the dataset has a list of files or samples, as those of torchvision; or None."""
     for name in ("samples", "imgs", "files", "paths"):
         try:
             entry = getattr(dataset, name)[index]

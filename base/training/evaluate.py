@@ -120,13 +120,13 @@ def split_loader(
     split: str,
     batch_size: int | None,
     device: torch.device,
-    checkpoint: dict[str, Any],
+    state: dict[str, Any] | None = None,
 ) -> tuple[Any, list | None]:
     """Return (DataLoader over one split of a config's data, in a fixed order; names of the classes, or None).
 
     split: "train", "valid" or "test".
     batch_size: by default the config's.
-    checkpoint: its data loader's state, such as the order of the classes and the scales, is used.
+    state: what the checkpoint holds of its data loader, such as the order of the classes and the scales, to be used.
 
     Raises UserError if there is no such split, or if its data do not fit the checkpoint.
     """
@@ -147,8 +147,7 @@ def split_loader(
             whole |= {"validation_split": 0, "fold": None}
         args |= {key: value for key, value in whole.items() if key in known}
     loader = config.build(name, {**config[name], "args": args}).to(device)
-    state = checkpoint.get("attributes", {}).get("data_loader")
-    if state is not None and isinstance(loader, BaseDataLoader):
+    if state and isinstance(loader, BaseDataLoader):
         load_state(name, loader, state)
         changed = loader.changes_since(state) if name == "data_loader" and split != "test" else None
         if changed:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from base.data.mnist_files import read_mnist
-from data_loader.data_loaders import MnistDataLoader, normalize
+from data_loader.data_loaders import MnistDataLoader
 from helpers import PROJECT
 from utils import UserError
 
@@ -31,7 +31,7 @@ def test_batches_are_normalized_and_split():
 
 def test_normalized_images_have_mean_0_and_deviation_1():
     images = read_mnist(DATA, training=True)[0]
-    normalized = normalize(images)
+    normalized = MnistDataLoader(DATA, 128).input(images)
     assert normalized.mean().item() == pytest.approx(0, abs=1e-3) and normalized.std().item() == pytest.approx(
         1, abs=1e-3
     )

@@ -1,0 +1,149 @@
+"""Inputs: how a raw example, such as an image file, becomes what the model is given. One for training and for use."""
+
+import importlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from base.data.images import open_image, placed
+from utils.config.components import Part
+from utils.config.types import argument_errors, call, resolve, signature_of
+from utils.errors import UserError, refuse, shown
+
+_PART = Part(
+    "data_loader.data_loaders",
+    ready=("base.data.inputs", "base.data.tables"),
+    bases=("base.data.inputs.Input",),
+    remedy="an input derives from Input in base/data/inputs.py",
+)
+
+
+class Input(torch.nn.Module):
+    """How raw examples become the model's input. A loader has one as its attribute input; checkpoints hold it.
+
+    A subclass passes its own arguments, plain values by name, to this constructor, from which it is built again
+    without the training data. It writes `forward`, the arithmetic on a batch, and, to predict from files, `read`.
+
+    arguments: those of the subclass's constructor.
+    """
+
+    suffixes: tuple[str, ...] = ()
+    """Endings of the files that read can read, such as ".png"."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__()
+        self.arguments = arguments
+
+    def read(self, file: str) -> np.ndarray:
+        """Return the raw example of a file: an array of fixed shape. Raises UserError if that is not possible."""
+        raise UserError(f"{shown(file)}: {type(self).__name__} reads no files; give the raw examples as a .npy file")
+
+    def examples(self, file: str) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield (name, raw example) of all examples in a file: one, unless a subclass reads tables and the like."""
+        yield file, self.read(file)
+
+    def forward(self, raw: torch.Tensor) -> torch.Tensor:
+        """Return the model's input (B, ...) for a batch of raw examples (B, ...)."""
+        raise NotImplementedError
+
+    def spec(self) -> dict[str, Any]:
+        """Return {"type": name, "args": arguments}, from which build_input makes an equal one."""
+        home, name = type(self).__module__, type(self).__name__
+        short = home in (_PART.module, *_PART.ready)
+        return {"type": name if short else f"{home.removeprefix('data_loader.')}.{name}", "args": self.arguments}
+
+
+class ImageInput(Input):
+    """Images: raw (B, channels, height, width) uint8; the model's input is float32, scaled by mean and std.
+
+    channels: 1 for grey, 3 for RGB.
+    height, width: pixels.
+    mean, std: of each channel, for pixels from 0 to 1.
+    background: "dark" or "light", what lies around the drawing in the training images, as "dark" in MNIST. A file
+        whose border is of the other kind is inverted.
+    margin: pixels around the drawing; only with background. The drawing is scaled to fit into the rest, its centre
+        of mass in the middle, unless the file has the right size and background already.
+
+    A file is turned upright, put on white if it is transparent, and converted to the channels. Without background it is
+    scaled and cropped to the size around its centre.
+    """
+
+    suffixes = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+    def __init__(
+        self,
+        channels: int,
+        height: int,
+        width: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        background: str | None = None,
+        margin: int = 0,
+    ) -> None:
+        super().__init__(
+            channels=channels,
+            height=height,
+            width=width,
+            mean=list(mean),
+            std=list(std),
+            background=background,
+            margin=margin,
+        )
+        self.mean: torch.Tensor
+        self.std: torch.Tensor
+        self.size = height, width
+        self.channels, self.background, self.margin = channels, background, margin
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float64).mul(255).float().view(-1, 1, 1), False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float64).mul(255).float().view(-1, 1, 1), False)
+
+    def read(self, file: str) -> np.ndarray:
+        """Return the image of a file, (channels, height, width) uint8. Raises UserError, naming the file."""
+        with open_image(file, "RGB" if self.channels == 3 else "L") as image:
+            pixels = placed(image, self.size, self.background, self.margin)
+        return pixels.reshape(-1, *self.size) if self.channels == 1 else pixels.transpose(2, 0, 1).copy()
+
+    def forward(self, raw: torch.Tensor) -> torch.Tensor:
+        """Return float32 (B, channels, height, width) for uint8 of that shape."""
+        return raw.float().sub_(self.mean).div_(self.std)
+
+
+class ArrayInput(Input):
+    """Rows of arrays: uint8 become float32 from 0 to 1, other floats and integers float32 unless dtype names a type.
+
+    dtype: "float32", or "int64" for indices; by default int64 for integers other than uint8.
+    """
+
+    def __init__(self, dtype: str | None = None) -> None:
+        super().__init__(dtype=dtype)
+        self.dtype = dtype
+
+    def forward(self, raw: torch.Tensor) -> torch.Tensor:
+        """Return the rows (B, ...) in the type that the model takes."""
+        if self.dtype is None and raw.dtype == torch.uint8:
+            return raw.float().div_(255)
+        if self.dtype is None:
+            return raw.float() if raw.is_floating_point() else raw.long()
+        return raw.to(getattr(torch, self.dtype))
+
+
+def build_input(spec: dict[str, Any]) -> Input:
+    """Return the Input of a checkpoint's spec {"type", "args"}. Raises UserError for one that cannot be built."""
+    place = "the checkpoint's input"
+    if not isinstance(spec, dict) or not isinstance(spec.get("type"), str) or not isinstance(spec.get("args"), dict):
+        raise UserError(f'{place} should be {{"type": ..., "args": ...}}')
+    try:
+        found = resolve(spec["type"], importlib.import_module(_PART.module), _PART)
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
+    refuse(f"{place}.args.{error}" for error in argument_errors(signature_of(found), spec["args"], 0))
+    return call(place, found, (), spec["args"])
+
+
+def files_in(folder: str | Path, suffixes: Sequence[str]) -> list[str]:
+    """Return the files below a folder with one of these endings, sorted; hidden ones are passed over."""
+    found = sorted(Path(folder).rglob("*"))
+    visible = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    return [str(path) for path in visible if path.suffix.lower() in suffixes and path.is_file()]

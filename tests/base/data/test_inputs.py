@@ -1,0 +1,128 @@
+"""Inputs: raw examples of every kind become what training has seen, and are built again."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from base.data.inputs import ArrayInput, ImageInput, build_input
+from base.data.sources import examples_of
+from utils import UserError
+
+
+def digits_input():
+    return ImageInput(1, 28, 28, mean=[0.1307], std=[0.3081], background="dark", margin=4)
+
+
+def drawing(size=(28, 28)):
+    """A light stroke on black, off the centre."""
+    pixels = np.zeros(size, np.uint8)
+    pixels[size[0] // 4 : size[0] // 2, size[1] // 5 : size[1] // 4] = 200
+    return pixels
+
+
+def test_an_image_of_the_right_size_and_background_is_read_as_it_is(tmp_path):
+    Image.fromarray(drawing()).save(tmp_path / "a.png")
+    raw = digits_input().read(str(tmp_path / "a.png"))
+    assert np.array_equal(raw, drawing()[None])
+
+
+def test_the_arithmetic_is_that_of_single_numbers_bit_for_bit():
+    raw = torch.randint(0, 256, (9, 3, 8, 8), dtype=torch.uint8)
+    mean, std = [0.1, 0.1307, 0.7], [0.3081, 0.2, 0.3]
+    result = ImageInput(3, 8, 8, mean, std)(raw)
+    for channel in range(3):
+        wanted = raw[:, channel].float().sub_(mean[channel] * 255).div_(std[channel] * 255)
+        assert torch.equal(result[:, channel], wanted)
+
+
+@pytest.mark.parametrize("size", [(56, 56), (300, 220), (20, 90)])
+@pytest.mark.parametrize("look", ["light on dark", "dark on light", "coloured", "transparent"])
+def test_drawings_of_any_size_and_colour_come_to_the_same_place(tmp_path, size, look):
+    ink = drawing(size)
+    if look == "dark on light":
+        image = Image.fromarray(255 - ink)
+    elif look == "coloured":
+        image = Image.fromarray(np.stack([255 - ink, 255 - ink // 2, 255 - ink], axis=2))
+    elif look == "transparent":
+        image = Image.fromarray(np.stack([np.zeros_like(ink)] * 3 + [ink], axis=2))
+    else:
+        image = Image.fromarray(ink)
+    image.save(tmp_path / "a.png")
+    raw = digits_input().read(str(tmp_path / "a.png")).astype(float)[0]
+    assert raw.shape == (28, 28) and raw.max() == 255
+    rows, columns = np.flatnonzero(raw.any(axis=1)), np.flatnonzero(raw.any(axis=0))
+    assert max(rows[-1] - rows[0], columns[-1] - columns[0]) == 19  # 20 pixels, as in MNIST
+    centre = [(raw.sum(axis=1 - axis) @ np.arange(28)) / raw.sum() for axis in (0, 1)]
+    assert np.abs(np.array(centre) - 13.5).max() <= 0.5
+
+
+def test_an_empty_drawing_is_empty(tmp_path):
+    Image.new("L", (50, 50), 255).save(tmp_path / "a.png")
+    assert not digits_input().read(str(tmp_path / "a.png")).any()
+
+
+def test_a_photograph_is_turned_upright_and_cropped_around_its_centre(tmp_path):
+    pixels = np.zeros((10, 30, 3), np.uint8)
+    pixels[:, 10:20] = 255
+    image = Image.fromarray(pixels).transpose(Image.Transpose.ROTATE_90)  # stored on its side
+    exif = image.getexif()
+    exif[0x0112] = 6  # to be turned clockwise
+    image.save(tmp_path / "a.png", exif=exif)
+    assert (ImageInput(3, 10, 10, [0] * 3, [1] * 3).read(str(tmp_path / "a.png")) == 255).all()
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n broken"])
+def test_a_file_that_is_no_image_is_named(tmp_path, content):
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.png: cannot be read as an image"):
+        digits_input().read(str(tmp_path / "a.png"))
+
+
+@pytest.mark.parametrize("given", [digits_input(), ArrayInput(), ArrayInput("int64")])
+def test_an_input_is_built_again_from_what_a_checkpoint_holds(given):
+    again = build_input(given.spec())
+    assert type(again) is type(given) and again.spec() == given.spec()
+    raw = torch.randint(0, 256, (2, 1, 28, 28), dtype=torch.uint8)
+    assert torch.equal(again(raw), given(raw))
+
+
+@pytest.mark.parametrize(
+    ("spec", "error"),
+    [
+        (3, "the checkpoint's input should be"),
+        ({"type": "os.system", "args": {}}, "the checkpoint's input: there is no module"),
+        ({"type": "MnistDataLoader", "args": {}}, "the checkpoint's input: 'MnistDataLoader' is the wrong kind"),
+        ({"type": "ArrayInput", "args": {"no": 1}}, "the checkpoint's input.args.no: no such argument"),
+        ({"type": "ImageInput", "args": {"channels": 1}}, "the checkpoint's input.args.height: missing"),
+    ],
+)
+def test_an_input_of_a_stranger_is_refused(spec, error):
+    with pytest.raises(UserError, match=f"^{error}"):
+        build_input(spec)
+
+
+def test_examples_come_from_files_folders_patterns_arrays_and_standard_input(tmp_path, monkeypatch):
+    for name in ("b/1.png", "b/c/2.PNG", "b/.hidden/3.png", "b/notes.txt", "a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(drawing()).save(tmp_path / name, "png")
+    np.save(tmp_path / "rows.npy", np.stack([drawing()[None]] * 2))
+    np.savez(tmp_path / "one.npz", images=np.stack([drawing()[None]]))
+    monkeypatch.setattr("sys.stdin", iter([f"{tmp_path}/a.png\n", "\n"]))
+    sources = ["a.png", "b", "*.png", "rows.npy", "one.npz"]
+    found = list(examples_of([*(f"{tmp_path}/{source}" for source in sources), "-"], digits_input()))
+    names = [name.removeprefix(f"{tmp_path}/") for name, _ in found]
+    files = ["a.png", "b/1.png", "b/c/2.PNG", "a.png"]
+    assert names == [*files, "rows.npy:0", "rows.npy:1", "one.npz:0", "a.png"]
+    assert all(np.array_equal(raw, drawing()[None]) for _, raw in found)
+
+
+def test_a_file_that_cannot_be_read_is_an_example_with_its_error(tmp_path):
+    ((name, error),) = examples_of([f"{tmp_path}/none.png"], digits_input())
+    assert name == f"{tmp_path}/none.png" and isinstance(error, UserError)
+
+
+@pytest.mark.parametrize("source", ["", "*.png"])
+def test_sources_without_any_example_are_refused(tmp_path, source):
+    with pytest.raises(UserError, match=r"holds no files|no file matches"):
+        list(examples_of([f"{tmp_path}/{source}"], digits_input()))

@@ -25,6 +25,7 @@ FRAMEWORK = [
     "docs",
     "logger",
     "parse_config.py",
+    "predict.py",
     "requirements.txt",
     "series.py",
     "test.py",

@@ -107,6 +107,11 @@ class TrainedModel:
         return cls(model, declared, output, device, settings.precision, config, state, path)
 
     @property
+    def has_input(self) -> bool:
+        """Whether the checkpoint holds an input, so that raw examples can be predicted for."""
+        return self._input is not None
+
+    @property
     def input(self) -> Input:
         """The Input. Raises UserError if the checkpoint holds none."""
         if self._input is None:

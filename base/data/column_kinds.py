@@ -2,14 +2,16 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas
 
-from base.data.table_file import Table, how_to_read
-from utils.errors import UserError, brief
+from base.data.table_file import Table
+from base.data.table_format import how_to_read
+from utils.errors import UserError, brief, shown
 
+_LINE = 100  # letters
 _FEW = 10  # rows; with fewer, nothing is said about a column whose values are all different
 _NEARLY_ALL = 0.9  # share of the values
 _MANY = 20  # different values that are numbers with a unit; fewer may be categories, such as "3 rooms"
@@ -73,6 +75,25 @@ def found_kinds(table: Table, others: Sequence[str]) -> Kinds:
         if kind is not None:
             (numeric if kind == "numeric" else categorical).append(column)
     return given_kinds(table, numeric, categorical, [])
+
+
+def kind_lines(kinds: Mapping[str, Sequence[str]], rest: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return a line for each of the kinds {title: items}, and one for the rest, each of at most 100 letters."""
+    rest = {title: items for title, items in rest.items() if items}
+    letters = _LINE // len(rest) - 2 if rest else 0
+    lines = [_line(title, items, _LINE) for title, items in kinds.items() if items]
+    return lines + (["; ".join(_line(title, items, letters) for title, items in rest.items())] if rest else [])
+
+
+def _line(title, items, letters):
+    """ "title (9): a, b and 7 more", in a number of letters if that is possible."""
+    items = [shown(item) for item in items]
+    for number in range(min(len(items), _LINE), 0, -1):
+        more = f" and {len(items) - number} more" if number < len(items) else ""
+        line = f"{title} ({len(items)}): {', '.join(items[:number])}{more}"
+        if len(line) <= letters:
+            return line
+    return f"{title}: {len(items)} columns"
 
 
 def _kind(table, column):

@@ -1,38 +1,35 @@
 """ImageFolderDataLoader: batches of images from one folder for each class."""
 
-import itertools
-import os
+import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 
 from base import BaseDataLoader, InMemoryDataset
 from base.data.augmentations import RandomShift
-from base.data.local_files import local_file
+from base.data.class_folders import find_images
+from base.data.image_files import read_image, read_images, require_bright
 from utils.errors import UserError, shortened, shown
-
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none that PIL starts another program for
-_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
 class ImageFolderDataLoader(BaseDataLoader):
     """Batches of images (B, 3, image_size, image_size) float32, normalized as for ImageNet, and labels (B,) int64.
 
-    Labels number the classes in sorted order; the attribute classes holds their names.
+    Labels number the classes in sorted order; the attribute classes holds their names. load_state_dict numbers both as
+    in the checkpoint, by name.
 
     folder: a folder with one folder of images for each class.
     image_size: pixels; images are scaled and cropped to a square around their centre.
-    test_folder: the folder to serve if training is False; it must have the same classes.
+    test_folder: the folder to serve if training is False; it may lack classes, but not have others.
     in_memory: decode all images at the start, into 3 * image_size ** 2 bytes each. Otherwise num_workers processes
         read each image when it is needed.
     augment: in training, shift images by up to an eighth of their size and mirror half of them.
     stratify: split so that both parts get the same share of each class.
     balance_classes: draw every class equally often in training.
+    white: the value that becomes white in grey images of 16 or 32 bits; by default 65535 for 16 bits.
 
     The other arguments are those of BaseDataLoader. Raises UserError that names a folder or an image that cannot be
     used; with in_memory=False, an image is only checked when it is read.
@@ -54,24 +51,28 @@ class ImageFolderDataLoader(BaseDataLoader):
         stratify: bool = False,
         balance_classes: bool = False,
         device_resident: bool = False,
+        white: float | None = None,
     ) -> None:
         if image_size < 1:
             raise UserError(f"image_size: got {image_size}; it should be a number of pixels from 1 on")
-        self.classes, files, labels = find_images(folder, "folder")
+        if white is not None and not white > 0:
+            raise UserError(f"white: got {white}; it should be the value of a white pixel, such as 4095 for 12 bits")
+        self._notes: list[str] = []
+        self._served = f"folder: {shown(folder)}" if training else f"test_folder: {shown(test_folder)}"
+        self._has_warned = False
+        self.classes, files, labels = find_images(folder, "folder", self._notes if training else None)
         if not training:
             if test_folder is None:
                 raise UserError("test_folder: the config names no folder to test on")
-            classes, files, labels = find_images(test_folder, "test_folder")
-            if classes != self.classes:
-                other = ", ".join(map(shown, sorted({*classes} ^ {*self.classes})))
-                both = f"{shown(test_folder)} and {shown(folder)}"
-                raise UserError(f"test_folder: {both} hold other classes; in one of them alone: {other}")
-        pixels = read_images(files, image_size) if in_memory else None
+            classes, files, labels = find_images(test_folder, "test_folder", self._notes, least=1)
+            labels = np.array(_numbers(classes, self.classes, self._served, f"{shown(folder)} has"))[labels]
+        require_bright(files, white)
+        pixels = read_images(files, image_size, white) if in_memory else None
 
         def dataset(*transforms):
             if pixels is not None:
                 return InMemoryDataset(pixels, labels, batch_transform=transforms)
-            return ImageFiles(files, labels, image_size, transforms)
+            return ImageFiles(files, labels, image_size, transforms, white)
 
         plain = dataset(normalize)
         super().__init__(
@@ -87,73 +88,93 @@ class ImageFolderDataLoader(BaseDataLoader):
             balance_classes=labels if balance_classes else None,
         )
 
+    def describe_data(self) -> list[str]:
+        """Return lines on what was passed over in the folder served, and on what may be no image to learn from."""
+        return self._notes
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Number the classes as in the state of a checkpoint, by name. Raises UserError for a class it does not know.
+
+        Logs a warning if a class of the state has no images here.
+        """
+        known = state.get("classes")
+        if known and list(known) != self.classes:
+            self._renumber(list(known))
+        super().load_state_dict(state)
+        held = set(self._labels().tolist())
+        missing = [str(name) for number, name in enumerate(self.classes) if number not in held]
+        if known and missing and not self._has_warned:
+            self._has_warned = True
+            which = shortened(", ".join(missing))
+            logging.getLogger("data").warning(
+                "%s: no images of %d of the classes: %s", self._served, len(missing), which
+            )
+
+    def _labels(self) -> np.ndarray:
+        """(N,) the labels of all samples."""
+        dataset = self.valid_dataset
+        labels = dataset.arrays[1] if isinstance(dataset, InMemoryDataset) else dataset.labels
+        return labels.cpu().numpy() if isinstance(labels, torch.Tensor) else labels
+
+    def _renumber(self, known):
+        """Number labels and classes by the names `known`."""
+        used = np.unique(self._labels())
+        new = np.zeros(len(self.classes), np.int64)
+        new[used] = _numbers([self.classes[number] for number in used], known, self._served, "the model is trained on")
+        for dataset in {self.dataset.dataset, self.valid_dataset}:
+            if isinstance(dataset, InMemoryDataset):
+                labels = dataset.arrays[1]
+                if isinstance(labels, torch.Tensor):  # moved to the device
+                    new = torch.as_tensor(new, device=labels.device)
+                dataset.arrays[1] = new[labels]
+            else:
+                dataset.labels = new[dataset.labels]
+        self.classes = known
+
 
 class ImageFiles(Dataset):
     """Images (3, size, size), read when they are asked for, and their labels.
 
     files: paths of the images. labels: (N,) int64. size: pixels. batch_transform: functions of images
-    (B, 3, size, size), applied to each image as a batch of one.
+    (B, 3, size, size), applied to each image as a batch of one. white: as for ImageFolderDataLoader.
     """
 
     def __init__(
-        self, files: Sequence[str], labels: np.ndarray, size: int, batch_transform: Sequence[Callable]
+        self,
+        files: Sequence[str],
+        labels: np.ndarray,
+        size: int,
+        batch_transform: Sequence[Callable],
+        white: float | None = None,
     ) -> None:
         self.files = files  # error messages take the sample's file from here
         self.labels = labels
         self.size = size
+        self.white = white
         self.batch_transform = batch_transform
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, np.int64]:
-        image = torch.from_numpy(read_image(self.files[index], self.size)).unsqueeze(0)
+        image = torch.from_numpy(read_image(self.files[index], self.size, self.white)).unsqueeze(0)
         for function in self.batch_transform:
             image = function(image)
         return image[0], self.labels[index]
 
 
-def find_images(folder: str, argument: str) -> tuple[list[str], list[str], np.ndarray]:
-    """Return (class names, files of all images, their labels (N,) int64). Raises UserError for an empty class."""
-    place = shown(folder)
-    if not os.path.isdir(folder):
-        raise UserError(f"{argument}: there is no folder {place}; it should hold a folder of images for each class")
-    classes = sorted(path.name for path in Path(folder).iterdir() if path.is_dir() and not path.name.startswith("."))
-    if len(classes) < 2:
-        raise UserError(
-            f"{argument}: {place} has {len(classes)} folders; it should have one for each of two classes or more"
-        )
-    files, labels = [], []
-    for label, name in enumerate(classes):
-        found = sorted(str(path) for path in Path(folder, name).rglob("*") if path.suffix.lower() in _SUFFIXES)
-        if not found:
-            raise UserError(f"{argument}: {shown(Path(folder, name))} holds no images; fill it, or remove it")
-        files += found
-        labels += [label] * len(found)
-    return classes, files, np.array(labels)
-
-
-def read_images(files: list[str], size: int) -> np.ndarray:
-    """Return the images of all files, (N, 3, size, size) uint8, as read_image reads them."""
-    images = np.empty((len(files), 3, size, size), np.uint8)
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for i, image in enumerate(pool.map(read_image, files, itertools.repeat(size))):
-            images[i] = image
-    return images
-
-
-def read_image(file: str, size: int) -> np.ndarray:
-    """Return the image upright, scaled and cropped to a square, (3, size, size) uint8.
-
-    Raises UserError, naming the file, if it cannot be read.
-    """
-    local_file(file, "folder", "an image")
-    try:
-        with Image.open(file, formats=_FORMATS) as image:
-            image = ImageOps.exif_transpose(image).convert("RGB")
-            return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1).copy()
-    except Exception as error:  # decoders raise errors of many kinds
-        raise UserError(f"{shown(file)}: cannot be read as an image: {shortened(error)}") from error
+def _numbers(names: list[str], known: list, place: str, source: str) -> list[int]:
+    """The number of each name in `known`, whatever the case of its letters. Raises UserError for one not in it."""
+    exact = {str(name): number for number, name in enumerate(known)}
+    folded = {name.casefold(): number for name, number in exact.items() if name not in names}
+    numbers = [exact.get(name, folded.get(name.casefold())) for name in names]
+    unknown = [name for name, number in zip(names, numbers, strict=True) if number is None]
+    if unknown or len(set(numbers)) < len(numbers):
+        which = shortened(", ".join(unknown or names))
+        classes = shortened(", ".join(exact))
+        remedy = "rename or remove their folders, or train a new model"
+        raise UserError(f"{place} has images of {which}, but {source} the classes {classes}; {remedy}")
+    return [number for number in numbers if number is not None]
 
 
 def normalize(images: torch.Tensor) -> torch.Tensor:

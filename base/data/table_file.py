@@ -2,7 +2,6 @@
 
 import bz2
 import csv
-import dataclasses
 import gzip
 import io
 import itertools
@@ -18,6 +17,7 @@ import numpy as np
 import pandas
 
 from base.data.local_files import UNPACK_ERRORS, local_file, require_unpackable
+from base.data.table_format import TableFormat, as_json, how_to_read
 from utils.errors import UserError, brief, shortened, shown
 from utils.nearest import did_you_mean
 
@@ -28,45 +28,6 @@ _UNPACK = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompres
 _FETCH_SECONDS = 60
 _NOT_A_NUMBER = "is not a number"
 _TRUTH = {"true": 1.0, "True": 1.0, "TRUE": 1.0, "false": 0.0, "False": 0.0, "FALSE": 0.0}
-
-
-@dataclasses.dataclass(frozen=True)
-class TableFormat:
-    """How a CSV file is written: the arguments of TableDataLoader of the same names.
-
-    Raises UserError for a value that will not do.
-    """
-
-    separator: str = ","
-    decimal: str = "."
-    thousands: str | None = None
-    missing: Sequence[str] = ()
-    encoding: str = "utf-8"
-
-    def __post_init__(self) -> None:
-        if len(self.separator) != 1 or self.separator in '"\r\n':
-            raise UserError(f'separator: got {brief(self.separator)}; it should be one character, such as ";" or "\\t"')
-        if self.decimal not in (".", ","):
-            raise UserError(f'decimal: got {brief(self.decimal)}; it should be "." or ","')
-        if self.thousands is not None and (len(self.thousands) != 1 or self.thousands in self.decimal + "+-0123456789"):
-            raise UserError(f'thousands: got {brief(self.thousands)}; it should be another character than "decimal"')
-        try:
-            "".encode(self.encoding)
-        except LookupError:
-            raise UserError(
-                f'encoding: {brief(self.encoding)} is unknown; it is "utf-8", "latin-1", "cp1252" or the like'
-            ) from None
-
-    def number(self, text: str) -> float:
-        """Return the number that the text writes; nan if it writes none."""
-        whole = r"\d+"
-        if self.thousands is not None:
-            whole = rf"(?:\d+|\d{{1,3}}(?:{re.escape(self.thousands)}\d{{3}})+)"
-        point = re.escape(self.decimal)
-        pattern = rf"[-+]?(?:{whole}(?:{point}\d*)?|{point}\d+)(?:[eE][-+]?\d+)?|[-+]?inf(?:inity)?"
-        if not re.fullmatch(pattern, text, re.ASCII | re.IGNORECASE):
-            return float("nan")
-        return float(text.replace(self.thousands or "", "").replace(self.decimal, "."))
 
 
 class Table:
@@ -215,7 +176,7 @@ class Table:
                 if other in self.names[0]:
                     raise UserError(
                         f"{self._where}: its header is one name, {brief(self.names[0])}; "
-                        f'give "separator": {_quoted(other)}'
+                        f'give "separator": {as_json(other)}'
                     )
 
     def _count_rows(self):
@@ -243,36 +204,6 @@ def table_source(path: str, argument: str, allow_urls: bool) -> str:
             return path
         raise UserError(f'{argument}: {shown(path)}: is an address; to read it all the same, give "allow_urls": true')
     return local_file(path, argument, "the table")
-
-
-def how_to_read(texts: Iterable[str], form: TableFormat) -> str:
-    """Return what would make numbers of texts that are none, after a "; "; "" if nothing is known."""
-    remedies = [remedy for text in dict.fromkeys(texts) if (remedy := _remedy(text, form))]
-    return next((remedy for remedy in remedies if remedy != _EITHER), remedies[0] if remedies else "")
-
-
-_EITHER = '; give "thousands": ",", or "decimal": "," if the comma is a decimal one'
-
-
-def _remedy(text, form):
-    if form.decimal == "," and re.fullmatch(r"[-+]?\d*\.\d+", text):
-        return '; it has a decimal point, but "decimal" is ","'
-    if re.fullmatch(r"[-+]?[1-9]\d{0,2}(,\d{3})+\.\d*|[-+]?[1-9]\d{0,2}(,\d{3}){2,}", text):
-        return '; give "thousands": ","'
-    if re.fullmatch(r"[-+]?[1-9]\d{0,2}(\.\d{3})+,\d*|[-+]?[1-9]\d{0,2}(\.\d{3}){2,}", text):
-        return '; give "decimal": "," and "thousands": "."'
-    if re.fullmatch(r"[-+]?[1-9]\d{0,2},\d{3}", text):
-        return _EITHER
-    if re.fullmatch(r"[-+]?\d*,\d+(e[-+]?\d+)?", text, re.IGNORECASE):
-        return '; give "decimal": ","'
-    if re.fullmatch(r"[-+]?\d{1,3}([ '\u00a0\u202f\u2019_])\d{3}(\1\d{3})*([.,]\d*)?", text):
-        sign = next(letter for letter in text.lstrip("+-") if not letter.isdigit())
-        return f'; give "thousands": {_quoted(sign)}' + (' and "decimal": ","' if "," in text else "")
-    if re.fullmatch(r"[^\w\s]*[\d.,]+ ?[$€£¥₹%]|[-+(]*[$€£¥₹] ?-?[\d.,]+\)?", text):
-        return "; take the signs of currency and percent out of the file"
-    if re.fullmatch(r"\u2212[\d.,]+|\([\d.,]+\)", text):
-        return '; write negative numbers with "-"'
-    return ""
 
 
 def _extra(row, width):
@@ -326,11 +257,6 @@ def _decoded(content, encoding, where):
     if encoding.lower() in ("utf-8", "utf8") and not text.startswith("\ufeff"):
         return content
     return text.removeprefix("\ufeff").encode()
-
-
-def _quoted(character):
-    """The character as a config writes it."""
-    return {"\t": '"\\t"', "\u00a0": '"\\u00a0"', "\u202f": '"\\u202f"'}.get(character, f'"{character}"')
 
 
 def _in_one_line(error):

@@ -9,13 +9,13 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from base import BaseDataLoader, InMemoryDataset
-from base.data.column_kinds import found_kinds, given_kinds
-from base.data.encoding import FILLS, Encoding, TargetEncoding
+from base.data.column_kinds import found_kinds, given_kinds, kind_lines
+from base.data.encoding import FILLS, TRAINED_ON, TableInput, TargetEncoding, fit_input
+from base.data.inputs import build_input
 from base.data.splits import split_samples
-from base.data.table_file import Table, TableFormat, table_source
-from utils.errors import UserError, brief, shown
-
-_LINE = 100  # letters
+from base.data.table_file import Table, table_source
+from base.data.table_format import TableFormat
+from utils.errors import UserError, brief
 
 
 class TableDataLoader(BaseDataLoader):
@@ -107,7 +107,8 @@ class TableDataLoader(BaseDataLoader):
             if test_path is None:
                 raise UserError("test_path: the config names no table to test on")
             self._read = functools.partial(_read, test_path, "test_path", form, allow_urls)
-        self._input: Encoding | None = None
+        self._form = form
+        self._input: TableInput | None = None
         self._output: TargetEncoding | None = None
         self._known_to = "the training table does not hold"
         self._lines: list[str] = []
@@ -133,12 +134,12 @@ class TableDataLoader(BaseDataLoader):
     @property
     def columns(self) -> list[str]:
         """The features' names."""
-        return self._encoding.columns
+        return self.input.columns
 
     @property
     def num_codes(self) -> list[int]:
         """The number of codes of each categorical column, with the code 0."""
-        return [len(known) + 1 for known in self._encoding.categories]
+        return [len(known) + 1 for known in self.input.categories]
 
     @property
     def classes(self) -> list[str] | None:
@@ -151,24 +152,26 @@ class TableDataLoader(BaseDataLoader):
         return list(self._lines)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the base class's state, and what the features ("input") and targets ("output") are made with."""
-        made = {"input": self._encoding.state_dict(), "output": self._target_encoding.state_dict()}
-        return super().state_dict() | made
+        """Return the base class's state, with the input that makes the features, and what the targets are."""
+        return super().state_dict() | {"output": self._target_encoding.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Make features and targets with the encodings of a state; a state of an earlier version holds none.
+        """Make features and targets as a state says; a state of an earlier version says nothing of them.
 
         Raises UserError if the table lacks a column of the state or holds a class that it does not know, and if an
-        argument of the loader asks for another encoding.
+        argument of the loader asks for something else.
         """
         if "input" in state or "output" in state:
-            encoding = Encoding.from_state(state.get("input"))
+            given = build_input(state.get("input") or {})
+            if not isinstance(given, TableInput):
+                raise UserError(f"the checkpoint's input is a {type(given).__name__}, and not that of a table")
             target = TargetEncoding.from_state(state.get("output"))
-            self._require_same(encoding, target)
+            self._require_same(given, target)
+            given = given.changed(form=self._form.arguments(), fill=given.fill or self._fill)
             self._known_to = "the model does not know; train a new one on this table"
-            if (encoding, target) != (self._input, self._output):
-                self._input, self._output = encoding, target
-                self._rows.replace(self._encoded())
+            if self._input is None or (given.spec(), target) != (self._input.spec(), self._output):
+                self._input, self._output = given, target
+                self._rows.replace(*self._encoded())
         super().load_state_dict(state)
 
     def validation_loader(self, sampler: Sampler) -> DataLoader:
@@ -181,7 +184,8 @@ class TableDataLoader(BaseDataLoader):
         return super().__iter__()
 
     @property
-    def _encoding(self) -> Encoding:
+    def input(self) -> TableInput:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """How the features are made of a row."""
         if self._input is None:
             self._fit(self._read_training())
         assert self._input is not None
@@ -189,7 +193,7 @@ class TableDataLoader(BaseDataLoader):
 
     @property
     def _target_encoding(self) -> TargetEncoding:
-        assert self._encoding and self._output is not None
+        assert self.input and self._output is not None
         return self._output
 
     def _fit(self, table: Table) -> None:
@@ -209,20 +213,19 @@ class TableDataLoader(BaseDataLoader):
             table.require(column, table.texts(column) != "", "is missing")
         split_by = {"stratify": table.texts(self._stratify), "groups": table.texts(self._groups)}
         train, _ = split_samples(len(table), **self._split, **split_by)
-        self._input = Encoding.fit(table, train, kinds, self._fill, self._one_hot)
+        self._input = fit_input(table, train, kinds, self._fill, self._one_hot)
         self._output = TargetEncoding.fit(table, train, self._target, self._task, self._standardize_target)
 
-    def _encoded(self) -> list[np.ndarray]:
-        """Return the features and the targets of the table that is served."""
-        encoding, target = self._encoding, self._target_encoding
+    def _encoded(self) -> tuple[TableInput, np.ndarray, np.ndarray]:
+        """Return the input, and the raw examples and the targets of the table that is served."""
+        target = self._target_encoding
         table = self._served or self._read()
         self._served = None
-        why = "which the model is trained on; train a new one without it"
-        table.require_columns([target.column, *encoding.numeric, *encoding.categorical], table.argument, why)
+        table.require_columns([target.column, *self.input.numeric, *self.input.categorical], table.argument, TRAINED_ON)
         targets = target.values(table, self._known_to)
-        features = encoding.features(table)
-        self._lines = _described(table, encoding, target)
-        return [features, targets]
+        rows = self.input.rows(table)
+        self._lines = _described(table, self.input, target)
+        return self.input, rows, targets
 
     def _encode_now(self) -> None:
         _ = self._rows.arrays
@@ -233,20 +236,20 @@ class TableDataLoader(BaseDataLoader):
         assert isinstance(rows, _Rows)
         return rows
 
-    def _require_same(self, encoding: Encoding, target: TargetEncoding) -> None:
-        """Raise UserError if an argument asks for another encoding than that of the model."""
+    def _require_same(self, input: TableInput, target: TargetEncoding) -> None:
+        """Raise UserError if an argument asks for something else than that of the model."""
         task = "regression" if target.classes is None else "classification"
         scaled = (target.mean, target.std) != (0.0, 1.0)
         asked = [("target", self._target, target.column), ("task", self._task, task)]
         asked += [
             ("standardize_target", self._standardize_target, scaled),
-            ("one_hot", self._one_hot, encoding.one_hot),
+            ("one_hot", self._one_hot, input.one_hot),
         ]
-        if (self._fill, encoding.fill) != ("mean", None):  # means are always found
-            asked += [("fill", self._fill, encoding.fill)]
+        if (self._fill, input.fill) != ("mean", None):  # means are always found
+            asked += [("fill", self._fill, input.fill)]
         if self._numeric is not None or self._categorical is not None:
-            asked += [("numeric", sorted(self._numeric or ()), sorted(encoding.numeric))]
-            asked += [("categorical", sorted(self._categorical or ()), sorted(encoding.categorical))]
+            asked += [("numeric", sorted(self._numeric or ()), sorted(input.numeric))]
+            asked += [("categorical", sorted(self._categorical or ()), sorted(input.categorical))]
         for argument, value, trained in asked:
             if value not in (None, False, trained):
                 raise UserError(
@@ -255,77 +258,62 @@ class TableDataLoader(BaseDataLoader):
 
 
 class _Rows(InMemoryDataset):
-    """The rows of a table: features and targets, encoded when they are first read.
+    """The rows of a table as (features, target), read when they are first needed.
 
     length: number of rows.
-    encode: returns the two arrays.
+    make: returns the input, its raw examples (N, C) and the targets.
     """
 
-    def __init__(self, length: int, encode: Callable[[], list[np.ndarray]]) -> None:
-        super().__init__(np.empty((length, 0)))
+    def __init__(self, length: int, make: Callable[[], tuple[TableInput, np.ndarray, np.ndarray]]) -> None:
+        super().__init__(np.empty((length, 0)), batch_transform=self._features)
         del self.arrays
-        self._length = length
-        self._encode: Callable[[], list[np.ndarray]] | None = encode
+        self._length, self._input = length, None
+        self._make: Callable[[], Any] | None = make
 
     @functools.cached_property
     def arrays(self) -> list[Any]:
-        """The features (N, F) and the targets."""
-        assert self._encode is not None
-        arrays = self._checked(self._encode())
-        self._encode = None  # a reference to the loader, whose worker processes end when nothing refers to it
-        return arrays
+        """The raw examples (N, C) and the targets."""
+        assert self._make is not None
+        self.replace(*self._make())
+        return self.arrays
 
     def __len__(self) -> int:
         return self._length
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_encode": None}
+        return {**super().__getstate__(), "_input": self._input, "_make": None}
 
-    def replace(self, arrays: list[np.ndarray]) -> None:
-        """Replace the arrays, on the device on which they are."""
+    def replace(self, input: TableInput, raw: np.ndarray, targets: np.ndarray) -> None:
+        """Replace the rows and their input; they stay on their device."""
+        if len(raw) != self._length:
+            raise UserError(f"path: the table had {self._length} rows when the run began, and now has {len(raw)}")
         before = vars(self).get("arrays")
-        self.arrays, self._encode = self._checked(arrays), None
+        self._input, self.arrays = input, [raw, targets]
+        self._make = None  # a reference to the loader, whose worker processes end when nothing refers to it
         if before is not None and isinstance(before[0], torch.Tensor):
             self.to(before[0].device)
 
-    def _checked(self, arrays):
-        if len(arrays[0]) != self._length:
-            raise UserError(f"path: the table had {self._length} rows when the run began, and now has {len(arrays[0])}")
-        return arrays
+    def _features(self, raw: torch.Tensor) -> torch.Tensor:
+        assert self._input is not None
+        return self._input(raw)
 
 
 def _read(path: str, argument: str, form: TableFormat, allow_urls: bool) -> Table:
     return Table(table_source(path, argument, allow_urls), argument, form)
 
 
-def _described(table, encoding, target):
-    """Lines on how the columns of a table are read."""
-    sizes = zip(encoding.categorical, encoding.categories, strict=True)
-    used = {target.column, *encoding.numeric, *encoding.categorical}
-    unknown = zip(encoding.categorical, encoding.codes(table), strict=True)
-    unknown = [f"{column} in {(codes == 0).sum()} rows" for column, codes in unknown if (codes == 0).any()]
-    lines = [
-        _line("numeric", encoding.numeric),
-        _line("categorical", [f"{column} ({len(known)})" for column, known in sizes]),
-    ]
-    rest = {
-        "constant": encoding.constant,
-        "left out": [column for column in table.names if column not in used],
-        "unknown to the training part": unknown,
-    }
-    rest = {title: items for title, items in rest.items() if items}
-    letters = _LINE // len(rest) - 2 if rest else 0
-    return [line for line in [*lines, "; ".join(_line(*item, letters) for item in rest.items())] if line]
-
-
-def _line(title, items, letters=_LINE):
-    """ "title: a, b and 7 more", cut to a number of letters; "" without items."""
-    if not items:
-        return ""
-    items = [shown(item) for item in items]
-    for number in range(len(items), 0, -1):
-        more = f" and {len(items) - number} more" if number < len(items) else ""
-        line = f"{title} ({len(items)}): {', '.join(items[:number])}{more}"
-        if len(line) <= letters:
-            return line
-    return f"{title}: {len(items)} columns"
+def _described(table, input, target):
+    """Up to three lines on how the columns of a table are read."""
+    used = {target.column, *input.numeric, *input.categorical}
+    unknown = {column: (codes == 0).sum() for column, codes in zip(input.categorical, input.codes(table), strict=True)}
+    sizes = zip(input.categorical, input.categories, strict=True)
+    return kind_lines(
+        {"numeric": input.numeric, "categorical": [f"{column} ({len(known)})" for column, known in sizes]},
+        {
+            "constant": input.constant,
+            "left out": [column for column in table.names if column not in used],
+            "unknown to the training part": [
+                f"{column} in {number} rows" for column, number in unknown.items() if number
+            ],
+        },
+    )

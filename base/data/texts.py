@@ -14,6 +14,9 @@ from utils.errors import UserError, shown
 if TYPE_CHECKING:
     from base.data.seeded import SampleSeeder
 
+# The first bytes of files that hold texts, but not as text.
+_PACKED = {b"\x1f\x8b": "gzip", b"BZh91AY&SY": "bzip2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip", b"%PDF-": "PDF"}
+
 
 class TextDataLoader(BaseDataLoader):
     """Batches of blocks of text for predicting the next byte: (input, target), both (B, block_size) int64.
@@ -27,7 +30,8 @@ class TextDataLoader(BaseDataLoader):
         valid_data_loader.
     test_path: the text to serve if training is False.
 
-    The other arguments are those of BaseDataLoader. Raises UserError for a text shorter than a block.
+    The other arguments are those of BaseDataLoader. Raises UserError for a text shorter than a block, and for a
+    packed one.
     """
 
     def __init__(
@@ -69,6 +73,9 @@ def read_blocks(path: str, block_size: int, argument: str = "path") -> np.ndarra
         text = np.frombuffer(Path(path).read_bytes(), np.uint8)
     except OSError as error:
         raise UserError(f"{argument}: {shown(path)}: cannot read the text: {error.strerror}") from None
+    for start, kind in _PACKED.items():
+        if text[: len(start)].tobytes() == start:
+            raise UserError(f"{argument}: {shown(path)}: is a {kind} file; give the text that it holds")
     if len(text) <= block_size:
         raise UserError(f"block_size: {shown(path)} has {len(text)} bytes, and a block takes {block_size + 1}")
     return np.lib.stride_tricks.sliding_window_view(text, block_size + 1)[::block_size].copy()

@@ -5,7 +5,8 @@ import pandas
 import pytest
 
 from base.data.column_kinds import found_kinds
-from base.data.table_file import Table, TableFormat
+from base.data.table_file import Table
+from base.data.table_format import TableFormat
 from base.data.tables import TableDataLoader
 from utils import UserError
 

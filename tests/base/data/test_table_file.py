@@ -6,7 +6,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from base.data.table_file import NULLS, Table, TableFormat, how_to_read
+from base.data.table_file import NULLS, Table
+from base.data.table_format import TableFormat, how_to_read
 from utils import UserError
 
 

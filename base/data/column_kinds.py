@@ -64,6 +64,7 @@ def found_kinds(table: Table, others: Sequence[str]) -> Kinds:
     _require_header(table)
     features = [column for column in table.names if column not in others]
     table.require_columns(features, "path")
+    table.read_numbers(features)
     numeric, categorical = [], []
     for column in features:
         kind = _kind(table, column)

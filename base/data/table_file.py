@@ -76,7 +76,7 @@ class Table:
 
         do: as for require(). Raises UserError for text and infinite numbers.
         """
-        self._read_numbers(columns)
+        self.read_numbers(columns)
         for column in columns:
             numbers, missing = self._numbers[column], self._missing[column]
             self.require(column, missing | ~np.isnan(numbers), _NOT_A_NUMBER, do)
@@ -88,9 +88,30 @@ class Table:
 
         True and false are no numbers here.
         """
-        self._read_numbers([column])
+        self.read_numbers([column])
         is_truth = np.isin(self._texts.get(column, np.zeros(1)), list(_TRUTH))
         return ~np.isnan(self._numbers[column]) & ~is_truth, self._missing[column]
+
+    def read_numbers(self, columns: Iterable[str]) -> None:
+        """Read columns as numbers, for numbers() and are_numbers(). Several in one pass are faster than one by one."""
+        columns = [column for column in dict.fromkeys(columns) if column not in self._numbers]
+        if not columns:
+            return
+        nulls = ["", *NULLS, *self.form.missing]
+        frame = self._parsed(columns, decimal=self.form.decimal, keep_default_na=False, na_values=nulls)
+        kinds = {column: frame.dtypes[self.names.index(column)] for column in columns}
+        texts = [column for column, kind in kinds.items() if kind.kind not in "iuf"]
+        self.read_texts(texts)
+        for column in columns:
+            if column in texts:
+                codes, uniques = pandas.factorize(self._texts[column])
+                self._missing[column] = np.isin(uniques.astype(str), nulls)[codes]
+                numbers = [_TRUTH[text] if text in _TRUTH else self.form.number(text) for text in uniques]
+                self._numbers[column] = np.array(numbers, float)[codes]
+                self._numbers[column][self._missing[column]] = np.nan
+            else:
+                self._numbers[column] = frame[self.names.index(column)].to_numpy(np.float64)
+                self._missing[column] = np.isnan(self._numbers[column])
 
     def read_texts(self, columns: Iterable[str]) -> None:
         """Read columns as texts, for texts(). Several in one pass are faster than one by one."""
@@ -122,26 +143,6 @@ class Table:
             if what == _NOT_A_NUMBER:
                 do = how_to_read(self.texts(column)[wrong], self.form) or do
             raise UserError(f"{self.place}: row {wrong[0] + 1}{more}, column {brief(column)}: {given} {what}{do}")
-
-    def _read_numbers(self, columns):
-        columns = [column for column in dict.fromkeys(columns) if column not in self._numbers]
-        if not columns:
-            return
-        nulls = ["", *NULLS, *self.form.missing]
-        frame = self._parsed(columns, decimal=self.form.decimal, keep_default_na=False, na_values=nulls)
-        kinds = {column: frame.dtypes[self.names.index(column)] for column in columns}
-        texts = [column for column, kind in kinds.items() if kind.kind not in "iuf"]
-        self.read_texts(texts)
-        for column in columns:
-            if column in texts:
-                codes, uniques = pandas.factorize(self._texts[column])
-                self._missing[column] = np.isin(uniques.astype(str), nulls)[codes]
-                numbers = [_TRUTH[text] if text in _TRUTH else self.form.number(text) for text in uniques]
-                self._numbers[column] = np.array(numbers, float)[codes]
-                self._numbers[column][self._missing[column]] = np.nan
-            else:
-                self._numbers[column] = frame[self.names.index(column)].to_numpy(np.float64)
-                self._missing[column] = np.isnan(self._numbers[column])
 
     def _parsed(self, columns, **how):
         """The columns as a DataFrame whose columns are called by their places in the file."""

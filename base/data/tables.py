@@ -1,8 +1,8 @@
 """TableDataLoader: batches of the rows of a CSV file."""
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -129,7 +129,7 @@ class TableDataLoader(BaseDataLoader):
             **split_by,
         )
         if training:
-            self._encode_now()
+            self._rows.read()
 
     @property
     def columns(self) -> list[str]:
@@ -148,7 +148,7 @@ class TableDataLoader(BaseDataLoader):
 
     def describe_data(self) -> list[str]:
         """Return up to three lines on how the table's columns are read."""
-        self._encode_now()
+        self._rows.read()
         return list(self._lines)
 
     def state_dict(self) -> dict[str, Any]:
@@ -176,11 +176,11 @@ class TableDataLoader(BaseDataLoader):
 
     def validation_loader(self, sampler: Sampler) -> DataLoader:
         """Return a validation DataLoader over the samples of a sampler."""
-        self._encode_now()
+        self._rows.read()
         return super().validation_loader(sampler)
 
     def __iter__(self) -> Any:
-        self._encode_now()
+        self._rows.read()
         return super().__iter__()
 
     @property
@@ -227,9 +227,6 @@ class TableDataLoader(BaseDataLoader):
         self._lines = _described(table, self.input, target)
         return self.input, rows, targets
 
-    def _encode_now(self) -> None:
-        _ = self._rows.arrays
-
     @property
     def _rows(self) -> "_Rows":
         rows = self.dataset.dataset
@@ -258,16 +255,18 @@ class TableDataLoader(BaseDataLoader):
 
 
 class _Rows(InMemoryDataset):
-    """The rows of a table as (features, target), read when they are first needed.
+    """The rows of a table, served as (features, target); they are read when they are first needed.
 
     length: number of rows.
     make: returns the input, its raw examples (N, C) and the targets.
+
+    arrays holds the raw examples and the targets. The input is applied to all rows once, and not to each batch.
     """
 
     def __init__(self, length: int, make: Callable[[], tuple[TableInput, np.ndarray, np.ndarray]]) -> None:
-        super().__init__(np.empty((length, 0)), batch_transform=self._features)
+        super().__init__(np.empty((length, 0)))
         del self.arrays
-        self._length, self._input = length, None
+        self._length, self._served = length, InMemoryDataset(np.empty((length, 0)))
         self._make: Callable[[], Any] | None = make
 
     @functools.cached_property
@@ -277,25 +276,38 @@ class _Rows(InMemoryDataset):
         self.replace(*self._make())
         return self.arrays
 
+    def read(self) -> None:
+        """Read the rows, if that has not been done."""
+        _ = self.arrays
+
     def __len__(self) -> int:
         return self._length
 
+    def __getitems__(self, indices: Sequence[int], seeder: Any = None) -> tuple[torch.Tensor, ...]:
+        """Return the batch of these rows: (features (B, F), target)."""
+        self.read()
+        return self._served.__getitems__(indices, seeder)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move what is served to the device. Returns the dataset."""
+        self.read()
+        self._served.to(device)
+        return self
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_input": self._input, "_make": None}
+        self.read()
+        return {**super().__getstate__(), "_make": None}
 
     def replace(self, input: TableInput, raw: np.ndarray, targets: np.ndarray) -> None:
-        """Replace the rows and their input; they stay on their device."""
+        """Replace the rows and their input. What is served stays on its device."""
         if len(raw) != self._length:
             raise UserError(f"path: the table had {self._length} rows when the run began, and now has {len(raw)}")
-        before = vars(self).get("arrays")
-        self._input, self.arrays = input, [raw, targets]
+        served = InMemoryDataset(input(torch.from_numpy(raw)), targets)
+        before = self._served.arrays[0]
+        if isinstance(before, torch.Tensor):
+            served.to(before.device)
+        self.arrays, self._served = [raw, targets], served
         self._make = None  # a reference to the loader, whose worker processes end when nothing refers to it
-        if before is not None and isinstance(before[0], torch.Tensor):
-            self.to(before[0].device)
-
-    def _features(self, raw: torch.Tensor) -> torch.Tensor:
-        assert self._input is not None
-        return self._input(raw)
 
 
 def _read(path: str, argument: str, form: TableFormat, allow_urls: bool) -> Table:

@@ -60,6 +60,7 @@ def test_files_of_many_programs_give_the_same_table(path, content, form):
         (["?", "1"], {"missing": ["?"]}, [np.nan, 1]),
         ([*NULLS, "", "1"], {}, [*[np.nan] * (len(NULLS) + 1), 1]),
         ([" ", "1"], {}, [np.nan, 1]),
+        (["NA", "1,234", ""], {"thousands": ","}, [np.nan, 1234, np.nan]),
     ],
 )
 def test_numbers_are_read_as_they_are_written(path, texts, form, numbers):

@@ -325,3 +325,12 @@ def test_categories_that_the_training_part_lacks_are_counted(files):
     table.loc[[2, 5], "town"] = "Ulm"
     loader = trained(files[0], training=False, test_path=written(table, files[1]))
     assert loader.describe_data()[-1] == "unknown to the training part (1): town in 2 rows"
+
+
+def test_rows_stay_on_their_device_when_a_state_is_loaded(files):
+    state = trained(files[0]).state_dict()
+    written(rows().assign(area=rows()["area"] * 10), files[0])
+    loader = trained(files[0], device_resident=True).to(torch.device("meta"))
+    assert loader.dataset.dataset[0][0].is_meta
+    loader.load_state_dict(state)
+    assert loader.dataset.dataset[0][0].is_meta

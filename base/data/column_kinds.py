@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas
 
-from base.data.table_file import Table
-from base.data.table_format import how_to_read
+from base.data.table_file import NULLS, Table
+from base.data.table_format import as_json, how_to_read
 from utils.errors import UserError, brief, shown
 
 _LINE = 100  # letters
+_SHOWN = 8  # columns in a message
+_SAMPLE = 1000  # different texts of a column to look at
 _FEW = 10  # rows; with fewer, nothing is said about a column whose values are all different
 _NEARLY_ALL = 0.9  # share of the values
 _MANY = 20  # different values that are numbers with a unit; fewer may be categories, such as "3 rooms"
@@ -65,16 +67,21 @@ def found_kinds(table: Table, others: Sequence[str]) -> Kinds:
     features = [column for column in table.names if column not in others]
     table.require_columns(features, "path")
     table.read_numbers(features)
-    numeric, categorical = [], []
+    numeric, categorical, odd = [], [], {}
     for column in features:
-        kind = _kind(table, column)
+        kind, what = _kind(table, column)
         if kind is not None and column in table.unnamed:
-            raise UserError(
-                f"numeric: {table.place}: column {brief(column)} has no name; it may hold the rows' numbers; "
-                f"{_leave_out(column)}"
-            )
-        if kind is not None:
+            what = "has no name and may number the rows"
+        if what is not None:
+            odd[column] = f"column {brief(column)} {what}"
+        elif kind is not None:
             (numeric if kind == "numeric" else categorical).append(column)
+    if odd:
+        found = ", ".join(list(odd.values())[:_SHOWN]) + (f" and {len(odd) - _SHOWN} more" * (len(odd) > _SHOWN))
+        raise UserError(
+            f'leave_out: {table.place}: {found}; give "leave_out": {as_json(list(odd))}, '
+            "or name the columns to use as numeric and categorical"
+        )
     return given_kinds(table, numeric, categorical, [])
 
 
@@ -98,66 +105,61 @@ def _line(title, items, letters):
 
 
 def _kind(table, column):
-    """ "numeric" or "categorical"; None for a column without any value."""
+    """("numeric" or "categorical", what is odd about that or None); (None, None) for a column without any value."""
     is_number, missing = table.are_numbers(column)
-    present = ~missing
     if is_number.any() and (is_number | missing).all():
-        _refuse_row_numbers(table, column)
-        return "numeric"
+        return "numeric", "numbers the rows, or names them" if _numbers_rows(table, column) else None
     texts = pandas.Series(table.texts(column))
     counts = texts.where(texts != "").value_counts()
     if len(counts) == 0:
-        return None
-    readable = {text: bool(how_to_read([str(text)], table.form)) for text in counts.index}
-    alike = is_number | texts.map(readable).fillna(False).to_numpy(bool)
-    if 2 * (alike & present).sum() > present.sum():
+        return None, None
+    present = counts.drop(list(NULLS), errors="ignore")
+    if _share(present, lambda text: _is_like_a_number(text, table.form)) > 0.5:
         _refuse_stray(table, column, is_number | missing)
-    _refuse_dates_and_names(table, column, counts)
-    return "categorical"
+    what = _no_category(counts)
+    return "categorical", what and f"{what}, such as {brief(counts.index[0])}"
+
+
+def _is_like_a_number(text, form):
+    return not np.isnan(form.number(text)) or bool(how_to_read([text], form))
+
+
+def _share(counts, fits):
+    """The share of the values that fit, of the most frequent ones. counts: how often each text occurs."""
+    some = counts.iloc[:_SAMPLE]
+    return sum(number for text, number in some.items() if fits(text)) / max(1, some.sum())
 
 
 def _refuse_stray(table, column, fits):
     row = int((~fits).argmax())
     text = table.texts(column)[row]
-    remedy = how_to_read(table.texts(column)[~fits], table.form)
-    if not remedy:
-        remedy = (
-            f'; if it stands for a missing value, give "missing": ["{text}"]; else fix it, or say with numeric and '
-        )
-        remedy += "categorical what each column is"
+    remedy = how_to_read(table.texts(column)[~fits], table.form) or (
+        f'; if it stands for a missing value, give "missing": {as_json([text])}; else fix it, or say with numeric and '
+        "categorical what each column is"
+    )
     raise UserError(
         f"numeric: {table.place}: row {row + 1}, column {brief(column)}: {brief(text)} stands among numbers{remedy}"
     )
 
 
-def _refuse_dates_and_names(table, column, counts):
-    """counts: how often each text occurs."""
-
-    def share(pattern):
-        return sum(number for text, number in counts.items() if pattern.fullmatch(text)) / counts.sum()
-
-    what = None
-    if share(_DATE) > _NEARLY_ALL:
-        what = "holds dates or times"
-    elif len(counts) > _MANY and share(_UNIT) > _NEARLY_ALL:
-        what = "holds numbers with a unit"
-    elif counts.sum() >= _FEW and len(counts) > _NEARLY_ALL * counts.sum():
-        what = f"holds {len(counts)} different texts in {counts.sum()} rows"
-    if what is not None:
-        raise UserError(
-            f"categorical: {table.place}: column {brief(column)} {what}, such as {brief(counts.index[0])}, which make "
-            f"no categories; {_leave_out(column)}"
-        )
+def _no_category(counts):
+    """Why texts are hardly categories; None if they may be. counts: how often each occurs."""
+    if _share(counts, _DATE.fullmatch) > _NEARLY_ALL:
+        return "holds dates or times"
+    if len(counts) > _MANY and _share(counts, _UNIT.fullmatch) > _NEARLY_ALL:
+        return "holds numbers with a unit"
+    if counts.sum() >= _FEW and len(counts) > _NEARLY_ALL * counts.sum():
+        return f"holds {len(counts)} different texts in {counts.sum()} rows"
+    return None
 
 
-def _refuse_row_numbers(table, column):
+def _numbers_rows(table, column):
+    """Whether a column of numbers is one of identifiers: whole, all different, and called so."""
     numbers = table.numbers([column])[:, 0]
     present = numbers[~np.isnan(numbers)]
-    named_so = column not in table.unnamed and _ID_NAME.fullmatch(column)
-    if named_so and len(present) >= _FEW and (present % 1 == 0).all() and len(np.unique(present)) == len(present):
-        raise UserError(
-            f"numeric: {table.place}: column {brief(column)} numbers the rows, or names them; {_leave_out(column)}"
-        )
+    if column in table.unnamed or not _ID_NAME.fullmatch(column) or len(present) < _FEW:
+        return False
+    return (present % 1 == 0).all() and len(np.unique(present)) == len(present)
 
 
 def _require_header(table):
@@ -180,7 +182,3 @@ def _require_header(table):
             f"path: {table.place}: its first row looks like values, not names of columns: "
             f"{brief(', '.join(table.names))}; put a row of names before it"
         )
-
-
-def _leave_out(column):
-    return f'give "leave_out": ["{column}"], or name the columns to use as numeric and categorical'

@@ -1,6 +1,9 @@
 """How a CSV file writes its numbers and rows, and what to say of texts that are numbers written in another way."""
 
 import dataclasses
+import functools
+import itertools
+import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
@@ -53,22 +56,26 @@ class TableFormat:
 
     def number(self, text: str) -> float:
         """Return the number that the text writes; nan if it writes none."""
-        whole = r"\d+"
-        if self.thousands is not None:
-            whole = rf"(?:\d+|\d{{1,3}}(?:{re.escape(self.thousands)}\d{{3}})+)"
-        point = re.escape(self.decimal)
-        pattern = rf"[-+]?(?:{whole}(?:{point}\d*)?|{point}\d+)(?:[eE][-+]?\d+)?|[-+]?inf(?:inity)?"
-        if not re.fullmatch(pattern, text, re.ASCII | re.IGNORECASE):
+        if not _pattern(self.decimal, self.thousands).fullmatch(text):
             return float("nan")
         return float(text.replace(self.thousands or "", "").replace(self.decimal, "."))
 
 
+@functools.cache
+def _pattern(decimal, thousands):
+    whole = r"\d+" if thousands is None else rf"(?:\d+|\d{{1,3}}(?:{re.escape(thousands)}\d{{3}})+)"
+    point = re.escape(decimal)
+    number = rf"[-+]?(?:{whole}(?:{point}\d*)?|{point}\d+)(?:e[-+]?\d+)?|[-+]?inf(?:inity)?"
+    return re.compile(number, re.ASCII | re.IGNORECASE)
+
+
 def how_to_read(texts: Iterable[str], form: TableFormat) -> str:
     """Return what would make numbers of texts that are none, after a "; "; "" if nothing is known."""
-    remedies = [remedy for text in dict.fromkeys(texts) if (remedy := _remedy(text, form))]
+    remedies = [remedy for text in itertools.islice(dict.fromkeys(texts), _SAMPLE) if (remedy := _remedy(text, form))]
     return next((remedy for remedy in remedies if remedy != _EITHER), remedies[0] if remedies else "")
 
 
+_SAMPLE = 1000  # different texts to look at
 _EITHER = '; give "thousands": ",", or "decimal": "," if the comma is a decimal one'
 
 
@@ -93,6 +100,7 @@ def _remedy(text, form):
     return ""
 
 
-def as_json(character: str) -> str:
-    """Return the character as a config writes it."""
-    return {"\t": '"\\t"', "\u00a0": '"\\u00a0"', "\u202f": '"\\u202f"'}.get(character, f'"{character}"')
+def as_json(value: Any) -> str:
+    """Return the value as a config writes it, with escapes for what could not be seen."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isprintable() else json.dumps(value)

@@ -320,7 +320,10 @@ def _described(table, input, target):
     unknown = {column: (codes == 0).sum() for column, codes in zip(input.categorical, input.codes(table), strict=True)}
     sizes = zip(input.categorical, input.categories, strict=True)
     return kind_lines(
-        {"numeric": input.numeric, "categorical": [f"{column} ({len(known)})" for column, known in sizes]},
+        {
+            "numeric columns": input.numeric,
+            "categorical columns": [f"{column} ({len(known)} values)" for column, known in sizes],
+        },
         {
             "constant": input.constant,
             "left out": [column for column in table.names if column not in used],

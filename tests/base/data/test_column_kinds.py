@@ -1,5 +1,7 @@
 """Columns whose kind a config does not say: what they are, and what is hardly meant as it stands."""
 
+import re
+
 import numpy as np
 import pandas
 import pytest
@@ -64,7 +66,7 @@ LEAVE_OUT = r'give "leave_out": \["x"\], or name the columns to use as numeric a
         ([f"{v:.1f}%" for v in A], "stands among numbers; take the signs of currency and percent"),
         (["?", "1", "2", "3"] * 10, r"row 1, column 'x': '\?' stands among numbers; .* give \"missing\": \[\"\?\"\]"),
         (["0-1", *range(39)], "row 1, column 'x': '0-1' stands among numbers; if it stands for a missing value"),
-        (DAYS.strftime("%Y-%m-%d"), f"categorical: .* column 'x' holds dates or times, such as '2020.*; {LEAVE_OUT}"),
+        (DAYS.strftime("%Y-%m-%d"), f"leave_out: .*: column 'x' holds dates or times, such as '2020.*; {LEAVE_OUT}"),
         (DAYS.strftime("%m/%d/%Y"), "holds dates"),
         (DAYS.strftime("%d.%m.%y"), "holds dates"),
         (DAYS.strftime("%Y-%m-%dT%H:%M:%SZ"), "holds dates"),
@@ -85,7 +87,7 @@ def test_columns_that_are_hardly_meant_as_categories_are_refused(tmp_path, colum
 
 @pytest.mark.parametrize("name", ["id", "Id", "ID", "PassengerId", "customerID", "user_id", "index", "row", "No"])
 def test_numbers_of_the_rows_are_refused(tmp_path, name):
-    with pytest.raises(UserError, match=f"column '{name}' numbers the rows, or names them; give \"leave_out\""):
+    with pytest.raises(UserError, match=f"column '{name}' numbers the rows, or names them; give \"leave_out\": "):
         kinds(tmp_path / "a.csv", {name: range(1, NUMBER + 1)})
     assert kinds(tmp_path / "a.csv", {name: [1, 2] * 20}).numeric == ["a", name]
     assert kinds(tmp_path / "a.csv", {name: range(1, NUMBER + 1)}, ["y", name]).numeric == ["a"]
@@ -106,6 +108,17 @@ def test_a_column_without_a_name_is_refused_unless_it_is_named(tmp_path, index):
     arguments = {"path": str(path), "target": "y", "task": "regression", "batch_size": 8}
     assert TableDataLoader(**arguments, leave_out=["Unnamed: 0"]).columns == ["a"]
     assert TableDataLoader(**arguments, categorical=["Unnamed: 0"]).columns == ["Unnamed: 0"]
+
+
+def test_all_columns_to_leave_out_are_named_at_once(tmp_path):
+    columns = {"id": range(NUMBER), "name": [f"n{i}" for i in range(NUMBER)], "when": DAYS.strftime("%Y-%m-%d")}
+    message = (
+        "column 'id' numbers the rows, or names them, column 'name' holds 40 different texts in 40 rows, such as 'n0', "
+        'column \'when\' holds dates or times, such as \'2020-01-01\'; give "leave_out": ["id", "name", "when"], or'
+    )
+    with pytest.raises(UserError, match=re.escape(message)):
+        kinds(tmp_path / "a.csv", columns)
+    assert kinds(tmp_path / "a.csv", columns, ["y", "id", "name", "when"]).numeric == ["a"]
 
 
 def test_an_empty_column_at_the_ends_of_the_rows_is_left_out(tmp_path):

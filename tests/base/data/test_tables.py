@@ -303,10 +303,13 @@ def test_numbers_that_float32_cannot_hold_are_refused(files):
 
 
 def test_columns_are_described_in_up_to_three_lines(files, tmp_path):
-    assert trained(files[0], groups="town").describe_data() == ["numeric (3): area, rooms, value", "left out (1): town"]
+    assert trained(files[0], groups="town").describe_data() == [
+        "numeric columns (3): area, rooms, value",
+        "left out (1): town",
+    ]
     assert trained(files[0], numeric=["area"], categorical=["town"]).describe_data() == [
-        "numeric (1): area",
-        "categorical (1): town (3)",
+        "numeric columns (1): area",
+        "categorical columns (1): town (3 values)",
         "left out (2): rooms, value",
     ]
     wide = pandas.DataFrame(
@@ -316,7 +319,7 @@ def test_columns_are_described_in_up_to_three_lines(files, tmp_path):
     loader = trained(written(wide, tmp_path / "wide.csv"), "target", leave_out=["column 3", "tag 7"])
     lines = loader.describe_data()
     assert len(lines) == 3 and all(len(line) <= 100 for line in lines)
-    assert lines[0].startswith("numeric (89): column 0, column 1, column 2, column 4") and "more" in lines[0]
+    assert lines[0].startswith("numeric columns (89): column 0, column 1, column 2, column 4") and "more" in lines[0]
     assert "left out (2): column 3, tag 7" in lines[2] and "constant (30): constant 0" in lines[2]
 
 

@@ -163,7 +163,7 @@ class BaseDataLoader(DataLoader):
             loader.load_state_dict(state)
 
     def _class_names(self):
-        names = getattr(self, "classes", None)
+        names = getattr(self, "classes", getattr(self.valid_dataset, "classes", None))  # torchvision's have them
         return None if names is None else [name if isinstance(name, (int, float)) else str(name) for name in names]
 
     def changes_since(self, state: dict[str, Any]) -> str | None:

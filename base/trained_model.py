@@ -129,6 +129,15 @@ class TrainedModel:
             name = type(self.model).__name__
             raise UserError(f"{name} cannot compute with {describe(data)}: {shortened(error)}") from error
 
+    def outputs(self, raw: np.ndarray | torch.Tensor) -> torch.Tensor:
+        """Return the model's output (B, ...) for raw examples (B, ...)."""
+        return self(self.prepared(raw))
+
+    def prepared(self, raw: np.ndarray | torch.Tensor) -> torch.Tensor:
+        """Return the model's input (B, ...) for raw examples (B, ...)."""
+        with torch.no_grad():
+            return self.input(to_device(torch.as_tensor(raw), self.device))
+
     def predict(self, examples: Sequence[Any], batch_size: int = 64, top: int = 1) -> list[dict[str, Any]]:
         """Return a dict for each example, a file or a raw one: its "prediction", and the "probability" of a class.
 
@@ -151,8 +160,7 @@ class TrainedModel:
             good = [raw for _, raw in batch if not isinstance(raw, UserError)]
             described, outputs, data = iter(()), torch.empty(0), torch.empty(0)
             if good:
-                with torch.no_grad():
-                    data = self.input(to_device(_stacked(good), self.device))
+                data = self.prepared(_stacked(good))
                 outputs = self(data)
                 described = iter(self.output.describe(outputs, top))
             rows = [
@@ -184,7 +192,7 @@ def _stacked(raw):
     shapes = list(dict.fromkeys(np.shape(one) for one in raw))
     if len(shapes) > 1:
         raise UserError(f"raw examples of shape {shapes[0]} and {shapes[1]}; give all the same shape")
-    return torch.as_tensor(np.stack(raw))
+    return np.stack(raw)
 
 
 def _build(section: Any) -> torch.nn.Module:

@@ -31,3 +31,18 @@ def _untouched_logging():
         if "_pytest" not in type(handler).__module__:
             logging.getLogger().removeHandler(handler)
             handler.close()
+
+
+@pytest.fixture(scope="session")
+def default_run(tmp_path_factory):
+    """The folder of a run of the default job, ten batches long."""
+    from helpers import PROJECT
+    from parse_config import ConfigParser
+    from train import build
+
+    settings = {"epochs": 1, "len_epoch": 10, "limit_valid_batches": 2, "verbosity": 0, "tensorboard": False}
+    settings["save_dir"] = str(tmp_path_factory.mktemp("default"))
+    given = {f"trainer.{key}": value for key, value in settings.items()}
+    trainer = build(ConfigParser.from_file(PROJECT / "config.json", given))
+    trainer.train()
+    return trainer.checkpoint_dir

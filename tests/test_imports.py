@@ -17,6 +17,7 @@ BELOW = {
     "data_loader": {"base", "utils"},
     "trainer": {"base", "logger", "utils"},
     "examples": {"base", "data_loader", "logger", "model", "trainer", "utils"},
+    "serving": {"base", "utils"},
     "parse_config": {"logger", "utils"},
 }
 

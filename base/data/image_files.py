@@ -4,10 +4,12 @@ import contextlib
 import functools
 import itertools
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from base.data.local_files import local_file
 from utils.errors import UserError, shortened, shown
@@ -43,22 +45,30 @@ def readable() -> tuple[tuple[str, ...], frozenset[str]]:
     return formats, frozenset(endings)
 
 
-def read_images(files: list[str], size: int, white: float | None = None) -> np.ndarray:
-    """Return the images of all files, (N, 3, size, size) uint8, as read_image reads them."""
-    images = np.empty((len(files), 3, size, size), np.uint8)
+def read_images(files: list[str], read: Callable[[str], np.ndarray]) -> np.ndarray:
+    """Return the images of all files, (N, C, H, W) uint8. read: returns that of one, as ImageInput.read does."""
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for i, image in enumerate(pool.map(read_image, files, itertools.repeat(size), itertools.repeat(white))):
+        found = pool.map(read, files)
+        first = next(found)
+        images = np.empty((len(files), *first.shape), np.uint8)
+        for i, image in enumerate(itertools.chain([first], found)):
             images[i] = image
     return images
 
 
-def read_image(file: str, size: int, white: float | None = None) -> np.ndarray:
-    """Return the image scaled and cropped to a square, (3, size, size) uint8. white, errors: as for rgb_image."""
-    image = ImageOps.fit(rgb_image(file, white), (size, size), Image.Resampling.BILINEAR)
-    return np.asarray(image).transpose(2, 0, 1).copy()
+def read_image(
+    file: str | BinaryIO, size: tuple[int, int], white: float | None = None, channels: int = 3
+) -> np.ndarray:
+    """Return the image scaled and cropped to (height, width), as (channels, height, width) uint8.
+
+    channels: 3 for RGB, 1 for grey. white, errors: as for rgb_image.
+    """
+    image = rgb_image(file, white).convert("RGB" if channels == 3 else "L")
+    pixels = np.asarray(ImageOps.fit(image, (size[1], size[0]), Image.Resampling.BILINEAR))
+    return pixels.reshape(*size, channels).transpose(2, 0, 1).copy()
 
 
-def rgb_image(file: str, white: float | None = None) -> Image.Image:
+def rgb_image(file: str | BinaryIO, white: float | None = None) -> Image.Image:
     """Return the image upright, as RGB. What is transparent becomes white. Of several frames, the first is read.
 
     white: the value that becomes white in images of one channel with more than 8 bits. By default it is 65535 for 16
@@ -96,14 +106,18 @@ def require_bright(files: list[str], white: float | None) -> None:
 @contextlib.contextmanager
 def _opened(file, pixels=True):
     """The open image, its pixels read if so asked. Any error within becomes a UserError that names the file."""
-    local_file(file, "folder", "an image")
+    place = file if isinstance(file, str) else getattr(file, "name", "the file")
+    if isinstance(file, str):
+        local_file(file, "folder", "an image")
     try:
         with Image.open(file, formats=readable()[0]) as image:
             if pixels:
                 image.load()
             yield image
+    except UnidentifiedImageError:
+        raise UserError(f"{shown(place)}: cannot be read as an image: it has no known format") from None
     except Exception as error:  # decoders raise errors of many kinds
-        raise UserError(f"{shown(file)}: cannot be read as an image: {shortened(error)}") from error
+        raise UserError(f"{shown(place)}: cannot be read as an image: {shortened(error)}") from error
 
 
 def _to_rgb(image, white):

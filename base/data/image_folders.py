@@ -11,7 +11,8 @@ from torch.utils.data import Dataset
 from base import BaseDataLoader, InMemoryDataset
 from base.data.augmentations import RandomShift
 from base.data.class_folders import find_images
-from base.data.image_files import read_image, read_images, require_bright
+from base.data.image_files import read_images, require_bright
+from base.data.inputs import ImageInput
 from utils.errors import UserError, shortened, shown
 
 
@@ -67,16 +68,18 @@ class ImageFolderDataLoader(BaseDataLoader):
             classes, files, labels = find_images(test_folder, "test_folder", self._notes, least=1)
             labels = np.array(_numbers(classes, self.classes, self._served, f"{shown(folder)} has"))[labels]
         require_bright(files, white)
-        pixels = read_images(files, image_size, white) if in_memory else None
+        mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet
+        self.input = as_input = ImageInput(3, image_size, image_size, mean, std, white=white)
+        pixels = read_images(files, as_input.read) if in_memory else None
 
         def dataset(*transforms):
             if pixels is not None:
                 return InMemoryDataset(pixels, labels, batch_transform=transforms)
-            return ImageFiles(files, labels, image_size, transforms, white)
+            return ImageFiles(files, labels, as_input.read, transforms)
 
-        plain = dataset(normalize)
+        plain = dataset(as_input)
         super().__init__(
-            dataset(RandomShift(image_size // 8, flip=True), normalize) if augment and training else plain,
+            dataset(RandomShift(image_size // 8, flip=True), as_input) if augment and training else plain,
             batch_size,
             shuffle,
             validation_split,
@@ -133,31 +136,29 @@ class ImageFolderDataLoader(BaseDataLoader):
 
 
 class ImageFiles(Dataset):
-    """Images (3, size, size), read when they are asked for, and their labels.
+    """Images (C, H, W), read when they are asked for, and their labels.
 
-    files: paths of the images. labels: (N,) int64. size: pixels. batch_transform: functions of images
-    (B, 3, size, size), applied to each image as a batch of one. white: as for ImageFolderDataLoader.
+    files: paths of the images. labels: (N,) int64. read: returns the image of a file, (C, H, W) uint8. batch_transform:
+    functions of images (B, C, H, W), applied to each image as a batch of one.
     """
 
     def __init__(
         self,
         files: Sequence[str],
         labels: np.ndarray,
-        size: int,
+        read: Callable[[str], np.ndarray],
         batch_transform: Sequence[Callable],
-        white: float | None = None,
     ) -> None:
         self.files = files  # error messages take the sample's file from here
         self.labels = labels
-        self.size = size
-        self.white = white
+        self.read = read
         self.batch_transform = batch_transform
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, np.int64]:
-        image = torch.from_numpy(read_image(self.files[index], self.size, self.white)).unsqueeze(0)
+        image = torch.from_numpy(self.read(self.files[index])).unsqueeze(0)
         for function in self.batch_transform:
             image = function(image)
         return image[0], self.labels[index]
@@ -175,10 +176,3 @@ def _numbers(names: list[str], known: list, place: str, source: str) -> list[int
         remedy = "rename or remove their folders, or train a new model"
         raise UserError(f"{place} has images of {which}, but {source} the classes {classes}; {remedy}")
     return [number for number in numbers if number is not None]
-
-
-def normalize(images: torch.Tensor) -> torch.Tensor:
-    """Return uint8 images (B, 3, H, W) as float32, minus the mean and divided by the deviation of ImageNet's pixels."""
-    mean = images.new_tensor([0.485, 0.456, 0.406], dtype=torch.float32).mul_(255).view(3, 1, 1)
-    std = images.new_tensor([0.229, 0.224, 0.225], dtype=torch.float32).mul_(255).view(3, 1, 1)
-    return images.float().sub_(mean).div_(std)

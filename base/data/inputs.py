@@ -3,12 +3,11 @@
 import importlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
-from base.data.images import open_image, placed
 from utils.config.components import Part
 from utils.config.types import argument_errors, call, resolve, signature_of
 from utils.errors import UserError, refuse, shown
@@ -30,16 +29,29 @@ class Input(torch.nn.Module):
     arguments: those of the subclass's constructor.
     """
 
-    suffixes: tuple[str, ...] = ()
-    """Endings of the files that read can read, such as ".png"."""
-
     def __init__(self, **arguments: Any) -> None:
         super().__init__()
         self.arguments = arguments
 
-    def read(self, file: str) -> np.ndarray:
-        """Return the raw example of a file: an array of fixed shape. Raises UserError if that is not possible."""
-        raise UserError(f"{shown(file)}: {type(self).__name__} reads no files; give the raw examples as a .npy file")
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Endings of the files that read can read, such as ".png"."""
+        return ()
+
+    def read(self, file: str | BinaryIO) -> np.ndarray:
+        """Return the raw example of a file: an array of fixed shape. Raises UserError if that is not possible.
+
+        file: its path, or an open file that has the attribute name.
+        """
+        place = file if isinstance(file, str) else getattr(file, "name", "the file")
+        raise UserError(f"{shown(place)}: {type(self).__name__} reads no files; give the raw examples as a .npy file")
+
+    def parse(self, value: Any) -> np.ndarray:
+        """Return the raw example for a value of JSON. Raises UserError if it is none."""
+        try:
+            return np.array(value, np.float32)
+        except (TypeError, ValueError):
+            raise UserError("an example should be an array of numbers, all rows of equal length") from None
 
     def examples(self, file: str) -> Iterator[tuple[str, np.ndarray]]:
         """Yield (name, raw example) of all examples in a file: one, unless a subclass reads tables and the like."""
@@ -62,16 +74,14 @@ class ImageInput(Input):
     channels: 1 for grey, 3 for RGB.
     height, width: pixels.
     mean, std: of each channel, for pixels from 0 to 1.
-    background: "dark" or "light", what lies around the drawing in the training images, as "dark" in MNIST. A file
-        whose border is of the other kind is inverted.
-    margin: pixels around the drawing; only with background. The drawing is scaled to fit into the rest, its centre
-        of mass in the middle, unless the file has the right size and background already.
+    background: for grey drawings, "dark" or "light": what lies around them in the training images, as "dark" in MNIST.
+        Files are brought to that form by as_drawn of base/data/drawings.py.
+    margin: pixels around such a drawing.
+    white: the value that becomes white in grey files of 16 or 32 bits, as for read_image of base/data/image_files.py.
 
     A file is turned upright, put on white if it is transparent, and converted to the channels. Without background it is
     scaled and cropped to the size around its centre.
     """
-
-    suffixes = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
     def __init__(
         self,
@@ -82,6 +92,7 @@ class ImageInput(Input):
         std: Sequence[float],
         background: str | None = None,
         margin: int = 0,
+        white: float | None = None,
     ) -> None:
         super().__init__(
             channels=channels,
@@ -91,22 +102,50 @@ class ImageInput(Input):
             std=list(std),
             background=background,
             margin=margin,
+            white=white,
         )
         self.mean: torch.Tensor
         self.std: torch.Tensor
         self.size = height, width
-        self.channels, self.background, self.margin = channels, background, margin
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float64).mul(255).float().view(-1, 1, 1), False)
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float64).mul(255).float().view(-1, 1, 1), False)
+        self.channels, self.background, self.margin, self.white = channels, background, margin, white
+        for name, values in (("mean", mean), ("std", std)):
+            pixels = torch.tensor(values, dtype=torch.float64).mul(255).float()
+            self.register_buffer(name, pixels.view(-1, 1, 1), persistent=False)
 
-    def read(self, file: str) -> np.ndarray:
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Endings of the image files that can be read."""
+        from base.data.image_files import readable
+
+        return tuple(sorted(readable()[1]))
+
+    @property
+    def raw_shape(self) -> tuple[int, ...]:
+        """The shape of a raw example, (channels, height, width)."""
+        return self.channels, *self.size
+
+    def parse(self, value: Any) -> np.ndarray:
+        """Return the image, (channels, height, width) uint8, for nested lists of pixels from 0 to 255."""
+        pixels = super().parse(value)
+        if pixels.shape != self.raw_shape or not ((pixels >= 0) & (pixels <= 255)).all():
+            raise UserError(f"an example should be an array {self.raw_shape} of pixels from 0 to 255")
+        return pixels.astype(np.uint8)
+
+    def read(self, file: str | BinaryIO) -> np.ndarray:
         """Return the image of a file, (channels, height, width) uint8. Raises UserError, naming the file."""
-        with open_image(file, "RGB" if self.channels == 3 else "L") as image:
-            pixels = placed(image, self.size, self.background, self.margin)
-        return pixels.reshape(-1, *self.size) if self.channels == 1 else pixels.transpose(2, 0, 1).copy()
+        from base.data.image_files import read_image, rgb_image  # here, since few runs read image files
+
+        if self.background is None:
+            return read_image(file, self.size, self.white, self.channels)
+        from base.data.drawings import as_drawn
+
+        pixels = np.asarray(rgb_image(file, self.white).convert("L"))
+        return as_drawn(pixels, self.size, self.background, self.margin)[None]
 
     def forward(self, raw: torch.Tensor) -> torch.Tensor:
         """Return float32 (B, channels, height, width) for uint8 of that shape."""
+        if self.mean.device != raw.device:  # a loader's data may be moved to another device
+            self.to(raw.device)
         return raw.float().sub_(self.mean).div_(self.std)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from base import BaseDataLoader, InMemoryDataset
+from base.data.inputs import ImageInput
 from base.data.mnist_files import read_mnist
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ class MnistToItself(BaseDataLoader):
         fold: str | None = None,
     ) -> None:
         images, _ = read_mnist(data_dir, training, download)
-        dataset = ToItself(images, batch_transform=_from_0_to_1)
+        self.input = ImageInput(1, 28, 28, mean=[0.0], std=[1.0], background="dark", margin=4)
+        dataset = ToItself(images, batch_transform=self.input)
         super().__init__(dataset, batch_size, shuffle, validation_split, num_workers, fold=fold)
 
 
@@ -41,7 +43,3 @@ class ToItself(InMemoryDataset):
         """Return the batch twice, as data and as target."""
         (samples,) = super().__getitems__(indices, seeder)
         return samples, samples
-
-
-def _from_0_to_1(images):
-    return images.float() / 255

@@ -9,6 +9,7 @@ import torch
 
 from base import BaseDataLoader, InMemoryDataset
 from base.data.augmentations import RandomShift
+from base.data.inputs import ImageInput
 from base.data.local_files import local_file
 from utils.errors import UserError, shortened, shown
 
@@ -45,8 +46,11 @@ class Cifar10DataLoader(BaseDataLoader):
         fold: str | None = None,
     ) -> None:
         arrays = read_cifar10(data_dir, training, download)
-        plain = InMemoryDataset(*arrays, batch_transform=normalize)
-        shifted = InMemoryDataset(*arrays, batch_transform=[RandomShift(4, flip=True), normalize])
+        mean, std = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]  # of the training pixels
+        self.input = ImageInput(3, 32, 32, mean, std)
+        self.classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+        plain = InMemoryDataset(*arrays, batch_transform=self.input)
+        shifted = InMemoryDataset(*arrays, batch_transform=[RandomShift(4, flip=True), self.input])
         super().__init__(
             shifted if augment and training else plain,
             batch_size,
@@ -57,15 +61,6 @@ class Cifar10DataLoader(BaseDataLoader):
             device_resident=device_resident,
             fold=fold,
         )
-
-
-def normalize(images: torch.Tensor) -> torch.Tensor:
-    """Return images as float32; each colour has mean 0 and standard deviation 1 over the training pixels."""
-    mean, std = (
-        torch.tensor(values, device=images.device).view(3, 1, 1) * 255
-        for values in ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
-    )
-    return images.float().sub_(mean).div_(std)
 
 
 def read_cifar10(data_dir: str | Path, training: bool, download: bool = False) -> tuple[torch.Tensor, torch.Tensor]:

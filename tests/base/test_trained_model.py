@@ -14,21 +14,9 @@ from base.data.inputs import Input
 from base.data.outputs import Output
 from base.trained_model import TrainedModel
 from helpers import PROJECT, run_here, tiny_config
-from parse_config import ConfigParser
-from train import build
 from utils import UserError
 from utils.json_io import read_json
 from utils.runs.checkpoint import load_checkpoint, save_checkpoint
-
-
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory):
-    """The folder of a run of the default job, ten batches long."""
-    settings = {"trainer.epochs": 1, "trainer.len_epoch": 10, "trainer.save_dir": str(tmp_path_factory.mktemp("saved"))}
-    quiet = {"trainer.verbosity": 0, "trainer.tensorboard": False, "trainer.limit_valid_batches": 2}
-    trainer = build(ConfigParser.from_file(PROJECT / "config.json", settings | quiet))
-    trainer.train()
-    return trainer.checkpoint_dir
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +31,8 @@ def digits(tmp_path_factory):
     return folder, labels[:40]
 
 
-def test_files_give_the_numbers_of_the_test_data_exactly(run_folder, digits):
-    model = TrainedModel.load(run_folder)
+def test_files_give_the_numbers_of_the_test_data_exactly(default_run, digits):
+    model = TrainedModel.load(default_run)
     from data_loader.data_loaders import MnistDataLoader
 
     loader = MnistDataLoader(PROJECT / "data", 40, shuffle=False, training=False)
@@ -52,30 +40,32 @@ def test_files_give_the_numbers_of_the_test_data_exactly(run_folder, digits):
     (found,) = model.predict_files([str(digits[0])], batch_size=40)
     assert torch.equal(found.data, data)
     assert torch.equal(found.outputs, model(data))
+    raw = np.stack([model.input.read(str(file)) for file in sorted(digits[0].iterdir())])
+    assert torch.equal(model.outputs(raw), found.outputs)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
-def test_predictions_do_not_depend_on_the_batch(run_folder, digits, batch_size):
-    model, files = TrainedModel.load(run_folder), sorted(map(str, digits[0].iterdir()))
+def test_predictions_do_not_depend_on_the_batch(default_run, digits, batch_size):
+    model, files = TrainedModel.load(default_run), sorted(map(str, digits[0].iterdir()))
     wanted, found = model.predict(files, top=3), model.predict(files, batch_size, top=3)
     assert [row["prediction"] for row in found] == [row["prediction"] for row in wanted]
     assert [row["probability"] for row in found] == pytest.approx([row["probability"] for row in wanted])
     assert all(len(row["top"]) == 3 and row["top"][0] == [row["prediction"], row["probability"]] for row in found)
 
 
-def test_the_training_data_are_not_read(run_folder, digits, monkeypatch):
+def test_the_training_data_are_not_read(default_run, digits, monkeypatch):
     def refuse(*args):
         raise AssertionError("the training data are read")
 
     monkeypatch.setattr("data_loader.data_loaders.read_mnist", refuse)
-    assert len(TrainedModel.load(run_folder).predict(sorted(digits[0].iterdir()))) == 40
+    assert len(TrainedModel.load(default_run).predict(sorted(digits[0].iterdir()))) == 40
 
 
-def test_a_command_writes_what_it_predicts(run_folder, digits, tmp_path):
+def test_a_command_writes_what_it_predicts(default_run, digits, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no image")
     files = {name: tmp_path / name for name in ("p.csv", "o.npy", "g.png")}
     outputs = ("--out", files["p.csv"], "--save-outputs", files["o.npy"], "--grid", files["g.png"])
-    done = run_here("predict.py", "-r", run_folder, digits[0], tmp_path / "broken.png", *outputs, "--top", 2, status=1)
+    done = run_here("predict.py", "-r", default_run, digits[0], tmp_path / "broken.png", *outputs, "--top", 2, status=1)
     assert "... and 21 more\n41 examples, 1 could not be read\n" in done.stdout
     with open(files["p.csv"]) as file:
         rows = list(csv.DictReader(file))
@@ -87,20 +77,20 @@ def test_a_command_writes_what_it_predicts(run_folder, digits, tmp_path):
         assert min(picture.size) > 300
 
 
-def test_a_split_has_targets_and_its_errors_come_first_by_confidence(run_folder, tmp_path):
-    run_here("predict.py", "-r", run_folder, "--split", "test", "--errors", "--out", tmp_path / "e.csv", "--json")
+def test_a_split_has_targets_and_its_errors_come_first_by_confidence(default_run, tmp_path):
+    run_here("predict.py", "-r", default_run, "--split", "test", "--errors", "--out", tmp_path / "e.csv", "--json")
     with open(tmp_path / "e.csv") as file:
         errors = list(csv.DictReader(file))
-    run_here("test.py", "-r", run_folder)
-    result = read_json(run_folder / "test_results.json")["checkpoint-epoch1.pth"]["test"]
+    run_here("test.py", "-r", default_run)
+    result = read_json(default_run / "test_results.json")["checkpoint-epoch1.pth"]["test"]
     assert len(errors) == round(10_000 * (1 - result["accuracy"]))
     shares = [float(row["probability"]) for row in errors]
     assert shares == sorted(shares, reverse=True)
     assert all(row["prediction"] != row["target"] for row in errors)
 
 
-def test_json_lines_hold_one_object_for_each_example(run_folder, digits):
-    done = run_here("predict.py", "-r", run_folder, digits[0] / "00.png", "--json")
+def test_json_lines_hold_one_object_for_each_example(default_run, digits):
+    done = run_here("predict.py", "-r", default_run, digits[0] / "00.png", "--json")
     (row,) = map(json.loads, done.stdout.splitlines()[-1:])
     assert row.keys() == {"source", "prediction", "probability"}
 
@@ -117,14 +107,14 @@ def test_json_lines_hold_one_object_for_each_example(run_folder, digits):
         (("/none/*.png",), "/none/*.png: no file matches the pattern"),
     ],
 )
-def test_wrong_commands_end_with_one_line(run_folder, words, error):
-    done = run_here("predict.py", "-r", run_folder, *words, status=2)
+def test_wrong_commands_end_with_one_line(default_run, words, error):
+    done = run_here("predict.py", "-r", default_run, *words, status=2)
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: {error}")
 
 
-def test_a_checkpoint_without_an_input_says_what_to_do(run_folder, tmp_path):
-    state = load_checkpoint(next(run_folder.glob("checkpoint*.pth")))
+def test_a_checkpoint_without_an_input_says_what_to_do(default_run, tmp_path):
+    state = load_checkpoint(next(default_run.glob("checkpoint*.pth")))
     del state["attributes"]["data_loader"]
     save_checkpoint(state, tmp_path / "old.pth")
     done = run_here("predict.py", "-r", tmp_path / "old.pth", "a.png", status=2)

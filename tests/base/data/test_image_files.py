@@ -14,14 +14,14 @@ RAMP = np.repeat(np.array([[0, 64, 128, 255]], np.uint8), 4, 0)  # grey, (4, 4),
 
 def read(path, **how):
     """The first row of the image's channels, (3, 4)."""
-    return read_image(str(path), 4, **how)[:, 0].tolist()
+    return read_image(str(path), (4, 4), **how)[:, 0].tolist()
 
 
 def test_image_of_8_bits_is_read_as_before(tmp_path):
     colours = np.random.RandomState(0).randint(0, 256, (4, 4, 3), np.uint8)
     for mode in ("RGB", "RGBA"):
         Image.fromarray(colours).convert(mode).save(tmp_path / "x.png")
-        assert np.array_equal(read_image(str(tmp_path / "x.png"), 4), colours.transpose(2, 0, 1))
+        assert np.array_equal(read_image(str(tmp_path / "x.png"), (4, 4)), colours.transpose(2, 0, 1))
     Image.fromarray(RAMP).save(tmp_path / "x.png")
     assert read(tmp_path / "x.png") == [[0, 64, 128, 255]] * 3
 
@@ -137,7 +137,7 @@ def test_images_are_upright(tmp_path, ending, orientation):
     exif[0x0112] = orientation
     how = {"quality": 100} if ending == "jpg" else {"lossless": True} if ending == "webp" else {}
     Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / f"x.{ending}", exif=exif, **how)
-    image = read_image(str(tmp_path / f"x.{ending}"), 16)[0]
+    image = read_image(str(tmp_path / f"x.{ending}"), (16, 16))[0]
     assert np.allclose(image[4::8, 4::8], [[240, 120], [0, 0]], atol=8)
 
 
@@ -158,17 +158,17 @@ def test_truncated_files_are_refused_by_name(tmp_path, ending):
     Image.fromarray(noise).save(whole, {"jpg": "jpeg", "tif": "tiff", "jp2": "jpeg2000"}.get(ending, ending))
     path = tmp_path / f"x.{ending}"
     path.write_bytes(whole.getvalue())
-    read_image(str(path), 8)
+    read_image(str(path), (8, 8))
     for share in (0, 0.3, 0.9):
         path.write_bytes(whole.getvalue()[: int(share * len(whole.getvalue()))])
         with pytest.raises(UserError, match=rf"x\.{ending}: cannot be read as an image: "):
-            read_image(str(path), 8)
+            read_image(str(path), (8, 8))
 
 
 def test_images_of_extreme_sizes_are_read(tmp_path):
     for size in ((1, 1), (1, 500), (500, 1)):
         Image.new("RGB", size, (9, 8, 7)).save(tmp_path / "x.png")
-        assert read_image(str(tmp_path / "x.png"), 4).tolist() == [[[value] * 4] * 4 for value in (9, 8, 7)]
+        assert read_image(str(tmp_path / "x.png"), (4, 4)).tolist() == [[[value] * 4] * 4 for value in (9, 8, 7)]
 
 
 def test_formats_that_start_programs_are_not_read():

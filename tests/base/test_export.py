@@ -1,0 +1,122 @@
+"""Exported models give the model's numbers, in other programs too, or are not written."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import base.export
+from base.data.mnist_files import read_mnist
+from base.trained_model import TrainedModel
+from helpers import PROJECT, run_here
+
+
+@pytest.fixture(scope="module")
+def exported(default_run, tmp_path_factory):
+    """(model.onnx, what the command printed)."""
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    return path, run_here("export.py", "-r", default_run, "--to", "onnx", "--out", path).stdout
+
+
+@pytest.fixture(scope="module")
+def images():
+    return read_mnist(PROJECT / "data", training=False)[0][:10]
+
+
+@pytest.mark.slow
+def test_onnx_is_compared_and_takes_any_number_of_raw_examples(exported, default_run, images):
+    import onnxruntime
+
+    path, printed = exported
+    assert float(re.search(r"outputs differ by (\S+) at most, on 256 test samples", printed)[1]) < 1e-4
+    session = onnxruntime.InferenceSession(path)
+    wanted = TrainedModel.load(default_run).outputs(images).numpy()
+    for number in (1, 3, 10):
+        (outputs,) = session.run(None, {"raw": images[:number].numpy()})
+        assert np.abs(outputs - wanted[:number]).max() < 1e-4
+    about = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
+    assert about["classes"] == list("0123456789") and about["input"]["type"] == "ImageInput"
+    assert about["run"] == default_run.name
+
+
+@pytest.mark.slow
+def test_the_example_of_the_page_reads_it_without_torch(exported, default_run, images, tmp_path):
+    code = re.search(r"```python\n(.*?)```", (PROJECT / "docs" / "export.md").read_text(), re.DOTALL)[1]
+    assert len(code.splitlines()) <= 16
+    Image.fromarray(images[3, 0].numpy()).save(tmp_path / "a.png")
+    without = "import sys\nfor name in ('torch', 'base', 'utils'):\n    sys.modules[name] = None\n"
+    words = [sys.executable, "-c", without + code, str(exported[0]), str(tmp_path / "a.png")]
+    answer = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    (row,) = TrainedModel.load(default_run).predict([tmp_path / "a.png"])
+    assert answer.split() == [row["prediction"], f"{row['probability']:.4f}"]
+
+
+@pytest.mark.slow
+def test_a_program_of_torch_export_gives_the_same_bits(default_run, images, tmp_path):
+    path = tmp_path / "m.pt2"
+    done = run_here("export.py", "-r", default_run, "--to", "torch", "--out", path)
+    assert "outputs differ by 0 at most" in done.stdout
+    extra = {"about.json": ""}
+    program = torch.export.load(path, extra_files=extra)
+    assert torch.equal(program.module()(images), TrainedModel.load(default_run).outputs(images))
+    assert json.loads(extra["about.json"])["classes"] == list("0123456789")
+
+
+def test_weights_alone_are_written(default_run, tmp_path):
+    from safetensors.torch import load_file
+
+    run_here("export.py", "-r", default_run, "--to", "safetensors", "--out", tmp_path / "m.safetensors")
+    model = TrainedModel.load(default_run).model
+    assert load_file(tmp_path / "m.safetensors").keys() == model.state_dict().keys()
+
+
+def test_what_differs_too_much_is_not_written(default_run, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(base.export, "_load_torch", lambda path: lambda raw: np.zeros((len(raw), 10)))
+    (tmp_path / "m.pt2").write_bytes(b"the file before")
+    done = run_here("export.py", "-r", default_run, "--to", "torch", "--out", tmp_path / "m.pt2", status=2)
+    assert re.search(r"m.pt2: not written: an output of the exported model differs by \S+ from", done.stderr)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.pt2"]
+    assert (tmp_path / "m.pt2").read_bytes() == b"the file before"
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_outputs_that_are_not_finite_differ(wrong):
+    deployed = torch.nn.Identity()
+    assert base.export.largest_difference(deployed, lambda raw: raw.numpy() + wrong, torch.ones(3, 2)) == np.inf
+
+
+def test_a_model_that_cannot_be_exported_is_refused_in_a_line(default_run, images, tmp_path):
+    class Undecided(torch.nn.Module):
+        def forward(self, data):
+            return data if data.sum() > 0 else data + 1
+
+    model = TrainedModel.load(default_run)
+    model.model = Undecided()
+    with pytest.raises(base.export.UserError, match=r"^the model cannot be exported by torch\.export: .+$"):
+        base.export.export(model, "torch", tmp_path / "m.pt2", images, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_packages_are_named(monkeypatch):
+    monkeypatch.setattr(base.export, "find_spec", lambda name: None)
+    with pytest.raises(base.export.UserError, match="pip install onnx onnxscript onnxruntime"):
+        base.export.require_packages("onnx")
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("--to", "onnx", "--out", "m.pt2"), "--out: m.pt2: should end in .onnx"),
+        (("--to", "torch", "--out", "/none/m.pt2"), "--out: /none: there is no such folder"),
+        (("--to", "tflite"), "--to: invalid choice: 'tflite'"),
+    ],
+)
+def test_wrong_commands_end_with_one_line(words, error):
+    done = run_here("export.py", "-r", "any", *words, status=2)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {error}")

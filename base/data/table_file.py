@@ -3,6 +3,7 @@
 import bz2
 import csv
 import gzip
+import http.client
 import io
 import itertools
 import lzma
@@ -229,7 +230,7 @@ def _content(source, argument, where):
         return _UNPACK.get(ending, bytes)(content)
     except UserError:
         raise
-    except UNPACK_ERRORS as error:
+    except (*UNPACK_ERRORS, http.client.HTTPException, ValueError) as error:  # the last for an odd address
         reason = getattr(error, "strerror", None) or getattr(error, "reason", None) or error
         raise UserError(f"{where}: cannot read the table: {shortened(reason)}") from None
 

@@ -81,7 +81,8 @@ _EITHER = '; give "thousands": ",", or "decimal": "," if the comma is a decimal 
 
 def _remedy(text, form):
     if form.decimal == "," and re.fullmatch(r"[-+]?\d*\.\d+", text):
-        return '; it has a decimal point, but "decimal" is ","'
+        groups = '; give "thousands": "." if it groups digits' if re.fullmatch(r"[-+]?\d{1,3}\.\d{3}", text) else ""
+        return f'; it has a decimal point, but "decimal" is ","{groups}'
     if re.fullmatch(r"[-+]?[1-9]\d{0,2}(,\d{3})+\.\d*|[-+]?[1-9]\d{0,2}(,\d{3}){2,}", text):
         return '; give "thousands": ","'
     if re.fullmatch(r"[-+]?[1-9]\d{0,2}(\.\d{3})+,\d*|[-+]?[1-9]\d{0,2}(\.\d{3}){2,}", text):

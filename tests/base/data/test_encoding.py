@@ -9,7 +9,9 @@ import torch
 
 from base.data.encoding import TableInput
 from base.data.inputs import build_input
+from base.data.outputs import Output
 from base.data.tables import TableDataLoader
+from base.trained_model import TrainedModel
 from utils import UserError
 
 
@@ -88,3 +90,11 @@ def test_a_constant_column_is_0_whatever_comes_later():
     input = TableInput(["a", "b"], [], [0.1, 1.0], [0.0, 2.0], [0.1, 1.0], [])
     raw = torch.tensor([[0.1, 1.0], [5.0, 3.0]], dtype=torch.float64)
     assert input(raw).tolist() == [[0, 0], [0, 1]] and input.constant == ["a"]
+
+
+def test_predictions_for_a_file_are_those_for_the_batches_of_training(train):
+    trained = loader(train)
+    model = TrainedModel(torch.nn.Linear(3, 2), trained.input, Output(trained.classes), torch.device("cpu"))
+    parts = list(model.predict_files([train], batch_size=8))
+    assert torch.equal(torch.cat([part.outputs for part in parts]), torch.cat([model(data) for data, _ in trained]))
+    assert {row["prediction"] for part in parts for row in part.rows} <= {"cat", "dog"}

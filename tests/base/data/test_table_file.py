@@ -149,6 +149,11 @@ def test_formats_that_will_not_do_are_refused(form, message):
         (["\u221212.5"], {}, 'write negative numbers with "-"'),
         (["(12.5)"], {}, 'write negative numbers with "-"'),
         (["12.5"], {"decimal": ","}, 'it has a decimal point, but "decimal" is ","'),
+        (
+            ["1.250"],
+            {"decimal": ","},
+            'it has a decimal point, but "decimal" is ","; give "thousands": "." if it groups digits',
+        ),
         (["1.2.3"], {}, None),
         (["20-29"], {}, None),
         (["100% cotton"], {}, None),
@@ -180,3 +185,9 @@ def test_archives_hold_one_table(tmp_path):
         Table(str(tmp_path / "a.zip"), "path", TableFormat())
     (tmp_path / "a.csv.bz2").write_bytes(bz2.compress(b"a,b\n1,2\n"))
     assert Table(str(tmp_path / "a.csv.bz2"), "path", TableFormat()).numbers(["b"]).tolist() == [[2]]
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9/a.csv", "http://[::1/a.csv", "http:///a.csv"])
+def test_addresses_that_cannot_be_fetched_are_refused(address):
+    with pytest.raises(UserError, match="path: http:.*: cannot read the table: "):
+        Table(address, "path", TableFormat())

@@ -189,5 +189,5 @@ def test_archives_hold_one_table(tmp_path):
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9/a.csv", "http://[::1/a.csv", "http:///a.csv"])
 def test_addresses_that_cannot_be_fetched_are_refused(address):
-    with pytest.raises(UserError, match="path: http:.*: cannot read the table: "):
+    with pytest.raises(UserError, match=r"path: http:.*: cannot read the table: "):
         Table(address, "path", TableFormat())

@@ -2,9 +2,11 @@
 
 import bz2
 import gzip
+import io
 import lzma
 import os
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -288,13 +290,14 @@ def test_tables_and_arguments_that_will_not_do_are_refused(table, cells, argumen
 
 def test_class_that_the_training_table_does_not_hold_is_refused(table):
     test = edited(table, sick={2: "perhaps"})
+    loader = TableDataLoader(table, "sick", "classification", 8, numeric=["age"], training=False, test_path=test)
     with pytest.raises(UserError, match="row 3, column 'sick': 'perhaps' is a class that the training table"):
-        TableDataLoader(table, "sick", "classification", 8, numeric=["age"], training=False, test_path=test)
+        loader.as_validation()
 
 
 def test_tables_are_fetched_only_where_that_is_allowed(table, monkeypatch):
-    asked, read = [], pandas.read_csv
-    monkeypatch.setattr(pandas, "read_csv", lambda path, **how: asked.append(path) or read(table, **how))
+    asked, csv = [], Path(table).read_bytes()
+    monkeypatch.setattr("urllib.request.urlopen", lambda path, timeout: asked.append(path) or io.BytesIO(csv))
     address = "https://example.org/a.csv"
     args = {"target": "value", "task": "regression", "batch_size": 8, "numeric": ["age"], "fill": "mean"}
     with pytest.raises(UserError, match="allow_urls"):

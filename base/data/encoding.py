@@ -1,0 +1,278 @@
+"""How a table's rows become tensors: learned from its training part, and kept with the model that is trained on it."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, Self
+
+import numpy as np
+import pandas
+import torch
+
+from base.data.column_kinds import Kinds
+from base.data.inputs import Input
+from base.data.table_file import Table, table_source
+from base.data.table_format import TableFormat
+from utils.errors import UserError, brief, shown
+
+FILLS = {None: np.nanmean, "mean": np.nanmean, "median": np.nanmedian}
+
+TRAINED_ON = "which the model is trained on; give it tables that have it, or train a new one"
+
+_LARGEST = float(np.finfo(np.float32).max)
+_EQUAL = 1e-12  # values whose range, relative to the largest, is not above this differ by rounding alone
+_MIN_ROWS = 10  # of a table in which a column without a single known category is a mistake
+
+
+class TableInput(Input):
+    """Rows of a table: raw (B, C) float64, numbers and then codes; the model's input is float32 (B, F).
+
+    A file is a CSV file of any number of rows, with at least the columns of the training table that were features.
+
+    numeric, categorical: names of the columns; the features are first these, then those.
+    mean, std: of each numeric column; a std of 0 marks a column that is constant, whose feature is 0.
+    filled_with: what replaces a missing value of each numeric column, if fill says so.
+    categories: of each categorical column the values with the codes 1, 2 and so on. All others have the code 0.
+    fill, one_hot: as for TableDataLoader.
+    form: how a file is written, the arguments of TableFormat.
+
+    Raises UserError for arguments that do not fit together.
+    """
+
+    suffixes = (".csv",)
+
+    def __init__(
+        self,
+        numeric: list[str],
+        categorical: list[str],
+        mean: list[float],
+        std: list[float],
+        filled_with: list[float],
+        categories: list[list[str]],
+        fill: str | None = None,
+        one_hot: bool = False,
+        form: dict[str, Any] | None = None,
+    ) -> None:
+        numbers = {"mean": mean, "std": std, "filled_with": filled_with}
+        for name, values in numbers.items():
+            if not _is_list(values, float) or len(values) != len(numeric):
+                raise UserError(f"{name}: should be a list of {len(numeric)} numbers, one for each numeric column")
+        if not _is_list(numeric, str) or not _is_list(categorical, str):
+            raise UserError("numeric, categorical: should be lists of names")
+        if (
+            not _is_list(categories, list)
+            or len(categories) != len(categorical)
+            or not all(_is_list(known, str) for known in categories)
+        ):
+            raise UserError("categories: should be a list of texts for each categorical column")
+        if fill not in FILLS:
+            raise UserError(f"fill: got {brief(fill)}; it should be 'mean' or 'median', or be left out")
+        names = {"numeric": numeric, "categorical": categorical, "categories": categories}
+        super().__init__(**names, **numbers, fill=fill, one_hot=one_hot, form=form or {})
+        self.numeric, self.categorical, self.categories = numeric, categorical, categories
+        self.fill, self.one_hot = fill, one_hot
+        self.form = TableFormat.of(form or {})
+        self.constant = [column for column, number in zip(numeric, std, strict=True) if number == 0]
+        self.constant += [column for column, known in zip(categorical, categories, strict=True) if len(known) == 1]
+        # Anything divided by inf is 0. These are float64, and no buffers, which float() of a model would round.
+        self._scale = np.array([mean, [number or np.inf for number in std]])
+        self._constants = torch.tensor([*self._scale.tolist(), filled_with], dtype=torch.float64)
+
+    def spec(self) -> dict[str, Any]:
+        """Return {"type": name, "args": arguments}, from which build_input makes an equal one."""
+        return {"type": "TableInput", "args": self.arguments}
+
+    def changed(self, **arguments: Any) -> "TableInput":
+        """Return an input with some other arguments."""
+        return TableInput(**{**self.arguments, **arguments})
+
+    @property
+    def columns(self) -> list[str]:
+        """The features' names."""
+        if not self.one_hot:
+            return [*self.numeric, *self.categorical]
+        known = zip(self.categorical, self.categories, strict=True)
+        return [*self.numeric, *(f"{column}={value}" for column, values in known for value in values)]
+
+    def read(self, file: str) -> np.ndarray:
+        """Return the raw example (C,) of a file with one row. Raises UserError for any other."""
+        rows = [row for _, row in self.examples(file)]
+        if len(rows) != 1:
+            raise UserError(f"{shown(file)}: has {len(rows)} rows, where one example is wanted")
+        return rows[0]
+
+    def examples(self, file: str) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield ("file:number", raw example (C,)) of all rows of a file, counted from 1 after the header."""
+        table = Table(table_source(file, "source", allow_urls=False), "source", self.form)
+        table.require_columns([*self.numeric, *self.categorical], "source", TRAINED_ON)
+        for i, row in enumerate(self.rows(table), 1):
+            yield f"{file}:{i}", row
+
+    def rows(self, table: Table) -> np.ndarray:
+        """Return the raw examples (N, C) float64: numbers, nan for a missing one that is to be filled, and codes.
+
+        Raises UserError for a missing value that is not to be filled, for a number out of all proportion, and for a
+        column of a larger table without a single known category.
+        """
+        table.read_texts(self.categorical)
+        numbers = table.numbers(self.numeric)
+        if self.fill is None:
+            missing = [*np.isnan(numbers).T, *(table.texts(column) == "" for column in self.categorical)]
+            for column, is_missing in zip([*self.numeric, *self.categorical], missing, strict=True):
+                table.require(column, ~is_missing, "is missing", '; give "fill": "mean" or "median"')
+        with np.errstate(over="ignore"):
+            scaled = np.abs((numbers - self._scale[0]) / self._scale[1])
+        for column, sizes in zip(self.numeric, scaled.T, strict=True):
+            table.require(column, ~(sizes > _LARGEST), "is out of all proportion to the training part")
+        parts = [numbers]
+        for column, codes, known in zip(self.categorical, self.codes(table), self.categories, strict=True):
+            if len(table) >= _MIN_ROWS and not codes.any():
+                names = ", ".join(known[:5]) + (", ..." if len(known) > 5 else "")
+                table.require(
+                    column, codes > 0, f"is no category of the training part; its categories are {brief(names)}"
+                )
+            parts.append(codes[:, None])
+        return np.concatenate(parts, axis=1, dtype=np.float64)
+
+    def codes(self, table: Table) -> list[np.ndarray]:
+        """Return the codes (N,) of each categorical column."""
+        pairs = zip(self.categorical, self.categories, strict=True)
+        return [pandas.Index(known, dtype=object).get_indexer(table.texts(column)) + 1 for column, known in pairs]
+
+    def forward(self, raw: torch.Tensor) -> torch.Tensor:
+        """Return the features (B, F) float32 for raw examples (B, C)."""
+        if raw.ndim != 2 or raw.shape[1] != len(self.numeric) + len(self.categorical):
+            columns = len(self.numeric) + len(self.categorical)
+            raise UserError(f"the raw examples are {tuple(raw.shape)}; they should be (N, {columns})")
+        mean, std, filled_with = self._constants.to(raw.device)
+        numbers, codes = raw[:, : len(self.numeric)].double(), raw[:, len(self.numeric) :]
+        if self.fill is not None:
+            numbers = torch.where(numbers.isnan(), filled_with, numbers)
+        parts = [((numbers - mean) / std).float()]
+        if self.one_hot:
+            for i, known in enumerate(self.categories):
+                parts.append((codes[:, i : i + 1] == torch.arange(1, len(known) + 1, device=raw.device)).float())
+        elif self.categorical:
+            parts.append(codes.float())
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+
+def fit_input(table: Table, train: np.ndarray, kinds: Kinds, fill: str | None, one_hot: bool) -> TableInput:
+    """Return the input learned from the rows `train` (indices) of a table.
+
+    Raises UserError for a column without any number in them, and for one that does not fit its kind.
+    """
+    table.read_texts(kinds.categorical)
+    numbers = table.numbers(kinds.numeric)[train]
+    for column, values in zip(kinds.numeric, numbers.T, strict=True):
+        if np.isnan(values).all():
+            raise UserError(
+                f"numeric: column {brief(column)} of {table.place} is empty in the training part; leave it out"
+            )
+    filled_with = FILLS[fill](numbers, axis=0)
+    mean, std = scale_of(np.where(np.isnan(numbers), filled_with, numbers))
+    categories = [np.unique(table.texts(column)[train]).tolist() for column in kinds.categorical]
+    found = mean.tolist(), std.tolist(), filled_with.tolist(), categories
+    return TableInput(kinds.numeric, kinds.categorical, *found, fill, one_hot, table.form.arguments())
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetEncoding:
+    """What to predict: the numbers of a column, scaled by mean and std, or its texts as the indices of classes."""
+
+    column: str
+    classes: list[str] | None = None
+    mean: float = 0.0
+    std: float = 1.0
+
+    @classmethod
+    def fit(cls, table: Table, train: np.ndarray, column: str, task: str, standardize: bool) -> Self:
+        """Return the classes of the whole table, or the scale of its rows `train`. task: as for TableDataLoader."""
+        if task == "classification":
+            return cls(column, classes=_classes(table, column))
+        if not standardize:
+            return cls(column)
+        mean, std = map(float, scale_of(_target_numbers(table, column)[train, 0]))
+        if std == 0:
+            raise UserError(
+                f"standardize_target: column {brief(column)} of {table.place} is the same in all rows to train on"
+            )
+        return cls(column, mean=mean, std=std)
+
+    @classmethod
+    def from_state(cls, state: Any) -> Self:
+        """Return the encoding whose state_dict() this is. Raises UserError if it is none."""
+        if not isinstance(state, dict) or sorted(state) != sorted(field.name for field in dataclasses.fields(cls)):
+            raise _foreign()
+        target = cls(**state)
+        numbers = isinstance(target.mean, float) and isinstance(target.std, float) and target.std > 0
+        if not isinstance(target.column, str) or not numbers or not _is_list(target.classes or [], str):
+            raise _foreign()
+        return target
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that from_state() needs, as plain values."""
+        return dataclasses.asdict(self)
+
+    def values(self, table: Table, known: str) -> np.ndarray:
+        """Return the targets: (N, 1) float32, or (N,) int64 for classes.
+
+        known: who knows the classes, for the UserError for one that is not among them.
+        """
+        if self.classes is not None:
+            codes = pandas.Index(self.classes, dtype=object).get_indexer(table.texts(self.column))
+            table.require(self.column, table.texts(self.column) != "", "is missing")
+            table.require(self.column, codes >= 0, f"is a class that {known}")
+            return codes.astype(np.int64)
+        numbers = _target_numbers(table, self.column)
+        table.require(self.column, ~np.isnan(numbers[:, 0]), "is missing")
+        with np.errstate(over="ignore"):
+            targets = ((numbers - self.mean) / self.std).astype(np.float32)
+        table.require(self.column, np.isfinite(targets[:, 0]), "is too large for float32")
+        return targets
+
+
+def scale_of(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the means and the standard deviations (...) of numbers (N, ...) over N; 0 for a constant column."""
+    largest = np.abs(numbers).max(axis=0, initial=0)
+    constant = np.ptp(numbers, axis=0) <= _EQUAL * largest
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        mean, std = numbers.mean(axis=0), numbers.std(axis=0)
+        extreme = ~constant & ~((std > 0) & np.isfinite(std))  # squares of such numbers are too large or too small
+        unit = np.where(extreme, largest, 1.0)
+        mean = np.where(extreme, (numbers / unit).mean(axis=0) * unit, mean)
+        std = np.where(extreme, (numbers / unit).std(axis=0) * unit, std)
+    return mean, np.where(constant, 0.0, std)
+
+
+def _target_numbers(table, column):
+    has_numbers = table.are_numbers(column)[0].any()
+    return table.numbers([column], "" if has_numbers else '; for classes give "task": "classification"')
+
+
+def _classes(table, column):
+    texts = table.texts(column)
+    table.require(column, texts != "", "is missing")
+    classes = sorted(set(texts), key=_numbers_first)
+    if len(texts) >= 2 * _MIN_ROWS and 2 * len(classes) > len(texts):
+        raise UserError(
+            f"target: column {brief(column)} of {table.place} has {len(classes)} classes in {len(texts)} rows; "
+            'for numbers give "task": "regression"'
+        )
+    return classes
+
+
+def _numbers_first(name):
+    """A sort key that puts "9" before "10", and both before "a"."""
+    try:
+        number = float(name)
+    except ValueError:
+        return 1, 0.0, name
+    return (0, number, name) if np.isfinite(number) else (1, 0.0, name)
+
+
+def _is_list(values, kind):
+    return isinstance(values, list) and all(isinstance(value, kind) for value in values)
+
+
+def _foreign():
+    return UserError("data_loader: the checkpoint holds no target of a table that this version can read")

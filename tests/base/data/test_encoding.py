@@ -1,0 +1,100 @@
+"""The input of a table: the same features from a CSV file, from rows and in training, and from the state alone."""
+
+import json
+
+import numpy as np
+import pandas
+import pytest
+import torch
+
+from base.data.encoding import TableInput
+from base.data.inputs import build_input
+from base.data.outputs import Output
+from base.data.tables import TableDataLoader
+from base.trained_model import TrainedModel
+from utils import UserError
+
+
+@pytest.fixture
+def train(tmp_path):
+    draw = np.random.RandomState(0)
+    table = pandas.DataFrame(
+        {
+            "time": 1.7e9 + np.arange(40) * 0.25,
+            "size": draw.normal(size=40).round(3),
+            "town": draw.choice(["Bonn", "Köln"], 40),
+            "kind": draw.choice(["cat", "dog"], 40),
+        }
+    )
+    table.loc[3, "size"] = None
+    table.to_csv(tmp_path / "train.csv", index=False, sep=";", decimal=",")
+    return str(tmp_path / "train.csv")
+
+
+FORM = {"separator": ";", "decimal": ","}
+
+
+def loader(path, one_hot=False, **arguments):
+    given = {"numeric": ["time", "size"], "categorical": ["town"], "fill": "mean", "shuffle": False, **FORM}
+    return TableDataLoader(path, "kind", "classification", 8, one_hot=one_hot, **given, **arguments)
+
+
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_a_file_gives_the_features_of_training_from_the_spec_alone(train, one_hot):
+    trained = loader(train, one_hot)
+    spec = json.loads(json.dumps(trained.state_dict()["input"]))
+    input = build_input(spec)
+    names, raw = zip(*input.examples(train), strict=True)
+    features = input(torch.from_numpy(np.stack(raw)))
+    assert torch.equal(features, torch.cat([data for data, _ in trained])) and features.dtype == torch.float32
+    assert names[0] == f"{train}:1" and features.shape == (40, 4 if one_hot else 3)
+    time = pandas.read_csv(train, sep=";", decimal=",")["time"]
+    assert np.allclose(features[:, 0], (time - time.mean()) / time.std(ddof=0), atol=1e-6)
+    assert features[3, 1] == pytest.approx(0, abs=1e-6)  # filled with the mean
+
+
+def test_float_of_a_model_does_not_round_the_arithmetic(train):
+    trained = loader(train)
+    raw = torch.as_tensor(trained.dataset.dataset.arrays[0])
+    assert torch.equal(torch.nn.Sequential(build_input(trained.input.spec())).float()(raw), trained.input(raw))
+
+
+def test_a_file_may_lack_the_target_and_have_other_columns(train, tmp_path):
+    (tmp_path / "new.csv").write_text("town;extra;size;time\nBonn;1;0,5;1700000001\nUlm;2;;1700000002\n")
+    (_, first), (_, second) = loader(train).input.examples(str(tmp_path / "new.csv"))
+    assert first.tolist() == [1700000001, 0.5, 1] and second[2] == 0 and np.isnan(second[1])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("town;size\nBonn;1\n", "source: .* has no column 'time', which the model is trained on; give it tables"),
+        ("town;size;time\nBonn;much;1\n", "row 1, column 'size': 'much' is not a number"),
+        ("town;size;time\nBonn;1\n", "row 1 has 2 values, but the header has 3"),
+        ("town,size,time\nBonn,1,2\n", 'its header is one name, .*; give "separator": ","'),
+        ("town;size;time\nBonn;1;1\nBonn;1;1\n", "has 2 rows, where one example is wanted"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused(train, tmp_path, content, message):
+    (tmp_path / "new.csv").write_text(content)
+    with pytest.raises(UserError, match=message):
+        loader(train).input.read(str(tmp_path / "new.csv"))
+
+
+def test_raw_examples_of_another_width_are_refused(train):
+    with pytest.raises(UserError, match=r"the raw examples are \(2, 5\); they should be \(N, 3\)"):
+        loader(train).input(torch.zeros(2, 5))
+
+
+def test_a_constant_column_is_0_whatever_comes_later():
+    input = TableInput(["a", "b"], [], [0.1, 1.0], [0.0, 2.0], [0.1, 1.0], [])
+    raw = torch.tensor([[0.1, 1.0], [5.0, 3.0]], dtype=torch.float64)
+    assert input(raw).tolist() == [[0, 0], [0, 1]] and input.constant == ["a"]
+
+
+def test_predictions_for_a_file_are_those_for_the_batches_of_training(train):
+    trained = loader(train)
+    model = TrainedModel(torch.nn.Linear(3, 2), trained.input, Output(trained.classes), torch.device("cpu"))
+    parts = list(model.predict_files([train], batch_size=8))
+    assert torch.equal(torch.cat([part.outputs for part in parts]), torch.cat([model(data) for data, _ in trained]))
+    assert {row["prediction"] for part in parts for row in part.rows} <= {"cat", "dog"}

@@ -122,9 +122,9 @@ def arrays(tmp_path, classes=None):
 def test_a_test_says_that_the_samples_have_changed(tmp_path, capsys):
     config, cpu = arrays(tmp_path), torch.device("cpu")
     state = config.init_obj("data_loader").state_dict()
-    split_loader(config, "valid", None, cpu, {"attributes": {"data_loader": state}})
+    split_loader(config, "valid", None, cpu, state)
     assert "changed" not in capsys.readouterr().out
-    split_loader(config, "valid", None, cpu, {"attributes": {"data_loader": state | {"samples": 9}}})
+    split_loader(config, "valid", None, cpu, state | {"samples": 9})
     assert "changed since the checkpoint: data_loader has 10 samples, not 9" in capsys.readouterr().out
 
 

@@ -82,7 +82,8 @@ def create_app(model: TrainedModel, max_bytes: int = 16_000_000, timeout_seconds
     async def describe() -> dict[str, Any]:
         """What the model takes and gives."""
         spec = model.input.spec() if model.has_input else None
-        return {"name": model.config.get("name"), "classes": model.output.classes, "input": spec}
+        example = getattr(model.input, "example", None) if model.has_input else None
+        return {"name": model.config.get("name"), "classes": model.output.classes, "input": spec, "example": example}
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def page() -> HTMLResponse:

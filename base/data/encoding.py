@@ -86,6 +86,14 @@ class TableInput(Input):
         return TableInput(**{**self.arguments, **arguments})
 
     @property
+    def example(self) -> dict[str, Any]:
+        """A typical example for parse: the mean of each number, and the first category of each column."""
+        numbers = dict(zip(self.numeric, self.arguments["mean"], strict=True))
+        return numbers | {
+            name: next(iter(known), "") for name, known in zip(self.categorical, self.categories, strict=True)
+        }
+
+    @property
     def columns(self) -> list[str]:
         """The features' names."""
         if not self.one_hot:
@@ -106,6 +114,30 @@ class TableInput(Input):
         table.require_columns([*self.numeric, *self.categorical], "source", TRAINED_ON)
         for i, row in enumerate(self.rows(table), 1):
             yield f"{file}:{i}", row
+
+    def parse(self, value: Any) -> np.ndarray:
+        """Return the raw example (C,) of an object {column: value}; a missing value is null. Raises UserError."""
+        columns = [*self.numeric, *self.categorical]
+        if not isinstance(value, dict):
+            raise UserError(f"an example should be an object with the columns {', '.join(map(brief, columns))}")
+        row = []
+        for column in columns:
+            given = value.get(column, value)  # no value can be the object itself
+            if given is value:
+                raise UserError(f"column {brief(column)} is missing in the example; null stands for a missing value")
+            if given is None and self.fill is None:
+                raise UserError(f"column {brief(column)}: null is a missing value, which the model cannot replace")
+            if column in self.categorical:
+                known = self.categories[self.categorical.index(column)]
+                text = "" if given is None else str(given)
+                row.append(known.index(text) + 1 if text in known else 0)
+            elif given is None:
+                row.append(np.nan)
+            elif isinstance(given, (int, float)) and abs(given) <= _LARGEST:
+                row.append(given)
+            else:
+                raise UserError(f"column {brief(column)}: got {brief(given)}; it should be a number")
+        return np.array(row, np.float64)
 
     def rows(self, table: Table) -> np.ndarray:
         """Return the raw examples (N, C) float64: numbers, nan for a missing one that is to be filled, and codes.

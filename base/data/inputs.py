@@ -29,14 +29,12 @@ class Input(torch.nn.Module):
     arguments: those of the subclass's constructor.
     """
 
+    suffixes: tuple[str, ...] = ()
+    """Endings of the files that read can read, such as ".png"."""
+
     def __init__(self, **arguments: Any) -> None:
         super().__init__()
         self.arguments = arguments
-
-    @property
-    def suffixes(self) -> tuple[str, ...]:
-        """Endings of the files that read can read, such as ".png"."""
-        return ()
 
     def read(self, file: str | BinaryIO) -> np.ndarray:
         """Return the raw example of a file: an array of fixed shape. Raises UserError if that is not possible.
@@ -113,7 +111,7 @@ class ImageInput(Input):
             self.register_buffer(name, pixels.view(-1, 1, 1), persistent=False)
 
     @property
-    def suffixes(self) -> tuple[str, ...]:
+    def suffixes(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Endings of the image files that can be read."""
         from base.data.image_files import readable
 

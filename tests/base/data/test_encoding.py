@@ -98,3 +98,34 @@ def test_predictions_for_a_file_are_those_for_the_batches_of_training(train):
     parts = list(model.predict_files([train], batch_size=8))
     assert torch.equal(torch.cat([part.outputs for part in parts]), torch.cat([model(data) for data, _ in trained]))
     assert {row["prediction"] for part in parts for row in part.rows} <= {"cat", "dog"}
+
+
+def test_an_object_of_json_gives_the_raw_example_of_its_row(train):
+    input = loader(train).input
+    (_, raw), *_ = input.examples(train)
+    frame = pandas.read_csv(train, sep=";", decimal=",")
+    row = json.loads(frame.iloc[0].to_json())
+    assert np.array_equal(input.parse(row), raw)
+    assert np.isnan(input.parse(row | {"size": None})[1])
+    assert input.parse(row | {"town": "Rome"})[2] == 0
+    assert input.parse(input.example).shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"size": "large"}, "column 'size': got 'large'; it should be a number"),
+        ({"size": float("inf")}, "column 'size': got inf; it should be a number"),
+        ({"time": [1]}, r"column 'time': got \[1\]; it should be a number"),
+    ],
+)
+def test_an_object_that_does_not_fit_is_refused_in_a_line(train, change, error):
+    input = loader(train).input
+    with pytest.raises(UserError, match=f"^{error}$"):
+        input.parse(input.example | change)
+    with pytest.raises(UserError, match=r"^column 'size' is missing in the example; null stands for"):
+        input.parse({"time": 1, "town": "Bonn"})
+    with pytest.raises(UserError, match=r"^an example should be an object with the columns 'time', 'size', 'town'$"):
+        input.parse([1, 2, 3])
+    with pytest.raises(UserError, match=r"^column 'size': null is a missing value, which the model cannot replace$"):
+        input.changed(fill=None).parse(input.example | {"size": None})

@@ -21,7 +21,7 @@ from utils.config.components import OWN_SECTION, PARTS, Part, as_spec, metric_na
 from utils.config.files import deep_merge, read_config, set_by_path
 from utils.config.plain import require_savable
 from utils.config.schema import KNOWN_KEYS, RunSettings, TrainerSettings
-from utils.config.types import argument_errors, call, resolve, signature_of
+from utils.config.types import argument_errors, as_arguments, call, resolve, signature_of
 from utils.distributed.world import decided_by_main, is_main
 from utils.errors import UserError, clean_exit, end_on_user_errors, refuse, shortened, shown
 from utils.files import delete_left_over
@@ -322,8 +322,9 @@ class ConfigParser:
         keywords |= further
         found = self._resolve(path, spec["type"], module)
         given = called_with if called_with and not inspect.isclass(found) else len(args)
-        refuse(f"{path}.args.{error}" for error in argument_errors(signature_of(found), keywords, given, whole))
-        return found, keywords
+        parameters = signature_of(found)
+        refuse(f"{path}.args.{error}" for error in argument_errors(parameters, keywords, given, whole))
+        return found, as_arguments(parameters, keywords)
 
     def _build(self, path, section, module, args, kwargs):
         found, keywords = self._look_up(path, section, module, args, kwargs)

@@ -31,7 +31,7 @@ def main(config: ConfigParser, split: str, batch_size: int | None) -> None:
     model = model.to(device)
     apply_switches(model, trained.model_copy(update={"compile": False, "precision": precision}), device)
     criterion = on_device(config.init_loss(), device)
-    metrics = config.init_metrics()
+    metrics = [on_device(metric, device) for metric in config.init_metrics()]
     loader, classes = split_loader(config, split, batch_size, device)
 
     tracker = MetricTracker.of(metrics, device)

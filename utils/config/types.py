@@ -131,11 +131,21 @@ def argument_errors(
     errors = []
     for key, value in args.items():
         if key in free and not _accepts(free[key], value):
-            errors.append(f"{key}: got {brief(value)}; it should be {free[key].annotation}")
+            errors.append(f"{key}: got {brief(value)}; it should be {_wanted(free[key])}")
         elif key not in free and not open_ended:
             errors.append(f"{key}: no such argument{did_you_mean(key, list(free)) if free else '; it takes none'}")
     missing = [p.name for p in free.values() if p.default is inspect.Parameter.empty and p.name not in args]
     return errors + [f"{name}: missing; it has no default" for name in missing if whole]
+
+
+def as_arguments(parameters: Iterable[inspect.Parameter], args: dict[str, Any]) -> dict[str, Any]:
+    """Return args with a float32 tensor for each list whose parameter's annotation takes a Tensor and no list."""
+    lists = [p.name for p in parameters if isinstance(args.get(p.name), list) and _takes_tensor(_members(p))]
+    if not lists:
+        return args
+    import torch  # only here: a config is checked without it
+
+    return args | {name: torch.tensor(args[name], dtype=torch.float32) for name in lists}
 
 
 def call(path: str, found: Any, args: Iterable[Any], keywords: dict[str, Any]) -> Any:
@@ -158,24 +168,55 @@ _JSON_TYPES = {
     "str": str,
     "list": list,
     "None": type(None),
-    "Tensor": (),  # no value of a config is one
+    "Tensor": (),  # a config writes it as a list of numbers
 }
 
 
 def _accepts(parameter, value):
     """False only if the parameter's annotation, a Literal or a union of plain types, excludes the value."""
-    annotation = str(parameter.annotation)
-    literal = re.fullmatch(r"(?:typing\.)?Literal(\[.*\])", annotation)
+    literal = re.fullmatch(r"(?:typing\.)?Literal(\[.*\])", str(parameter.annotation))
     if literal:
         return value in ast.literal_eval(literal[1])
-    members = re.sub(r"\blist\[\w+\]", "list", annotation).replace("torch.", "").split(" | ")
+    members = _members(parameter)
     if not set(members) <= _JSON_TYPES.keys():
         return True
     if value is None:
         return "None" in members or parameter.default in ("None", None)
     if isinstance(value, bool):
         return "bool" in members
+    if isinstance(value, list) and _takes_tensor(members):
+        return _shape(value) is not None
+    if not isinstance(value, (int, float, str, list, dict)):  # an object that a script passes
+        return True
     return any(isinstance(value, _JSON_TYPES[member]) for member in members)
+
+
+def _members(parameter):
+    """The types in a parameter's annotation, a union of them; "Tensor" for torch's, and "list" for one of anything."""
+    text = re.sub(r"^<class '([\w.]*\bTensor)'>$", r"\1", str(parameter.annotation)).strip("'\"")
+    text = re.sub(r"\b(?:\w+\.)+Tensor\b", "Tensor", text)
+    if union := re.fullmatch(r"(?:typing\.)?(Optional|Union)\[(.*\bTensor\b.*)\]", text):
+        text = union[2].replace(", ", " | ").replace("NoneType", "None") + " | None" * (union[1] == "Optional")
+    return re.split(r"\s*\|\s*", re.sub(r"\blist\[\w+\]", "list", text))
+
+
+def _takes_tensor(members):
+    return "Tensor" in members and set(members) <= _JSON_TYPES.keys() - {"list"}
+
+
+def _wanted(parameter):
+    if not _takes_tensor(_members(parameter)):
+        return parameter.annotation
+    return f"{parameter.annotation}; write a tensor as a list of numbers, [1.0, 2.0], or of rows of equal length"
+
+
+def _shape(value):
+    """The shape of nested lists of numbers, as (2, 3); None if they are ragged, empty or hold anything else."""
+    if not isinstance(value, list):
+        return () if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    shapes = {_shape(item) for item in value}
+    shape = shapes.pop() if len(shapes) == 1 else None
+    return None if shape is None else (len(value), *shape)
 
 
 def _home(name, module, part):

@@ -1,30 +1,41 @@
 """ArrayDataLoader: batches of the rows of arrays in .npy and .npz files."""
 
+import functools
 import math
 import os
-from typing import IO
+from typing import IO, Literal
 
 import numpy as np
 import torch
 
 from base import BaseDataLoader, InMemoryDataset
+from base.data.labels import class_numbers, suggestion, text_of
 from base.data.local_files import local_file, require_ratio
 from utils.errors import UserError, brief, shortened, shown
 
+_DTYPES = ("float32", "float64", "float16", "int64", "int32", "uint8", "bool")
+_TARGET_DTYPES = ("float32", "int64")
+_INDICES = (torch.int32, torch.int64, torch.uint32, torch.uint64)
+
 
 class ArrayDataLoader(BaseDataLoader):
-    """Batches of rows of two arrays: (data, target). uint8 data become float32 in [0, 1], other floats float32.
+    """Batches of rows of two arrays: (data, target).
 
-    Integer targets are classes and become int64, floats float32; they keep their shape.
+    uint8 data become float32 in [0, 1]; int32 and int64, which index an embedding, int64; all other numbers float32.
+    Integer targets become int64 and floats float32, and keep their shape; with classes they become class numbers.
 
     data, target: "file.npy", memory-mapped and so perhaps larger than memory, or "file.npz:name".
     test_data, test_target: the arrays to serve if training is False.
+    dtype: convert data to this type instead, as they are: "float32" leaves uint8 in [0, 255].
+    target_dtype: convert targets to this type instead.
+    classes: the values of target in the order of their class numbers, such as ["cat", "dog"], [1, 2, 3] or [-1, 1]. Or
+        their names, if target holds integers from 0 on or one-hot rows. The attribute classes holds them as text.
     stratify: split so that both parts get the same share of each class.
     groups: an array of ids (N,); a split keeps the samples of one id together.
     balance_classes: draw every class equally often in training.
 
-    The other arguments are those of BaseDataLoader. Raises UserError for a file that is not an array of numbers, and
-    for stratify or balance_classes without classes.
+    The other arguments are those of BaseDataLoader. Raises UserError for a file that is not an array of numbers, for
+    targets that are none of classes, and for stratify or balance_classes without classes.
     """
 
     def __init__(
@@ -38,6 +49,9 @@ class ArrayDataLoader(BaseDataLoader):
         training: bool = True,
         test_data: str | None = None,
         test_target: str | None = None,
+        dtype: Literal["float32", "float64", "float16", "int64", "int32", "uint8", "bool", None] = None,
+        target_dtype: Literal["float32", "int64", None] = None,
+        classes: list | None = None,
         fold: str | None = None,
         stratify: bool = False,
         groups: str | None = None,
@@ -49,16 +63,22 @@ class ArrayDataLoader(BaseDataLoader):
             if test_data is None or test_target is None:
                 raise UserError("test_data: the config names no arrays to test on; give test_data and test_target")
             data, target = test_data, test_target
+        for name, value, allowed in (("dtype", dtype, _DTYPES), ("target_dtype", target_dtype, _TARGET_DTYPES)):
+            if value is not None and value not in allowed:
+                raise UserError(f"{name}: got {brief(value)}; it should be one of {', '.join(allowed)}")
         rows, targets = read_array(data, f"{prefix}data"), read_array(target, f"{prefix}target")
-        if targets.dtype.kind not in "biuf":
-            raise UserError(f"{prefix}target: {shown(target)} holds {targets.dtype.str}; it should hold numbers")
-        targets = np.asarray(targets, np.float32 if targets.dtype.kind == "f" else np.int64)
+        _require_rows(rows, f"{prefix}data: {shown(data)}")
+        self.classes = None if classes is None else [str(value) for value in classes]
+        targets = as_targets(targets, f"{prefix}target: {shown(target)}", target_dtype, classes)
+        if rows.shape[:1] != targets.shape[:1]:
+            counts = f"{len(rows)} samples, and {shown(target)} has {len(targets)}"
+            raise UserError(f"{prefix}data: {shown(data)} has {counts}; both should have as many")
         for argument, asked in (("stratify", stratify), ("balance_classes", balance_classes)):
             if asked and (targets.dtype != np.int64 or targets.ndim != 1):
                 held = f"{targets.dtype} {targets.shape}"
                 raise UserError(f"{argument}: is for classes, and {shown(target)} holds none: {held}")
         super().__init__(
-            InMemoryDataset(rows, targets, batch_transform=as_input),
+            InMemoryDataset(rows, targets, batch_transform=functools.partial(as_input, dtype=dtype)),
             batch_size,
             shuffle,
             validation_split,
@@ -123,8 +143,41 @@ def _require_numbers(file: IO[bytes], num_bytes: int) -> None:
         raise ValueError(f"its shape {shape} does not fit into its {num_bytes} bytes")
 
 
-def as_input(rows: torch.Tensor) -> torch.Tensor:
-    """Return uint8 as float32 from 0 to 1, other floats as float32, and other integers (indices) as int64."""
+def _require_rows(array: np.ndarray, where: str) -> None:
+    """Raise UserError unless the array holds real numbers, for one sample or more."""
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"{where} holds {array.dtype.str}; it should hold real numbers")
+    if not array.ndim:
+        raise UserError(f"{where} is a single number; it should have a row for each sample")
+    if not len(array):
+        raise UserError(f"{where} holds no samples; its shape is {array.shape}")
+
+
+def as_input(rows: torch.Tensor, dtype: str | None = None) -> torch.Tensor:
+    """Return rows in the dtype.
+
+    By default, uint8 become float32 from 0 to 1, integers of 32 and 64 bits, which are indices, int64, and all other
+    numbers float32.
+    """
+    if dtype is not None:
+        return rows.to(getattr(torch, dtype))
     if rows.dtype == torch.uint8:
         return rows.float().div_(255)
-    return rows.float() if rows.is_floating_point() else rows.long()
+    return rows.long() if rows.dtype in _INDICES else rows.float()
+
+
+def as_targets(targets: np.ndarray, where: str, dtype: str | None = None, classes: list | None = None) -> np.ndarray:
+    """Return targets as float32 or int64: their class numbers if classes are given, else as they are or in the dtype.
+
+    Raises UserError, whose text begins with where, for what are no numbers, or no integers where these are asked for.
+    """
+    targets = text_of(targets, where)
+    if classes is not None:
+        targets = class_numbers(targets, classes, where)
+    elif targets.dtype.kind == "U":
+        raise UserError(f"{where} holds text; {suggestion(targets)}")
+    _require_rows(targets, where)
+    is_float = targets.dtype.kind == "f"
+    if dtype == "int64" and is_float and (broken := ~np.isfinite(targets) | (targets % 1 != 0)).any():
+        raise UserError(f"{where} holds {targets[broken][0]}, which is not an integer; leave target_dtype out")
+    return np.asarray(targets, dtype or (np.float32 if is_float else np.int64))

@@ -68,8 +68,8 @@ def _class_values(classes):
     kinds = {str if isinstance(value, str) else type(value) for value in classes}
     is_list = isinstance(classes, (list, tuple)) and len(classes) > 1
     if not is_list or not (kinds == {str} or kinds <= {int, float} or kinds == {bool}):
-        example = 'such as ["cat", "dog"] or [1, 2, 3]'
-        raise UserError(f"classes: got {brief(classes)}; it should be a list of two or more texts or numbers, {example}")
+        wanted = 'a list of two or more texts or numbers, such as ["cat", "dog"] or [1, 2, 3]'
+        raise UserError(f"classes: got {brief(classes)}; it should be {wanted}")
     values = np.asarray(classes, np.int64) if kinds == {bool} else np.asarray(classes)
     if len(np.unique(values)) < len(values):
         twice = next(value for i, value in enumerate(classes) if value in classes[:i])

@@ -298,7 +298,9 @@ def test_tensors_are_lists_of_numbers(annotation, good, bad):
         ]
 
 
-@pytest.mark.parametrize("annotation", ["list | Tensor", "list[float] | Tensor | None", "Sequence[float] | Tensor", "Any"])
+@pytest.mark.parametrize(
+    "annotation", ["list | Tensor", "list[float] | Tensor | None", "Sequence[float] | Tensor", "Any"]
+)
 def test_a_list_stays_one_where_a_list_is_taken(annotation):
     parameter = inspect.Parameter("x", inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
     args = {"x": [1.0, 2.0]}

@@ -1,0 +1,79 @@
+"""Torch's own errors are raised here, so that a new version with other texts is noticed."""
+
+import pytest
+import torch
+
+from base import BaseDataLoader
+from helpers import tiny_config, tiny_model, tiny_trainer
+from utils import UserError
+from utils.dtypes import refuse_dtype
+
+ROWS = torch.ones(2, 8)
+IMAGES = torch.ones(2, 3, 8, 8)
+
+
+def meet(model, data, target=None):
+    """Raise what refuse_dtype makes of the model's error; the error itself if it makes nothing of it."""
+    try:
+        model(data)
+    except Exception as error:
+        refuse_dtype(error, data, target, model)
+        raise
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float64, torch.uint8, torch.bool, torch.uint16])
+@pytest.mark.parametrize(
+    ("model", "data"),
+    [
+        (torch.nn.Linear(8, 2), ROWS),
+        (torch.nn.Conv2d(3, 2, 3), IMAGES),
+        (torch.nn.LSTM(8, 4), ROWS),
+        (torch.nn.BatchNorm1d(8), ROWS),
+        (torch.nn.LayerNorm(8), ROWS),
+    ],
+)
+def test_data_that_are_no_floats_for_a_layer_are_one_line(model, data, dtype):
+    name = str(dtype).removeprefix("torch.")
+    with pytest.raises(
+        UserError, match=rf"^data_loader: the batch's data is tensor .* {name}, and .* float32"
+    ) as error:
+        meet(model, data.to(dtype))
+    assert str(error.value).endswith('as with .float(); for ArrayDataLoader, give "dtype": "float32"')
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8, torch.uint16, torch.bool])
+def test_data_that_are_no_indices_for_an_embedding_are_one_line(dtype):
+    with pytest.raises(UserError, match=r'an embedding takes int64: .*with \.long\(\); .*"dtype": "int64"$'):
+        meet(torch.nn.Embedding(4, 2), ROWS.to(dtype))
+
+
+def test_the_weights_need_not_be_float32():
+    with pytest.raises(UserError, match=r"the model's weights are bfloat16: .*with \.to\(torch\.bfloat16\)"):
+        meet(torch.nn.Linear(8, 2).bfloat16(), ROWS)
+
+
+def test_other_errors_stay_as_they_are():
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        meet(torch.nn.Linear(4, 2), ROWS)
+    mixed = torch.nn.Sequential(torch.nn.Linear(8, 2), torch.nn.Linear(2, 2).double())
+    with pytest.raises(RuntimeError, match="same dtype"):  # its data are what the first layer takes
+        meet(mixed, ROWS)
+
+
+def test_a_run_with_float64_targets_ends_in_one_line(tmp_path):
+    class Regression(torch.utils.data.Dataset):
+        def __len__(self):
+            return 20
+
+        def __getitem__(self, index):
+            return torch.zeros(4), torch.zeros(3, dtype=torch.float64)
+
+    trainer = tiny_trainer(
+        tiny_config(tmp_path),
+        model=tiny_model(),
+        criterion=torch.nn.HuberLoss(),
+        loader_class=lambda data, *args: BaseDataLoader(Regression(), *args),
+        metrics=[],
+    )
+    with pytest.raises(UserError, match=r"the batch's target is tensor .* float64, and the loss takes float32"):
+        trainer.train()

@@ -1,0 +1,54 @@
+"""Explain an error about the dtype of a batch, such as that of float64 data in a float32 model."""
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from utils.errors import UserError, shortened
+from utils.nested import describe, map_tensors
+
+if TYPE_CHECKING:
+    import torch
+
+# How layers of torch refuse an input of another dtype than their weights.
+_OTHER_THAN_WEIGHTS = re.compile(
+    "same dtype|should be the same|does not match weight dtype|share same datatype|"
+    "not implemented for '(Bool|Byte|Char|Short|Int|Long|UInt)"
+)
+_NO_INDICES = re.compile("argument #1 'indices'|index tensor of type LongTensor")
+_NO_TARGET = re.compile("Found dtype Double but expected Float")  # of a backward pass
+
+
+def refuse_dtype(error: Exception, data: Any, target: Any, model: "torch.nn.Module") -> None:
+    """Raise UserError, from an error in a step, if the dtype of the data or the target is its cause."""
+    reason = str(error).partition("\n")[0]
+    weights = {_name(parameter) for parameter in model.parameters() if parameter.is_floating_point()}
+    wanted = weights.pop() if len(weights) == 1 else "float32"
+    if isinstance(error, UserError):
+        return
+    if _NO_INDICES.search(reason) and _dtypes(data) - {"int64", "int32"}:
+        problem = _problem("data", data, "an embedding takes int64", reason, "long", "dtype", "int64")
+    elif _OTHER_THAN_WEIGHTS.search(reason) and _dtypes(data) - {wanted}:
+        convert = "float" if wanted == "float32" else f"to(torch.{wanted})"
+        problem = _problem("data", data, f"the model's weights are {wanted}", reason, convert, "dtype", wanted)
+    elif _NO_TARGET.search(reason) and "float64" in _dtypes(target):
+        problem = _problem("target", target, "the loss takes float32", reason, "float", "target_dtype", "float32")
+    else:
+        return
+    raise UserError(problem) from error
+
+
+def _problem(what, value, wanted, reason, convert, argument, dtype):
+    call = convert if "(" in convert else f"{convert}()"
+    remedy = f'convert it in the dataset, as with .{call}; for ArrayDataLoader, give "{argument}": "{dtype}"'
+    return f"data_loader: the batch's {what} is {describe(value)}, and {wanted}: {shortened(reason)}; {remedy}"
+
+
+def _dtypes(value):
+    """The names of the dtypes of all tensors in a value."""
+    found = set()
+    map_tensors(lambda tensor: found.add(_name(tensor)), value)
+    return found
+
+
+def _name(tensor):
+    return str(getattr(tensor, "dtype", "")).removeprefix("torch.")

@@ -118,6 +118,8 @@ def _missing_step(sample):
         return "return a sample for each index, without None: leave it out of the dataset"
     if any(type(part).__module__.startswith("PIL.") for part in parts):
         return "make tensors of images, as torchvision's pil_to_tensor does"
+    if any(getattr(part, "requires_grad", False) for part in parts):
+        return "return tensors without a gradient, as with .detach()"
     return "return tensors, arrays, numbers or text"
 
 

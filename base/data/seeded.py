@@ -30,8 +30,8 @@ class SeededDataset(Dataset):
         if isinstance(dataset, IterableDataset):
             kind = type(dataset).__name__
             raise UserError(
-                f"dataset: {kind} is an IterableDataset, which cannot be shuffled, split or read from the middle; make it "
-                "a Dataset with __getitem__, or give torch's DataLoader of it to the Trainer in a script of yours"
+                f"dataset: {kind} is an IterableDataset, which cannot be shuffled or split; make it a "
+                "Dataset with __getitem__, or give torch's DataLoader of it to the Trainer in a script of yours"
             )
         if not len(dataset):
             raise UserError("dataset: has no samples")

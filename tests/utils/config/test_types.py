@@ -1,7 +1,6 @@
 import dataclasses
 import importlib
 import inspect
-import typing
 
 import pytest
 import torch
@@ -13,9 +12,10 @@ import model.model
 import trainer.callbacks
 import utils.config.types
 from utils import UserError
+from utils.config.arguments import argument_errors
 from utils.config.components import OWN_SECTION, PARTS, Part
 from utils.config.source import find_definition, public_names
-from utils.config.types import argument_errors, as_arguments, find_in_source, resolve
+from utils.config.types import find_in_source, resolve
 
 MODULES = {
     "data_loader": data_loader.data_loaders,
@@ -245,63 +245,3 @@ def test_inherited_constructor_is_the_one_checked(tmp_path, monkeypatch):
 def test_a_class_that_takes_the_name_of_its_base_is_read_without_end(tmp_path, monkeypatch):
     part = project(tmp_path, monkeypatch, "from .other import Elsewhere\nclass Elsewhere(Elsewhere):\n    pass\n")
     assert find_in_source("Elsewhere", part).kind == "class"
-
-
-@pytest.mark.parametrize(
-    ("annotation", "good", "bad"),
-    [
-        ("int", [1], ["1", 1.5, True, None]),
-        ("float", [1, 0.5], ["0.5", False]),
-        ("float | None", [1, None], ["x"]),
-        ("bool", [True], [1]),
-        ("str", ["x"], [1]),
-        ("tuple[float, float]", [[1, 2], "x"], []),
-        ("int | Path", [1, "x"], []),
-    ],
-)
-def test_values_are_checked_where_the_annotation_is_plain(annotation, good, bad):
-    parameter = inspect.Parameter("x", inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
-    for value in good:
-        assert argument_errors((parameter,), {"x": value}, 0) == []
-    for value in bad:
-        assert argument_errors((parameter,), {"x": value}, 0) == [f"x: got {value!r}; it should be {annotation}"]
-
-
-_LISTS = "; write a tensor as a list of numbers, [1.0, 2.0], or of rows of equal length"
-
-
-@pytest.mark.parametrize(
-    ("annotation", "good", "bad"),
-    [
-        ("Tensor | None", [[1.0, 3], [2], [[1, 2], [3.5, 4]], None], ["x", 1.0, [], ["a"], [True], [[1], [1, 2]], {}]),
-        ("torch.Tensor", [[1.0, 3.0]], [None, [[1], 2], [[]], [[1], None], [[["x"]]]]),
-        (torch.Tensor, [[1.0, 3.0]], [None, "x"]),
-        (torch.Tensor | None, [[1.0, 3.0], None], ["x"]),
-        ("Optional[Tensor]", [[1.0], None], ["x", 1]),
-        ("'torch.Tensor|None'", [[1.0], None], ["x", 1]),
-        (typing.Optional[torch.Tensor], [[1.0], None], ["x", 1]),  # noqa: UP045
-        (typing.Union[float, torch.Tensor, None], [[1.0], 2.0, None], ["x"]),  # noqa: UP007
-        ("float | Tensor", [0.1, [0.1, 0.2]], ["0.1"]),
-    ],
-)
-def test_tensors_are_lists_of_numbers(annotation, good, bad):
-    parameter = inspect.Parameter("x", inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
-    for value in [*good, torch.ones(2)]:  # a script may pass one
-        assert argument_errors((parameter,), {"x": value}, 0) == []
-        made = as_arguments((parameter,), {"x": value, "y": [1]})
-        assert made["y"] == [1] and isinstance(made["x"], torch.Tensor) == isinstance(value, (list, torch.Tensor))
-        if isinstance(value, list):
-            assert torch.equal(made["x"], torch.tensor(value, dtype=torch.float32)) and made["x"].dtype == torch.float32
-    for value in bad:
-        assert argument_errors((parameter,), {"x": value}, 0) == [
-            f"x: got {value!r}; it should be {annotation}{_LISTS}"
-        ]
-
-
-@pytest.mark.parametrize(
-    "annotation", ["list | Tensor", "list[float] | Tensor | None", "Sequence[float] | Tensor", "Any"]
-)
-def test_a_list_stays_one_where_a_list_is_taken(annotation):
-    parameter = inspect.Parameter("x", inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
-    args = {"x": [1.0, 2.0]}
-    assert argument_errors((parameter,), args, 0) == [] and as_arguments((parameter,), args) == args

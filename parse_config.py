@@ -15,14 +15,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Self
 
 from logger import TrackerList, setup_logging
-from utils.config.arguments import argument_errors, as_arguments, call
+from utils.config.annotations import as_arguments
 from utils.config.check import check_config, check_types, renamed_types
 from utils.config.command_line import read_command_line
 from utils.config.components import OWN_SECTION, PARTS, Part, as_spec, metric_name
 from utils.config.files import deep_merge, read_config, set_by_path
 from utils.config.plain import require_savable
 from utils.config.schema import KNOWN_KEYS, RunSettings, TrainerSettings
-from utils.config.types import resolve, signature_of
+from utils.config.types import argument_errors, call, resolve, signature_of
 from utils.distributed.world import decided_by_main, is_main
 from utils.errors import UserError, clean_exit, end_on_user_errors, refuse, shortened, shown
 from utils.files import delete_left_over

@@ -9,9 +9,8 @@ import pytest
 from helpers import PROJECT
 from parse_config import PARTS, ConfigParser
 from utils import UserError
-from utils.config.arguments import argument_errors
 from utils.config.check import check_types
-from utils.config.types import find_in_source, resolve, signature_of
+from utils.config.types import argument_errors, find_in_source, resolve, signature_of
 from utils.json_io import read_json
 
 FIXTURES = PROJECT / "tests" / "fixtures"

@@ -12,7 +12,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from utils.config.arguments import argument_errors
 from utils.config.components import (
     Part,
     args_of,
@@ -27,7 +26,7 @@ from utils.config.components import (
 from utils.config.files import deep_merge, set_by_path
 from utils.config.forms import form_errors
 from utils.config.schema import KNOWN_KEYS, OTHER_LOADERS, SECTION_MODELS, Config, Flag, TrainerSettings
-from utils.config.types import find_by_import, find_in_source, renamed
+from utils.config.types import argument_errors, find_by_import, find_in_source, renamed
 from utils.duration import is_duration
 from utils.errors import UserError, brief, refuse, shortened, shown
 from utils.nearest import did_you_mean, nearest, resembles

@@ -1,13 +1,18 @@
-"""Resolve the "type" names of a config to classes and functions, of the right kind and from allowed places only."""
+"""Resolve the "type" names of a config to classes and functions, of the right kind and from allowed places only.
+
+And check their arguments, and call them.
+"""
 
 import importlib
 import inspect
 import sys
+from collections.abc import Collection, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from utils.config.annotations import accepts, wanted
 from utils.config.components import OWN_SECTION, Part
 from utils.config.source import Definition, derives, find_definition, modules_below, public_names, source_of
 from utils.errors import UserError, brief
@@ -105,6 +110,68 @@ def signature_of(found: Any) -> tuple[inspect.Parameter, ...]:
         return tuple(inspect.signature(found).parameters.values())
     except ValueError:
         return (inspect.Parameter("keywords", inspect.Parameter.VAR_KEYWORD),)
+
+
+def argument_errors(
+    parameters: Iterable[inspect.Parameter],
+    args: dict[str, Any],
+    given: int,
+    whole: bool = True,
+    by_name: Collection[str] = (),
+) -> list[str]:
+    """Return a line 'key: error' for each argument that does not fit.
+
+    given: number of positional arguments before these. whole: an argument without a default is required. by_name: names
+    of the keyword arguments that are given, too.
+    """
+    open_ended = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+    free = [p for p in parameters if p.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)]
+    free = {p.name: p for p in free[given:] if p.name not in by_name}
+    errors = []
+    for key, value in args.items():
+        if key in free and not accepts(free[key], value):
+            errors.append(f"{key}: got {brief(value)}; it should be {wanted(free[key])}")
+        elif key not in free and not open_ended:
+            errors.append(f"{key}: no such argument{did_you_mean(key, list(free)) if free else '; it takes none'}")
+    missing = [p.name for p in free.values() if p.default is inspect.Parameter.empty and p.name not in args]
+    return errors + [f"{name}: missing; it has no default" for name in missing if whole]
+
+
+def call(path: str, found: Any, args: Iterable[Any], keywords: dict[str, Any]) -> Any:
+    """Return found(*args, **keywords); an error about its arguments becomes a UserError that names their place.
+
+    So does a class that lacks a method which its base demands, or whose constructor does not call that of its base.
+    """
+    if inspect.isabstract(found):
+        lacking = ", ".join(sorted(found.__abstractmethods__))
+        raise UserError(f"{path}.type: {found.__name__} lacks {lacking}, which its base class demands")
+    try:
+        made = found(*args, **keywords)
+    except OSError as error:
+        raise UserError(f"{path}: {found.__name__}: {error}") from error
+    except AttributeError as error:
+        if inspect.isclass(found) and (_is_unfinished(error.obj) or "before Module.__init__() call" in str(error)):
+            raise UserError(f"{path}.type: {_UNFINISHED.format(found.__name__)}: {error}") from error
+        raise
+    except (ValueError, TypeError, ImportError, ArithmeticError, LookupError, RuntimeError) as error:
+        if not isinstance(error, UserError) and not is_library(found.__module__):
+            raise
+        names_it = str(error).partition(":")[0] in {parameter.name for parameter in signature_of(found)}
+        raise UserError(f"{path}.args.{error}" if names_it else f"{path}.args: {found.__name__}: {error}") from error
+    if _is_unfinished(made):
+        raise UserError(f"{path}.type: {_UNFINISHED.format(found.__name__)}")
+    return made
+
+
+_UNFINISHED = "the constructor of {} has to call super().__init__(...) before it uses what its base class provides"
+
+
+def _is_unfinished(made):
+    """Whether it is a module or a loader of torch whose own constructor was not called."""
+    torch = sys.modules.get("torch")  # there are none of them without it
+    if torch is None or not isinstance(made, (torch.nn.Module, torch.utils.data.DataLoader)):
+        return False
+    return ("_modules" if isinstance(made, torch.nn.Module) else "sampler") not in vars(made)
 
 
 def _home(name, module, part):

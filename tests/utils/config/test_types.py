@@ -12,10 +12,9 @@ import model.model
 import trainer.callbacks
 import utils.config.types
 from utils import UserError
-from utils.config.arguments import argument_errors
 from utils.config.components import OWN_SECTION, PARTS, Part
 from utils.config.source import find_definition, public_names
-from utils.config.types import find_in_source, resolve
+from utils.config.types import argument_errors, find_in_source, resolve
 
 MODULES = {
     "data_loader": data_loader.data_loaders,

@@ -6,7 +6,8 @@ import torch
 
 from base import BaseDataLoader, BaseModel
 from utils import UserError
-from utils.config.arguments import argument_errors, as_arguments, call
+from utils.config.annotations import as_arguments
+from utils.config.types import argument_errors, call
 
 
 @pytest.mark.parametrize(

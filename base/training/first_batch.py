@@ -41,7 +41,13 @@ def compute_first_loss(trainer: "Trainer", data: Any, target: Any, metrics: Sequ
     watch = _WatchedLosses("loss")
     with _single_samples_refused(trainer):
         if trainer.settings.compile:  # which would compile anew without the watch
-            loss, output = trainer.compute_loss(data, target)
+            try:
+                loss, output = trainer.compute_loss(data, target)
+            except Exception:
+                if not trainer.overrides("compute_loss"):
+                    with torch.no_grad(), watch:  # which explains an error of the loss
+                        trainer.criterion(trainer.model(data), target)
+                raise
             if not trainer.overrides("compute_loss"):
                 with torch.no_grad(), watch:
                     trainer.criterion(output, target)

@@ -93,6 +93,16 @@ def test_an_output_and_a_target_that_do_not_fit_the_loss(tmp_path, criterion, ta
     assert all(map(torch.equal, weights, trainer.model.parameters())), "no update came before the refusal"
 
 
+def test_a_compiled_model_is_no_excuse(tmp_path, monkeypatch):
+    trainer = job(tmp_path, torch.nn.CrossEntropyLoss(weight=torch.ones(4)), LABELS, 3)
+    monkeypatch.setattr(trainer, "settings", trainer.settings.model_copy(update={"compile": True}))
+    monkeypatch.setattr("trainer.trainer.compile_as_set", lambda model, settings: None)
+    with pytest.raises(
+        UserError, match=r"^loss: cross_entropy: weight tensor should be .* all 3 classes .*: \[4\]; the"
+    ):
+        trainer.train()
+
+
 LOG_SOFTMAX = torch.nn.Sequential(torch.nn.Linear(FEATURES, 3), torch.nn.LogSoftmax(dim=1))
 SIGMOID = torch.nn.Sequential(torch.nn.Linear(FEATURES, 1), torch.nn.Sigmoid())
 

@@ -28,6 +28,7 @@ class ArrayDataLoader(BaseDataLoader):
     test_data, test_target: the arrays to serve if training is False.
     dtype: convert data to this type instead, as they are: "float32" leaves uint8 in [0, 255].
     target_dtype: convert targets to this type instead.
+    target_as_column: serve targets (N,) as (N, 1), the shape of the outputs of a model with one output.
     classes: the values of target in the order of their class numbers, such as ["cat", "dog"], [1, 2, 3] or [-1, 1]. Or
         their names, if target holds integers from 0 on or one-hot rows. The attribute classes holds them as text.
     stratify: split so that both parts get the same share of each class.
@@ -51,6 +52,7 @@ class ArrayDataLoader(BaseDataLoader):
         test_target: str | None = None,
         dtype: Literal["float32", "float64", "float16", "int64", "int32", "uint8", "bool", None] = None,
         target_dtype: Literal["float32", "int64", None] = None,
+        target_as_column: bool = False,
         classes: list | None = None,
         fold: str | None = None,
         stratify: bool = False,
@@ -69,25 +71,33 @@ class ArrayDataLoader(BaseDataLoader):
         rows, targets = read_array(data, f"{prefix}data"), read_array(target, f"{prefix}target")
         _require_rows(rows, f"{prefix}data: {shown(data)}")
         self.classes = None if classes is None else [str(value) for value in classes]
-        targets = as_targets(targets, f"{prefix}target: {shown(target)}", target_dtype, classes)
+        labels = as_targets(targets, f"{prefix}target: {shown(target)}", classes)
+        targets = as_dtype(labels, f"{prefix}target: {shown(target)}", target_dtype)
+        labels = targets if targets.dtype == np.int64 else labels
         if rows.shape[:1] != targets.shape[:1]:
             counts = f"{len(rows)} samples, and {shown(target)} has {len(targets)}"
             raise UserError(f"{prefix}data: {shown(data)} has {counts}; both should have as many")
         for argument, asked in (("stratify", stratify), ("balance_classes", balance_classes)):
-            if asked and (targets.dtype != np.int64 or targets.ndim != 1):
-                held = f"{targets.dtype} {targets.shape}"
+            if asked and (labels.dtype != np.int64 or labels.ndim != 1):
+                held = f"{labels.dtype} {labels.shape}"
                 raise UserError(f"{argument}: is for classes, and {shown(target)} holds none: {held}")
+        if target_as_column and targets.ndim != 1:
+            raise UserError(f"target_as_column: is for targets (N,), and {shown(target)} holds {targets.shape}")
         super().__init__(
-            InMemoryDataset(rows, targets, batch_transform=functools.partial(as_input, dtype=dtype)),
+            InMemoryDataset(
+                rows,
+                targets[:, None] if target_as_column else targets,
+                batch_transform=functools.partial(as_input, dtype=dtype),
+            ),
             batch_size,
             shuffle,
             validation_split,
             num_workers,
             device_resident=device_resident,
             fold=fold,
-            stratify=targets if stratify else None,
+            stratify=labels if stratify else None,
             groups=read_array(groups, "groups") if groups and training else None,
-            balance_classes=targets if balance_classes else None,
+            balance_classes=labels if balance_classes else None,
         )
 
 
@@ -166,18 +176,23 @@ def as_input(rows: torch.Tensor, dtype: str | None = None) -> torch.Tensor:
     return rows.long() if rows.dtype in _INDICES else rows.float()
 
 
-def as_targets(targets: np.ndarray, where: str, dtype: str | None = None, classes: list | None = None) -> np.ndarray:
-    """Return targets as float32 or int64: their class numbers if classes are given, else as they are or in the dtype.
+def as_targets(targets: np.ndarray, where: str, classes: list | None = None) -> np.ndarray:
+    """Return targets as float32 or int64: their class numbers if classes are given, else as they are.
 
-    Raises UserError, whose text begins with where, for what are no numbers, or no integers where these are asked for.
+    Raises UserError, whose text begins with where, for what is neither numbers nor of one of the classes.
     """
     targets = text_of(targets, where)
     if classes is not None:
-        targets = class_numbers(targets, classes, where)
-    elif targets.dtype.kind == "U":
+        return class_numbers(targets, classes, where)
+    if targets.dtype.kind == "U":
         raise UserError(f"{where} holds text; {suggestion(targets)}")
     _require_rows(targets, where)
-    is_float = targets.dtype.kind == "f"
-    if dtype == "int64" and is_float and (broken := ~np.isfinite(targets) | (targets % 1 != 0)).any():
+    return np.asarray(targets, np.float32 if targets.dtype.kind == "f" else np.int64)
+
+
+def as_dtype(targets: np.ndarray, where: str, dtype: str | None) -> np.ndarray:
+    """Return targets in the dtype, if one is given. Raises UserError for fractions where integers are asked for."""
+    is_whole = targets.dtype.kind != "f" or dtype != "int64"
+    if not is_whole and (broken := ~np.isfinite(targets) | (targets % 1 != 0)).any():
         raise UserError(f"{where} holds {targets[broken][0]}, which is not an integer; leave target_dtype out")
-    return np.asarray(targets, dtype or (np.float32 if is_float else np.int64))
+    return targets if dtype is None else np.asarray(targets, dtype)

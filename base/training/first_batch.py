@@ -214,6 +214,8 @@ def _fits_values(output, target, settings):
     remedy = "return targets of the output's shape from the data loader"
     if output.numel() == target.numel():
         remedy = f"reshape one of them, as target.reshape{_shape(output)} in the data loader"
+        if target.ndim == 1 and output.ndim == 2:
+            remedy += ', or give ArrayDataLoader "target_as_column": true'
     return (
         f"the output is {_shape(output)} and the target {_shape(target)}, which the loss would broadcast against each "
         f"other; {remedy}"

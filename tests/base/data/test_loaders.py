@@ -406,6 +406,19 @@ def test_targets_become_the_numbers_of_the_classes_in_the_config(tmp_path, store
     assert whole(floats)[1].tolist() == expected and whole(floats)[1].dtype == torch.float32
 
 
+def test_targets_are_a_column_if_asked_for(arrays):
+    args = {
+        "shuffle": False,
+        "target_as_column": True,
+        "target_dtype": "float32",
+        "validation_split": 4,
+        "stratify": True,
+    }
+    loader = ArrayDataLoader(f"{arrays}/images.npy", f"{arrays}/labels.npy", 6, **args)
+    target = whole(loader)[1]
+    assert target.shape == (16, 1) and target.dtype == torch.float32 and set(target.flatten().tolist()) == {0, 1, 2, 3}
+
+
 def test_npy_files_are_mapped(arrays):
     loader = ArrayDataLoader(f"{arrays}/images.npy", f"{arrays}/labels.npy", 6)
     assert isinstance(loader.dataset.dataset.arrays[0].base, np.memmap)
@@ -456,6 +469,10 @@ def test_arrays_to_test_on_are_whole(arrays):
         ({"data": "{}/one.npy"}, "^data: .*one.npy is a single number; it should have a row for each sample"),
         ({"data": "{}/labels5.npy"}, "^data: .*labels5.npy has 5 samples, and .*labels.npy has 20; both should"),
         ({"target": "{}/values.npy", "target_dtype": "int64"}, "^target: .*values.npy holds .*, which is not an int"),
+        (
+            {"target": "{}/values.npy", "target_as_column": True},
+            r"^target_as_column: is for targets \(N,\), and .* \(20, 2\)",
+        ),
         ({"dtype": "floaty"}, "^dtype: got 'floaty'; it should be one of float32, "),
         ({"target_dtype": "uint8"}, "^target_dtype: got 'uint8'; it should be one of float32, int64"),
         ({"training": False}, "test_data: the config names no arrays"),

@@ -40,7 +40,7 @@ SHARES = torch.linspace(0, 1, N).unsqueeze(1)
             torch.nn.MSELoss(),
             VALUES,
             1,
-            r"mse_loss: the output is \(8, 1\) and .* \(8,\), .*target.reshape\(8, 1\)",
+            r"mse_loss: the output is \(8, 1\) and .* \(8,\), .*target.reshape\(8, 1\) .*\"target_as_column\": true",
         ),
         (torch.nn.L1Loss(), VALUES, 1, r"l1_loss: the output is \(8, 1\)"),
         (torch.nn.HuberLoss(), VALUES, 8, r"huber_loss: the output is \(8, 8\) and the target \(8,\)"),

@@ -61,14 +61,15 @@ def kept_generators(owner: Any) -> dict[str, Generator]:
     queue = deque([("", owner, 0)])
     while queue and len(seen) < _MAX_OBJECTS:
         path, value, depth = queue.popleft()
-        generator = _as_generator(value)
-        if generator is not None:
-            found[path] = _with_seeds_of_its_own(generator, path, value)
-        elif depth < _MAX_DEPTH:
-            for name, part in _parts(value):
-                if id(part) not in seen and not isinstance(part, _PLAIN):
-                    seen.add(id(part))
-                    queue.append((f"{path}.{name}", part, depth + 1))
+        with contextlib.suppress(Exception):  # of an object that does not let itself be looked at, as some proxies
+            generator = _as_generator(value)
+            if generator is not None:
+                found[path] = _with_seeds_of_its_own(generator, path, value)
+            elif depth < _MAX_DEPTH:
+                for name, part in _parts(value):
+                    if id(part) not in seen and not isinstance(part, _PLAIN):
+                        seen.add(id(part))
+                        queue.append((f"{path}.{name}", part, depth + 1))
     return found
 
 

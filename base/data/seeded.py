@@ -123,7 +123,7 @@ class SampleSeeder:
         try:
             while True:
                 results = self._seeded(function, indices, samples, base)
-                newly = self._changed_since(before) - self._drawn_from
+                newly = self._changed_since(before, before.keys() - self._drawn_from)
                 if is_first:  # the dataset may just have made generators
                     is_first, known = False, self._generators
                     self._look()
@@ -142,7 +142,7 @@ class SampleSeeder:
         self._look()
         before = self._states()
         result = function(batch)
-        return result, bool(self._changed_since(before))
+        return result, bool(self._changed_since(before, before))
 
     def _look(self, epoch=None):
         """Look for the owner's generators, unless this process has done so in this epoch."""
@@ -154,8 +154,8 @@ class SampleSeeder:
     def _states(self):
         return {name: generator.state() for name, generator in self._generators.items()}
 
-    def _changed_since(self, before):
-        return {name for name, state in before.items() if self._generators[name].changed(state)}
+    def _changed_since(self, before, names):
+        return {name for name in names if self._generators[name].changed(before[name])}
 
     def _seeded(self, function, indices, samples, base):
         seeders = [self._generators[name].seed for name in self._drawn_from if name in self._generators]

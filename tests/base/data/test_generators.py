@@ -200,6 +200,15 @@ def test_the_search_is_bounded_and_leaves_samples_alone():
     assert kept_generators(many) == {} and kept_generators(None) == {}
 
 
+def test_an_object_that_cannot_be_looked_at_is_passed_over():
+    class Proxy:
+        @property
+        def __dict__(self):
+            raise RuntimeError("not bound")
+
+    assert len(kept_generators(types.SimpleNamespace(proxy=Proxy(), generator=random.Random(0)))) == 1
+
+
 def test_nothing_is_looked_for_after_the_first_batch_of_an_epoch(monkeypatch):
     looked = []
     monkeypatch.setattr("base.data.seeded.kept_generators", lambda owner: looked.append(owner) or {})

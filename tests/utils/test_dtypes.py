@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from base import BaseDataLoader
+from base.training.evaluate import evaluate
 from helpers import tiny_config, tiny_model, tiny_trainer
-from utils import UserError
+from utils import MetricTracker, UserError
 from utils.dtypes import refuse_dtype
 
 ROWS = torch.ones(2, 8)
@@ -58,6 +59,13 @@ def test_other_errors_stay_as_they_are():
     mixed = torch.nn.Sequential(torch.nn.Linear(8, 2), torch.nn.Linear(2, 2).double())
     with pytest.raises(RuntimeError, match="same dtype"):  # its data are what the first layer takes
         meet(mixed, ROWS)
+
+
+def test_an_evaluation_refuses_them_too():
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(ROWS.long(), ROWS[:, :2]), batch_size=2)
+    model, device = torch.nn.Linear(8, 2), torch.device("cpu")
+    with pytest.raises(UserError, match=r"the batch's data is tensor \(2, 8\) int64, and the model's weights"):
+        evaluate(model, torch.nn.MSELoss(), [], loader, device, MetricTracker.of([]), "fp32")
 
 
 def test_a_run_with_float64_targets_ends_in_one_line(tmp_path):

@@ -158,7 +158,7 @@ def call(path: str, found: Any, args: Iterable[Any], keywords: dict[str, Any]) -
             raise
         names_it = str(error).partition(":")[0] in {parameter.name for parameter in signature_of(found)}
         raise UserError(f"{path}.args.{error}" if names_it else f"{path}.args: {found.__name__}: {error}") from error
-    if _is_unfinished(made):
+    if inspect.isclass(found) and _is_unfinished(made):
         raise UserError(f"{path}.type: {_UNFINISHED.format(found.__name__)}")
     return made
 

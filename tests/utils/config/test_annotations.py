@@ -125,3 +125,11 @@ def test_other_attribute_errors_are_the_projects_own():
     with pytest.raises(AttributeError, match="missing"):
         call("arch", Own, (), {})
     assert isinstance(call("loss", torch.nn.MSELoss, (), {}), torch.nn.MSELoss)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_a_traced_model_of_a_function_is_whole():
+    def traced():
+        return torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2))
+
+    assert call("arch", traced, (), {})(torch.zeros(3, 2)).shape == (3, 2)

@@ -11,8 +11,8 @@ from utils import MetricTracker
 from utils.batches import batches_of
 from utils.config.check import watched
 from utils.distributed.world import Part, gather, part_of_batch, same_buffers
-from utils.dtypes import refuse_dtype
 from utils.errors import UserError
+from utils.misfits import refuse_misfit
 from utils.nested import describe_step, halves, num_samples
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def evaluate(
                     output = model(data)
                     loss = criterion(output, target)
             except Exception as error:
-                refuse_dtype(error, data, target, model)
+                refuse_misfit(error, data, target, model)
                 error.add_note(describe_step(data, target, model))
                 raise
             part = part_of_batch(data_loader, batch_idx)

@@ -7,18 +7,18 @@ from base import BaseDataLoader
 from base.training.evaluate import evaluate
 from helpers import tiny_config, tiny_model, tiny_trainer
 from utils import MetricTracker, UserError
-from utils.dtypes import refuse_dtype
+from utils.misfits import refuse_misfit
 
 ROWS = torch.ones(2, 8)
 IMAGES = torch.ones(2, 3, 8, 8)
 
 
 def meet(model, data, target=None):
-    """Raise what refuse_dtype makes of the model's error; the error itself if it makes nothing of it."""
+    """Raise what refuse_misfit makes of the model's error; the error itself if it makes nothing of it."""
     try:
         model(data)
     except Exception as error:
-        refuse_dtype(error, data, target, model)
+        refuse_misfit(error, data, target, model)
         raise
 
 
@@ -48,6 +48,18 @@ def test_data_that_are_no_indices_for_an_embedding_are_one_line(dtype):
         meet(torch.nn.Embedding(4, 2), ROWS.to(dtype))
 
 
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [
+        ([[0, 4], [1, 9]], r"int64, with integers from 0 to 9, and an embedding of the model has 4 rows; give it 10$"),
+        ([[-1, 3], [0, 0]], r"with integers from -1 to 3, and an embedding of the model has 4 rows; count from 0$"),
+    ],
+)
+def test_an_index_outside_an_embedding_is_one_line(indices, message):
+    with pytest.raises(UserError, match=message):
+        meet(torch.nn.Embedding(4, 2), torch.tensor(indices))
+
+
 def test_the_weights_need_not_be_float32():
     with pytest.raises(UserError, match=r"the model's weights are bfloat16: .*with \.to\(torch\.bfloat16\)"):
         meet(torch.nn.Linear(8, 2).bfloat16(), ROWS)
@@ -56,6 +68,10 @@ def test_the_weights_need_not_be_float32():
 def test_other_errors_stay_as_they_are():
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         meet(torch.nn.Linear(4, 2), ROWS)
+    positions = torch.nn.Embedding(8, 2)
+    positions.forward = lambda data: torch.nn.functional.embedding(torch.arange(9), positions.weight)
+    with pytest.raises(IndexError, match="index out of range"):  # an index that is not of the data
+        meet(positions, torch.tensor([1, 2]))
     mixed = torch.nn.Sequential(torch.nn.Linear(8, 2), torch.nn.Linear(2, 2).double())
     with pytest.raises(RuntimeError, match="same dtype"):  # its data are what the first layer takes
         meet(mixed, ROWS)

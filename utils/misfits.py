@@ -17,6 +17,20 @@ _OTHER_THAN_WEIGHTS = re.compile(
 _NO_INDICES = re.compile("argument #1 'indices'|index tensor of type LongTensor")
 _NO_TARGET = re.compile("Found dtype Double but expected Float")  # of a backward pass
 _NO_ROW = "index out of range in self"  # of an embedding, on the CPU
+# What errors call a dtype.
+_NAMES = {
+    "bool": "bool",
+    "uint8": "byte|unsigned char",
+    "int8": "char|signed char",
+    "uint16": "short unsigned int",
+    "int16": "short",
+    "int32": "int",
+    "int64": "long|long int",
+    "float16": "half|c10::half",
+    "float64": "double",
+    "float32": "float",
+    "bfloat16": "c10::bfloat16",
+}
 
 
 def refuse_misfit(error: Exception, data: Any, target: Any, model: "torch.nn.Module") -> None:
@@ -28,7 +42,7 @@ def refuse_misfit(error: Exception, data: Any, target: Any, model: "torch.nn.Mod
         return
     if _NO_INDICES.search(reason) and _dtypes(data) - {"int64", "int32"}:
         problem = _problem("data", data, "an embedding takes int64", reason, "long", "dtype", "int64")
-    elif _OTHER_THAN_WEIGHTS.search(reason) and _dtypes(data) - {wanted}:
+    elif _OTHER_THAN_WEIGHTS.search(reason) and any(_is_told(dtype, reason) for dtype in _dtypes(data) - {wanted}):
         convert = "float" if wanted == "float32" else f"to(torch.{wanted})"
         problem = _problem("data", data, f"the model's weights are {wanted}", reason, convert, "dtype", wanted)
     elif _NO_TARGET.search(reason) and "float64" in _dtypes(target):
@@ -44,6 +58,12 @@ def _problem(what, value, wanted, reason, convert, argument, dtype):
     call = convert if "(" in convert else f"{convert}()"
     remedy = f'convert it in the dataset, as with .{call}; for ArrayDataLoader, give "{argument}": "{dtype}"'
     return f"data_loader: the batch's {what} is {describe(value)}, and {wanted}: {shortened(reason)}; {remedy}"
+
+
+def _is_told(dtype, reason):
+    """Whether an error's text names the dtype, or names none."""
+    names = rf"\b({_NAMES.get(dtype, dtype)}|{dtype})\b"
+    return "same datatype" in reason or re.search(names, reason, re.IGNORECASE) is not None
 
 
 def _outside(data, model):

@@ -75,6 +75,10 @@ def test_other_errors_stay_as_they_are():
     mixed = torch.nn.Sequential(torch.nn.Linear(8, 2), torch.nn.Linear(2, 2).double())
     with pytest.raises(RuntimeError, match="same dtype"):  # its data are what the first layer takes
         meet(mixed, ROWS)
+    counted = torch.nn.Linear(8, 2)
+    counted.forward = lambda data: data["rows"].double() @ counted.weight.T
+    with pytest.raises(RuntimeError, match="same dtype"):  # the numbers beside them are not what it is about
+        meet(counted, {"rows": ROWS, "ids": torch.arange(2)})
 
 
 def test_an_evaluation_refuses_them_too():

@@ -1,6 +1,7 @@
 """Generators that a dataset or its transforms keep give a sample the same numbers in any process and after a resume."""
 
 import functools
+import pickle
 import random
 import types
 
@@ -10,7 +11,7 @@ import torch
 
 from base import BaseDataLoader, InMemoryDataset
 from base.data.generators import kept_generators
-from base.data.seeded import SampleSeeder
+from base.data.seeded import SampleSeeder, SeededDataset
 from utils import UserError
 from utils.batches import batches_of
 
@@ -97,7 +98,18 @@ def test_each_sample_has_a_noise_of_its_own_which_depends_on_seed_epoch_and_inde
     assert not set(noises(Noisy(make(), draw)).values()) & set(first.values())
 
 
-@pytest.mark.parametrize("keywords", [{}, {"multiprocessing_context": "spawn"}])
+def test_a_copy_in_another_process_seeds_generators_of_its_own():
+    dataset = SeededDataset(Noisy(KINDS["default_rng"][0](), np.random.Generator.normal))
+    dataset.seeder.set_epoch(1)
+    first = dataset[3]
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert copy[3] == first and copy[4] != first
+    assert copy.dataset.generator is not dataset.dataset.generator
+
+
+@pytest.mark.parametrize(
+    "keywords", [{}, pytest.param({"multiprocessing_context": "spawn"}, marks=pytest.mark.slow, id="spawn")]
+)
 def test_workers_draw_the_same_noises(keywords):
     torch.manual_seed(5)
     make, _ = KINDS["default_rng"]

@@ -154,9 +154,10 @@ def _fits_classes(output, target, settings):
     if tuple(target.shape) != wanted:
         remedy = "return class numbers (N,) from the data loader"
         if target.shape == (*wanted, 1):
-            remedy = "remove its last dimension in the data loader, as target.squeeze(-1)"
+            remedy = f"use target.squeeze(-1) in the data loader, or give ArrayDataLoader {_classes(target)}"
         elif target.shape == output.shape:
-            remedy = "it looks one-hot: use target.argmax(dim=1) in the data loader, or target.float()"
+            numbers = _classes(torch.arange(output.shape[1]))
+            remedy = f"it looks one-hot: use target.argmax(dim=1) in the data loader, or give ArrayDataLoader {numbers}"
         return (
             f"the target is {describe(target)}, and the output {_shape(output)} wants {wanted} class numbers; {remedy}"
         )

@@ -15,6 +15,7 @@ from utils.errors import UserError, brief, shortened, shown
 
 _DTYPES = ("float32", "float64", "float16", "int64", "int32", "uint8", "bool")
 _TARGET_DTYPES = ("float32", "int64")
+_LOOKED_AT = 1000  # rows of data, which may be larger than memory
 _INDICES = (torch.int32, torch.int64, torch.uint32, torch.uint64)
 
 
@@ -50,15 +51,15 @@ class ArrayDataLoader(BaseDataLoader):
         training: bool = True,
         test_data: str | None = None,
         test_target: str | None = None,
-        dtype: Literal["float32", "float64", "float16", "int64", "int32", "uint8", "bool", None] = None,
-        target_dtype: Literal["float32", "int64", None] = None,
-        target_as_column: bool = False,
-        classes: list | None = None,
         fold: str | None = None,
         stratify: bool = False,
         groups: str | None = None,
         balance_classes: bool = False,
         device_resident: bool = False,
+        dtype: Literal["float32", "float64", "float16", "int64", "int32", "uint8", "bool", None] = None,
+        target_dtype: Literal["float32", "int64", None] = None,
+        target_as_column: bool = False,
+        classes: list | None = None,
     ) -> None:
         prefix = "" if training else "test_"
         if not training:
@@ -70,6 +71,8 @@ class ArrayDataLoader(BaseDataLoader):
                 raise UserError(f"{name}: got {brief(value)}; it should be one of {', '.join(allowed)}")
         rows, targets = read_array(data, f"{prefix}data"), read_array(target, f"{prefix}target")
         _require_rows(rows, f"{prefix}data: {shown(data)}")
+        if dtype in ("int64", "int32", "uint8") and rows.dtype.kind == "f":
+            as_dtype(np.asarray(rows[:_LOOKED_AT]), f"{prefix}data: {shown(data)}", "int64", "dtype")
         self.classes = None if classes is None else [str(value) for value in classes]
         labels = as_targets(targets, f"{prefix}target: {shown(target)}", classes)
         targets = as_dtype(labels, f"{prefix}target: {shown(target)}", target_dtype)
@@ -190,9 +193,9 @@ def as_targets(targets: np.ndarray, where: str, classes: list | None = None) -> 
     return np.asarray(targets, np.float32 if targets.dtype.kind == "f" else np.int64)
 
 
-def as_dtype(targets: np.ndarray, where: str, dtype: str | None) -> np.ndarray:
-    """Return targets in the dtype, if one is given. Raises UserError for fractions where integers are asked for."""
+def as_dtype(targets: np.ndarray, where: str, dtype: str | None, argument: str = "target_dtype") -> np.ndarray:
+    """Return targets in the dtype, if one is given. Raises UserError for fractions where it is int64."""
     is_whole = targets.dtype.kind != "f" or dtype != "int64"
     if not is_whole and (broken := ~np.isfinite(targets) | (targets % 1 != 0)).any():
-        raise UserError(f"{where} holds {targets[broken][0]}, which is not an integer; leave target_dtype out")
+        raise UserError(f"{where} holds {targets[broken][0]}, which is not an integer; leave {argument} out")
     return targets if dtype is None else np.asarray(targets, dtype)

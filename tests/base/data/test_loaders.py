@@ -473,6 +473,10 @@ def test_arrays_to_test_on_are_whole(arrays):
             {"target": "{}/values.npy", "target_as_column": True},
             r"^target_as_column: is for targets \(N,\), and .* \(20, 2\)",
         ),
+        (
+            {"data": "{}/values.npy", "dtype": "int64"},
+            "^data: .*values.npy holds .*, which is not an integer; leave dtype out",
+        ),
         ({"dtype": "floaty"}, "^dtype: got 'floaty'; it should be one of float32, "),
         ({"target_dtype": "uint8"}, "^target_dtype: got 'uint8'; it should be one of float32, int64"),
         ({"training": False}, "test_data: the config names no arrays"),

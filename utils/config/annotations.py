@@ -38,9 +38,10 @@ def accepts(parameter: inspect.Parameter, value: object) -> bool:
 
 def wanted(parameter: inspect.Parameter) -> str:
     """Return what a value of the parameter should be, for a message."""
+    annotation = str(parameter.annotation).strip("'\"")
     if not _takes_tensor(_members(parameter)):
-        return str(parameter.annotation)
-    return f"{parameter.annotation}; write a tensor as a list of numbers, [1.0, 2.0], or of rows of equal length"
+        return annotation
+    return f"{annotation}; write a tensor as a list of numbers, [1.0, 2.0], or of rows of equal length"
 
 
 def as_arguments(parameters: Iterable[inspect.Parameter], args: dict[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ def test_values_are_checked_where_the_annotation_is_plain(annotation, good, bad)
         assert argument_errors((parameter,), {"x": value}, 0) == [f"x: got {value!r}; it should be {annotation}"]
 
 
+QUOTE = "'"
 _LISTS = "; write a tensor as a list of numbers, [1.0, 2.0], or of rows of equal length"
 
 
@@ -57,7 +58,7 @@ def test_tensors_are_lists_of_numbers(annotation, good, bad):
             assert torch.equal(made["x"], torch.tensor(value, dtype=torch.float32)) and made["x"].dtype == torch.float32
     for value in bad:
         assert argument_errors((parameter,), {"x": value}, 0) == [
-            f"x: got {value!r}; it should be {annotation}{_LISTS}"
+            f"x: got {value!r}; it should be {str(annotation).strip(QUOTE)}{_LISTS}"
         ]
 
 

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Self
 
 from logger import TrackerList, setup_logging
+from utils.config.annotations import as_arguments
 from utils.config.check import check_config, check_types, renamed_types
 from utils.config.command_line import read_command_line
 from utils.config.components import OWN_SECTION, PARTS, Part, as_spec, metric_name
@@ -322,8 +323,9 @@ class ConfigParser:
         keywords |= further
         found = self._resolve(path, spec["type"], module)
         given = called_with if called_with and not inspect.isclass(found) else len(args)
-        refuse(f"{path}.args.{error}" for error in argument_errors(signature_of(found), keywords, given, whole))
-        return found, keywords
+        parameters = signature_of(found)
+        refuse(f"{path}.args.{error}" for error in argument_errors(parameters, keywords, given, whole))
+        return found, as_arguments(parameters, keywords)
 
     def _build(self, path, section, module, args, kwargs):
         found, keywords = self._look_up(path, section, module, args, kwargs)

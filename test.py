@@ -23,7 +23,7 @@ def main(config: ConfigParser, split: str, batch_size: int | None) -> None:
     checkpoint = config.load_checkpoint()
     trained = TrainedModel.of_checkpoint(checkpoint, config.config, device, config.resume)
     criterion = on_device(config.init_loss(), device)
-    metrics = config.init_metrics()
+    metrics = [on_device(metric, device) for metric in config.init_metrics()]
     loader, classes = split_loader(config, split, batch_size, device, trained.loader_state)
 
     tracker = MetricTracker.of(metrics, device)

@@ -37,7 +37,7 @@ def build(config: ConfigParser) -> "Trainer":
 
     model = parallelize(initialize(config.init_obj("arch"), config), config, device)
     criterion = on_device(config.init_loss(), device)
-    metrics = config.init_metrics()
+    metrics = [on_device(metric, device) for metric in config.init_metrics()]
     optimizer = build_optimizer(config, unwrapped(model))
 
     data_loader = config.init_obj("data_loader").to(device)

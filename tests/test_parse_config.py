@@ -14,6 +14,7 @@ import model.model
 from helpers import PROJECT, run_here
 from parse_config import PARTS, ConfigParser, CustomArgs
 from utils import UserError
+from utils.config.check import check_config
 from utils.json_io import read_json
 from utils.runs.checkpoint import save_checkpoint
 
@@ -88,6 +89,20 @@ def test_loss_and_metrics_take_arguments():
     assert [metric(output, target).item() for metric in metrics] == [0.0, 0.5]
     plain = ConfigParser(config(), parts=PARTS).init_loss(model.loss)
     assert plain(output, target) == torch.nn.functional.nll_loss(output, target)
+
+
+@pytest.mark.parametrize("name", ["torch.nn.CrossEntropyLoss", "torch.nn.functional.cross_entropy"])
+def test_class_weights_are_given_as_a_list(name):
+    output, target = torch.tensor([[0.0, 1.0], [2.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 0, 1])
+    parsed = ConfigParser(config(loss={"type": name, "args": {"weight": [1, 3.0]}}), parts=PARTS)
+    expected = torch.nn.functional.cross_entropy(output, target, weight=torch.tensor([1.0, 3.0]))
+    assert parsed.init_loss(model.loss)(output, target) == expected
+    assert parsed["loss"]["args"] == {"weight": [1, 3.0]}  # what a checkpoint keeps
+
+
+def test_a_rate_is_a_number_though_torch_takes_a_tensor():
+    with pytest.raises(UserError, match=r"optimizer.args.lr: got \[0.1\]; it should be a number$"):
+        check_config(config(optimizer={"type": "Adam", "args": {"lr": [0.1]}}), PARTS)
 
 
 def test_argument_given_twice_is_refused():

@@ -6,7 +6,7 @@ import re
 import signal
 import threading
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from utils.errors import UserError
@@ -59,9 +59,25 @@ def collate(samples: Sequence[Any]) -> Any:
     from torch.utils.data import default_collate
 
     try:
+        _require_equal_keys(samples)
         return default_collate(samples)  # pyright: ignore[reportArgumentType]
     except (TypeError, RuntimeError, ValueError, KeyError, AttributeError) as error:
         raise DataError(_misfit(samples, default_collate) or f"data_loader: {_in_one_line(error)}") from error
+
+
+def _require_equal_keys(samples):
+    """Raise KeyError if dicts among the samples, or among their parts, have other keys than the first sample's.
+
+    default_collate would leave out the keys that the first sample of a batch lacks.
+    """
+    first = samples[0]
+    if isinstance(first, Mapping):
+        if any(len(sample) != len(first) for sample in samples):
+            raise KeyError("the samples have different keys")
+    elif isinstance(first, (tuple, list)):
+        for i, part in enumerate(first):
+            if isinstance(part, Mapping) and any(len(sample[i]) != len(part) for sample in samples):
+                raise KeyError("the samples have different keys")
 
 
 class Samples(list):
@@ -79,18 +95,47 @@ def _misfit(samples, collate_fn):
     for index, sample in zip(indices, samples, strict=True):
         what = f"data_loader: sample {index} is {describe(sample)}"
         if not _collates([sample], collate_fn):
-            return f"{what}; return tensors, arrays, numbers or text, {remedy}"
+            return f"{what}; {_missing_step(sample)}, {remedy}"
         if not _collates([samples[0], sample], collate_fn):
-            return f"{what}, and sample {indices[0]} is {describe(samples[0])}; give all the same shape, {remedy}"
+            first = f"sample {indices[0]} is {describe(samples[0])}"
+            return f"{what}, and {first}; {_difference(samples[0], sample)}, {remedy}"
     return None
 
 
 def _collates(samples, collate_fn):
     try:
+        _require_equal_keys(samples)
         collate_fn(samples)
     except (TypeError, RuntimeError, ValueError, KeyError, AttributeError):
         return False
     return True
+
+
+def _missing_step(sample):
+    """What to do about a sample that no batch can hold."""
+    parts = [*_parts(sample)]
+    if any(part is None for part in parts):
+        return "return a sample for each index, without None: leave it out of the dataset"
+    if any(type(part).__module__.startswith("PIL.") for part in parts):
+        return "make tensors of images, as torchvision's pil_to_tensor does"
+    if any(getattr(part, "requires_grad", False) for part in parts):
+        return "return tensors without a gradient, as with .detach()"
+    return "return tensors, arrays, numbers or text"
+
+
+def _difference(one, other):
+    """What to do about two samples that do not make a batch."""
+    kinds = [[(type(part), *(part if isinstance(part, Mapping) else ())) for part in _parts(s)] for s in (one, other)]
+    if kinds[0] != kinds[1]:
+        return "give all the same parts, keys and types"
+    return "give all the same shape"
+
+
+def _parts(value):
+    """Yield what a sample holds, from dicts, lists and tuples at any depth, and what holds it."""
+    yield value
+    for part in value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ():
+        yield from _parts(part)
 
 
 def _named_errors(iterator, workers):

@@ -42,6 +42,12 @@ def loader_errors(args: dict[str, Any]) -> Iterator[str]:
     yield from split_errors(args)
 
 
+def rate_errors(args: dict[str, Any]) -> Iterator[str]:
+    """Yield the same for the arguments of an optimizer, whose rate is a number though torch also takes a tensor."""
+    if isinstance(args.get("lr"), list):
+        yield f"lr: got {brief(args['lr'])}; it should be a number"
+
+
 def parse_fold(fold: object) -> tuple[int, int]:
     """Return (3, 5) for "3/5": the third of five folds. Raises UserError for a value of another form."""
     match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", fold) if isinstance(fold, str) else None

@@ -10,8 +10,9 @@ import torch
 
 from utils.config.components import Part
 from utils.config.types import argument_errors, call, resolve, signature_of
-from utils.errors import UserError, refuse, shown
+from utils.errors import UserError, brief, refuse, shown
 
+_INDICES = (torch.int32, torch.int64, torch.uint32, torch.uint64)
 _PART = Part(
     "data_loader.data_loaders",
     ready=("base.data.inputs", "base.data.tables", "base.data.texts"),
@@ -148,22 +149,46 @@ class ImageInput(Input):
 
 
 class ArrayInput(Input):
-    """Rows of arrays: uint8 become float32 from 0 to 1, other floats and integers float32 unless dtype names a type.
+    """Rows of arrays, raw (B, ...), converted to the dtype that the model takes.
 
-    dtype: "float32", or "int64" for indices; by default int64 for integers other than uint8.
+    dtype: name of that dtype. By default, uint8 become float32 from 0 to 1, integers of 32 and 64 bits, which are
+        indices, int64, and all other numbers float32.
+    raw_dtype: name of the dtype of the raw rows that the model is trained on; None if that is not known.
+    raw_shape: shape of one of them.
     """
 
-    def __init__(self, dtype: str | None = None) -> None:
-        super().__init__(dtype=dtype)
-        self.dtype = dtype
+    def __init__(
+        self, dtype: str | None = None, raw_dtype: str | None = None, raw_shape: Sequence[int] | None = None
+    ) -> None:
+        for name, value in (("dtype", dtype), ("raw_dtype", raw_dtype)):
+            if value is not None and not isinstance(getattr(torch, value, None), torch.dtype):
+                raise UserError(f"{name}: got {brief(value)}; it should be a dtype of torch, such as 'float32'")
+        shape = None if raw_shape is None else list(raw_shape)
+        super().__init__(dtype=dtype, raw_dtype=raw_dtype, raw_shape=shape)
+        self.dtype, self.raw_dtype, self.raw_shape = dtype, raw_dtype, shape
+
+    def parse(self, value: Any) -> np.ndarray:
+        """Return the raw row for nested lists of numbers. Raises UserError if it has another shape."""
+        row = super().parse(value)
+        if self.raw_shape is not None and row.shape != tuple(self.raw_shape):
+            raise UserError(f"an example should be an array {tuple(self.raw_shape)}; got {row.shape}")
+        integers = self.raw_dtype is not None and "int" in self.raw_dtype
+        if integers and not (row == row.round()).all():
+            raise UserError(f"an example should hold integers, as the model's training data do: {self.raw_dtype}")
+        return row.astype(self.raw_dtype or np.float32)
 
     def forward(self, raw: torch.Tensor) -> torch.Tensor:
-        """Return the rows (B, ...) in the type that the model takes."""
-        if self.dtype is None and raw.dtype == torch.uint8:
+        """Return the rows (B, ...) in the dtype. Raises UserError for others than the training data's."""
+        if self.dtype is not None:
+            return raw.to(getattr(torch, self.dtype))
+        trained_on = raw.dtype if self.raw_dtype is None else getattr(torch, self.raw_dtype)
+        for kind in ((torch.uint8,), _INDICES):
+            if (raw.dtype in kind) != (trained_on in kind):
+                remedy = "convert them: they would mean something else to the model"
+                raise UserError(f"the raw examples are {raw.dtype}, and the model is trained on {trained_on}; {remedy}")
+        if trained_on == torch.uint8:
             return raw.float().div_(255)
-        if self.dtype is None:
-            return raw.float() if raw.is_floating_point() else raw.long()
-        return raw.to(getattr(torch, self.dtype))
+        return raw.long() if trained_on in _INDICES else raw.float()
 
 
 def build_input(spec: dict[str, Any]) -> Input:

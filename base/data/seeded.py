@@ -1,16 +1,17 @@
 """SeededDataset: any map-style dataset, with random numbers that depend on (seed, epoch, sample) only."""
 
-import random
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.data import Dataset, Subset, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, Subset, get_worker_info
 
+from base.data.generators import GLOBAL, kept_generators
 from base.data.in_memory import InMemoryDataset
 from utils.batches import Samples, sample_error
 from utils.distributed.world import own_samples, own_slice
+from utils.errors import UserError
 from utils.seed import derive_seed
 
 _AUGMENTATION = 2  # separates these random streams from the epoch's other ones
@@ -26,8 +27,16 @@ class SeededDataset(Dataset):
     """
 
     def __init__(self, dataset: Any) -> None:
+        if isinstance(dataset, IterableDataset):
+            kind = type(dataset).__name__
+            raise UserError(
+                f"dataset: {kind} is an IterableDataset, which cannot be shuffled or split; make it a "
+                "Dataset with __getitem__, or give torch's DataLoader of it to the Trainer in a script of yours"
+            )
+        if not len(dataset):
+            raise UserError("dataset: has no samples")
         self.dataset = dataset
-        self.seeder = SampleSeeder()
+        self.seeder = SampleSeeder(owner=dataset)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -79,18 +88,22 @@ class SampleSeeder:
     """Calls functions of samples with generators seeded for each sample, and restores the generators afterwards.
 
     seed: by default the one that torch was seeded with last. Before the first set_epoch, generators are not seeded.
+    owner: the dataset, whose own generators are seeded too, as far as kept_generators finds them.
     The epoch is also in shared memory, so that persistent workers see the next one.
 
-    Seeding the generators of torch (on the CPU), NumPy and Python for each sample would often cost more than reading
-    the sample. A generator is therefore seeded only once a function has drawn from it, and the samples of that call are
-    then read again; a function that draws nothing costs one comparison of states per batch. Generators that a dataset
-    keeps itself are not seeded.
+    Seeding the generators for each sample would often cost more than reading the sample. A generator is therefore
+    seeded only once a function has drawn from it, and the samples of that call are then read again; a function that
+    draws nothing costs one comparison of states per batch. The owner's generators are looked for at the first call in a
+    process, after it, since a dataset may make them when it reads its first sample, and in each new epoch.
     """
 
-    def __init__(self, seed: int | None = None) -> None:
+    def __init__(self, seed: int | None = None, owner: Any = None) -> None:
         self.seed = torch.initial_seed() if seed is None else seed
         self.epoch = -1
         self._shared_epoch = torch.tensor(self.epoch).share_memory_()
+        self._owner = owner
+        self._generators = GLOBAL
+        self._looked_in = (0, -1)  # process, epoch
         self._drawn_from: set[str] = set()
 
     def set_epoch(self, epoch: int) -> None:
@@ -103,27 +116,49 @@ class SampleSeeder:
         epoch = self.epoch if get_worker_info() is None else int(self._shared_epoch)
         if epoch < 0:
             return [function(sample) for sample in samples]
-        before = _states()
+        is_first = self._looked_in[0] != os.getpid()
+        self._look(epoch)
+        before = self._states()
         base = derive_seed(self.seed, epoch, _AUGMENTATION)
         try:
             while True:
                 results = self._seeded(function, indices, samples, base)
-                newly = {name for name in before.keys() - self._drawn_from if _changed(name, before[name])}
+                newly = self._changed_since(before, before.keys() - self._drawn_from)
+                if is_first:  # the dataset may just have made generators
+                    is_first, known = False, self._generators
+                    self._look()
+                    made = {name for name in self._generators if not self._generators[name].is_that(known.get(name))}
+                    before |= {name: self._generators[name].state() for name in made}
+                    newly |= made
                 if not newly:
                     return results
                 self._drawn_from |= newly
         finally:
-            for name in self._drawn_from:
-                _GENERATORS[name][1](before[name])
+            for name in self._drawn_from & before.keys():
+                self._generators[name].restore(before[name])
 
     def watch(self, function: Callable[[Any], Any], batch: Any) -> tuple[Any, bool]:
-        """Return (function(batch), whether it drew from the generator of torch, NumPy or Python)."""
-        before = _states()
+        """Return (function(batch), whether it drew from a generator of torch, NumPy, Python or the owner)."""
+        self._look()
+        before = self._states()
         result = function(batch)
-        return result, any(_changed(name, before[name]) for name in before)
+        return result, bool(self._changed_since(before, before))
+
+    def _look(self, epoch=None):
+        """Look for the owner's generators, unless this process has done so in this epoch."""
+        if epoch is None or self._looked_in != (os.getpid(), epoch):
+            self._generators = GLOBAL | kept_generators(self._owner)
+        if epoch is not None:
+            self._looked_in = os.getpid(), epoch
+
+    def _states(self):
+        return {name: generator.state() for name, generator in self._generators.items()}
+
+    def _changed_since(self, before, names):
+        return {name for name in names if self._generators[name].changed(before[name])}
 
     def _seeded(self, function, indices, samples, base):
-        seeders = [_GENERATORS[name][2] for name in self._drawn_from]
+        seeders = [self._generators[name].seed for name in self._drawn_from if name in self._generators]
         results = []
         for index, sample in zip(indices, samples, strict=True):
             for seed_generator in seeders:
@@ -131,32 +166,12 @@ class SampleSeeder:
             results.append(function(sample))
         return results
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state for a process that is not forked, which has generators of its own."""
+        return {**vars(self), "_generators": None, "_looked_in": (0, -1)}
 
-def _states():
-    return {name: state() for name, (state, _, _) in _GENERATORS.items()}
-
-
-def _changed(name, before):
-    now = _GENERATORS[name][0]()
-    return not torch.equal(now, before) if isinstance(now, torch.Tensor) else now != before
-
-
-def _numpy_state() -> Any:
-    name, keys, *position = np.random.get_state(legacy=True)
-    return name, np.asarray(keys).tobytes(), *position  # bytes, since arrays do not compare as a whole
-
-
-def _set_numpy_state(state):
-    name, keys, *position = state
-    np.random.set_state((name, np.frombuffer(keys, np.uint32), *position))
-
-
-# {name: (state, restore, seed)} of the generators that transforms draw from
-_GENERATORS: dict[str, tuple[Callable[[], Any], Callable[[Any], object], Callable[[int], object]]] = {
-    "torch": (torch.get_rng_state, torch.set_rng_state, torch.default_generator.manual_seed),
-    "numpy": (_numpy_state, _set_numpy_state, lambda seed: np.random.seed(seed & 0xFFFFFFFF)),
-    "python": (random.getstate, random.setstate, random.seed),
-}
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _generators=GLOBAL)
 
 
 def _mix(number):

@@ -14,6 +14,7 @@ from utils.batches import batches_of
 from utils.config.check import watched
 from utils.distributed.world import Part, gather, part_of_batch, same_buffers
 from utils.errors import UserError
+from utils.misfits import refuse_misfit
 from utils.nested import describe_step, halves, num_samples
 from utils.runs.weights import load_state
 
@@ -52,6 +53,7 @@ def evaluate(
                     output = model(data)
                     loss = criterion(output, target)
             except Exception as error:
+                refuse_misfit(error, data, target, model)
                 error.add_note(describe_step(data, target, model))
                 raise
             part = part_of_batch(data_loader, batch_idx)

@@ -42,7 +42,13 @@ def compute_first_loss(trainer: "Trainer", data: Any, target: Any, metrics: Sequ
     watch = _WatchedLosses("loss")
     with _single_samples_refused(trainer):
         if trainer.settings.compile:  # which would compile anew without the watch
-            loss, output = trainer.compute_loss(data, target)
+            try:
+                loss, output = trainer.compute_loss(data, target)
+            except Exception:
+                if not trainer.overrides("compute_loss"):
+                    with torch.no_grad(), watch:  # which explains an error of the loss
+                        trainer.criterion(trainer.model(data), target)
+                raise
             if not trainer.overrides("compute_loss"):
                 with torch.no_grad(), watch:
                     trainer.criterion(output, target)
@@ -161,14 +167,16 @@ def _fits_classes(output, target, settings):
     if tuple(target.shape) != wanted:
         remedy = "return class numbers (N,) from the data loader"
         if target.shape == (*wanted, 1):
-            remedy = "remove its last dimension in the data loader, as target.squeeze(-1)"
+            remedy = f"use target.squeeze(-1) in the data loader, or give ArrayDataLoader {_classes(target)}"
         elif target.shape == output.shape:
-            remedy = "it looks one-hot: use target.argmax(dim=1) in the data loader, or target.float()"
+            numbers = _classes(torch.arange(output.shape[1]))
+            remedy = f"it looks one-hot: use target.argmax(dim=1) in the data loader, or give ArrayDataLoader {numbers}"
         return (
             f"the target is {describe(target)}, and the output {_shape(output)} wants {wanted} class numbers; {remedy}"
         )
     if target.is_floating_point() or target.dtype == torch.bool:
-        return f"the target is {describe(target)}, and class numbers are int64; use target.long() in the data loader"
+        remedy = _in_loader("use target.long()", '"target_dtype": "int64"')
+        return f"the target is {describe(target)}, and class numbers are int64; {remedy}"
     return _outside(target, output.shape[1], settings)
 
 
@@ -182,8 +190,19 @@ def _outside(target, num_classes, settings):
         return None
     what = f"the target's class numbers are from {low} to {high}, and the output has {num_classes} classes, 0 to "
     if low < 0:
-        return f"{what}{num_classes - 1}; map the labels to 0, 1, ... in the data loader"
-    return f"{what}{num_classes - 1}; give the model {high + 1} outputs, or count classes from 0 in the data loader"
+        return f"{what}{num_classes - 1}; {_in_loader('map the labels to 0, 1, ...', _classes(labels))}"
+    remedy = _in_loader("count classes from 0", _classes(labels))
+    return f"{what}{num_classes - 1}; give the model {high + 1} outputs, or {remedy}"
+
+
+def _classes(labels):
+    values = labels.unique().tolist()
+    return f'"classes": {values}' if len(values) <= 20 else '"classes"'
+
+
+def _in_loader(action, argument):
+    """What to do in a loader of the project's own, and the argument of ArrayDataLoader that does it."""
+    return f"{action} in the data loader, or give ArrayDataLoader {argument}"
 
 
 def _fits_log_probabilities(output, target, settings):
@@ -209,6 +228,8 @@ def _fits_values(output, target, settings):
     remedy = "return targets of the output's shape from the data loader"
     if output.numel() == target.numel():
         remedy = f"reshape one of them, as target.reshape{_shape(output)} in the data loader"
+        if target.ndim == 1 and output.ndim == 2:
+            remedy += ', or give ArrayDataLoader "target_as_column": true'
     return (
         f"the output is {_shape(output)} and the target {_shape(target)}, which the loss would broadcast against each "
         f"other; {remedy}"
@@ -220,7 +241,8 @@ def _fits_logits(output, target, settings):
     if problem := _fits_values(output, target, settings):
         return problem
     if not target.is_floating_point():
-        return f"the target is {describe(target)}, and this loss takes floats; use target.float() in the data loader"
+        remedy = _in_loader("use target.float()", '"target_dtype": "float32"')
+        return f"the target is {describe(target)}, and this loss takes floats; {remedy}"
     low, high = float(target.min()), float(target.max())
     if low < 0 or high > 1:
         return f"the target's values are from {low:g} to {high:g}, and this loss takes them from 0 to 1"

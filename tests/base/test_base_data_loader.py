@@ -210,6 +210,19 @@ def test_data_without_a_length_is_refused():
     with pytest.raises(UserError, match="dataset: has no length"):
         BaseDataLoader(Stream(), 4, False, 0, 0)
 
+    class WithLength(Stream):
+        def __len__(self):
+            return 3
+
+    with pytest.raises(UserError, match=r"^dataset: WithLength is an IterableDataset, which cannot be shuffled"):
+        BaseDataLoader(WithLength(), 4, False, 0, 0)
+
+
+@pytest.mark.parametrize("dataset", [[], InMemoryDataset(torch.zeros(0, 4), torch.zeros(0))])
+def test_data_of_no_samples_are_refused(dataset):
+    with pytest.raises(UserError, match=r"^dataset: has no samples$"):
+        BaseDataLoader(dataset, 4, False, 0, 0)
+
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 @pytest.mark.parametrize("in_memory", [False, True])

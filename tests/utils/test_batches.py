@@ -2,17 +2,19 @@
 
 import gc
 import os
+import re
 import signal
 import time
 
 import pytest
 import torch
+from PIL import Image
 from worlds import run_forked
 
 from base import BaseDataLoader, InMemoryDataset
 from helpers import PROJECT, TinyData, tiny_config, tiny_trainer
 from utils import inf_loop
-from utils.batches import DataError, batches_of
+from utils.batches import DataError, Samples, batches_of, collate
 from utils.runs.checkpoint import find_checkpoint, load_checkpoint
 
 
@@ -74,6 +76,36 @@ def test_samples_that_do_not_fit_together_are_one_line(num_workers):
         list(batches_of(loader))
     end_workers(loader)
     assert "\n" not in str(error.value)
+
+
+ROW = torch.zeros(2)
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        ([(ROW, None), (ROW, 1)], "sample 7 is tuple of tensor (2,) float32, NoneType; return a sample for each index"),
+        ([(ROW, 1), None], "sample 9 is NoneType; return a sample for each index, without None"),
+        ([(Image.new("L", (4, 4)), 0)], "sample 7 is tuple of Image, int; make tensors of images, as torchvision's"),
+        ([{"a": ROW, "b": ROW}, {"a": ROW}], "sample 9 is dict of a: tensor (2,) float32, and sample 7 is dict of a: "),
+        ([({"a": ROW}, 0), ({"a": ROW, "b": ROW}, 0)], "; give all the same parts, keys and types, or"),
+        ([{"a": ROW}, {"b": ROW}], "; give all the same parts, keys and types, or"),
+        ([(ROW, 1), (ROW, "cat")], "sample 9 is tuple of tensor (2,) float32, str, and sample 7 is tuple of tensor "),
+        ([(ROW, 1), (ROW, 1, 2)], "; give all the same parts, keys and types, or"),
+        ([(ROW, [1, 2]), (ROW, [1])], "; give all the same parts, keys and types, or"),
+        ([(ROW, 1), (torch.zeros(3), 1)], "; give all the same shape, or give a collate_fn of your own"),
+        ([(object(), 1)], "sample 7 is tuple of object, int; return tensors, arrays, numbers or text, or give"),
+    ],
+)
+def test_samples_that_make_no_batch_are_told_with_what_would_do(samples, message):
+    with pytest.raises(DataError, match=re.escape(message)) as error:
+        collate(Samples(samples, [7, 9][: len(samples)]))
+    assert str(error.value).startswith("data_loader: sample ") and "\n" not in str(error.value)
+
+
+def test_samples_that_are_dicts_make_a_batch():
+    batch = collate(Samples([({"a": ROW, "b": 1}, "x"), ({"b": 2, "a": ROW}, "y")], [0, 1]))
+    assert batch[0]["b"].tolist() == [1, 2] and batch[0]["a"].shape == (2, 2) and list(batch[1]) == ["x", "y"]
 
 
 def test_the_run_is_saved_before_it_ends_on_bad_data(tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 from utils.config.files import names_several
 from utils.epoch_metrics import METHODS
 from utils.errors import UserError, brief
-from utils.rules import loader_errors
+from utils.rules import loader_errors, rate_errors
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,9 @@ PARTS = {
         called_with=2,
         methods=METHODS,
     ),
-    "optimizer": Part("torch.optim", bases=("torch.optim.Optimizer",), libraries=("torch.optim",), given=1),
+    "optimizer": Part(
+        "torch.optim", bases=("torch.optim.Optimizer",), libraries=("torch.optim",), given=1, rules=rate_errors
+    ),
     "lr_scheduler": Part(
         "torch.optim.lr_scheduler",
         bases=("torch.optim.lr_scheduler.LRScheduler",),

@@ -3,10 +3,8 @@
 And check their arguments, and call them.
 """
 
-import ast
 import importlib
 import inspect
-import re
 import sys
 from collections.abc import Collection, Iterable
 from importlib.util import find_spec
@@ -14,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from utils.config.annotations import accepts, wanted
 from utils.config.components import OWN_SECTION, Part
 from utils.config.source import Definition, derives, find_definition, modules_below, public_names, source_of
 from utils.errors import UserError, brief
@@ -130,8 +129,8 @@ def argument_errors(
     free = {p.name: p for p in free[given:] if p.name not in by_name}
     errors = []
     for key, value in args.items():
-        if key in free and not _accepts(free[key], value):
-            errors.append(f"{key}: got {brief(value)}; it should be {free[key].annotation}")
+        if key in free and not accepts(free[key], value):
+            errors.append(f"{key}: got {brief(value)}; it should be {wanted(free[key])}")
         elif key not in free and not open_ended:
             errors.append(f"{key}: no such argument{did_you_mean(key, list(free)) if free else '; it takes none'}")
     missing = [p.name for p in free.values() if p.default is inspect.Parameter.empty and p.name not in args]
@@ -139,43 +138,40 @@ def argument_errors(
 
 
 def call(path: str, found: Any, args: Iterable[Any], keywords: dict[str, Any]) -> Any:
-    """Return found(*args, **keywords); an error about its arguments becomes a UserError that names their place."""
+    """Return found(*args, **keywords); an error about its arguments becomes a UserError that names their place.
+
+    So does a class that lacks a method which its base demands, or whose constructor does not call that of its base.
+    """
+    if inspect.isabstract(found):
+        lacking = ", ".join(sorted(found.__abstractmethods__))
+        raise UserError(f"{path}.type: {found.__name__} lacks {lacking}, which its base class demands")
     try:
-        return found(*args, **keywords)
+        made = found(*args, **keywords)
     except OSError as error:
         raise UserError(f"{path}: {found.__name__}: {error}") from error
+    except AttributeError as error:
+        if inspect.isclass(found) and (_is_unfinished(error.obj) or "before Module.__init__() call" in str(error)):
+            raise UserError(f"{path}.type: {_UNFINISHED.format(found.__name__)}: {error}") from error
+        raise
     except (ValueError, TypeError, ImportError, ArithmeticError, LookupError, RuntimeError) as error:
         if not isinstance(error, UserError) and not is_library(found.__module__):
             raise
         names_it = str(error).partition(":")[0] in {parameter.name for parameter in signature_of(found)}
         raise UserError(f"{path}.args.{error}" if names_it else f"{path}.args: {found.__name__}: {error}") from error
+    if inspect.isclass(found) and _is_unfinished(made):
+        raise UserError(f"{path}.type: {_UNFINISHED.format(found.__name__)}")
+    return made
 
 
-_JSON_TYPES = {
-    "int": int,
-    "float": (int, float),
-    "bool": bool,
-    "str": str,
-    "list": list,
-    "None": type(None),
-    "Tensor": (),  # no value of a config is one
-}
+_UNFINISHED = "the constructor of {} has to call super().__init__(...) before it uses what its base class provides"
 
 
-def _accepts(parameter, value):
-    """False only if the parameter's annotation, a Literal or a union of plain types, excludes the value."""
-    annotation = str(parameter.annotation)
-    literal = re.fullmatch(r"(?:typing\.)?Literal(\[.*\])", annotation)
-    if literal:
-        return value in ast.literal_eval(literal[1])
-    members = re.sub(r"\blist\[\w+\]", "list", annotation).replace("torch.", "").split(" | ")
-    if not set(members) <= _JSON_TYPES.keys():
-        return True
-    if value is None:
-        return "None" in members or parameter.default in ("None", None)
-    if isinstance(value, bool):
-        return "bool" in members
-    return any(isinstance(value, _JSON_TYPES[member]) for member in members)
+def _is_unfinished(made):
+    """Whether it is a module or a loader of torch whose own constructor was not called."""
+    torch = sys.modules.get("torch")  # there are none of them without it
+    if torch is None or not isinstance(made, (torch.nn.Module, torch.utils.data.DataLoader)):
+        return False
+    return ("_modules" if isinstance(made, torch.nn.Module) else "sampler") not in vars(made)
 
 
 def _home(name, module, part):

@@ -1,5 +1,6 @@
 """Load the states in a checkpoint into models, optimizers and schedulers, and say what does not fit."""
 
+import functools
 from typing import Any
 
 import torch
@@ -15,8 +16,17 @@ _MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeErro
 
 
 def on_device(criterion: Any, device: torch.device) -> Any:
-    """Return the loss on the device if it is a module, which may hold weights; a function unchanged."""
-    return criterion.to(device) if hasattr(criterion, "state_dict") else criterion
+    """Return the loss or metric, with the tensors that it holds, such as class weights, moved to the device.
+
+    These are the parameters, buffers and plain attributes of a module, and the bound arguments of a function.
+    """
+    holders: list[Any] = [criterion.keywords] if isinstance(criterion, functools.partial) else []
+    if isinstance(criterion, torch.nn.Module):
+        criterion = criterion.to(device)
+        holders += map(vars, criterion.modules())
+    for held in holders:
+        held.update({name: value.to(device) for name, value in held.items() if isinstance(value, torch.Tensor)})
+    return criterion
 
 
 def unwrapped(model: torch.nn.Module) -> torch.nn.Module:

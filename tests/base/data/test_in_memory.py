@@ -339,3 +339,12 @@ def test_memory_maps_travel_to_other_processes_by_name(tmp_path):
 def test_no_arrays_are_no_dataset():
     with pytest.raises(UserError, match="at least one array"):
         InMemoryDataset()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "int32", "int64", "bool", "float16", "float64"])
+@pytest.mark.parametrize("on_device", [False, True])
+def test_samples_keep_the_dtype_of_the_arrays(dtype, on_device):
+    rows = np.arange(6).reshape(3, 2).astype(dtype)
+    dataset = InMemoryDataset(rows, np.arange(3))
+    served = (dataset.to("cpu") if on_device else dataset).__getitems__([2, 0])[0]
+    assert str(served.dtype) == f"torch.{dtype}" and served.tolist() == rows[[2, 0]].tolist()

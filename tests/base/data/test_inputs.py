@@ -102,6 +102,23 @@ def test_an_input_of_a_stranger_is_refused(spec, error):
         build_input(spec)
 
 
+def test_arrays_of_another_kind_than_the_training_data_are_refused():
+    pixels, numbers, indices = (ArrayInput(None, name, [2]) for name in ("uint8", "float32", "int64"))
+    rows = torch.tensor([[0, 255]])
+    assert torch.equal(pixels(rows.to(torch.uint8)), torch.tensor([[0.0, 1.0]]))
+    assert (
+        torch.equal(numbers(rows.double()), torch.tensor([[0.0, 255.0]])) and indices(rows.int()).dtype == torch.int64
+    )
+    for given, raw in ((pixels, rows.float()), (numbers, rows.to(torch.uint8)), (indices, rows.float())):
+        with pytest.raises(UserError, match=r"^the raw examples are torch\.\w+, and the model is trained on"):
+            given(raw)
+    assert pixels.parse([0, 255]).dtype == np.uint8 and indices.parse([1, 2]).dtype == np.int64
+    with pytest.raises(UserError, match=r"^an example should be an array \(2,\); got \(3,\)$"):
+        numbers.parse([1, 2, 3])
+    with pytest.raises(UserError, match=r"^an example should hold integers"):
+        indices.parse([0.5, 1])
+
+
 def test_examples_come_from_files_folders_patterns_arrays_and_standard_input(tmp_path, monkeypatch):
     for name in ("b/1.png", "b/c/2.PNG", "b/.hidden/3.png", "b/notes.txt", "a.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -352,6 +352,74 @@ def test_arrays_are_served_as_what_models_take(arrays):
     assert torch.equal(again, images) and values.dtype == torch.float32 and values.shape == (20, 2)
 
 
+@pytest.mark.parametrize(
+    ("stored", "dtype", "expected"),
+    [
+        ("int8", None, torch.float32),
+        ("int16", None, torch.float32),
+        ("uint16", None, torch.float32),
+        ("bool", None, torch.float32),
+        ("float16", None, torch.float32),
+        ("float64", None, torch.float32),
+        ("int32", None, torch.int64),
+        ("int64", None, torch.int64),
+        ("int64", "float32", torch.float32),
+        ("uint16", "int64", torch.int64),
+        ("uint8", "uint8", torch.uint8),
+        ("uint8", "float32", torch.float32),
+        ("float32", "float64", torch.float64),
+    ],
+)
+@pytest.mark.parametrize("device_resident", [False, True])
+def test_data_have_the_dtype_that_models_take_or_the_one_asked_for(tmp_path, stored, dtype, expected, device_resident):
+    rows = (np.arange(12).reshape(6, 2) % 2 if stored == "bool" else np.arange(12).reshape(6, 2)).astype(stored)
+    np.save(tmp_path / "rows.npy", rows)
+    np.save(tmp_path / "target.npy", np.arange(6))
+    loader = ArrayDataLoader(
+        f"{tmp_path}/rows.npy", f"{tmp_path}/target.npy", 4, False, dtype=dtype, device_resident=device_resident
+    )
+    served = whole(loader.to(torch.device("cpu")))[0]
+    assert served.dtype == expected and served.tolist() == rows.tolist()  # as they are, not scaled
+
+
+@pytest.mark.parametrize(
+    ("stored", "classes", "expected", "names"),
+    [
+        (["no", "yes", "no"], ["yes", "no"], [1, 0, 1], ["yes", "no"]),
+        ([b"no", b"yes", b"no"], ["no", "yes"], [0, 1, 0], ["no", "yes"]),
+        ([1, 2, 1], [1, 2], [0, 1, 0], ["1", "2"]),
+        ([-1.0, 1.0, -1.0], [-1, 1], [0, 1, 0], ["-1", "1"]),
+        ([True, False, True], [False, True], [1, 0, 1], ["False", "True"]),
+        ([[1], [0], [1]], ["cat", "dog"], [1, 0, 1], ["cat", "dog"]),
+        ([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]], ["cat", "dog"], [1, 0, 1], ["cat", "dog"]),
+        ([[0, 255], [255, 255], [0, 0]], [0, 255], [[0, 1], [1, 1], [0, 0]], ["0", "255"]),
+    ],
+)
+def test_targets_become_the_numbers_of_the_classes_in_the_config(tmp_path, stored, classes, expected, names):
+    np.save(tmp_path / "rows.npy", np.zeros((3, 2)))
+    np.save(tmp_path / "target.npy", np.array(stored))
+    loader = ArrayDataLoader(f"{tmp_path}/rows.npy", f"{tmp_path}/target.npy", 3, False, classes=classes)
+    target = whole(loader)[1]
+    assert target.tolist() == expected and target.dtype == torch.int64 and loader.classes == names
+    floats = ArrayDataLoader(
+        f"{tmp_path}/rows.npy", f"{tmp_path}/target.npy", 3, False, classes=classes, target_dtype="float32"
+    )
+    assert whole(floats)[1].tolist() == expected and whole(floats)[1].dtype == torch.float32
+
+
+def test_targets_are_a_column_if_asked_for(arrays):
+    args = {
+        "shuffle": False,
+        "target_as_column": True,
+        "target_dtype": "float32",
+        "validation_split": 4,
+        "stratify": True,
+    }
+    loader = ArrayDataLoader(f"{arrays}/images.npy", f"{arrays}/labels.npy", 6, **args)
+    target = whole(loader)[1]
+    assert target.shape == (16, 1) and target.dtype == torch.float32 and set(target.flatten().tolist()) == {0, 1, 2, 3}
+
+
 def test_npy_files_are_mapped(arrays):
     loader = ArrayDataLoader(f"{arrays}/images.npy", f"{arrays}/labels.npy", 6)
     assert isinstance(loader.dataset.dataset.arrays[0].base, np.memmap)
@@ -388,11 +456,30 @@ def test_arrays_to_test_on_are_whole(arrays):
         ({"data": "{}/objects.npz:x"}, "data: .*objects.npz: not a whole .npz file of numbers"),
         ({"target": "{}/values.npy", "balance_classes": True}, "balance_classes: is for classes, and .* holds none"),
         ({"target": "{}/values.npy", "stratify": True}, "stratify: is for classes, and .* holds none"),
-        ({"target": "{}/ids.npy"}, "target: .*ids.npy holds <U1; it should hold numbers"),
+        (
+            {"target": "{}/ids.npy"},
+            r'^target: .*ids.npy holds text; give "classes": \["a", "b", "c", "d"\], its values in the order of their',
+        ),
         (
             {"training": False, "test_data": "{}/images.npy", "test_target": "{}/ids.npy"},
-            "^test_target: .*ids.npy holds <U1; it should hold numbers",
+            '^test_target: .*ids.npy holds text; give "classes"',
         ),
+        ({"data": "{}/ids.npy"}, "^data: .*ids.npy holds <U1; it should hold real numbers"),
+        ({"data": "{}/complex.npy"}, "^data: .*complex.npy holds <c16; it should hold real numbers"),
+        ({"data": "{}/empty.npy"}, r"^data: .*empty.npy holds no samples; its shape is \(0, 4\)"),
+        ({"data": "{}/one.npy"}, "^data: .*one.npy is a single number; it should have a row for each sample"),
+        ({"data": "{}/labels5.npy"}, "^data: .*labels5.npy has 5 samples, and .*labels.npy has 20; both should"),
+        ({"target": "{}/values.npy", "target_dtype": "int64"}, "^target: .*values.npy holds .*, which is not an int"),
+        (
+            {"target": "{}/values.npy", "target_as_column": True},
+            r"^target_as_column: is for targets \(N,\), and .* \(20, 2\)",
+        ),
+        (
+            {"data": "{}/values.npy", "dtype": "int64"},
+            "^data: .*values.npy holds .*, which is not an integer; leave dtype out",
+        ),
+        ({"dtype": "floaty"}, "^dtype: got 'floaty'; it should be one of float32, "),
+        ({"target_dtype": "uint8"}, "^target_dtype: got 'uint8'; it should be one of float32, int64"),
         ({"training": False}, "test_data: the config names no arrays"),
         ({"groups": "{}/labels5.npy", "fold": "1/2"}, r"groups: has the shape \(5,\); one value for each of 20"),
     ],
@@ -400,7 +487,9 @@ def test_arrays_to_test_on_are_whole(arrays):
 def test_arrays_that_will_not_do_are_refused(arrays, arguments, message):
     np.save(arrays / "objects.npy", np.array([object()]), allow_pickle=True)
     np.savez(arrays / "objects.npz", x=np.array([object()]))
-    np.save(arrays / "labels5.npy", np.arange(5))
+    others = {"labels5": np.arange(5), "empty": np.zeros((0, 4)), "one": np.array(3.0), "complex": np.ones(20) * 1j}
+    for name, array in others.items():
+        np.save(arrays / f"{name}.npy", array)
     args = {"data": "{}/images.npy", "target": "{}/labels.npy", "batch_size": 4, **arguments}
     with pytest.raises(UserError, match=message):
         ArrayDataLoader(**{key: v.format(arrays) if isinstance(v, str) else v for key, v in args.items()})

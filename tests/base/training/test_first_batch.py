@@ -40,7 +40,7 @@ SHARES = torch.linspace(0, 1, N).unsqueeze(1)
             torch.nn.MSELoss(),
             VALUES,
             1,
-            r"mse_loss: the output is \(8, 1\) and .* \(8,\), .*target.reshape\(8, 1\)",
+            r"mse_loss: the output is \(8, 1\) and .* \(8,\), .*target.reshape\(8, 1\) .*\"target_as_column\": true",
         ),
         (torch.nn.L1Loss(), VALUES, 1, r"l1_loss: the output is \(8, 1\)"),
         (torch.nn.HuberLoss(), VALUES, 8, r"huber_loss: the output is \(8, 8\) and the target \(8,\)"),
@@ -56,10 +56,25 @@ SHARES = torch.linspace(0, 1, N).unsqueeze(1)
             3,
             r"from 1 to 3, and the output has 3 classes, 0 to 2; give .* 4",
         ),
-        (torch.nn.CrossEntropyLoss(), LABELS - 1, 3, "from -1 to 1, .*; map the labels to 0, 1"),
-        (torch.nn.CrossEntropyLoss(), LABELS.float(), 3, r"float32, and class numbers are int64; use target.long\(\)"),
-        (torch.nn.CrossEntropyLoss(), LABELS.unsqueeze(1), 3, r"remove its last dimension .*squeeze\(-1\)"),
-        (torch.nn.CrossEntropyLoss(), F.one_hot(LABELS), 3, r"one-hot: use target.argmax\(dim=1\)"),
+        (
+            torch.nn.CrossEntropyLoss(),
+            LABELS - 1,
+            3,
+            r'; map the labels .*"classes": \[-1, 0, 1\]',
+        ),
+        (
+            torch.nn.CrossEntropyLoss(),
+            LABELS.float(),
+            3,
+            r'are int64; .*long\(\) .*"target_dtype": "int64"',
+        ),
+        (torch.nn.CrossEntropyLoss(), LABELS.unsqueeze(1), 3, r'squeeze\(-1\) .* "classes": \[0, 1, 2\]'),
+        (
+            torch.nn.CrossEntropyLoss(),
+            F.one_hot(LABELS),
+            3,
+            r'one-hot: use .*dim=1\) .* "classes": \[0, 1, 2\]',
+        ),
         (torch.nn.CrossEntropyLoss(), LABELS > 0, 3, "tensor .* bool, and class numbers are int64"),
         (torch.nn.NLLLoss(), LABELS, 3, "not log-probabilities.*; use torch.nn.CrossEntropyLoss"),
         (F.nll_loss, LABELS, 3, "nll_loss: the model's outputs are not log-probabilities"),
@@ -67,7 +82,7 @@ SHARES = torch.linspace(0, 1, N).unsqueeze(1)
             torch.nn.BCEWithLogitsLoss(),
             LABELS.unsqueeze(1) % 2,
             1,
-            r"this loss takes floats; use target.float\(\)",
+            r'this loss takes floats; use target.float\(\) in .*, or give ArrayDataLoader "target_dtype": "float32"',
         ),
         (torch.nn.BCEWithLogitsLoss(), VALUES.unsqueeze(1), 1, "from -1 to 1, and this loss takes them from 0 to 1"),
         (torch.nn.BCEWithLogitsLoss(), SHARES.squeeze(1), 1, r"the output is \(8, 1\) and the target \(8,\)"),
@@ -81,6 +96,16 @@ def test_an_output_and_a_target_that_do_not_fit_the_loss(tmp_path, criterion, ta
         trainer.train()
     assert "\n" not in str(refused.value)
     assert all(map(torch.equal, weights, trainer.model.parameters())), "no update came before the refusal"
+
+
+def test_a_compiled_model_is_no_excuse(tmp_path, monkeypatch):
+    trainer = job(tmp_path, torch.nn.CrossEntropyLoss(weight=torch.ones(4)), LABELS, 3)
+    monkeypatch.setattr(trainer, "settings", trainer.settings.model_copy(update={"compile": True}))
+    monkeypatch.setattr("trainer.trainer.compile_as_set", lambda model, settings: None)
+    with pytest.raises(
+        UserError, match=r"^loss: cross_entropy: weight tensor should be .* all 3 classes .*: \[4\]; the"
+    ):
+        trainer.train()
 
 
 LOG_SOFTMAX = torch.nn.Sequential(torch.nn.Linear(FEATURES, 3), torch.nn.LogSoftmax(dim=1))

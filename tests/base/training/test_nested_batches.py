@@ -71,8 +71,11 @@ def test_predictions_are_shown_of_tensors_and_others_refused(tmp_path):
 
 
 def test_an_error_of_a_step_tells_what_the_batch_was(tmp_path):
+    def fail(module, inputs):
+        raise RuntimeError("broken")
+
     trainer = rows_trainer(tmp_path, False)
-    trainer.model.double()
+    trainer.model.register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError) as training:
         trainer.train()
     with pytest.raises(RuntimeError) as validation:
@@ -80,7 +83,7 @@ def test_an_error_of_a_step_tells_what_the_batch_was(tmp_path):
     for told, samples in ((training, 12), (validation, 12)):
         assert told.value.__notes__ == [
             f"the batch's data: tensor ({samples}, 4) float32; its target: tensor ({samples},) int64; "
-            "the model's parameters: float64"
+            "the model's parameters: float32"
         ]
 
 

@@ -244,24 +244,3 @@ def test_inherited_constructor_is_the_one_checked(tmp_path, monkeypatch):
 def test_a_class_that_takes_the_name_of_its_base_is_read_without_end(tmp_path, monkeypatch):
     part = project(tmp_path, monkeypatch, "from .other import Elsewhere\nclass Elsewhere(Elsewhere):\n    pass\n")
     assert find_in_source("Elsewhere", part).kind == "class"
-
-
-@pytest.mark.parametrize(
-    ("annotation", "good", "bad"),
-    [
-        ("int", [1], ["1", 1.5, True, None]),
-        ("float", [1, 0.5], ["0.5", False]),
-        ("float | None", [1, None], ["x"]),
-        ("bool", [True], [1]),
-        ("str", ["x"], [1]),
-        ("float | Tensor", [0.1], ["0.1"]),
-        ("tuple[float, float]", [[1, 2], "x"], []),
-        ("int | Path", [1, "x"], []),
-    ],
-)
-def test_values_are_checked_where_the_annotation_is_plain(annotation, good, bad):
-    parameter = inspect.Parameter("x", inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
-    for value in good:
-        assert argument_errors((parameter,), {"x": value}, 0) == []
-    for value in bad:
-        assert argument_errors((parameter,), {"x": value}, 0) == [f"x: got {value!r}; it should be {annotation}"]

@@ -1,0 +1,91 @@
+"""Explain an error that the values of a batch cause in a model or a loss: a dtype, or an index that is too large."""
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from utils.errors import UserError, shortened
+from utils.nested import describe, map_tensors
+
+if TYPE_CHECKING:
+    import torch
+
+# How layers of torch refuse an input of another dtype than their weights.
+_OTHER_THAN_WEIGHTS = re.compile(
+    "same dtype|should be the same|does not match weight dtype|share same datatype|"
+    "not implemented for '(Bool|Byte|Char|Short|Int|Long|UInt)"
+)
+_NO_INDICES = re.compile("argument #1 'indices'|index tensor of type LongTensor")
+_NO_TARGET = re.compile("Found dtype Double but expected Float")  # of a backward pass
+_NO_ROW = "index out of range in self"  # of an embedding, on the CPU
+# What errors call a dtype.
+_NAMES = {
+    "bool": "bool",
+    "uint8": "byte|unsigned char",
+    "int8": "char|signed char",
+    "uint16": "short unsigned int",
+    "int16": "short",
+    "int32": "int",
+    "int64": "long|long int",
+    "float16": "half|c10::half",
+    "float64": "double",
+    "float32": "float",
+    "bfloat16": "c10::bfloat16",
+}
+
+
+def refuse_misfit(error: Exception, data: Any, target: Any, model: "torch.nn.Module") -> None:
+    """Raise UserError, from an error in a step, if the dtype of the data or the target, or an index, is its cause."""
+    reason = str(error).partition("\n")[0]
+    weights = {_name(parameter) for parameter in model.parameters() if parameter.is_floating_point()}
+    wanted = weights.pop() if len(weights) == 1 else "float32"
+    if isinstance(error, UserError):
+        return
+    if _NO_INDICES.search(reason) and _dtypes(data) - {"int64", "int32"}:
+        problem = _problem("data", data, "an embedding takes int64", reason, "long", "dtype", "int64")
+    elif _OTHER_THAN_WEIGHTS.search(reason) and any(_is_told(dtype, reason) for dtype in _dtypes(data) - {wanted}):
+        convert = "float" if wanted == "float32" else f"to(torch.{wanted})"
+        problem = _problem("data", data, f"the model's weights are {wanted}", reason, convert, "dtype", wanted)
+    elif _NO_TARGET.search(reason) and "float64" in _dtypes(target):
+        problem = _problem("target", target, "the loss takes float32", reason, "float", "target_dtype", "float32")
+    elif isinstance(error, IndexError) and reason == _NO_ROW and (outside := _outside(data, model)):
+        problem = f"data_loader: the batch's data is {describe(data)}, {outside}"
+    else:
+        return
+    raise UserError(problem) from error
+
+
+def _problem(what, value, wanted, reason, convert, argument, dtype):
+    call = convert if "(" in convert else f"{convert}()"
+    remedy = f'convert it in the dataset, as with .{call}; for ArrayDataLoader, give "{argument}": "{dtype}"'
+    return f"data_loader: the batch's {what} is {describe(value)}, and {wanted}: {shortened(reason)}; {remedy}"
+
+
+def _is_told(dtype, reason):
+    """Whether an error's text names the dtype, or names none."""
+    names = rf"\b({_NAMES.get(dtype, dtype)}|{dtype})\b"
+    return "same datatype" in reason or re.search(names, reason, re.IGNORECASE) is not None
+
+
+def _outside(data, model):
+    """What is wrong with the integers of a value as rows of the model's smallest embedding; None if nothing is."""
+    integers = []
+    map_tensors(lambda tensor: integers.append(tensor) if _name(tensor) in ("int64", "int32") else None, data)
+    integers = [tensor for tensor in integers if tensor.numel()]
+    sizes = [module.num_embeddings for module in model.modules() if hasattr(module, "num_embeddings")]
+    low = min((int(tensor.min()) for tensor in integers), default=0)
+    high = max((int(tensor.max()) for tensor in integers), default=0)
+    if not sizes or (low >= 0 and high < min(sizes)):
+        return None
+    remedy = "count from 0" if low < 0 else f"give it {high + 1}"
+    return f"with integers from {low} to {high}, and an embedding of the model has {min(sizes)} rows; {remedy}"
+
+
+def _dtypes(value):
+    """The names of the dtypes of all tensors in a value."""
+    found = set()
+    map_tensors(lambda tensor: found.add(_name(tensor)), value)
+    return found
+
+
+def _name(tensor):
+    return str(getattr(tensor, "dtype", "")).removeprefix("torch.")

@@ -4,6 +4,8 @@ import csv
 import re
 import shlex
 import subprocess
+import sys
+import urllib.request
 
 import pytest
 from worlds import run_forked
@@ -29,6 +31,18 @@ def folder(tmp_path_factory):
     return folder
 
 
+def serve_for_a_moment(words, folder):
+    """Start a service, wait until it answers, and end it."""
+    command = [sys.executable, *words, "--port", "0"]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            address = process.stdout.readline().split()[-1]
+            assert urllib.request.urlopen(f"{address}/ready").status == 200
+        finally:
+            process.terminate()
+    assert process.returncode == 0
+
+
 def test_default_job_keeps_the_checkpoint_that_the_readme_resumes_from():
     config = read_json(PROJECT / "config.json")["trainer"]
     assert "checkpoint-epoch3.pth" in README and config.get("keep_last") is None and config["epochs"] > 3
@@ -51,6 +65,8 @@ def test_command_works_as_written(command, folder, tmp_path):
     (first, *_) = sorted((folder / "saved/models/Mnist_LeNet").iterdir())
     words = shlex.split(command.replace("<run>", first.name).replace("../my_project", str(tmp_path / "my_project")))
     assert words[0] == "python"
+    if words[1] == "serve.py":
+        return serve_for_a_moment(words[1:], folder)
     run(*words[1:], cwd=folder)
 
 

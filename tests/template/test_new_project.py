@@ -59,7 +59,8 @@ def test_it_is_made_from_any_folder_with_its_data(project):
     assert not list(project.rglob("__pycache__"))
     assert [path.name for path in (project / "tests").iterdir()] == ["test_project.py"]
     assert [path.name for path in (project / "data").iterdir()] == ["mnist"]
-    assert not list((project / "docs").glob("*.png")) and not (project / "docs" / "jobs.md").exists()
+    assert {path.name for path in (project / "docs").glob("*.png")} == {"drawing.png", "serve.png"}
+    assert not (project / "docs" / "jobs.md").exists()
 
 
 @pytest.mark.old_defect(20)

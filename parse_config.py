@@ -82,7 +82,8 @@ class ConfigParser:
         for target, value in (modification or {}).items():
             if value is not None:
                 set_by_path(self._config, target, value, KNOWN_KEYS)
-        self.keeps_nothing = False  # whether save_dir is deleted when the command ends
+        self.keeps_nothing = False  # whether save_dir is deleted when the command ends, or is not made at all
+        self.own_limit = None  # then trainer.limit_train_batches as the config gives it
         self._checkpoint = None  # its content, once from_args has read it
         self._seen = None  # the runs that -r auto has looked at
         self.variants = []  # the runs that --folds or --seeds ask for
@@ -120,7 +121,9 @@ class ConfigParser:
             if merged.own_keys:
                 merged.get_logger("config").info("own keys: %s", shortened(", ".join(merged.own_keys)))
             if given.check:
-                print("no errors found" + ("" if parts else "; types and their args are checked when they are built"))
+                further = "; --check --data looks at the data and the first batch too" if given.can_check_data else ""
+                further = further if parts else "; types and their args are checked when they are built"
+                print(f"no errors found in the config{further}")
                 raise SystemExit(0)
             return merged
 

@@ -1,20 +1,25 @@
-"""A look at the first training batch, before the first optimizer step: whether it fits the loss and the metrics.
+"""The look at the first training batch, before the first optimizer step: whether it fits the loss and the metrics.
 
 Mismatches such as shapes that broadcast without an error train to wrong numbers. What is certainly wrong is refused;
 what may be meant is a warning. Later batches cost nothing.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-from base.training.batch_stream import num_batches
+from base.training.data_summary import data_lines, labels_of, single_batch_warning
 from base.training.evaluate import record
+from base.training.last_batch import single_samples_refused, try_last_batch
+from base.training.precision import to_device
+from base.training.preflight import try_validation
 from utils import MetricTracker, UserError
-from utils.nested import describe
+from utils.nested import describe, describe_step, halves
+from utils.seed import derive_seed, seed_everything
 
 if TYPE_CHECKING:
     from trainer.trainer import Trainer
@@ -36,10 +41,11 @@ _EXPECTED_BY = {
 def compute_first_loss(trainer: "Trainer", data: Any, target: Any, metrics: Sequence[Any]) -> tuple[Any, Any]:
     """(loss, output) of trainer.compute_loss for the first batch, after a look at what the loss and the metrics get.
 
-    Raises UserError, in one line, for what cannot be right.
+    In a run that keeps nothing, the last batch of an epoch is tried too, if it has fewer samples. Raises UserError, in
+    one line, for what cannot be right.
     """
     watch = _WatchedLosses("loss")
-    with _single_samples_refused(trainer):
+    with single_samples_refused(trainer):
         if trainer.settings.compile:  # which would compile anew without the watch
             loss, output = trainer.compute_loss(data, target)
             if not trainer.overrides("compute_loss"):
@@ -50,12 +56,53 @@ def compute_first_loss(trainer: "Trainer", data: Any, target: Any, metrics: Sequ
                 loss, output = trainer.compute_loss(data, target)
     watch.warn(trainer.logger, trainer.criterion, output, target)
     _check_declared("loss", trainer.criterion, output, target)
+    _check_all_labels(trainer, watch.class_numbers)
     for metric in metrics:
         _check_declared("metrics", metric, output, target)
         watch = _WatchedLosses("metrics")
         with watch:
             record(MetricTracker.of([metric], trainer.device), [metric], torch.zeros(()), output, target)
         watch.warn(trainer.logger, metric, output, target)
+    if trainer.config.keeps_nothing:
+        try_last_batch(trainer)
+    return loss, output
+
+
+def look_at_data(trainer: "Trainer") -> None:
+    """Train and validate on one batch in memory, say what the data are, and print that they fit. Writes nothing.
+
+    Raises UserError for what a run would refuse before its first update.
+    """
+    trainer._check()
+    for line in data_lines(trainer):
+        trainer.logger.info("%s", line)
+    if warning := single_batch_warning(trainer):
+        trainer.logger.warning("%s", warning)
+    seed_everything(derive_seed(trainer.torch_seed, 1))
+    batch = next(trainer.stream.batches(1), None)
+    if batch is None:
+        raise UserError("data_loader: gives no batches")
+    data, target = to_device(halves(batch), trainer.device)
+    fits = f"the first batch fits: data: {describe(data)}, target: {describe(target)}"
+    if not trainer.has_own_loop:
+        loss, output = _train_once(trainer, data, target)
+        fits += f", output: {describe(output)}, loss: {loss.item():.4g}"
+        if trainer.do_validation:
+            try_validation(trainer, batches=1)
+    print(fits.replace(": tensor (", " ("))
+
+
+def _train_once(trainer, data, target):
+    """(loss, output) of the first batch, after an optimizer step in memory."""
+    trainer.model.train()
+    part = trainer.stream.part(1, 0)
+    try:
+        trainer.optim_step.begin(part, last=trainer.len_epoch == 1)
+        loss, output = trainer._train_batch(0, data, target)
+        record(trainer.train_metrics, trainer.metric_ftns, loss, output, target, trainer.reduction, part)
+    except Exception as error:
+        error.add_note(describe_step(data, target, trainer.model))
+        raise
     return loss, output
 
 
@@ -69,6 +116,7 @@ class _WatchedLosses(TorchFunctionMode):
         super().__init__()
         self._name = name
         self._broadcasts = []  # (shapes of the arguments, shape of the result)
+        self.class_numbers: tuple[Any, int, Any] | None = None  # (target, number of classes, keywords) of a loss
 
     def __torch_function__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
         keywords = keywords or {}
@@ -81,6 +129,8 @@ class _WatchedLosses(TorchFunctionMode):
         output, target = arguments[:2]
         if problem := _problem(kind, output, target, keywords):
             raise UserError(f"{self._name}: {called}: {problem}")
+        if kind in ("classes", "log_probabilities") and target.ndim == 1 and output.ndim == 2:
+            self.class_numbers = target, output.shape[1], keywords
         try:
             return function(*arguments, **keywords)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
@@ -129,6 +179,21 @@ def _problem(kind, output, target, settings):
     return _CHECKS[kind](output.detach(), target, settings)
 
 
+def _check_all_labels(trainer, class_numbers):
+    """Refuse labels outside the classes anywhere in the data, if the loader holds those of all samples in an array.
+
+    class_numbers: the first batch's, as the loss got them; only if these are the loader's own is the array looked at.
+    """
+    if class_numbers is None:
+        return
+    target, num_classes, settings = class_numbers
+    indices, labels = trainer.stream.samples(trainer.epoch, trainer.batches_done), labels_of(trainer.data_loader)
+    if labels is None or len(indices) != len(target) or not np.array_equal(labels[indices], target.cpu().numpy()):
+        return
+    if problem := _outside(torch.from_numpy(labels), num_classes, settings):
+        raise UserError(f"loss: {problem}")
+
+
 # ---- what a kind of loss needs: each returns what is wrong, and what to do about it, or None
 
 
@@ -160,7 +225,7 @@ def _fits_classes(output, target, settings):
 
 
 def _outside(target, num_classes, settings):
-    """What is wrong with class numbers outside 0 ... num_classes-1."""
+    """What is wrong with class numbers outside 0 ... num_classes-1, of a batch or of all data."""
     labels = target[target != settings.get("ignore_index", -100)]
     if not labels.numel():
         return None
@@ -240,39 +305,6 @@ _CHECKS: dict[str, Callable[[torch.Tensor, torch.Tensor, Any], str | None]] = {
     "probabilities": _fits_probabilities,
     "signs": _fits_signs,
 }
-
-
-# ---- batch norm
-
-
-@contextlib.contextmanager
-def _single_samples_refused(trainer: "Trainer") -> Iterator[None]:
-    """Refuse a last batch of one sample if batch norm, in training mode, gets one value for each channel from it."""
-    loader = trainer.data_loader
-    size: Any = getattr(loader, "batch_size", None)
-    sampler: Any = getattr(loader, "sampler", None)
-    last = len(sampler) % size if size and hasattr(sampler, "__len__") else 0
-    is_reached = trainer.stream.by_iterations or trainer.len_epoch == num_batches(loader)
-    if last != 1 or getattr(loader, "drop_last", False) or not is_reached:
-        yield
-        return
-    norms = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
-    found = []
-    hooks = [
-        module.register_forward_pre_hook(lambda module, inputs: found.append(inputs[0].shape))
-        for module in trainer.model.modules()
-        if isinstance(module, norms) and module.training
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if any(all(length == 1 for length in shape[2:]) for shape in found):
-        raise UserError(
-            f"data_loader.args.batch_size: got {size}; the last batch of {len(sampler)} samples has 1, and batch norm "
-            "needs two; choose another size, or give data_loader.args.drop_last: true"
-        )
 
 
 def _shape(tensor):

@@ -49,6 +49,9 @@ class CommandLine:
     seen: frozenset | None
     """With -r auto, the result of seen_runs before a run was chosen."""
     check: bool
+    """Whether to check the config and stop."""
+    can_check_data: bool
+    """Whether the script has a flag --data, to look at the data after that."""
     print_config: bool
 
 
@@ -97,7 +100,8 @@ def read_command_line(args: argparse.ArgumentParser | argparse.Namespace, option
         device=device,
         variants=variants,
         seen=seen,
-        check=getattr(parsed, "_check", False),
+        check=getattr(parsed, "_check", False) and not getattr(parsed, "data", False),
+        can_check_data=hasattr(parsed, "data"),
         print_config=getattr(parsed, "_print_config", False),
     )
 
@@ -229,6 +233,8 @@ def _require_usable(parsed):
             "nothing to run; give a config to train, as in -c config.json, or a checkpoint to resume or to test, as in "
             "-r latest"
         )
+    if getattr(parsed, "data", False) is True and not getattr(parsed, "_check", False):
+        raise UserError("--data: goes with --check, as in --check --data")
     if getattr(parsed, "weights_only", False) and parsed.resume in (None, "auto"):
         raise UserError("--weights-only: needs a checkpoint with -r, whose weights a new run begins with")
     if parsed.resume == "auto" and not parsed.config:

@@ -298,8 +298,9 @@ class ConfigParser:
             logger.warning("environment.json was damaged and was moved to %s", self._record.damaged)
         before, now = self._record.threads
         if None not in (before, now) and before != now:
-            text = "%d threads compute now, %d did before; on a CPU the last bits of all numbers may differ"
-            logger.warning(text, now, before)
+            what = "1 thread computes" if now == 1 else f"{now} threads compute"
+            text = "%s now, and %d did before; on a CPU the last bits of all numbers may differ"
+            logger.warning(text, what, before)
         return save_dir, log_dir, self._record.has_ended
 
     def _resolve(self, path, type_name, module):

@@ -27,7 +27,8 @@ def main(config: ConfigParser, split: str, batch_size: int | None) -> None:
 
     model = config.init_obj("arch")
     checkpoint = config.load_checkpoint()
-    load_weights(model, checkpoint["state_dict"])
+    keep_arch = "take the arch out of -c and --set, so that the checkpoint's own is built"
+    load_weights(model, checkpoint["state_dict"], checkpoint.get("arch"), remedy=keep_arch)
     model = model.to(device)
     apply_switches(model, trained.model_copy(update={"compile": False, "precision": precision}), device)
     criterion = on_device(config.init_loss(), device)

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from utils.config.components import dict_at, entries
-from utils.config.files import deep_merge, parse_assignment, places_of, read_config, set_by_path
+from utils.config.files import deep_merge, parse_assignment, places_of, read_config, set_by_path, split_path
 from utils.config.plain import path_error, require_plain, require_savable
 from utils.config.schema import KNOWN_KEYS, Flag
 from utils.config.train_flags import Variant, variants_of
@@ -49,7 +49,6 @@ class CommandLine:
     seen: frozenset | None
     """With -r auto, the result of seen_runs before a run was chosen."""
     check: bool
-    """Whether to check the config and stop."""
     can_check_data: bool
     """Whether the script has a flag --data, to look at the data after that."""
     print_config: bool
@@ -233,8 +232,6 @@ def _require_usable(parsed):
             "nothing to run; give a config to train, as in -c config.json, or a checkpoint to resume or to test, as in "
             "-r latest"
         )
-    if getattr(parsed, "data", False) is True and not getattr(parsed, "_check", False):
-        raise UserError("--data: goes with --check, as in --check --data")
     if getattr(parsed, "weights_only", False) and parsed.resume in (None, "auto"):
         raise UserError("--weights-only: needs a checkpoint with -r, whose weights a new run begins with")
     if parsed.resume == "auto" and not parsed.config:
@@ -261,7 +258,7 @@ def _set_all(config, assignments):
     changed, errors = deep_merge({}, config), []
     for target, value in assignments:
         try:
-            require_plain(value, target)
+            require_plain(value, ".".join(map(str, split_path(target))))
             set_by_path(changed, target, value, KNOWN_KEYS)
         except UserError as error:
             errors.append(str(error))

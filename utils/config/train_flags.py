@@ -5,6 +5,7 @@ They are read without waiting for torch.
 
 import argparse
 import contextlib
+import inspect
 import os
 import tempfile
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.config.components import args_of
+from utils.config.components import PARTS, args_of, dict_at
 from utils.config.schema import RunSettings
+from utils.config.types import find_in_source
 from utils.distributed.world import is_main
 from utils.errors import UserError
 from utils.rules import parse_fold
@@ -118,10 +120,21 @@ def _fold(name, config, fold):
     except UserError as error:
         raise UserError(f"--{error}") from None
     assignments = [("data_loader.args.fold", fold)]
-    if "validation_split" in args_of(config, "data_loader"):
+    if _takes_split(config):
         assignments.append(("data_loader.args.validation_split", 0))
     suffix = f"-fold{number}of{folds}"
     return Variant(f"fold {fold}", name.removesuffix(suffix) + suffix, tuple(assignments), ("--fold", fold))
+
+
+def _takes_split(config):
+    """Whether data_loader has a validation_split, in its args or as its default."""
+    if "validation_split" in args_of(config, "data_loader"):
+        return True
+    try:
+        definition = find_in_source(dict_at(config, "data_loader").get("type") or "", PARTS["data_loader"])
+    except UserError:  # the config's check reports it, or a script of the project's own builds it
+        return False
+    return definition.default("validation_split") not in (None, inspect.Parameter.empty, "0", "0.0")
 
 
 def flag_of_one_process(flags: argparse.Namespace) -> str | None:
@@ -144,6 +157,8 @@ def debugging(config: "ConfigParser", flags: argparse.Namespace) -> Iterator[Non
         raise UserError("--find-lr, --find-batch-size: are for a new run; give its config with -c, and leave -r out")
     if flags.profile:
         os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # read when torch is imported: the profiler prints errors only
+    if flags.data and not flags._check:
+        raise UserError("--data: goes with --check, as in --check --data")
     config.own_limit = config["trainer"].get("limit_train_batches")
     if flags.data:
         config.keeps_nothing = True

@@ -298,9 +298,7 @@ class ConfigParser:
             logger.warning("environment.json was damaged and was moved to %s", self._record.damaged)
         before, now = self._record.threads
         if None not in (before, now) and before != now:
-            what = "1 thread computes" if now == 1 else f"{now} threads compute"
-            text = "%s now, and %d did before; on a CPU the last bits of all numbers may differ"
-            logger.warning(text, what, before)
+            logger.warning("threads: %d now, %d before; on a CPU the last bits of all numbers may differ", now, before)
         return save_dir, log_dir, self._record.has_ended
 
     def _resolve(self, path, type_name, module):

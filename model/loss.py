@@ -4,6 +4,14 @@ import torch
 import torch.nn.functional as F
 
 
+def cross_entropy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return the cross-entropy. output (N, C) logits, target (N,) int64.
+
+    Logits are any numbers, such as the outputs of a linear layer. For log-probabilities it equals nll_loss.
+    """
+    return F.cross_entropy(output, target)
+
+
 def nll_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Return the negative log-likelihood. output (N, C) log-probabilities, target (N,) int64."""
     return F.nll_loss(output, target)

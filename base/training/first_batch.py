@@ -116,7 +116,7 @@ class _WatchedLosses(TorchFunctionMode):
         super().__init__()
         self._name = name
         self._broadcasts = []  # (shapes of the arguments, shape of the result)
-        self.class_numbers: tuple[Any, int, Any] | None = None  # (target, number of classes, keywords) of a loss
+        self.class_numbers: tuple[Any, Any, Any] | None = None  # (target, output, keywords) of a loss
 
     def __torch_function__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
         keywords = keywords or {}
@@ -130,7 +130,7 @@ class _WatchedLosses(TorchFunctionMode):
         if problem := _problem(kind, output, target, keywords):
             raise UserError(f"{self._name}: {called}: {problem}")
         if kind in ("classes", "log_probabilities") and target.ndim == 1 and output.ndim == 2:
-            self.class_numbers = target, output.shape[1], keywords
+            self.class_numbers = target, output, keywords
         try:
             return function(*arguments, **keywords)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
@@ -186,11 +186,11 @@ def _check_all_labels(trainer, class_numbers):
     """
     if class_numbers is None:
         return
-    target, num_classes, settings = class_numbers
+    target, output, settings = class_numbers
     indices, labels = trainer.stream.samples(trainer.epoch, trainer.batches_done), labels_of(trainer.data_loader)
     if labels is None or len(indices) != len(target) or not np.array_equal(labels[indices], target.cpu().numpy()):
         return
-    if problem := _outside(torch.from_numpy(labels), num_classes, settings):
+    if problem := _outside(torch.from_numpy(labels), output, settings):
         raise UserError(f"loss: {problem}")
 
 
@@ -221,18 +221,19 @@ def _fits_classes(output, target, settings):
         )
     if target.is_floating_point() or target.dtype == torch.bool:
         return f"the target is {describe(target)}, and class numbers are int64; use target.long() in the data loader"
-    return _outside(target, output.shape[1], settings)
+    return _outside(target, output, settings)
 
 
-def _outside(target, num_classes, settings):
-    """What is wrong with class numbers outside 0 ... num_classes-1, of a batch or of all data."""
+def _outside(target, output, settings):
+    """What is wrong with class numbers, of a batch or of all data, that the output (N, C, ...) has no place for."""
+    num_classes = output.shape[1]
     labels = target[target != settings.get("ignore_index", -100)]
     if not labels.numel():
         return None
     low, high = int(labels.min()), int(labels.max())
     if low >= 0 and high < num_classes:
         return None
-    what = f"the target's class numbers are from {low} to {high}, and the output has {num_classes} classes, 0 to "
+    what = f"the target's class numbers are from {low} to {high}, and the output {_shape(output)} has {num_classes} classes, 0 to "
     if low < 0:
         return f"{what}{num_classes - 1}; map the labels to 0, 1, ... in the data loader"
     return f"{what}{num_classes - 1}; give the model {high + 1} outputs, or count classes from 0 in the data loader"

@@ -140,6 +140,13 @@ def describe_run(trainer: "Trainer", summary: str) -> None:
             logger.warning("%s: %s", f"lr_scheduler.{name}".rstrip("."), unfit)
 
 
+def has_logged_nothing(trainer: Any) -> bool:
+    """Whether a run of no checkpoint has not come to its first line of progress; False for a loop of one's own."""
+    if trainer.config.resume is not None or world_size() > 1 or getattr(trainer, "has_own_loop", True):
+        return False
+    return trainer.step <= trainer.log_step
+
+
 def _batch_lines(loader, accumulate):
     """Lines on any split of batches between processes, and on any accumulation."""
     size, lines = getattr(loader, "batch_size", None), []

@@ -2,6 +2,9 @@
 
 import contextlib
 import functools
+import logging
+import shutil
+import time
 
 import pytest
 import torch
@@ -57,7 +60,7 @@ SHARES = torch.linspace(0, 1, N).unsqueeze(1)
             torch.nn.CrossEntropyLoss(),
             LABELS + 1,
             3,
-            r"from 1 to 3, and the output has 3 classes, 0 to 2; give .* 4",
+            r"from 1 to 3, and the output \(8, 3\) has 3 classes, 0 to 2; give .* 4",
         ),
         (torch.nn.CrossEntropyLoss(), LABELS - 1, 3, "from -1 to 1, .*; map the labels to 0, 1"),
         (torch.nn.CrossEntropyLoss(), LABELS.float(), 3, r"float32, and class numbers are int64; use target.long\(\)"),
@@ -204,7 +207,9 @@ def test_a_label_outside_the_classes_is_found_anywhere_in_the_data(tmp_path, pla
         loader_class=lambda *arguments: BaseDataLoader(dataset, 4, False, 0.25, 0),
     )
     assert place not in trainer.stream.samples(1, 0)
-    with pytest.raises(UserError, match=r"^loss: .* from 0 to 7, and the output has 3 classes, 0 to 2; give .* 8 out"):
+    with pytest.raises(
+        UserError, match=r"^loss: .* from 0 to 7, and the output \(4, 3\) has 3 classes, 0 to 2; give .* 8 out"
+    ):
         trainer.train()
     assert trainer.step == 0
 
@@ -272,8 +277,80 @@ def test_check_of_the_data_ends_with_one_line(tmp_path):
     assert "54,000 samples to train on, 6,000 to validate on; an epoch is 422 batches of 128" in told
     assert told[-1].startswith("the first batch fits: data (128, 1, 28, 28) float32, target (128,) int64, output (128,")
     wrong = run_here("train.py", *job, "--data", "--set", "arch.args.num_classes=5", status=2)
-    assert wrong.stderr.count("\n") == 1 and "from 0 to 9, and the output has 5 classes" in wrong.stderr
+    assert wrong.stderr.count("\n") == 1 and "from 0 to 9, and the output (128, 5) has 5 classes" in wrong.stderr
     assert not list(tmp_path.iterdir())
     assert run_here("train.py", "-c", "config.json", "--data", status=2).stderr == (
         "error: --data: goes with --check, as in --check --data\n"
     )
+
+
+# ---- what a refused run leaves
+
+
+def refused_run(tmp_path):
+    """A trainer whose first batch is refused, after train()."""
+    trainer = job(tmp_path, torch.nn.CrossEntropyLoss(), LABELS + 1, 3)
+    with pytest.raises(UserError):
+        trainer.train()
+    return trainer
+
+
+def test_a_refused_run_leaves_no_folder(tmp_path):
+    (tmp_path / "models").mkdir()
+    trainer = refused_run(tmp_path)
+    assert not list(tmp_path.rglob("*tiny*")) and not trainer.checkpoint_dir.exists()
+    assert not [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
+
+
+def test_of_two_runs_only_the_refused_one_goes(tmp_path):
+    kept = job(tmp_path, torch.nn.CrossEntropyLoss(), LABELS, 3)
+    kept.train()
+    refused_run(tmp_path)
+    assert list((tmp_path / "models" / "tiny").iterdir()) == [kept.checkpoint_dir]
+    assert list((tmp_path / "log" / "tiny").iterdir()) == [kept.config.log_dir]
+
+
+@pytest.mark.parametrize("change", ["a file", "progress", "time", "checkpoint", "own loop"])
+def test_a_run_that_holds_something_stays(tmp_path, monkeypatch, change):
+    class Failing(Trainer):
+        def _begin_epoch(self, epoch):
+            super()._begin_epoch(epoch)
+            if change == "a file":
+                (self.config.log_dir / "mine.txt").touch()
+            if change == "progress":
+                self.step = self.log_step + 1
+            if change == "time":
+                now = time.monotonic()
+                monkeypatch.setattr(time, "monotonic", lambda: now + 61)
+            if change == "checkpoint":
+                self.save_now(["checkpoint-epoch0.pth"], 0)
+            raise RuntimeError("failed")
+
+    class OwnLoop(Trainer):
+        def _train_epoch(self, epoch):
+            raise RuntimeError("failed")
+
+    trainer = tiny_trainer(tiny_config(tmp_path), trainer_class=OwnLoop if change == "own loop" else Failing)
+    with pytest.raises(RuntimeError, match="failed"):
+        trainer.train()
+    assert (trainer.checkpoint_dir / "config.json").exists() and (trainer.config.log_dir / "info.log").exists()
+
+
+def test_a_resumed_run_stays_whatever_happens(tmp_path):
+    trainer = job(tmp_path, torch.nn.CrossEntropyLoss(), LABELS, 3)
+    trainer.train()
+    (checkpoint,) = trainer.checkpoint_dir.glob("checkpoint-epoch1.pth")
+    checkpoint.rename(elsewhere := tmp_path / "one.pth")
+    for resume in (shutil.copy(elsewhere, checkpoint), elsewhere):
+        again = tiny_trainer(
+            tiny_config(tmp_path, epochs=2),
+            resume=resume,
+            model=torch.nn.Linear(FEATURES, 3),
+            metrics=(),
+            loader_class=lambda *arguments: BaseDataLoader(
+                torch.utils.data.TensorDataset(torch.randn(N, FEATURES), LABELS + 1), 8, True, 0, 0
+            ),
+        )
+        with pytest.raises(UserError):
+            again.train()
+        assert (again.checkpoint_dir / "config.json").exists()

@@ -88,7 +88,8 @@ def look_at_data(trainer: "Trainer") -> None:
         loss, output = _train_once(trainer, data, target)
         fits += f", output: {describe(output)}, loss: {loss.item():.4g}"
         if trainer.do_validation:
-            try_validation(trainer, batches=1)
+            with _WatchedLosses("validation"):
+                try_validation(trainer, batches=1)
     print(fits.replace(": tensor (", " ("))
 
 
@@ -190,8 +191,10 @@ def _check_all_labels(trainer, class_numbers):
     indices, labels = trainer.stream.samples(trainer.epoch, trainer.batches_done), labels_of(trainer.data_loader)
     if labels is None or len(indices) != len(target) or not np.array_equal(labels[indices], target.cpu().numpy()):
         return
-    if problem := _outside(torch.from_numpy(labels), output, settings):
-        raise UserError(f"loss: {problem}")
+    for name, loader in (("loss", trainer.data_loader), ("valid_data_loader", trainer.valid_data_loader)):
+        labels = labels_of(loader)
+        if labels is not None and (problem := _outside(torch.from_numpy(labels), output, settings)):
+            raise UserError(f"{name}: {problem}")
 
 
 # ---- what a kind of loss needs: each returns what is wrong, and what to do about it, or None
@@ -233,10 +236,11 @@ def _outside(target, output, settings):
     low, high = int(labels.min()), int(labels.max())
     if low >= 0 and high < num_classes:
         return None
-    what = f"the target's class numbers are from {low} to {high}, and the output {_shape(output)} has {num_classes} classes, 0 to "
+    place = f"the output {_shape(output)} has {num_classes} classes, 0 to {num_classes - 1}"
+    what = f"the target's class numbers are from {low} to {high}, and {place}"
     if low < 0:
-        return f"{what}{num_classes - 1}; map the labels to 0, 1, ... in the data loader"
-    return f"{what}{num_classes - 1}; give the model {high + 1} outputs, or count classes from 0 in the data loader"
+        return f"{what}; map the labels to 0, 1, ... in the data loader"
+    return f"{what}; give the model {high + 1} outputs, or count classes from 0 in the data loader"
 
 
 def _fits_log_probabilities(output, target, settings):

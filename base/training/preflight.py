@@ -10,7 +10,7 @@ import torch
 
 from base.training.batch_stream import num_batches
 from base.training.checkpoints import evaluated_model
-from base.training.data_summary import data_lines, single_batch_warning
+from base.training.data_summary import data_lines, num_samples_of, single_batch_warning
 from base.training.evaluate import evaluate
 from logger.logger import IN_FILE_ONLY
 from utils import MetricTracker, UserError
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 def refuse_what_cannot_work(trainer: "Trainer") -> None:
     """Raise UserError where settings, data and model do not fit together."""
+    if num_samples_of(trainer.data_loader) == 0:
+        raise UserError("data_loader: has no samples to train on")
     if num_batches(trainer.data_loader) == 0:
         raise UserError("data_loader: has no batches; is batch_size larger than the data, with drop_last?")
     _refuse_limits(trainer)

@@ -207,11 +207,35 @@ def test_a_label_outside_the_classes_is_found_anywhere_in_the_data(tmp_path, pla
         loader_class=lambda *arguments: BaseDataLoader(dataset, 4, False, 0.25, 0),
     )
     assert place not in trainer.stream.samples(1, 0)
-    with pytest.raises(
-        UserError, match=r"^loss: .* from 0 to 7, and the output \(4, 3\) has 3 classes, 0 to 2; give .* 8 out"
-    ):
+    with pytest.raises(UserError, match=r"^loss: .* from 0 to 7, and the output \(4, 3\) has 3 classes, .* 8 out"):
         trainer.train()
     assert trainer.step == 0
+
+
+def test_a_label_outside_the_classes_is_found_in_validation_data_of_their_own(tmp_path):
+    rows = torch.randn(N, FEATURES)
+    trainer = tiny_trainer(
+        tiny_config(tmp_path, epochs=1),
+        model=torch.nn.Linear(FEATURES, 3),
+        loader_class=lambda *arguments: BaseDataLoader(InMemoryDataset(rows, LABELS), 4, False, 0, 0),
+        valid_data_loader=BaseDataLoader(InMemoryDataset(rows, LABELS + 1), 4, False, 0, 0).as_validation(),
+    )
+    with pytest.raises(UserError, match=r"^valid_data_loader: .* from 1 to 3, and the output \(4, 3\)"):
+        trainer.train()
+
+
+def test_the_look_refuses_a_validation_batch_that_the_loss_does_not_take(tmp_path):
+    rows, values = torch.randn(N, FEATURES), VALUES.unsqueeze(1)
+    trainer = tiny_trainer(
+        tiny_config(tmp_path, epochs=1),
+        model=torch.nn.Linear(FEATURES, 1),
+        criterion=torch.nn.MSELoss(),
+        metrics=(),
+        loader_class=lambda *arguments: BaseDataLoader(InMemoryDataset(rows, values), 4, False, 0, 0),
+        valid_data_loader=BaseDataLoader(InMemoryDataset(rows, VALUES), 4, False, 0, 0).as_validation(),
+    )
+    with pytest.raises(UserError, match=r"^validation: mse_loss: the output is \(4, 1\) and the target \(4,\)"):
+        look_at_data(trainer)
 
 
 def test_labels_that_the_trainer_maps_to_others_are_not_held_against_the_classes(tmp_path):

@@ -106,7 +106,7 @@ def _missing_package(error):
 def end_on_user_errors() -> None:
     """Make an uncaught UserError end the program as in clean_exit; other errors end it as before."""
     before = sys.excepthook
-    if getattr(before, "__module__", "") == __name__:
+    if getattr(before, "__globals__", None) is globals():
         return
 
     def hook(kind, error, trace):

@@ -193,7 +193,8 @@ def _check_all_labels(trainer, class_numbers):
         return
     for name, loader in (("loss", trainer.data_loader), ("valid_data_loader", trainer.valid_data_loader)):
         labels = labels_of(loader)
-        if labels is not None and (problem := _outside(torch.from_numpy(labels), output, settings)):
+        counted = np.array([]) if labels is None else labels[labels != settings.get("ignore_index", -100)]
+        if len(counted) and (problem := _outside(torch.tensor([counted.min(), counted.max()]), output, settings)):
             raise UserError(f"{name}: {problem}")
 
 

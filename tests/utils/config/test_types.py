@@ -1,6 +1,7 @@
 import dataclasses
 import importlib
 import inspect
+import re
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import model.metric
 import model.model
 import trainer.callbacks
 import utils.config.types
+from base import BaseDataLoader
 from utils import UserError
 from utils.config.components import OWN_SECTION, PARTS, Part
 from utils.config.source import find_definition, public_names
@@ -279,3 +281,29 @@ def test_a_relative_path_at_which_there_is_nothing_is_told_in_full(tmp_path, mon
     for given in ("x.csv", str(tmp_path / "y.csv"), "https://host/y.csv"):
         with pytest.raises(UserError, match=r"no such file$"):
             call("data_loader", read, (), {"path": given})
+
+
+class ForgottenLoader(BaseDataLoader):
+    def __init__(self, batch_size=4):
+        self.samples = torch.zeros(batch_size)
+
+
+class ForgottenModel(torch.nn.Module):
+    def __init__(self):
+        self.layer = torch.nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize(
+    ("section", "found", "remedy"),
+    [
+        (
+            "data_loader",
+            ForgottenLoader,
+            "needs to call super().__init__(dataset, batch_size, shuffle, validation_split",
+        ),
+        ("arch", ForgottenModel, "needs to begin with super().__init__()"),
+    ],
+)
+def test_a_constructor_that_forgets_that_of_its_base(section, found, remedy):
+    with pytest.raises(UserError, match=f"^{section}: {found.__name__}: its constructor {re.escape(remedy)}"):
+        call(section, found, (), {})

@@ -142,7 +142,7 @@ def argument_errors(
 def call(path: str, found: Any, args: Iterable[Any], keywords: dict[str, Any]) -> Any:
     """Return found(*args, **keywords); an error about its arguments becomes a UserError that names their place."""
     try:
-        return _initialized(path, found, found(*args, **keywords))
+        made = found(*args, **keywords)
     except AttributeError as error:
         if "before Module.__init__() call" not in str(error):
             raise
@@ -155,13 +155,9 @@ def call(path: str, found: Any, args: Iterable[Any], keywords: dict[str, Any]) -
         names_it = str(error).partition(":")[0] in {parameter.name for parameter in signature_of(found)}
         text = f"{path}.args.{error}" if names_it else f"{path}.args: {found.__name__}: {error}"
         raise UserError(f"{text}{_where_looked(error, keywords)}") from error
-
-
-def _initialized(path, found, made):
-    """What was made. Raises UserError for a loader whose constructor has not called that of its base class."""
     if any(base.__name__ == "DataLoader" for base in type(made).__mro__) and not hasattr(made, "dataset"):
-        call = "super().__init__(dataset, batch_size, shuffle, validation_split, num_workers)"
-        raise UserError(f"{path}: {found.__name__}: its constructor needs to call {call}")
+        remedy = "super().__init__(dataset, batch_size, shuffle, validation_split, num_workers)"
+        raise UserError(f"{path}: {found.__name__}: its constructor needs to call {remedy}")
     return made
 
 

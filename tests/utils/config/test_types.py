@@ -299,7 +299,7 @@ class ForgottenModel(torch.nn.Module):
         (
             "data_loader",
             ForgottenLoader,
-            "needs to call super().__init__(dataset, batch_size, shuffle, validation_split",
+            "needs to call super().__init__(dataset, batch_size, shuffle, ",
         ),
         ("arch", ForgottenModel, "needs to begin with super().__init__()"),
     ],

@@ -79,6 +79,15 @@ def labels_of(loader: Any) -> np.ndarray | None:
     return labels if 0 < len(labels) <= _MOST_LABELS else None
 
 
+def drawn_labels(loader: Any) -> np.ndarray | None:
+    """Return the labels of the samples that the loader draws, the training part or the validation part; else None."""
+    labels = labels_of(loader)
+    indices = getattr(getattr(loader, "sampler", None), "indices", None)
+    if labels is None or indices is None or len(indices) == len(labels):
+        return labels
+    return labels[np.asarray(indices)]
+
+
 def _labels_in(dataset):
     """The array of targets that a dataset holds, in any form."""
     for kind, name in ((InMemoryDataset, "arrays"), (TensorDataset, "tensors")):
@@ -99,13 +108,12 @@ def _length(dataset):
 
 def class_line(loader: Any) -> str | None:
     """Return "10 classes: 0 (5,405), 1 (6,090), ..." of the samples to train on; None if the labels are not known."""
-    labels = labels_of(loader)
+    labels = drawn_labels(loader)
     if labels is None:
         return None
     names = getattr(loader, "classes", None)
     names = names if isinstance(names, (list, tuple)) else ()
-    indices = getattr(getattr(loader, "sampler", None), "indices", None)
-    counts = _counts(labels if indices is None or len(indices) == len(labels) else labels[np.asarray(indices)])
+    counts = _counts(labels)
     if counts is None or (names and not all(0 <= label < len(names) for label in counts)):
         return None
     counts = dict.fromkeys(range(len(names)), 0) | counts

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-from base.training.data_summary import data_lines, labels_of, single_batch_warning
+from base.training.data_summary import data_lines, drawn_labels, labels_of, single_batch_warning
 from base.training.evaluate import record
 from base.training.last_batch import single_samples_refused, try_last_batch
 from base.training.precision import to_device
@@ -191,11 +191,12 @@ def _check_all_labels(trainer, class_numbers):
     indices, labels = trainer.stream.samples(trainer.epoch, trainer.batches_done), labels_of(trainer.data_loader)
     if labels is None or len(indices) != len(target) or not np.array_equal(labels[indices], target.cpu().numpy()):
         return
-    for name, loader in (("loss", trainer.data_loader), ("valid_data_loader", trainer.valid_data_loader)):
-        labels = labels_of(loader)
+    for loader in (trainer.data_loader, trainer.valid_data_loader):
+        labels = drawn_labels(loader)
         counted = np.array([]) if labels is None else labels[labels != settings.get("ignore_index", -100)]
         if len(counted) and (problem := _outside(torch.tensor([counted.min(), counted.max()]), output, settings)):
-            raise UserError(f"{name}: {problem}")
+            part = "training" if loader is trainer.data_loader else "validation"
+            raise UserError(f"loss: among the {part} samples, {problem}")
 
 
 # ---- what a kind of loss needs: each returns what is wrong, and what to do about it, or None

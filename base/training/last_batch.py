@@ -15,6 +15,7 @@ from base.training.precision import to_device
 from base.training.preflight import left_alone
 from utils import MetricTracker, UserError
 from utils.batches import batches_of
+from utils.distributed.world import world_size
 from utils.nested import halves
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def try_last_batch(trainer: "Trainer") -> None:
     The statistics of batch norm take part in it. Nothing happens if all batches have the same size.
     """
     loader, found = trainer.data_loader, _last_batch(trainer)
-    if found is None or not isinstance(loader, BaseDataLoader) or not loader.seekable:
+    if found is None or world_size() > 1 or not isinstance(loader, BaseDataLoader) or not loader.seekable:
         return
     sampler = EpochSampler(loader.batch_indices(1, len(loader) - 1), shuffle=False)
     with left_alone(trainer.model, loader):

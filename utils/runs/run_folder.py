@@ -80,7 +80,7 @@ def removed_if_empty(save_dir: Path, log_dir: Path, is_empty: Callable[[], bool]
 
 def _remove(save_dir, log_dir):
     root = logging.getLogger()
-    root.info("%s: nothing was learned, so the run is removed", save_dir)
+    logging.getLogger("trainer").info("%s: nothing was learned, so the run is removed", save_dir)
     for handler in list(root.handlers):
         if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).is_relative_to(log_dir.absolute()):
             root.removeHandler(handler)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from base import BaseDataLoader, InMemoryDataset
+from base.data.sampler import EpochSampler
 from base.training.first_batch import look_at_data
 from helpers import accuracy, run_here, tiny_config, tiny_trainer
 from trainer import Trainer
@@ -207,7 +208,7 @@ def test_a_label_outside_the_classes_is_found_anywhere_in_the_data(tmp_path, pla
         loader_class=lambda *arguments: BaseDataLoader(dataset, 4, False, 0.25, 0),
     )
     assert place not in trainer.stream.samples(1, 0)
-    with pytest.raises(UserError, match=r"^loss: .* from 0 to 7, and the output \(4, 3\) has 3 classes, .* 8 out"):
+    with pytest.raises(UserError, match=r"^loss: among .* from [01] to 7, and the output \(4, 3\) has 3 classes, .* 8"):
         trainer.train()
     assert trainer.step == 0
 
@@ -220,7 +221,7 @@ def test_a_label_outside_the_classes_is_found_in_validation_data_of_their_own(tm
         loader_class=lambda *arguments: BaseDataLoader(InMemoryDataset(rows, LABELS), 4, False, 0, 0),
         valid_data_loader=BaseDataLoader(InMemoryDataset(rows, LABELS + 1), 4, False, 0, 0).as_validation(),
     )
-    with pytest.raises(UserError, match=r"^valid_data_loader: .* from 1 to 3, and the output \(4, 3\)"):
+    with pytest.raises(UserError, match=r"^loss: among the validation samples, .* from 1 to 3, and the output"):
         trainer.train()
 
 
@@ -236,6 +237,28 @@ def test_the_look_refuses_a_validation_batch_that_the_loss_does_not_take(tmp_pat
     )
     with pytest.raises(UserError, match=r"^validation: mse_loss: the output is \(4, 1\) and the target \(4,\)"):
         look_at_data(trainer)
+
+
+def test_samples_that_are_never_drawn_may_have_any_label(tmp_path):
+    labels = torch.arange(N) % 3
+    labels[::4] = -1
+    labelled = EpochSampler((labels >= 0).nonzero().flatten(), shuffle=True)
+    trainer = tiny_trainer(
+        tiny_config(tmp_path, epochs=1),
+        model=torch.nn.Linear(FEATURES, 3),
+        loader_class=lambda *arguments: Sampled(InMemoryDataset(torch.randn(N, FEATURES), labels), labelled),
+    )
+    trainer.train()
+    assert trainer.step == 5
+
+
+class Sampled(BaseDataLoader):
+    def __init__(self, dataset, sampler):
+        self.own_sampler = sampler
+        super().__init__(dataset, 4, True, 0, 0)
+
+    def _split_sampler(self, split):
+        return self.own_sampler, None
 
 
 def test_labels_that_the_trainer_maps_to_others_are_not_held_against_the_classes(tmp_path):

@@ -83,7 +83,8 @@ class ConfigParser:
         for target, value in (modification or {}).items():
             if value is not None:
                 set_by_path(self._config, target, value, KNOWN_KEYS)
-        self.keeps_nothing = False  # whether save_dir is deleted when the command ends
+        self.keeps_nothing = False  # whether save_dir is deleted when the command ends, or is not made at all
+        self.own_limit = None  # then trainer.limit_train_batches as the config gives it
         self._checkpoint = None  # its content, once from_args has read it
         self._seen = None  # the runs that -r auto has looked at
         self.variants = []  # the runs that --folds or --seeds ask for
@@ -121,7 +122,9 @@ class ConfigParser:
             if merged.own_keys:
                 merged.get_logger("config").info("own keys: %s", shortened(", ".join(merged.own_keys)))
             if given.check:
-                print("no errors found" + ("" if parts else "; types and their args are checked when they are built"))
+                further = "; --check --data looks at the data and the first batch too" if given.can_check_data else ""
+                further = further if parts else "; types and their args are checked when they are built"
+                print(f"no errors found in the config{further}")
                 raise SystemExit(0)
             return merged
 
@@ -296,8 +299,7 @@ class ConfigParser:
             logger.warning("environment.json was damaged and was moved to %s", self._record.damaged)
         before, now = self._record.threads
         if None not in (before, now) and before != now:
-            text = "%d threads compute now, %d did before; on a CPU the last bits of all numbers may differ"
-            logger.warning(text, now, before)
+            logger.warning("threads: %d now, %d before; on a CPU the last bits of all numbers may differ", now, before)
         return save_dir, log_dir, self._record.has_ended
 
     def _resolve(self, path, type_name, module):

@@ -52,8 +52,12 @@ def build(config: ConfigParser) -> "Trainer":
 
 
 def main(config: ConfigParser, flags: argparse.Namespace = NONE_GIVEN) -> None:
-    """Train, or do what --show-batch, --find-lr or --find-batch-size asks for instead."""
+    """Train, or do what --check --data, --show-batch, --find-lr or --find-batch-size asks for instead."""
     trainer = build(config)
+    if flags.data:
+        from base.training.first_batch import look_at_data
+
+        return look_at_data(trainer)
     if flags.show_batch:
         from base.training.debugging import show_batches
 

@@ -22,7 +22,7 @@ from base.training.checkpoints import (
     set_later_epochs_aside,
 )
 from base.training.nonfinite import NonFiniteError, finite_state, require_finite
-from base.training.preflight import SETTINGS_OF_TRAINER, warn_of_ignored_settings
+from base.training.preflight import SETTINGS_OF_TRAINER, has_logged_nothing, warn_of_ignored_settings
 from base.training.saving import SavePoints, Stopped
 from logger import CsvLog, TensorboardWriter, require_log_files
 from logger.reports import epoch_report, run_report, tell_how_to_resume
@@ -30,6 +30,7 @@ from utils.batches import DataError
 from utils.config.schema import TrainerSettings
 from utils.distributed.world import any_of, gather, seed_of_process
 from utils.runs.checkpoint import BEST_MODEL, checkpoint_name
+from utils.runs.run_folder import removed_if_empty
 from utils.runs.saver import CheckpointSaver
 from utils.runs.weights import unwrapped
 from utils.seed import derive_seed, seed_everything, set_rng_state
@@ -166,8 +167,8 @@ class BaseTrainer(ABC):
 
     @contextlib.contextmanager
     def _opened_run(self):
-        """A context in which the run's folders and writers are open."""
-        with self.writer:
+        """A context in which the run's folders and writers are open; an error before any progress removes them."""
+        with removed_if_empty(self.checkpoint_dir, self.config.log_dir, lambda: has_logged_nothing(self)), self.writer:
             self._unsavable = find_unsavable(self)
             yield
 

@@ -96,7 +96,8 @@ class TrainedModel:
             settings = settings.model_copy(update={"precision": "fp32"})
             logging.getLogger("trained_model").warning("trainer.precision: %s; computing in fp32", error)
         model = _build(config["arch"])
-        load_weights(model, checkpoint["state_dict"])
+        remedy = "take the arch out of -c and --set, so that the checkpoint's own is built"
+        load_weights(model, checkpoint["state_dict"], checkpoint.get("arch"), remedy)
         model = model.to(device)
         apply_switches(model, settings.model_copy(update={"compile": False}), device)
         attributes = checkpoint.get("attributes", {})

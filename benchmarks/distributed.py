@@ -142,7 +142,7 @@ def hand_written_loop():
     import torch
 
     from mnist_jobs import SEED, fast_loaders, measured, parts
-    from model.loss import nll_loss
+    from model.loss import cross_entropy
     from utils.distributed.world import own_samples, process_device, seed_of_process
     from utils.seed import derive_seed, seed_everything
 
@@ -162,7 +162,7 @@ def hand_written_loop():
             data, target = data.to(device, non_blocking=True), target.to(device, non_blocking=True)
             optimizer.zero_grad()
             output = model(data)
-            loss = nll_loss(output, target)
+            loss = cross_entropy(output, target)
             loss.backward()
             optimizer.step()
             times.append(time.perf_counter())

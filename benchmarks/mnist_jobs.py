@@ -20,7 +20,7 @@ from base import BaseDataLoader, InMemoryDataset, whole_batch
 from base.data.mnist_files import read_mnist
 from base.data.sampler import EpochSampler
 from harness import PROJECT, peak_memory_mb, seconds_since_start
-from model.loss import nll_loss
+from model.loss import cross_entropy
 from model.metric import accuracy, top_k_acc
 from model.model import MnistModel
 from utils.json_io import read_json
@@ -127,7 +127,7 @@ def hand_written(watch, epochs, folder, per_sample=False):
             data, target = data.to(DEVICE, non_blocking=True), target.to(DEVICE, non_blocking=True)
             optimizer.zero_grad()
             output = model(data)
-            loss = nll_loss(output, target)
+            loss = cross_entropy(output, target)
             loss.backward()
             optimizer.step()
             watch.step()
@@ -141,7 +141,7 @@ def hand_written(watch, epochs, folder, per_sample=False):
             for data, target in valid_loader:
                 data, target = data.to(DEVICE, non_blocking=True), target.to(DEVICE, non_blocking=True)
                 output = model(data)
-                total += measured(nll_loss(output, target), output, target) * len(target)
+                total += measured(cross_entropy(output, target), output, target) * len(target)
         valid = dict(zip(names, (total / len(valid_loader.sampler)).tolist(), strict=True))
         for name in names:
             writer.add_scalar(f"epoch/{name}", values[name], epoch)
@@ -181,7 +181,7 @@ def old_template(watch, epochs, folder):
             if mode == "train":
                 optimizer.zero_grad()
             output = model(data)
-            loss = nll_loss(output, target)
+            loss = cross_entropy(output, target)
             if mode == "train":
                 loss.backward()
                 optimizer.step()
@@ -227,7 +227,7 @@ def lightning(watch, epochs, folder, per_sample=True):
         def training_step(self, batch, batch_idx):
             data, target = batch
             output = self.model(data)
-            loss = nll_loss(output, target)
+            loss = cross_entropy(output, target)
             self.log("loss", loss, on_step=True, on_epoch=True)
             self.log("accuracy", accuracy(output, target), on_step=False, on_epoch=True)
             self.log("top_k_acc", top_k_acc(output, target), on_step=False, on_epoch=True)
@@ -236,7 +236,7 @@ def lightning(watch, epochs, folder, per_sample=True):
         def validation_step(self, batch, batch_idx):
             data, target = batch
             output = self.model(data)
-            self.log("val_loss", nll_loss(output, target))
+            self.log("val_loss", cross_entropy(output, target))
             self.log("val_accuracy", accuracy(output, target))
             self.log("val_top_k_acc", top_k_acc(output, target))
 
@@ -290,7 +290,7 @@ def ignite(watch, epochs, folder):
         data, target = (part.to(DEVICE, non_blocking=True) for part in batch)
         optimizer.zero_grad()
         output = model(data)
-        loss = nll_loss(output, target)
+        loss = cross_entropy(output, target)
         loss.backward()
         optimizer.step()
         watch.step()
@@ -299,7 +299,7 @@ def ignite(watch, epochs, folder):
     def metrics(transform=None):
         kwargs = {"output_transform": transform} if transform else {}
         return {
-            "loss": Loss(nll_loss, **kwargs),
+            "loss": Loss(cross_entropy, **kwargs),
             "accuracy": Accuracy(**kwargs),
             "top": TopKCategoricalAccuracy(3, **kwargs),
         }
@@ -347,7 +347,7 @@ def accelerate(watch, epochs, folder):
         for i, (data, target) in enumerate(train_loader):
             optimizer.zero_grad()
             output = model(data)
-            loss = nll_loss(output, target)
+            loss = cross_entropy(output, target)
             accelerator.backward(loss)
             optimizer.step()
             watch.step()
@@ -360,7 +360,7 @@ def accelerate(watch, epochs, folder):
         with torch.no_grad():
             for data, target in valid_loader:
                 output = model(data)
-                total += measured(nll_loss(output, target), output, target) * len(target)
+                total += measured(cross_entropy(output, target), output, target) * len(target)
         values = (total / 6000).tolist()
         accelerator.log(
             {"epoch_loss": train_values[0], "val_loss": values[0], "val_accuracy": values[1]}, step=epoch * 422

@@ -18,6 +18,9 @@ from utils.json_io import read_json
 
 _CONFIG = Path(__file__).with_name("logger_config.json")
 
+IN_FILE_ONLY = {"in_file_only": True}
+"""Given as `extra` to a logger's method, for a record that goes into info.log and not onto the console."""
+
 
 class _EarlyRecords(logging.handlers.MemoryHandler):
     """Keeps the records of a command, as a handler of the root logger, until there is a folder."""
@@ -40,6 +43,8 @@ class ConsoleHandler(logging.Handler):
     """
 
     def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "in_file_only", False):
+            return
         try:
             from tqdm import tqdm
 

@@ -29,7 +29,8 @@ def epoch_report(log: dict[str, Any], epochs: int, seconds: float, improved: boo
     values = {key: value for key, value in log.items() if key != "epoch"}
     train = [_item(key, value) for key, value in values.items() if not key.startswith("val_")]
     valid = [_item(key, value) for key, value in values.items() if key.startswith("val_")]
-    width = max((len(item) for item in train + valid), default=0)
+    # by the names alone, so that columns keep their places from epoch to epoch: a space, -1.234e-05, two spaces
+    width = max(map(len, values), default=0) + 13
     return "\n".join([head, *_rows(train, width), *_rows(valid, width)])
 
 
@@ -38,9 +39,9 @@ def _item(key, value):
 
 
 def _rows(items, width):
-    per_row = max(1, 76 // (width + 3))
+    per_row = max(1, 79 // width)  # the last one needs no gap
     rows = [items[i : i + per_row] for i in range(0, len(items), per_row)]
-    return ["    " + "   ".join(item.ljust(width) for item in row).rstrip() for row in rows]
+    return ["    " + "".join(item.ljust(width) for item in row).rstrip() for row in rows]
 
 
 def run_report(trainer: "BaseTrainer") -> str:

@@ -4,12 +4,12 @@ import torch
 import torch.nn.functional as F
 
 
-def cross_entropy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return the cross-entropy. output (N, C) logits, target (N,) int64.
+def cross_entropy(output: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the cross-entropy. output (N, C) logits, target (N,) int64, weight (C,) of the classes.
 
     Logits are any numbers, such as the outputs of a linear layer. For log-probabilities it equals nll_loss.
     """
-    return F.cross_entropy(output, target)
+    return F.cross_entropy(output, target, weight)
 
 
 def nll_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

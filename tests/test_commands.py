@@ -332,6 +332,10 @@ def test_test_refuses_what_it_cannot_measure(trained, tmp_path):
     assert "the config sets no samples aside" in done.stderr
     done = run_here("test.py", "-r", checkpoint, "--set", "arch.args.num_classes=7", cwd=folder, status=2)
     assert "does not fit the model MnistModel" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert done.stderr.endswith("take the arch out of -c and --set, so that the checkpoint's own is built\n")
+    other = ("--set", 'arch={"type":"examples.mlp.model.ShrinkingMlp","args":{"in_features":784,"num_classes":10}}')
+    done = run_here("test.py", "-r", checkpoint, *other, cwd=folder, status=2)
+    assert "checkpoint of the model MnistModel does not fit the model ShrinkingMlp: " in done.stderr
     save_checkpoint({"state_dict": {}, "epoch": 1}, tmp_path / "bare.pth")
     assert "holds no config; give one with -c" in run_here("test.py", "-r", tmp_path / "bare.pth", status=2).stderr
 

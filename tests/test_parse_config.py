@@ -278,7 +278,7 @@ def test_mistakes_on_the_command_line_exit_2_with_one_line(monkeypatch, file, ca
         (("--type", "SGD"), "--type: no such flag; see --help"),
         (("--", "other.yaml"), "other.yaml: say -c other.yaml"),
         (("",), "'': belongs to no flag; see --help"),
-        (("--lr", "abc"), "--lr/--learning-rate: invalid float value: 'abc'"),
+        (("--lr", "abc"), "--lr/--learning-rate: got 'abc'; it should be a number"),
     ],
 )
 def test_a_word_that_belongs_to_no_flag_is_answered_in_one_line_with_what_would_do(
@@ -306,7 +306,7 @@ def test_all_mistakes_of_a_command_line_come_at_once(monkeypatch, file, capsys):
     with pytest.raises(SystemExit):
         command(monkeypatch, "-c", file, *wrong)
     lines = [line.removeprefix("error: ") for line in capsys.readouterr().err.splitlines()]
-    assert [line.split(":")[0] for line in lines] == ["optimizer;args;lr", "trainer.epocs", "sede", "optimizer.type"]
+    assert [line.split(":")[0] for line in lines] == ["optimizer.args.lr", "trainer.epocs", "sede", "optimizer.type"]
 
 
 def test_print_config_prints_the_merged_config_only(monkeypatch, file, capsys):
@@ -557,7 +557,7 @@ def test_other_threads_than_before_are_told(tmp_path, capsys):
     assert "threads" not in capsys.readouterr().out
     (folder / "environment.json").write_text(json.dumps([{**starts[0], "threads": 77}]))
     log_dir = ConfigParser(given, resume=folder / "checkpoint-epoch1.pth").log_dir
-    told = f"{torch.get_num_threads()} threads compute now, 77 did before"
+    told = f"threads: {torch.get_num_threads()} now, 77 before"
     assert told in capsys.readouterr().out
     assert told in (log_dir / "info.log").read_text()
 

@@ -1,6 +1,7 @@
 """--fold, --folds and --seeds, as a user types them, on a small table."""
 
 import argparse
+import inspect
 import os
 import runpy
 import signal
@@ -18,7 +19,9 @@ from helpers import PROJECT, run_here, same
 from parse_config import PARTS, ConfigParser
 from series import best_row, has_begun, series_table, summarize
 from utils import UserError
+from utils.config import train_flags
 from utils.config.components import Part
+from utils.config.source import Definition
 from utils.config.train_flags import variants_of
 from utils.json_io import read_json, write_json
 from utils.runs.checkpoint import load_checkpoint
@@ -118,13 +121,22 @@ def test_seeds_are_the_configs_and_those_after_it():
     assert [variant.label for variant in variants_of(asked, {})] == ["seed 123", "seed 124"]
 
 
+def test_folds_take_the_place_of_a_split_that_the_loader_sets_by_default(monkeypatch):
+    split = inspect.Parameter("validation_split", inspect.Parameter.KEYWORD_ONLY, default="0.1")
+    monkeypatch.setattr(train_flags, "find_in_source", lambda name, part: Definition("class", (split,)))
+    variants = variants_of(argparse.Namespace(resume=None, _folds=2), {"data_loader": {"type": "Mine"}})
+    assert [variant.assignments for variant in variants] == [
+        (("data_loader.args.fold", f"{fold}/2"), ("data_loader.args.validation_split", 0)) for fold in (1, 2)
+    ]
+
+
 def test_a_fold_takes_the_place_of_a_split_and_names_its_run_once():
     asked = argparse.Namespace(resume=None, _fold="3/5")
     split = {"data_loader": {"args": {"validation_split": 0.1}}}
     (variant,) = variants_of(asked, {"name": "job", **split})
     settings = (("data_loader.args.fold", "3/5"), ("data_loader.args.validation_split", 0))
     assert (variant.name, variant.assignments) == ("job-fold3of5", settings)
-    (again,) = variants_of(asked, {"name": variant.name, "data_loader": {}})
+    (again,) = variants_of(asked, {"name": variant.name, "data_loader": {"type": "MnistDataLoader"}})
     assert again.name == variant.name and again.assignments == settings[:1]
 
 

@@ -124,8 +124,9 @@ class Trainer(BaseTrainer):
             self._summary = model_summary(unwrapped(self.model), self._example)  # before the model is compiled
         compile_as_set(self.model, self.settings)
         super()._check()
-        if self.settings.sanity_check_batches:
-            try_validation(self)
+        if batches := self.settings.sanity_check_batches:
+            try_validation(self, batches)
+            self.logger.info("sanity check: validated on %d batches", batches)
 
     @contextlib.contextmanager
     def _opened_run(self):

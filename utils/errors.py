@@ -4,9 +4,13 @@ import argparse
 import contextlib
 import logging
 import os
+import re
 import sys
 import time
+import traceback
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
 
 _LET_SPEAK_SECONDS = 5.0
 _LONG = 300  # letters
@@ -56,6 +60,8 @@ def refuse(errors: Iterable[str]) -> None:
 def clean_exit() -> Iterator[None]:
     """End the command on a UserError with its text and exit status 2, on Ctrl-C with 130; without a traceback.
 
+    A package that is not installed is such an error, too.
+
     A reader that closes the pipe, as in `--print-config | head`, ends it silently. Several processes on a host meet the
     same error before they have joined; the first one prints it. Another process prints it if torchrun has not ended
     that process some seconds later: then it alone has met the error, or is much faster.
@@ -69,6 +75,12 @@ def clean_exit() -> Iterator[None]:
         if speaks or "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun has not, so no process has printed it
             print_error(str(error))
         raise SystemExit(2) from None
+    except ModuleNotFoundError as error:
+        if not (text := _missing_package(error)):
+            raise
+        if speaks:
+            print_error(text)
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         if speaks:
             print("interrupted", file=sys.stderr)
@@ -78,17 +90,33 @@ def clean_exit() -> Iterator[None]:
         raise SystemExit(1) from None
 
 
+def _missing_package(error):
+    """One line on a package that cannot be imported, and what would do; None for a module of an installed package."""
+    name = (error.name or "").partition(".")[0]
+    if not name or find_spec(name) is not None:
+        return None
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    environment = Path(__file__).resolve().parents[1] / ".venv"
+    remedy = f"install it: pip install {name}"
+    if (environment / "bin" / "activate").exists() and Path(sys.prefix).resolve() != environment.resolve():
+        remedy = "activate the project's environment: source .venv/bin/activate"
+    return f"{place.filename}, line {place.lineno}: the package {name} is not installed here; {remedy}"
+
+
 def end_on_user_errors() -> None:
     """Make an uncaught UserError end the program as in clean_exit; other errors end it as before."""
     before = sys.excepthook
-    if getattr(before, "__module__", "") == __name__:
+    if getattr(before, "__globals__", None) is globals():
         return
 
-    def hook(kind, error, traceback):
-        if not issubclass(kind, UserError):
-            return before(kind, error, traceback)
-        with clean_exit():
-            raise error
+    def hook(kind, error, trace):
+        if not issubclass(kind, (UserError, ModuleNotFoundError)):
+            return before(kind, error, trace)
+        try:
+            with clean_exit():
+                raise error
+        except ModuleNotFoundError:
+            before(kind, error, trace)
 
     sys.excepthook = hook
 
@@ -97,8 +125,12 @@ def in_one_line(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Return the ArgumentParser, which then reports an error in one line, as clean_exit does."""
 
     def refuse(message):
+        message = message.removeprefix("argument ")
+        if found := re.fullmatch(r"(.*): invalid (int|float) value: (.*)", message, re.DOTALL):
+            kind = {"int": "an integer", "float": "a number"}[found[2]]
+            message = f"{found[1]}: got {found[3]}; it should be {kind}"
         with clean_exit():
-            raise UserError(message.removeprefix("argument "))
+            raise UserError(message)
 
     if type(parser).error is argparse.ArgumentParser.error:  # else a subclass reports errors its own way
         parser.error = refuse

@@ -127,14 +127,14 @@ class NonFiniteWatch:
         return [faults[batch] for batch in sorted(faults)]
 
     def describe(self, epoch: int, batches: list[int], what: str) -> str:
-        """One line: the place of a fault, what it is, and the samples in which the loader has nan or infinity."""
+        """One line: the place of a fault, what it is, and its cause: samples that hold nan or infinity, or the rate."""
         samples = [index for batch_idx in batches for index in self.stream.samples(epoch, batch_idx)]
         place = f"epoch {epoch}, batch {' and '.join(str(i + 1) for i in batches)} of {self.stream.len_epoch}"
         named = f"; samples {_listed(samples)}" if samples else ""
         bad = self._samples_at_fault(epoch, batches[:_BATCHES_READ_AGAIN])
-        return f"{place}: {what}{named}" + (
-            f"; data_loader has nan or infinity in sample {_listed(bad)}" if bad else ""
-        )
+        cause = "the learning rate may be too high" if what.startswith(("the loss", "the gradient")) else ""
+        cause = f"data_loader has nan or infinity in sample {_listed(bad)}" if bad else cause
+        return f"{place}: {what}{named}" + (f"; {cause}" if cause else "")
 
     def merged(self, states: list[dict[str, Any]]) -> dict[str, Any]:
         """The state for another number of processes, without the losses of the open window."""

@@ -11,8 +11,10 @@ import torch
 from base.training.batch_stream import num_batches
 from base.training.checkpoints import evaluated_model
 from base.training.counted import averaged_over
+from base.training.data_summary import data_lines, num_samples_of, single_batch_warning
 from base.training.evaluate import evaluate
 from base.training.loss_inputs import require_two_arguments
+from logger.logger import IN_FILE_ONLY
 from utils import MetricTracker, UserError
 from utils.distributed.world import part_of, part_of_batch, world_size
 from utils.rules import nothing_to_validate
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 def refuse_what_cannot_work(trainer: "Trainer") -> None:
     """Raise UserError where settings, data and model do not fit together."""
+    if num_samples_of(trainer.data_loader) == 0:
+        raise UserError("data_loader: has no samples to train on")
     if num_batches(trainer.data_loader) == 0:
         raise UserError("data_loader: has no batches; is batch_size larger than the data, with drop_last?")
     _refuse_limits(trainer)
@@ -80,8 +84,8 @@ def _schedule_steps(trainer):
     return trainer.epochs, "epochs"
 
 
-def try_validation(trainer: "Trainer") -> None:
-    """Validate on trainer.sanity_check_batches batches, without changing any state."""
+def try_validation(trainer: "Trainer", batches: int) -> None:
+    """Validate on this many batches, without changing any state."""
     loader = copy.copy(trainer.valid_data_loader)  # a copy, so that its worker processes end with it
     tracker = MetricTracker.of(trainer.metric_ftns, trainer.device)
     with left_alone(trainer.model, loader):
@@ -93,9 +97,8 @@ def try_validation(trainer: "Trainer") -> None:
             trainer.device,
             tracker,
             trainer.settings.precision,
-            limit=trainer.settings.sanity_check_batches,
+            limit=batches,
         )
-    trainer.logger.info("sanity check: validated on %d batches", trainer.settings.sanity_check_batches)
 
 
 @contextlib.contextmanager
@@ -124,12 +127,17 @@ def left_alone(model: torch.nn.Module, loader: Any) -> Iterator[None]:
 def describe_run(trainer: "Trainer", summary: str) -> None:
     """Log what is trained, where and how, and which settings are unusual. summary: of the model, as text."""
     logger, settings = trainer.logger, trainer.settings
-    logger.info("%s\n", summary)
+    model, _, layers = summary.partition("\n")
     logger.info("run %s on %s, seed %d", trainer.checkpoint_dir, trainer.device, trainer.config.settings.seed)
-    for line in _batch_lines(trainer.data_loader, settings.accumulate):
+    logger.info("%s%s", model, "; its layers are in info.log" if layers and not trainer.config.keeps_nothing else "")
+    if layers:
+        logger.info("%s", layers, extra=IN_FILE_ONLY)
+    for line in [*data_lines(trainer), *_batch_lines(trainer.data_loader, settings.accumulate)]:
         logger.info("%s", line)
     if line := averaged_over(trainer):
         logger.info("%s", line)
+    if (warning := single_batch_warning(trainer)) and not trainer.config.keeps_nothing:
+        logger.warning("%s", warning)
     if not trainer.resumes_within_epochs and not trainer.has_own_loop:
         logger.warning("data_loader cannot report its position: a run stopped within an epoch repeats that epoch")
     if settings.compile == "dynamic":
@@ -139,6 +147,13 @@ def describe_run(trainer: "Trainer", summary: str) -> None:
     for name, scheduler in getattr(trainer.lr_scheduler, "by_name", {"": trainer.lr_scheduler}).items():
         if unfit := unfit_length(scheduler, steps - 1):  # no batch uses the rate that the last step sets
             logger.warning("%s: %s", f"lr_scheduler.{name}".rstrip("."), unfit)
+
+
+def has_logged_nothing(trainer: Any) -> bool:
+    """Whether a run of no checkpoint has not come to its first line of progress; False for a loop of one's own."""
+    if trainer.config.resume is not None or world_size() > 1 or getattr(trainer, "has_own_loop", True):
+        return False
+    return trainer.step <= trainer.log_step
 
 
 def _batch_lines(loader, accumulate):

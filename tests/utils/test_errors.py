@@ -1,6 +1,7 @@
 """How a command ends on a user's mistake."""
 
 import argparse
+import sys
 import time
 
 import pytest
@@ -47,3 +48,38 @@ def test_a_parser_that_tells_of_mistakes_itself_goes_on_doing_so():
     with pytest.raises(SystemExit) as ended:
         in_one_line(Own()).parse_args(["--what"])
     assert ended.value.code == 7
+
+
+def test_a_package_that_is_not_installed_is_one_line(capsys, monkeypatch):
+    with pytest.raises(SystemExit) as ended, clean_exit():
+        __import__("no_such_package.part")
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and told.count("\n") == 1
+    assert f"{__file__}, line " in told
+    assert told.endswith("the package no_such_package is not installed here; install it: pip install no_such_package\n")
+    monkeypatch.setattr(sys, "prefix", "/usr")  # outside the project's environment
+    with pytest.raises(SystemExit), clean_exit():
+        import no_such_package  # noqa: F401
+    assert "activate the project's environment: source .venv/bin/activate\n" in capsys.readouterr().err
+
+
+def test_a_module_that_an_installed_package_lacks_keeps_its_traceback():
+    with pytest.raises(ModuleNotFoundError), clean_exit():
+        import numpy.no_such_module  # noqa: F401
+
+
+@pytest.mark.parametrize(
+    ("kind", "typed", "told"),
+    [
+        (int, "many", "error: --lr: got 'many'; it should be an integer\n"),
+        (float, "0,1", "error: --lr: got '0,1'; it should be a number\n"),
+        (str, "", ""),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_told_without_pythons_words(capsys, kind, typed, told):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--lr", type=kind)
+    if told:
+        with pytest.raises(SystemExit):
+            in_one_line(parser).parse_args(["--lr", typed])
+    assert capsys.readouterr().err == told

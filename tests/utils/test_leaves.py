@@ -3,6 +3,7 @@
 import concurrent.futures
 import copy
 import itertools
+import math
 import random
 import re
 
@@ -160,3 +161,14 @@ def test_report_fits_80_columns():
     lines = epoch_report(log, 12, 4.25, improved=True).splitlines()
     assert lines[0] == "epoch 3/12  4.2 s  best so far" and max(map(len, lines)) <= 80
     assert sum(line.count("val_") for line in lines) == 5
+
+
+def test_columns_keep_their_places_from_epoch_to_epoch():
+    names = ["loss", "accuracy", "top_k_acc", "lr", "val_loss", "val_accuracy", "val_top_k_acc"]
+    reports = [
+        epoch_report({"epoch": 1, **dict.fromkeys(names, value)}, 9, 1.0, improved=False)
+        for value in (0.5, 12345.678, -1.2345e-05, math.nan)
+    ]
+    places = [[[line.find(f" {name} ") for name in names] for line in report.splitlines()[1:]] for report in reports]
+    assert all(found == places[0] for found in places) and len(places[0]) == 3
+    assert max(len(line) for report in reports for line in report.splitlines()) <= 80

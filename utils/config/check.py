@@ -45,8 +45,11 @@ def check_config(
     weights are still to be initialized, so that their file must exist. Nothing is imported, so the answer comes
     within the first second. Raises UserError with one line for each error.
     """
-    errors, own_keys = key_errors(config, whole=bool(parts))
-    found = [errors, _component_errors(config, parts), _flag_errors(config, parts)]
+    misplaced = dict(_misplaced_arguments(config, parts))
+    errors, own_keys = key_errors(config, whole=bool(parts), misplaced=misplaced)
+    moved = {".args.".join(key.rsplit(".", 1)) for key in misplaced}
+    of_components = (line for line in _component_errors(config, parts) if _place_of(line) not in moved)
+    found = [errors, of_components, _flag_errors(config, parts)]
     if parts:
         found += [_monitor_errors(config, parts, also_logged), _validation_errors(config, parts)]
         found += [_kernel_errors(config, parts), _file_errors(config) if begins else ()]
@@ -91,18 +94,25 @@ def _place_of(error):
 # Keys, and the form of their values
 
 
-def key_errors(config: dict[str, Any], whole: bool) -> tuple[list[str], list[str]]:
+def key_errors(
+    config: dict[str, Any], whole: bool, misplaced: dict[str, str] | None = None
+) -> tuple[list[str], list[str]]:
     """Return (a line for each misspelt key, value of a wrong form and broken rule; the keys that are unknown here).
 
     whole: all sections must exist in the form that our own scripts read; otherwise only the top keys and the
     "trainer" section are checked, since a project with scripts of its own may shape the others as it likes.
+    misplaced: {key: its error} of keys that are known to belong elsewhere.
     """
+    misplaced = (misplaced or {}) | dict(_outside_sections(config))
     misspelt, own = _unknown_keys(config, whole)
-    errors = [f"{key}: no such key; did you mean {meant!r}?" for key, meant in misspelt.items()]
+    misspelt = {key: meant for key, meant in misspelt.items() if key not in misplaced}
+    own = [key for key in own if key not in misplaced]
+    errors = [f"{key}: {error}" for key, error in misplaced.items() if error]
+    errors += [f"{key}: no such key; did you mean {meant!r}?" for key, meant in misspelt.items()]
     meant = {".".join([*key.split(".")[:-1], name]) for key, name in misspelt.items()}
     checked = config if whole else {key: config[key] for key in ("name", "n_gpu", "trainer", "cli") if key in config}
     for kind, line in form_errors(Config, checked):
-        if _place_of(line) not in meant and (whole or kind != "missing"):
+        if _place_of(line) not in (*meant, *misplaced) and (whole or kind != "missing"):
             errors.append(line)
     if config.get("strict") is True:
         errors += [f'{key}: not a key of this framework, and "strict" is on' for key in own]
@@ -133,7 +143,34 @@ def _unknown_keys(config, whole):
     return misspelt, own
 
 
+def _outside_sections(config):
+    """(key, error) of an empty section whose keys stand beside it, as in YAML that is not indented; then (each, "")."""
+    for section, model in _SECTIONS_WITH_KEYS.items():
+        if config.get(section, section) is not None:
+            continue
+        known = model.model_fields
+        beside = [key for key in config if key in known and key not in Config.model_fields]
+        if beside:
+            yield section, f"is empty, and {', '.join(beside)} stand beside it; indent them, so that they are in it"
+            yield from ((key, "") for key in beside)
+
+
+_SECTIONS_WITH_KEYS = {**SECTION_MODELS, "trainer": TrainerSettings}
+
+
 # Names and arguments
+
+
+def _misplaced_arguments(config, parts):
+    """(key, error) of an argument of a constructor that stands beside "args" instead of in it."""
+    for name in (name for name in SECTION_MODELS if name in parts):
+        for path, spec in specs_in(config, name, parts[name].default).items():
+            strange = [key for key in spec if key not in SECTION_MODELS[name].model_fields]
+            definition = _definition(spec, parts[name]) if strange else None
+            taken = {parameter.name for parameter in (definition and definition.parameters) or ()}
+            for key in strange:
+                if key in taken:
+                    yield f"{path}.{key}", f"belongs in args: {path}.args.{key}"
 
 
 def _components(config, parts):

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from utils.config.components import dict_at, entries
-from utils.config.files import deep_merge, parse_assignment, places_of, read_config, set_by_path
+from utils.config.files import deep_merge, parse_assignment, places_of, read_config, set_by_path, split_path
 from utils.config.plain import path_error, require_plain, require_savable
 from utils.config.schema import KNOWN_KEYS, Flag
 from utils.config.train_flags import Variant, variants_of
@@ -49,6 +49,8 @@ class CommandLine:
     seen: frozenset | None
     """With -r auto, the result of seen_runs before a run was chosen."""
     check: bool
+    can_check_data: bool
+    """Whether the script has a flag --data, to look at the data after that."""
     print_config: bool
 
 
@@ -97,7 +99,8 @@ def read_command_line(args: argparse.ArgumentParser | argparse.Namespace, option
         device=device,
         variants=variants,
         seen=seen,
-        check=getattr(parsed, "_check", False),
+        check=getattr(parsed, "_check", False) and not getattr(parsed, "data", False),
+        can_check_data=hasattr(parsed, "data"),
         print_config=getattr(parsed, "_print_config", False),
     )
 
@@ -255,7 +258,7 @@ def _set_all(config, assignments):
     changed, errors = deep_merge({}, config), []
     for target, value in assignments:
         try:
-            require_plain(value, target)
+            require_plain(value, ".".join(map(str, split_path(target))))
             set_by_path(changed, target, value, KNOWN_KEYS)
         except UserError as error:
             errors.append(str(error))

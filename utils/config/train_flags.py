@@ -5,6 +5,7 @@ They are read without waiting for torch.
 
 import argparse
 import contextlib
+import inspect
 import os
 import tempfile
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.config.components import args_of
+from utils.config.components import PARTS, args_of, dict_at
 from utils.config.schema import RunSettings
+from utils.config.types import find_in_source
 from utils.distributed.world import is_main
 from utils.errors import UserError
 from utils.rules import parse_fold
@@ -21,7 +23,9 @@ from utils.rules import parse_fold
 if TYPE_CHECKING:
     from parse_config import ConfigParser
 
-NONE_GIVEN = argparse.Namespace(fast_dev_run=None, show_batch=None, profile=False, find_lr=None, find_batch_size=False)
+NONE_GIVEN = argparse.Namespace(
+    data=False, fast_dev_run=None, show_batch=None, profile=False, find_lr=None, find_batch_size=False
+)
 RESUME_HELP = "checkpoint or run folder to resume; 'latest'; or 'auto': the newest run of the config's name, if any"
 
 
@@ -36,6 +40,8 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
     for key in ("folds", "seeds"):
         add(f"--{key}", dest=f"_{key}", type=int, metavar="N", help=f"a run for each of N {key}, and their mean")
     add = parser.add_argument_group("looking for bugs").add_argument
+    text = "with --check: read the data too, look at the first and the last batch, and stop"
+    add("--data", action="store_true", help=text)
     text = "one epoch of N batches (1), everything as configured; nothing is kept"
     add("--fast-dev-run", nargs="?", const=1, type=_count, metavar="N", help=text)
     text = "draw the first training and validation batch into a .png file, and stop"
@@ -86,7 +92,7 @@ def variants_of(parsed: argparse.Namespace, config: dict[str, Any]) -> list[Vari
         return [_fold(name, config, value)]
     if value < 2:
         raise UserError(f"--{key}: got {value}; it should be at least 2")
-    for alone in ("fast_dev_run", "show_batch", "find_lr", "find_batch_size"):
+    for alone in ("data", "fast_dev_run", "show_batch", "find_lr", "find_batch_size"):
         if getattr(parsed, alone, None):
             flag = f"--{alone.replace('_', '-')}"
             raise UserError(
@@ -114,15 +120,27 @@ def _fold(name, config, fold):
     except UserError as error:
         raise UserError(f"--{error}") from None
     assignments = [("data_loader.args.fold", fold)]
-    if "validation_split" in args_of(config, "data_loader"):
+    if _takes_split(config):
         assignments.append(("data_loader.args.validation_split", 0))
     suffix = f"-fold{number}of{folds}"
     return Variant(f"fold {fold}", name.removesuffix(suffix) + suffix, tuple(assignments), ("--fold", fold))
 
 
+def _takes_split(config):
+    """Whether data_loader has a validation_split, in its args or as its default."""
+    if "validation_split" in args_of(config, "data_loader"):
+        return True
+    try:
+        definition = find_in_source(dict_at(config, "data_loader").get("type") or "", PARTS["data_loader"])
+    except UserError:  # the config's check reports it, or a script of the project's own builds it
+        return False
+    return definition.default("validation_split") not in (None, inspect.Parameter.empty, "0", "0.0")
+
+
 def flag_of_one_process(flags: argparse.Namespace) -> str | None:
     """Return the given flag that a single process carries out, however many train; None if there is none."""
-    given = {"--show-batch": flags.show_batch, "--find-lr": flags.find_lr, "--find-batch-size": flags.find_batch_size}
+    given = {"--data": flags.data, "--show-batch": flags.show_batch}
+    given |= {"--find-lr": flags.find_lr, "--find-batch-size": flags.find_batch_size}
     return next((flag for flag, value in given.items() if value), None)
 
 
@@ -139,7 +157,12 @@ def debugging(config: "ConfigParser", flags: argparse.Namespace) -> Iterator[Non
         raise UserError("--find-lr, --find-batch-size: are for a new run; give its config with -c, and leave -r out")
     if flags.profile:
         os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # read when torch is imported: the profiler prints errors only
-    if flags.fast_dev_run is None or flags.show_batch is not None:
+    if flags.data and not flags._check:
+        raise UserError("--data: goes with --check, as in --check --data")
+    config.own_limit = config["trainer"].get("limit_train_batches")
+    if flags.data:
+        config.keeps_nothing = True
+    if flags.data or flags.fast_dev_run is None or flags.show_batch is not None:
         yield
         return
     if config.resume is not None:

@@ -5,6 +5,7 @@ And check their arguments, and call them.
 
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Collection, Iterable
 from importlib.util import find_spec
@@ -15,7 +16,7 @@ from typing import Any
 from utils.config.annotations import accepts, wanted
 from utils.config.components import OWN_SECTION, Part
 from utils.config.source import Definition, derives, find_definition, modules_below, public_names, source_of
-from utils.errors import UserError, brief
+from utils.errors import UserError, brief, shown
 from utils.nearest import did_you_mean, nearest
 
 _LIBRARIES = ("torch", "torchvision", "torchmetrics")
@@ -147,20 +148,30 @@ def call(path: str, found: Any, args: Iterable[Any], keywords: dict[str, Any]) -
         raise UserError(f"{path}.type: {found.__name__} lacks {lacking}, which its base class demands")
     try:
         made = found(*args, **keywords)
-    except OSError as error:
-        raise UserError(f"{path}: {found.__name__}: {error}") from error
     except AttributeError as error:
         if inspect.isclass(found) and (_is_unfinished(error.obj) or "before Module.__init__() call" in str(error)):
             raise UserError(f"{path}.type: {_UNFINISHED.format(found.__name__)}: {error}") from error
         raise
+    except OSError as error:
+        raise UserError(f"{path}: {found.__name__}: {error}{_where_looked(error, keywords)}") from error
     except (ValueError, TypeError, ImportError, ArithmeticError, LookupError, RuntimeError) as error:
         if not isinstance(error, UserError) and not is_library(found.__module__):
             raise
         names_it = str(error).partition(":")[0] in {parameter.name for parameter in signature_of(found)}
-        raise UserError(f"{path}.args.{error}" if names_it else f"{path}.args: {found.__name__}: {error}") from error
+        text = f"{path}.args.{error}" if names_it else f"{path}.args: {found.__name__}: {error}"
+        raise UserError(f"{text}{_where_looked(error, keywords)}") from error
     if inspect.isclass(found) and _is_unfinished(made):
         raise UserError(f"{path}.type: {_UNFINISHED.format(found.__name__)}")
     return made
+
+
+def _where_looked(error, keywords):
+    """The absolute path, if an error is about an argument that is a relative path at which there is nothing."""
+    for value in keywords.values():
+        is_named = isinstance(value, str) and value and shown(value) in str(error)
+        if is_named and not os.path.isabs(value) and "://" not in value and not os.path.exists(value):
+            return f"; looked for at {shown(os.path.abspath(value))}"
+    return ""
 
 
 _UNFINISHED = "the constructor of {} has to call super().__init__(...) before it uses what its base class provides"

@@ -3,11 +3,13 @@
 import contextlib
 import errno
 import itertools
+import logging
 import math
 import os
 import shutil
+import time
 import weakref
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,40 @@ def _require_inside(root, folder):
     if not folder.resolve().is_relative_to(Path(root).resolve()):
         out = f"a link in it leads out of {shown(root)}, to {shown(folder.resolve())}"
         raise UserError(f"{shown(folder)}: {out}; nothing is written there")
+
+
+_EMPTY_RUN = {"config.json", "environment.json", ".lock", "info.log"}  # and TensorBoard's files
+_EARLY_SECONDS = 60
+
+
+@contextlib.contextmanager
+def removed_if_empty(save_dir: Path, log_dir: Path, is_empty: Callable[[], bool]) -> Iterator[None]:
+    """A context that removes a new run's folders if an error ends it within a minute and nothing is in them.
+
+    is_empty: whether nothing was logged. Folders with a checkpoint, or with files of another program, stay.
+    """
+    started = time.monotonic()
+    try:
+        yield
+    except Exception:
+        files = [path for folder in (save_dir, log_dir) for path in folder.glob("*")]
+        written = all(path.name in _EMPTY_RUN or path.name.startswith("events.out.tfevents.") for path in files)
+        if time.monotonic() - started < _EARLY_SECONDS and written and is_empty():
+            _remove(save_dir, log_dir)
+        raise
+
+
+def _remove(save_dir, log_dir):
+    root = logging.getLogger()
+    logging.getLogger("trainer").info("%s: nothing was learned, so the run is removed", save_dir)
+    for handler in list(root.handlers):
+        if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).is_relative_to(log_dir.absolute()):
+            root.removeHandler(handler)
+            handler.close()
+    for folder in (save_dir, log_dir):
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # other runs of the job
+            folder.parent.rmdir()
 
 
 def is_run_folder(folder: Path) -> bool:

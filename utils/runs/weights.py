@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from utils.distributed.shards import is_sharded, sharded_like
-from utils.errors import UserError
+from utils.errors import UserError, shortened
 from utils.runs.schedule_state import load_schedule
 
 _WRAPPERS = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
@@ -46,13 +46,21 @@ def without_wrapper(state_dict: dict[str, Any]) -> dict[str, Any]:
     return {name.removeprefix("module."): value for name, value in state_dict.items()}
 
 
-def load_weights(model: torch.nn.Module, state_dict: dict[str, Any]) -> None:
+TRAIN_AGAIN = "keep its arch, or begin a new run with the weights that fit: --weights-only, see docs/fine_tuning.md"
+
+
+def load_weights(
+    model: torch.nn.Module, state_dict: dict[str, Any], saved: object = None, remedy: str = TRAIN_AGAIN
+) -> None:
     """Load a state_dict into the model, also that of a wrapped model.
+
+    saved: name of the class that the checkpoint was saved from, for the error. remedy: what would do.
 
     Raises UserError, naming the entries, if it does not fit.
     """
     model = unwrapped(model)
-    what = f"the checkpoint does not fit the model {type(model).__name__}"
+    of = f" of the model {shortened(saved)}" if isinstance(saved, str) and saved != type(model).__name__ else ""
+    what = f"the checkpoint{of} does not fit the model {type(model).__name__}"
     if not isinstance(state_dict, dict) or not all(isinstance(name, str) for name in state_dict):
         raise UserError(f"{what}: it holds no weights by their names")
     weights, own = without_wrapper(state_dict), model.state_dict()
@@ -65,7 +73,6 @@ def load_weights(model: torch.nn.Module, state_dict: dict[str, Any]) -> None:
     except _MISFITS as error:
         differ = _differences(own, weights) or [" ".join(str(error).split())]
         more = f"; and {len(differ) - 2} more" if len(differ) > 2 else ""
-        remedy = "keep its arch, or begin a new run with the weights that fit: --weights-only, see docs/fine_tuning.md"
         raise UserError(f"{what}: {'; '.join(differ[:2])}{more}; {remedy}") from None
 
 

@@ -1,13 +1,20 @@
 """The look at the first batch: what cannot be right is refused in a line before training, and correct jobs pass."""
 
+import contextlib
 import functools
+import logging
+import shutil
+import time
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from base import BaseDataLoader
-from helpers import tiny_config, tiny_trainer
+from base import BaseDataLoader, InMemoryDataset
+from base.data.sampler import EpochSampler
+from base.training.first_batch import look_at_data
+from helpers import accuracy, run_here, tiny_config, tiny_trainer
+from trainer import Trainer
 from utils import UserError
 
 N, FEATURES = 24, 4
@@ -54,7 +61,7 @@ SHARES = torch.linspace(0, 1, N).unsqueeze(1)
             torch.nn.CrossEntropyLoss(),
             LABELS + 1,
             3,
-            r"from 1 to 3, and the output has 3 classes, 0 to 2; give .* 4",
+            r"from 1 to 3, and the output \(8, 3\) has 3 classes, 0 to 2; give .* 4",
         ),
         (
             torch.nn.CrossEntropyLoss(),
@@ -189,7 +196,7 @@ def test_a_last_batch_of_one_sample_with_batch_norm(tmp_path, samples, refused):
     model = torch.nn.Sequential(torch.nn.Linear(FEATURES, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 3))
     trainer = job(tmp_path, torch.nn.CrossEntropyLoss(), target, model=model)
     if refused:
-        with pytest.raises(UserError, match="got 8; the last batch of 25 samples has 1, and batch norm needs two"):
+        with pytest.raises(UserError, match="got 8; the last batch of 25 samples has 1 sample: batch norm needs two"):
             trainer.train()
     else:
         trainer.train()
@@ -213,3 +220,209 @@ def test_batch_norm_over_a_sequence_takes_a_batch_of_one(tmp_path):
         torch.nn.Unflatten(1, (1, FEATURES)), torch.nn.BatchNorm1d(1), torch.nn.Flatten(), torch.nn.Linear(FEATURES, 3)
     )
     job(tmp_path, torch.nn.CrossEntropyLoss(), torch.arange(25) % 3, model=model).train()
+
+
+@pytest.mark.parametrize("place", [3, 20])  # in a training sample and in one set aside, both after the first batch
+def test_a_label_outside_the_classes_is_found_anywhere_in_the_data(tmp_path, place):
+    labels = torch.arange(N) % 3
+    labels[place] = 7
+    dataset = InMemoryDataset(torch.randn(N, FEATURES), labels)
+    trainer = tiny_trainer(
+        tiny_config(tmp_path, epochs=1),
+        model=torch.nn.Linear(FEATURES, 3),
+        loader_class=lambda *arguments: BaseDataLoader(dataset, 4, False, 0.25, 0),
+    )
+    assert place not in trainer.stream.samples(1, 0)
+    with pytest.raises(UserError, match=r"^loss: among .* from [01] to 7, and the output \(4, 3\) has 3 classes, .* 8"):
+        trainer.train()
+    assert trainer.step == 0
+
+
+def test_a_label_outside_the_classes_is_found_in_validation_data_of_their_own(tmp_path):
+    rows = torch.randn(N, FEATURES)
+    trainer = tiny_trainer(
+        tiny_config(tmp_path, epochs=1),
+        model=torch.nn.Linear(FEATURES, 3),
+        loader_class=lambda *arguments: BaseDataLoader(InMemoryDataset(rows, LABELS), 4, False, 0, 0),
+        valid_data_loader=BaseDataLoader(InMemoryDataset(rows, LABELS + 1), 4, False, 0, 0).as_validation(),
+    )
+    with pytest.raises(UserError, match=r"^loss: among the validation samples, .* from 1 to 3, and the output"):
+        trainer.train()
+
+
+def test_the_look_refuses_a_validation_batch_that_the_loss_does_not_take(tmp_path):
+    rows, values = torch.randn(N, FEATURES), VALUES.unsqueeze(1)
+    trainer = tiny_trainer(
+        tiny_config(tmp_path, epochs=1),
+        model=torch.nn.Linear(FEATURES, 1),
+        criterion=torch.nn.MSELoss(),
+        metrics=(),
+        loader_class=lambda *arguments: BaseDataLoader(InMemoryDataset(rows, values), 4, False, 0, 0),
+        valid_data_loader=BaseDataLoader(InMemoryDataset(rows, VALUES), 4, False, 0, 0).as_validation(),
+    )
+    with pytest.raises(UserError, match=r"^validation: mse_loss: the output is \(4, 1\) and the target \(4,\)"):
+        look_at_data(trainer)
+
+
+def test_samples_that_are_never_drawn_may_have_any_label(tmp_path):
+    labels = torch.arange(N) % 3
+    labels[::4] = -1
+    labelled = EpochSampler((labels >= 0).nonzero().flatten(), shuffle=True)
+    trainer = tiny_trainer(
+        tiny_config(tmp_path, epochs=1),
+        model=torch.nn.Linear(FEATURES, 3),
+        loader_class=lambda *arguments: Sampled(InMemoryDataset(torch.randn(N, FEATURES), labels), labelled),
+    )
+    trainer.train()
+    assert trainer.step == 5
+
+
+class Sampled(BaseDataLoader):
+    def __init__(self, dataset, sampler):
+        self.own_sampler = sampler
+        super().__init__(dataset, 4, True, 0, 0)
+
+    def _split_sampler(self, split):
+        return self.own_sampler, None
+
+
+def test_labels_that_the_trainer_maps_to_others_are_not_held_against_the_classes(tmp_path):
+    class Mapping(Trainer):
+        def compute_loss(self, data, target):
+            return super().compute_loss(data, target // 10)
+
+    dataset = InMemoryDataset(torch.randn(N, FEATURES), torch.arange(N) % 3 * 10)
+    trainer = tiny_trainer(
+        tiny_config(tmp_path, epochs=1),
+        trainer_class=Mapping,
+        model=torch.nn.Linear(FEATURES, 3),
+        metrics=(),
+        valid_data_loader=None,
+        loader_class=lambda *arguments: BaseDataLoader(dataset, 4, True, 0, 0),
+    )
+    trainer.train()
+    assert trainer.step == 6
+
+
+# ---- --check --data
+
+
+def test_the_look_says_what_came_and_leaves_nothing(tmp_path, capsys):
+    trainer = job(tmp_path / "saved", torch.nn.CrossEntropyLoss(), LABELS, 3)
+    trainer.config.keeps_nothing = True
+    look_at_data(trainer)
+    assert (
+        capsys.readouterr()
+        .out.splitlines()[-1]
+        .startswith("the first batch fits: data (8, 4) float32, target (8,) int64, output (8, 3) float32, loss: ")
+    )
+    assert not (tmp_path / "saved").exists()
+
+
+def test_the_look_tries_the_last_batch(tmp_path):
+    class Squeezing(torch.nn.Linear):
+        def forward(self, data):
+            return super().forward(data).squeeze()
+
+    loss, target = torch.nn.CrossEntropyLoss(), torch.arange(25) % 3
+    trainer = job(tmp_path, loss, target, model=Squeezing(FEATURES, 3), metrics=[accuracy])
+    trainer.config.keeps_nothing = True
+    with pytest.raises(UserError, match=r"size: got 8; the last batch of 25 samples has 1 sample: .*drop_last: true"):
+        look_at_data(trainer)
+
+
+def test_a_dev_run_finds_a_last_batch_that_batch_norm_refuses_unless_the_config_never_reaches_it(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(FEATURES, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 3))
+    for own_limit, refused in ((None, True), (2, False)):
+        trainer = job(tmp_path, torch.nn.CrossEntropyLoss(), torch.arange(25) % 3, model=model)
+        trainer.settings.limit_train_batches = 1
+        trainer.config.keeps_nothing, trainer.config.own_limit = True, own_limit
+        with pytest.raises(UserError, match="1 sample: batch norm needs") if refused else contextlib.nullcontext():
+            look_at_data(trainer)
+
+
+def test_check_of_the_data_ends_with_one_line(tmp_path):
+    job = ("-c", "config.json", "--set", f"trainer.save_dir={tmp_path / 'saved'}", "--check")
+    told = run_here("train.py", *job).stdout
+    assert told == "no errors found in the config; --check --data looks at the data and the first batch too\n"
+    told = run_here("train.py", *job, "--data").stdout.splitlines()
+    assert "54,000 samples to train on, 6,000 to validate on; an epoch is 422 batches of 128" in told
+    assert told[-1].startswith("the first batch fits: data (128, 1, 28, 28) float32, target (128,) int64, output (128,")
+    wrong = run_here("train.py", *job, "--data", "--set", "arch.args.num_classes=5", status=2)
+    assert wrong.stderr == "error: arch.args.num_classes: got 5, but the data have 10 classes\n"
+    assert not list(tmp_path.iterdir())
+    assert run_here("train.py", "-c", "config.json", "--data", status=2).stderr == (
+        "error: --data: goes with --check, as in --check --data\n"
+    )
+
+
+# ---- what a refused run leaves
+
+
+def refused_run(tmp_path):
+    """A trainer whose first batch is refused, after train()."""
+    trainer = job(tmp_path, torch.nn.CrossEntropyLoss(), LABELS + 1, 3)
+    with pytest.raises(UserError):
+        trainer.train()
+    return trainer
+
+
+def test_a_refused_run_leaves_no_folder(tmp_path):
+    (tmp_path / "models").mkdir()
+    trainer = refused_run(tmp_path)
+    assert not list(tmp_path.rglob("*tiny*")) and not trainer.checkpoint_dir.exists()
+    assert not [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
+
+
+def test_of_two_runs_only_the_refused_one_goes(tmp_path):
+    kept = job(tmp_path, torch.nn.CrossEntropyLoss(), LABELS, 3)
+    kept.train()
+    refused_run(tmp_path)
+    assert list((tmp_path / "models" / "tiny").iterdir()) == [kept.checkpoint_dir]
+    assert list((tmp_path / "log" / "tiny").iterdir()) == [kept.config.log_dir]
+
+
+@pytest.mark.parametrize("change", ["a file", "progress", "time", "checkpoint", "own loop"])
+def test_a_run_that_holds_something_stays(tmp_path, monkeypatch, change):
+    class Failing(Trainer):
+        def _begin_epoch(self, epoch):
+            super()._begin_epoch(epoch)
+            if change == "a file":
+                (self.config.log_dir / "mine.txt").touch()
+            if change == "progress":
+                self.step = self.log_step + 1
+            if change == "time":
+                now = time.monotonic()
+                monkeypatch.setattr(time, "monotonic", lambda: now + 61)
+            if change == "checkpoint":
+                self.save_now(["checkpoint-epoch0.pth"], 0)
+            raise RuntimeError("failed")
+
+    class OwnLoop(Trainer):
+        def _train_epoch(self, epoch):
+            raise RuntimeError("failed")
+
+    trainer = tiny_trainer(tiny_config(tmp_path), trainer_class=OwnLoop if change == "own loop" else Failing)
+    with pytest.raises(RuntimeError, match="failed"):
+        trainer.train()
+    assert (trainer.checkpoint_dir / "config.json").exists() and (trainer.config.log_dir / "info.log").exists()
+
+
+def test_a_resumed_run_stays_whatever_happens(tmp_path):
+    trainer = job(tmp_path, torch.nn.CrossEntropyLoss(), LABELS, 3)
+    trainer.train()
+    (checkpoint,) = trainer.checkpoint_dir.glob("checkpoint-epoch1.pth")
+    checkpoint.rename(elsewhere := tmp_path / "one.pth")
+    for resume in (shutil.copy(elsewhere, checkpoint), elsewhere):
+        again = tiny_trainer(
+            tiny_config(tmp_path, epochs=2),
+            resume=resume,
+            model=torch.nn.Linear(FEATURES, 3),
+            metrics=(),
+            loader_class=lambda *arguments: BaseDataLoader(
+                torch.utils.data.TensorDataset(torch.randn(N, FEATURES), LABELS + 1), 8, True, 0, 0
+            ),
+        )
+        with pytest.raises(UserError):
+            again.train()
+        assert (again.checkpoint_dir / "config.json").exists()

@@ -56,6 +56,13 @@ def bad_batch(trainer, epoch=1):
     return next((i, batch) for i, batch in enumerate(batches) if BAD in batch)
 
 
+def test_a_rate_that_is_too_high_is_named_before_the_ways_to_skip(tmp_path):
+    config = tiny_config(tmp_path)
+    config["optimizer"]["args"]["lr"] = 1e30
+    with pytest.raises(UserError, match=r"(loss|gradient) is .*; the learning rate may be too high; .*on_nonfinite"):
+        tiny_trainer(config).train()
+
+
 @pytest.mark.parametrize("log_step", [1, 2, 5])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_stop_names_the_step_and_its_samples_and_saves_nothing(tmp_path, log_step, accumulate):

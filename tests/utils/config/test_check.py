@@ -99,3 +99,64 @@ def test_expressions_that_take_long_to_compile_are_refused(monkeypatch):
     slow = {"(?i)" + "[!-\U0002fa1d]" * 30 + str(i): "" for i in range(9)}
     lines = told(init_weights={"path": str(PROJECT / "config.json"), "rename": slow})
     assert lines == ["init_weights.rename: the patterns take more than 0.05 seconds; make them simpler"]
+
+
+@pytest.mark.parametrize(
+    ("sections", "line"),
+    [
+        ({"optimizer": {"type": "Adam", "lr": 0.5}}, "optimizer.lr: belongs in args: optimizer.args.lr"),
+        (
+            {"optimizer": {"type": "SGD", "args": {"lr": 0.1}, "momentum": 0.9}},
+            "optimizer.momentum: belongs in args: optimizer.args.momentum",
+        ),
+        (
+            {"optimizer": {"conv*": {"type": "SGD", "lr": 1}, "fc*": {"type": "SGD", "args": {"lr": 1}}}},
+            "optimizer.conv*.lr: belongs in args: optimizer.conv*.args.lr",
+        ),
+        (
+            {"lr_scheduler": {"type": "StepLR", "step_size": 5}},
+            "lr_scheduler.step_size: belongs in args: lr_scheduler.args.step_size",
+        ),
+        ({"arch": {"type": "MnistModel", "dropout": 0.1}}, "arch.dropout: belongs in args: arch.args.dropout"),
+        (
+            {"loss": {"type": "torch.nn.CrossEntropyLoss", "label_smoothing": 0.1}},
+            "loss.label_smoothing: belongs in args: loss.args.label_smoothing",
+        ),
+        (
+            {"metrics": ["accuracy", {"type": "top_k_acc", "k": 2}]},
+            "metrics.1.k: belongs in args: metrics.1.args.k",
+        ),
+        ({"callbacks": [{"type": "EMA", "decay": 0.9}]}, "callbacks.0.decay: belongs in args: callbacks.0.args.decay"),
+        (
+            {
+                "data_loader": {
+                    "type": "MnistDataLoader",
+                    "batch_size": 8,
+                    "args": {"data_dir": "data/", "validation_split": 0.1},
+                }
+            },
+            "data_loader.batch_size: belongs in args: data_loader.args.batch_size",
+        ),
+    ],
+)
+def test_an_argument_beside_args_is_told_where_it_belongs(sections, line):
+    assert told(**sections) == [line]
+
+
+def test_other_keys_of_a_section_are_the_projects_own():
+    config = read_config(PROJECT / "config.json")
+    config["optimizer"] |= {"mine": 3, "every_other": 1}
+    config["my_optimizer"] = {"type": "Adam", "lr": 0.1}  # a section that the project's own script builds
+    assert check_config(config, PARTS) == ["my_optimizer", "optimizer.mine", "optimizer.every_other"]
+    config["optimizer"]["lr"] = 0.1
+    assert "optimizer.lr" not in check_config(config, {})
+
+
+def test_keys_of_a_yaml_section_that_are_not_indented():
+    assert told(trainer=None, epochs=3, monitor="off") == [
+        "trainer: is empty, and epochs, monitor stand beside it; indent them, so that they are in it"
+    ]
+    assert told(arch=None, type="MnistModel", args={}) == [
+        "arch: is empty, and type, args stand beside it; indent them, so that they are in it"
+    ]
+    assert told(trainer=None, others=3) == ["trainer: got None; it should be an object"]

@@ -107,7 +107,7 @@ def test_a_flag_that_is_none_and_other_mistakes_come_at_once(capsys, monkeypatch
 def test_what_is_typed_must_be_of_the_flags_type(capsys, monkeypatch, tmp_path):
     path = config_with(tmp_path, EPOCHS, AMSGRAD)
     for typed, message in (
-        (("--n_epochs", "many"), "invalid int value: 'many'"),
+        (("--n_epochs", "many"), "--n_epochs: got 'many'; it should be an integer"),
         (("--amsgrad", "perhaps"), "'perhaps' is neither true nor false"),
         (("--n_epoch_s", "1"), "--n_epoch_s: no such flag; did you mean --n_epochs?"),
     ):

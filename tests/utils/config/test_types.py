@@ -14,7 +14,7 @@ import utils.config.types
 from utils import UserError
 from utils.config.components import OWN_SECTION, PARTS, Part
 from utils.config.source import find_definition, public_names
-from utils.config.types import argument_errors, find_in_source, resolve
+from utils.config.types import argument_errors, call, find_in_source, resolve
 
 MODULES = {
     "data_loader": data_loader.data_loaders,
@@ -244,3 +244,17 @@ def test_inherited_constructor_is_the_one_checked(tmp_path, monkeypatch):
 def test_a_class_that_takes_the_name_of_its_base_is_read_without_end(tmp_path, monkeypatch):
     part = project(tmp_path, monkeypatch, "from .other import Elsewhere\nclass Elsewhere(Elsewhere):\n    pass\n")
     assert find_in_source("Elsewhere", part).kind == "class"
+
+
+def test_a_relative_path_at_which_there_is_nothing_is_told_in_full(tmp_path, monkeypatch):
+    def read(path):
+        raise UserError(f"path: {path}: no such file") if path.endswith("csv") else FileNotFoundError(2, "none", path)
+
+    monkeypatch.chdir(tmp_path)
+    for given in ("data/x.csv", "data/x.png"):
+        with pytest.raises(UserError, match=f"data_loader.*{given}.*; looked for at {tmp_path / given}$"):
+            call("data_loader", read, (), {"path": given})
+    (tmp_path / "x.csv").touch()  # it is there, so something else is wrong with it
+    for given in ("x.csv", str(tmp_path / "y.csv"), "https://host/y.csv"):
+        with pytest.raises(UserError, match=r"no such file$"):
+            call("data_loader", read, (), {"path": given})

@@ -34,7 +34,7 @@ def data_lines(trainer: "Trainer") -> list[str]:
         lines.append(classes)
     describe = getattr(loader, "describe_data", None)
     described: Any = describe() if callable(describe) else []
-    return [*lines, *described]
+    return [*lines, *([described] if isinstance(described, str) else described)]
 
 
 def single_batch_warning(trainer: "Trainer") -> str | None:

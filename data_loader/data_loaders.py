@@ -33,6 +33,7 @@ class MnistDataLoader(BaseDataLoader):
         fold: str | None = None,
         stratify: bool = False,
         balance_classes: bool = False,
+        drop_last: bool = False,
     ) -> None:
         images, labels = read_mnist(data_dir, training, download)
         self.classes = list("0123456789")
@@ -47,6 +48,7 @@ class MnistDataLoader(BaseDataLoader):
             num_workers,
             valid_dataset=plain,
             device_resident=device_resident,
+            drop_last=drop_last,
             fold=fold,
             stratify=labels if stratify else None,
             balance_classes=labels if balance_classes else None,

@@ -58,6 +58,7 @@ class ArrayDataLoader(BaseDataLoader):
         target_dtype: Literal["float32", "int64", None] = None,
         target_as_column: bool = False,
         classes: list | None = None,
+        drop_last: bool = False,
     ) -> None:
         prefix = "" if training else "test_"
         if not training:
@@ -96,6 +97,7 @@ class ArrayDataLoader(BaseDataLoader):
             validation_split,
             num_workers,
             device_resident=device_resident,
+            drop_last=drop_last,
             fold=fold,
             stratify=labels if stratify else None,
             groups=read_array(groups, "groups") if groups and training else None,

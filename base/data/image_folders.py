@@ -53,6 +53,7 @@ class ImageFolderDataLoader(BaseDataLoader):
         balance_classes: bool = False,
         device_resident: bool = False,
         white: float | None = None,
+        drop_last: bool = False,
     ) -> None:
         if image_size < 1:
             raise UserError(f"image_size: got {image_size}; it should be a number of pixels from 1 on")
@@ -86,6 +87,7 @@ class ImageFolderDataLoader(BaseDataLoader):
             num_workers,
             valid_dataset=plain,
             device_resident=device_resident,
+            drop_last=drop_last,
             fold=fold,
             stratify=labels if stratify else None,
             balance_classes=labels if balance_classes else None,

@@ -86,6 +86,7 @@ class TableDataLoader(BaseDataLoader):
         thousands: str | None = None,
         missing: list[str] | None = None,
         encoding: str = "utf-8",
+        drop_last: bool = False,
     ) -> None:
         if task not in ("regression", "classification"):
             raise UserError(f"task: got {brief(task)}; it should be 'regression' or 'classification'")
@@ -125,6 +126,7 @@ class TableDataLoader(BaseDataLoader):
             validation_split if training else 0,
             num_workers,
             device_resident=device_resident,
+            drop_last=drop_last,
             balance_classes=classes,
             **split_by,
         )

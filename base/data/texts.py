@@ -58,6 +58,7 @@ class TextDataLoader(BaseDataLoader):
         test_path: str | None = None,
         fold: str | None = None,
         device_resident: bool = False,
+        drop_last: bool = False,
     ) -> None:
         if block_size < 1:
             raise UserError(f"block_size: got {block_size}; it should be a number of bytes from 1 on")
@@ -69,7 +70,7 @@ class TextDataLoader(BaseDataLoader):
         else:
             blocks = read_blocks(test_path, block_size, "test_path")
         parts = (_Blocks(blocks), batch_size, shuffle, validation_split, num_workers)
-        super().__init__(*parts, device_resident=device_resident, fold=fold)
+        super().__init__(*parts, device_resident=device_resident, fold=fold, drop_last=drop_last)
 
 
 class _Blocks(InMemoryDataset):

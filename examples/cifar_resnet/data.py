@@ -44,6 +44,7 @@ class Cifar10DataLoader(BaseDataLoader):
         download: bool = False,
         device_resident: bool = False,
         fold: str | None = None,
+        drop_last: bool = False,
     ) -> None:
         arrays = read_cifar10(data_dir, training, download)
         mean, std = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]  # of the training pixels
@@ -59,6 +60,7 @@ class Cifar10DataLoader(BaseDataLoader):
             num_workers,
             valid_dataset=plain,
             device_resident=device_resident,
+            drop_last=drop_last,
             fold=fold,
         )
 

@@ -613,3 +613,13 @@ def test_packed_texts_are_refused(tmp_path, kind):
         path.write_bytes(packed[kind](b"A rose is a rose. " * 20))
     with pytest.raises(UserError, match=f"path: .*/text: is a {kind} file; give the text that it holds"):
         TextDataLoader(str(path), 4, 2)
+
+
+def test_an_incomplete_last_batch_can_be_left_out_in_training_alone(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((9, 2), np.float32))
+    np.save(tmp_path / "y.npy", np.arange(9))
+    args = (f"{tmp_path}/x.npy", f"{tmp_path}/y.npy", 4)
+    loader = ArrayDataLoader(*args, drop_last=True)
+    assert [len(target) for _, target in loader] == [4, 4]
+    assert [len(target) for _, target in loader.as_validation()] == [4, 4, 1]
+    assert [len(target) for _, target in ArrayDataLoader(*args)] == [4, 4, 1]

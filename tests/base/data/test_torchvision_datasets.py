@@ -60,5 +60,5 @@ def test_cifar_of_torchvision_is_read_through_pil():
     expected = torch.from_numpy(loader.dataset.dataset.data[:4].transpose(0, 3, 1, 2)) / 255
     assert torch.equal(images, expected) and labels.tolist() == [0, 1, 2, 3]
     loader = BaseDataLoader(Cifar(None), 4, False, 0, 0)
-    with pytest.raises(DataError, match="sample 0 is tuple of Image, int; return tensors"):
+    with pytest.raises(DataError, match="sample 0 is tuple of Image, int; make tensors of images"):
         list(batches_of(loader))

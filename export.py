@@ -20,13 +20,18 @@ def main(flags: argparse.Namespace) -> None:
     path, _ = find_checkpoint(flags.resume)
     out = flags.out or path.with_suffix(ENDINGS[flags.to])
     if flags.to == "safetensors":
-        return write_weights(path, out)
-    require_packages(flags.to)
-    model = TrainedModel.load(path, "cpu")
-    raw = raw_examples(model, test_loader(model))
-    difference = export(model, flags.to, out, raw, about(model))
-    print(shown(f"{out}: {path} with its input, {out.stat().st_size:,} bytes"))
-    print(f"loaded again: outputs differ by {difference:.2g} at most, on {min(len(raw), NUM_EXAMPLES)} test samples")
+        write_weights(path, out)
+    else:
+        require_packages(flags.to)
+        model = TrainedModel.load(path, "cpu")
+        raw = raw_examples(model, test_loader(model))
+        difference = export(model, flags.to, out, raw, about(model))
+        print(shown(f"{out}: {path} with its input, {out.stat().st_size:,} bytes"))
+        print(
+            f"loaded again: outputs differ by {difference:.2g} at most, on {min(len(raw), NUM_EXAMPLES)} test samples"
+        )
+    if flags.card:
+        write_card(path, out)
 
 
 def write_weights(path: Path, out: Path) -> None:
@@ -36,6 +41,17 @@ def write_weights(path: Path, out: Path) -> None:
 
     write_safetensors(load_checkpoint(path), out)
     print(shown(f"{out}: the weights of {path}"))
+
+
+def write_card(path: Path, out: Path) -> None:
+    """Write a page on the model, README.md, beside the exported file."""
+    from base.model_card import model_card
+    from base.trained_model import TrainedModel
+    from utils.files import write_whole
+
+    card = out.with_name("README.md")
+    write_whole(model_card(TrainedModel.load(path, "cpu"), out), card, "the model card")
+    print(shown(f"{card}: what the model is, how good, and how to use it"))
 
 
 def test_loader(model: Any) -> Any:
@@ -57,7 +73,7 @@ def about(model: Any) -> dict[str, Any]:
     """What the file says of itself: the classes, the input, and where it comes from."""
     import torch
 
-    from utils.runs.environment import describe_environment
+    from utils.runs.environment import last_start
 
     spec = model.input.spec() if model.has_input else None
     return {
@@ -67,7 +83,7 @@ def about(model: Any) -> dict[str, Any]:
         "run": model.path.parent.name,
         "checkpoint": model.path.name,
         "name": model.config.get("name"),
-        "git_commit": describe_environment()["git_commit"],
+        "git_commit": last_start(model.path.parent).get("git_commit"),
         "torch": torch.__version__,
     }
 
@@ -79,6 +95,7 @@ if __name__ == "__main__":
     )
     parser.add_argument("--to", choices=list(ENDINGS), required=True, help="kind of file; torch: of torch.export, .pt2")
     parser.add_argument("--out", type=Path, metavar="FILE", help="file to write, by default beside the checkpoint")
+    parser.add_argument("--card", action="store_true", help="write README.md beside it: a page on the model")
     flags = in_one_line(parser).parse_args()
     with clean_exit():
         refuse_several("export.py")
@@ -86,4 +103,6 @@ if __name__ == "__main__":
             raise UserError(f"--out: {shown(flags.out)}: should end in {ENDINGS[flags.to]}")
         if flags.out is not None and not flags.out.parent.is_dir():
             raise UserError(f"--out: {shown(flags.out.parent)}: there is no such folder")
+        if flags.card and (flags.out is None or (flags.out.parent / "README.md").exists()):
+            raise UserError("--card: writes README.md beside the file; give --out in a folder that has none")
         main(flags)

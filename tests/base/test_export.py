@@ -12,8 +12,10 @@ from PIL import Image
 
 import base.export
 from base.data.mnist_files import read_mnist
+from base.model_card import model_card
 from base.trained_model import TrainedModel
 from helpers import PROJECT, run_here
+from utils.json_io import read_json
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,21 @@ def test_weights_alone_are_written(default_run, tmp_path):
     run_here("export.py", "-r", default_run, "--to", "safetensors", "--out", tmp_path / "m.safetensors")
     model = TrainedModel.load(default_run).model
     assert load_file(tmp_path / "m.safetensors").keys() == model.state_dict().keys()
+
+
+def test_a_model_card_tells_what_was_measured_and_how_to_load_it(default_run, tmp_path):
+    run_here("test.py", "-r", default_run)
+    out = tmp_path / "m.safetensors"
+    run_here("export.py", "-r", default_run, "--to", "safetensors", "--card", "--out", out)
+    card, results = (tmp_path / "README.md").read_text(), read_json(default_run / "test_results.json")
+    (measured,) = results.values()
+    assert f"| test | 10000 | accuracy | {measured['test']['accuracy']:.6g} |" in card
+    assert "`MnistModel`, 21,840 parameters; the file is `m.safetensors`" in card
+    assert "10 classes: 0, 1, 2" in card and default_run.name in card and "## What is not known" in card
+    again = run_here("export.py", "-r", default_run, "--to", "safetensors", "--card", "--out", out, status=2)
+    assert "--card: writes README.md beside the file; give --out in a folder that has none" in again.stderr
+    for ending in (".onnx", ".pt2", ".safetensors"):
+        assert f"m{ending}" in model_card(TrainedModel.load(default_run), tmp_path / f"m{ending}")
 
 
 def test_what_differs_too_much_is_not_written(default_run, images, tmp_path, monkeypatch):

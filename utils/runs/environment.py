@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.distributed.launch import launch_id
-from utils.json_io import read_record, write_json
+from utils.errors import UserError
+from utils.json_io import read_json, read_record, write_json
 
 _LIBRARIES = ("torch", "torchvision", "numpy", "pandas", "tensorboard", "tqdm", "pydantic")
 
@@ -51,6 +52,16 @@ class RunRecord:
         """Record that the run has ended."""
         self._starts[-1]["ended"] = _now()
         write_json(self._starts, self._path)
+
+
+def last_start(folder: Path) -> dict[str, Any]:
+    """Return what environment.json in a run's folder says of its last start; {} if it cannot be read."""
+    try:
+        starts = read_json(folder / "environment.json")
+    except (OSError, ValueError, UserError):
+        return {}
+    newest = starts[-1] if isinstance(starts, list) and starts else {}
+    return newest if isinstance(newest, dict) else {}
 
 
 def describe_environment() -> dict[str, Any]:

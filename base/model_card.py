@@ -1,0 +1,128 @@
+"""model_card: what a trained model takes, how good it is and where it comes from, for whoever gets its file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from base.trained_model import TrainedModel
+from utils.errors import UserError
+from utils.json_io import read_json
+from utils.runs.environment import last_start
+
+_CLASSES_NAMED = 20
+
+
+def model_card(trained: TrainedModel, file: Path) -> str:
+    """Return a page in Markdown about an exported model. file: what was exported, .onnx, .pt2 or .safetensors.
+
+    The figures are those of test_results.json beside the checkpoint, which test.py writes.
+    """
+    config, path = trained.config, trained.path
+    assert path is not None  # of a checkpoint that was loaded
+    arch = config["arch"] if isinstance(config["arch"], dict) else {"type": config["arch"]}
+    parameters = sum(parameter.numel() for parameter in trained.model.parameters())
+    environment = last_start(path.parent)
+    lines = [
+        f"# {config.get('name', 'A model')}",
+        "",
+        *([str(config["description"]), ""] if config.get("description") else []),
+        "## What it does",
+        "",
+        f"- Model: `{arch['type']}`, {parameters:,} parameters; the file is `{file.name}`.",
+        f"- Input: {_input(trained)}",
+        f"- Output: {_output(trained)}",
+        "",
+        "## How good it is",
+        "",
+        *_results(path),
+        "",
+        "## How to use it",
+        "",
+        *_usage(file),
+        "",
+        "## Where it comes from",
+        "",
+        f"- Run `{path.parent.name}`, checkpoint `{path.name}`.",
+        f"- Data: `{_text(config.get('data_loader'))}`",
+        f"- Samples: {trained.loader_state.get('samples', 'not recorded')} in the training data.",
+        f"- Trained with {_versions(environment)}, started {environment.get('started', 'at an unknown time')}.",
+        f"- Code: git commit {environment.get('git_commit') or 'unknown'}"
+        + (", with changes that were not committed." if environment.get("git_dirty") else "."),
+        "",
+        "## What is not known",
+        "",
+        "- How it does on data of another source than its test data.",
+        "- Whether the data are free of errors, and whom they represent.",
+        "- Whether its probabilities can be taken at their word: they were not calibrated.",
+        "",
+        "## The config",
+        "",
+        "```json",
+        json.dumps(config, indent=4),
+        "```",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _input(trained):
+    if not trained.has_input:
+        return "what its data loader gave it; the checkpoint does not say more."
+    spec = trained.input.spec()
+    return f"raw examples as `{spec['type']}` takes them, with `{_text(spec['args'])}`."
+
+
+def _output(trained):
+    classes = trained.output.classes
+    if classes is None:
+        return "numbers, in the unit of the training targets."
+    more = f" and {len(classes) - _CLASSES_NAMED} more" if len(classes) > _CLASSES_NAMED else ""
+    return f"one number for each of {len(classes)} classes: {', '.join(map(str, classes[:_CLASSES_NAMED]))}{more}."
+
+
+def _results(path):
+    """Lines of a table of what test.py measured of the checkpoint."""
+    try:
+        splits = read_json(path.parent / "test_results.json").get(path.name, {})
+    except (OSError, ValueError, UserError, AttributeError):
+        splits = {}
+    rows = [
+        f"| {split} | {result.get('samples')} | {name} | {value:.6g} |"
+        for split, result in splits.items()
+        for name, value in result.items()
+        if isinstance(value, float)
+    ]
+    if not rows:
+        return ["It was not tested: `python test.py -r <checkpoint>` measures it."]
+    return ["| data | samples | measure | value |", "|---|---|---|---|", *rows]
+
+
+def _usage(file):
+    code = {
+        ".onnx": [
+            "import numpy as np, onnxruntime",
+            f'session = onnxruntime.InferenceSession("{file.name}")',
+            "raw = session.get_inputs()[0]  # its shape and type: raw.shape, raw.type",
+            "(outputs,) = session.run(None, {raw.name: examples})  # examples: a NumPy array (N, ...)",
+        ],
+        ".pt2": [
+            "import torch",
+            f'model = torch.export.load("{file.name}").module()',
+            "outputs = model(examples)  # examples: a tensor (N, ...) of raw examples",
+        ],
+        ".safetensors": [
+            "from safetensors.torch import load_file",
+            f'model.load_state_dict(load_file("{file.name}"))  # of the model that the config below describes',
+        ],
+    }
+    return ["```python", *code[file.suffix], "```"]
+
+
+def _versions(environment):
+    libraries: Any = environment.get("libraries") or {}
+    names = [f"{name} {version}" for name, version in libraries.items() if name in ("torch", "numpy") and version]
+    return ", ".join([f"Python {environment.get('python', 'of an unknown version')}", *names])
+
+
+def _text(value):
+    text = json.dumps(value)
+    return text if len(text) <= 500 else f"{text[:500]} ..."

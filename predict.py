@@ -24,9 +24,10 @@ def main(flags: argparse.Namespace) -> int:
         return generate(model, flags)
     found = of_split(model, flags) if flags.split else model.predict_files(flags.sources, flags.batch_size, flags.top)
     with PredictionGrid(flags.grid) as grid, PredictionWriter(flags.out, flags.json, flags.save_outputs) as writer:
+        found = grid.drawable(found)
         for part in errors_first(found) if flags.errors else found:
             writer.add(part.rows, part.outputs)
-            grid.add(part.rows, part.data)
+            grid.add(part.rows, part.data, part.outputs)
     return 1 if writer.num_errors else 0
 
 
@@ -46,8 +47,9 @@ def generate(model: "TrainedModel", flags: argparse.Namespace) -> int:
     from logger.pictures import draw_batches
 
     if flags.prompt is not None:
+        found = continued(model, flags.prompt, flags.length, flags.temperature, flags.seed)
         print(flags.prompt, end="", flush=True)
-        for text in continued(model, flags.prompt, flags.length, flags.temperature, flags.seed):
+        for text in found:
             print(text, end="", flush=True)
         print()
     else:

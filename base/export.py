@@ -16,6 +16,7 @@ import torch
 
 from base.data.in_memory import InMemoryDataset
 from base.data.sources import names_in
+from base.data.texts import TextInput
 from base.trained_model import TrainedModel
 from utils.batches import batches_of
 from utils.errors import UserError, shortened, shown
@@ -98,7 +99,9 @@ def raw_examples(trained: TrainedModel, loader: Any, number: int = NUM_EXAMPLES)
         return _first_tensors(loader, number)
     if isinstance(dataset, InMemoryDataset):
         indices = [int(index) for index, _ in zip(loader.sampler, range(number), strict=False)]
-        return torch.as_tensor(np.asarray(dataset.arrays[0][indices]))
+        rows = torch.as_tensor(np.asarray(dataset.arrays[0][indices]))
+        # a block of text holds the last target, too
+        return rows[:, : trained.input.arguments["block_size"]] if isinstance(trained.input, TextInput) else rows
     files = [file for file, _ in zip(names_in(loader, ""), range(number), strict=False)]
     return torch.as_tensor(np.stack([trained.input.read(file) for file in files]))
 

@@ -119,8 +119,11 @@ class TrainedModel:
             raise UserError(f"{shown(self.path)}: holds no input, so raw examples cannot be prepared; {remedy}")
         return self._input
 
-    def __call__(self, data: Any) -> torch.Tensor:
-        """Return the model's output (B, ...) for a batch as its data loader makes it, without gradients."""
+    def __call__(self, data: Any) -> Any:
+        """Return the model's output, a tensor (B, ...) or a dict or tuple of such, without gradients.
+
+        data: a batch as the data loader makes it.
+        """
         data = to_device(data, self.device)
         try:
             with torch.no_grad(), autocast(self.precision, self.device):
@@ -131,12 +134,23 @@ class TrainedModel:
 
     def outputs(self, raw: np.ndarray | torch.Tensor) -> torch.Tensor:
         """Return the model's output (B, ...) for raw examples (B, ...)."""
-        return self(self.prepared(raw))
+        return self._one_output(self.prepared(raw))
+
+    def _one_output(self, data: Any) -> torch.Tensor:
+        """The model's output for a batch. Raises UserError unless it is a single tensor."""
+        output = self(data)
+        if not isinstance(output, torch.Tensor):
+            name = type(self.model).__name__
+            remedy = "in evaluation mode, return the tensor that is the prediction: if not self.training"
+            raise UserError(f"{name} returns a {describe(output)}, where one tensor is predicted; {remedy}")
+        return output
 
     def prepared(self, raw: np.ndarray | torch.Tensor) -> torch.Tensor:
         """Return the model's input (B, ...) for raw examples (B, ...)."""
+        raw = torch.as_tensor(raw)
+        self.input.require(raw)
         with torch.no_grad():
-            return self.input(to_device(torch.as_tensor(raw), self.device))
+            return self.input(to_device(raw, self.device))
 
     def predict(self, examples: Sequence[Any], batch_size: int = 64, top: int = 1) -> list[dict[str, Any]]:
         """Return a dict for each example, a file or a raw one: its "prediction", and the "probability" of a class.
@@ -161,7 +175,7 @@ class TrainedModel:
             described, outputs, data = iter(()), torch.empty(0), torch.empty(0)
             if good:
                 data = self.prepared(_stacked(good))
-                outputs = self(data)
+                outputs = self._one_output(data)
                 described = iter(self.output.describe(outputs, top))
             rows = [
                 {"source": name} | ({"error": str(raw)} if isinstance(raw, UserError) else next(described))
@@ -174,7 +188,7 @@ class TrainedModel:
         names = names_in(loader, name)
         for batch in batches_of(loader):
             data, target = halves(batch)
-            outputs = self(data)
+            outputs = self._one_output(data)
             described = self.output.describe(outputs, top, target)
             yield Predictions([{"source": next(names)} | row for row in described], outputs, data)
 
@@ -183,7 +197,7 @@ class TrainedModel:
         outputs, targets = [], []
         for batch in batches_of(loader):
             data, target = halves(batch)
-            outputs.append(self(data).float().cpu().numpy())
+            outputs.append(self._one_output(data).float().cpu().numpy())
             targets.append(target.cpu().numpy())
         return np.concatenate(outputs), np.concatenate(targets)
 

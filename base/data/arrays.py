@@ -5,9 +5,9 @@ import os
 from typing import IO
 
 import numpy as np
-import torch
 
 from base import BaseDataLoader, InMemoryDataset
+from base.data.inputs import ArrayInput
 from base.data.local_files import local_file, require_ratio
 from utils.errors import UserError, brief, shortened, shown
 
@@ -57,8 +57,9 @@ class ArrayDataLoader(BaseDataLoader):
             if asked and (targets.dtype != np.int64 or targets.ndim != 1):
                 held = f"{targets.dtype} {targets.shape}"
                 raise UserError(f"{argument}: is for classes, and {shown(target)} holds none: {held}")
+        self.input = ArrayInput()
         super().__init__(
-            InMemoryDataset(rows, targets, batch_transform=as_input),
+            InMemoryDataset(rows, targets, batch_transform=self.input),
             batch_size,
             shuffle,
             validation_split,
@@ -121,10 +122,3 @@ def _require_numbers(file: IO[bytes], num_bytes: int) -> None:
         raise ValueError(f"it holds {dtype}")
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > num_bytes:
         raise ValueError(f"its shape {shape} does not fit into its {num_bytes} bytes")
-
-
-def as_input(rows: torch.Tensor) -> torch.Tensor:
-    """Return uint8 as float32 from 0 to 1, other floats as float32, and other integers (indices) as int64."""
-    if rows.dtype == torch.uint8:
-        return rows.float().div_(255)
-    return rows.float() if rows.is_floating_point() else rows.long()

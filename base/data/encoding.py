@@ -170,11 +170,15 @@ class TableInput(Input):
         pairs = zip(self.categorical, self.categories, strict=True)
         return [pandas.Index(known, dtype=object).get_indexer(table.texts(column)) + 1 for column, known in pairs]
 
-    def forward(self, raw: torch.Tensor) -> torch.Tensor:
-        """Return the features (B, F) float32 for raw examples (B, C)."""
+    def require(self, raw: torch.Tensor) -> None:
+        """Raise UserError unless raw is (B, C)."""
         if raw.ndim != 2 or raw.shape[1] != len(self.numeric) + len(self.categorical):
             columns = len(self.numeric) + len(self.categorical)
             raise UserError(f"the raw examples are {tuple(raw.shape)}; they should be (N, {columns})")
+
+    def forward(self, raw: torch.Tensor) -> torch.Tensor:
+        """Return the features (B, F) float32 for raw examples (B, C)."""
+        self.require(raw)
         mean, std, filled_with = self._constants.to(raw.device)
         numbers, codes = raw[:, : len(self.numeric)].double(), raw[:, len(self.numeric) :]
         if self.fill is not None:

@@ -12,6 +12,8 @@ from PIL import Image
 
 import base.export
 from base.data.mnist_files import read_mnist
+from base.data.outputs import Output
+from base.data.texts import TextDataLoader, TextInput
 from base.trained_model import TrainedModel
 from helpers import PROJECT, run_here
 
@@ -120,3 +122,10 @@ def test_wrong_commands_end_with_one_line(words, error):
     done = run_here("export.py", "-r", "any", *words, status=2)
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: {error}")
+
+
+def test_a_model_of_texts_is_exported_for_blocks_of_its_size(tmp_path):
+    (tmp_path / "t.txt").write_text("abcdefgh" * 30)
+    loader = TextDataLoader(str(tmp_path / "t.txt"), 8, 4)
+    trained = TrainedModel(torch.nn.Identity(), TextInput(8), Output(), torch.device("cpu"))
+    assert base.export.raw_examples(trained, loader).shape[1:] == (8,)

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 def main(flags: argparse.Namespace) -> int:
     """Predict for each example and write what was asked for; returns the exit status, 1 if a file was not read."""
     # Imported here, so that --help need not wait for torch.
+    from base.data.sources import refuse_overwriting
     from base.trained_model import TrainedModel
     from logger.predictions import PredictionGrid, PredictionWriter, errors_first
 
+    refuse_overwriting(flags.sources, [flags.out, flags.grid, flags.save_outputs])
     model = TrainedModel.load(flags.resume, flags.device)
     if flags.prompt is not None or flags.samples is not None:
         return generate(model, flags)

@@ -117,6 +117,8 @@ class PredictionGrid:
     def __init__(self, path: str | None) -> None:
         if path is not None and Path(path).suffix.lower() != ".png":
             raise UserError(f"--grid: {shown(path)}: should end in .png")
+        if path is not None and not Path(path).parent.is_dir():
+            raise UserError(f"--grid: {shown(Path(path).parent)}: there is no such folder")
         self._path, self._images, self._labels = path, [], []
 
     def __enter__(self) -> Self:

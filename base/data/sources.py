@@ -37,6 +37,22 @@ def examples_of(sources: Iterable[str], input: Input) -> Iterator[tuple[str, Any
                 yield file, error
 
 
+def refuse_overwriting(sources: Iterable[str], outputs: Iterable[str | None]) -> None:
+    """Raise UserError if a file to write is one of the sources, or in a folder of them; None is no file."""
+    written = [path for path in outputs if path is not None and os.path.exists(path)]
+    for source in sources if written else ():
+        for place in [source] if os.path.exists(source) else glob.glob(source, recursive=True):
+            for path in written:
+                folder = os.path.dirname(os.path.abspath(path))
+                if os.path.samefile(place, path) or (os.path.isdir(place) and _is_below(folder, place)):
+                    raise UserError(f"{shown(path)}: is to be read and written; give another name for what is written")
+
+
+def _is_below(folder, parent):
+    parent = os.path.realpath(parent)
+    return os.path.commonpath([os.path.realpath(folder), parent]) == parent
+
+
 def _listed(input):
     """(name, raw example or error) of the files whose names standard input lists."""
     lines = getattr(sys.stdin, "buffer", sys.stdin)  # bytes, since a file's name need not be UTF-8

@@ -107,6 +107,7 @@ def test_json_lines_hold_one_object_for_each_example(default_run, digits):
         (("a.png", "--errors"), "--errors: needs targets, as --split gives them"),
         (("a.png", "--out", "p.txt"), "--out: p.txt: should end in .csv"),
         (("a.png", "--out", "/none/p.csv"), "/none/p.csv: cannot save the predictions: there is no such folder"),
+        (("a.png", "--grid", "/none/g.png"), "--grid: /none: there is no such folder"),
         (("/none/*.png",), "/none/*.png: no file matches the pattern"),
     ],
 )

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from base.data.inputs import ArrayInput, ImageInput, build_input
-from base.data.sources import examples_of
+from base.data.sources import examples_of, refuse_overwriting
 from utils import UserError
 
 
@@ -156,3 +156,14 @@ def test_standard_input_may_hold_any_name_but_not_none(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
     with pytest.raises(UserError, match=r"^-: standard input lists no files"):
         list(examples_of(["-"], digits_input()))
+
+
+def test_a_source_is_not_overwritten(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for name in ("a/b/x.csv", "y.csv"):
+        (tmp_path / name).write_text("size\n1\n")
+    refuse_overwriting([f"{tmp_path}/y.csv", f"{tmp_path}/*/*.png", "-", "none"], [None, f"{tmp_path}/new.csv"])
+    refuse_overwriting([f"{tmp_path}/a"], [f"{tmp_path}/y.csv"])
+    for source, path in (("y.csv", "a/../y.csv"), ("*.csv", "y.csv"), ("a", "a/b/x.csv")):
+        with pytest.raises(UserError, match="is to be read and written; give another name"):
+            refuse_overwriting([f"{tmp_path}/{source}"], [f"{tmp_path}/{path}"])

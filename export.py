@@ -25,7 +25,8 @@ def main(flags: argparse.Namespace) -> None:
     model = TrainedModel.load(path, "cpu")
     raw = raw_examples(model, test_loader(model))
     difference = export(model, flags.to, out, raw, about(model))
-    print(shown(f"{out}: {path} with its input, {out.stat().st_size:,} bytes"))
+    held = "with its input" if model.has_input else "without an input: it takes what the data loader made of the data"
+    print(shown(f"{out}: {path} {held}, {out.stat().st_size:,} bytes"))
     print(f"loaded again: outputs differ by {difference:.2g} at most, on {min(len(raw), NUM_EXAMPLES)} test samples")
 
 

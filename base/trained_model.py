@@ -137,12 +137,9 @@ class TrainedModel:
         return self._one_output(self.prepared(raw))
 
     def _one_output(self, data: Any) -> torch.Tensor:
-        """The model's output for a batch. Raises UserError unless it is a single tensor."""
+        """The model's output for a batch. Raises UserError unless it is a tensor with a row for each example."""
         output = self(data)
-        if not isinstance(output, torch.Tensor):
-            name = type(self.model).__name__
-            remedy = "in evaluation mode, return the tensor that is the prediction: if not self.training"
-            raise UserError(f"{name} returns a {describe(output)}, where one tensor is predicted; {remedy}")
+        require_one_output(self.model, data, output)
         return output
 
     def prepared(self, raw: np.ndarray | torch.Tensor) -> torch.Tensor:
@@ -200,6 +197,19 @@ class TrainedModel:
             outputs.append(self._one_output(data).float().cpu().numpy())
             targets.append(target.cpu().numpy())
         return np.concatenate(outputs), np.concatenate(targets)
+
+
+def require_one_output(model: torch.nn.Module, data: Any, output: Any) -> None:
+    """Raise UserError unless a model's output is a tensor with a row for each example of the batch data."""
+    name = type(model).__name__
+    if not isinstance(output, torch.Tensor):
+        remedy = "in evaluation mode, return the tensor that is the prediction: if not self.training"
+        raise UserError(f"{name} returns a {describe(output)}, where one tensor is predicted; {remedy}")
+    if isinstance(data, torch.Tensor) and output.shape[:1] != data.shape[:1]:
+        given = f"{tuple(output.shape)} for a batch of {len(data)}"
+        raise UserError(
+            f"{name} returns a tensor {given}; it should keep the batch's dimension: squeeze(1), not squeeze()"
+        )
 
 
 def _stacked(raw):

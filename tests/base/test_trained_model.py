@@ -317,3 +317,12 @@ def test_a_full_disk_behind_standard_output_is_one_line(monkeypatch):
 def test_a_prompt_is_not_printed_for_a_model_that_is_not_of_texts(default_run):
     done = run_here("predict.py", "-r", default_run, "--prompt", "hi", status=2)
     assert done.stdout == "" and done.stderr.startswith("error: --prompt: continues a text")
+
+
+def test_a_model_that_drops_the_batch_is_refused_in_a_line():
+    class Squeezed(torch.nn.Module):
+        def forward(self, data):
+            return data.squeeze()
+
+    with pytest.raises(UserError, match=r"^Squeezed returns a tensor \(2,\) for a batch of 1; it should keep"):
+        made(Squeezed()).predict([np.float32([0, 1])])

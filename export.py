@@ -26,10 +26,12 @@ def main(flags: argparse.Namespace) -> None:
         model = TrainedModel.load(path, "cpu")
         raw = raw_examples(model, test_loader(model))
         difference = export(model, flags.to, out, raw, about(model))
-        print(shown(f"{out}: {path} with its input, {out.stat().st_size:,} bytes"))
-        print(
-            f"loaded again: outputs differ by {difference:.2g} at most, on {min(len(raw), NUM_EXAMPLES)} test samples"
+        held = (
+            "with its input" if model.has_input else "without an input: it takes what the data loader made of the data"
         )
+        print(shown(f"{out}: {path} {held}, {out.stat().st_size:,} bytes"))
+        number = min(len(raw), NUM_EXAMPLES)
+        print(f"loaded again: outputs differ by {difference:.2g} at most, on {number} test samples")
     if flags.card:
         write_card(path, out)
 

@@ -16,17 +16,20 @@ if TYPE_CHECKING:
 def main(flags: argparse.Namespace) -> int:
     """Predict for each example and write what was asked for; returns the exit status, 1 if a file was not read."""
     # Imported here, so that --help need not wait for torch.
+    from base.data.sources import refuse_overwriting
     from base.trained_model import TrainedModel
     from logger.predictions import PredictionGrid, PredictionWriter, errors_first
 
+    refuse_overwriting(flags.sources, [flags.out, flags.grid, flags.save_outputs])
     model = TrainedModel.load(flags.resume, flags.device)
     if flags.prompt is not None or flags.samples is not None:
         return generate(model, flags)
     found = of_split(model, flags) if flags.split else model.predict_files(flags.sources, flags.batch_size, flags.top)
     with PredictionGrid(flags.grid) as grid, PredictionWriter(flags.out, flags.json, flags.save_outputs) as writer:
+        found = grid.drawable(found)
         for part in errors_first(found) if flags.errors else found:
             writer.add(part.rows, part.outputs)
-            grid.add(part.rows, part.data)
+            grid.add(part.rows, part.data, part.outputs)
     return 1 if writer.num_errors else 0
 
 
@@ -46,8 +49,9 @@ def generate(model: "TrainedModel", flags: argparse.Namespace) -> int:
     from logger.pictures import draw_batches
 
     if flags.prompt is not None:
+        found = continued(model, flags.prompt, flags.length, flags.temperature, flags.seed)
         print(flags.prompt, end="", flush=True)
-        for text in continued(model, flags.prompt, flags.length, flags.temperature, flags.seed):
+        for text in found:
             print(text, end="", flush=True)
         print()
     else:

@@ -1,6 +1,7 @@
 """Write a trained model as one file for other programs, with its input inside, and compare it with the model."""
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -16,7 +17,8 @@ import torch
 
 from base.data.in_memory import InMemoryDataset
 from base.data.sources import names_in
-from base.trained_model import TrainedModel
+from base.data.texts import TextInput
+from base.trained_model import TrainedModel, require_one_output
 from utils.batches import batches_of
 from utils.errors import UserError, shortened, shown
 from utils.nested import describe, halves
@@ -57,6 +59,7 @@ def export(trained: TrainedModel, kind: str, path: Path, raw: torch.Tensor, abou
     write, load = {"onnx": (_write_onnx, _load_onnx), "torch": (_write_torch, _load_torch)}[kind]
     try:
         with _quiet():
+            largest_difference(deployed, lambda raw: deployed(raw).detach().numpy(), raw[:1])  # refuses its outputs
             write(deployed, raw, temporary, about)
             difference = largest_difference(deployed, load(temporary), raw)
         if not difference <= TOLERANCE:
@@ -85,7 +88,9 @@ def largest_difference(deployed: Deployed, loaded: Callable[[torch.Tensor], np.n
     for size in BATCH_SIZES:
         for batch in raw.split(size):
             with torch.no_grad():
-                wanted = deployed(batch).double().numpy()
+                output = deployed(batch)
+            require_one_output(getattr(deployed, "model", deployed), batch, output)
+            wanted = output.double().numpy()
             differences = np.abs(loaded(batch).astype(np.float64) - wanted)
             largest = max(largest, float(differences.max(initial=0.0)) if np.isfinite(differences).all() else np.inf)
     return largest
@@ -98,7 +103,9 @@ def raw_examples(trained: TrainedModel, loader: Any, number: int = NUM_EXAMPLES)
         return _first_tensors(loader, number)
     if isinstance(dataset, InMemoryDataset):
         indices = [int(index) for index, _ in zip(loader.sampler, range(number), strict=False)]
-        return torch.as_tensor(np.asarray(dataset.arrays[0][indices]))
+        rows = torch.as_tensor(np.asarray(dataset.arrays[0][indices]))
+        # a block of text holds the last target, too
+        return rows[:, : trained.input.arguments["block_size"]] if isinstance(trained.input, TextInput) else rows
     files = [file for file, _ in zip(names_in(loader, ""), range(number), strict=False)]
     return torch.as_tensor(np.stack([trained.input.read(file) for file in files]))
 
@@ -136,8 +143,17 @@ def _write_onnx(deployed, raw, path, about):
 def _load_onnx(path):
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda raw: np.asarray(session.run(None, {"raw": raw.numpy()})[0])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def outputs(raw: torch.Tensor) -> np.ndarray:
+        try:
+            return np.asarray(session.run(None, {"raw": raw.numpy()})[0])
+        except Exception as error:  # onnxruntime's errors have no common class
+            raise UserError(f"the exported model cannot compute with {describe(raw)}: {_reason(error)}") from error
+
+    return outputs
 
 
 def _write_torch(deployed, raw, path, about):
@@ -154,16 +170,25 @@ def _load_torch(path):
 
 
 def _reason(error):
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return shortened(f"{type(error).__name__}: {lines[-1] if lines else ''}")
+    """The error that an exporter met in a line, and what would do if that is known."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = shortened(f"{type(error).__name__}: {lines[0] if lines else ''}")
+    if any(sign in str(error) for sign in ("specialized it to be a constant", "invalid dimensions for input")):
+        return f"{reason}; it takes the length of its first batch for all: write x.shape[0] or -1, not len(x)"
+    if "data-dependent" in str(error) or "ata-dependent branching" in str(error):
+        return f"{reason}; it decides by values of the data: write torch.where(condition, a, b), not if"
+    return reason
 
 
 @contextlib.contextmanager
 def _quiet():
-    """A context without the exporters' warnings and progress."""
-    logging.disable(logging.WARNING)
+    """A context without the exporters' warnings, progress, and the programs that they print."""
+    logging.disable(logging.CRITICAL)
+    unseen = io.StringIO()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(unseen), contextlib.redirect_stderr(unseen):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -15,7 +15,7 @@ MAX_BYTES = 100_000
 def continued(
     trained: TrainedModel, prompt: str, length: int = 200, temperature: float = 0.8, seed: int = 0
 ) -> Iterator[str]:
-    """Yield the text that follows the prompt, as it is drawn byte by byte.
+    """Return an iterator over the text that follows the prompt, as it is drawn byte by byte.
 
     trained: of a model of next bytes: input (1, T) int64, output (1, 256, T), logits.
     length: bytes to draw.
@@ -23,12 +23,16 @@ def continued(
 
     Raises UserError for another kind of model.
     """
-    block_size = trained.input.arguments.get("block_size")
+    block_size = trained.input.arguments.get("block_size") if trained.has_input else None
     if block_size is None:
         raise UserError("--prompt: continues a text, and this model was not trained on a TextDataLoader")
     if not prompt:
         raise UserError("--prompt: give at least one letter to begin with")
-    generator = torch.Generator().manual_seed(seed)
+    return _continued(trained, prompt, block_size, length, temperature, torch.Generator().manual_seed(seed))
+
+
+def _continued(trained, prompt, block_size, length, temperature, generator):
+    """The text that follows the prompt, byte by byte."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     tokens = list(prompt.encode())
     for _ in range(length):

@@ -120,8 +120,11 @@ class TrainedModel:
             raise UserError(f"{shown(self.path)}: holds no input, so raw examples cannot be prepared; {remedy}")
         return self._input
 
-    def __call__(self, data: Any) -> torch.Tensor:
-        """Return the model's output (B, ...) for a batch as its data loader makes it, without gradients."""
+    def __call__(self, data: Any) -> Any:
+        """Return the model's output, a tensor (B, ...) or a dict or tuple of such, without gradients.
+
+        data: a batch as the data loader makes it.
+        """
         data = to_device(data, self.device)
         try:
             with torch.no_grad(), autocast(self.precision, self.device):
@@ -132,12 +135,20 @@ class TrainedModel:
 
     def outputs(self, raw: np.ndarray | torch.Tensor) -> torch.Tensor:
         """Return the model's output (B, ...) for raw examples (B, ...)."""
-        return self(self.prepared(raw))
+        return self._one_output(self.prepared(raw))
+
+    def _one_output(self, data: Any) -> torch.Tensor:
+        """The model's output for a batch. Raises UserError unless it is a tensor with a row for each example."""
+        output = self(data)
+        require_one_output(self.model, data, output)
+        return output
 
     def prepared(self, raw: np.ndarray | torch.Tensor) -> torch.Tensor:
         """Return the model's input (B, ...) for raw examples (B, ...)."""
+        raw = torch.as_tensor(raw)
+        self.input.require(raw)
         with torch.no_grad():
-            return self.input(to_device(torch.as_tensor(raw), self.device))
+            return self.input(to_device(raw, self.device))
 
     def predict(self, examples: Sequence[Any], batch_size: int = 64, top: int = 1) -> list[dict[str, Any]]:
         """Return a dict for each example, a file or a raw one: its "prediction", and the "probability" of a class.
@@ -162,7 +173,7 @@ class TrainedModel:
             described, outputs, data = iter(()), torch.empty(0), torch.empty(0)
             if good:
                 data = self.prepared(_stacked(good))
-                outputs = self(data)
+                outputs = self._one_output(data)
                 described = iter(self.output.describe(outputs, top))
             rows = [
                 {"source": name} | ({"error": str(raw)} if isinstance(raw, UserError) else next(described))
@@ -175,7 +186,7 @@ class TrainedModel:
         names = names_in(loader, name)
         for batch in batches_of(loader):
             data, target = halves(batch)
-            outputs = self(data)
+            outputs = self._one_output(data)
             described = self.output.describe(outputs, top, target)
             yield Predictions([{"source": next(names)} | row for row in described], outputs, data)
 
@@ -184,9 +195,22 @@ class TrainedModel:
         outputs, targets = [], []
         for batch in batches_of(loader):
             data, target = halves(batch)
-            outputs.append(self(data).float().cpu().numpy())
+            outputs.append(self._one_output(data).float().cpu().numpy())
             targets.append(target.cpu().numpy())
         return np.concatenate(outputs), np.concatenate(targets)
+
+
+def require_one_output(model: torch.nn.Module, data: Any, output: Any) -> None:
+    """Raise UserError unless a model's output is a tensor with a row for each example of the batch data."""
+    name = type(model).__name__
+    if not isinstance(output, torch.Tensor):
+        remedy = "in evaluation mode, return the tensor that is the prediction: if not self.training"
+        raise UserError(f"{name} returns a {describe(output)}, where one tensor is predicted; {remedy}")
+    if isinstance(data, torch.Tensor) and output.shape[:1] != data.shape[:1]:
+        given = f"{tuple(output.shape)} for a batch of {len(data)}"
+        raise UserError(
+            f"{name} returns a tensor {given}; it should keep the batch's dimension: squeeze(1), not squeeze()"
+        )
 
 
 def _stacked(raw):

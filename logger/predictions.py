@@ -4,7 +4,9 @@ import contextlib
 import csv
 import io
 import json
-from collections.abc import Iterable
+import math
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -17,6 +19,7 @@ from utils.files import replacing
 
 _ROWS_SHOWN = 20
 _NAME_WIDTH = 40
+_VALUES_SHOWN = 8  # of an output that is an array
 
 
 class PredictionWriter:
@@ -41,7 +44,9 @@ class PredictionWriter:
         with contextlib.ExitStack() as stack:
             if self._out is not None:
                 binary = stack.enter_context(replacing(self._out, "the predictions"))
-                self._text = stack.enter_context(_detached(io.TextIOWrapper(binary, "utf-8", newline="")))
+                self._text = stack.enter_context(
+                    _detached(io.TextIOWrapper(binary, "utf-8", "backslashreplace", newline=""))
+                )
                 self._csv = csv.writer(self._text)
             if self._save_outputs is not None:
                 self._array = ArrayWriter(stack.enter_context(replacing(self._save_outputs, "the outputs")))
@@ -54,6 +59,8 @@ class PredictionWriter:
         self._files.__exit__(*error)
         if error[0] is None and not self._json_lines:
             self._summarize()
+        if error[0] is None:
+            _say("", end="", flush=True)
 
     def add(self, rows: Iterable[dict[str, Any]], outputs: torch.Tensor) -> None:
         """Write the rows of a batch, {"source": name, "prediction": ..., ...} or {"source": name, "error": text}.
@@ -63,7 +70,7 @@ class PredictionWriter:
         for row in rows:
             self.num_errors += "error" in row
             if self._json_lines:
-                print(json.dumps(row, ensure_ascii=False))
+                _say(_json_line(row))
             elif self._num_examples < _ROWS_SHOWN:
                 self._print(row)
             if self._out is not None:
@@ -74,7 +81,7 @@ class PredictionWriter:
 
     def _print(self, row):
         if "error" in row:
-            print(shown(f"error: {row['error']}"))
+            _say(shown(f"error: {row['error']}"))
             return
         name = row["source"]
         name = name if len(name) <= _NAME_WIDTH else f"...{name[3 - _NAME_WIDTH :]}"
@@ -82,7 +89,7 @@ class PredictionWriter:
         cells = [f"{_text(value)}" + (f" {share:.4f}" if share is not None else "") for value, share in ranked]
         if "target" in row:
             cells.append(f"target {_text(row['target'])}" + ("" if row.get("right", True) else ", wrong"))
-        print(f"{shown(name):{_NAME_WIDTH}}  {'  '.join(cells)}")
+        _say(f"{shown(name):{_NAME_WIDTH}}  {shown('  '.join(cells))}")
 
     def _write(self, row):
         if self._columns is None:
@@ -96,12 +103,12 @@ class PredictionWriter:
 
     def _summarize(self):
         if self._num_examples > _ROWS_SHOWN:
-            print(f"... and {self._num_examples - _ROWS_SHOWN:,} more")
+            _say(f"... and {self._num_examples - _ROWS_SHOWN:,} more")
         errors = f", {self.num_errors:,} could not be read" if self.num_errors else ""
-        print(f"{self._num_examples:,} examples{errors}")
+        _say(f"{self._num_examples:,} example{'s' if self._num_examples != 1 else ''}{errors}")
         for path in (self._out, self._save_outputs):
             if path is not None:
-                print(f"written to {shown(path)}")
+                _say(f"written to {shown(path)}")
 
 
 class PredictionGrid:
@@ -110,6 +117,8 @@ class PredictionGrid:
     def __init__(self, path: str | None) -> None:
         if path is not None and Path(path).suffix.lower() != ".png":
             raise UserError(f"--grid: {shown(path)}: should end in .png")
+        if path is not None and not Path(path).parent.is_dir():
+            raise UserError(f"--grid: {shown(Path(path).parent)}: there is no such folder")
         self._path, self._images, self._labels = path, [], []
 
     def __enter__(self) -> Self:
@@ -118,16 +127,32 @@ class PredictionGrid:
     def __exit__(self, *error: Any) -> None:
         if self._path is not None and error[0] is None and self._images:
             draw_batches(Path(self._path), {"predictions": (torch.stack(self._images), self._labels)})
-            print(f"drawn in {shown(self._path)}")
+            _say(f"drawn in {shown(self._path)}")
 
-    def add(self, rows: Iterable[dict[str, Any]], data: Any) -> None:
-        """Add the rows of a batch. data: (B, 1 or 3, H, W), the model's input for the rows without an error."""
+    def drawable(self, parts: Iterable[Any]) -> Iterator[Any]:
+        """Yield the parts. Raises UserError at the first whose data are no images, if they are to be drawn.
+
+        parts: objects with rows, outputs and data, as Predictions of base/trained_model.py.
+        """
+        for part in parts:
+            shape = tuple(getattr(part.data, "shape", ()))
+            if self._path is not None and len(part.outputs) and (len(shape) != 4 or shape[1] not in (1, 3)):
+                what = f"a tensor of shape {shape}" if shape else f"a {type(part.data).__name__}"
+                raise UserError(f"--grid: the model is given {what}; images (N, 1 or 3, H, W) can be drawn")
+            yield part
+
+    def add(self, rows: Iterable[dict[str, Any]], data: Any, outputs: torch.Tensor) -> None:
+        """Add the rows of a batch. data: (B, 1 or 3, H, W), the model's input for the rows without an error.
+
+        outputs: (B, ...) of the model for them. Outputs of the same shape are images, and are drawn below the inputs.
+        """
         if self._path is None or len(self._images) >= EXAMPLES_DRAWN:
             return
         good = [row for row in rows if "error" not in row]
-        for row, image in zip(good, data, strict=True):
+        for row, image, output in zip(good, data, outputs, strict=True):
             if len(self._images) < EXAMPLES_DRAWN:
-                self._images.append(image.float().cpu())
+                both = [image, output] if image.shape == output.shape else [image]
+                self._images.append(torch.cat([one.float().cpu() for one in both], dim=1))
                 self._labels.append(_caption(row))
 
 
@@ -144,7 +169,7 @@ def errors_first(parts: Iterable[Any]) -> list[Any]:
             raise UserError("--errors: needs classes and their targets, as --split gives them")
         found = zip(part.rows, part.outputs.cpu(), part.data, strict=True)
         wrong += [[row, output, image.cpu()] for row, output, image in found if not row["right"]]
-        wrong.sort(key=lambda one: -one[0]["probability"])
+        wrong.sort(key=lambda one: -np.nan_to_num(one[0]["probability"]))
         for one in wrong[EXAMPLES_DRAWN:]:
             one[2] = None
     if not wrong or kind is None:
@@ -197,10 +222,41 @@ def _flat(row):
 
 
 def _caption(row):
+    if isinstance(row["prediction"], list):
+        return ""
     share = f" {row['probability']:.2f}" if "probability" in row else ""
     given = f" not {_text(row['target'])[:12]}" if not row.get("right", True) else ""
     return f"{_text(row['prediction'])[:12]}{given}{share}"
 
 
 def _text(value):
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    if isinstance(value, list):
+        array = np.array(value)
+        if array.size > _VALUES_SHOWN:
+            return f"values {array.shape} from {array.min():.6g} to {array.max():.6g}"
+        return " ".join(f"{one:.6g}" for one in array.flat)
+    return f"{value:.6g}" if isinstance(value, float) else "nan" if value is None else str(value)
+
+
+def _json_line(row):
+    """The row as JSON, with null for numbers that are not finite, and escapes for bytes of a name that are no text."""
+    return json.dumps(_finite(row), ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace").decode()
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _say(text, **how):
+    """Print the text. Raises UserError if standard output takes nothing more, as a full disk does."""
+    try:
+        print(text, **how)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the rest of the buffer would fail again at the exit
+        raise UserError(f"standard output: cannot be written: {error.strerror or error}") from None

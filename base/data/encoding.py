@@ -12,6 +12,7 @@ from base.data.column_kinds import Kinds
 from base.data.inputs import Input
 from base.data.table_file import Table, table_source
 from base.data.table_format import TableFormat
+from base.data.table_parts import rows_in
 from utils.errors import UserError, brief, shown
 
 FILLS = {None: np.nanmean, "mean": np.nanmean, "median": np.nanmedian}
@@ -104,16 +105,26 @@ class TableInput(Input):
     def read(self, file: str) -> np.ndarray:
         """Return the raw example (C,) of a file with one row. Raises UserError for any other."""
         rows = [row for _, row in self.examples(file)]
+        for row in rows:
+            if isinstance(row, UserError):
+                raise row
         if len(rows) != 1:
             raise UserError(f"{shown(file)}: has {len(rows)} rows, where one example is wanted")
         return rows[0]
 
-    def examples(self, file: str) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield ("file:number", raw example (C,)) of all rows of a file, counted from 1 after the header."""
-        table = Table(table_source(file, "source", allow_urls=False), "source", self.form)
+    def examples(self, file: str) -> Iterator[tuple[str, Any]]:
+        """Yield ("file:number", raw example (C,), or the UserError of the row) of all rows, counted from 1.
+
+        Only some thousand rows are in memory, unless the file is compressed. Raises UserError for a file that is no
+        table, lacks a column, or has too many rows that cannot be read.
+        """
+        source = table_source(file, "source", allow_urls=False)
+        for number, row in rows_in(source, "source", self.form, self._unchecked, self._require_columns):
+            yield f"{file}:{number}", row
+
+    def _require_columns(self, table):
         table.require_columns([*self.numeric, *self.categorical], "source", TRAINED_ON)
-        for i, row in enumerate(self.rows(table), 1):
-            yield f"{file}:{i}", row
+        self._require_known(table)
 
     def parse(self, value: Any) -> np.ndarray:
         """Return the raw example (C,) of an object {column: value}; a missing value is null. Raises UserError."""
@@ -145,6 +156,12 @@ class TableInput(Input):
         Raises UserError for a missing value that is not to be filled, for a number out of all proportion, and for a
         column of a larger table without a single known category.
         """
+        found = self._unchecked(table)
+        self._require_known(table)
+        return found
+
+    def _unchecked(self, table):
+        """rows(), whatever the categories are."""
         table.read_texts(self.categorical)
         numbers = table.numbers(self.numeric)
         if self.fill is None:
@@ -155,26 +172,32 @@ class TableInput(Input):
             scaled = np.abs((numbers - self._scale[0]) / self._scale[1])
         for column, sizes in zip(self.numeric, scaled.T, strict=True):
             table.require(column, ~(sizes > _LARGEST), "is out of all proportion to the training part")
-        parts = [numbers]
+        codes = [codes[:, None] for codes in self.codes(table)]
+        return np.concatenate([numbers, *codes], axis=1, dtype=np.float64)
+
+    def _require_known(self, table):
+        """Raise UserError for a column of a larger table without a single known category."""
         for column, codes, known in zip(self.categorical, self.codes(table), self.categories, strict=True):
             if len(table) >= _MIN_ROWS and not codes.any():
                 names = ", ".join(known[:5]) + (", ..." if len(known) > 5 else "")
                 table.require(
                     column, codes > 0, f"is no category of the training part; its categories are {brief(names)}"
                 )
-            parts.append(codes[:, None])
-        return np.concatenate(parts, axis=1, dtype=np.float64)
 
     def codes(self, table: Table) -> list[np.ndarray]:
         """Return the codes (N,) of each categorical column."""
         pairs = zip(self.categorical, self.categories, strict=True)
         return [pandas.Index(known, dtype=object).get_indexer(table.texts(column)) + 1 for column, known in pairs]
 
-    def forward(self, raw: torch.Tensor) -> torch.Tensor:
-        """Return the features (B, F) float32 for raw examples (B, C)."""
+    def require(self, raw: torch.Tensor) -> None:
+        """Raise UserError unless raw is (B, C)."""
         if raw.ndim != 2 or raw.shape[1] != len(self.numeric) + len(self.categorical):
             columns = len(self.numeric) + len(self.categorical)
             raise UserError(f"the raw examples are {tuple(raw.shape)}; they should be (N, {columns})")
+
+    def forward(self, raw: torch.Tensor) -> torch.Tensor:
+        """Return the features (B, F) float32 for raw examples (B, C)."""
+        self.require(raw)
         mean, std, filled_with = self._constants.to(raw.device)
         numbers, codes = raw[:, : len(self.numeric)].double(), raw[:, len(self.numeric) :]
         if self.fill is not None:

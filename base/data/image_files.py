@@ -108,7 +108,7 @@ def _opened(file, pixels=True):
     """The open image, its pixels read if so asked. Any error within becomes a UserError that names the file."""
     place = file if isinstance(file, str) else getattr(file, "name", "the file")
     if isinstance(file, str):
-        local_file(file, "image", "the image")
+        local_file(file, "", "an image")
     try:
         with Image.open(file, formats=readable()[0]) as image:
             if pixels:

@@ -56,6 +56,9 @@ class Input(torch.nn.Module):
         """Yield (name, raw example) of all examples in a file: one, unless a subclass reads tables and the like."""
         yield file, self.read(file)
 
+    def require(self, raw: torch.Tensor) -> None:
+        """Raise UserError if these cannot be raw examples (B, ...); a subclass may know their shape and type."""
+
     def forward(self, raw: torch.Tensor) -> torch.Tensor:
         """Return the model's input (B, ...) for a batch of raw examples (B, ...)."""
         raise NotImplementedError
@@ -140,6 +143,15 @@ class ImageInput(Input):
 
         pixels = np.asarray(rgb_image(file, self.white).convert("L"))
         return as_drawn(pixels, self.size, self.background, self.margin)[None]
+
+    def require(self, raw: torch.Tensor) -> None:
+        """Raise UserError unless raw is (B, channels, height, width) of whole numbers."""
+        if tuple(raw.shape[1:]) != self.raw_shape or raw.is_floating_point() or raw.dtype == torch.bool:
+            given = f"{raw.dtype}".removeprefix("torch.")
+            raise UserError(
+                f"the raw examples are {given} {tuple(raw.shape)}; they should be pixels from 0 to 255, uint8 (N, "
+                f"{', '.join(map(str, self.raw_shape))}), as the model prepares them itself"
+            )
 
     def forward(self, raw: torch.Tensor) -> torch.Tensor:
         """Return float32 (B, channels, height, width) for uint8 of that shape."""

@@ -22,14 +22,15 @@ def local_file(path: str | os.PathLike, argument: str, what: str) -> str:
     """Return the path with "~" expanded. Raises UserError, naming the argument, unless it is an ordinary file.
 
     Addresses such as "s3://..." are refused, and so are devices and pipes, whose reader might wait or never finish.
-    what: what the file holds, for messages, such as "the table".
+    argument: "" if no argument is to be named. what: what the file holds, for messages, such as "the table".
     """
+    place = f"{argument}: " if argument else ""
     path = os.path.expanduser(os.fspath(path))
     if "://" in path:
-        raise UserError(f"{argument}: {shown(path)}: is an address; give the path of a file on this machine")
+        raise UserError(f"{place}{shown(path)}: is an address; give the path of a file on this machine")
     if not os.path.isfile(path):
         reason = "not an ordinary file" if os.path.exists(path) else "No such file or directory"
-        raise UserError(f"{argument}: {shown(path)}: cannot read {what}: {reason}")
+        raise UserError(f"{place}{shown(path)}: cannot read {what}: {reason}")
     return path
 
 

@@ -1,5 +1,6 @@
 """Output: what a model's numbers mean: classes with names, or values with a unit."""
 
+import re
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -12,6 +13,8 @@ class Output:
     classes: names of the classes in the order of their numbers; None if the outputs are values.
     mean, std: of a standardized target, which is multiplied by std and increased by mean to have its own unit.
     is_probability: whether the outputs of a model with one output for two classes are probabilities, not logits.
+    numbered: "many" or "one" if the outputs are of classes without names, which are called by their numbers: one for
+        each class, or a single one for two classes.
     """
 
     def __init__(
@@ -20,9 +23,10 @@ class Output:
         mean: float = 0.0,
         std: float = 1.0,
         is_probability: bool = False,
+        numbered: str | None = None,
     ) -> None:
         self.classes = None if classes is None else list(classes)
-        self.mean, self.std, self.is_probability = mean, std, is_probability
+        self.mean, self.std, self.is_probability, self.numbered = mean, std, is_probability, numbered
 
     @classmethod
     def from_state(cls, state: dict[str, Any], loss: str) -> Self:
@@ -30,39 +34,55 @@ class Output:
         scale = state.get("output")
         scale = scale if isinstance(scale, dict) else {}
         mean, std = float(scale.get("mean", 0.0)), float(scale.get("std", 1.0))
-        return cls(state.get("classes"), mean, std, is_probability="BCELoss" in loss)
+        is_probability = "BCELoss" in loss or re.search(r"binary_cross_entropy\b", loss) is not None
+        one = is_probability or "BCEWithLogits" in loss or "binary_cross_entropy_with_logits" in loss
+        many = not one and re.search("CrossEntropyLoss|cross_entropy|NLLLoss|nll_loss", loss) is not None
+        return cls(state.get("classes"), mean, std, is_probability, "one" if one else "many" if many else None)
+
+    def names(self, outputs: torch.Tensor) -> list[str] | None:
+        """Return the names of the classes of outputs (B, ...), which are their numbers if they have none.
+
+        None for values, and for outputs of another shape than (B, classes), or (B,) and (B, 1) for two classes.
+        """
+        size = outputs.shape[1] if outputs.ndim == 2 else 1 if outputs.ndim == 1 else 0
+        if self.classes is not None:
+            return self.classes if len(self.classes) == (size if size > 1 else 2 * size) else None
+        if self.numbered == "one":
+            return ["0", "1"] if size == 1 else None
+        return [str(i) for i in range(size)] if self.numbered == "many" and size > 1 else None
 
     def probabilities(self, outputs: torch.Tensor) -> torch.Tensor | None:
-        """Return (B, classes) probabilities for logits, log-probabilities or one logit; None without classes."""
-        outputs = outputs.float()
-        if self.classes is None:
+        """Return (B, classes) probabilities for logits, log-probabilities or one logit; None for values."""
+        outputs, names = outputs.float(), self.names(outputs)
+        if names is None:
             return None
-        if outputs.ndim == 2 and outputs.shape[1] == len(self.classes):
+        if outputs.ndim == 2 and outputs.shape[1] == len(names):
             return outputs.softmax(dim=1)
-        if len(self.classes) == 2 and outputs.numel() == len(outputs):
-            positive = outputs.flatten() if self.is_probability else outputs.flatten().sigmoid()
-            return torch.stack([1 - positive, positive], dim=1)
-        return None
+        positive = outputs.flatten() if self.is_probability else outputs.flatten().sigmoid()
+        return torch.stack([1 - positive, positive], dim=1)
 
     def describe(self, outputs: torch.Tensor, top: int = 1, target: Any = None) -> list[dict[str, Any]]:
         """Return a dict for each of the outputs (B, ...): its prediction, and the probability of a class.
 
+        The prediction is None if the probabilities are nan.
+
         top: number of most probable classes to list, as "top": [[name, probability], ...], if more than one.
         target: (B, ...) of the examples; the dicts then hold the target, and of a class whether it was right.
         """
-        probabilities = self.probabilities(outputs)
+        names, probabilities = self.names(outputs), self.probabilities(outputs)
         targets = [None] * len(outputs) if not isinstance(target, torch.Tensor) else target.cpu()
-        if probabilities is None or self.classes is None:
+        if probabilities is None or names is None:
             rows = [{"prediction": self._value(value)} for value in outputs.detach().cpu()]
             given = [{} if one is None else {"target": self._value(one)} for one in targets]
             return [row | more for row, more in zip(rows, given, strict=True)]
         best, order = probabilities.cpu().topk(min(top, probabilities.shape[1]), dim=1)
         rows = []
         for values, numbers, one in zip(best.tolist(), order.tolist(), targets, strict=True):
-            named = [[self.classes[number], value] for number, value in zip(numbers, values, strict=True)]
-            row = {"prediction": named[0][0], "probability": named[0][1]}
-            if one is not None and one.numel() == 1:
-                row |= {"target": self.classes[int(one)], "right": int(one) == numbers[0]}
+            named = [[names[number], value] for number, value in zip(numbers, values, strict=True)]
+            is_nan = values[0] != values[0]
+            row = {"prediction": None if is_nan else named[0][0], "probability": named[0][1]}
+            if one is not None and one.numel() == 1 and 0 <= one < len(names):
+                row |= {"target": names[int(one)], "right": not is_nan and int(one) == numbers[0]}
             rows.append(row | ({"top": named} if top > 1 else {}))
         return rows
 

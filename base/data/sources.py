@@ -7,13 +7,15 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
+import torch
 
 from base.data.arrays import read_array
 from base.data.inputs import Input, files_in
 from utils.batches import file_of
-from utils.errors import UserError, shown
+from utils.errors import UserError, shortened, shown
 
 _ARRAYS = (".npy", ".npz")
+_ROWS_AT_ONCE = 1024  # of an array, whose rows are slow to take one by one from a memory map
 
 
 def examples_of(sources: Iterable[str], input: Input) -> Iterator[tuple[str, Any]]:
@@ -22,30 +24,74 @@ def examples_of(sources: Iterable[str], input: Input) -> Iterator[tuple[str, Any
     sources: files, folders, patterns such as "images/*.png", .npy and .npz files of raw examples (N, ...), and "-" for
         names of files on standard input, one a line.
 
-    Raises UserError for a folder or a pattern without files.
+    Raises UserError for a folder or a pattern without files, before the first example, and if standard input is empty.
     """
-    for source in sources:
+    found = [(source, [] if source == "-" else _files(source, input)) for source in sources]
+    for source, files in found:
         if source == "-":
-            yield from examples_of((line.rstrip("\r\n") for line in sys.stdin if line.strip()), input)
-        elif os.path.splitext(source)[1].lower() in _ARRAYS or ".npz:" in source:
-            yield from _rows(source)
-        else:
-            for file in _files(source, input):
-                try:
-                    yield from input.examples(file)
-                except UserError as error:
-                    yield file, error
+            yield from _listed(input)
+        for file in files:
+            try:
+                yield from _rows(file, input) if _is_array(file) else input.examples(file)
+            except UserError as error:
+                yield file, error
 
 
-def _rows(source):
+def refuse_overwriting(sources: Iterable[str], outputs: Iterable[str | None]) -> None:
+    """Raise UserError if a file to write is one of the sources, or in a folder of them; None is no file."""
+    written = [path for path in outputs if path is not None and os.path.exists(path)]
+    for source in sources if written else ():
+        for place in [source] if os.path.exists(source) else glob.glob(source, recursive=True):
+            for path in written:
+                folder = os.path.dirname(os.path.abspath(path))
+                if os.path.samefile(place, path) or (os.path.isdir(place) and _is_below(folder, place)):
+                    raise UserError(f"{shown(path)}: is to be read and written; give another name for what is written")
+
+
+def _is_below(folder, parent):
+    parent = os.path.realpath(parent)
+    return os.path.commonpath([os.path.realpath(folder), parent]) == parent
+
+
+def _listed(input):
+    """(name, raw example or error) of the files whose names standard input lists."""
+    lines = getattr(sys.stdin, "buffer", sys.stdin)  # bytes, since a file's name need not be UTF-8
+    names = [] if lines is None else (os.fsdecode(line).rstrip("\r\n") for line in lines if line.strip())
+    name = None
+    for name in names:
+        try:
+            yield from examples_of([os.path.join(".", name) if name == "-" else name], input)
+        except UserError as error:
+            yield name, error
+    if name is None:
+        raise UserError("-: standard input lists no files; give their names, one a line")
+
+
+def _is_array(source):
+    return os.path.splitext(source)[1].lower() in _ARRAYS or ".npz:" in source
+
+
+def _rows(source, input):
     """(name, row) of an array file; of a .npz file that holds a single array, that one."""
-    place = source
-    if source.lower().endswith(".npz") and os.path.isfile(source):
+    rows = read_array(_place(source), "source")
+    if rows.ndim == 0 or rows.dtype.kind not in "biuf" or rows.dtype.itemsize > 8:
+        raise UserError(f"source: {shown(source)} holds {rows.dtype} {rows.shape}; it should hold numbers (N, ...)")
+    input.require(torch.as_tensor(np.array(rows[:1], rows.dtype.newbyteorder("="))))
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        block = np.array(rows[start : start + _ROWS_AT_ONCE], rows.dtype.newbyteorder("="))
+        for i, row in enumerate(block, start):
+            yield f"{source}:{i}", row
+
+
+def _place(source):
+    """The array to read of a source: "file.npz:name" for a .npz file of a single array."""
+    if not source.lower().endswith(".npz") or not os.path.isfile(source):
+        return source
+    try:
         with np.load(source, allow_pickle=False) as arrays:
-            if len(arrays.files) == 1:
-                place = f"{source}:{arrays.files[0]}"
-    for i, row in enumerate(read_array(place, "source")):
-        yield f"{source}:{i}", np.asarray(row)
+            return f"{source}:{arrays.files[0]}" if len(arrays.files) == 1 else source
+    except Exception as error:  # NumPy's readers raise many kinds for a damaged file
+        raise UserError(f"source: {shown(source)}: not a whole .npz file: {shortened(error)}") from error
 
 
 def _files(source, input):

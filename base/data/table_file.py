@@ -37,6 +37,7 @@ class Table:
     source: path or address of the file, from table_source().
     argument: the loader's argument that names it, for messages.
     form: how it is written.
+    content: its text in UTF-8, if it has been read. first: number of the first row for messages, if it is a part.
 
     names: the columns' names. Spaces around a name or a text are no part of it.
     unnamed: those without a name, which are called "Unnamed: 2", counted from 0, as pandas does.
@@ -45,10 +46,15 @@ class Table:
     Raises UserError for a file that is not a table, and for a row that is longer or shorter than the header.
     """
 
-    def __init__(self, source: str, argument: str, form: TableFormat) -> None:
-        self.place, self.argument, self.form = shown(source), argument, form
+    def __init__(
+        self, source: str, argument: str, form: TableFormat, content: bytes | None = None, first: int = 1
+    ) -> None:
+        self.place, self.argument, self.form, self._first = shown(source), argument, form, first
         self._where = f"{argument}: {self.place}"
-        self._content = _decoded(_content(source, argument, self._where), form.encoding, self._where)
+        if content is not None:
+            self._content = content
+        else:
+            self._content: Any = _decoded(_content(source, argument, self._where), form.encoding, self._where)
         self._numbers, self._missing, self._texts = {}, {}, {}
         header = next(self._rows(), None)
         if header is None:
@@ -143,7 +149,9 @@ class Table:
             more = f" (and in {len(wrong) - 1} more)" if len(wrong) > 1 else ""
             if what == _NOT_A_NUMBER:
                 do = how_to_read(self.texts(column)[wrong], self.form) or do
-            raise UserError(f"{self.place}: row {wrong[0] + 1}{more}, column {brief(column)}: {given} {what}{do}")
+            raise UserError(
+                f"{self.place}: row {wrong[0] + self._first}{more}, column {brief(column)}: {given} {what}{do}"
+            )
 
     def _parsed(self, columns, **how):
         """The columns as a DataFrame whose columns are called by their places in the file."""
@@ -193,8 +201,9 @@ class Table:
         for length, row in enumerate(itertools.islice(self._rows(), 1, None), 1):
             if len(row) != width:
                 raise UserError(
-                    f"{self._where}: row {length} has {len(row)} values, but the header has {width}; each column takes "
-                    f"one name, and each row one value for it, perhaps an empty one{_extra(row, width)}"
+                    f"{self._where}: row {length + self._first - 1} has {len(row)} values, but the header has {width}; "
+                    "each column takes one name, and each row one value for it, perhaps an empty one"
+                    f"{_extra(row, width)}"
                 )
         return length
 

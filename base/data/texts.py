@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import torch
@@ -24,6 +24,11 @@ class TextInput(Input):
 
     def __init__(self, block_size: int) -> None:
         super().__init__(block_size=block_size)
+
+    def read(self, file: str | BinaryIO) -> np.ndarray:
+        """Raise UserError: a text is continued, not read as an example."""
+        place = file if isinstance(file, str) else getattr(file, "name", "the file")
+        raise UserError(f"{shown(place)}: a model of texts continues a prompt: give --prompt and the text")
 
     def forward(self, raw: torch.Tensor) -> torch.Tensor:
         """Return the tokens (B, block_size) int64."""

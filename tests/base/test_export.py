@@ -11,11 +11,15 @@ import torch
 from PIL import Image
 
 import base.export
+from base.data.inputs import ArrayInput
 from base.data.mnist_files import read_mnist
+from base.data.outputs import Output
+from base.data.texts import TextDataLoader, TextInput
 from base.model_card import model_card
 from base.trained_model import TrainedModel
 from helpers import PROJECT, run_here
 from utils.json_io import read_json
+from utils.runs.checkpoint import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +141,71 @@ def test_wrong_commands_end_with_one_line(words, error):
     done = run_here("export.py", "-r", "any", *words, status=2)
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: {error}")
+
+
+def test_a_model_of_texts_is_exported_for_blocks_of_its_size(tmp_path):
+    (tmp_path / "t.txt").write_text("abcdefgh" * 30)
+    loader = TextDataLoader(str(tmp_path / "t.txt"), 8, 4)
+    trained = TrainedModel(torch.nn.Identity(), TextInput(8), Output(), torch.device("cpu"))
+    assert base.export.raw_examples(trained, loader).shape[1:] == (8,)
+
+
+class Branching(torch.nn.Module):
+    def forward(self, rows):
+        return rows * 2 if rows.mean() > 0 else rows
+
+
+class FixedLength(torch.nn.Module):
+    def forward(self, rows):
+        return rows.view(len(rows), 2, 4).flatten(1)
+
+
+class AnyLength(torch.nn.Module):
+    def forward(self, rows):
+        return rows.view(rows.shape[0], 2, 4).flatten(1)
+
+
+class TwoOutputs(torch.nn.Module):
+    def forward(self, rows):
+        return {"a": rows, "b": rows}
+
+
+class WithoutBatch(torch.nn.Module):
+    def forward(self, rows):
+        return rows.squeeze()
+
+
+def exported_to(folder, kind, model):
+    trained = TrainedModel(model, ArrayInput(), Output(), torch.device("cpu"))
+    return base.export.export(trained, kind, folder / f"m{base.export.ENDINGS[kind]}", torch.randn(9, 8), {})
+
+
+@pytest.mark.parametrize("kind", ["torch", "onnx"])
+@pytest.mark.parametrize(
+    ("model", "error"),
+    [
+        (Branching(), r"it decides by values of the data: write torch\.where"),
+        (FixedLength(), r"it takes the length of its first batch for all: write x\.shape\[0\] or -1, not len\(x\)"),
+        (TwoOutputs(), "^TwoOutputs returns a dict of .*, where one tensor is predicted"),
+        (WithoutBatch(), r"^WithoutBatch returns a tensor \(8,\) for a batch of 1; .* squeeze\(1\), not squeeze\(\)"),
+    ],
+)
+def test_a_model_that_cannot_be_exported_is_told_why_in_a_line(tmp_path, capfd, kind, model, error):
+    if kind == "onnx":
+        pytest.importorskip("onnxscript")
+    with pytest.raises(base.export.UserError, match=error) as raised:
+        exported_to(tmp_path, kind, model)
+    assert len(str(raised.value).splitlines()) == 1
+    assert capfd.readouterr() == ("", "") and not list(tmp_path.iterdir())
+
+
+def test_a_model_that_asks_for_the_shape_takes_any_number_of_examples(tmp_path):
+    assert exported_to(tmp_path, "torch", AnyLength()) == 0
+
+
+def test_a_model_without_an_input_is_not_said_to_have_one(default_run, tmp_path):
+    checkpoint = load_checkpoint(default_run / "model_best.pth")
+    del checkpoint["attributes"]["data_loader"]["input"]
+    save_checkpoint(checkpoint, tmp_path / "old.pth")
+    done = run_here("export.py", "-r", tmp_path / "old.pth", "--to", "torch")
+    assert "without an input: it takes what the data loader made of the data" in done.stdout

@@ -10,12 +10,13 @@ import torch
 from PIL import Image
 
 from base import BaseDataLoader, InMemoryDataset
-from base.data.inputs import Input
+from base.data.inputs import ArrayInput, Input
 from base.data.outputs import Output
 from base.data.texts import TextInput
 from base.generate import continued, samples_of
 from base.trained_model import TrainedModel
 from helpers import PROJECT, run_here, tiny_config
+from logger.predictions import PredictionGrid, PredictionWriter
 from utils import UserError
 from utils.json_io import read_json
 from utils.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -106,6 +107,7 @@ def test_json_lines_hold_one_object_for_each_example(default_run, digits):
         (("a.png", "--errors"), "--errors: needs targets, as --split gives them"),
         (("a.png", "--out", "p.txt"), "--out: p.txt: should end in .csv"),
         (("a.png", "--out", "/none/p.csv"), "/none/p.csv: cannot save the predictions: there is no such folder"),
+        (("a.png", "--grid", "/none/g.png"), "--grid: /none: there is no such folder"),
         (("/none/*.png",), "/none/*.png: no file matches the pattern"),
     ],
 )
@@ -216,3 +218,111 @@ def test_a_model_that_generates_draws_samples_by_a_seed():
     assert torch.equal(samples_of(model, 4, seed=1), samples_of(model, 4, seed=1))
     with pytest.raises(UserError, match=r"^--samples: the model generates nothing"):
         samples_of(TrainedModel(Successor(), None, Output(), torch.device("cpu")), 4)
+
+
+def made(model, output=None):
+    """A TrainedModel of a module that takes arrays."""
+    return TrainedModel(model, ArrayInput(), output or Output(), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("loss", ["torch.nn.CrossEntropyLoss", "nll_loss", "{'type': 'torch.nn.NLLLoss', 'args': {}}"])
+def test_classes_without_names_are_called_by_their_numbers(loss):
+    output = Output.from_state({}, loss)
+    rows = output.describe(torch.tensor([[0.0, 0.0, 3.0], [1.0, 0.0, 0.0]]), top=2, target=torch.tensor([2, -100]))
+    assert rows[0]["prediction"] == rows[0]["target"] == "2" and rows[0]["right"] is True
+    assert [name for name, _ in rows[1]["top"]] == ["0", "1"] and "target" not in rows[1]
+    pixels = output.describe(torch.zeros(1, 3, 2, 2))
+    assert np.shape(pixels[0]["prediction"]) == (3, 2, 2) and "probability" not in pixels[0]
+
+
+@pytest.mark.parametrize(
+    ("loss", "probability"),
+    [
+        ("torch.nn.BCEWithLogitsLoss", 1 / (1 + math.exp(-0.5))),
+        ("torch.nn.BCELoss", 0.5),
+        ("torch.nn.functional.binary_cross_entropy_with_logits", 1 / (1 + math.exp(-0.5))),
+    ],
+)
+def test_one_output_of_two_classes_without_names_is_a_class(loss, probability):
+    (row,) = Output.from_state({}, loss).describe(torch.tensor([[0.5]]), target=torch.tensor([[0.0]]))
+    assert (row["prediction"], row["target"]) == ("1", "0") or probability == 0.5
+    assert row["probability"] == pytest.approx(probability)
+    (values,) = Output.from_state({}, loss).describe(torch.tensor([[0.5, 0.5, 0.5]]))
+    assert values == {"prediction": [0.5, 0.5, 0.5]}
+
+
+def test_nan_is_no_class():
+    (row,) = Output(["a", "b"]).describe(torch.tensor([[math.nan, 0.0]]), target=torch.tensor([0]))
+    assert row["prediction"] is None and math.isnan(row["probability"]) and row["right"] is False
+
+
+def test_a_model_of_several_outputs_is_refused_in_a_line():
+    class Two(torch.nn.Module):
+        def forward(self, data):
+            return {"a": data, "b": data}
+
+    with pytest.raises(UserError, match=r"^Two returns a dict .*, where one tensor is predicted; in evaluation mode"):
+        made(Two()).predict([np.float32([0, 1])])
+
+
+def test_images_that_are_scaled_already_are_refused(default_run):
+    model = TrainedModel.load(default_run)
+    for wrong in (np.zeros((2, 1, 28, 28), np.float32), np.zeros((2, 28, 28), np.uint8)):
+        with pytest.raises(UserError, match=r"they should be pixels from 0 to 255, uint8 \(N, 1, 28, 28\)"):
+            model.outputs(wrong)
+
+
+def test_a_table_cannot_be_drawn_and_says_so_at_its_first_batch(tmp_path):
+    found = iter(made(torch.nn.Identity()).predict_raw(((str(i), np.zeros(3, np.float32)) for i in range(9)), 2))
+    grid = PredictionGrid(str(tmp_path / "g.png"))
+    with pytest.raises(UserError, match=r"^--grid: the model is given a tensor of shape \(2, 3\); images"):
+        list(grid.drawable(found))
+
+
+def test_output_images_are_drawn_below_their_inputs(tmp_path):
+    grid = PredictionGrid(str(tmp_path / "g.png"))
+    with grid:
+        grid.add([{"prediction": [[[0.0]]]}], torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4))
+        assert grid._images[0].shape == (3, 8, 4) and grid._labels == [""]
+    assert (tmp_path / "g.png").exists()
+
+
+def test_arrays_on_the_console_are_summarized(capsys):
+    with PredictionWriter() as writer:
+        writer.add([{"source": "a", "prediction": np.eye(28).tolist()}], torch.empty(0))
+    assert "values (28, 28) from 0 to 1\n1 example\n" in capsys.readouterr().out
+
+
+def test_json_is_valid_whatever_the_numbers_and_names_are(capsys):
+    with PredictionWriter(json_lines=True) as writer:
+        writer.add([{"source": "caf\udce9", "prediction": math.nan, "probability": math.inf}], torch.empty(0))
+    line = capsys.readouterr().out
+    assert line.isascii() and json.loads(line) == {"source": "caf\udce9", "prediction": None, "probability": None}
+
+
+def test_a_full_disk_behind_standard_output_is_one_line(monkeypatch):
+    def full(*args, **how):
+        if args[0]:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("builtins.print", full)
+    monkeypatch.setattr("os.dup2", lambda *args: None)
+    with (
+        PredictionWriter(json_lines=True) as writer,
+        pytest.raises(UserError, match=r"^standard output: cannot be written: No space"),
+    ):
+        writer.add([{"source": "a", "prediction": 1.0}], torch.empty(0))
+
+
+def test_a_prompt_is_not_printed_for_a_model_that_is_not_of_texts(default_run):
+    done = run_here("predict.py", "-r", default_run, "--prompt", "hi", status=2)
+    assert done.stdout == "" and done.stderr.startswith("error: --prompt: continues a text")
+
+
+def test_a_model_that_drops_the_batch_is_refused_in_a_line():
+    class Squeezed(torch.nn.Module):
+        def forward(self, data):
+            return data.squeeze()
+
+    with pytest.raises(UserError, match=r"^Squeezed returns a tensor \(2,\) for a batch of 1; it should keep"):
+        made(Squeezed()).predict([np.float32([0, 1])])

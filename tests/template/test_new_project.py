@@ -233,7 +233,7 @@ def test_make_test_passes_when_its_user_has_replaced_the_job(project, tmp_path):
         ("config.json", {'"optimizer"': '"optimizr"'}, "test_config_passes_the_check"),
         (
             "model/loss.py",
-            {"F.cross_entropy(output, target)": 'F.cross_entropy(output, target, reduction="none")'},
+            {"F.cross_entropy(output, target, weight)": 'F.cross_entropy(output, target, reduction="none")'},
             "test_output_of_the_model_fits",
         ),
         (

@@ -1,12 +1,14 @@
 """Inputs: raw examples of every kind become what training has seen, and are built again."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from base.data.inputs import ArrayInput, ImageInput, build_input
-from base.data.sources import examples_of
+from base.data.sources import examples_of, refuse_overwriting
 from utils import UserError
 
 
@@ -143,3 +145,42 @@ def test_a_file_that_cannot_be_read_is_an_example_with_its_error(tmp_path):
 def test_sources_without_any_example_are_refused(tmp_path, source):
     with pytest.raises(UserError, match=r"holds no files|no file matches"):
         list(examples_of([f"{tmp_path}/{source}"], digits_input()))
+
+
+def test_array_files_that_cannot_be_read_are_examples_with_their_errors(tmp_path):
+    (tmp_path / "bad.npz").write_bytes(b"no archive")
+    np.save(tmp_path / "one.npy", np.float32(3))
+    np.save(tmp_path / "texts.npy", np.array(["a"]))
+    np.save(tmp_path / "other.npy", np.zeros((2, 8), np.uint8))
+    np.save(tmp_path / "big.npy", np.zeros((1, 1, 28, 28), ">i2"))
+    names = ["none.npy", "bad.npz", "one.npy", "texts.npy", "other.npy", "big.npy"]
+    found = list(examples_of([f"{tmp_path}/{name}" for name in names], digits_input()))
+    assert [isinstance(raw, UserError) for _, raw in found] == [True] * 5 + [False]
+    assert "no whole .npz" not in str(found[1][1]) and "not a whole .npz file" in str(found[1][1])
+    assert "they should be pixels" in str(found[4][1]) and found[5][1].dtype.isnative
+
+
+def test_folders_are_looked_at_before_the_first_example(tmp_path):
+    Image.fromarray(drawing()).save(tmp_path / "a.png")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty: the folder holds no files"):
+        next(examples_of([f"{tmp_path}/a.png", f"{tmp_path}/empty"], digits_input()))
+
+
+def test_standard_input_may_hold_any_name_but_not_none(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9.png\n/none/*.png\n")))
+    assert [name for name, _ in examples_of(["-"], digits_input())] == ["caf\udce9.png", "/none/*.png"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    with pytest.raises(UserError, match=r"^-: standard input lists no files"):
+        list(examples_of(["-"], digits_input()))
+
+
+def test_a_source_is_not_overwritten(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for name in ("a/b/x.csv", "y.csv"):
+        (tmp_path / name).write_text("size\n1\n")
+    refuse_overwriting([f"{tmp_path}/y.csv", f"{tmp_path}/*/*.png", "-", "none"], [None, f"{tmp_path}/new.csv"])
+    refuse_overwriting([f"{tmp_path}/a"], [f"{tmp_path}/y.csv"])
+    for source, path in (("y.csv", "a/../y.csv"), ("*.csv", "y.csv"), ("a", "a/b/x.csv")):
+        with pytest.raises(UserError, match="is to be read and written; give another name"):
+            refuse_overwriting([f"{tmp_path}/{source}"], [f"{tmp_path}/{path}"])

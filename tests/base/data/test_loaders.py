@@ -17,6 +17,7 @@ from PIL import Image
 from base.data.arrays import ArrayDataLoader, read_array
 from base.data.augmentations import RandomShift
 from base.data.image_folders import ImageFolderDataLoader
+from base.data.inputs import build_input
 from base.data.mnist_files import read_mnist
 from base.data.tables import TableDataLoader
 from base.data.texts import TextDataLoader
@@ -348,6 +349,9 @@ def test_arrays_are_served_as_what_models_take(arrays):
     images, labels = whole(ArrayDataLoader(f"{arrays}/images.npy", f"{arrays}/labels.npy", 6, shuffle=False))
     assert images.dtype == torch.float32 and images.shape == (20, 1, 4, 4) and 0 <= images.min() < images.max() <= 1
     assert labels.dtype == torch.int64 and labels[:5].tolist() == [0, 1, 2, 3, 0]
+    loader = ArrayDataLoader(f"{arrays}/images.npy", f"{arrays}/labels.npy", 6, shuffle=False)
+    declared = build_input(loader.state_dict()["input"])
+    assert torch.equal(declared(torch.as_tensor(np.load(arrays / "images.npy"))), images)
     again, values = whole(ArrayDataLoader(f"{arrays}/all.npz:images", f"{arrays}/all.npz:values", 6, shuffle=False))
     assert torch.equal(again, images) and values.dtype == torch.float32 and values.shape == (20, 2)
 

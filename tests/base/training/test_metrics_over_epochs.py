@@ -183,8 +183,9 @@ def test_commands_train_and_test_with_metrics_of_torchmetrics(tmp_path):
     assert max(map(len, shown)) <= 80 and place == f"written to {saved / 'test_results.json'}"
     results = (saved / "test_results.json").read_text()
     assert '"f1"' in results and '"ConfusionMatrix"' in results
-    rows = (folder / "saved/log/f1" / saved.name / "valid_ConfusionMatrix.csv").read_text().splitlines()
-    assert sum(int(count) for row in rows for count in row.split(",")) == 6000
+    names, *rows = (folder / "saved/log/f1" / saved.name / "valid_ConfusionMatrix.csv").read_text().splitlines()
+    assert names.split(",")[1:] == list("0123456789")
+    assert sum(int(count) for row in rows for count in row.split(",")[1:]) == 6000
     assert same(sorted(path.name for path in saved.glob("*.pth")), ["checkpoint-epoch1.pth", "model_best.pth"])
 
 

@@ -1,0 +1,130 @@
+"""A CSV file in parts of some thousand rows, so that predictions for a file larger than memory need little of it."""
+
+import csv
+import dataclasses
+import io
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from base.data.table_file import Table
+from base.data.table_format import TableFormat
+from utils.errors import UserError, shortened, shown
+
+_ROWS_AT_ONCE = 4096
+_MAX_ERRORS = 100  # rows of a file that cannot be read, after which the others are hardly worth it
+
+
+@dataclasses.dataclass(frozen=True)
+class TablePart:
+    """Some successive rows of a CSV file.
+
+    source, argument, form: as for Table.
+    header: names of the columns. rows: values of each row. first: number of the first row, from 1 after the header.
+    """
+
+    source: str
+    argument: str
+    form: TableFormat
+    header: list[str]
+    rows: list[list[str]]
+    first: int
+
+    def table(self) -> Table:
+        """Return the rows as a Table. Raises UserError as it does, with the numbers of the rows in the whole file."""
+        text = io.StringIO(newline="")
+        csv.writer(text, delimiter=self.form.separator).writerows([self.header, *self.rows])
+        return Table(self.source, self.argument, self.form, text.getvalue().encode(), self.first)
+
+    def halves(self) -> "list[TablePart]":
+        """Return two parts of half the rows."""
+        middle = len(self.rows) // 2
+        pieces = (self.rows[:middle], self.first), (self.rows[middle:], self.first + middle)
+        return [dataclasses.replace(self, rows=rows, first=first) for rows, first in pieces]
+
+
+def rows_in(
+    source: str,
+    argument: str,
+    form: TableFormat,
+    read: Callable[[Table], np.ndarray],
+    check: Callable[[Table], None],
+) -> Iterator[tuple[int, Any]]:
+    """Yield (number from 1, row or the UserError for which it cannot be read) of all rows of a CSV file.
+
+    source, argument, form: as for Table.
+    read: returns the rows (N, ...) of a table. Only some thousand are in memory, unless the file is compressed.
+    check: raises UserError if the file as a whole does not fit; it is given the first rows.
+
+    Raises UserError for a file that is no table, does not fit, or has too many rows that cannot be read.
+    """
+    if _is_packed(source):
+        table = Table(source, argument, form)
+        check(table)
+        yield from enumerate(read(table), 1)
+        return
+    num_errors = 0
+    for part in _table_parts(source, argument, form):
+        if part.first == 1:
+            fitting = [row for row in part.rows if len(row) == len(part.header)]
+            check(dataclasses.replace(part, rows=fitting or part.rows).table())
+        for number, row in _rows_of(part, read):
+            yield number, row
+            num_errors += isinstance(row, UserError)
+            if num_errors > _MAX_ERRORS:
+                raise UserError(f"{shown(source)}: more than {_MAX_ERRORS} rows cannot be read; the rest is left out")
+
+
+def _rows_of(part, read):
+    """(number, row or UserError) of the rows of a part. Halves find the few that cannot be read."""
+    try:
+        rows = read(part.table())
+    except UserError as error:
+        if len(part.rows) <= 1:
+            yield part.first, error
+            return
+        for half in part.halves():
+            yield from _rows_of(half, read)
+        return
+    yield from enumerate(rows, part.first)
+
+
+def _table_parts(source, argument, form):
+    """The rows of a CSV file that is not compressed, part by part."""
+    encoding = "utf-8-sig" if form.encoding.lower() in ("utf-8", "utf8") else form.encoding
+    try:
+        with open(source, encoding=encoding, newline="") as file:
+            yield from _parts(file, source, argument, form)
+    except UnicodeError:
+        Table(source, argument, form)  # raises an error that says more
+        raise
+    except csv.Error as error:
+        reason = shortened(" ".join(str(error).split()))
+        raise UserError(
+            f"{argument}: {shown(source)}: not a CSV table: {reason}; is a quotation mark not closed?"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{argument}: {shown(source)}: cannot read the table: {error.strerror or error}") from None
+
+
+def _parts(file, source, argument, form):
+    rows = csv.reader(file, delimiter=form.separator, skipinitialspace=True)
+    rows = (row for row in rows if len(row) > 1 or (row and row[0].strip()))
+    header, first, pending = next(rows, None), 1, []
+    if header is None:
+        raise UserError(f"{argument}: {shown(source)} is empty")
+    for row in rows:
+        pending.append(row)
+        if len(pending) == _ROWS_AT_ONCE:
+            yield TablePart(source, argument, form, header, pending, first)
+            first, pending = first + len(pending), []
+    if pending or first == 1:
+        yield TablePart(source, argument, form, header, pending, first)
+
+
+def _is_packed(source):
+    """Whether the file is compressed, by its ending, or a spreadsheet or an archive, by its first bytes."""
+    with open(source, "rb") as file:
+        return os.path.splitext(source)[1].lower() in (".gz", ".bz2", ".xz", ".zip") or file.read(4) == b"PK\x03\x04"

@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 
 from base.trained_model import TrainedModel
 from helpers import PROJECT, run_here
-from serving.app import create_app, warm_up
+from serving.app import create_app, prepare
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def model(default_run):
 
 @pytest.fixture(scope="module")
 def client(model):
-    warm_up(model)
+    prepare(model)
     with TestClient(create_app(model, max_bytes=100_000)) as client:
         yield client
 

@@ -46,9 +46,17 @@ def request_body(input: Input) -> dict[str, Any]:
         kinds = ", ".join(
             sorted({kind for ending in input.suffixes if (kind := mimetypes.guess_type(f"x{ending}")[0])})
         )
-        content["multipart/form-data"] = _object(files=files) | {"encoding": {"files": {"contentType": kinds}}}
+        form = _object(others=False, files=files)
+        content["multipart/form-data"] = form | {"encoding": {"files": {"contentType": kinds}}}
     return {"requestBody": {"required": True, "content": content}}
 
 
-def _object(**properties):
-    return {"schema": {"type": "object", "required": list(properties), "properties": properties}}
+def _object(others=True, **properties):
+    return {
+        "schema": {
+            "type": "object",
+            "required": list(properties),
+            "properties": properties,
+            "additionalProperties": others,
+        }
+    }

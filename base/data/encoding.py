@@ -145,8 +145,10 @@ class TableInput(Input):
             if given is None and self.fill is None:
                 raise UserError(f"column {brief(column)}: null is a missing value, which the model cannot replace")
             if column in self.categorical:
+                if not isinstance(given, str | None):
+                    raise UserError(f"column {brief(column)}: got {brief(given)}; it should be a text, in quotes")
                 known = self.categories[self.categorical.index(column)]
-                text = "" if given is None else str(given)
+                text = given or ""
                 row.append(known.index(text) + 1 if text in known else 0)
             elif given is None:
                 row.append(np.nan)

@@ -126,3 +126,15 @@ def test_a_file_that_cannot_be_read_is_an_example_with_its_error(tmp_path):
 def test_sources_without_any_example_are_refused(tmp_path, source):
     with pytest.raises(UserError, match=r"holds no files|no file matches"):
         list(examples_of([f"{tmp_path}/{source}"], digits_input()))
+
+
+@pytest.mark.parametrize("value", [["1"], None, [None], {}, [{}], [[1], [1, 2]], 10**400, [1e308], [1j]])
+def test_what_is_no_array_of_numbers_is_refused_as_an_example(value):
+    with pytest.raises(UserError, match=r"^an example should be an array of numbers, all rows of equal length$"):
+        ArrayInput().parse(value)
+
+
+def test_an_array_of_json_is_an_example_of_float32():
+    assert ArrayInput().parse([[1, 2.5], [True, 0]]).tolist() == [[1, 2.5], [1, 0]]
+    assert ArrayInput().parse(3).dtype == np.float32
+    assert not ArrayInput().reads_files and digits_input().reads_files

@@ -2,66 +2,85 @@
 
 import asyncio
 import contextlib
-import functools
-import io
-import json
+import logging
+import os
 import time
+import warnings
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from PIL import Image
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from base.trained_model import TrainedModel
 from serving.batching import Batcher, Full
+from serving.reading import Reader, TooLarge
+from serving.schema import RESPONSES, request_body
 from utils.errors import UserError
 
 PAGE = Path(__file__).with_name("page.html")
 MAX_BATCH = 64
 MAX_WAITING = 1024  # examples
-MAX_EXAMPLES = 256  # in a request
+MAX_PIXELS = 50_000_000  # of an image file
+MAX_HELD_BYTES = 256_000_000  # of the bodies of all requests
 
 
 def create_app(model: TrainedModel, max_bytes: int = 16_000_000, timeout_seconds: float = 30.0) -> FastAPI:
-    """Return the application that serves a model.
+    """Return the application that serves a model. Raises UserError for a model that has no input, or continues texts.
 
     max_bytes: of a request's body; larger ones get status 413.
     timeout_seconds: after which a request gets status 503.
     """
-    batcher = Batcher(lambda raw: _predict(model, raw), MAX_BATCH, MAX_WAITING)
+    if "block_size" in model.input.arguments:
+        raise UserError("serve.py: this model continues texts; use python predict.py --prompt")
+    batcher = Batcher(lambda waiting: _predict(model, waiting), MAX_BATCH, MAX_WAITING)
+    reader = Reader(model.input, max_bytes, MAX_HELD_BYTES)
+    metrics = _Metrics()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
+        reader.close()
         batcher.close()
 
     app = FastAPI(title=str(model.config.get("name") or "model"), lifespan=lifespan)
-    metrics = _Metrics()
 
-    @app.post("/predict", openapi_extra=_REQUEST_BODY)
+    @app.post("/predict", openapi_extra=request_body(model.input), responses=RESPONSES)
     async def predict(request: Request, top: int = Query(1, ge=1, le=1000)) -> JSONResponse:
-        """Predictions for files (multipart), or for a JSON object {"examples": [...]} of arrays, rows or texts."""
+        """Predictions for files (multipart), or for a JSON object {"examples": [...]} of arrays or rows."""
         started = time.perf_counter()
         try:
             async with asyncio.timeout(timeout_seconds):
-                raw = await _examples(request, await _limited_body(request, max_bytes), model)
-                outputs = await batcher.add(raw)
-            response = JSONResponse({"predictions": [row(top) for row in outputs]})
-        except (UserError, ValueError, TypeError) as error:
+                raw = await reader.examples(request)
+                response = JSONResponse({"predictions": await batcher.add([(one, top) for one in raw])})
+        except UserError as error:
             response = _error(422, str(error))
-        except HTTPException as error:
-            response = _error(error.status_code, error.detail)
+        except TooLarge as error:
+            response = _error(413, str(error))
         except Full:
-            response = _error(503, "too many examples wait; try again", {"Retry-After": "1"})
+            response = _error(503, "too many requests wait; try again", {"Retry-After": "1"})
         except TimeoutError:
             response = _error(503, f"not computed within {timeout_seconds:g} s; try again", {"Retry-After": "5"})
+        except asyncio.CancelledError:  # by the server, when its time to finish is over
+            response = _error(503, "the service ends; try again", {"Retry-After": "5"})
+        except ClientDisconnect:
+            response = _error(422, "the body ends early")  # nobody reads it, but it is counted
+        except Exception:
+            logging.getLogger("serving").exception("a request failed")
+            response = _error(500, "an error of the service; its log says more")
         metrics.count(response.status_code, time.perf_counter() - started, batcher)
         return response
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse(request: Request, error: RequestValidationError) -> JSONResponse:
+        return _error(422, "; ".join(f"{one['loc'][-1]}: {one['msg']}" for one in error.errors()))
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -81,9 +100,14 @@ def create_app(model: TrainedModel, max_bytes: int = 16_000_000, timeout_seconds
     @app.get("/model")
     async def describe() -> dict[str, Any]:
         """What the model takes and gives."""
-        spec = model.input.spec() if model.has_input else None
-        example = getattr(model.input, "example", None) if model.has_input else None
-        return {"name": model.config.get("name"), "classes": model.output.classes, "input": spec, "example": example}
+        return {
+            "name": model.config.get("name"),
+            "classes": model.output.classes,
+            "files": list(model.input.suffixes) if model.input.reads_files else [],
+            "drawing": getattr(model.input, "background", None),
+            "schema": model.input.schema(),
+            "example": getattr(model.input, "example", None),
+        }
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def page() -> HTMLResponse:
@@ -92,101 +116,37 @@ def create_app(model: TrainedModel, max_bytes: int = 16_000_000, timeout_seconds
     return app
 
 
-def warm_up(model: TrainedModel) -> None:
-    """Compute one example, since the first one takes longer."""
+def prepare(model: TrainedModel) -> None:
+    """Limit what this process computes and reads, and compute one example, since the first one takes longer."""
+    if model.device.type == "cpu":  # the others read requests; threads that share a core wait for each other
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns from here on, and refuses twice as many
+    warnings.filterwarnings("ignore", module="PIL")  # clients would fill the log, and memory with what has been said
+    for name in ("PIL", "python_multipart"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    example = getattr(model.input, "example", None)
     shape = getattr(model.input, "raw_shape", None)
-    if shape is not None:
+    if example is not None:
+        model.outputs(model.input.parse(example)[None])
+    elif shape is not None:
         model.outputs(np.zeros((1, *shape), np.uint8))
 
 
-_REQUEST_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["examples"],
-                    "properties": {"examples": {"type": "array", "minItems": 1, "maxItems": MAX_EXAMPLES}},
-                }
-            },
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": {"files": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-                }
-            },
-        },
-    },
-    "responses": {str(code): {"description": text} for code, text in ((413, "too large"), (503, "try again"))},
-}
-
-
-async def _limited_body(request, max_bytes):
-    """The body. Raises HTTPException 413 for a larger one, before all of it is read."""
-    length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > max_bytes:
-        raise HTTPException(413, f"the body has {length} bytes; {max_bytes:,} are allowed")
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > max_bytes:
-            raise HTTPException(413, f"the body has more than {max_bytes:,} bytes")
-        parts.append(part)
-    return b"".join(parts)
-
-
-async def _examples(request, body, model):
-    """The raw examples of a request. Raises UserError for what cannot be read."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "multipart/form-data":
-        sources = await _files(request, body)
-        read = [functools.partial(model.input.read, file) for file in sources]
-    elif kind == "application/json":
-        try:
-            content = json.loads(body, parse_constant=_refuse_constant)
-        except RecursionError:
-            raise UserError("the body is nested too deeply") from None
-        if not isinstance(content, dict) or not isinstance(content.get("examples"), list):
-            raise UserError('the body should be {"examples": [...]}, with a list of arrays, rows or texts')
-        read = [functools.partial(model.input.parse, one) for one in content["examples"]]
-    else:
-        raise UserError(f"content-type {kind or 'missing'}: send multipart/form-data or application/json")
-    if not 1 <= len(read) <= MAX_EXAMPLES:
-        raise UserError(f"the request has {len(read)} examples; 1 to {MAX_EXAMPLES} are allowed")
-    return await asyncio.gather(*(asyncio.to_thread(one) for one in read))
-
-
-async def _files(request, body):
-    """The uploaded files, named as the client named them."""
-
-    async def receive():
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    files = []
-    async with Request(request.scope, receive).form(max_files=MAX_EXAMPLES, max_fields=MAX_EXAMPLES) as form:
-        for value in form.getlist("files"):
-            if not isinstance(value, UploadFile):
-                raise UserError("files: should be files")
-            content = io.BytesIO(await value.read())
-            content.name = Path(value.filename or "file").name
-            files.append(content)
-    return files
-
-
-def _refuse_constant(name):
-    raise UserError(f"{name} is no number that JSON allows")
-
-
-def _predict(model, raw):
-    """For each raw example a function of the number of classes to list, which returns its prediction."""
-    shapes = {np.shape(one) for one in raw}
-    if len(shapes) > 1:
+def _predict(model, waiting):
+    """The prediction for each pair (raw example, number of classes to list)."""
+    raw, tops = zip(*waiting, strict=True)
+    if len({np.shape(one) for one in raw}) > 1:
         raise UserError("examples of unequal shapes")
     outputs = model.outputs(np.stack(raw))
     if not bool(outputs.isfinite().all()):
         raise UserError("the model's output is not finite for this example")
-    return [lambda top, one=one: model.output.describe(one, top)[0] for one in outputs.split(1)]
+    rows = model.output.describe(outputs, max(tops))
+    for row, top in zip(rows, tops, strict=True):
+        if top == 1:
+            row.pop("top", None)
+        elif "top" in row:
+            row["top"] = row["top"][:top]
+    return rows
 
 
 def _error(status, text, headers=None):

@@ -8,24 +8,27 @@ from typing import Any
 
 
 class Full(Exception):
-    """More examples wait than are allowed."""
+    """More waits than is allowed."""
 
 
 class Batcher:
-    """Computes examples of many requests in batches, in one thread. Use it within a running event loop.
+    """Computes examples of many requests in batches, aside from the event loop. Use it within a running one.
 
     compute: called with a list of examples, returns a list of as many results; it may raise.
     max_batch: examples computed at once.
     max_waiting: examples that may wait; more are refused.
+    threads: in which batches are computed side by side.
 
-    If a batch fails, each of its examples is computed by itself, so that only those at fault fail.
+    A batch that fails is computed again in halves, so that only the examples at fault fail.
     """
 
-    def __init__(self, compute: Callable[[list[Any]], Sequence[Any]], max_batch: int, max_waiting: int) -> None:
+    def __init__(
+        self, compute: Callable[[list[Any]], Sequence[Any]], max_batch: int, max_waiting: int, threads: int = 1
+    ) -> None:
         self._compute, self._max_batch, self._max_waiting = compute, max_batch, max_waiting
+        self._num_threads, self._threads = threads, ThreadPoolExecutor(threads)
         self._waiting: deque[tuple[Any, asyncio.Future]] = deque()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._running: asyncio.Task | None = None
+        self._running: set[asyncio.Task] = set()
         self.batch_sizes: list[int] = []
         """Sizes of the batches since they were last read; for metrics."""
 
@@ -35,36 +38,47 @@ class Batcher:
             raise Full
         futures = [asyncio.get_running_loop().create_future() for _ in examples]
         self._waiting.extend(zip(examples, futures, strict=True))
-        if self._running is None:
-            self._running = asyncio.create_task(self._run())
-        return await asyncio.gather(*futures)
+        if len(self._running) < self._num_threads:
+            task = asyncio.create_task(self._run())
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+        try:
+            return await asyncio.gather(*futures)
+        except BaseException:  # also when the request is cancelled, as after its time limit
+            self._forget(futures)
+            raise
 
     def close(self) -> None:
-        """End the thread."""
-        self._thread.shutdown()
+        """End the threads."""
+        self._threads.shutdown(cancel_futures=True)
+
+    def _forget(self, futures):
+        """Give up what is left of a request, so that it takes no place from others."""
+        for future in futures:
+            future.cancel()
+        self._waiting = deque(pair for pair in self._waiting if not pair[1].done())
 
     async def _run(self):
-        try:
-            while self._waiting:
-                number = min(len(self._waiting), self._max_batch)
-                batch = [self._waiting.popleft() for _ in range(number)]
-                batch = [(example, future) for example, future in batch if not future.cancelled()]
-                if batch:
-                    self.batch_sizes.append(len(batch))
-                    await self._fulfil(batch)
-        finally:
-            self._running = None
+        while self._waiting:
+            share = -(-len(self._waiting) // self._num_threads)
+            batch = [self._waiting.popleft() for _ in range(min(share, self._max_batch))]
+            self.batch_sizes.append(len(batch))
+            await self._fulfil(batch)
 
     async def _fulfil(self, batch):
+        batch = [(example, future) for example, future in batch if not future.done()]
+        if not batch:
+            return
         loop = asyncio.get_running_loop()
         try:
-            results = await loop.run_in_executor(self._thread, self._compute, [example for example, _ in batch])
+            results = await loop.run_in_executor(self._threads, self._compute, [example for example, _ in batch])
         except Exception as error:
             if len(batch) == 1:
                 _settle(batch[0][1], error=error)
                 return
-            for one in batch:
-                await self._fulfil([one])
+            half = len(batch) // 2
+            await self._fulfil(batch[:half])
+            await self._fulfil(batch[half:])
             return
         for (_, future), result in zip(batch, results, strict=True):
             _settle(future, result)

@@ -9,7 +9,7 @@ from typing import Any
 
 import uvicorn
 
-_GRACE_SECONDS = 10
+_GRACE_SECONDS = 8  # the process then ends within the 10 after which Docker and others kill it
 
 
 class Server(uvicorn.Server):
@@ -24,6 +24,12 @@ class Server(uvicorn.Server):
     def serve_on(self, port: socket.socket) -> None:
         """Serve until a signal."""
         asyncio.run(self.serve(sockets=[port]))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Finish what is in flight, or, after a second Ctrl-C, leave it; then let the application close."""
+        await super().shutdown(sockets)
+        if self.force_exit:  # uvicorn would not let it
+            await self.lifespan.shutdown()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -21,6 +21,7 @@ TRAINED_ON = "which the model is trained on; give it tables that have it, or tra
 
 _LARGEST = float(np.finfo(np.float32).max)
 _EQUAL = 1e-12  # values whose range, relative to the largest, is not above this differ by rounding alone
+_SHOWN_CATEGORIES = 1000
 _MIN_ROWS = 10  # of a table in which a column without a single known category is a mistake
 
 
@@ -94,6 +95,22 @@ class TableInput(Input):
             name: next(iter(known), "") for name, known in zip(self.categorical, self.categories, strict=True)
         }
 
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON schema of what parse takes: an object with a value for each column."""
+        number: dict[str, Any] = {"type": "number", "minimum": -_LARGEST, "maximum": _LARGEST}
+        text: dict[str, Any] = {"type": "string"}
+        if self.fill is not None:
+            number, text = number | {"type": ["number", "null"]}, {"type": ["string", "null"]}
+        properties = dict.fromkeys(self.numeric, number)
+        for column, known in zip(self.categorical, self.categories, strict=True):
+            properties[column] = text | {"examples": known[:_SHOWN_CATEGORIES]}
+        return {"type": "object", "required": [*self.numeric, *self.categorical], "properties": properties}
+
+    @property
+    def reads_files(self) -> bool:
+        """Whether read takes an open file: rows are sent as objects."""
+        return False
+
     @property
     def columns(self) -> list[str]:
         """The features' names."""
@@ -139,12 +156,14 @@ class TableInput(Input):
             if given is None and self.fill is None:
                 raise UserError(f"column {brief(column)}: null is a missing value, which the model cannot replace")
             if column in self.categorical:
+                if not isinstance(given, str | None):
+                    raise UserError(f"column {brief(column)}: got {brief(given)}; it should be a text, in quotes")
                 known = self.categories[self.categorical.index(column)]
-                text = "" if given is None else str(given)
+                text = given or ""
                 row.append(known.index(text) + 1 if text in known else 0)
             elif given is None:
                 row.append(np.nan)
-            elif isinstance(given, (int, float)) and abs(given) <= _LARGEST:
+            elif isinstance(given, (int, float)) and not isinstance(given, bool) and abs(given) <= _LARGEST:
                 row.append(given)
             else:
                 raise UserError(f"column {brief(column)}: got {brief(given)}; it should be a number")

@@ -48,9 +48,22 @@ class Input(torch.nn.Module):
     def parse(self, value: Any) -> np.ndarray:
         """Return the raw example for a value of JSON. Raises UserError if it is none."""
         try:
-            return np.array(value, np.float32)
-        except (TypeError, ValueError):
+            with np.errstate(over="raise"):
+                array = np.array(value)
+                if array.dtype.kind not in "biuf":
+                    raise TypeError
+                return array.astype(np.float32)
+        except (TypeError, ValueError, OverflowError, FloatingPointError):
             raise UserError("an example should be an array of numbers, all rows of equal length") from None
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON schema of what parse takes."""
+        return {"type": ["array", "number"]}
+
+    @property
+    def reads_files(self) -> bool:
+        """Whether read takes an open file."""
+        return type(self).read is not Input.read
 
     def examples(self, file: str) -> Iterator[tuple[str, np.ndarray]]:
         """Yield (name, raw example) of all examples in a file: one, unless a subclass reads tables and the like."""
@@ -132,6 +145,13 @@ class ImageInput(Input):
         if pixels.shape != self.raw_shape or not ((pixels >= 0) & (pixels <= 255)).all():
             raise UserError(f"an example should be an array {self.raw_shape} of pixels from 0 to 255")
         return pixels.astype(np.uint8)
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON schema of what parse takes: an image."""
+        schema: dict[str, Any] = {"type": "number", "minimum": 0, "maximum": 255}
+        for length in reversed(self.raw_shape):
+            schema = {"type": "array", "minItems": length, "maxItems": length, "items": schema}
+        return schema
 
     def read(self, file: str | BinaryIO) -> np.ndarray:
         """Return the image of a file, (channels, height, width) uint8. Raises UserError, naming the file."""

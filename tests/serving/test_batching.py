@@ -95,3 +95,61 @@ def test_a_request_that_is_gone_is_not_computed():
 
     assert run(scenario, doubled(batches, gate)) == [[0], [4]]
     assert batches == [[0], [2]]
+
+
+def test_a_request_that_is_given_up_takes_no_place_in_the_queue():
+    batches, gate = [], threading.Event()
+
+    async def scenario(batcher):
+        first = asyncio.create_task(batcher.add([0]))
+        await asyncio.sleep(0.01)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await batcher.add([1, 2, 3])
+        second = asyncio.create_task(batcher.add([4, 5, 6]))
+        await asyncio.sleep(0.01)
+        gate.set()
+        return await asyncio.gather(first, second)
+
+    assert run(scenario, doubled(batches, gate), max_waiting=3) == [[0], [8, 10, 12]]
+    assert batches == [[0], [4, 5, 6]]
+
+
+def test_what_is_left_of_a_bad_request_is_not_computed():
+    batches = []
+
+    async def scenario(batcher):
+        with pytest.raises(ValueError, match="-1"):
+            await batcher.add([-1, 2, 3, 4])
+        return await batcher.add([5])
+
+    assert run(scenario, doubled(batches), max_batch=1) == [10]
+    assert batches[0] == [-1] and [4] not in batches
+
+
+def test_a_batch_with_a_bad_example_is_computed_again_in_halves():
+    batches, gate = [], threading.Event()
+
+    async def scenario(batcher):
+        first = asyncio.create_task(batcher.add([0]))
+        await asyncio.sleep(0.01)
+        others = [asyncio.create_task(batcher.add([number])) for number in (1, 2, 3, -4)]
+        await asyncio.sleep(0.01)
+        gate.set()
+        return await asyncio.gather(first, *others, return_exceptions=True)
+
+    run(scenario, doubled(batches, gate))
+    assert batches == [[0], [1, 2, 3, -4], [1, 2], [3, -4], [3], [-4]]
+
+
+def test_several_threads_compute_side_by_side():
+    together = threading.Barrier(2, timeout=5)
+
+    async def scenario(batcher):
+        return await asyncio.gather(batcher.add([1]), batcher.add([2]))
+
+    def compute(numbers):
+        together.wait()
+        return numbers
+
+    assert run(scenario, compute, threads=2) == [[1], [2]]

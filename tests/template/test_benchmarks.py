@@ -1,7 +1,11 @@
 """That the benchmarks measure what they say: the same work, paired, with an honest interval."""
 
+import asyncio
+import contextlib
+import importlib.util
 import json
 import sys
+import unittest.mock
 
 import pytest
 from worlds import run_forked
@@ -76,3 +80,29 @@ def test_a_long_run_does_not_grow():
     columns = list(zip(*rows[2:], strict=True))
     assert rows[-1][0] == 60 and max(columns[2]) - min(columns[2]) <= 2 and max(columns[3]) - min(columns[3]) <= 2
     assert max(columns[1]) - min(columns[1]) < 30 and max(columns[4]) <= 10
+
+
+def test_clients_count_what_a_server_answers_after_the_warm_up():
+    specification = importlib.util.spec_from_file_location("benchmark_of_serve", PROJECT / "benchmarks" / "serve.py")
+    serve = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(serve)
+    seen = []
+
+    async def answer(reader, writer):
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                seen.append(await reader.readexactly(int(head.rpartition(b": ")[2])))
+                status = b"503 Full" if len(seen) == 5 else b"200 OK"
+                writer.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 2\r\n\r\n{}")
+        writer.close()
+
+    async def scenario():
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            with unittest.mock.patch.object(serve, "examples_a_batch", return_value=1.0):
+                return await serve.send(address, clients=4, seconds=None, requests=20)
+
+    found = asyncio.run(scenario())
+    assert len(seen) == 20 and found["failed"] == 1 and found["requests_per_s"] > 0
+    assert seen[0].count(b"PNG") == 1 and 0 < found["p50_ms"] <= found["p99_ms"]

@@ -111,12 +111,24 @@ def test_an_object_of_json_gives_the_raw_example_of_its_row(train):
     assert input.parse(input.example).shape == (3,)
 
 
+def test_the_schema_of_an_object_names_its_columns_and_known_categories(train):
+    input = loader(train).input
+    schema, strict = input.schema(), input.changed(fill=None).schema()
+    assert schema["required"] == list(schema["properties"]) == ["time", "size", "town"]
+    assert schema["properties"]["size"]["type"] == ["number", "null"]
+    assert strict["properties"]["size"]["type"] == "number"
+    assert strict["properties"]["town"] == {"type": "string", "examples": input.categories[0]}
+
+
 @pytest.mark.parametrize(
     ("change", "error"),
     [
         ({"size": "large"}, "column 'size': got 'large'; it should be a number"),
         ({"size": float("inf")}, "column 'size': got inf; it should be a number"),
         ({"time": [1]}, r"column 'time': got \[1\]; it should be a number"),
+        ({"time": True}, "column 'time': got True; it should be a number"),
+        ({"time": 10**400}, "column 'time': got 1000.*; it should be a number"),
+        ({"town": {}}, "column 'town': got {}; it should be a text, in quotes"),
     ],
 )
 def test_an_object_that_does_not_fit_is_refused_in_a_line(train, change, error):

@@ -184,3 +184,15 @@ def test_a_source_is_not_overwritten(tmp_path):
     for source, path in (("y.csv", "a/../y.csv"), ("*.csv", "y.csv"), ("a", "a/b/x.csv")):
         with pytest.raises(UserError, match="is to be read and written; give another name"):
             refuse_overwriting([f"{tmp_path}/{source}"], [f"{tmp_path}/{path}"])
+
+
+@pytest.mark.parametrize("value", [["1"], None, [None], {}, [{}], [[1], [1, 2]], 10**400, [1e308], [1j]])
+def test_what_is_no_array_of_numbers_is_refused_as_an_example(value):
+    with pytest.raises(UserError, match=r"^an example should be an array of numbers, all rows of equal length$"):
+        ArrayInput().parse(value)
+
+
+def test_an_array_of_json_is_an_example_of_float32():
+    assert ArrayInput().parse([[1, 2.5], [True, 0]]).tolist() == [[1, 2.5], [1, 0]]
+    assert ArrayInput().parse(3).dtype == np.float32
+    assert not ArrayInput().reads_files and digits_input().reads_files

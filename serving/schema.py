@@ -1,0 +1,62 @@
+"""The forms of requests and answers, for /openapi.json and /docs."""
+
+import mimetypes
+from typing import Any
+
+from pydantic import BaseModel
+
+from base.data.inputs import Input
+from serving.reading import MAX_EXAMPLES
+
+
+class Prediction(BaseModel):
+    """The prediction for an example; of a class with its probability, and the most probable ones if asked for."""
+
+    prediction: Any
+    probability: float | None = None
+    top: list[tuple[str, float]] | None = None
+
+
+class Answer(BaseModel):
+    """Predictions in the order of the examples."""
+
+    predictions: list[Prediction]
+
+
+class Error(BaseModel):
+    """Why a request has no predictions."""
+
+    detail: str
+
+
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"model": Answer, "description": "predictions"},
+    413: {"model": Error, "description": "the body is too large"},
+    422: {"model": Error, "description": "an example cannot be read, or is not what the model takes"},
+    503: {"model": Error, "description": "too much waits, or it took too long; see Retry-After"},
+}
+
+
+def request_body(input: Input) -> dict[str, Any]:
+    """Return OpenAPI's description of the body of /predict."""
+    examples = {"type": "array", "minItems": 1, "maxItems": MAX_EXAMPLES, "items": input.schema()}
+    files = {"type": "array", "minItems": 1, "maxItems": MAX_EXAMPLES, "items": {"type": "string", "format": "binary"}}
+    content = {"application/json": _object(examples=examples)}
+    if input.reads_files:
+        kinds = ", ".join(
+            sorted({kind for ending in input.suffixes if (kind := mimetypes.guess_type(f"x{ending}")[0])})
+        )
+        form = _object(others=False, files=files)
+        content["multipart/form-data"] = form | {"encoding": {"files": {"contentType": kinds}}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _object(others=True, **properties):
+    return {
+        "schema": {
+            "type": "object",
+            "required": list(properties),
+            "properties": properties,
+            "additionalProperties": others,
+        }
+    }

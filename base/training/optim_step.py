@@ -218,7 +218,8 @@ class OptimStep:
                 self.optimizer.step()
             except ArithmeticError as error:
                 raise UserError(f"optimizer: its settings are out of range: {error}") from error
-            _copy_all(self.buffers, self._good_buffers)
+            if self.buffers:
+                _copy_all(self.buffers, self._good_buffers)
 
     def _divide_by_counted(self):
         """Divide the gradient of a window by what its loss counts, in units of what it counts in the first batch."""

@@ -146,7 +146,7 @@ class MetricTracker:
             raise
         values = {key: [next(numbers) for _ in values] for key, (values, _) in self._unread.items()}
         for key, (_, counts) in self._unread.items():
-            counts = [next(numbers) for _ in counts] if key in others else counts
+            counts = [as_weight(next(numbers)) for _ in counts] if key in others else counts
             # a mean over nothing, such as that of targets that are all ignored, is nan
             self._window[key] += [(value if n else 0.0, n) for value, n in zip(values[key], counts, strict=True)]
             self._unread[key] = [], []

@@ -60,11 +60,8 @@ class TableInput(Input):
                 raise UserError(f"{name}: should be a list of {len(numeric)} numbers, one for each numeric column")
         if not _is_list(numeric, str) or not _is_list(categorical, str):
             raise UserError("numeric, categorical: should be lists of names")
-        if (
-            not _is_list(categories, list)
-            or len(categories) != len(categorical)
-            or not all(_is_list(known, str) for known in categories)
-        ):
+        is_table = _is_list(categories, list) and all(_is_list(known, str) for known in categories)
+        if not is_table or len(categories) != len(categorical):
             raise UserError("categories: should be a list of texts for each categorical column")
         if fill not in FILLS:
             raise UserError(f"fill: got {brief(fill)}; it should be 'mean' or 'median', or be left out")

@@ -251,7 +251,7 @@ def _scalar(factor, loss):
 
 
 def _plain(size):
-    return size.item() if isinstance(size, torch.Tensor) else size
+    return as_weight(size.item()) if isinstance(size, torch.Tensor) else size  # as load_state_dict has it
 
 
 def _gradient_of(parameter, saved):

@@ -323,3 +323,20 @@ def test_several_processes_average_over_what_counts_in_all_of_them(size):
     hits = accuracy(output, target).item()
     for values in results(in_world(size, evaluated_in_two, (L,))):
         assert values == pytest.approx({"loss": loss, "accuracy": hits}, rel=1e-12)
+
+
+def test_a_state_that_was_loaded_is_saved_again_as_it_was():
+    model = model_of()
+    step = OptimStep(torch.optim.SGD(model.parameters(), 0.1), 2, count=CountedTargets())
+    tracker = MetricTracker("loss")
+    rows, target = data_of()
+    for _ in range(3):
+        step.step(F.nll_loss(model(rows), target), step.size_of(target))
+        tracker.update("loss", torch.tensor(0.5), n=CountedTargets()(target))
+    for saved, other in (
+        (step, OptimStep(torch.optim.SGD(model.parameters(), 0.1), 2)),
+        (tracker, MetricTracker("loss")),
+    ):
+        state = saved.state_dict()
+        other.load_state_dict(state)
+        assert repr(other.state_dict()) == repr(state)  # 12 and 12.0 are equal, but not the same bits of a file

@@ -206,7 +206,7 @@ def _home(name, module, part):
     if place.startswith(f"{_EXAMPLES}.") or place in part.ready:
         return place, attribute
     if not place or home == module:
-        if find_definition(module, attribute) is None:
+        if part.ready and find_definition(module, attribute) is None:  # which reads the source: a library's is large
             return next((other for other in part.ready if attribute in public_names(other)), module), attribute
         return module, attribute
     if source_of(home) is None:  # a file of an earlier version

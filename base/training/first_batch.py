@@ -175,6 +175,11 @@ def _check_declared(section, function, output, target):
         raise UserError(f"{name}: expects is {kind!r}; it should be one of {', '.join(KINDS)}, anything")
     if kind in KINDS and (problem := problem_of_kind(kind, output, target, {})):
         raise UserError(f"{name}: {problem}")
+    compares_classes = section == "metrics" and getattr(inner, "counted", None) == "targets"
+    if compares_classes and isinstance(target, torch.Tensor) and target.is_floating_point():
+        broken = target[target % 1 != 0]
+        if broken.numel():
+            raise UserError(f"{name}: counts hits of class numbers, and the target holds {broken[0]:.4g}; leave it out")
 
 
 def _check_all_labels(trainer, class_numbers):

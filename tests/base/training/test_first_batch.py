@@ -14,6 +14,7 @@ from base import BaseDataLoader, InMemoryDataset
 from base.data.sampler import EpochSampler
 from base.training.first_batch import look_at_data
 from helpers import accuracy, run_here, tiny_config, tiny_trainer
+from model.metric import accuracy as model_accuracy
 from trainer import Trainer
 from utils import UserError
 
@@ -426,3 +427,14 @@ def test_a_resumed_run_stays_whatever_happens(tmp_path):
         with pytest.raises(UserError):
             again.train()
         assert (again.checkpoint_dir / "config.json").exists()
+
+
+def own_loss(output, target):
+    return (output.mean(dim=1) - target).square().mean()
+
+
+def test_a_metric_that_counts_class_numbers_is_refused_for_other_numbers(tmp_path):
+    metrics = [functools.update_wrapper(functools.partial(model_accuracy), model_accuracy)]
+    with pytest.raises(UserError, match=r"^metrics: accuracy: counts hits of class numbers, and the target holds"):
+        job(tmp_path, own_loss, VALUES, 3, metrics).train()
+    job(tmp_path, own_loss, LABELS.float(), 3, metrics).train()

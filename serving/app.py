@@ -71,7 +71,7 @@ def create_app(model: TrainedModel, max_bytes: int = 16_000_000, timeout_seconds
         except asyncio.CancelledError:  # by the server, when its time to finish is over
             response = _error(503, "the service ends; try again", {"Retry-After": "5"})
         except ClientDisconnect:
-            response = _error(422, "the body ends early")  # nobody reads it, but it is counted
+            response = _error(422, "the body ends early")  # for /metrics: the client is gone
         except Exception:
             logging.getLogger("serving").exception("a request failed")
             response = _error(500, "an error of the service; its log says more")

@@ -58,6 +58,17 @@ def tiny_model():
     )
 
 
+class Recorder(torch.optim.SGD):
+    """An optimizer that changes nothing and keeps the gradients that it was given."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, lr=0.0)
+        self.seen = []
+
+    def step(self, closure=None):
+        self.seen.append([parameter.grad.clone() for parameter in self.param_groups[0]["params"]])
+
+
 def accuracy(output, target):
     return (output.argmax(1) == target).double().mean()
 

@@ -13,7 +13,7 @@ from base import BaseDataLoader, InMemoryDataset
 from base.training.counted import CountedTargets, counts_of
 from base.training.evaluate import evaluate
 from base.training.optim_step import OptimStep
-from helpers import reads_of_tensors, same, tiny_config, tiny_trainer
+from helpers import Recorder, reads_of_tensors, same, tiny_config, tiny_trainer
 from model.loss import nll_loss
 from model.metric import accuracy, top_k_acc
 from trainer import Trainer
@@ -87,17 +87,6 @@ def test_shares_of_classes_count_as_samples(weight):
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(rows, shares), 7)
     got = evaluate(model, criterion, [], loader, torch.device("cpu"), MetricTracker("loss"))
     assert got["loss"] == pytest.approx(criterion(model(rows), shares).item(), rel=1e-12)
-
-
-class Recorder(torch.optim.SGD):
-    """An optimizer that changes nothing and keeps the gradients that it was given."""
-
-    def __init__(self, parameters):
-        super().__init__(parameters, lr=0.0)
-        self.seen = []
-
-    def step(self, closure=None):
-        self.seen.append([parameter.grad.clone() for parameter in self.param_groups[0]["params"]])
 
 
 @pytest.mark.parametrize("shape", [(), (L,)])

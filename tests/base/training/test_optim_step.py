@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from base.training.optim_step import OptimStep
+from helpers import Recorder
 from utils.errors import UserError
 
 
@@ -28,17 +29,6 @@ def gradient(model, inputs, targets, reduction):
     model.zero_grad()
     loss_of(model, inputs, targets, reduction).backward()
     return [parameter.grad.clone() for parameter in model.parameters()]
-
-
-class Recorder(torch.optim.SGD):
-    """An optimizer that changes nothing and keeps the gradients that it was given."""
-
-    def __init__(self, parameters):
-        super().__init__(parameters, lr=0.0)
-        self.seen = []
-
-    def step(self, closure=None):
-        self.seen.append([parameter.grad.clone() for parameter in self.param_groups[0]["params"]])
 
 
 @settings(max_examples=80, deadline=None)

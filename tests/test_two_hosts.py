@@ -1,6 +1,7 @@
 """Two hosts for real: network namespaces joined by a cable, which is cut in the middle of a run."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -114,7 +115,9 @@ def test_a_run_on_two_hosts_of_which_one_is_cut_off_ends_on_both_and_goes_on(tmp
     hosts[1].running.wait()
     assert hosts[0].running.wait(SECONDS_TO_END) == 1
     told = outputs[0].read_text()
-    assert "waited 5 seconds (parallel.timeout_seconds) in vain for rank" in told and " was in epoch " in told
+    place = r"(in epoch \d+ after batch \d+|at the beginning of epoch \d+)"  # the cut comes at any moment
+    waited = rf"waited 5 seconds \(parallel\.timeout_seconds\) in vain for rank 1; rank 0 was {place}; resume"
+    assert re.search(waited, told), told
     assert "lost contact" in outputs[1].read_text()
 
     hosts[0].run("ip", "link", "set", hosts[0].interface, "up")

@@ -13,7 +13,7 @@ from base.training.checkpoints import evaluated_model
 from base.training.counted import averaged_over
 from base.training.data_summary import data_lines, num_samples_of, single_batch_warning
 from base.training.evaluate import evaluate
-from base.training.loss_inputs import require_two_arguments
+from base.training.loss_inputs import LossWatch, require_two_arguments
 from logger.logger import IN_FILE_ONLY
 from utils import MetricTracker, UserError
 from utils.distributed.world import part_of, part_of_batch, world_size
@@ -98,6 +98,7 @@ def try_validation(trainer: "Trainer", batches: int) -> None:
             tracker,
             trainer.settings.precision,
             limit=batches,
+            first_loss=LossWatch("validation"),
         )
 
 

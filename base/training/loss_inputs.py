@@ -115,7 +115,7 @@ def problem_of(loss: str, given: Mapping[str, Any]) -> str | None:
 
 
 def doubt_about(loss: str, given: Mapping[str, Any]) -> str | None:
-    """What may be wrong with them: logits that are probabilities already, and shares of classes that are none."""
+    """What may be wrong with them: logits that are probabilities already, shares that are none, classes elsewhere."""
     output, target = given.get("input"), given.get("target")
     if not isinstance(output, torch.Tensor) or not isinstance(target, torch.Tensor) or output.ndim == 0:
         return None
@@ -132,7 +132,20 @@ def doubt_about(loss: str, given: Mapping[str, Any]) -> str | None:
                 f"shares of the classes in the target sum to {farthest:.3g}, and not to 1; if each class is a yes or "
                 "no of its own, use torch.nn.BCEWithLogitsLoss"
             )
+    if loss == "cross_entropy" and output.ndim == 3 and output.shape[1] == output.shape[2] and _ends_in_linear(output):
+        return (
+            f"the classes are dimension 1 of the output {shape_of(output)}, and the model ends in a linear layer, "
+            "which puts them last; use output.transpose(1, 2)"
+        )
     return None
+
+
+def _ends_in_linear(output):
+    """Whether the last operation was a linear layer of a sequence (N, L, features)."""
+    node = output.grad_fn
+    while node is not None and node.name() in ("ViewBackward0", "UnsafeViewBackward0", "AddBackward0"):
+        node = node.next_functions[0][0]
+    return node is not None and node.name() in ("AddmmBackward0", "MmBackward0")
 
 
 def _are_shares(output):

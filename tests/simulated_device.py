@@ -60,6 +60,10 @@ class SimTensor(torch.Tensor):
         """Read the values, as one transfer."""
         return self.to("cpu").tolist()
 
+    def __reduce_ex__(self, protocol):
+        """Be saved as a CPU tensor: a file of another device's tensors is read as such."""
+        return self.held.detach().__reduce_ex__(protocol)
+
     def __deepcopy__(self, memo):
         copy = SimTensor(self.held.detach().clone())
         return copy.requires_grad_(self.requires_grad)

@@ -99,7 +99,8 @@ def table_figure(rows: list[list[float]], names: Sequence[str] | None = None) ->
     from matplotlib.figure import Figure
 
     size, shares = len(rows), _shares(rows)
-    side = min(16, max(4, 0.45 * size + 1.5))  # inches
+    longest = max(len(str(_short(cell))) for row in rows for cell in row) if size <= _NUMBERS_DRAWN else 2
+    side = min(16, max(4, (0.12 + 0.08 * longest) * size + 1))  # inches
     figure = Figure(figsize=(side, side), dpi=100, layout="constrained")
     axis = figure.add_subplot(xlabel="prediction", ylabel="target")
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)

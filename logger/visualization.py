@@ -290,10 +290,11 @@ def _session(config):
     """
     from torch.utils.tensorboard.summary import hparams
 
-    kept = {path: value for path, value in config_values(config) if path not in ("$schema", "description")}
-    is_number = {path: isinstance(value, (int, float)) and not isinstance(value, bool) for path, value in kept.items()}
-    texts = {path: value if isinstance(value, str) else json.dumps(value) for path, value in kept.items()}
-    return hparams({path: kept[path] if is_number[path] else texts[path] for path in kept}, {})[1:]
+    values = {path: value for path, value in config_values(config) if path not in ("$schema", "description")}
+    for path, value in values.items():
+        if value is None or isinstance(value, bool):  # for torch, true is 1 and null is nothing
+            values[path] = json.dumps(value)
+    return hparams({path: value for path, value in values.items() if value not in ([], {})}, {})[1:]
 
 
 def _silence_thread():

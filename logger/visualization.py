@@ -105,7 +105,8 @@ class TensorboardWriter:
             with self._user_errors():
                 # a random name, under which nobody can have put a link
                 self._writers[name] = SummaryWriter(str(folder), filename_suffix=f".{secrets.token_hex(8)}")
-            self.logger.debug("TensorBoard files go to %s", folder)
+            if not name:
+                self.logger.debug("TensorBoard files go to %s", folder)
         return self._writers.get(name)
 
     def set_step(self, step: int, mode: str = "train", timed: bool = True) -> None:

@@ -83,7 +83,16 @@ def table_difference(logs: Sequence[Path]) -> str | None:
 
 
 def tensorboard_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return {tag: [(step, value), ...]} of a run's TensorBoard files, as TensorBoard shows them, without the pace."""
+    """Return {tag: [(step, value), ...]} of a run's TensorBoard files, as TensorBoard shows them, without the pace.
+
+    The tags of validation, whose files are in the folder val, begin with val_.
+    """
+    inner = folder / "val"
+    of_validation = _scalars_in(inner) if inner.is_dir() else {}
+    return _scalars_in(folder) | {f"val_{tag}": points for tag, points in of_validation.items()}
+
+
+def _scalars_in(folder):
     import logging
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -36,11 +36,12 @@ FRAMEWORK = [
     "utils",
 ]
 # What the user of a new project edits, with the default job in it.
-YOURS = [".gitignore", "LICENSE", "config.json", "data/mnist", "data_loader", "model", "trainer"]
+YOURS = [".gitignore", "LICENSE", "config.json", "data/mnist", "data_loader", "model", "notebooks", "trainer"]
 # A folder whose files are copied last: the project's own README, tests and settings.
 OWN_FILES = "project"
 _PICTURES = ("curves.png", "overhead.png")  # of the template's own job and figures
-LEFT_BEHIND = shutil.ignore_patterns("__pycache__", "*.py[cod]", ".*cache", ".hypothesis", "jobs.md", *_PICTURES)
+_LEFTOVERS = ("__pycache__", "*.py[cod]", ".*cache", ".hypothesis", ".ipynb_checkpoints")
+LEFT_BEHIND = shutil.ignore_patterns(*_LEFTOVERS, "jobs.md", *_PICTURES)
 _NOT_INSTALLED = 127  # the exit status of a shell for a command that does not exist
 
 

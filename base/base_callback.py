@@ -114,18 +114,16 @@ def call_at_epoch_end(
 ) -> tuple[dict[str, Any], BaseException | None]:
     """Call on_epoch_end; returns (the log with the entries that callbacks added, the first error or None).
 
-    Added entries are written to TensorBoard and the trackers as epoch_<name>. Of several processes, the first one's log
-    counts. After an error the other callbacks are still called, so that the epoch can be saved.
+    The log's numbers are written to TensorBoard and the trackers. Of several processes, the first one's log counts.
+    After an error the other callbacks are still called, so that the epoch can be saved.
     """
     log = broadcast(as_numbers(log))
     for name in (key for key, value in log.items() if isinstance(value, float) and not math.isfinite(value)):
         trainer.logger.warning("epoch %d: %s is %s", log["epoch"], name, log[name])
-    before = set(log)
     errors = callbacks.call_all("on_epoch_end", trainer, log)
     log = as_numbers({name: value for name, value in log.items() if isinstance(name, str)} | {"epoch": trainer.epoch})
-    added = {name: log[name] for name in log if name not in before and isinstance(log[name], (int, float))}
     try:
-        _show(added, trainer.writer, trainer.step or trainer.epoch)  # a custom loop may not count its batches
+        _show(log, trainer)
     except Exception as error:
         errors.append(error)
     for error in errors[1:]:
@@ -133,10 +131,11 @@ def call_at_epoch_end(
     return log, next(iter(errors), None)
 
 
-def _show(values, writer, step):
-    for name, value in values.items():
-        writer.set_step(step, "valid" if name.startswith("val_") else "train", timed=False)
-        writer.add_scalar(f"epoch_{name.removeprefix('val_')}", float(value))
+def _show(log, trainer):
+    # a loop of its own may not count its batches
+    step = trainer.epoch * getattr(trainer, "len_epoch", 0) or trainer.step or trainer.epoch
+    numbers = {name: float(value) for name, value in log.items() if isinstance(value, (int, float)) and name != "epoch"}
+    trainer.writer.add_values(numbers, step)
 
 
 def as_numbers(log: dict[str, Any]) -> dict[str, Any]:

@@ -206,7 +206,7 @@ class BaseTrainer(ABC):
             return False
         restore_attributes(self, writer_state)  # only now: it deletes points written after the checkpoint
         set_later_epochs_aside(self)
-        self.writer.start()
+        self.writer.start(self.config.config, self.step)
         return True
 
     def _begin_without_epochs(self) -> bool:

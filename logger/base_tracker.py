@@ -3,7 +3,7 @@
 import collections
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -218,6 +218,15 @@ def as_picture(images: "np.ndarray | torch.Tensor", dataformats: str) -> "np.nda
     if images.is_floating_point():
         images = images.float().mul(255).round().clamp(0, 255)
     return make_grid(images.to(torch.uint8).expand(-1, 3, -1, -1), nrow=8, padding=0).permute(1, 2, 0).numpy()
+
+
+def config_values(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted path, value) for each leaf of a config; an empty list or dict is a leaf."""
+    if isinstance(config, (dict, list)) and config:
+        for key, item in config.items() if isinstance(config, dict) else enumerate(config):
+            yield from config_values(item, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, config
 
 
 def in_a_line(error: BaseException) -> str:

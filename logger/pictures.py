@@ -1,4 +1,4 @@
-"""Batches of images as one picture."""
+"""Batches of images as one picture, and figures as files and arrays."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,6 +7,7 @@ from utils.errors import UserError
 from utils.files import replacing
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.figure import Figure
 
 _PER_ROW, _ROWS = 8, 4
@@ -14,13 +15,17 @@ EXAMPLES_DRAWN = _PER_ROW * _ROWS
 
 
 def draw_batches(path: Path, by_part: dict[str, Any]) -> None:
-    """Draw the first images of batches into a PNG, each under its label.
+    """Draw the first images of batches into a PNG: batches_figure. Raises UserError if it cannot be written."""
+    save_figure(batches_figure(by_part), path)
 
-    path: of the PNG.
+
+def batches_figure(by_part: dict[str, Any]) -> "Figure":
+    """Return a figure of the first 32 images of batches, each under its label.
+
     by_part: {title: (images, labels)} with images (N, 1 or 3, H, W), whose values are stretched to [0, 1], and labels
         (N,) or a list of texts; labels of another shape are left out.
 
-    Raises UserError for other data, and if the file cannot be written.
+    Raises UserError for other data.
     """
     from matplotlib.figure import Figure
 
@@ -35,8 +40,23 @@ def draw_batches(path: Path, by_part: dict[str, Any]) -> None:
             axis.axis("off")
             if i < len(images):
                 axis.imshow(images[i].permute(1, 2, 0).squeeze(2).numpy(), cmap="gray", vmin=0, vmax=1)
-                axis.set_title(labels[i], fontsize=8)
-    save_figure(figure, path)
+                axis.set_title(plain(labels[i]), fontsize=8)
+    return figure
+
+
+def plain(text: str) -> str:
+    """The text as matplotlib draws it literally: two dollar signs would enclose a formula."""
+    return text.replace("$", r"\$")
+
+
+def figure_as_array(figure: "Figure") -> "np.ndarray":
+    """Return a matplotlib figure as an (H, W, 3) uint8 array."""
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
 
 
 def save_figure(figure: "Figure", path: Path) -> None:

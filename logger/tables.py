@@ -7,15 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from logger.pictures import figure_as_array, plain
 from utils.distributed.world import is_main
 from utils.files import write_whole
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from logger.visualization import TensorboardWriter
 
-_PIXELS = 256  # smallest side of a picture
 _COLUMNS = 80
 _LABEL = 16  # characters of a name that are shown
+_NUMBERS_DRAWN = 30  # with more classes, drawing them takes seconds
 _NAMES_DRAWN = 50  # with more classes the names would be too small, or the picture too large
 
 
@@ -32,16 +35,12 @@ def show_tables(
     log_dir: folder of the CSV files.
     classes: names of the rows, shown at the edges of tables of that size.
 
-    A picture's row is in shades of the row's sum: a perfect confusion matrix has a white diagonal. Of several processes
-    the first one writes.
+    Of several processes the first one writes.
     """
     for name, rows in tables.items() if is_main() else ():
         names = names_for(rows, classes)
-        if names and len(names) <= _NAMES_DRAWN:
-            if writer.enabled:
-                writer.add_image(name, _picture_with_names(rows, names), dataformats="HWC")
-        else:
-            writer.add_image(name, _picture(rows), dataformats="HW")
+        if writer.enabled:
+            writer.add_image(name, figure_as_array(table_figure(rows, names)), dataformats="HWC")
         text = io.StringIO(newline="")
         csv.writer(text).writerows(with_names(rows, names) if names else rows)
         write_whole(text.getvalue(), log_dir / f"{writer.mode}_{name}.csv", "the table")
@@ -89,25 +88,28 @@ def _shares(rows):
     return (table / np.maximum(np.abs(table).sum(axis=1, keepdims=True), 1e-12)).clip(0, 1)
 
 
-def _picture(rows):
-    """(H, W) in [0, 1]."""
-    size = -(-_PIXELS // len(rows))
-    return _shares(rows).repeat(size, axis=0).repeat(size, axis=1).astype("float32")
+def table_figure(rows: list[list[float]], names: Sequence[str] | None = None) -> "Figure":
+    """Return a matplotlib figure of a table: targets down, predictions across, and the numbers except 0.
 
+    names: of the rows, by default their indices. Of more than 30 rows no numbers are drawn, of more than 50 no names.
 
-def _picture_with_names(rows, names):
-    """(H, W, 3) bytes."""
-    import numpy as np
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    The larger a cell's share of its row, the darker it is: a perfect confusion matrix has a dark diagonal. Shades of
+    one colour can be told apart in print, too.
+    """
     from matplotlib.figure import Figure
 
-    side = max(4, 0.2 * len(rows) + 2)  # inches
+    size, shares = len(rows), _shares(rows)
+    longest = max(len(str(_short(cell))) for row in rows for cell in row) if size <= _NUMBERS_DRAWN else 2
+    side = min(16, max(4, (0.12 + 0.08 * longest) * size + 1))  # inches
     figure = Figure(figsize=(side, side), dpi=100, layout="constrained")
-    axis = figure.add_subplot()
-    axis.imshow(_shares(rows), cmap="gray", vmin=0, vmax=1)
-    labels = [name[:_LABEL].replace("$", r"\$") for name in names]  # two "$" would enclose a formula
-    axis.set_xticks(range(len(names)), labels, rotation=90)
-    axis.set_yticks(range(len(names)), labels)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
+    axis = figure.add_subplot(xlabel="prediction", ylabel="target")
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if size <= _NAMES_DRAWN:
+        labels = [plain(name[:_LABEL]) for name in names or map(str, range(size))]
+        axis.set_xticks(range(size), labels, rotation=90 if max(map(len, labels)) > 3 else 0)
+        axis.set_yticks(range(size), labels)
+    for (i, row), j in itertools.product(enumerate(rows), range(size)) if size <= _NUMBERS_DRAWN else ():
+        if row[j]:
+            color = "white" if shares[i, j] > 0.5 else "black"
+            axis.text(j, i, str(_short(row[j])), ha="center", va="center", fontsize=9, color=color)
+    return figure

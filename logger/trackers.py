@@ -7,7 +7,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from logger.base_tracker import BaseTracker
+from logger.base_tracker import BaseTracker, config_values
 from utils.files import cut, open_to_append
 from utils.untrusted import as_count
 
@@ -156,7 +156,9 @@ class Mlflow(BaseTracker):
         from mlflow.entities import Param  # pyright: ignore[reportMissingImports]
 
         # MLflow's limits: these characters in names, 250 of them; 6000 in values; 100 values at once
-        params = [Param(re.sub(r"[^\w\-. :/]", "_", path)[:250], str(value)[:6000]) for path, value in _values(config)]
+        params = [
+            Param(re.sub(r"[^\w\-. :/]", "_", path)[:250], str(value)[:6000]) for path, value in config_values(config)
+        ]
         for i in range(0, len(params), 100):
             self.client.log_batch(self.run_id, params=params[i : i + 100])
 
@@ -170,12 +172,3 @@ def _id(text):
 
 def _finite(row):
     return {tag: value if abs(value) < float("inf") else None for tag, value in row.items()}
-
-
-def _values(config, path=""):
-    """(dotted path, value) for each leaf of a config."""
-    if isinstance(config, (dict, list)) and config:
-        for key, item in config.items() if isinstance(config, dict) else enumerate(config):
-            yield from _values(item, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, config

@@ -3,18 +3,20 @@
 import contextlib
 import functools
 import io
+import json
 import logging
 import secrets
 import threading
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from logger.base_tracker import TrackerList, in_a_line
+from logger.base_tracker import TrackerList, config_values, in_a_line
 from utils.distributed.world import is_main
-from utils.errors import UserError
+from utils.errors import UserError, shown
 from utils.files import cut
 from utils.untrusted import as_count
 
@@ -22,11 +24,15 @@ if TYPE_CHECKING:
     from torch.nn import Module
     from torch.utils.tensorboard import SummaryWriter
 
+_VALIDATION = "val"  # the folder of its points, so that TensorBoard's tables call them val.loss, val.accuracy
+
 
 class TensorboardWriter:
     """A SummaryWriter that fills in the step and appends the mode to each tag ("loss/train", "loss/valid").
 
-    log_dir: folder of the event files.
+    add_values writes numbers under their own names instead, training and validation in one chart.
+
+    log_dir: folder of the event files; those of validation are in its folder val.
     logger: where warnings go.
     enabled: False writes no event files.
     trackers: a TrackerList that gets numbers and images too, from start() until the end of the with statement.
@@ -48,12 +54,20 @@ class TensorboardWriter:
         self.step = 0
         self.mode = ""
         self._last = None  # (mode, step, time) of the last timed set_step
-        self._writer = None
+        self._writers: dict[str, SummaryWriter] = {}  # by folder below log_dir
         self._skipped = set()  # tags with a warning in the log
 
-    def start(self) -> None:
-        """Start the trackers, before the first batch. Raises UserError if one cannot."""
+    def start(self, config: dict[str, Any] | None = None, step: int = 0) -> None:
+        """Start the trackers, before the first batch, and show the config. Raises UserError if a tracker cannot start.
+
+        config: shown as text, and its values under HPARAMS, where TensorBoard compares runs.
+        """
         self.trackers.start(self.log_dir)
+        if config is not None and self.writer is not None:
+            lines = json.dumps(config, indent=4).splitlines()
+            with self._user_errors():
+                self.writer.add_text("config", "\n".join(f"    {line}" for line in lines), step)
+            self._add_record(_session(config)[0])
 
     def __enter__(self) -> Self:
         return self
@@ -63,6 +77,8 @@ class TensorboardWriter:
     ) -> None:
         outcome = "finished" if kind is None else "failed" if issubclass(kind, Exception) else "stopped"
         try:
+            if outcome == "finished" and "" in self._writers:
+                self._add_record(_session({})[1])
             self.close()
         finally:
             self.trackers.close(outcome)
@@ -75,15 +91,23 @@ class TensorboardWriter:
     @property
     def writer(self) -> "SummaryWriter | None":
         """The SummaryWriter, made when it is first asked for."""
-        if self._writer is None and self._tensorboard:
+        return self._writer_in("")
+
+    def _writer_in(self, name):
+        """The SummaryWriter of a folder below log_dir; None if TensorBoard is off."""
+        if name not in self._writers and self._tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
             _silence_thread()
+            folder = self.log_dir / name
+            if name and folder.is_symlink():
+                raise UserError(f"{shown(folder)}: is a link, where the run has a folder; move it away")
             with self._user_errors():
                 # a random name, under which nobody can have put a link
-                self._writer = SummaryWriter(str(self.log_dir), filename_suffix=f".{secrets.token_hex(8)}")
-            self.logger.debug("TensorBoard files go to %s", self.log_dir)
-        return self._writer
+                self._writers[name] = SummaryWriter(str(folder), filename_suffix=f".{secrets.token_hex(8)}")
+            if not name:
+                self.logger.debug("TensorBoard files go to %s", folder)
+        return self._writers.get(name)
 
     def set_step(self, step: int, mode: str = "train", timed: bool = True) -> None:
         """Set the step and the mode ("train", "valid") of the next calls.
@@ -97,6 +121,20 @@ class TensorboardWriter:
         if self._last and self._last[0] == mode and step > self._last[1]:
             self.add_scalar("steps_per_sec", (step - self._last[1]) / (now - self._last[2]))
         self._last = (mode, step, now)
+
+    def add_values(self, values: Mapping[str, float], step: int) -> None:
+        """Add numbers under their own names, without a mode. values: as {"loss": 0.3, "val_loss": 0.4}.
+
+        TensorBoard draws <name> and val_<name> as two lines of the chart <name>: the second is a run of its own there,
+        <run>/val, since a chart has one line for each run. Trackers get the names as they are.
+        """
+        for name, value in values.items():
+            tag = name.removeprefix("val_")
+            writer = self._writer_in(_VALIDATION if tag != name else "")
+            if writer is not None:
+                with self._user_errors(), self._skip_impossible(name):
+                    writer.add_scalar(tag, value, step)
+            self._track_scalar(name, value, step)
 
     def add_scalar(self, tag: str, data: Any, *args: Any, **kwargs: Any) -> None:
         """Add one number."""
@@ -155,21 +193,21 @@ class TensorboardWriter:
 
     def flush(self) -> None:
         """Write out what is buffered, so that it survives a kill."""
-        if self._writer is not None:
+        for writer in list(self._writers.values()):
             with self._user_errors():
-                self._writer.flush()
+                writer.flush()
 
     def close(self) -> None:
         """Write out what is buffered, and close the files."""
-        writer, self._writer = self._writer, None
-        if writer is not None:
+        writers, self._writers = self._writers, {}
+        for writer in writers.values():
             with self._user_errors():
                 writer.close()
 
     def state_dict(self) -> dict[str, Any]:
         """The lengths of the files, after a flush, and the trackers' states."""
         self.flush()
-        state = {"files": {path.name: path.stat().st_size for path in self._files()}}
+        state = {"files": {name: path.stat().st_size for name, path in self._files().items()}}
         return state | ({"run": self.log_dir.name, "trackers": self.trackers.state_dict()} if self.trackers else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -179,8 +217,8 @@ class TensorboardWriter:
         """
         self.close()
         self._last = None
-        for path in self._files() if is_main() else ():
-            size = state["files"].get(path.name)
+        for name, path in self._files().items() if is_main() else ():
+            size = state["files"].get(name)
             size = None if size is None else as_count(size)
             with self._user_errors():
                 if size is None:
@@ -197,6 +235,12 @@ class TensorboardWriter:
             with self._user_errors(), self._skip_impossible(tag):
                 getattr(writer, method)(tag, data, *args, **kwargs)
 
+    def _add_record(self, record):
+        file_writer = getattr(self.writer, "file_writer", None)
+        if file_writer is not None:
+            with self._user_errors():
+                file_writer.add_summary(record)
+
     def _track_scalar(self, tag, value, step):
         if self.trackers:
             with self._skip_impossible(tag):
@@ -208,7 +252,11 @@ class TensorboardWriter:
             self.trackers.add_images(self._tagged(tag), data, step, dataformats)
 
     def _files(self):
-        return [path for path in self.log_dir.glob("*tfevents*") if path.is_file() and not path.is_symlink()]
+        """{path below log_dir: path} of the event files."""
+        inner = self.log_dir / _VALIDATION
+        folders = [self.log_dir] if inner.is_symlink() else [self.log_dir, inner]
+        found = [path for folder in folders for path in folder.glob("*tfevents*")]
+        return {p.relative_to(self.log_dir).as_posix(): p for p in found if p.is_file() and not p.is_symlink()}
 
     @contextlib.contextmanager
     def _user_errors(self):
@@ -216,7 +264,7 @@ class TensorboardWriter:
         try:
             yield
         except OSError as error:
-            self._writer, self._tensorboard = None, False  # it would raise the same at every further call
+            self._writers, self._tensorboard = {}, False  # it would raise the same at every further call
             raise UserError(f"{self.log_dir}: cannot write the TensorBoard files: {error.strerror or error}") from error
 
     @contextlib.contextmanager
@@ -233,6 +281,21 @@ class TensorboardWriter:
 
     def _tagged(self, tag):
         return f"{tag}/{self.mode}" if self.mode else tag
+
+
+def _session(config):
+    """TensorBoard's records of the start and the end of a session with the values of a config.
+
+    The record of an experiment that torch makes too is left out: TensorBoard takes that of one run for all, and without
+    it the union of their values.
+    """
+    from torch.utils.tensorboard.summary import hparams
+
+    values = {path: value for path, value in config_values(config) if path not in ("$schema", "description")}
+    for path, value in values.items():
+        if value is None or isinstance(value, bool):  # for torch, true is 1 and null is nothing
+            values[path] = json.dumps(value)
+    return hparams({path: value for path, value in values.items() if value not in ([], {})}, {})[1:]
 
 
 def _silence_thread():

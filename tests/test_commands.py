@@ -17,7 +17,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from worlds import run_forked, start_forked
 
-from compare import comparable_state
+from compare import comparable_state, tensorboard_scalars
 from helpers import PROJECT, SHORT, copy_project, run, run_here, same
 from utils.json_io import read_json
 from utils.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -81,10 +81,14 @@ def test_tensorboard_has_steps_epochs_images_histograms_and_the_graph(trained):
     events.Reload()
     steps = [event.step for event in events.Scalars("loss/train")]
     assert steps == [5, 10, 15, 20, 25, 30, 35, 40] == [event.step for event in events.Scalars("lr/train")]
-    for tag in ("epoch_loss/train", "epoch_accuracy/valid"):
-        assert [event.step for event in events.Scalars(tag)] == [20, 40]
+    scalars = tensorboard_scalars(logs(trained[1]))
+    assert {"loss", "accuracy", "val_loss", "val_accuracy"} < scalars.keys()
+    for name in ("loss", "val_accuracy"):
+        rows = zip((20, 40), table(trained[1]), strict=True)
+        assert scalars[name] == [(step, pytest.approx(float(row[name]), rel=1e-6)) for step, row in rows]
     assert [event.step for event in events.Images("input/train")][:1] == [1]
     assert "parameters/conv1.weight/train" in events.Tags()["histograms"] and events.Tags()["graph"] is True
+    assert '"type": "MnistModel"' in events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
 
 
 @pytest.mark.command

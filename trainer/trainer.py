@@ -173,7 +173,7 @@ class Trainer(BaseTrainer):
         validation = self._valid_epoch(epoch) if self.do_validation else {}
         log = averages | {f"val_{name}": value for name, value in validation.items()}
         # after the validation: a run stopped within it resumes there and would write the points twice
-        self._show_epoch(averages, epoch, mode="train")
+        self._show_tables(epoch, mode="train")
         self.is_whole = False
         if self.schedule_interval == "epoch":
             step_after_epoch(self.lr_scheduler, self.plateau_metric, broadcast(log))
@@ -240,7 +240,7 @@ class Trainer(BaseTrainer):
     def _valid_epoch(self, epoch: int) -> dict[str, float]:
         """Validate; returns {name: average over the validation samples}."""
         result = self._evaluate()
-        self._show_epoch(result, epoch, mode="valid")
+        self._show_tables(epoch, mode="valid")
         return result
 
     def _validate_if_due(self, epoch):
@@ -253,9 +253,8 @@ class Trainer(BaseTrainer):
         self.validated_step = self.step
         self.model.train()
         self.logger.info("    step %d: %s", self.step, "  ".join(f"val_{k} {v:.4f}" for k, v in result.items()))
-        self.writer.set_step(self._step_of(epoch, self.batches_done), "valid", timed=False)
-        for name, value in result.items():
-            self.writer.add_scalar(name, value)
+        values = {f"val_{name}": value for name, value in result.items()}
+        self.writer.add_values(values, self._step_of(epoch, self.batches_done))
         self.save_asked(epoch - 1)
 
     def _evaluate(self):
@@ -326,11 +325,9 @@ class Trainer(BaseTrainer):
         done = batch_idx + 1
         return f"[{done}/{self.len_epoch} ({100 * done / self.len_epoch:.0f}%)]"
 
-    def _show_epoch(self, values, epoch, mode):
-        """Write an epoch's averages to TensorBoard."""
+    def _show_tables(self, epoch, mode):
+        """Write an epoch's tables, such as a confusion matrix, to TensorBoard and as CSV files."""
         self.writer.set_step(self._step_of(epoch, self.len_epoch), mode, timed=False)
-        for name, value in values.items():
-            self.writer.add_scalar(f"epoch_{name}", value)
         metrics = self.train_metrics if mode == "train" else self.valid_metrics
         show_tables(metrics.tables, self.writer, self.config.log_dir, getattr(self.data_loader, "classes", None))
 

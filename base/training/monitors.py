@@ -10,6 +10,7 @@ import torch
 from base import BaseCallback
 from base.training.checkpoints import evaluated_model
 from base.training.precision import to_device
+from logger.pictures import EXAMPLES_DRAWN, batches_figure, figure_as_array
 from utils import UserError
 from utils.distributed.shards import whole
 from utils.distributed.world import shows
@@ -109,10 +110,10 @@ class SamplePredictions(BaseCallback):
 
     n: number of samples, from the first batch.
     every_epochs: epochs between two tables.
-    classes: names of the classes; by default their numbers.
+    classes: names of the classes; by default those of the data loader, or else their numbers.
 
-    An output (N, C) becomes a table of targets and predictions, with the images if the input is (N, 1 or 3, H, W). An
-    output of the input's shape becomes images below the input.
+    An output (N, C) becomes a table of targets and predictions, and for images (N, 1 or 3, H, W) a picture of the first
+    32, each below its prediction. An output of the input's shape becomes images below the input.
     """
 
     def __init__(self, n: int = 16, every_epochs: int = 1, classes: list | None = None) -> None:
@@ -140,27 +141,38 @@ class SamplePredictions(BaseCallback):
         if not trainer.writer.enabled:  # a sharded model needs all processes for its forward pass
             return
         trainer.writer.set_step(trainer.step, "valid", timed=False)
+        self.classes = self.classes or getattr(trainer.data_loader, "classes", None)
         self._show(trainer.writer, *samples_of((data, target, output.float().cpu()), slice(self.n)))
 
     def _show(self, writer, data, target, output):
         is_reconstruction = getattr(data, "shape", None) == output.shape
         if is_reconstruction and show_images(writer, "predictions", torch.cat([data.float(), output]), most=None):
             return
-        show_images(writer, "samples", data, most=None)
         if output.dim() != 2 or output.shape[1] < 2 or target.dim() != 1:
             rows = [(str(t.tolist()), str(o.tolist()), "") for t, o in zip(target, output, strict=True)]
+            show_images(writer, "samples", data, most=None)
         else:
             shares, predicted = output.softmax(dim=1).max(dim=1)
             rows = [
                 (self._name(t), self._name(p), f"{share:.3f}")
                 for t, p, share in zip(target.tolist(), predicted.tolist(), shares.tolist(), strict=True)
             ]
+            if is_batch_of_images(data):
+                captions = [_caption(*row) for row in rows[:EXAMPLES_DRAWN]]
+                figure = batches_figure({"predictions": (data, captions)})
+                writer.add_image("predictions", figure_as_array(figure), dataformats="HWC")
         lines = [f"| {i} | {t} | {p} | {share} |" for i, (t, p, share) in enumerate(rows)]
         head = ["| sample | target | prediction | probability |", "|---|---|---|---|"]
         writer.add_text("predictions", "\n".join(head + lines))
 
     def _name(self, number):
         return str(self.classes[number] if self.classes and 0 <= number < len(self.classes) else number)
+
+
+def _caption(target, prediction, share):
+    """A caption of at most some 16 characters a line, as "7 0.98" or, if it is wrong, in two: "7 0.98", "not 2"."""
+    wrong = f"\nnot {target[:12]}" if prediction != target else ""
+    return f"{prediction[:12]} {share}{wrong}"
 
 
 def is_log_point(trainer: "Trainer") -> bool:
@@ -207,7 +219,7 @@ def show_images(writer: Any, tag: str, data: Any, most: int | None = 32, step: i
     data: (N, 1 or 3, H, W), of any dtype.
     step: the x value, if the writer's is to change.
     """
-    if getattr(data, "ndim", 0) != 4 or data.shape[1] not in (1, 3):
+    if not is_batch_of_images(data):
         return False
     if step is not None:
         writer.set_step(step, timed=False)
@@ -215,6 +227,11 @@ def show_images(writer: Any, tag: str, data: Any, most: int | None = 32, step: i
     low, high = images.min(), images.max()
     writer.add_images(tag, (images - low) / (high - low).clamp(min=1e-12))
     return True
+
+
+def is_batch_of_images(data: Any) -> bool:
+    """Whether data is (N, 1 or 3, H, W)."""
+    return getattr(data, "ndim", 0) == 4 and data.shape[1] in (1, 3)
 
 
 def _require_counts(**counts):

@@ -1,7 +1,9 @@
+import itertools
+
 import pytest
 
 from logger import TensorboardWriter
-from logger.tables import show_tables, table_text
+from logger.tables import show_tables, table_figure, table_text
 from utils import UserError
 from utils.runs.run_folder import RunLock
 
@@ -50,12 +52,34 @@ def test_names_stand_in_the_csv_file_and_in_the_picture(tmp_path):
     assert len(drawn) == 2
 
 
+def test_a_picture_has_targets_down_predictions_across_and_each_number_but_zero():
+    (axis,) = table_figure([[30, 1, 0], [0, 2, 0], [0, 8, 4]], ["cat", "$dog$", "a long name of a class"]).axes
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("prediction", "target")
+    labels = ["cat", r"\$dog\$", "a long name of a"]
+    for ticks in (axis.get_xticklabels(), axis.get_yticklabels()):
+        assert [tick.get_text() for tick in ticks] == labels
+    shown = {text.get_position()[::-1]: (text.get_text(), text.get_color()) for text in axis.texts}  # (row, column)
+    light, dark = "white", "black"  # on dark cells, and on light ones
+    assert shown == {
+        (0, 0): ("30", light),
+        (0, 1): ("1", dark),
+        (1, 1): ("2", light),
+        (2, 1): ("8", light),
+        (2, 2): ("4", dark),
+    }
+    grays = axis.images[0].cmap([0.0, 0.25, 0.5, 0.75, 1.0])[:, :3] @ [0.299, 0.587, 0.114]  # as a printer prints them
+    assert all(left - right > 0.08 for left, right in itertools.pairwise(grays)) and grays[0] > 0.95
+
+
+@pytest.mark.parametrize(("size", "numbers", "names"), [(30, 30, 30), (50, 0, 50), (60, 0, 8)])
+def test_a_picture_of_many_classes_has_no_numbers_and_then_no_names(size, numbers, names):
+    (axis,) = table_figure([[int(i == j) for j in range(size)] for i in range(size)]).axes
+    assert len(axis.texts) == numbers and len(axis.get_yticklabels()) <= names and axis.get_xlabel() == "prediction"
+
+
 def test_file_that_cannot_be_written_is_named(tmp_path):
     class Writer:
-        mode = "valid"
-
-        def add_image(self, name, image, dataformats):
-            assert image.shape == (256, 256) and image[0, 0] == 0.25
+        mode, enabled = "valid", False
 
     with pytest.raises(UserError, match=r"valid_matrix.csv: cannot save the table"):
         show_tables({"matrix": [[1, 3], [0, 0]]}, Writer(), tmp_path / "none")

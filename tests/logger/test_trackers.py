@@ -103,9 +103,10 @@ def steps_of(diary):
 def test_trackers_get_what_tensorboard_gets(tmp_path):
     trainer = tiny_trainer(job(tmp_path, "JsonLines", tensorboard=True, monitor="min val_loss"))
     trainer.train()
-    events = EventAccumulator(str(trainer.config.log_dir))
-    events.Reload()
-    shown = {(tag, e.step, e.value) for tag in events.Tags()["scalars"] for e in events.Scalars(tag)}
+    shown = set()
+    for folder, prefix in ((trainer.config.log_dir, ""), (trainer.config.log_dir / "val", "val_")):
+        events = EventAccumulator(str(folder)).Reload()
+        shown |= {(prefix + tag, e.step, e.value) for tag in events.Tags()["scalars"] for e in events.Scalars(tag)}
     rows = rows_of(trainer)
     given = {(tag, row["step"], float(np.float32(v))) for row in rows for tag, v in row.items() if tag != "step"}
     assert given == {point for point in shown if "per_sec" not in point[0]} and len(given) > 30

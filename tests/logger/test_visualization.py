@@ -1,13 +1,23 @@
+import contextlib
+import json
 import logging
+import re
+import subprocess
+import sys
 import threading
+import time
+import urllib.request
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from helpers import tiny_config, tiny_trainer
 from logger import TensorboardWriter
 from logger.base_tracker import BaseTracker, TrackerList
 from utils import UserError
+
+NAN, INF = float("nan"), float("inf")
 
 
 @pytest.fixture
@@ -30,6 +40,120 @@ def test_step_and_mode_are_filled_in(writer, tmp_path):
     events = read(writer, tmp_path)
     assert [(event.step, event.value) for event in events.Scalars("loss/train")] == [(3, 0.5)]
     assert [(event.step, event.value) for event in events.Scalars("loss/valid")] == [(4, 0.25)]
+
+
+def points(folder, tag):
+    return [(event.step, event.value) for event in EventAccumulator(str(folder)).Reload().Scalars(tag)]
+
+
+def test_training_and_validation_are_two_lines_of_one_chart(writer, tmp_path):
+    writer.set_step(7, "valid")  # which they do not follow
+    writer.add_values({"loss": 0.5, "val_loss": 0.25, "val_gap": NAN}, step=10)
+    writer.add_values({"loss": 0.375}, step=20)
+    writer.close()
+    assert points(tmp_path, "loss") == [(10, 0.5), (20, 0.375)] and points(tmp_path / "val", "loss") == [(10, 0.25)]
+    assert EventAccumulator(str(tmp_path / "val")).Reload().Tags()["scalars"] == ["loss", "gap"]
+
+
+def test_trackers_get_values_by_the_names_of_metrics_csv(tmp_path):
+    told = []
+
+    class Diary(BaseTracker):
+        def add_rows(self, rows):
+            told.extend(rows)
+
+    with TensorboardWriter(tmp_path / "none", logging.getLogger("x"), False, TrackerList([Diary()])) as writer:
+        writer.start({"name": "a"})
+        writer.set_step(7)
+        writer.add_values({"loss": 0.5, "val_loss": 0.25}, step=10)
+    assert told == [(10, {"loss": 0.5, "val_loss": 0.25})] and not (tmp_path / "none").exists()
+
+
+def test_a_resumed_run_takes_later_points_of_validation_back(writer, tmp_path):
+    writer.add_values({"loss": 4.0, "val_loss": 3.0}, step=1)
+    state = writer.state_dict()
+    writer.add_values({"loss": 2.0, "val_loss": 1.0}, step=2)
+    writer.close()
+    again = TensorboardWriter(tmp_path, logging.getLogger("x"), enabled=True)
+    again.add_values({"val_loss": 9.0}, step=3)  # in a file that the state does not know
+    again.load_state_dict(state)
+    again.add_values({"val_loss": 0.5}, step=2)
+    again.close()
+    assert points(tmp_path, "loss") == [(1, 4.0)] and points(tmp_path / "val", "loss") == [(1, 3.0), (2, 0.5)]
+
+
+def test_a_linked_folder_of_validation_is_not_written_through(writer, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "events.out.tfevents.1").write_text("not ours")
+    (tmp_path / "val").symlink_to(outside)
+    writer.load_state_dict({"files": {}})
+    with pytest.raises(UserError, match=r"val: is a link, where the run has a folder; move it away"):
+        writer.add_values({"val_loss": 1.0}, step=1)
+    assert [path.name for path in outside.iterdir()] == ["events.out.tfevents.1"]
+
+
+@contextlib.contextmanager
+def tensorboard(folder):
+    """A function (path, JSON to post or None) that returns the JSON that TensorBoard on this folder answers."""
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", folder, "--host", "127.0.0.1", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            address = next(found[1] for line in server.stderr if (found := re.search(r"at (http://\S+/) ", line)))
+
+            def ask(path, content=None):
+                data = None if content is None else json.dumps(content).encode()
+                request = urllib.request.Request(address + path, data, {"Content-Type": "application/json"})
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    return json.load(answer)
+
+            yield ask
+        finally:
+            server.terminate()
+
+
+def runs_in(ask, number):
+    """The runs that TensorBoard has read, once there are so many."""
+    for _ in range(300):
+        if len(runs := ask("data/runs")) == number:
+            return runs
+        time.sleep(0.1)
+    raise AssertionError(f"TensorBoard has read {runs}")
+
+
+@pytest.mark.slow
+def test_tensorboard_compares_runs_by_the_values_of_their_configs(tmp_path):
+    trainers = []
+    for lr in (0.1, 0.02):
+        config = tiny_config(tmp_path, tensorboard=True, early_stop=3)
+        config["optimizer"]["args"] = {"lr": lr, "nesterov": False}
+        config["lr_scheduler"] = None  # a value that is not there, and no line in the table
+        trainers.append(tiny_trainer(config))
+        trainers[-1].train()
+    with tensorboard(tmp_path / "log") as ask:
+        names = [f"tiny/{trainer.config.log_dir.name}" for trainer in trainers]
+        assert runs_in(ask, 4) == sorted([*names, *(f"{name}/val" for name in names)])
+        tags = {name: tags.keys() for name, tags in ask("data/plugin/scalars/tags").items()}
+        assert all({"loss", "accuracy"} <= tags[f"{name}{run}"] for name in names for run in ("", "/val"))
+        assert all("loss/train" in tags[name] for name in names)
+
+        experiment = ask("data/plugin/hparams/experiment", {"experimentName": ""})
+        infos = {info["name"]: info for info in experiment["hparamInfos"]}
+        assert [name for name, info in infos.items() if info.get("differs")] == ["optimizer.args.lr"]
+        assert infos["optimizer.args.nesterov"]["domainDiscrete"] == ["false"]
+        metrics = [{"group": group, "tag": "loss"} for group in ("", "val")]
+        wanted = {"colParams": [{"metric": metric} for metric in metrics], "sliceSize": 10, "startIndex": 0}
+        wanted["allowedStatuses"] = ["STATUS_SUCCESS"]  # which a run has that came to its end
+        groups = {group["name"]: group for group in ask("data/plugin/hparams/session_groups", wanted)["sessionGroups"]}
+    for name, trainer in zip(names, trainers, strict=True):
+        last = trainer.table.rows()[-1]
+        shown = {
+            value["name"].get("group", ""): value["value"]
+            for value in groups[name]["metricValues"]
+            if value["name"]["tag"] == "loss"
+        }
+        assert groups[name]["hparams"]["optimizer.args.lr"] == trainer.config["optimizer"]["args"]["lr"]
+        assert shown == pytest.approx({"": float(last["loss"]), "val": float(last["val_loss"])}, rel=1e-6)
 
 
 def test_rate_is_logged_between_steps_of_one_mode(writer, tmp_path):
@@ -64,9 +188,6 @@ def test_graph_is_written_once_and_a_model_that_cannot_be_traced_only_warns(writ
     writer.add_graph(Odd(), torch.rand(1, 2))
     assert "no model graph in TensorBoard" in caplog.text
     assert read(writer, tmp_path).Tags()["graph"] is True
-
-
-NAN, INF = float("nan"), float("inf")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import re
 import pytest
 from worlds import run_forked
 
-from helpers import PROJECT, SHORT, copy_project
+from helpers import PROJECT, SHORT, copy_project, run_here
 from parse_config import PARTS, ConfigParser
 from utils.config.check import check_types
 from utils.config.files import deep_merge, read_config
@@ -37,6 +37,18 @@ def test_example_of_a_config_passes_the_check(block, monkeypatch):
 def test_the_index_leads_to_every_page(page):
     assert page.name == "README.md" or f"]({page.name})" in (PROJECT / "docs" / "README.md").read_text()
     assert "](docs/README.md)" in (PROJECT / "README.md").read_text()
+
+
+def test_what_agents_are_told_is_there():
+    page = (PROJECT / "AGENTS.md").read_text()
+    given = re.findall(r"--set (?:'([^']*)'|([\w.]+=[\w.]+))", page)
+    values = [quoted or plain for quoted, plain in given if plain != "key=value"]
+    given = [word for value in values for word in ("--set", value)]
+    assert "trainer.limit_train_batches=100" in given and sum("TimeLimit" in word for word in given) == 1
+    assert "no errors found" in run_here("train.py", "-c", "config.json", "--check", *given).stdout
+    named = {*re.findall(r"python (\w+\.py)", page), *re.findall(r"`(\w+/)`", page)}
+    assert len(named) > 5 and all((PROJECT / name).exists() for name in named)
+    assert len(page.splitlines()) <= 60
 
 
 def test_links_lead_somewhere():

@@ -125,7 +125,7 @@ def test_its_manifest_holds_the_checksum_of_each_file_of_the_framework(project):
     for place, checksum in manifest["files"].items():
         assert hashlib.sha256((project / place).read_bytes()).hexdigest() == checksum, place
     tracked = set(git(project, "ls-files").splitlines())
-    rooms = ("model/", "data_loader/", "trainer/", "data/", "saved/", "tests/")
+    rooms = ("model/", "data_loader/", "trainer/", "data/", "notebooks/", "saved/", "tests/")
     own = {
         ".gitignore",
         "LICENSE",

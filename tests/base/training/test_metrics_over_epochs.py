@@ -154,7 +154,7 @@ def test_nothing_of_it_stands_at_log_points(tmp_path):
     trainer = tiny_trainer(tiny_config(tmp_path, log_step=1), metrics=metrics())
     shown = set()
     trainer.writer.add_scalar = lambda name, value: shown.add(name)
-    trainer._show_epoch = lambda *args, **kwargs: None
+    trainer._show_tables = lambda *args, **kwargs: None
     trainer.train()
     assert shown == {"loss", "accuracy", "lr", "steps_per_sec"}
 

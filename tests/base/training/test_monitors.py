@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import base.training.monitors
 import trainer.callbacks
-from base import BaseCallback
+from base import BaseCallback, BaseDataLoader
 from helpers import same, tiny_config, tiny_trainer
 from trainer import Trainer
 from utils import UserError
@@ -76,6 +76,43 @@ def test_predictions_are_shown_as_a_table(tmp_path):
         assert line.startswith(f"| {i} | {'abc'[target[i]]} | {'abc'[best[i]]} | ")
 
 
+class Drawn(torch.utils.data.Dataset):
+    """10 images of one colour, whose class it is."""
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, index):
+        return torch.full((1, 6, 6), index % 2).float(), index % 2
+
+
+def test_predictions_for_images_are_a_picture_with_captions_in_class_names(tmp_path, monkeypatch):
+    drawn = []
+    draw = base.training.monitors.batches_figure
+    monkeypatch.setattr(base.training.monitors, "batches_figure", lambda parts: drawn.append(parts) or draw(parts))
+
+    def loader(*arguments):
+        loads = BaseDataLoader(Drawn(), 5, True, 0.5, 0)
+        loads.classes = ["black", "white"]
+        return loads
+
+    config = {**tiny_config(tmp_path, tensorboard=True, epochs=1), "callbacks": ["SamplePredictions"]}
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 2))
+    trainer = tiny_trainer(config, model=model, loader_class=loader)
+    with torch.no_grad():
+        model[1].weight.zero_()
+        model[1].bias.copy_(torch.tensor([0.0, 1.0]))
+        trainer.optimizer.param_groups[0]["lr"] = 0.0
+    trainer.train()
+    events = EventAccumulator(str(trainer.config.log_dir)).Reload()
+    (image,) = events.Images("predictions/valid")
+    assert (image.width, image.height) == (800, 170)  # one row
+    ((title, (images, captions)),) = drawn[0].items()
+    targets = [int(one.max()) for one in images]
+    assert set(targets) == {0, 1} and title == "predictions"
+    assert captions == ["white 0.731" if target else "white 0.731\nnot black" for target in targets]
+
+
 def test_sample_predictions_need_validation_data_and_sensible_numbers(tmp_path):
     config = {**tiny_config(tmp_path), "callbacks": ["SamplePredictions"]}
     with pytest.raises(UserError, match=r"callbacks.0: SamplePredictions needs validation data"):
@@ -96,13 +133,15 @@ class KnowsOnlyTrainEpoch(Trainer):
         return {"loss": 1.0}
 
 
-@pytest.mark.parametrize(("loop", "steps"), [(Trainer, [5, 10]), (KnowsOnlyTrainEpoch, [1, 2])])
-def test_numbers_that_callbacks_add_to_the_log_are_shown_at_the_epochs_ends(tmp_path, monkeypatch, loop, steps):
+@pytest.mark.parametrize("loop", [Trainer, KnowsOnlyTrainEpoch])
+def test_the_log_and_what_callbacks_add_to_it_are_shown_at_the_epochs_ends(tmp_path, monkeypatch, loop):
     monkeypatch.setattr(AddsValues, "__module__", "trainer.callbacks")
     monkeypatch.setattr(trainer.callbacks, "AddsValues", AddsValues, raising=False)
     done, events = trained(tmp_path, ["AddsValues"], trainer_class=loop)
-    shown = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in ("epoch_small/train", "epoch_gap/valid")}
-    assert shown["epoch_small/train"] == list(zip(steps, [0, 1], strict=True))
-    assert shown["epoch_gap/valid"] == [(step, 0.5) for step in steps]
-    assert not any("note" in tag for tag in events.Tags()["scalars"])
-    assert [row["val_gap"] for row in done.table.rows()] == ["0.5", "0.5"]
+    valid = EventAccumulator(str(done.config.log_dir / "val")).Reload()
+    small, losses = ([(e.step, e.value) for e in events.Scalars(tag)] for tag in ("small", "loss"))
+    assert small == [(5, 0), (10, 1)] and [(e.step, e.value) for e in valid.Scalars("gap")] == [(5, 0.5), (10, 0.5)]
+    rows = done.table.rows()
+    assert losses == [(5, pytest.approx(float(rows[0]["loss"]))), (10, pytest.approx(float(rows[1]["loss"])))]
+    assert not any(name in tag for tag in events.Tags()["scalars"] for name in ("note", "epoch"))
+    assert [row["val_gap"] for row in rows] == ["0.5", "0.5"]

@@ -8,7 +8,6 @@ import time
 import numpy as np
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 from worlds import run_forked, start_forked
 
@@ -16,7 +15,7 @@ import trainer.trainer
 import utils.runs.saver
 from base import BaseDataLoader, InMemoryDataset
 from base.data.augmentations import RandomShift
-from compare import comparable_state
+from compare import comparable_state, tensorboard_scalars
 from helpers import PROJECT, TinyData, copy_project, run_here, same, tiny_config, tiny_trainer
 from trainer import Trainer
 from utils import UserError
@@ -67,11 +66,8 @@ def stop_and_resume(folder, step, changes, status=143, second=None, **kwargs):
 def results(trainer):
     """All that a run leaves: last and best checkpoint, metrics.csv, the scalars in TensorBoard but the rates."""
     saved = [comparable_state(trainer.checkpoint_dir / name) for name in ("checkpoint-epoch3.pth", "model_best.pth")]
-    events = EventAccumulator(str(trainer.config.log_dir), size_guidance={"scalars": 0})
-    events.Reload()
-    tags = [tag for tag in events.Tags()["scalars"] if "per_sec" not in tag]
-    scalars = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
-    return {"saved": saved, "csv": (trainer.config.log_dir / "metrics.csv").read_text(), "scalars": scalars}
+    log = trainer.config.log_dir
+    return {"saved": saved, "csv": (log / "metrics.csv").read_text(), "scalars": tensorboard_scalars(log)}
 
 
 @pytest.fixture(scope="module")

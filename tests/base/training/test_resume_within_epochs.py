@@ -1,9 +1,11 @@
 """Runs stopped by a signal within an epoch and resumed are equal, bit for bit, to runs that were left alone."""
 
+import itertools
 import json
 import os
 import signal
 import time
+import types
 
 import numpy as np
 import pytest
@@ -27,8 +29,10 @@ STEPS = 15  # three epochs of five batches
 
 @pytest.fixture(autouse=True)
 def _event_files_in_order(monkeypatch):
-    """TensorBoard reads a folder's files by name: second, process, and a count within it that must not reach 10."""
-    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
+    """TensorBoard reads a folder's files by name: second, process, and a count, which sorts only if padded."""
+    count = itertools.count()
+    padded = types.SimpleNamespace(get=lambda: f"{next(count):06}")
+    monkeypatch.setattr(event_file_writer, "_global_uid", padded)
 
 
 def settings(**changes):

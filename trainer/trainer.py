@@ -331,7 +331,8 @@ class Trainer(BaseTrainer):
         for name, value in values.items():
             self.writer.add_scalar(f"epoch_{name}", value)
         metrics = self.train_metrics if mode == "train" else self.valid_metrics
-        show_tables(metrics.tables, self.writer, self.config.log_dir, getattr(self.data_loader, "classes", None))
+        if metrics.tables:
+            show_tables(metrics.tables, self.writer, self.config.log_dir, getattr(self.data_loader, "classes", None))
 
     def _show_images(self, data, epoch):
         """Write up to 32 input images (N, 1 or 3, H, W) to TensorBoard."""

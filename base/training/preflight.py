@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import math
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +13,11 @@ from base.training.counted import averaged_over
 from base.training.data_summary import data_lines, num_samples_of, single_batch_warning
 from base.training.evaluate import evaluate
 from base.training.loss_inputs import require_two_arguments
+from base.training.schedules import require_steps, unfit_lengths
 from logger.logger import IN_FILE_ONLY
 from utils import MetricTracker, UserError
 from utils.distributed.world import part_of, part_of_batch, world_size
 from utils.rules import nothing_to_validate
-from utils.runs.schedule_state import unfit_length
 from utils.seed import rng_state, set_rng_state
 
 if TYPE_CHECKING:
@@ -33,10 +32,7 @@ def refuse_what_cannot_work(trainer: "Trainer") -> None:
     if num_batches(trainer.data_loader) == 0:
         raise UserError("data_loader: has no batches; is batch_size larger than the data, with drop_last?")
     _refuse_limits(trainer)
-    total = getattr(trainer.lr_scheduler, "total_steps", None)
-    steps, unit = _schedule_steps(trainer)
-    if total is not None and steps > total:
-        raise UserError(f"lr_scheduler.args.total_steps: got {total}, but the run has {steps} {unit}; give {steps}")
+    require_steps(trainer)
     classes = getattr(trainer.data_loader, "classes", None) or ()
     given = trainer.config.get("arch", {}).get("args", {}).get("num_classes")
     if isinstance(given, int) and given < len(classes):
@@ -75,13 +71,6 @@ def _refuse_small_parts(model: torch.nn.Module, loader: Any) -> None:
             f"data_loader.args.batch_size: the last batch has {part.total} samples for {world_size()} processes, and "
             "batch norm needs two in each; choose another size"
         )
-
-
-def _schedule_steps(trainer):
-    """(number of steps of the run's schedule, their unit)."""
-    if trainer.schedule_interval == "step":
-        return trainer.epochs * math.ceil(trainer.len_epoch / trainer.settings.accumulate), "optimizer steps"
-    return trainer.epochs, "epochs"
 
 
 def try_validation(trainer: "Trainer", batches: int) -> None:
@@ -143,10 +132,8 @@ def describe_run(trainer: "Trainer", summary: str) -> None:
     if settings.compile == "dynamic":
         what = "a resumed run may differ in the last bits, since kernels are made for the first shape they see"
         logger.warning('trainer.compile: "dynamic": %s', what)
-    steps, _ = _schedule_steps(trainer)
-    for name, scheduler in getattr(trainer.lr_scheduler, "by_name", {"": trainer.lr_scheduler}).items():
-        if unfit := unfit_length(scheduler, steps - 1):  # no batch uses the rate that the last step sets
-            logger.warning("%s: %s", f"lr_scheduler.{name}".rstrip("."), unfit)
+    for line in unfit_lengths(trainer):
+        logger.warning("%s", line)
 
 
 def has_logged_nothing(trainer: Any) -> bool:

@@ -12,19 +12,13 @@ from base.training.checkpoints import evaluated_model
 from base.training.debugging import named_anomalies, overfitted
 from base.training.evaluate import evaluate, metric_trackers, num_counted, record, reduction_of
 from base.training.first_batch import compute_first_loss
-from base.training.model_summary import example_input, model_summary
 from base.training.monitors import ParameterHistograms, show_images
 from base.training.nonfinite import NonFiniteWatch
 from base.training.optim_step import OptimStep
 from base.training.precision import apply_switches, autocast, compile_as_set, grad_scaler, to_device
-from base.training.preflight import (
-    SETTINGS_OF_EPOCH,
-    describe_run,
-    left_alone,
-    refuse_what_cannot_work,
-    try_validation,
-)
+from base.training.preflight import SETTINGS_OF_EPOCH, left_alone, refuse_what_cannot_work, try_validation
 from base.training.schedules import interval_of, step_after_epoch
+from base.training.summary import describe_run, example_input, model_summary
 from logger.reports import progress_bar
 from logger.tables import show_tables
 from utils import MetricTracker, UserError

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-from base.training.data_summary import data_lines, drawn_labels, labels_of, single_batch_warning
 from base.training.evaluate import record
 from base.training.last_batch import single_samples_refused, try_last_batch
 from base.training.loss_inputs import CHECKS, doubt_about, named_arguments, problem_of
 from base.training.loss_kinds import EXPECTED_BY, KINDS, outside, problem_of_kind
 from base.training.precision import to_device
 from base.training.preflight import try_validation
+from base.training.summary import data_lines, drawn_labels, labels_of, single_batch_warning
 from utils import MetricTracker, UserError
 from utils.misfits import refuse_misfit
 from utils.nested import describe, describe_step, halves

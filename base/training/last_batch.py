@@ -9,10 +9,10 @@ import torch
 from base import BaseDataLoader
 from base.data.sampler import EpochSampler
 from base.training.batch_stream import limited, num_batches
-from base.training.data_summary import num_samples_of
 from base.training.evaluate import record
 from base.training.precision import to_device
 from base.training.preflight import left_alone
+from base.training.summary import num_samples_of
 from utils import MetricTracker, UserError
 from utils.batches import batches_of
 from utils.distributed.world import world_size

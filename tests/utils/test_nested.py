@@ -3,8 +3,8 @@ from collections import OrderedDict, UserDict, defaultdict, namedtuple
 import pytest
 import torch
 
-from base.training.model_summary import example_input
 from base.training.precision import to_device
+from base.training.summary import example_input
 from utils import UserError
 from utils.nested import describe_step, halves, map_tensors, num_samples, samples_of
 

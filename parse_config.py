@@ -22,7 +22,7 @@ from utils.config.components import OWN_SECTION, PARTS, Part, as_spec, metric_na
 from utils.config.files import deep_merge, read_config, set_by_path
 from utils.config.plain import require_savable
 from utils.config.schema import KNOWN_KEYS, RunSettings, TrainerSettings
-from utils.config.types import argument_errors, call, resolve, signature_of
+from utils.config.types import argument_errors, call, imports_kept, resolve, signature_of
 from utils.distributed.world import decided_by_main, is_main
 from utils.errors import UserError, clean_exit, end_on_user_errors, refuse, shortened, shown
 from utils.files import delete_left_over
@@ -116,7 +116,8 @@ class ConfigParser:
                 print(json.dumps(merged.config, indent=4))
                 raise SystemExit(0)
             merged._checkpoint, merged._seen, merged.variants = given.checkpoint, given.seen, given.variants
-            check_types(merged.config, merged.parts)
+            with imports_kept():
+                check_types(merged.config, merged.parts)
             for line in renamed_types(merged.config, merged.parts):
                 merged.get_logger("config").info("%s", line)
             if merged.own_keys:

@@ -14,6 +14,7 @@ def main(config: ConfigParser, split: str, batch_size: int | None) -> None:
     # Imported here, so that --help and an error in the config are answered without waiting for torch.
     from base.trained_model import TrainedModel
     from base.training.evaluate import evaluate, split_loader
+    from base.training.loss_inputs import LossWatch
     from utils import MetricTracker, prepare_device
     from utils.runs.weights import on_device
     from utils.seed import seed_everything
@@ -27,7 +28,8 @@ def main(config: ConfigParser, split: str, batch_size: int | None) -> None:
     loader, classes = split_loader(config, split, batch_size, device, trained.loader_state)
 
     tracker = MetricTracker.of(metrics, device)
-    values = evaluate(trained.model, criterion, metrics, loader, device, tracker, trained.precision)
+    look = LossWatch("loss")
+    values = evaluate(trained.model, criterion, metrics, loader, device, tracker, trained.precision, first_loss=look)
     position = {key: checkpoint.get(key) for key in ("epoch", "batch") if key == "epoch" or checkpoint.get(key)}
     result = {**position, "samples": len(loader.sampler), **values, **tracker.tables}
     report(config, split, result, classes)

@@ -1,6 +1,7 @@
 """Two hosts for real: network namespaces joined by a cable, which is cut in the middle of a run."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from utils.runs.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.slow  # they start processes
 
+SECONDS_TO_START = 180  # at most
 SECONDS_TO_END = 20  # after the cut: the time-out of 5 s, and some for a machine that does other things too
 
 
@@ -107,14 +109,16 @@ def test_a_run_on_two_hosts_of_which_one_is_cut_off_ends_on_both_and_goes_on(tmp
     outputs = [tmp_path / "first", tmp_path / "second"]
     for host, output in zip(hosts, outputs, strict=True):
         host.train(1, output, "-c", config)
-    wait_for(lambda: "epoch 2/60" in outputs[0].read_text(), 60, outputs)
+    wait_for(lambda: "epoch 2/60" in outputs[0].read_text(), SECONDS_TO_START, outputs)
     hosts[0].run("ip", "link", "set", hosts[0].interface, "down")
     wait_for(lambda: not any(host.trains() for host in hosts), SECONDS_TO_END, outputs)
     hosts[1].running.kill()  # torchrun itself, which waits there for the store that it cannot reach
     hosts[1].running.wait()
     assert hosts[0].running.wait(SECONDS_TO_END) == 1
     told = outputs[0].read_text()
-    assert "waited 5 seconds (parallel.timeout_seconds) in vain for rank" in told and " was in epoch " in told
+    place = r"(in epoch \d+ after batch \d+|at the beginning of epoch \d+)"  # the cut comes at any moment
+    waited = rf"waited 5 seconds \(parallel\.timeout_seconds\) in vain for rank 1; rank 0 was {place}; resume"
+    assert re.search(waited, told), told
     assert "lost contact" in outputs[1].read_text()
 
     hosts[0].run("ip", "link", "set", hosts[0].interface, "up")
@@ -123,7 +127,7 @@ def test_a_run_on_two_hosts_of_which_one_is_cut_off_ends_on_both_and_goes_on(tmp
     last = max(int(epoch) for epoch in epochs if epoch.isdigit()) + 3  # others are within one
     for host, output in zip(hosts, outputs, strict=True):
         host.train(2, output, "-c", config, "-r", "auto", "--set", f"trainer.epochs={last}")
-    wait_for(lambda: all(host.running.poll() is not None for host in hosts), 60, outputs)
+    wait_for(lambda: all(host.running.poll() is not None for host in hosts), SECONDS_TO_START, outputs)
     assert [host.running.returncode for host in hosts] == [0, 0], [output.read_text() for output in outputs]
 
     left = small_job(tmp_path, "left", **job)

@@ -12,6 +12,7 @@ from base.training.checkpoints import evaluated_model
 from base.training.debugging import named_anomalies, overfitted
 from base.training.evaluate import evaluate, metric_trackers, num_counted, record, reduction_of
 from base.training.first_batch import compute_first_loss
+from base.training.loss_inputs import LossWatch
 from base.training.monitors import ParameterHistograms, show_images
 from base.training.nonfinite import NonFiniteWatch
 from base.training.optim_step import OptimStep
@@ -91,6 +92,7 @@ class Trainer(BaseTrainer):
         self.update_metrics = MetricTracker("grad_norm", finite_only=settings.on_nonfinite == "skip")
         self.nonfinite = NonFiniteWatch(settings.on_nonfinite, self.stream, self.logger)
         self._has_looked = False  # at a first batch
+        self._valid_watch: LossWatch | None = LossWatch("validation")  # for the first batch
         self.optim_step = OptimStep(
             optimizer,
             accumulate=settings.accumulate,
@@ -254,16 +256,15 @@ class Trainer(BaseTrainer):
         """Validate; returns {name: average}. A signal may end the run between two batches."""
         before = self.resume_rng
         self.resume_rng = before or rng_state()  # a save within resumes at the start of this validation
+        watch, self._valid_watch = self._valid_watch, None
+        parts = evaluated_model(self), self.criterion, self.metric_ftns, self.valid_data_loader, self.device
         result = evaluate(
-            evaluated_model(self),
-            self.criterion,
-            self.metric_ftns,
-            self.valid_data_loader,
-            self.device,
+            *parts,
             self.valid_metrics,
             self.settings.precision,
             after_batch=self.save_points.stop_if_asked,
             limit=self.valid_batches,
+            first_loss=watch,
         )
         self._callbacks.call("on_valid_end", self, {f"val_{name}": value for name, value in result.items()})
         self.resume_rng = before

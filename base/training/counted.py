@@ -145,7 +145,7 @@ def _setting(inner, bound, name):
 
 def _range_of_labels(loader):
     """(least, greatest) of the class numbers of all samples; None if they are known only batch by batch."""
-    labels = _labels_of(loader)
+    labels = _targets_passed_on(loader)
     if labels is None or not 0 < np.prod(labels.shape) <= _MOST_LABELS:
         return None
     if "int" not in str(labels.dtype):
@@ -155,7 +155,7 @@ def _range_of_labels(loader):
     return int(labels.min()), int(labels.max())
 
 
-def _labels_of(loader):
+def _targets_passed_on(loader):
     """The array or tensor of the targets of all samples, as the loader passes them on; None if there is none."""
     if isinstance(loader, (list, tuple)):  # of batches
         different = {id(batch): batch for batch in loader}.values()

@@ -1,5 +1,6 @@
 """Evaluate a model: the loss and the metrics over a loader, for validation and for test.py."""
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ def evaluate(
     precision: str = "fp32",
     after_batch: Callable[[], None] | None = None,
     limit: int | None = None,
+    first_loss: contextlib.AbstractContextManager[Any] | None = None,
 ) -> dict[str, float]:
     """Run the model over the loader; returns {name: average over all samples, or what counts of them}.
 
@@ -40,6 +42,7 @@ def evaluate(
     precision: value of trainer.precision.
     after_batch: called after each batch; it may raise to end the evaluation.
     limit: number of batches to read; None for all.
+    first_loss: context in which the loss of the first batch is computed, such as LossWatch.
     """
     model.eval()
     same_buffers(model)
@@ -51,7 +54,8 @@ def evaluate(
             try:
                 with autocast(precision, device):
                     output = model(data)
-                    loss = criterion(output, target)
+                    with (batch_idx == 0 and first_loss) or contextlib.nullcontext():
+                        loss = criterion(output, target)
             except Exception as error:
                 refuse_misfit(error, data, target, model)
                 error.add_note(describe_step(data, target, model))

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.overrides import TorchFunctionMode
 
 from base.training.evaluate import record
 from base.training.last_batch import single_samples_refused, try_last_batch
-from base.training.loss_inputs import CHECKS, doubt_about, named_arguments, problem_of
-from base.training.loss_kinds import EXPECTED_BY, KINDS, outside, problem_of_kind
+from base.training.loss_inputs import LossWatch
+from base.training.loss_kinds import KINDS, outside, problem_of_kind
 from base.training.precision import to_device
 from base.training.preflight import try_validation
 from base.training.summary import data_lines, drawn_labels, labels_of, single_batch_warning
@@ -33,7 +32,7 @@ def compute_first_loss(trainer: "Trainer", data: Any, target: Any, metrics: Sequ
     In a run that keeps nothing, the last batch of an epoch is tried too, if it has fewer samples. Raises UserError, in
     one line, for what cannot be right.
     """
-    watch = _WatchedLosses("loss")
+    watch = LossWatch("loss")
     with single_samples_refused(trainer):
         if trainer.settings.compile:  # which would compile anew without the watch
             try:
@@ -54,7 +53,7 @@ def compute_first_loss(trainer: "Trainer", data: Any, target: Any, metrics: Sequ
     _check_all_labels(trainer, watch.class_numbers)
     for metric in metrics:
         _check_declared("metrics", metric, output, target)
-        watch = _WatchedLosses("metrics")
+        watch = LossWatch("metrics")
         with watch:
             record(MetricTracker.of([metric], trainer.device), [metric], torch.zeros(()), output, target)
         watch.warn(trainer.logger, metric, output, target)
@@ -83,8 +82,7 @@ def look_at_data(trainer: "Trainer") -> None:
         loss, output = _train_once(trainer, data, target)
         fits += f", output: {describe(output)}, loss: {loss.item():.4g}"
         if trainer.do_validation:
-            with _WatchedLosses("validation"):
-                try_validation(trainer, batches=1)
+            try_validation(trainer, batches=1)
     print(fits.replace(": tensor (", " ("))
 
 
@@ -101,69 +99,6 @@ def _train_once(trainer, data, target):
         error.add_note(describe_step(data, target, trainer.model))
         raise
     return loss, output
-
-
-class _WatchedLosses(TorchFunctionMode):
-    """Within it calls of torch's losses are checked, and tensors that broadcast to a larger one are remembered.
-
-    name: section of the config, for errors.
-    """
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self._name = name
-        self._broadcasts = []  # (the two arguments, shape of the result)
-        self._doubts = []  # (loss, what may be wrong or None)
-        self.class_numbers: tuple[Any, Any, Any] | None = None  # (target, output, keywords) of a loss
-
-    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
-        keywords = keywords or {}
-        called = getattr(function, "__name__", "")
-        kind = EXPECTED_BY.get(called)
-        given = named_arguments(function, arguments, keywords) if kind or called in CHECKS else {}
-        if len(given) < 2:
-            result = function(*arguments, **keywords)
-            self._remember(arguments, result)
-            return result
-        output, target = list(given.values())[:2]
-        problem = problem_of_kind(kind, output, target, given) if kind else None
-        self._doubts.append((called, None if problem else doubt_about(called, given)))
-        if problem := problem or problem_of(called, given):
-            raise UserError(f"{self._name}: {called}: {problem}")
-        if kind in ("classes", "log_probabilities") and target.ndim == 1 and output.ndim == 2:
-            self.class_numbers = target, output, keywords
-        try:
-            return function(*arguments, **keywords)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            given = f"the output is {describe(output)}, the target {describe(target)}"
-            raise UserError(f"{self._name}: {called}: {reason}; {given}") from error
-
-    def _remember(self, arguments, result):
-        tensors = [value for value in arguments if isinstance(value, torch.Tensor)]
-        if len(tensors) != 2 or tensors[0].ndim == tensors[1].ndim or not isinstance(result, torch.Tensor):
-            return
-        if result.numel() > max(tensor.numel() for tensor in tensors):
-            self._broadcasts.append((tensors, _shape(result)))
-
-    def warn(self, logger: Any, function: Any, output: Any, target: Any) -> None:
-        """Warn if the output and the target of the batch were broadcast against each other, and of other doubts."""
-        if getattr(function, "expects", None) == "anything":
-            return
-        for called, doubt in dict.fromkeys(self._doubts):
-            if doubt:
-                logger.warning("%s: %s: %s", self._name, called, doubt)
-        if isinstance(output, torch.Tensor) and isinstance(target, torch.Tensor):
-            for result in [result for tensors, result in self._broadcasts if _is_doubtful(tensors, output, target)][:1]:
-                what = "%s: %s: the output %s and the target %s broadcast to %s; if that is meant, set its attribute %s"
-                given = _shape(output), _shape(target), result, "expects = 'anything'"
-                logger.warning(what, self._name, getattr(function, "__name__", type(function).__name__), *given)
-
-
-def _is_doubtful(tensors, output, target):
-    """Whether two tensors that broadcast are the output and the target, or what is made of one and a target (N, 1)."""
-    column = target.ndim == 2 and target.shape[1] == 1 and any(tensor is target for tensor in tensors)
-    return column or {_shape(tensor) for tensor in tensors} == {_shape(output), _shape(target)}
 
 
 def _check_declared(section, function, output, target):
@@ -199,7 +134,3 @@ def _check_all_labels(trainer, class_numbers):
         if len(counted) and (problem := outside(torch.tensor([counted.min(), counted.max()]), output, settings)):
             part = "training" if loader is trainer.data_loader else "validation"
             raise UserError(f"loss: among the {part} samples, {problem}")
-
-
-def _shape(tensor):
-    return tuple(tensor.shape)

@@ -1,6 +1,6 @@
-"""What torch's losses take, where that is more than an output and a target of one shape: looked at in the first batch.
+"""LossWatch, a look at what torch's losses get, and checks of losses that take more than two tensors of one shape.
 
-Each check returns what is wrong and what to do about it, or None. first_batch.py has the checks of shapes and dtypes.
+Each check returns what is wrong and what to do about it, or None. loss_kinds.py has the checks of shapes and dtypes.
 """
 
 import inspect
@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
+from base.training.loss_kinds import EXPECTED_BY, problem_of_kind, shape_of
 from utils.errors import UserError
+from utils.nested import describe
 
 _NEAR = 0.01  # to 0, of the logarithm of a sum of probabilities
 
@@ -28,6 +31,69 @@ def require_two_arguments(criterion: Any) -> None:
             f"loss: {name} takes {', '.join(needed)}, and is called as loss(output, target); write a function of these "
             "two in model/loss.py that calls it with the parts of the output and the target"
         )
+
+
+class LossWatch(TorchFunctionMode):
+    """A context in which calls of torch's losses are checked, and tensors that broadcast to a larger one are noted.
+
+    name: begins the errors, as "loss".
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+        self._broadcasts = []  # (the two arguments, shape of the result)
+        self._doubts = []  # (loss, what may be wrong or None)
+        self.class_numbers: tuple[Any, Any, Any] | None = None  # (target, output, keywords) of a loss
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        keywords = keywords or {}
+        called = getattr(function, "__name__", "")
+        kind = EXPECTED_BY.get(called)
+        given = named_arguments(function, arguments, keywords) if kind or called in CHECKS else {}
+        if len(given) < 2:
+            result = function(*arguments, **keywords)
+            self._remember(arguments, result)
+            return result
+        output, target = list(given.values())[:2]
+        problem = problem_of_kind(kind, output, target, given) if kind else None
+        self._doubts.append((called, None if problem else doubt_about(called, given)))
+        if problem := problem or problem_of(called, given):
+            raise UserError(f"{self._name}: {called}: {problem}")
+        if kind in ("classes", "log_probabilities") and target.ndim == 1 and output.ndim == 2:
+            self.class_numbers = target, output, keywords
+        try:
+            return function(*arguments, **keywords)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            given = f"the output is {describe(output)}, the target {describe(target)}"
+            raise UserError(f"{self._name}: {called}: {reason}; {given}") from error
+
+    def _remember(self, arguments, result):
+        tensors = [value for value in arguments if isinstance(value, torch.Tensor)]
+        if len(tensors) != 2 or tensors[0].ndim == tensors[1].ndim or not isinstance(result, torch.Tensor):
+            return
+        if result.numel() > max(tensor.numel() for tensor in tensors):
+            self._broadcasts.append((tensors, shape_of(result)))
+
+    def warn(self, logger: Any, function: Any, output: Any, target: Any) -> None:
+        """Warn if the output and the target of the batch were broadcast against each other, and of other doubts."""
+        if getattr(function, "expects", None) == "anything":
+            return
+        for called, doubt in dict.fromkeys(self._doubts):
+            if doubt:
+                logger.warning("%s: %s: %s", self._name, called, doubt)
+        if isinstance(output, torch.Tensor) and isinstance(target, torch.Tensor):
+            for result in [result for tensors, result in self._broadcasts if _is_doubtful(tensors, output, target)][:1]:
+                what = "%s: %s: the output %s and the target %s broadcast to %s; if that is meant, set its attribute %s"
+                given = shape_of(output), shape_of(target), result, "expects = 'anything'"
+                logger.warning(what, self._name, getattr(function, "__name__", type(function).__name__), *given)
+
+
+def _is_doubtful(tensors, output, target):
+    """Whether two tensors that broadcast are the output and the target, or what is made of one and a target (N, 1)."""
+    column = target.ndim == 2 and target.shape[1] == 1 and any(tensor is target for tensor in tensors)
+    return column or {shape_of(tensor) for tensor in tensors} == {shape_of(output), shape_of(target)}
 
 
 def named_arguments(function: Any, arguments: tuple, keywords: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,7 +115,7 @@ def problem_of(loss: str, given: Mapping[str, Any]) -> str | None:
 
 
 def doubt_about(loss: str, given: Mapping[str, Any]) -> str | None:
-    """What may be wrong with them: logits that are probabilities already, and shares of classes that are none."""
+    """What may be wrong with them: logits that are probabilities already, shares that are none, classes elsewhere."""
     output, target = given.get("input"), given.get("target")
     if not isinstance(output, torch.Tensor) or not isinstance(target, torch.Tensor) or output.ndim == 0:
         return None
@@ -66,7 +132,20 @@ def doubt_about(loss: str, given: Mapping[str, Any]) -> str | None:
                 f"shares of the classes in the target sum to {farthest:.3g}, and not to 1; if each class is a yes or "
                 "no of its own, use torch.nn.BCEWithLogitsLoss"
             )
+    if loss == "cross_entropy" and output.ndim == 3 and output.shape[1] == output.shape[2] and _ends_in_linear(output):
+        return (
+            f"the classes are dimension 1 of the output {shape_of(output)}, and the model ends in a linear layer, "
+            "which puts them last; use output.transpose(1, 2)"
+        )
     return None
+
+
+def _ends_in_linear(output):
+    """Whether the last operation was a linear layer of a sequence (N, L, features)."""
+    node = output.grad_fn
+    while node is not None and node.name() in ("ViewBackward0", "UnsafeViewBackward0", "AddBackward0"):
+        node = node.next_functions[0][0]
+    return node is not None and node.name() in ("AddmmBackward0", "MmBackward0")
 
 
 def _are_shares(output):

@@ -31,6 +31,10 @@ def problem_of_kind(kind: str, output: Any, target: Any, settings: Any) -> str |
         if not isinstance(value, torch.Tensor):
             remedy = "choose it in compute_loss of trainer/trainer.py"
             return f"{what} is a {describe(value)}, and a tensor is needed; {remedy}"
+        if value.is_complex():
+            return (
+                f"{what} is {describe(value)}, and this loss takes real numbers; use torch.view_as_real, or its abs()"
+            )
     if not output.numel() or not target.numel():  # as a detector's loss over boxes may have
         return None
     return KINDS[kind](output.detach(), target, settings)
@@ -46,8 +50,8 @@ def _fits_classes(output, target, settings):
         return None
     if output.ndim < 2 or output.shape[1] < 2:
         return (
-            f"the model's output {_shape(output)} has one number a sample, so there is only one class to choose; give "
-            "the model an output for each class, or use torch.nn.BCEWithLogitsLoss for two classes"
+            f"the model's output {shape_of(output)} has one number a sample, so there is only one class to choose; "
+            "give the model an output for each class, or use torch.nn.BCEWithLogitsLoss for two classes"
         )
     if shares:
         return None
@@ -59,9 +63,8 @@ def _fits_classes(output, target, settings):
         elif target.shape == output.shape:
             numbers = _classes(torch.arange(output.shape[1]))
             remedy = f"it looks one-hot: use target.argmax(dim=1) in the data loader, or give ArrayDataLoader {numbers}"
-        return (
-            f"the target is {describe(target)}, and the output {_shape(output)} wants {wanted} class numbers; {remedy}"
-        )
+        given = f"the target is {describe(target)}, and the output {shape_of(output)}"
+        return f"{given} wants {wanted} class numbers; {remedy}"
     if target.is_floating_point() or target.dtype == torch.bool:
         remedy = _in_loader("use target.long()", '"target_dtype": "int64"')
         return f"the target is {describe(target)}, and class numbers are int64; {remedy}"
@@ -77,7 +80,7 @@ def outside(target: torch.Tensor, output: torch.Tensor, settings: Any) -> str | 
     low, high = int(labels.min()), int(labels.max())
     if low >= 0 and high < num_classes:
         return None
-    place = f"the output {_shape(output)} has {num_classes} classes, 0 to {num_classes - 1}"
+    place = f"the output {shape_of(output)} has {num_classes} classes, 0 to {num_classes - 1}"
     what = f"the target's class numbers are from {low} to {high}, and {place}"
     if low < 0:
         return f"{what}; {_in_loader('map the labels to 0, 1, ...', _classes(labels))}"
@@ -117,12 +120,12 @@ def _fits_values(output, target, settings):
                 return None
     remedy = "return targets of the output's shape from the data loader"
     if output.numel() == target.numel():
-        remedy = f"reshape one of them, as target.reshape{_shape(output)} in the data loader"
+        remedy = f"reshape one of them, as target.reshape{shape_of(output)} in the data loader"
         if target.ndim == 1 and output.ndim == 2:
             remedy += ', or give ArrayDataLoader "target_as_column": true'
     return (
-        f"the output is {_shape(output)} and the target {_shape(target)}, which the loss would broadcast against each "
-        f"other; {remedy}"
+        f"the output is {shape_of(output)} and the target {shape_of(target)}, which the loss would broadcast against "
+        f"each other; {remedy}"
     )
 
 
@@ -167,5 +170,6 @@ KINDS: dict[str, Callable[[torch.Tensor, torch.Tensor, Any], str | None]] = {
 }
 
 
-def _shape(tensor):
+def shape_of(tensor: torch.Tensor) -> tuple[int, ...]:
+    """Return the shape as a plain tuple, for messages."""
     return tuple(tensor.shape)

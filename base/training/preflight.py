@@ -10,7 +10,7 @@ import torch
 from base.training.batch_stream import num_batches
 from base.training.checkpoints import evaluated_model
 from base.training.evaluate import evaluate
-from base.training.loss_inputs import require_two_arguments
+from base.training.loss_inputs import LossWatch, require_two_arguments
 from base.training.schedules import require_steps
 from base.training.summary import num_samples_of
 from utils import MetricTracker, UserError
@@ -85,6 +85,7 @@ def try_validation(trainer: "Trainer", batches: int) -> None:
             tracker,
             trainer.settings.precision,
             limit=batches,
+            first_loss=LossWatch("validation"),
         )
 
 

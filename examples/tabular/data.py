@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,8 @@ def write_tables(folder: Path) -> list[Path]:
         from sklearn.datasets import load_diabetes  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError("the table comes with scikit-learn, which is not installed: pip install scikit-learn") from None
-    table = load_diabetes(as_frame=True, scaled=False).frame
+    bunch: Any = load_diabetes(as_frame=True, scaled=False)
+    table = bunch.frame
     order = np.random.RandomState(0).permutation(len(table))
     folder.mkdir(parents=True, exist_ok=True)
     paths = []

@@ -51,6 +51,12 @@ SHARES = torch.linspace(0, 1, N).unsqueeze(1)
             r"mse_loss: the output is \(8, 1\) and .* \(8,\), .*target.reshape\(8, 1\) .*\"target_as_column\": true",
         ),
         (torch.nn.L1Loss(), VALUES, 1, r"l1_loss: the output is \(8, 1\)"),
+        (
+            torch.nn.L1Loss(),
+            VALUES.unsqueeze(1) * 1j,
+            1,
+            "complex64, and this loss takes real numbers",
+        ),
         (torch.nn.HuberLoss(), VALUES, 8, r"huber_loss: the output is \(8, 8\) and the target \(8,\)"),
         (torch.nn.PoissonNLLLoss(), VALUES.abs(), 1, "poisson_nll_loss: the output is"),
         (F.smooth_l1_loss, VALUES, 1, r"smooth_l1_loss: the output is \(8, 1\)"),
@@ -251,7 +257,8 @@ def test_a_label_outside_the_classes_is_found_in_validation_data_of_their_own(tm
         trainer.train()
 
 
-def test_the_look_refuses_a_validation_batch_that_the_loss_does_not_take(tmp_path):
+@pytest.mark.parametrize("start", [look_at_data, Trainer.train])
+def test_a_validation_batch_that_the_loss_would_broadcast_is_refused(tmp_path, start):
     rows, values = torch.randn(N, FEATURES), VALUES.unsqueeze(1)
     trainer = tiny_trainer(
         tiny_config(tmp_path, epochs=1),
@@ -262,7 +269,7 @@ def test_the_look_refuses_a_validation_batch_that_the_loss_does_not_take(tmp_pat
         valid_data_loader=BaseDataLoader(InMemoryDataset(rows, VALUES), 4, False, 0, 0).as_validation(),
     )
     with pytest.raises(UserError, match=r"^validation: mse_loss: the output is \(4, 1\) and the target \(4,\)"):
-        look_at_data(trainer)
+        start(trainer)
 
 
 def test_samples_that_are_never_drawn_may_have_any_label(tmp_path):

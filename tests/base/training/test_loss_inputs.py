@@ -24,6 +24,8 @@ SHARES = torch.randn(N, 3, generator=GENERATOR).softmax(1)
 MULTI_HOT = (torch.rand(N, 3, generator=GENERATOR) > 0.5).float()
 LISTS = torch.tensor([[0, 2, -1], [1, -1, -1], [-1, -1, -1], [2, 1, 0]] * 6)
 LOG_SOFTMAX = nn.LogSoftmax(1)
+SEQUENCES = LABELS.unsqueeze(1).expand(N, 3)
+SEQUENCE_HEAD = (nn.Unflatten(1, (3, 1)), nn.Linear(1, 3))  # (N, 3) to (N, 3 places, 3 classes)
 
 
 def job(folder, criterion, target, *last_layers, outputs=3, metrics=(), trainer_class=Trainer):
@@ -110,6 +112,12 @@ DOUBTFUL = {
         "binary_cross_entropy_with_logits: the model's outputs come from a sigmoid",
     ),
     "several classes": (nn.CrossEntropyLoss(), MULTI_HOT, (), "sum to [023], and not to 1; .*BCEWithLogitsLoss"),
+    "classes last": (
+        nn.CrossEntropyLoss(),
+        SEQUENCES,
+        SEQUENCE_HEAD,
+        r"output \(\d+, 3, 3\), .*output.transpose\(1, 2\)",
+    ),
     "weighted shares": (nn.CrossEntropyLoss(), SHARES * 7, (), "sum to 7, and not to 1"),
 }
 
@@ -135,6 +143,7 @@ RIGHT = {
     "counts": (nn.PoissonNLLLoss(), LABELS.unsqueeze(1).expand(N, 3).float(), ()),
     "log-probabilities": (nn.CrossEntropyLoss(), LABELS, (LOG_SOFTMAX,)),
     "shares": (nn.CrossEntropyLoss(), SHARES, ()),
+    "classes first": (lambda o, t: F.cross_entropy(o.transpose(1, 2), t), SEQUENCES, SEQUENCE_HEAD),
     "bounded logits": (nn.CrossEntropyLoss(), LABELS, (nn.Sigmoid(), nn.Linear(3, 3))),
     "probabilities": (nn.BCELoss(), MULTI_HOT, (nn.Sigmoid(),)),
     "triplets": (lambda o, t: F.triplet_margin_loss(o, o.roll(1, 0), o.roll(2, 0)), LABELS, ()),

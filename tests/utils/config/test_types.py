@@ -1,4 +1,5 @@
 import dataclasses
+import gc
 import importlib
 import inspect
 
@@ -14,7 +15,7 @@ import utils.config.types
 from utils import UserError
 from utils.config.components import OWN_SECTION, PARTS, Part
 from utils.config.source import find_definition, public_names
-from utils.config.types import argument_errors, call, find_in_source, resolve
+from utils.config.types import argument_errors, call, find_in_source, imports_kept, resolve
 
 MODULES = {
     "data_loader": data_loader.data_loaders,
@@ -258,3 +259,9 @@ def test_a_relative_path_at_which_there_is_nothing_is_told_in_full(tmp_path, mon
     for given in ("x.csv", str(tmp_path / "y.csv"), "https://host/y.csv"):
         with pytest.raises(UserError, match=r"no such file$"):
             call("data_loader", read, (), {"path": given})
+
+
+def test_imports_are_made_without_collections_of_garbage_which_go_on_later():
+    with imports_kept():
+        assert not gc.isenabled()
+    assert gc.isenabled()

@@ -25,8 +25,8 @@ from logger.tables import show_tables
 from utils import MetricTracker, UserError
 from utils.distributed.shards import is_sharded
 from utils.distributed.world import broadcast
-from utils.misfits import refuse_misfit
-from utils.nested import describe, describe_step, halves
+from utils.misfits import explain
+from utils.nested import describe, halves
 from utils.runs.weights import unwrapped
 from utils.seed import rng_state
 
@@ -148,8 +148,7 @@ class Trainer(BaseTrainer):
                     loss, output = self._train_batch(batch_idx, data, target)  # forward, backward, optimizer step
                     record(self.train_metrics, self.metric_ftns, loss, output, target, self.reduction, part)
                 except Exception as error:
-                    refuse_misfit(error, data, target, self.model)
-                    error.add_note(describe_step(data, target, self.model))
+                    explain(error, data, target, self.model)
                     raise
                 self.nonfinite.count_loss(batch_idx)
                 self._count_batch(batch_idx)

@@ -14,6 +14,7 @@ from base.data.sampler import BalancedSampler, EpochSampler
 from base.data.seeded import SeededDataset, makes_whole_batches
 from base.data.splits import split_samples
 from utils.batches import collate
+from utils.device import copies_ahead
 from utils.errors import UserError, brief, refuse
 from utils.rules import size_errors, validated_twice
 from utils.untrusted import as_count
@@ -134,14 +135,14 @@ class BaseDataLoader(DataLoader):
         return self.validation_loader(self.sampler if indices is None else EpochSampler(indices, shuffle=False))
 
     def to(self, device: torch.device) -> Self:
-        """Prepare to feed the device: pin memory for CUDA, or move the samples there if device_resident.
+        """Prepare to feed the device: pin memory for its copies, or move the samples there if device_resident.
 
         Call it before split_validation and as_validation. Returns the loader.
         """
         if self.device_resident:
             for dataset in {self.dataset.dataset, self.valid_dataset}:
                 dataset.to(device)
-        elif device.type == "cuda":
+        elif copies_ahead(device):
             self.pin_memory = self.init_kwargs["pin_memory"] = True
         return self
 

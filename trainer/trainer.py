@@ -291,7 +291,7 @@ class Trainer(BaseTrainer):
 
     def _log_batch(self, batch_idx, epoch, bar):
         """Log the batches since the last report; only here does the loop wait for the device."""
-        self.nonfinite.report(epoch, self.train_metrics.window("loss"))
+        self.nonfinite.report(epoch, self.train_metrics, self.update_metrics)
         latest: dict[str, Any] = self.train_metrics.collect()
         if self.update_metrics.window("grad_norm"):
             latest |= self.update_metrics.collect()
@@ -336,7 +336,7 @@ class Trainer(BaseTrainer):
 
     def _require_finite(self):
         if self.batches_done and not self.nonfinite.skips:  # at an epoch's end all are checked already
-            self.nonfinite.report(self.epoch, self.train_metrics.window("loss"))
+            self.nonfinite.report(self.epoch, self.train_metrics, self.update_metrics)
         super()._require_finite()
 
     def _roll_back(self, error):

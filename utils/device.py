@@ -1,4 +1,4 @@
-"""Choose the device that a run computes on."""
+"""Choose the device that a run computes on: the CPU, or an accelerator of torch's (cuda, mps, xpu, ...)."""
 
 import logging
 from typing import TYPE_CHECKING
@@ -8,29 +8,43 @@ from utils.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+KINDS = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia", "npu", "mlu")
+"""The kinds of device that a config can name; "auto" takes whatever accelerator torch has."""
+
 
 def prepare_device(n_gpu: int, name: str = "auto") -> "tuple[torch.device, list[int]]":
-    """Return (torch.device, ids of the GPUs to use) for at most n_gpu GPUs.
+    """Return (torch.device, numbers of the accelerators to use) for at most n_gpu of them.
 
-    name: "cpu", "cuda", "cuda:1" or "mps"; "auto" is the CPU if n_gpu is 0, otherwise CUDA if there is a GPU, then
-    Apple's MPS, then the CPU. Raises UserError if the named device does not exist.
+    name: "cpu"; an accelerator, as "cuda", "cuda:1" or "mps"; or "auto": the CPU if n_gpu is 0, otherwise the
+        accelerator if there is one, otherwise the CPU. Raises UserError if the named device does not exist.
     """
     import torch
 
-    num_gpus = torch.cuda.device_count()
-    has_mps = torch.backends.mps.is_available()
+    kind, found = accelerator()
     if name == "auto":
-        name = "cpu" if n_gpu == 0 else "cuda" if num_gpus else "mps" if has_mps else "cpu"
-        if n_gpu > 1 and not num_gpus:
-            logging.getLogger("train").warning("n_gpu: %d asked for, none found; using one %s", n_gpu, name.upper())
-    if name == "mps" and not has_mps:
-        raise UserError("device: 'mps' given, but torch finds no Apple GPU; use 'auto' or 'cpu'")
-    if not name.startswith("cuda"):
-        return torch.device(name), []
-    index = int(name.partition(":")[2] or 0)
-    if index >= num_gpus:
-        raise UserError(f"device: {name!r} given, but torch finds {num_gpus} CUDA devices; use 'auto' or 'cpu'")
-    if n_gpu > num_gpus:
-        logging.getLogger("train").warning("n_gpu: %d asked for, %d found; using those", n_gpu, num_gpus)
-    last = max(index + 1, min(n_gpu, num_gpus)) if index == 0 else index + 1
-    return torch.device(f"cuda:{index}"), list(range(index, last))
+        name = kind if n_gpu and found else "cpu"
+        if n_gpu > 1 and not found:
+            logging.getLogger("train").warning("n_gpu: %d asked for, none found; using one CPU", n_gpu)
+    if name == "cpu":
+        return torch.device("cpu"), []
+    asked, _, number = name.partition(":")
+    index, found = int(number or 0), found if asked == kind else 0
+    if index >= found:
+        raise UserError(f"device: {name!r} given, but torch finds {found} {asked.upper()} devices; use 'auto' or 'cpu'")
+    if n_gpu > found:
+        logging.getLogger("train").warning("n_gpu: %d asked for, %d found; using those", n_gpu, found)
+    last = max(index + 1, min(n_gpu, found)) if index == 0 else index + 1
+    return torch.device(f"{kind}:{index}"), list(range(index, last))
+
+
+def accelerator() -> tuple[str, int]:
+    """Return (kind of accelerator that this torch is built for, how many there are); ("cpu", 0) if there is none."""
+    import torch
+
+    found = torch.accelerator.current_accelerator()
+    return ("cpu", 0) if found is None else (found.type, torch.accelerator.device_count())
+
+
+def copies_ahead(device: "torch.device") -> bool:
+    """Whether copies from pinned memory to the device need not wait for it, and are safe."""
+    return device.type not in ("cpu", "mps")

@@ -1,5 +1,6 @@
 """Average numbers over an epoch, each batch weighted by its samples, or by what a loss or metric counts instead."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
@@ -136,17 +137,19 @@ class MetricTracker:
 
     def _read(self):
         """Move all unread values into the window, as floats. Raises UserError for a value that is not a number."""
-        # counts of samples are ints; the others may be tensors
-        others = {key: counts for key, (_, counts) in self._unread.items() if set(map(type, counts)) - {int}}
-        read = [*(values for values, _ in self._unread.values()), *others.values()]
-        try:
-            numbers = iter(read_numbers([value for values in read for value in values]))
-        except (TypeError, ValueError, RuntimeError):
-            self._require_numbers()
-            raise
+        read_together([self])
+
+    def _waiting(self):
+        """(all unread values, the counts that may be tensors too)."""
+        counts = [counts for _, counts in self._unread.values() if set(map(type, counts)) - {int}]
+        return [value for values in (*(values for values, _ in self._unread.values()), *counts) for value in values]
+
+    def _take(self, numbers):
+        """Move the unread values into the window. numbers: an iterator of the values of _waiting()."""
         values = {key: [next(numbers) for _ in values] for key, (values, _) in self._unread.items()}
         for key, (_, counts) in self._unread.items():
-            counts = [as_weight(next(numbers)) for _ in counts] if key in others else counts
+            if set(map(type, counts)) - {int}:
+                counts = [as_weight(next(numbers)) for _ in counts]
             # a mean over nothing, such as that of targets that are all ignored, is nan
             self._window[key] += [(value if n else 0.0, n) for value, n in zip(values[key], counts, strict=True)]
             self._unread[key] = [], []
@@ -208,6 +211,23 @@ def _total(window, key, masks):
         counted = map(all, zip(*(mask[key] for mask in masks), strict=True))
         window = [batch for batch, counts in zip(window, counted, strict=True) if counts]
     return sum(value * n for value, n in window if n), sum(n for _, n in window)
+
+
+def read_together(trackers: Sequence[MetricTracker], others: "Sequence[float | torch.Tensor]" = ()) -> list[float]:
+    """Read all waiting values of the trackers, and other numbers, in one transfer per device; returns the others.
+
+    Raises UserError for a value that is not a number.
+    """
+    waiting = [tracker._waiting() for tracker in trackers]
+    try:
+        numbers = iter(read_numbers([*itertools.chain.from_iterable(waiting), *others]))
+    except (TypeError, ValueError, RuntimeError):
+        for tracker in trackers:
+            tracker._require_numbers()
+        raise
+    for tracker in trackers:
+        tracker._take(numbers)
+    return list(numbers)
 
 
 def read_numbers(values: "Sequence[float | torch.Tensor]") -> list[float]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from utils.device import accelerator
 from utils.errors import UserError
 from utils.untrusted import as_count, as_list, as_number
 
@@ -56,12 +57,12 @@ def rng_state() -> dict[str, Any]:
         "python": [version, list(internal), gauss],
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *position],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        **_accelerator_states(),
     }
 
 
 def set_rng_state(state: Any) -> None:
-    """Restore what rng_state returned; CUDA states only if the number of devices is the same.
+    """Restore what rng_state returned; the accelerators' states only if there are as many of the same kind.
 
     Raises UserError for anything else.
     """
@@ -72,11 +73,26 @@ def set_rng_state(state: Any) -> None:
         random.setstate(python)
         np.random.set_state(numpy)
         torch.set_rng_state(state["torch"])
-        if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state["cuda"])
+        kind, found = accelerator()
+        states = state.get(kind, state["cuda"])
+        if found and len(states) == found:
+            for index, one in enumerate(states):
+                torch.get_device_module(kind).set_rng_state(one, *([] if kind == "mps" else [f"{kind}:{index}"]))
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"the checkpoint does not fit the random generators: {reason}") from None
+
+
+def _accelerator_states():
+    """{kind of accelerator: state of each}; "cuda" is always there, as it was in the first checkpoints."""
+    import torch
+
+    kind, found = accelerator()
+    if not found:
+        return {"cuda": []}
+    module = torch.get_device_module(kind)
+    devices = [()] if kind == "mps" else [(f"{kind}:{index}",) for index in range(found)]
+    return {"cuda": [], kind: [module.get_rng_state(*device) for device in devices]}
 
 
 def _python_state(version, internal, gauss):

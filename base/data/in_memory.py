@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from utils.device import copies_ahead
 from utils.errors import UserError, shortened
 
 if TYPE_CHECKING:
@@ -256,6 +257,7 @@ def _rows(array, indices):
     if isinstance(array, np.ndarray):
         return torch.from_numpy(array.take(indices, axis=0))
     indices = torch.as_tensor(indices)
-    if array.is_cuda:  # a copy from pinned memory does not wait
-        indices = indices.pin_memory().to(array.device, non_blocking=True)
+    if array.device.type != "cpu":  # a copy from pinned memory does not wait
+        ahead = copies_ahead(array.device)
+        indices = (indices.pin_memory() if ahead else indices).to(array.device, non_blocking=ahead)
     return array.index_select(0, indices)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from trainer.trainer import Trainer
 
 
+_MOST_AT_ONCE = 16_000_000  # values, for histograms
+
+
 class LearningRateMonitor(BaseCallback):
     """Writes the learning rate of each parameter group as "lr_0", "lr_1", ..., whenever the loss is logged."""
 
@@ -37,7 +40,8 @@ class LearningRateMonitor(BaseCallback):
 class ThroughputMonitor(BaseCallback):
     """Writes the training throughput in samples per second, without validation, and the peak memory in MB.
 
-    The memory is the GPU's on CUDA and the process's elsewhere. TensorBoard shows steps per second without this.
+    The memory is the accelerator's if torch measures it, otherwise the process's. TensorBoard shows steps per second
+    without this.
     """
 
     def __init__(self) -> None:
@@ -92,8 +96,8 @@ class ParameterHistograms(BaseCallback):
         if log["epoch"] % self.every_epochs or not shows(trainer.writer, trainer.model):
             return
         trainer.writer.set_step(log["epoch"] * trainer.len_epoch, timed=False)  # as the averages of the epoch
-        for name, parameter in unwrapped(trainer.model).named_parameters():
-            values = whole(parameter.detach())
+        named = ((name, whole(parameter.detach())) for name, parameter in unwrapped(trainer.model).named_parameters())
+        for name, values in _on_cpu(named):
             if values.isfinite().all():
                 trainer.writer.add_histogram(f"parameters/{name}", values)
             else:
@@ -165,12 +169,36 @@ def is_log_point(trainer: "Trainer") -> bool:
 
 
 def _most_memory(device):
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+    measure = getattr(torch.get_device_module(device), "max_memory_allocated", None)  # the CPU has none
+    if measure is not None:
+        return measure(device)
     import resource  # which Windows does not have
 
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _on_cpu(named):
+    """Yield (name, tensor on the CPU) for (name, tensor); tensors of the device come together, some MB at a time."""
+    waiting, size = [], 0
+    for name, tensor in named:
+        if tensor.device.type == "cpu":
+            yield name, tensor
+            continue
+        waiting.append((name, tensor))
+        size += tensor.numel()
+        if size > _MOST_AT_ONCE:
+            yield from _fetched(waiting)
+            waiting, size = [], 0
+    yield from _fetched(waiting)
+
+
+def _fetched(named):
+    if named:
+        flat = torch.cat([tensor.reshape(-1) for _, tensor in named]).cpu()
+        parts = flat.split([tensor.numel() for _, tensor in named])
+        for (name, _), part in zip(named, parts, strict=True):
+            yield name, part
 
 
 def show_images(writer: Any, tag: str, data: Any, most: int | None = 32, step: int | None = None) -> bool:

@@ -12,6 +12,7 @@ import torch
 from utils.distributed.shards import local
 from utils.distributed.world import gather, sums
 from utils.errors import UserError
+from utils.metric_tracker import MetricTracker, read_together
 from utils.seed import rng_state, set_rng_state
 from utils.untrusted import as_count, as_list
 
@@ -94,14 +95,16 @@ class NonFiniteWatch:
         self._num_flagged += 1
         return found
 
-    def report(self, epoch: int, losses: Sequence[float]) -> None:
-        """Raise NonFiniteError for the first fault since the last report, or warn of all of them. Waits for the device.
+    def report(self, epoch: int, tracker: MetricTracker, *others: MetricTracker) -> None:
+        """Raise NonFiniteError for the first fault since the last report, or warn of all of them.
 
-        losses: one for each batch counted since. All processes must call it.
+        tracker: holds "loss" of each batch counted since. What it, the others and the flags hold is read in one
+            transfer per device: the one wait of a report. All processes must call it.
         """
+        flags = read_together([tracker, *others], self._waiting())
         if self.action == "ignore":
             return
-        faults = self.faults(losses)
+        faults = self.faults(tracker.window("loss"), flags)
         (found,) = sums([len(faults)])
         for batches, what in _merged_faults(gather(faults)) if found else ():
             place = self.describe(epoch, batches, what)
@@ -115,12 +118,15 @@ class NonFiniteWatch:
         self.batches, self.updates = [], []
         self._clear_flags()
 
-    def faults(self, losses: Sequence[float]) -> list[tuple[list[int], str]]:
-        """[(batches, what is not finite), ...] since the last report, in order; at most one an optimizer step."""
+    def faults(self, losses: Sequence[float], flags: Sequence[float]) -> list[tuple[list[int], str]]:
+        """[(batches, what is not finite), ...] since the last report, in order; at most one an optimizer step.
+
+        losses: one for each batch. flags: one for each optimizer step and device, above 0 if it is not finite.
+        """
         bad = [(i, loss) for i, loss in zip(self.batches, losses, strict=False) if not math.isfinite(loss)]
         faults = {batch: ([batch], f"the loss is {loss}") for batch, loss in bad}
         begins = [self.last_update, *self.updates]
-        for before, end, bad in zip(begins, self.updates, self._read_flags(), strict=False):
+        for before, end, bad in zip(begins, self.updates, self._all_found(flags), strict=False):
             window = list(range(before + 1, end + 1)) or [end]  # one batch may bring several steps
             if bad and not faults.keys() & set(window):
                 faults[end] = (window, "the gradient is not finite")
@@ -142,7 +148,7 @@ class NonFiniteWatch:
 
     def state_dict(self) -> dict[str, Any]:
         """The batches and optimizer steps since the last report, and which gradients were not finite."""
-        self._found = self._read_flags()
+        self._found = self._all_found(read_together([], self._waiting()))
         self._reset_flags()
         return {
             "batches": self.batches,
@@ -166,12 +172,13 @@ class NonFiniteWatch:
             return []  # later workers would share a file that the dataset opens here
         return nonfinite_samples(loader, [i for batch in batches for i in self.stream.samples(epoch, batch)])
 
-    def _read_flags(self):
-        """Whether the gradient of each step since the last report was not finite. Waits for the device."""
-        found = [False] * self._num_flagged
-        for flags, _, _ in self._flags.values():
-            found = [a or b > 0 for a, b in zip(found, flags[: self._num_flagged].tolist(), strict=True)]
-        return self._found + found
+    def _waiting(self):
+        """The flags on the devices that have not been read."""
+        return [flag for _, flags, _ in self._flags.values() for flag in flags[: self._num_flagged]]
+
+    def _all_found(self, flags):
+        """Whether the gradient of each step since the last report was not finite. flags: the values of _waiting()."""
+        return self._found + [any(flags[step :: self._num_flagged]) for step in range(self._num_flagged)]
 
     def _make_flags(self, device):
         flags = torch.zeros(max(256, 2 * self._num_flagged), device=device)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from utils.device import copies_ahead
 from utils.distributed.shards import FUSED_SHARDABLE, is_sharded
 from utils.errors import UserError
 from utils.nested import map_tensors
@@ -25,13 +26,13 @@ _FUSED = ("Adam", "AdamW", "SGD")  # torch.optim's classes whose fused kernel ru
 def to_device(value: Any, device: torch.device) -> Any:
     """The tensor on the device, or a dict, list or tuple with all of its tensors there.
 
-    The copy is asynchronous on CUDA only; elsewhere that would be unsafe.
+    The copy is asynchronous where that is safe.
     """
     if not isinstance(value, torch.Tensor):
         return map_tensors(lambda part: _moved(part, device), value)
     if value.device == device:
         return value
-    return value.to(device, non_blocking=device.type == "cuda")
+    return value.to(device, non_blocking=copies_ahead(device))
 
 
 def _moved(part, device):

@@ -95,20 +95,20 @@ def find_batch_size(trainer: "Trainer") -> int:
     It is tried with copies of the first batch's samples. Model, optimizer and random generators are restored.
     """
     device = trainer.device
-    if device.type != "cuda":
-        raise UserError(f"--find-batch-size: needs a CUDA GPU, and this run is on {device}")
+    if device.type == "cpu":
+        raise UserError(f"--find-batch-size: needs a GPU, and this run is on the {device}")
     data, target = halves(next(iter(trainer.data_loader)))
 
     def fits(number):
         chosen = torch.arange(number) % num_samples(target)
         try:
             _training_step(trainer)(*samples_of((data, target), chosen))
-            torch.cuda.synchronize(device)
+            torch.accelerator.synchronize(device)
         except torch.OutOfMemoryError:
             return False
         finally:
             trainer.optimizer.zero_grad()
-            torch.cuda.empty_cache()
+            torch.get_device_module(device).empty_cache()
         return True
 
     with _no_trace(trainer):

@@ -17,6 +17,7 @@ from utils.config.files import deep_merge, parse_assignment, places_of, read_con
 from utils.config.plain import path_error, require_plain, require_savable
 from utils.config.schema import KNOWN_KEYS, Flag
 from utils.config.train_flags import Variant, variants_of
+from utils.device import KINDS as DEVICE_KINDS
 from utils.distributed.launch import is_own_launch, launch_id, restarts
 from utils.distributed.world import is_main
 from utils.errors import UserError, brief, in_one_line, shown
@@ -245,7 +246,7 @@ def _choose_device(text):
         return "cuda"
     if text == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # so that a script that asks torch itself finds none
-    if re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
+    if text == "auto" or text.partition(":")[0] in DEVICE_KINDS:
         return text
     raise UserError(f"-d {text}: give GPU numbers, as in -d 2,3, or auto, cpu, cuda or mps")
 

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field
 from utils.config import forms
 from utils.config.components import MAX_ENTRIES, args_of, dict_at, last_word, metric_names, nested_specs
 from utils.config.files import names_several
+from utils.device import KINDS as DEVICE_KINDS
 from utils.errors import UserError, brief
 from utils.patterns import expression_errors, in_bounded_time, patterns_mistake, rename_mistake
 from utils.rules import optimizer_error, precision_error
@@ -180,9 +181,9 @@ class RunSettings(forms.Section):
     n_gpu: Annotated[int, Field(ge=0)] = 1
     """Largest number of GPUs to use; 0 uses the CPU."""
     device: forms.matching(
-        r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$", "it should be 'auto', 'cpu', 'cuda', 'cuda:0' or 'mps'"
+        rf"^(auto|({'|'.join(DEVICE_KINDS)})(:[0-9]{{1,3}})?)$", "it should be 'auto', 'cpu', 'cuda', 'cuda:0' or 'mps'"
     ) = "auto"
-    """"auto" (CUDA, else Apple's MPS, else the CPU), "cpu", "cuda", "cuda:1" or "mps"."""
+    """"auto" (the accelerator that torch finds, else the CPU), "cpu", "cuda", "cuda:1", "mps", "xpu" or the like."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 123
     """Seed of the random generators of Python, NumPy and torch, also in loader workers."""
     deterministic: bool = False

@@ -232,7 +232,7 @@ GRADIENT = "the gradient is not finite"
 def test_faults_are_put_down_to_their_batches(batches, updates, last_update, losses, found, expected):
     log = NonFiniteWatch("stop")
     log.load_state_dict({"batches": batches, "updates": updates, "last_update": last_update, "found": found})
-    assert log.faults(losses) == expected
+    assert log.faults(losses, [float(flag) for flag in log._waiting()]) == expected
     log.begin_window()
     assert log.last_update == (updates or [last_update])[-1] and not log.batches + log.updates
 

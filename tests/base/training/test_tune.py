@@ -118,5 +118,5 @@ def test_nothing_fits():
 
 
 def test_the_search_for_a_batch_size_needs_a_gpu(trainer):
-    with pytest.raises(UserError, match="--find-batch-size: needs a CUDA GPU, and this run is on cpu"):
+    with pytest.raises(UserError, match="--find-batch-size: needs a GPU, and this run is on the cpu"):
         find_batch_size(trainer)

@@ -1,0 +1,170 @@
+"""Tests on a second device, in a process of their own: tests/test_other_devices.py starts pytest with this file."""
+
+import collections
+import contextlib
+import json
+
+import numpy as np
+import pytest
+import simulated_device  # before anything asks torch for its accelerator
+import torch
+
+import test
+from base import BaseCallback
+from base.data.arrays import ArrayDataLoader
+from base.trained_model import TrainedModel
+from base.training.tune import find_lr
+from helpers import PROJECT
+from parse_config import ConfigParser
+from train import build
+from utils.runs.checkpoint import load_checkpoint
+
+REPORT = "utils/metric_tracker.py"  # the file that reads numbers for a report
+
+
+def config_of(folder, config="config.json", **changes):
+    """The ConfigParser of a short run of a job of this project. changes: "__" stands for a dot."""
+    keys = {"trainer.save_dir": str(folder), "trainer.epochs": 1, "trainer.log_step": 4}
+    keys |= {"trainer.limit_train_batches": 12, "trainer.limit_valid_batches": 2}
+    keys |= {key.replace("__", "."): value for key, value in changes.items()}
+    return ConfigParser.from_file(PROJECT / config, keys)
+
+
+def trained(folder, *arguments, **changes):
+    """The trainer after its run."""
+    trainer = build(config_of(folder, *arguments, **changes))
+    trainer.train()
+    return trainer
+
+
+@contextlib.contextmanager
+def counted_reads():
+    """Yields a dict that holds {file of the project: number of reads} at the end."""
+    simulated_device.transfers.clear()
+    found = collections.Counter()
+    yield found
+    for place, number in simulated_device.transfers.items():
+        found[place.partition(":")[0]] += number
+
+
+class Reads(BaseCallback):
+    """Lists the lines that read from the device in the last epoch, from its first batch to its last."""
+
+    def __init__(self, trainer):
+        trainer.add_callback(self)
+        self.found = []
+
+    def on_step_end(self, trainer):
+        if trainer.epoch == trainer.epochs:
+            if trainer.batches_done == 1:
+                simulated_device.transfers.clear()
+            self.found = sorted(simulated_device.transfers)
+
+
+SETTINGS = [
+    {},
+    {"metrics": [], "trainer__monitor": "min val_loss"},
+    {"metrics": ["accuracy", {"type": "MacroF1", "args": {"num_classes": 10}}]},  # its result is read at an epoch's end
+    {"trainer__clip_norm": 1.0},
+    {"trainer__precision": "bf16"},
+    {"trainer__accumulate": 2},
+]
+
+
+@pytest.mark.parametrize("changes", SETTINGS)
+def test_a_report_reads_the_device_once_and_nothing_else_does(tmp_path, changes):
+    trainer = build(config_of(tmp_path, trainer__epochs=2, **changes))
+    assert trainer.device.type == "sim"
+    reads = Reads(trainer)
+    trainer.train()
+    assert all(place.startswith(REPORT) for place in reads.found), reads.found
+    total = simulated_device.transfers
+    of_reports = sum(number for place, number in total.items() if place.startswith(REPORT))
+    assert of_reports == 4, dict(total)  # after 4, 8 and 12 batches, and the validation
+    others = {place: number for place, number in total.items() if not place.startswith(REPORT)}
+    wanted = {"base/training/monitors.py": 1, "base/training/nonfinite.py": 1}  # histograms; a look before the save
+    wanted |= {"model/metric.py": 2} if len(changes.get("metrics", ())) > 1 else {}  # training and validation
+    found = collections.Counter()
+    for place, number in others.items():
+        found[place.partition(":")[0]] += number
+    assert found == wanted, others
+
+
+def test_samples_on_the_device_are_drawn_there(tmp_path):
+    data = np.random.RandomState(0).randn(96, 5).astype("float32")
+    np.save(tmp_path / "rows.npy", data)
+    np.save(tmp_path / "labels.npy", np.arange(96) % 3)
+    paths = str(tmp_path / "rows.npy"), str(tmp_path / "labels.npy")
+    loader = ArrayDataLoader(*paths, batch_size=32, validation_split=0.25, device_resident=True)
+    loader.to(torch.device("sim:0"))
+    valid = loader.split_validation()
+    with counted_reads() as found:
+        batches = [*loader, *valid]
+    assert {tensor.device.type for batch in batches for tensor in batch} == {"sim"} and not found
+    rows = torch.cat([batch[0].cpu() for batch in batches])
+    assert rows.sum(1).sort().values.allclose(torch.from_numpy(data).sum(1).sort().values)
+
+
+@pytest.mark.parametrize("first", ["cpu", "auto"])
+def test_a_run_resumes_on_another_device_with_the_same_bits(tmp_path, first):
+    other = {"cpu": "auto", "auto": "cpu"}[first]
+    same_kernels = {"trainer__epochs": 2, "trainer__fused": False, "trainer__channels_last": False}
+    straight = trained(tmp_path / "a", device=first, **same_kernels)
+    begun = trained(tmp_path / "b", device=first, **same_kernels)
+    middle = begun.checkpoint_dir / "checkpoint-epoch1.pth"
+    config = ConfigParser(load_checkpoint(middle)["config"] | {"device": other}, resume=middle)
+    resumed = build(config)
+    resumed.train()
+    assert {straight.device.type, resumed.device.type} == {"cpu", "sim"}
+    for name, value in straight.model.state_dict().items():
+        assert torch.equal(value.cpu(), resumed.model.state_dict()[name].cpu()), name
+
+
+def test_test_and_predict_give_the_numbers_of_the_cpu(tmp_path):
+    trainer = trained(tmp_path, device="cpu")
+    path = trainer.checkpoint_dir / "checkpoint-epoch1.pth"
+    found = {}
+    for device in ("cpu", "auto"):
+        config = load_checkpoint(path)["config"] | {"device": device}
+        test.main(ConfigParser(config, resume=path), "valid", None)
+        found[device] = json.loads((path.parent / "test_results.json").read_text())[path.name]["valid"]
+    assert found["cpu"] == found["auto"]
+    images = np.random.RandomState(0).randint(0, 255, (5, 1, 28, 28)).astype("uint8")
+    model = TrainedModel.load(path)
+    assert model.device.type == "sim"
+    assert model.predict(list(images)) == TrainedModel.load(path, "cpu").predict(list(images))
+
+
+def test_the_learning_rate_is_searched(tmp_path):
+    assert len(find_lr(build(config_of(tmp_path)), steps=30)) == 30
+
+
+@pytest.mark.parametrize("job", ["autoencoder", "char_lm", "gan", "mlp", "mnist_fast"])
+def test_the_example_trains(tmp_path, job):
+    unvalidated = job in ("gan", "mnist_fast")  # and a limit is refused without validation data
+    changes = {"trainer__limit_valid_batches": None} if unvalidated else {}
+    trainer = trained(tmp_path, f"examples/{job}/config.json", trainer__limit_train_batches=4, **changes)
+    assert trainer.step == 4 and {parameter.device.type for parameter in trainer.model.parameters()} == {"sim"}
+
+
+CALLBACKS = {
+    "EMA": {},
+    "SWA": {"start": "50%"},
+    "EarlyStopping": {"monitor": "min val_loss", "patience": 2},
+    "SaveTopK": {"k": 1, "monitor": "min val_loss"},
+    "TimeLimit": {"max_time": "01:00:00"},
+    "Freeze": {"params": ["conv1.*"], "until": 1},
+    "LearningRateMonitor": {},
+    "ThroughputMonitor": {},
+    "GradientNorm": {},
+    "SamplePredictions": {},
+}
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_a_callback_works_and_reads_nothing_between_reports(tmp_path, name):
+    callback = {"type": name, "args": CALLBACKS[name]}
+    trainer = build(config_of(tmp_path, callbacks=[callback]))
+    reads = Reads(trainer)
+    trainer.train()
+    assert trainer.step == 12 and all(place.startswith(REPORT) for place in reads.found), reads.found

@@ -25,8 +25,7 @@ from utils.config.schema import KNOWN_KEYS, RunSettings, TrainerSettings
 from utils.config.types import argument_errors, call, imports_kept, resolve, signature_of
 from utils.distributed.world import decided_by_main, is_main
 from utils.errors import UserError, clean_exit, end_on_user_errors, refuse, shortened, shown
-from utils.files import delete_left_over
-from utils.json_io import write_json
+from utils.files import delete_left_over, write_json
 from utils.runs.checkpoint import load_checkpoint, with_shards
 from utils.runs.environment import RunRecord
 from utils.runs.run_folder import RunLock, claim_run_folder, is_run_folder, log_folder_of, refuse_second

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from logger import CsvLog
 from utils.config.schema import TrainerSettings
 from utils.errors import UserError, shown
-from utils.json_io import write_json
+from utils.files import write_json
 from utils.runs.checkpoint import newest_run
 from utils.runs.run_folder import log_folder_of
 from utils.stop_signal import heeded, leave_closed_terminal

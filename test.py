@@ -6,7 +6,7 @@ from typing import Any
 from parse_config import PARTS, ConfigParser
 from utils.distributed.launch import refuse_several
 from utils.errors import UserError, clean_exit, shown
-from utils.json_io import read_record, write_json
+from utils.files import read_record, write_json
 
 
 def main(config: ConfigParser, split: str, batch_size: int | None) -> None:

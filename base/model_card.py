@@ -6,7 +6,7 @@ from typing import Any
 
 from base.trained_model import TrainedModel
 from utils.errors import UserError
-from utils.json_io import read_json
+from utils.files import read_json
 from utils.runs.environment import last_start
 
 _CLASSES_NAMED = 20

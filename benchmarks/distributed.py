@@ -123,7 +123,7 @@ def ours_loop():
     from base.training.optim_step import OptimStep
     from parse_config import ConfigParser
     from trainer import Trainer
-    from utils.json_io import read_json
+    from utils.files import read_json
     from utils.runs.weights import unwrapped
 
     config = read_json("config.json")

@@ -23,7 +23,7 @@ from harness import PROJECT, peak_memory_mb, seconds_since_start
 from model.loss import cross_entropy
 from model.metric import accuracy, top_k_acc
 from model.model import MnistModel
-from utils.json_io import read_json
+from utils.files import read_json
 from utils.seed import derive_seed, seed_everything
 
 SEED = 123

@@ -13,8 +13,7 @@ from typing import Any
 from utils.distributed.launch import is_main, who, world_size
 from utils.distributed.world import is_first_to_say
 from utils.errors import UserError, brief, log_error, shown
-from utils.files import open_to_append
-from utils.json_io import read_json
+from utils.files import open_to_append, read_json
 
 _CONFIG = Path(__file__).with_name("logger_config.json")
 

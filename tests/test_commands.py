@@ -19,7 +19,7 @@ from worlds import run_forked, start_forked
 
 from compare import comparable_state, tensorboard_scalars
 from helpers import PROJECT, SHORT, copy_project, run, run_here, same
-from utils.json_io import read_json
+from utils.files import read_json
 from utils.runs.checkpoint import load_checkpoint, save_checkpoint
 
 NAME = read_json(PROJECT / "config.json")["name"]

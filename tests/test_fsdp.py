@@ -23,7 +23,7 @@ from utils import UserError
 from utils.distributed.parallel import fsdp, refuse_settings
 from utils.distributed.shards import local, require_shardable, whole
 from utils.distributed.world import joined, own_samples, part_of, rank, world_size
-from utils.json_io import read_json
+from utils.files import read_json
 from utils.runs.checkpoint import find_checkpoint, load_checkpoint
 from utils.seed import seed_everything
 

@@ -15,7 +15,7 @@ from helpers import PROJECT, run_here
 from parse_config import PARTS, ConfigParser, CustomArgs
 from utils import UserError
 from utils.config.check import check_config
-from utils.json_io import read_json
+from utils.files import read_json
 from utils.runs.checkpoint import save_checkpoint
 
 CONFIG = {

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from helpers import run_here
-from utils.json_io import read_json, write_json
+from utils.files import read_json, write_json
 from utils.runs.checkpoint import load_checkpoint
 
 

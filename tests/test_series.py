@@ -23,7 +23,7 @@ from utils.config import train_flags
 from utils.config.components import Part
 from utils.config.source import Definition
 from utils.config.train_flags import variants_of
-from utils.json_io import read_json, write_json
+from utils.files import read_json, write_json
 from utils.runs.checkpoint import load_checkpoint
 
 

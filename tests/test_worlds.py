@@ -272,7 +272,7 @@ class OwnLoop(Trainer):
 def own_loop(config):
     """What the trainer of a project with a loop of its own logged, and who wrote."""
     from parse_config import PARTS, ConfigParser
-    from utils.json_io import read_json
+    from utils.files import read_json
 
     config = ConfigParser(read_json(config), parts=PARTS)
     with joined(config.config):

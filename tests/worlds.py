@@ -27,7 +27,7 @@ import numpy as np
 
 from helpers import PROJECT
 from logger import CsvLog
-from utils.json_io import write_json
+from utils.files import write_json
 
 _PATIENCE_SECONDS = 120
 PATIENCE = 40  # seconds, for what has to be over in a few, on a machine that does other things too

@@ -13,26 +13,20 @@ from base.training.debugging import named_anomalies, overfitted
 from base.training.evaluate import evaluate, metric_trackers, num_counted, record, reduction_of
 from base.training.first_batch import compute_first_loss
 from base.training.loss_inputs import LossWatch
-from base.training.model_summary import example_input, model_summary
 from base.training.monitors import ParameterHistograms, show_images
 from base.training.nonfinite import NonFiniteWatch
 from base.training.optim_step import OptimStep
 from base.training.precision import apply_switches, autocast, compile_as_set, grad_scaler, to_device
-from base.training.preflight import (
-    SETTINGS_OF_EPOCH,
-    describe_run,
-    left_alone,
-    refuse_what_cannot_work,
-    try_validation,
-)
+from base.training.preflight import SETTINGS_OF_EPOCH, left_alone, refuse_what_cannot_work, try_validation
 from base.training.schedules import interval_of, step_after_epoch
+from base.training.summary import describe_run, example_input, model_summary
 from logger.reports import progress_bar
 from logger.tables import show_tables
 from utils import MetricTracker, UserError
 from utils.distributed.shards import is_sharded
 from utils.distributed.world import broadcast
-from utils.misfits import refuse_misfit
-from utils.nested import describe, describe_step, halves
+from utils.misfits import explain
+from utils.nested import describe, halves
 from utils.runs.weights import unwrapped
 from utils.seed import rng_state
 
@@ -154,8 +148,7 @@ class Trainer(BaseTrainer):
                     loss, output = self._train_batch(batch_idx, data, target)  # forward, backward, optimizer step
                     record(self.train_metrics, self.metric_ftns, loss, output, target, self.reduction, part)
                 except Exception as error:
-                    refuse_misfit(error, data, target, self.model)
-                    error.add_note(describe_step(data, target, self.model))
+                    explain(error, data, target, self.model)
                     raise
                 self.nonfinite.count_loss(batch_idx)
                 self._count_batch(batch_idx)
@@ -329,7 +322,8 @@ class Trainer(BaseTrainer):
         """Write an epoch's tables, such as a confusion matrix, to TensorBoard and as CSV files."""
         self.writer.set_step(self._step_of(epoch, self.len_epoch), mode, timed=False)
         metrics = self.train_metrics if mode == "train" else self.valid_metrics
-        show_tables(metrics.tables, self.writer, self.config.log_dir, getattr(self.data_loader, "classes", None))
+        if metrics.tables:
+            show_tables(metrics.tables, self.writer, self.config.log_dir, getattr(self.data_loader, "classes", None))
 
     def _show_images(self, data, epoch):
         """Write up to 32 input images (N, 1 or 3, H, W) to TensorBoard."""

@@ -7,19 +7,21 @@ and then replaces the old one; a file that grows, such as a log, is opened only 
 import contextlib
 import errno
 import itertools
+import json
 import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from utils.errors import UserError, shown
 
 _MAX_BYTES = 1 << 28  # of a file beside the checkpoints; a stranger's may be huge and sparse
 _NOT_THROUGH_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # the second: not waiting at a pipe
 _BINARY = getattr(os, "O_BINARY", 0)
+_ABSENT = object()
 
 
 @contextlib.contextmanager
@@ -125,3 +127,62 @@ def _keep_mode(path, file):
         status = path.lstat()
         if stat.S_ISREG(status.st_mode) and hasattr(os, "fchmod"):
             os.fchmod(file.fileno(), stat.S_IMODE(status.st_mode) & 0o777)
+
+
+def ensure_dir(path: str | Path) -> None:
+    """Make the folder and its parents unless they exist."""
+    Path(path).mkdir(parents=True, exist_ok=True)
+
+
+# ---- JSON
+
+
+def read_json(path: str | Path) -> Any:
+    """Return the content of a JSON file. Raises ValueError for another form, OSError if there is no such file."""
+    return _parsed(Path(path).read_text(encoding="utf-8"))
+
+
+def write_json(content: Any, path: str | Path) -> None:
+    """Write content as indented JSON, as write_whole does."""
+    write_whole(json.dumps(content, indent=4) + "\n", path)
+
+
+def read_json_beside(path: str | Path) -> Any:
+    """Return the content of a JSON file beside checkpoints, read with read_beside. Raises OSError and ValueError."""
+    return _parsed(read_beside(path))
+
+
+def read_record(path: str | Path, fits: Callable[[Any], bool], empty: Any) -> tuple[Any, Path | None]:
+    """Return (content, None) of a JSON file that this program extends; (empty, None) if there is none yet.
+
+    A damaged file, or one for which fits(content) is false, is moved, so that the program can continue; the result is
+    (empty, new path). Raises OSError.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(ValueError):
+            content = read_json_beside(path)
+            if fits(content):
+                return content, None
+        return empty, set_aside_damaged(path)
+    return empty, None
+
+
+def differences(before: dict[str, Any], after: dict[str, Any], where: str = "") -> list[str]:
+    """Return a line 'path: old -> new' for every value that differs between two JSON objects."""
+    lines = []
+    for key in dict.fromkeys([*before, *after]):
+        path = f"{where}.{key}" if where else str(key)
+        old, new = before.get(key, _ABSENT), after.get(key, _ABSENT)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += differences(old, new, path)
+        elif old != new:
+            old, new = ("(absent)" if value is _ABSENT else json.dumps(value) for value in (old, new))
+            lines.append(f"{path}: {old} -> {new}")
+    return lines
+
+
+def _parsed(text):
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None

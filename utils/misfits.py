@@ -1,4 +1,4 @@
-"""Explain an error that the values of a batch cause in a model or a loss: a dtype, or an index that is too large."""
+"""Explain an error of a step by its batch: its shapes and dtypes, or a dtype or an index that is the cause."""
 
 import re
 from typing import TYPE_CHECKING, Any
@@ -33,25 +33,34 @@ _NAMES = {
 }
 
 
-def refuse_misfit(error: Exception, data: Any, target: Any, model: "torch.nn.Module") -> None:
-    """Raise UserError, from an error in a step, if the dtype of the data or the target, or an index, is its cause."""
+def explain(error: Exception, data: Any, target: Any, model: "torch.nn.Module") -> None:
+    """Add a note about the batch to an error of a step, which the caller raises again.
+
+    Raises UserError instead if the dtype of the data or the target, or an index, is the cause.
+    """
+    cause = None if isinstance(error, UserError) else _cause(error, data, target, model)
+    if cause is not None:
+        raise UserError(cause) from error
+    kinds = sorted({_name(parameter) for parameter in model.parameters()})
+    parameters = f"; the model's parameters: {' and '.join(kinds)}" if kinds else ""
+    error.add_note(f"the batch's data: {describe(data)}; its target: {describe(target)}{parameters}")
+
+
+def _cause(error, data, target, model):
+    """One line on the dtype or the index that has caused an error; None if it was none of them."""
     reason = str(error).partition("\n")[0]
     weights = {_name(parameter) for parameter in model.parameters() if parameter.is_floating_point()}
     wanted = weights.pop() if len(weights) == 1 else "float32"
-    if isinstance(error, UserError):
-        return
     if _NO_INDICES.search(reason) and _dtypes(data) - {"int64", "int32"}:
-        problem = _problem("data", data, "an embedding takes int64", reason, "long", "dtype", "int64")
-    elif _OTHER_THAN_WEIGHTS.search(reason) and any(_is_told(dtype, reason) for dtype in _dtypes(data) - {wanted}):
+        return _problem("data", data, "an embedding takes int64", reason, "long", "dtype", "int64")
+    if _OTHER_THAN_WEIGHTS.search(reason) and any(_is_told(dtype, reason) for dtype in _dtypes(data) - {wanted}):
         convert = "float" if wanted == "float32" else f"to(torch.{wanted})"
-        problem = _problem("data", data, f"the model's weights are {wanted}", reason, convert, "dtype", wanted)
-    elif _NO_TARGET.search(reason) and "float64" in _dtypes(target):
-        problem = _problem("target", target, "the loss takes float32", reason, "float", "target_dtype", "float32")
-    elif isinstance(error, IndexError) and reason == _NO_ROW and (outside := _outside(data, model)):
-        problem = f"data_loader: the batch's data is {describe(data)}, {outside}"
-    else:
-        return
-    raise UserError(problem) from error
+        return _problem("data", data, f"the model's weights are {wanted}", reason, convert, "dtype", wanted)
+    if _NO_TARGET.search(reason) and "float64" in _dtypes(target):
+        return _problem("target", target, "the loss takes float32", reason, "float", "target_dtype", "float32")
+    if isinstance(error, IndexError) and reason == _NO_ROW and (outside := _outside(data, model)):
+        return f"data_loader: the batch's data is {describe(data)}, {outside}"
+    return None
 
 
 def _problem(what, value, wanted, reason, convert, argument, dtype):

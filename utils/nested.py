@@ -70,13 +70,6 @@ def samples_of(value: Any, indices: "slice | torch.Tensor") -> Any:
     return map_tensors(lambda tensor: tensor[indices] if getattr(tensor, "ndim", 0) else tensor, value)
 
 
-def describe_step(data: Any, target: Any, model: "torch.nn.Module") -> str:
-    """Return a line about the input of the model and the loss, for an error that one of them raised."""
-    kinds = {str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters()}
-    parameters = f"; the model's parameters: {' and '.join(sorted(kinds))}" if kinds else ""
-    return f"the batch's data: {describe(data)}; its target: {describe(target)}{parameters}"
-
-
 def describe(value: Any) -> str:
     """Return "tensor (64, 10) float32", or "dict of ids: tensor (64, 12) int64, ..."; of a long list, two items."""
     if _is_tensor(value):

@@ -12,7 +12,7 @@ from utils.config.plain import require_savable
 from utils.distributed.shards import mesh_of
 from utils.distributed.world import barrier, gather_to_main, is_main, rank, world_size
 from utils.errors import UserError, shortened
-from utils.json_io import differences
+from utils.files import differences
 from utils.runs.checkpoint import (
     BEST_MODEL,
     FORMAT,

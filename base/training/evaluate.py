@@ -15,8 +15,8 @@ from utils.batches import batches_of
 from utils.config.check import watched
 from utils.distributed.world import Part, gather, part_of_batch, same_buffers
 from utils.errors import UserError
-from utils.misfits import refuse_misfit
-from utils.nested import describe_step, halves, num_samples
+from utils.misfits import explain
+from utils.nested import halves, num_samples
 from utils.runs.weights import load_state
 
 if TYPE_CHECKING:
@@ -57,8 +57,7 @@ def evaluate(
                     with (batch_idx == 0 and first_loss) or contextlib.nullcontext():
                         loss = criterion(output, target)
             except Exception as error:
-                refuse_misfit(error, data, target, model)
-                error.add_note(describe_step(data, target, model))
+                explain(error, data, target, model)
                 raise
             part = part_of_batch(data_loader, batch_idx)
             record(tracker, metric_ftns, loss, output, target, reduction_of(criterion), part)

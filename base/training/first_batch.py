@@ -1,25 +1,31 @@
 """The look at the first training batch, before the first optimizer step: whether it fits the loss and the metrics.
 
-Mismatches such as shapes that broadcast without an error train to wrong numbers. What is certainly wrong is refused;
-what may be meant is a warning. Later batches cost nothing.
+Where the last batch is smaller, whether the model can train on that one, too. Mismatches such as shapes that broadcast
+without an error train to wrong numbers. What is certainly wrong is refused; what may be meant is a warning. Later
+batches cost nothing.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from base.training.data_summary import data_lines, drawn_labels, labels_of, single_batch_warning
+from base import BaseDataLoader
+from base.data.sampler import EpochSampler
+from base.training.batch_stream import limited, num_batches
 from base.training.evaluate import record
-from base.training.last_batch import single_samples_refused, try_last_batch
 from base.training.loss_inputs import LossWatch
 from base.training.loss_kinds import KINDS, outside, problem_of_kind
 from base.training.precision import to_device
-from base.training.preflight import try_validation
+from base.training.preflight import left_alone, try_validation
+from base.training.summary import data_lines, drawn_labels, labels_of, num_samples_of, single_batch_warning
 from utils import MetricTracker, UserError
-from utils.misfits import refuse_misfit
-from utils.nested import describe, describe_step, halves
+from utils.batches import batches_of
+from utils.distributed.world import world_size
+from utils.misfits import explain
+from utils.nested import describe, halves
 from utils.seed import derive_seed, seed_everything
 
 if TYPE_CHECKING:
@@ -33,7 +39,7 @@ def compute_first_loss(trainer: "Trainer", data: Any, target: Any, metrics: Sequ
     one line, for what cannot be right.
     """
     watch = LossWatch("loss")
-    with single_samples_refused(trainer):
+    with _single_samples_refused(trainer):
         if trainer.settings.compile:  # which would compile anew without the watch
             try:
                 loss, output = trainer.compute_loss(data, target)
@@ -58,7 +64,7 @@ def compute_first_loss(trainer: "Trainer", data: Any, target: Any, metrics: Sequ
             record(MetricTracker.of([metric], trainer.device), [metric], torch.zeros(()), output, target)
         watch.warn(trainer.logger, metric, output, target)
     if trainer.config.keeps_nothing:
-        try_last_batch(trainer)
+        _try_last_batch(trainer)
     return loss, output
 
 
@@ -95,8 +101,7 @@ def _train_once(trainer, data, target):
         loss, output = trainer._train_batch(0, data, target)
         record(trainer.train_metrics, trainer.metric_ftns, loss, output, target, trainer.reduction, part)
     except Exception as error:
-        refuse_misfit(error, data, target, trainer.model)
-        error.add_note(describe_step(data, target, trainer.model))
+        explain(error, data, target, trainer.model)
         raise
     return loss, output
 
@@ -134,3 +139,68 @@ def _check_all_labels(trainer, class_numbers):
         if len(counted) and (problem := outside(torch.tensor([counted.min(), counted.max()]), output, settings)):
             part = "training" if loader is trainer.data_loader else "validation"
             raise UserError(f"loss: among the {part} samples, {problem}")
+
+
+# ---- the last batch of an epoch, which may have fewer samples than the others
+
+
+@contextlib.contextmanager
+def _single_samples_refused(trainer: "Trainer") -> Iterator[None]:
+    """Refuse a last batch of one sample if batch norm, in training mode, gets one value for each channel from it."""
+    if _samples_of_last_batch(trainer) != 1:
+        yield
+        return
+    norms = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
+    found = []
+    hooks = [
+        module.register_forward_pre_hook(lambda module, inputs: found.append(inputs[0].shape))
+        for module in trainer.model.modules()
+        if isinstance(module, norms) and module.training
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if any(all(length == 1 for length in shape[2:]) for shape in found):
+        raise UserError(_last_batch_error(trainer.data_loader, 1, "batch norm needs two"))
+
+
+def _try_last_batch(trainer: "Trainer") -> None:
+    """Compute the loss and the metrics of the last batch of epoch 1, without an update. Raises UserError if that fails.
+
+    The statistics of batch norm take part in it. Nothing happens if all batches have the same size.
+    """
+    loader, last = trainer.data_loader, _samples_of_last_batch(trainer)
+    if last is None or world_size() > 1 or not isinstance(loader, BaseDataLoader) or not loader.seekable:
+        return
+    sampler = EpochSampler(loader.batch_indices(1, len(loader) - 1), shuffle=False)
+    with left_alone(trainer.model, loader):
+        data, target = to_device(halves(next(batches_of(loader.validation_loader(sampler)))), trainer.device)
+        try:
+            with torch.no_grad():
+                _, output = trainer.compute_loss(data, target)
+            tracker = MetricTracker.of(trainer.metric_ftns, trainer.device)
+            record(tracker, trainer.metric_ftns, torch.zeros(()), output, target)
+        except (RuntimeError, ValueError, TypeError, LookupError) as error:
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise UserError(_last_batch_error(loader, last, reason)) from error
+
+
+def _samples_of_last_batch(trainer):
+    """The number of samples if an epoch ends with a smaller batch that training reaches; else None."""
+    loader = trainer.data_loader
+    size, number = getattr(loader, "batch_size", None), num_samples_of(loader)
+    last = number % size if size and number else 0
+    if not last or getattr(loader, "drop_last", False):
+        return None
+    limit = trainer.config.own_limit if trainer.config.keeps_nothing else trainer.settings.limit_train_batches
+    length = num_batches(loader)
+    is_reached = trainer.stream.by_iterations or limited(length, limit) == length
+    return last if is_reached else None
+
+
+def _last_batch_error(loader, last, reason):
+    samples = "1 sample" if last == 1 else f"{last} samples"
+    what = f"got {loader.batch_size}; the last batch of {num_samples_of(loader):,} samples has {samples}: {reason}"
+    return f"data_loader.args.batch_size: {what}; choose another size, or give data_loader.args.drop_last: true"

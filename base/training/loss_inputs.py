@@ -1,7 +1,4 @@
-"""LossWatch, a look at what torch's losses get, and checks of losses that take more than two tensors of one shape.
-
-Each check returns what is wrong and what to do about it, or None. loss_kinds.py has the checks of shapes and dtypes.
-"""
+"""LossWatch, a look at what torch's losses get: what loss_kinds.py refuses is an error, what may be meant a warning."""
 
 import inspect
 from collections.abc import Mapping
@@ -10,11 +7,9 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from base.training.loss_kinds import EXPECTED_BY, problem_of_kind, shape_of
+from base.training.loss_kinds import LOSSES, NEAR, problem_of, shape_of
 from utils.errors import UserError
 from utils.nested import describe
-
-_NEAR = 0.01  # to 0, of the logarithm of a sum of probabilities
 
 
 def require_two_arguments(criterion: Any) -> None:
@@ -49,18 +44,16 @@ class LossWatch(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
         keywords = keywords or {}
         called = getattr(function, "__name__", "")
-        kind = EXPECTED_BY.get(called)
-        given = named_arguments(function, arguments, keywords) if kind or called in CHECKS else {}
+        given = named_arguments(function, arguments, keywords) if called in LOSSES else {}
         if len(given) < 2:
             result = function(*arguments, **keywords)
             self._remember(arguments, result)
             return result
         output, target = list(given.values())[:2]
-        problem = problem_of_kind(kind, output, target, given) if kind else None
-        self._doubts.append((called, None if problem else doubt_about(called, given)))
-        if problem := problem or problem_of(called, given):
+        if problem := problem_of(called, given):
             raise UserError(f"{self._name}: {called}: {problem}")
-        if kind in ("classes", "log_probabilities") and target.ndim == 1 and output.ndim == 2:
+        self._doubts.append((called, doubt_about(called, given)))
+        if LOSSES[called][0] in ("classes", "log_probabilities") and target.ndim == 1 and output.ndim == 2:
             self.class_numbers = target, output, keywords
         try:
             return function(*arguments, **keywords)
@@ -104,16 +97,6 @@ def named_arguments(function: Any, arguments: tuple, keywords: Mapping[str, Any]
         return dict(keywords)
 
 
-def problem_of(loss: str, given: Mapping[str, Any]) -> str | None:
-    """What is wrong with the arguments of a call of this function of torch.nn.functional. given: {parameter: value}."""
-    check = CHECKS.get(loss)
-    given = {name: value.detach() if isinstance(value, torch.Tensor) else value for name, value in given.items()}
-    tensors = [value for value in given.values() if isinstance(value, torch.Tensor)]
-    if check is None or len(tensors) < 2 or not all(tensor.numel() for tensor in tensors):
-        return None
-    return check(given)
-
-
 def doubt_about(loss: str, given: Mapping[str, Any]) -> str | None:
     """What may be wrong with them: logits that are probabilities already, shares that are none, classes elsewhere."""
     output, target = given.get("input"), given.get("target")
@@ -127,7 +110,7 @@ def doubt_about(loss: str, given: Mapping[str, Any]) -> str | None:
     if loss == "cross_entropy" and target.is_floating_point() and target.shape == output.shape and target.ndim > 1:
         sums = target.sum(dim=1).flatten()
         farthest = float(sums[(sums - 1).abs().argmax()])
-        if abs(farthest - 1) > _NEAR:
+        if abs(farthest - 1) > NEAR:
             return (
                 f"shares of the classes in the target sum to {farthest:.3g}, and not to 1; if each class is a yes or "
                 "no of its own, use torch.nn.BCEWithLogitsLoss"
@@ -153,7 +136,7 @@ def _are_shares(output):
     if output.ndim < 2 or output.shape[1] < 2 or not output.numel() or not output.is_floating_point():
         return False
     output = output.detach()
-    return bool((output >= 0).all()) and bool(((output.float().sum(dim=1) - 1).abs() < _NEAR).all())
+    return bool((output >= 0).all()) and bool(((output.float().sum(dim=1) - 1).abs() < NEAR).all())
 
 
 _LOOKED_THROUGH = (
@@ -182,104 +165,3 @@ def _made_by(output):
             return None
         node = node.next_functions[0][0]
     return None
-
-
-# ---- one check for each loss
-
-
-def _cross_entropy(given):
-    target = given["target"]
-    if target.is_floating_point() and target.shape == given["input"].shape and float(target.min()) < 0:
-        return f"the target's values are from {float(target.min()):.3g}, and shares of classes are from 0 to 1"
-    return None
-
-
-def _kl_div(given):
-    output, target, in_logs = given["input"], given["target"], given.get("log_target", False)
-    if float(output.max()) > _NEAR:
-        return (
-            f"the model's outputs are up to {float(output.max()):.3g}, and this loss takes the logarithms of "
-            "probabilities, 0 at most; end the model with log_softmax"
-        )
-    if in_logs and float(target.max()) > _NEAR:
-        return (
-            f"the target's values are up to {float(target.max()):.3g}, and log_target says that they are logarithms of "
-            "probabilities; give probabilities without log_target"
-        )
-    if not in_logs and float(target.min()) < 0:
-        return (
-            f"the target's values are from {float(target.min()):.3g}, and this loss takes probabilities; give "
-            '"log_target": true if they are logarithms'
-        )
-    return None
-
-
-def _poisson_nll_loss(given):
-    low = float(given["target"].min())
-    return f"the target's values are from {low:.3g}, and this loss takes counts, from 0 on" if low < 0 else None
-
-
-def _gaussian_nll_loss(given):
-    output, target, variance = given["input"], given["target"], given["var"]
-    if output.shape != target.shape:
-        return (
-            f"the output is {tuple(output.shape)} and the target {tuple(target.shape)}, which the loss would broadcast "
-            f"against each other; reshape one of them"
-        )
-    if isinstance(variance, torch.Tensor) and float(variance.min()) < 0:
-        return "the variances are below 0 in part; let the model give their logarithm, and pass its exp()"
-    return None
-
-
-def _of_signs(given):
-    target = given["target"]
-    if bool((target.abs() == 1).all()):
-        return None
-    return "the target holds other values than -1 and 1, which this loss takes; 2 * target - 1 turns 0 and 1 into them"
-
-
-def _multilabel_margin_loss(given):
-    """Each row of the target lists the numbers of its classes, each once, and then -1."""
-    output, target = given["input"], given["target"]
-    what = "this loss takes the numbers of the classes of a sample, int64, followed by -1"
-    remedy = "use torch.nn.MultiLabelSoftMarginLoss for targets of 0 and 1"
-    if target.dtype != torch.int64:
-        return f"the target is {str(target.dtype).removeprefix('torch.')}, and {what}; {remedy}"
-    rows = target.reshape(-1, target.shape[-1])
-    listed = (rows < 0).cumsum(1) == 0
-    if int(rows.max()) >= output.shape[-1]:
-        return f"the target's class numbers are up to {int(rows.max())}, and the output has {output.shape[-1]} classes"
-    others = -1 - torch.arange(rows.shape[1], device=rows.device)  # in place of what follows the list; all differ
-    ordered = torch.where(listed, rows, others).sort(dim=1).values
-    if bool((ordered[:, 1:] == ordered[:, :-1]).any()):
-        return f"a row of the target names a class twice, and {what}; {remedy}"
-    return None
-
-
-def _ctc_loss(given):
-    scores, target = given["log_probs"], given["targets"]
-    if not bool((scores.float().logsumexp(-1).abs() < 0.1).all()):
-        return (
-            "the outputs are not log-probabilities, which this loss needs: exp(output) does not sum to 1 over the "
-            "classes; end the model with log_softmax"
-        )
-    blank, lengths = given.get("blank", 0), given["target_lengths"]
-    if target.ndim == 2:  # padded
-        places = torch.arange(target.shape[1], device=target.device)
-        target = target[places < torch.as_tensor(lengths, device=target.device).unsqueeze(1)]
-    if bool((target == blank).any()):
-        return f"the target holds {blank}, the number of the blank; count the classes from 1 on, or give another blank"
-    return None
-
-
-CHECKS = {
-    "cross_entropy": _cross_entropy,
-    "kl_div": _kl_div,
-    "poisson_nll_loss": _poisson_nll_loss,
-    "gaussian_nll_loss": _gaussian_nll_loss,
-    "cosine_embedding_loss": _of_signs,
-    "margin_ranking_loss": _of_signs,
-    "multilabel_margin_loss": _multilabel_margin_loss,
-    "ctc_loss": _ctc_loss,
-}
-"""{function of torch.nn.functional: a function that returns what is wrong with {parameter: value}, or None}."""

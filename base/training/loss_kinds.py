@@ -1,28 +1,30 @@
-"""The kinds of losses and metrics, by the shapes, dtypes and values of the output and the target that they take.
+"""What losses and metrics take: kinds, by the shapes, dtypes and values of output and target, and more for some losses.
 
 The attribute `expects` of a loss or metric of the project's own names one of these kinds.
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from utils.nested import describe
 
-# What the losses of torch.nn.functional take as output and target; the classes of torch.nn call them.
-EXPECTED_BY = {
-    "cross_entropy": "classes",
-    "multi_margin_loss": "classes",
-    "nll_loss": "log_probabilities",
-    **dict.fromkeys(("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "poisson_nll_loss", "kl_div"), "values"),
-    "binary_cross_entropy": "probabilities",
-    "binary_cross_entropy_with_logits": "logits",
-    "multilabel_soft_margin_loss": "logits",
-    "hinge_embedding_loss": "signs",
-    "soft_margin_loss": "signs",
-}
+NEAR = 0.01  # to 0, of the logarithm of a sum of probabilities
+
+
+def problem_of(loss: str, given: Mapping[str, Any]) -> str | None:
+    """What is wrong with the arguments of a call of one of LOSSES, and the remedy. given: {parameter: value}."""
+    kind, check = LOSSES[loss]
+    output, target = list(given.values())[:2]
+    if kind and (problem := problem_of_kind(kind, output, target, given)):
+        return problem
+    given = {name: value.detach() if isinstance(value, torch.Tensor) else value for name, value in given.items()}
+    tensors = [value for value in given.values() if isinstance(value, torch.Tensor)]
+    if check is None or len(tensors) < 2 or not all(tensor.numel() for tensor in tensors):
+        return None
+    return check(given)
 
 
 def problem_of_kind(kind: str, output: Any, target: Any, settings: Any) -> str | None:
@@ -40,7 +42,7 @@ def problem_of_kind(kind: str, output: Any, target: Any, settings: Any) -> str |
     return KINDS[kind](output.detach(), target, settings)
 
 
-# ---- what a kind of loss needs: each returns what is wrong, and what to do about it, or None
+# ---- what a kind of loss needs: each check returns what is wrong, and what to do about it, or None
 
 
 def _fits_classes(output, target, settings):
@@ -123,10 +125,12 @@ def _fits_values(output, target, settings):
         remedy = f"reshape one of them, as target.reshape{shape_of(output)} in the data loader"
         if target.ndim == 1 and output.ndim == 2:
             remedy += ', or give ArrayDataLoader "target_as_column": true'
-    return (
-        f"the output is {shape_of(output)} and the target {shape_of(target)}, which the loss would broadcast against "
-        f"each other; {remedy}"
-    )
+    return f"{_broadcast(output, target)}; {remedy}"
+
+
+def _broadcast(output, target):
+    shapes = f"the output is {shape_of(output)} and the target {shape_of(target)}"
+    return f"{shapes}, which the loss would broadcast against each other"
 
 
 def _fits_logits(output, target, settings):
@@ -154,10 +158,7 @@ def _fits_probabilities(output, target, settings):
 
 
 def _fits_signs(output, target, settings):
-    problem = _fits_values(output, target, settings)
-    if problem is None and not bool((target.abs() == 1).all()):
-        return "the target holds other values than -1 and 1, which this loss takes"
-    return problem
+    return _fits_values(output, target, settings) or _of_signs({"target": target})
 
 
 KINDS: dict[str, Callable[[torch.Tensor, torch.Tensor, Any], str | None]] = {
@@ -173,3 +174,109 @@ KINDS: dict[str, Callable[[torch.Tensor, torch.Tensor, Any], str | None]] = {
 def shape_of(tensor: torch.Tensor) -> tuple[int, ...]:
     """Return the shape as a plain tuple, for messages."""
     return tuple(tensor.shape)
+
+
+# ---- what single losses need besides
+
+
+def _cross_entropy(given):
+    target = given["target"]
+    if target.is_floating_point() and target.shape == given["input"].shape and float(target.min()) < 0:
+        return f"the target's values are from {float(target.min()):.3g}, and shares of classes are from 0 to 1"
+    return None
+
+
+def _kl_div(given):
+    output, target, in_logs = given["input"], given["target"], given.get("log_target", False)
+    if float(output.max()) > NEAR:
+        return (
+            f"the model's outputs are up to {float(output.max()):.3g}, and this loss takes the logarithms of "
+            "probabilities, 0 at most; end the model with log_softmax"
+        )
+    if in_logs and float(target.max()) > NEAR:
+        return (
+            f"the target's values are up to {float(target.max()):.3g}, and log_target says that they are logarithms of "
+            "probabilities; give probabilities without log_target"
+        )
+    if not in_logs and float(target.min()) < 0:
+        return (
+            f"the target's values are from {float(target.min()):.3g}, and this loss takes probabilities; give "
+            '"log_target": true if they are logarithms'
+        )
+    return None
+
+
+def _poisson_nll_loss(given):
+    low = float(given["target"].min())
+    return f"the target's values are from {low:.3g}, and this loss takes counts, from 0 on" if low < 0 else None
+
+
+def _gaussian_nll_loss(given):
+    output, target, variance = given["input"], given["target"], given["var"]
+    if output.shape != target.shape:
+        return f"{_broadcast(output, target)}; reshape one of them"
+    if isinstance(variance, torch.Tensor) and float(variance.min()) < 0:
+        return "the variances are below 0 in part; let the model give their logarithm, and pass its exp()"
+    return None
+
+
+def _of_signs(given):
+    target = given["target"]
+    if bool((target.abs() == 1).all()):
+        return None
+    return "the target holds other values than -1 and 1, which this loss takes; 2 * target - 1 turns 0 and 1 into them"
+
+
+def _multilabel_margin_loss(given):
+    """Each row of the target lists the numbers of its classes, each once, and then -1."""
+    output, target = given["input"], given["target"]
+    what = "this loss takes the numbers of the classes of a sample, int64, followed by -1"
+    remedy = "use torch.nn.MultiLabelSoftMarginLoss for targets of 0 and 1"
+    if target.dtype != torch.int64:
+        return f"the target is {str(target.dtype).removeprefix('torch.')}, and {what}; {remedy}"
+    rows = target.reshape(-1, target.shape[-1])
+    listed = (rows < 0).cumsum(1) == 0
+    if int(rows.max()) >= output.shape[-1]:
+        return f"the target's class numbers are up to {int(rows.max())}, and the output has {output.shape[-1]} classes"
+    others = -1 - torch.arange(rows.shape[1], device=rows.device)  # in place of what follows the list; all differ
+    ordered = torch.where(listed, rows, others).sort(dim=1).values
+    if bool((ordered[:, 1:] == ordered[:, :-1]).any()):
+        return f"a row of the target names a class twice, and {what}; {remedy}"
+    return None
+
+
+def _ctc_loss(given):
+    scores, target = given["log_probs"], given["targets"]
+    if not bool((scores.float().logsumexp(-1).abs() < 0.1).all()):
+        return (
+            "the outputs are not log-probabilities, which this loss needs: exp(output) does not sum to 1 over the "
+            "classes; end the model with log_softmax"
+        )
+    blank, lengths = given.get("blank", 0), given["target_lengths"]
+    if target.ndim == 2:  # padded
+        places = torch.arange(target.shape[1], device=target.device)
+        target = target[places < torch.as_tensor(lengths, device=target.device).unsqueeze(1)]
+    if bool((target == blank).any()):
+        return f"the target holds {blank}, the number of the blank; count the classes from 1 on, or give another blank"
+    return None
+
+
+LOSSES: dict[str, tuple[str | None, Callable[[Mapping[str, Any]], str | None] | None]] = {
+    "cross_entropy": ("classes", _cross_entropy),
+    "multi_margin_loss": ("classes", None),
+    "nll_loss": ("log_probabilities", None),
+    **dict.fromkeys(("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"), ("values", None)),
+    "poisson_nll_loss": ("values", _poisson_nll_loss),
+    "kl_div": ("values", _kl_div),
+    "binary_cross_entropy": ("probabilities", None),
+    "binary_cross_entropy_with_logits": ("logits", None),
+    "multilabel_soft_margin_loss": ("logits", None),
+    "hinge_embedding_loss": ("signs", None),
+    "soft_margin_loss": ("signs", None),
+    "gaussian_nll_loss": (None, _gaussian_nll_loss),
+    "cosine_embedding_loss": (None, _of_signs),
+    "margin_ranking_loss": (None, _of_signs),
+    "multilabel_margin_loss": (None, _multilabel_margin_loss),
+    "ctc_loss": (None, _ctc_loss),
+}
+"""{function of torch.nn.functional, which the classes of torch.nn call: (kind, check of {parameter: value})}."""

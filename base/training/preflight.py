@@ -1,8 +1,7 @@
-"""What a trainer refuses, tries and logs before its first epoch, and which settings a custom loop ignores."""
+"""What a trainer refuses and tries before its first epoch, and which settings a custom loop ignores."""
 
 import contextlib
 import copy
-import math
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -10,15 +9,13 @@ import torch
 
 from base.training.batch_stream import num_batches
 from base.training.checkpoints import evaluated_model
-from base.training.counted import averaged_over
-from base.training.data_summary import data_lines, num_samples_of, single_batch_warning
 from base.training.evaluate import evaluate
 from base.training.loss_inputs import LossWatch, require_two_arguments
-from logger.logger import IN_FILE_ONLY
+from base.training.schedules import require_steps
+from base.training.summary import num_samples_of
 from utils import MetricTracker, UserError
-from utils.distributed.world import part_of, part_of_batch, world_size
+from utils.distributed.world import part_of_batch, world_size
 from utils.rules import nothing_to_validate
-from utils.runs.schedule_state import unfit_length
 from utils.seed import rng_state, set_rng_state
 
 if TYPE_CHECKING:
@@ -33,10 +30,7 @@ def refuse_what_cannot_work(trainer: "Trainer") -> None:
     if num_batches(trainer.data_loader) == 0:
         raise UserError("data_loader: has no batches; is batch_size larger than the data, with drop_last?")
     _refuse_limits(trainer)
-    total = getattr(trainer.lr_scheduler, "total_steps", None)
-    steps, unit = _schedule_steps(trainer)
-    if total is not None and steps > total:
-        raise UserError(f"lr_scheduler.args.total_steps: got {total}, but the run has {steps} {unit}; give {steps}")
+    require_steps(trainer)
     classes = getattr(trainer.data_loader, "classes", None) or ()
     given = trainer.config.get("arch", {}).get("args", {}).get("num_classes")
     if isinstance(given, int) and given < len(classes):
@@ -77,13 +71,6 @@ def _refuse_small_parts(model: torch.nn.Module, loader: Any) -> None:
         )
 
 
-def _schedule_steps(trainer):
-    """(number of steps of the run's schedule, their unit)."""
-    if trainer.schedule_interval == "step":
-        return trainer.epochs * math.ceil(trainer.len_epoch / trainer.settings.accumulate), "optimizer steps"
-    return trainer.epochs, "epochs"
-
-
 def try_validation(trainer: "Trainer", batches: int) -> None:
     """Validate on this many batches, without changing any state."""
     loader = copy.copy(trainer.valid_data_loader)  # a copy, so that its worker processes end with it
@@ -122,53 +109,11 @@ def left_alone(model: torch.nn.Module, loader: Any) -> Iterator[None]:
         module.training = training
 
 
-# ---- what is logged
-
-
-def describe_run(trainer: "Trainer", summary: str) -> None:
-    """Log what is trained, where and how, and which settings are unusual. summary: of the model, as text."""
-    logger, settings = trainer.logger, trainer.settings
-    model, _, layers = summary.partition("\n")
-    logger.info("run %s on %s, seed %d", trainer.checkpoint_dir, trainer.device, trainer.config.settings.seed)
-    logger.info("%s%s", model, "; its layers are in info.log" if layers and not trainer.config.keeps_nothing else "")
-    if layers:
-        logger.info("%s", layers, extra=IN_FILE_ONLY)
-    for line in [*data_lines(trainer), *_batch_lines(trainer.data_loader, settings.accumulate)]:
-        logger.info("%s", line)
-    if line := averaged_over(trainer):
-        logger.info("%s", line)
-    if (warning := single_batch_warning(trainer)) and not trainer.config.keeps_nothing:
-        logger.warning("%s", warning)
-    if not trainer.resumes_within_epochs and not trainer.has_own_loop:
-        logger.warning("data_loader cannot report its position: a run stopped within an epoch repeats that epoch")
-    if settings.compile == "dynamic":
-        what = "a resumed run may differ in the last bits, since kernels are made for the first shape they see"
-        logger.warning('trainer.compile: "dynamic": %s', what)
-    steps, _ = _schedule_steps(trainer)
-    for name, scheduler in getattr(trainer.lr_scheduler, "by_name", {"": trainer.lr_scheduler}).items():
-        if unfit := unfit_length(scheduler, steps - 1):  # no batch uses the rate that the last step sets
-            logger.warning("%s: %s", f"lr_scheduler.{name}".rstrip("."), unfit)
-
-
 def has_logged_nothing(trainer: Any) -> bool:
     """Whether a run of no checkpoint has not come to its first line of progress; False for a loop of one's own."""
     if trainer.config.resume is not None or world_size() > 1 or getattr(trainer, "has_own_loop", True):
         return False
     return trainer.step <= trainer.log_step
-
-
-def _batch_lines(loader, accumulate):
-    """Lines on any split of batches between processes, and on any accumulation."""
-    size, lines = getattr(loader, "batch_size", None), []
-    if size is None:
-        return lines
-    parts = [part_of(size, number).own for number in range(world_size())]
-    if len(parts) > 1:
-        each = " or ".join(map(str, dict.fromkeys(parts)))
-        lines.append(f"batch_size {size}: {each} samples in each of {len(parts)} processes")
-    if accumulate > 1:
-        lines.append(f"an optimizer step takes {accumulate} batches, {accumulate * size} samples")
-    return lines
 
 
 # ---- settings that only the loop of trainer/trainer.py follows

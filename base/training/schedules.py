@@ -1,11 +1,19 @@
-"""Builds the learning-rate schedule of a config: warm-up, chained schedulers, one for each optimizer."""
+"""Builds the learning-rate schedule of a config: warm-up, chained schedulers, several; and compares it with the run."""
 
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    LinearLR,
+    LRScheduler,
+    PolynomialLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+)
 
 from base.training.batch_stream import epoch_length
 from utils import UserError
@@ -18,6 +26,7 @@ from utils.runs.weights import load_state
 if TYPE_CHECKING:
     from base.training.optimizers import Optimizers
     from parse_config import ConfigParser
+    from trainer.trainer import Trainer
 
 
 class Schedules:
@@ -141,3 +150,48 @@ def _steps(path, duration, length, interval):
         return max(1, length.in_updates(duration) if interval == "step" else length.in_epochs(duration))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+# ---- whether a schedule fits the run
+
+
+def require_steps(trainer: "Trainer") -> None:
+    """Raise UserError if the schedule ends before the run, and would raise an error then."""
+    total = getattr(trainer.lr_scheduler, "total_steps", None)
+    steps, unit = _steps_of_run(trainer)
+    if total is not None and steps > total:
+        raise UserError(f"lr_scheduler.args.total_steps: got {total}, but the run has {steps} {unit}; give {steps}")
+
+
+def unfit_lengths(trainer: "Trainer") -> Iterator[str]:
+    """Yield a line for each schedule that ends long before or after the run."""
+    steps, _ = _steps_of_run(trainer)
+    for name, scheduler in getattr(trainer.lr_scheduler, "by_name", {"": trainer.lr_scheduler}).items():
+        if unfit := _unfit_length(scheduler, steps - 1):  # no batch uses the rate that the last step sets
+            yield f"{f'lr_scheduler.{name}'.rstrip('.')}: {unfit}"
+
+
+def _steps_of_run(trainer):
+    """(number of steps of the run's schedule, their unit)."""
+    if trainer.schedule_interval == "step":
+        return trainer.epochs * math.ceil(trainer.len_epoch / trainer.settings.accumulate), "optimizer steps"
+    return trainer.epochs, "epochs"
+
+
+def _unfit_length(scheduler: Any, steps: int) -> str | None:
+    """A warning if the schedule ends long before or after its last of so many steps; None if it fits.
+
+    A schedule whose rate stays as it is after its end, such as a warm-up, may end before the run.
+    """
+    if isinstance(scheduler, SequentialLR):
+        # torch has no public way to ask for the parts
+        return _unfit_length(scheduler._schedulers[-1], steps - scheduler._milestones[-1])
+    if isinstance(scheduler, CosineAnnealingLR) and scheduler.T_max < steps:
+        return f"T_max is {scheduler.T_max}, and it takes {steps} steps: the rate climbs again after {scheduler.T_max}"
+    if isinstance(scheduler, PolynomialLR) and scheduler.total_iters < steps:
+        return f"total_iters is {scheduler.total_iters}, and it takes {steps} steps: the rate is 0 after that"
+    for name in ("total_steps", "T_max", "total_iters"):
+        length = getattr(scheduler, name, None)
+        if isinstance(length, int) and steps < 0.9 * length - 1:
+            return f"{name} is {length}, and it takes {steps} steps: the run ends before it; '100%' fits the run"
+    return None

@@ -18,7 +18,7 @@ from base.data.texts import TextDataLoader, TextInput
 from base.model_card import model_card
 from base.trained_model import TrainedModel
 from helpers import PROJECT, run_here
-from utils.json_io import read_json
+from utils.files import read_json
 from utils.runs.checkpoint import load_checkpoint, save_checkpoint
 
 

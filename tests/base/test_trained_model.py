@@ -18,7 +18,7 @@ from base.trained_model import TrainedModel
 from helpers import PROJECT, run_here, tiny_config
 from logger.predictions import PredictionGrid, PredictionWriter
 from utils import UserError
-from utils.json_io import read_json
+from utils.files import read_json
 from utils.runs.checkpoint import load_checkpoint, save_checkpoint
 
 

@@ -34,7 +34,7 @@ from trainer import Trainer
 from utils import UserError
 from utils.config.check import check_types
 from utils.config.files import read_config
-from utils.json_io import read_json
+from utils.files import read_json
 from utils.runs.checkpoint import find_checkpoint, load_checkpoint
 
 

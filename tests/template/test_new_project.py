@@ -14,7 +14,7 @@ from worlds import run_forked
 import new_project
 from helpers import PROJECT, SHORT, run
 from utils.errors import UserError
-from utils.json_io import read_json
+from utils.files import read_json
 
 IDENTITY = {f"GIT_{who}_{what}": "me@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 # What git may know of its user from files, taken away.

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from helpers import PROJECT, run_here
-from utils.json_io import read_json
+from utils.files import read_json
 from utils.runs.checkpoint import load_checkpoint
 
 OLD = Path(__file__).with_name("old_checkpoint")

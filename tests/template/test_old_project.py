@@ -12,7 +12,7 @@ from worlds import run_forked
 
 from compare import comparable_state
 from helpers import PROJECT, run, same
-from utils.json_io import read_json
+from utils.files import read_json
 from utils.runs.checkpoint import load_checkpoint
 
 OLD = Path(__file__).with_name("old_project")

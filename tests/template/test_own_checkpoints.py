@@ -13,7 +13,7 @@ from fixtures.checkpoints.make import HERE, MIDDLE, outcome, scaled_trainer, tra
 from worlds import in_world, results
 
 from helpers import run_here
-from utils.json_io import read_json
+from utils.files import read_json
 from utils.runs.checkpoint import CheckpointError, load_checkpoint
 
 KEYS = {"arch", "epoch", "state_dict", "optimizer", "monitor_best", "config"}

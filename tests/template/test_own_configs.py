@@ -11,7 +11,7 @@ from parse_config import PARTS, ConfigParser
 from utils import UserError
 from utils.config.check import check_types
 from utils.config.types import argument_errors, find_in_source, resolve, signature_of
-from utils.json_io import read_json
+from utils.files import read_json
 
 FIXTURES = PROJECT / "tests" / "fixtures"
 CONFIGS = read_json(FIXTURES / "configs.json")

@@ -11,7 +11,7 @@ import pytest
 from worlds import run_forked
 
 from helpers import PROJECT, copy_project, run
-from utils.json_io import read_json
+from utils.files import read_json
 
 README = (PROJECT / "README.md").read_text()
 LINES = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines()]

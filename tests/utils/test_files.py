@@ -13,8 +13,7 @@ from logger.csv_log import CsvLog
 from logger.pictures import save_figure
 from logger.trackers import JsonLines
 from utils import UserError
-from utils.files import cut, open_to_append, read_beside, replacing, write_whole
-from utils.json_io import read_record, write_json
+from utils.files import cut, open_to_append, read_beside, read_record, replacing, write_json, write_whole
 from utils.runs.checkpoint import copy_checkpoint, save_checkpoint
 from utils.runs.safetensors_io import write_safetensors
 

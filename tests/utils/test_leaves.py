@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from base.training.model_summary import example_input, model_summary
+from base.training.summary import example_input, model_summary
 from logger.reports import epoch_report
 from utils import UserError, ensure_dir, inf_loop, prepare_device, read_json, write_json
 from utils.runs.run_folder import claim_run_folder

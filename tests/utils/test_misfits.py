@@ -7,18 +7,18 @@ from base import BaseDataLoader
 from base.training.evaluate import evaluate
 from helpers import tiny_config, tiny_model, tiny_trainer
 from utils import MetricTracker, UserError
-from utils.misfits import refuse_misfit
+from utils.misfits import explain
 
 ROWS = torch.ones(2, 8)
 IMAGES = torch.ones(2, 3, 8, 8)
 
 
 def meet(model, data, target=None):
-    """Raise what refuse_misfit makes of the model's error; the error itself if it makes nothing of it."""
+    """Raise what explain makes of the model's error; the error itself if it makes nothing of it."""
     try:
         model(data)
     except Exception as error:
-        refuse_misfit(error, data, target, model)
+        explain(error, data, target, model)
         raise
 
 
@@ -105,3 +105,13 @@ def test_a_run_with_float64_targets_ends_in_one_line(tmp_path):
     )
     with pytest.raises(UserError, match=r"the batch's target is tensor .* float64, and the loss takes float32"):
         trainer.train()
+
+
+def test_other_errors_get_a_note_of_shapes_and_types():
+    data = {"ids": torch.zeros(2, 3, dtype=torch.long), "names": ["a", "b", "c"]}
+    error = RuntimeError("of another kind")
+    explain(error, data, (torch.zeros(2), torch.zeros(2, 1)), torch.nn.Linear(1, 1).double())
+    assert error.__notes__ == [
+        "the batch's data: dict of ids: tensor (2, 3) int64, names: list of str, str and 1 more; "
+        "its target: tuple of tensor (2,) float32, tensor (2, 1) float32; the model's parameters: float64"
+    ]

@@ -3,10 +3,10 @@ from collections import OrderedDict, UserDict, defaultdict, namedtuple
 import pytest
 import torch
 
-from base.training.model_summary import example_input
 from base.training.precision import to_device
+from base.training.summary import example_input
 from utils import UserError
-from utils.nested import describe_step, halves, map_tensors, num_samples, samples_of
+from utils.nested import halves, map_tensors, num_samples, samples_of
 
 Pair = namedtuple("Pair", "left right")
 
@@ -85,12 +85,3 @@ def test_other_batches_are_sent_and_shown_as_a_whole():
     assert shown[0] is other and shown[1].batch_sizes.tolist() == [2, 2, 1] and shown[3].shape == (2, 2)
     chosen = samples_of((other, torch.arange(3)), torch.tensor([2, 0]))
     assert chosen[0] is other and chosen[1].tolist() == [2, 0]
-
-
-def test_the_line_for_an_error_names_shapes_and_types():
-    data = {"ids": torch.zeros(2, 3, dtype=torch.long), "names": ["a", "b", "c"]}
-    line = describe_step(data, (torch.zeros(2), torch.zeros(2, 1)), torch.nn.Linear(1, 1).double())
-    assert line == (
-        "the batch's data: dict of ids: tensor (2, 3) int64, names: list of str, str and 1 more; "
-        "its target: tuple of tensor (2,) float32, tensor (2, 1) float32; the model's parameters: float64"
-    )

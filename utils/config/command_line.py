@@ -21,7 +21,7 @@ from utils.device import KINDS as DEVICE_KINDS
 from utils.distributed.launch import is_own_launch, launch_id, restarts
 from utils.distributed.world import is_main
 from utils.errors import UserError, brief, in_one_line, shown
-from utils.json_io import read_json_beside
+from utils.files import read_json_beside
 from utils.nearest import nearest
 from utils.runs.checkpoint import find_checkpoint, load_checkpoint, newest_run
 from utils.runs.run_folder import is_being_trained, run_of_launch, seen_runs

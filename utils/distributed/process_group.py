@@ -22,7 +22,7 @@ from utils.distributed import contact, messages
 from utils.distributed.launch import is_main, meeting_folder, rank, who, world_size
 from utils.distributed.messages import gather, is_first_to_say
 from utils.errors import UserError, log_error, print_error
-from utils.json_io import differences
+from utils.files import differences
 
 DEFAULT_TIMEOUT_SECONDS = 600.0
 _LAST_WORDS_SECONDS = 2.0  # how long to wait, at the end, for what the first process says

@@ -10,7 +10,7 @@ from typing import Any
 
 from utils.distributed.launch import launch_id
 from utils.errors import UserError
-from utils.json_io import read_json, read_record, write_json
+from utils.files import read_json, read_record, write_json
 
 _LIBRARIES = ("torch", "torchvision", "numpy", "pandas", "tensorboard", "tqdm", "pydantic")
 

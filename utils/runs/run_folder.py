@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError, shown
-from utils.json_io import read_json_beside
+from utils.files import read_json_beside
 
 
 def claim_run_folder(root: str | Path, name: str, run_id: str | None = None) -> Path:

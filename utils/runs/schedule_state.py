@@ -5,7 +5,7 @@ import logging
 import warnings
 from typing import Any
 
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, PolynomialLR, SequentialLR
+from torch.optim.lr_scheduler import LRScheduler
 
 from utils.duration import RunLength, is_duration
 from utils.errors import UserError
@@ -122,22 +122,3 @@ def _is_over(state, lengths):
     numbers = [state.get("last_epoch"), *ends]
     is_known = all(name in _ENDS for name, _ in lengths) and all(type(number) is int for number in numbers)
     return is_known and numbers[0] >= max(ends)
-
-
-def unfit_length(scheduler: Any, steps: int) -> str | None:
-    """Return a warning if the schedule ends long before or after its last of so many steps; None if it fits.
-
-    A schedule whose rate stays as it is after its end, such as a warm-up, may end before the run.
-    """
-    if isinstance(scheduler, SequentialLR):
-        # torch has no public way to ask for the parts
-        return unfit_length(scheduler._schedulers[-1], steps - scheduler._milestones[-1])
-    if isinstance(scheduler, CosineAnnealingLR) and scheduler.T_max < steps:
-        return f"T_max is {scheduler.T_max}, and it takes {steps} steps: the rate climbs again after {scheduler.T_max}"
-    if isinstance(scheduler, PolynomialLR) and scheduler.total_iters < steps:
-        return f"total_iters is {scheduler.total_iters}, and it takes {steps} steps: the rate is 0 after that"
-    for name in ("total_steps", "T_max", "total_iters"):
-        length = getattr(scheduler, name, None)
-        if isinstance(length, int) and steps < 0.9 * length - 1:
-            return f"{name} is {length}, and it takes {steps} steps: the run ends before it; '100%' fits the run"
-    return None

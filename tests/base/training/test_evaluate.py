@@ -11,7 +11,7 @@ from base.training.evaluate import evaluate, split_loader
 from helpers import PROJECT, accuracy, tiny_config
 from parse_config import ConfigParser
 from utils import MetricTracker, UserError
-from utils.json_io import read_json
+from utils.files import read_json
 
 
 @pytest.mark.old_defect(5)

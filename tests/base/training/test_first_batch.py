@@ -62,7 +62,12 @@ SHARES = torch.linspace(0, 1, N).unsqueeze(1)
         (F.smooth_l1_loss, VALUES, 1, r"smooth_l1_loss: the output is \(8, 1\)"),
         (functools.partial(F.mse_loss, reduction="sum"), VALUES, 1, r"mse_loss: the output is \(8, 1\)"),
         (torch.nn.HingeEmbeddingLoss(), VALUES.sign(), 1, "hinge_embedding_loss: the output is"),
-        (torch.nn.HingeEmbeddingLoss(), VALUES.unsqueeze(1), 1, "holds other values than -1 and 1"),
+        (
+            torch.nn.HingeEmbeddingLoss(),
+            VALUES.unsqueeze(1),
+            1,
+            "values than -1 and 1, which this loss takes; 2 . target - 1",
+        ),
         (torch.nn.CrossEntropyLoss(), LABELS.unsqueeze(1).float(), 1, "one number a sample"),
         (
             torch.nn.CrossEntropyLoss(),

@@ -15,7 +15,7 @@ from helpers import TinyData, accuracy, copy_project, run_here, same, tiny_confi
 from model.metric import ConfusionMatrix, MacroF1
 from trainer import Trainer
 from utils import UserError
-from utils.json_io import write_json
+from utils.files import write_json
 from utils.runs.checkpoint import find_checkpoint
 
 BAD = 17  # the sample that is nan

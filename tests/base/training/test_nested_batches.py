@@ -9,8 +9,8 @@ from nested_job import Rows, RowsMlp, label_of, rows_trainer, trained
 from worlds import in_world, results
 
 from base import BaseDataLoader
-from base.training.model_summary import example_input, model_summary
 from base.training.monitors import SamplePredictions
+from base.training.summary import example_input, model_summary
 from base.training.tune import find_lr
 from helpers import same, tiny_config, tiny_trainer
 from utils import UserError

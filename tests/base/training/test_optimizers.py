@@ -7,7 +7,7 @@ from base.training.optimizers import Optimizers, build_optimizer
 from helpers import changed, run_here, same, tiny_config, tiny_trainer
 from parse_config import PARTS, ConfigParser
 from utils.errors import UserError
-from utils.json_io import read_json, write_json
+from utils.files import read_json, write_json
 from utils.runs.weights import load_optimizer
 from utils.seed import seed_everything
 

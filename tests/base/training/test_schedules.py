@@ -8,7 +8,7 @@ from base.training.schedules import Schedules, build_schedule
 from helpers import metrics_rows, newest_state, tiny_config, tiny_trainer
 from parse_config import PARTS, ConfigParser
 from utils.errors import UserError
-from utils.json_io import read_json
+from utils.files import read_json
 from utils.runs.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 from utils.runs.schedule_state import refuse_old_steps
 

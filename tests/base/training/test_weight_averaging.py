@@ -9,7 +9,7 @@ import utils.runs.saver
 from base.training.evaluate import evaluate
 from helpers import accuracy, run_here, same, tiny_config, tiny_trainer
 from utils import MetricTracker, UserError
-from utils.json_io import read_json
+from utils.files import read_json
 from utils.runs.checkpoint import CheckpointError, load_checkpoint
 from utils.runs.weights import load_weights
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from utils import UserError
 from utils.config.files import deep_merge, parse_assignment, read_config, set_by_path, split_path
-from utils.json_io import differences
+from utils.files import differences
 
 
 @pytest.fixture

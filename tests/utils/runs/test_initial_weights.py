@@ -11,7 +11,7 @@ from parse_config import PARTS, ConfigParser
 from utils import UserError
 from utils.config.command_line import read_command_line
 from utils.config.files import read_config
-from utils.json_io import read_json, write_json
+from utils.files import read_json, write_json
 from utils.runs.checkpoint import load_checkpoint, save_checkpoint
 from utils.runs.initial_weights import load_initial_weights
 

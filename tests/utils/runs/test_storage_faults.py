@@ -20,7 +20,7 @@ import utils.files
 import utils.runs.checkpoint as checkpoints
 from helpers import PROJECT, copy_project
 from logger import CsvLog
-from utils.json_io import write_json
+from utils.files import write_json
 from utils.runs.checkpoint import CheckpointError, find_checkpoint, load_checkpoint
 
 

@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from base import BaseDataLoader, InMemoryDataset
-from base.training.data_summary import class_line, data_lines, labels_of
+from base.training.summary import class_line, data_lines, labels_of
 from helpers import tiny_config, tiny_trainer
 
 

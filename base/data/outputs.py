@@ -15,6 +15,7 @@ class Output:
     is_probability: whether the outputs of a model with one output for two classes are probabilities, not logits.
     numbered: "many" or "one" if the outputs are of classes without names, which are called by their numbers: one for
         each class, or a single one for two classes.
+    column: of a table that holds the targets.
     """
 
     def __init__(
@@ -24,9 +25,11 @@ class Output:
         std: float = 1.0,
         is_probability: bool = False,
         numbered: str | None = None,
+        column: str | None = None,
     ) -> None:
         self.classes = None if classes is None else list(classes)
         self.mean, self.std, self.is_probability, self.numbered = mean, std, is_probability, numbered
+        self.column = column
 
     @classmethod
     def from_state(cls, state: dict[str, Any], loss: str) -> Self:
@@ -37,7 +40,8 @@ class Output:
         is_probability = "BCELoss" in loss or re.search(r"binary_cross_entropy\b", loss) is not None
         one = is_probability or "BCEWithLogits" in loss or "binary_cross_entropy_with_logits" in loss
         many = not one and re.search("CrossEntropyLoss|cross_entropy|NLLLoss|nll_loss", loss) is not None
-        return cls(state.get("classes"), mean, std, is_probability, "one" if one else "many" if many else None)
+        numbered = "one" if one else "many" if many else None
+        return cls(state.get("classes"), mean, std, is_probability, numbered, scale.get("column"))
 
     def names(self, outputs: torch.Tensor) -> list[str] | None:
         """Return the names of the classes of outputs (B, ...), which are their numbers if they have none.

@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 
 from base import BaseDataLoader, InMemoryDataset
-from base.data.inputs import ArrayInput, Input
+from base.data.inputs import ArrayInput, Examples, Input
 from base.data.outputs import Output
 from base.data.texts import TextInput
 from base.generate import continued, samples_of
 from base.trained_model import TrainedModel
 from helpers import PROJECT, run_here, tiny_config
-from logger.predictions import PredictionGrid, PredictionWriter
+from logger.predictions import Errors, PredictionGrid, PredictionWriter
 from utils import UserError
 from utils.json_io import read_json
 from utils.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -104,7 +104,7 @@ def test_json_lines_hold_one_object_for_each_example(default_run, digits):
         ((), "give either files, folders, patterns or - to predict for, or --split, --prompt or"),
         (("a.png", "--split", "test"), "give either files"),
         (("a.png", "--top", "0"), "--top: got 0; it should be at least 1"),
-        (("a.png", "--errors"), "--errors: needs targets, as --split gives them"),
+        (("docs/drawing.png", "--errors"), "--errors: needs classes and their targets, as --split, a table or"),
         (("a.png", "--out", "p.txt"), "--out: p.txt: should end in .csv"),
         (("a.png", "--out", "/none/p.csv"), "/none/p.csv: cannot save the predictions: there is no such folder"),
         (("a.png", "--grid", "/none/g.png"), "--grid: /none: there is no such folder"),
@@ -121,8 +121,8 @@ def test_a_checkpoint_without_an_input_says_what_to_do(default_run, tmp_path):
     state = load_checkpoint(next(default_run.glob("checkpoint*.pth")))
     del state["attributes"]["data_loader"]
     save_checkpoint(state, tmp_path / "old.pth")
-    done = run_here("predict.py", "-r", tmp_path / "old.pth", "a.png", status=2)
-    assert "holds no input, so raw examples cannot be prepared; predict with --split test" in done.stderr
+    done = run_here("predict.py", "-r", tmp_path / "old.pth", "a.png", status=1)
+    assert "a.png: the checkpoint holds no input that would read it; give arrays" in done.stdout
     run_here("predict.py", "-r", tmp_path / "old.pth", "--split", "test")
 
 
@@ -273,7 +273,7 @@ def test_images_that_are_scaled_already_are_refused(default_run):
 
 
 def test_a_table_cannot_be_drawn_and_says_so_at_its_first_batch(tmp_path):
-    found = iter(made(torch.nn.Identity()).predict_raw(((str(i), np.zeros(3, np.float32)) for i in range(9)), 2))
+    found = iter(made(torch.nn.Identity()).predict_raw([Examples(range(9), np.zeros((9, 3), np.float32))], 2))
     grid = PredictionGrid(str(tmp_path / "g.png"))
     with pytest.raises(UserError, match=r"^--grid: the model is given a tensor of shape \(2, 3\); images"):
         list(grid.drawable(found))
@@ -282,20 +282,21 @@ def test_a_table_cannot_be_drawn_and_says_so_at_its_first_batch(tmp_path):
 def test_output_images_are_drawn_below_their_inputs(tmp_path):
     grid = PredictionGrid(str(tmp_path / "g.png"))
     with grid:
-        grid.add([{"prediction": [[[0.0]]]}], torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4))
+        grid.add(Errors([{"prediction": [[[0.0]]]}], torch.ones(1, 3, 4, 4), torch.zeros(1, 3, 4, 4)))
         assert grid._images[0].shape == (3, 8, 4) and grid._labels == [""]
     assert (tmp_path / "g.png").exists()
 
 
 def test_arrays_on_the_console_are_summarized(capsys):
     with PredictionWriter() as writer:
-        writer.add([{"source": "a", "prediction": np.eye(28).tolist()}], torch.empty(0))
-    assert "values (28, 28) from 0 to 1\n1 example\n" in capsys.readouterr().out
+        writer.add(Errors([{"source": "a", "prediction": np.eye(28).tolist()}], torch.empty(0), []))
+    assert "values (28, 28) from 0 to 1\n" in capsys.readouterr().out
 
 
 def test_json_is_valid_whatever_the_numbers_and_names_are(capsys):
     with PredictionWriter(json_lines=True) as writer:
-        writer.add([{"source": "caf\udce9", "prediction": math.nan, "probability": math.inf}], torch.empty(0))
+        rows = [{"source": "caf\udce9", "prediction": math.nan, "probability": math.inf}]
+        writer.add(Errors(rows, torch.empty(0), []))
     line = capsys.readouterr().out
     assert line.isascii() and json.loads(line) == {"source": "caf\udce9", "prediction": None, "probability": None}
 
@@ -311,7 +312,7 @@ def test_a_full_disk_behind_standard_output_is_one_line(monkeypatch):
         PredictionWriter(json_lines=True) as writer,
         pytest.raises(UserError, match=r"^standard output: cannot be written: No space"),
     ):
-        writer.add([{"source": "a", "prediction": 1.0}], torch.empty(0))
+        writer.add(Errors([{"source": "a", "prediction": 1.0}], torch.empty(0), []))
 
 
 def test_a_prompt_is_not_printed_for_a_model_that_is_not_of_texts(default_run):

@@ -8,8 +8,14 @@ import torch
 from PIL import Image
 
 from base.data.inputs import ArrayInput, ImageInput, build_input
-from base.data.sources import examples_of, refuse_overwriting
+from base.data.outputs import Output
+from base.data.sources import Sources, refuse_overwriting
+from helpers import named
 from utils import UserError
+
+
+def examples_of(sources, input, output=None):
+    return named(Sources(sources, input, output or Output()))
 
 
 def digits_input():
@@ -93,8 +99,8 @@ def test_an_input_is_built_again_from_what_a_checkpoint_holds(given):
     ("spec", "error"),
     [
         (3, "the checkpoint's input should be"),
-        ({"type": "os.system", "args": {}}, "the checkpoint's input: there is no module"),
-        ({"type": "MnistDataLoader", "args": {}}, "the checkpoint's input: 'MnistDataLoader' is the wrong kind"),
+        ({"type": "os.system", "args": {}}, "the checkpoint's input.type: there is no module"),
+        ({"type": "MnistDataLoader", "args": {}}, "the checkpoint's input.type: 'MnistDataLoader' is the wrong kind"),
         ({"type": "ArrayInput", "args": {"no": 1}}, "the checkpoint's input.args.no: no such argument"),
         ({"type": "ImageInput", "args": {"channels": 1}}, "the checkpoint's input.args.height: missing"),
     ],
@@ -129,7 +135,7 @@ def test_examples_come_from_files_folders_patterns_arrays_and_standard_input(tmp
     np.savez(tmp_path / "one.npz", images=np.stack([drawing()[None]]))
     monkeypatch.setattr("sys.stdin", iter([f"{tmp_path}/a.png\n", "\n"]))
     sources = ["a.png", "b", "*.png", "rows.npy", "one.npz"]
-    found = list(examples_of([*(f"{tmp_path}/{source}" for source in sources), "-"], digits_input()))
+    found = examples_of([*(f"{tmp_path}/{source}" for source in sources), "-"], digits_input())
     names = [name.removeprefix(f"{tmp_path}/") for name, _ in found]
     files = ["a.png", "b/1.png", "b/c/2.PNG", "a.png"]
     assert names == [*files, "rows.npy:0", "rows.npy:1", "one.npz:0", "a.png"]
@@ -144,7 +150,7 @@ def test_a_file_that_cannot_be_read_is_an_example_with_its_error(tmp_path):
 @pytest.mark.parametrize("source", ["", "*.png"])
 def test_sources_without_any_example_are_refused(tmp_path, source):
     with pytest.raises(UserError, match=r"holds no files|no file matches"):
-        list(examples_of([f"{tmp_path}/{source}"], digits_input()))
+        (examples_of([f"{tmp_path}/{source}"], digits_input()))
 
 
 def test_array_files_that_cannot_be_read_are_examples_with_their_errors(tmp_path):
@@ -154,7 +160,7 @@ def test_array_files_that_cannot_be_read_are_examples_with_their_errors(tmp_path
     np.save(tmp_path / "other.npy", np.zeros((2, 8), np.uint8))
     np.save(tmp_path / "big.npy", np.zeros((1, 1, 28, 28), ">i2"))
     names = ["none.npy", "bad.npz", "one.npy", "texts.npy", "other.npy", "big.npy"]
-    found = list(examples_of([f"{tmp_path}/{name}" for name in names], digits_input()))
+    found = examples_of([f"{tmp_path}/{name}" for name in names], digits_input())
     assert [isinstance(raw, UserError) for _, raw in found] == [True] * 5 + [False]
     assert "no whole .npz" not in str(found[1][1]) and "not a whole .npz file" in str(found[1][1])
     assert "they should be pixels" in str(found[4][1]) and found[5][1].dtype.isnative
@@ -164,7 +170,7 @@ def test_folders_are_looked_at_before_the_first_example(tmp_path):
     Image.fromarray(drawing()).save(tmp_path / "a.png")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty: the folder holds no files"):
-        next(examples_of([f"{tmp_path}/a.png", f"{tmp_path}/empty"], digits_input()))
+        (examples_of([f"{tmp_path}/a.png", f"{tmp_path}/empty"], digits_input()))
 
 
 def test_standard_input_may_hold_any_name_but_not_none(tmp_path, monkeypatch):
@@ -172,7 +178,7 @@ def test_standard_input_may_hold_any_name_but_not_none(tmp_path, monkeypatch):
     assert [name for name, _ in examples_of(["-"], digits_input())] == ["caf\udce9.png", "/none/*.png"]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
     with pytest.raises(UserError, match=r"^-: standard input lists no files"):
-        list(examples_of(["-"], digits_input()))
+        (examples_of(["-"], digits_input()))
 
 
 def test_a_source_is_not_overwritten(tmp_path):

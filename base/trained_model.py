@@ -185,12 +185,12 @@ class TrainedModel:
         """Return the model's input (B, ...) for raw examples (B, ...), which it takes as they are without an input."""
         if isinstance(raw, np.ndarray) and not raw.flags.writeable:
             raw = raw.copy()  # torch would warn
-        raw = to_device(torch.as_tensor(raw), self.device)
+        rows: torch.Tensor = to_device(torch.as_tensor(raw), self.device)
         if self._input is None:
-            return raw
-        self._input.require(raw)
+            return rows
+        self._input.require(rows)
         with torch.no_grad():
-            return self._input(raw)
+            return self._input(rows)
 
     def predict(self, examples: Any, batch_size: int = 64, top: int = 1) -> list[dict[str, Any]]:
         """Return a dict for each example: its "prediction", and the "probability" of a class.
@@ -207,7 +207,7 @@ class TrainedModel:
             if not isinstance(part, (np.ndarray, torch.Tensor)):
                 raw = [self.input.read(str(one)) if isinstance(one, (str, Path)) else np.asarray(one) for one in part]
                 part = Examples.joined([Examples([0], one[None]) for one in raw]).raw
-            yield Examples(range(len(part)), part)
+            yield Examples(range(len(part)), part)  # pyright: ignore[reportArgumentType], a tensor does, too
 
     def predict_files(self, sources: Iterable[str], batch_size: int = 64, top: int = 1) -> Iterator[Predictions]:
         """Yield Predictions for files, folders, patterns, arrays and "-", as Sources of base/data/sources.py."""

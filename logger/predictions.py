@@ -98,9 +98,9 @@ class PredictionWriter:
                     _say(_json_line(row))
                 elif self._num_written < _ROWS_SHOWN:
                     self._print(row)
-                if self._out is not None:
-                    self._write(row)
                 self._num_written += 1
+            if self._out is not None:
+                self._write(part)
         else:
             self._num_written += len(part)
         if self._save_outputs is not None and len(part.outputs):
@@ -118,15 +118,20 @@ class PredictionWriter:
             cells.append(f"target {_text(row['target'])}" + ("" if row.get("right", True) else ", wrong"))
         _say(f"{shown(name):{_NAME_WIDTH}}  {shown('  '.join(cells))}")
 
-    def _write(self, row):
-        if self._columns is None:
-            self._columns = ["source", *_flat(row)] if "error" not in row else None
-            if self._columns is None:  # the columns are known once an example could be read
-                self._csv.writerow([row["source"], row["error"]])
-                return
-            self._csv.writerow([*self._columns, "error"])
-        cells = _flat(row)
-        self._csv.writerow([row["source"], *(cells.get(name, "") for name in self._columns[1:]), row.get("error", "")])
+    def _write(self, part):
+        good = next((row for row in part.rows if "error" not in row), None)
+        if good is not None and self._columns is None:
+            targets = ["target", "right"] if "probability" in good else ["target"]
+            names = [name for name in _flat(good) if name not in targets]
+            self._columns = [*names, *([] if part.target is None else targets), "error"]
+            self._csv.writerow(self._columns)
+        if self._columns is None:  # the columns are known once an example could be read
+            self._csv.writerows([row["source"], row["error"]] for row in part.rows)
+            return
+        if part.target is not None and "target" not in self._columns:
+            place = shown(part.rows[0]["source"])
+            raise UserError(f"--out: {place} has a target, and those before it have none; give it first, or by itself")
+        self._csv.writerows([cells.get(name, "") for name in self._columns] for cells in map(_flat, part.rows))
 
     def _summarize(self):
         if self._num_written > _ROWS_SHOWN:
@@ -187,6 +192,7 @@ class Errors:
     rows: list[dict[str, Any]]
     outputs: torch.Tensor
     data: Any
+    target: Any = True
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -202,7 +208,7 @@ def errors_first(parts: Iterable[Any]) -> Iterator[Errors]:
         good = [row for row in part.rows if "error" not in row]
         if len(good) < len(part.rows):
             yield Errors([row for row in part.rows if "error" in row], torch.empty(0), [])
-        if good and not any("right" in row for row in good):
+        if good and (part.target is None or any("target" in row and "right" not in row for row in good)):
             raise UserError("--errors: needs classes and their targets, as --split, a table or class folders give them")
         for place, row in enumerate(good):
             if row.get("right", True):
@@ -259,11 +265,15 @@ def _detached(text: io.TextIOWrapper):
 
 
 def _flat(row):
-    """{column: cell} of a row's prediction; classes beyond the first as prediction_2, probability_2, ..."""
-    cells = {key: row[key] for key in ("prediction", "probability", "target", "right") if key in row}
-    for place, (name, share) in enumerate(row.get("top", [])[1:], start=2):
-        cells |= {f"prediction_{place}": name, f"probability_{place}": share}
-    return {key: json.dumps(cell) if isinstance(cell, list) else cell for key, cell in cells.items()}
+    """{column: cell} of a row; lists as JSON, and classes beyond the first as prediction_2, probability_2, ..."""
+    if "top" in row:
+        ranked = enumerate(row["top"][1:], start=2)
+        row = {key: cell for key, cell in row.items() if key != "top"}
+        for place, (name, share) in ranked:
+            row |= {f"prediction_{place}": name, f"probability_{place}": share}
+    if isinstance(row.get("prediction"), list) or isinstance(row.get("target"), list):
+        return {key: json.dumps(cell) if isinstance(cell, list) else cell for key, cell in row.items()}
+    return row
 
 
 def _caption(row):

@@ -74,23 +74,30 @@ class Output:
         target: (B, ...) of the examples; the dicts then hold the target, and of a class whether it was right.
         """
         names, probabilities = self.names(outputs), self.probabilities(outputs)
-        targets = [None] * len(outputs) if not isinstance(target, torch.Tensor) else target.cpu()
+        target = target.cpu() if isinstance(target, torch.Tensor) else None
         if probabilities is None or names is None:
-            rows = [{"prediction": self._value(value)} for value in outputs.detach().cpu()]
-            given = [{} if one is None else {"target": self._value(one)} for one in targets]
-            return [row | more for row, more in zip(rows, given, strict=True)]
-        best, order = probabilities.cpu().topk(min(top, probabilities.shape[1]), dim=1)
-        rows = []
-        for values, numbers, one in zip(best.tolist(), order.tolist(), targets, strict=True):
-            named = [[names[number], value] for number, value in zip(numbers, values, strict=True)]
-            is_nan = values[0] != values[0]
-            row = {"prediction": None if is_nan else named[0][0], "probability": named[0][1]}
-            if one is not None and one.numel() == 1 and 0 <= one < len(names):
-                row |= {"target": names[int(one)], "right": not is_nan and int(one) == numbers[0]}
-            rows.append(row | ({"top": named} if top > 1 else {}))
+            rows = [{"prediction": value} for value in self._values(outputs)]
+            if target is not None:
+                known = ~target.isnan().flatten(1).all(dim=1) if target.ndim > 1 else ~target.isnan()
+                for row, value, is_known in zip(rows, self._values(target), known.tolist(), strict=True):
+                    if is_known:
+                        row["target"] = value
+            return rows
+        best, order = (found.tolist() for found in probabilities.cpu().topk(min(top, len(names)), dim=1))
+        rows: list[dict[str, Any]] = [
+            {"prediction": names[numbers[0]] if shares[0] == shares[0] else None, "probability": shares[0]}
+            for numbers, shares in zip(order, best, strict=True)
+        ]
+        if target is not None and target.numel() == len(rows):
+            for row, numbers, one in zip(rows, order, target.flatten().tolist(), strict=True):
+                if 0 <= one < len(names):
+                    row |= {"target": names[int(one)], "right": row["prediction"] is not None and one == numbers[0]}
+        if top > 1:
+            for row, numbers, shares in zip(rows, order, best, strict=True):
+                row["top"] = [[names[number], share] for number, share in zip(numbers, shares, strict=True)]
         return rows
 
-    def _value(self, number):
-        """A number in the unit of the target, or a list of them."""
-        value = number.to(torch.float64).numpy() * self.std + self.mean
-        return value.item() if value.size == 1 else value.tolist()
+    def _values(self, numbers):
+        """(B, ...) numbers in the unit of the target, as a list of numbers or of lists of them."""
+        values = numbers.detach().cpu().to(torch.float64).numpy() * self.std + self.mean
+        return values.reshape(-1).tolist() if values.size == len(values) else values.tolist()

@@ -151,7 +151,10 @@ def _rows(source, input):
         raise UserError(f"source: {shown(source)} holds {rows.dtype} {rows.shape}; it should hold numbers (N, ...)")
     dtype = rows.dtype.newbyteorder("=")
     if input is not None:
-        input.require(torch.as_tensor(np.array(rows[:1], dtype)))
+        try:
+            input.require(torch.as_tensor(np.array(rows[:1], dtype)))
+        except UserError as error:
+            raise UserError(f"{shown(source)}: {error}") from None
     at_once = max(1, _BYTES_AT_ONCE // max(1, rows[:1].nbytes))
     for start in range(0, len(rows), at_once):
         block = np.array(rows[start : start + at_once], dtype)
@@ -175,7 +178,7 @@ def _files(source, input):
         suffixes = (input.suffixes if input is not None else ()) or _ARRAYS
         found = files_in(source, suffixes)
         if not found:
-            raise UserError(f"{shown(source)}: the folder holds no files {', '.join(suffixes)}")
+            raise UserError(f"{shown(source)}: the folder holds no files that end in {', '.join(suffixes)}")
         return found
     if not os.path.exists(source) and any(sign in source for sign in "*?["):
         found = sorted(glob.glob(source, recursive=True))

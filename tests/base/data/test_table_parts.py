@@ -5,6 +5,8 @@ import pytest
 
 import base.data.table_parts
 from base.data.encoding import TableInput
+from base.data.inputs import Examples
+from base.data.outputs import Output
 from helpers import named
 from utils import UserError
 
@@ -69,3 +71,21 @@ def test_text_in_another_encoding_is_said(tmp_path):
     with pytest.raises(UserError, match=r"line 22 is not 'utf-8' text; give its \"encoding\""):
         list(input_of().examples(file))
     assert len(named(input_of(encoding="latin-1").examples(file))) == 21
+
+
+@pytest.mark.parametrize("classes", [["cat", "dog"], None])
+def test_the_column_of_the_targets_is_read_if_it_is_there(tmp_path, classes):
+    output = Output(classes, mean=10.0, std=2.0, column="goal")
+    values = ["dog", "", "cow", "cat"] if classes else ["12", "", "much", "nan"]
+    rows = [f"{i},Ulm,{value}" for i, value in enumerate(values)]
+    found = Examples.joined(list(input_of().examples(written(tmp_path / "t.csv", rows, "size,town,goal"), output)))
+    assert list(found.errors) == [2] and found.target is not None
+    if classes:
+        assert found.target.tolist() == [1, -1, 0]
+        assert "'cow' is a class that the model does not know; to predict without targets" in str(found.errors[2])
+    else:
+        assert found.target[0].item() == 1.0 and np.isnan(found.target[1:]).all()
+    (without,) = input_of().examples(written(tmp_path / "t.csv", ["1,Ulm"]), output)
+    assert without.target is None and len(without) == 1
+    with pytest.raises(UserError, match="its header names two columns 'goal'"):
+        list(input_of().examples(written(tmp_path / "t.csv", ["1,Ulm,1,2"], "size,town,goal,goal"), output))

@@ -4,6 +4,7 @@ import csv
 import functools
 import json
 import math
+import re
 import sys
 
 import numpy as np
@@ -426,9 +427,27 @@ def test_a_progress_bar_is_shown_on_a_terminal_below_a_full_table(monkeypatch, c
         monkeypatch.setattr(stream, "isatty", lambda: terminal)
     monkeypatch.setattr("logger.predictions.tqdm", functools.partial(tqdm, mininterval=0))
     parts = [Predictions(Examples(["a"] * 15), torch.ones(15, 2), torch.ones(15, 2), None, Output()) for _ in range(4)]
+    before = "not yet"
     with PredictionWriter(json_lines=json_lines) as writer:
         for number, part in enumerate(writer.counted(parts, 60)):
             writer.add(part)
-            shown = capsys.readouterr().err
-            assert ("/60" in shown) == (terminal and not json_lines and number > 1)
-    assert ("60 examples\n" in capsys.readouterr().out) != json_lines
+            before = capsys.readouterr().err if number == 1 else before
+    assert before == ""  # while the table is printed
+    found = capsys.readouterr()
+    assert ("/60" in found.err) == (terminal and not json_lines) and ("60 examples\n" in found.out) != json_lines
+
+
+def test_the_loader_of_the_page_predicts_from_files(tmp_path):
+    """The code of docs/predict.md, as a user would write it into data_loader/."""
+    page = (PROJECT / "docs" / "predict.md").read_text()
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "class Spectrum" in block]
+    spectra, labels = np.float32([[1, 2], [3, 4], [5, 6]] * 4), np.arange(12) % 2
+    places = {"np": np, "BaseDataLoader": BaseDataLoader, "InMemoryDataset": InMemoryDataset}
+    exec(code, places := places | {"read_spectra": lambda path: (spectra, labels), "__name__": "page"})
+    loader = places["SpectraDataLoader"]("spectra", 4)
+    model = TrainedModel(torch.nn.Identity(), loader.input, Output(loader.classes), torch.device("cpu"))
+    (tmp_path / "ill").mkdir()
+    np.savetxt(tmp_path / "ill" / "a.txt", spectra[2])
+    (found,) = model.predict_files([str(tmp_path)])
+    assert torch.equal(found.data, torch.tensor([[5 / 6, 1.0]])) and found.rows[0]["target"] == "ill"
+    assert loader.state_dict()["input"]["args"] == {"scale": 6.0}

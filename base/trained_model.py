@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import pydantic
 import torch
 
 from base.base_data_loader import BaseDataLoader
@@ -108,7 +109,7 @@ class TrainedModel:
         own = checkpoint.get("config")
         if not isinstance(own, dict) or "arch" not in own:
             raise UserError(f"{shown(path)}: holds no config with an arch, from which its model could be built")
-        chosen, _ = prepare_device(RunSettings.model_validate(own).n_gpu, device)
+        chosen, _ = prepare_device(_settings(RunSettings, own, shown(path)).n_gpu, device)
         loaded = cls.of_checkpoint(checkpoint, own, chosen, path)
         if config is not None:
             loaded._take_data_of(config)
@@ -131,7 +132,8 @@ class TrainedModel:
         cls, checkpoint: dict[str, Any], config: dict[str, Any], device: torch.device, path: Path | None
     ) -> Self:
         """Return the model of a checkpoint's content. config: that of the checkpoint, or another in its place."""
-        settings = TrainerSettings.model_validate(config.get("trainer", {}))
+        trainer = {"epochs": 1, **(config.get("trainer") or {})}  # a model is used without it, too
+        settings = _settings(TrainerSettings, trainer, f"{shown(path)}: trainer")
         if error := precision_error(settings.precision, device.type):
             settings = settings.model_copy(update={"precision": "fp32"})
             logging.getLogger("trained_model").warning("trainer.precision: %s; computing in fp32", error)
@@ -251,6 +253,15 @@ class TrainedModel:
         config: names the data; by default the checkpoint's. Raises UserError if there is no such split.
         """
         return split_loader(config or self.config, split, batch_size, self.device, self.loader_state)[0]
+
+
+def _settings(kind, values, where):
+    """The settings of a checkpoint's config, as one of the classes of utils/config/schema.py."""
+    try:
+        return kind.model_validate(values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{where}: {'.'.join(map(str, first['loc']))}: {shortened(first['msg'])}") from None
 
 
 def _declared(state, config):

@@ -102,10 +102,12 @@ def on_tables(place):
     save_checkpoint(checkpoint | {"config": config, "attributes": {"data_loader": state}}, place / "table.pth")
     rows = []
     for number in ROWS:
-        numbers = np.random.default_rng(0).random((number, 8)).astype(str)
+        generator = np.random.default_rng(0)
         with open(place / "table.csv", "w") as file:
             file.write(",".join([*names, "town"]) + "\n")
-            file.writelines(f"{','.join(row)},{towns[i % 2]}\n" for i, row in enumerate(numbers))
+            for _ in range(0, number, ROWS[0]):
+                numbers = generator.random((ROWS[0], 8)).round(6).astype(str)
+                file.writelines(f"{','.join(row)},{towns[i % 2]}\n" for i, row in enumerate(numbers))
         command = [*PYTHON, "predict.py", "-r", place / "table.pth", place / "table.csv", "--out", place / "p.csv"]
         started = time.perf_counter()
         child = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL)

@@ -451,3 +451,14 @@ def test_the_loader_of_the_page_predicts_from_files(tmp_path):
     (found,) = model.predict_files([str(tmp_path)])
     assert torch.equal(found.data, torch.tensor([[5 / 6, 1.0]])) and found.rows[0]["target"] == "ill"
     assert loader.state_dict()["input"]["args"] == {"scale": 6.0}
+
+
+def test_a_checkpoint_needs_no_section_trainer_but_a_right_one(tmp_path):
+    arch = {"type": "torch.nn.Linear", "args": {"in_features": 2, "out_features": 1}}
+    weights = torch.nn.Linear(2, 1).state_dict()
+    for name, config in (("a", {}), ("b", {"trainer": {"precision": "fp7"}}), ("c", {"n_gpu": "many"})):
+        save_checkpoint({"state_dict": weights, "config": {"arch": arch, **config}}, tmp_path / f"{name}.pth")
+    assert len(TrainedModel.load(tmp_path / "a.pth").predict(np.ones((3, 2), np.float32))) == 3
+    for name, error in (("b", "trainer: precision: "), ("c", "n_gpu: ")):
+        with pytest.raises(UserError, match=rf"{name}\.pth: {error}"):
+            TrainedModel.load(tmp_path / f"{name}.pth")

@@ -34,12 +34,15 @@ class Sources:
     output: of the model. Below a folder that has a folder of files for each class, as one to train on, the examples
         have their classes as targets.
 
-    Raises UserError for a folder or a pattern without files; standard input that is empty is one later.
+    Raises UserError for a folder or a pattern without files, and for files that need an input where there is none;
+    standard input that is empty is one later.
     """
 
     def __init__(self, sources: Iterable[str], input: Input | None, output: Output) -> None:
         self._input, self._output = input, output
         self._found = [(source, [] if source == "-" else _files(source, input)) for source in sources]
+        for file in (file for _, files in self._found for file in files if input is None):
+            _require_array(file)
 
     def __iter__(self) -> Iterator[Examples]:
         for source, files in self._found:
@@ -83,14 +86,19 @@ class Sources:
 
     def _parts_in(self, file):
         try:
-            if _is_array(file):
+            if self._input is None:
+                _require_array(file)
+            if self._input is None or _is_array(file):
                 yield from _rows(file, self._input)
-            elif self._input is None:
-                raise UserError(f"{shown(file)}: the checkpoint holds no input that would read it; {NO_INPUT}")
             else:
                 yield from self._input.examples(file, self._output)
         except UserError as error:
             yield Examples([file], errors={0: error})
+
+
+def _require_array(file):
+    if not _is_array(file):
+        raise UserError(f"{shown(file)}: the checkpoint holds no input that would read it; {NO_INPUT}")
 
 
 def _labelled(found, labels):

@@ -125,8 +125,8 @@ def test_a_checkpoint_without_an_input_says_what_to_do(default_run, tmp_path):
     state = load_checkpoint(next(default_run.glob("checkpoint*.pth")))
     del state["attributes"]["data_loader"]
     save_checkpoint(state, tmp_path / "old.pth")
-    done = run_here("predict.py", "-r", tmp_path / "old.pth", "a.png", status=1)
-    assert "a.png: the checkpoint holds no input that would read it; give arrays" in done.stdout
+    done = run_here("predict.py", "-r", tmp_path / "old.pth", "a.png", status=2)
+    assert "a.png: the checkpoint holds no input that would read it; give arrays" in done.stderr
     run_here("predict.py", "-r", tmp_path / "old.pth", "--split", "test")
     drawing = PROJECT / "docs" / "drawing.png"
     done = run_here("predict.py", "-r", tmp_path / "old.pth", "-c", PROJECT / "config.json", drawing)

@@ -227,21 +227,24 @@ def test_batches_keep_order_errors_and_targets():
     parts = [
         Examples(["a", "b"], np.array([1, 2])),
         Examples(["c"], errors={0: error}),
-        Examples(["d", "e", "f"], np.array([4, 6]), {1: error}),
+        Examples(["d", "e", "f"], np.array([5, 6]), {0: error}),
         Examples([str(n) for n in range(7)], np.arange(7) + 10, {}, np.arange(7)),
     ]
     batches = list(in_batches(parts, 4))
     assert [len(batch) for batch in batches] == [4, 2, 4, 3]
     assert [(name, raw) for batch in batches for name, raw in named([batch])] == named(parts)
-    assert batches[0].errors == {2: error} and batches[1].errors == {0: error}
+    assert batches[0].errors == {2: error, 3: error} and batches[1].raw.tolist() == [5, 6]
     assert [None if b.target is None else b.target.tolist() for b in batches] == [None, None, [0, 1, 2, 3], [4, 5, 6]]
 
 
-def test_a_model_without_an_input_takes_arrays_and_says_what_to_add_for_files(tmp_path):
+def test_a_model_without_an_input_takes_arrays_and_says_what_to_add_for_files(tmp_path, monkeypatch):
     np.save(tmp_path / "a.npy", np.eye(3))
-    found = examples_of([f"{tmp_path}/a.npy", f"{tmp_path}/b.png"], None)
+    monkeypatch.setattr("sys.stdin", io.StringIO("b.png\n"))
+    found = examples_of([f"{tmp_path}/a.npy", "-"], None)
     assert np.array_equal([raw for _, raw in found[:3]], np.eye(3))
     assert "b.png: the checkpoint holds no input that would read it; give arrays of what the" in str(found[3][1])
+    with pytest.raises(UserError, match=r"b\.png: the checkpoint holds no input"):
+        Sources([f"{tmp_path}/a.npy", "b.png"], None, Output())
 
 
 def test_an_image_of_too_many_pixels_is_refused_before_it_is_unpacked(tmp_path):

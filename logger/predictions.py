@@ -85,7 +85,8 @@ class PredictionWriter:
                 self._num_targets += len(right)
             yield part
             if not silent and self._num_examples > _ROWS_SHOWN:
-                bar = bar or tqdm(total=total, unit=" examples", leave=False, dynamic_ncols=True)
+                if bar is None:
+                    bar = tqdm(total=total, unit=" examples", leave=False, dynamic_ncols=True)
                 bar.update(self._num_examples - bar.n)
         if bar is not None:
             bar.close()

@@ -421,20 +421,23 @@ def test_a_table_of_predictions_has_its_targets_or_none(tmp_path):
     assert (tmp_path / "p.csv").read_text().count("\n") == 4  # as before
 
 
+@pytest.mark.parametrize("total", [60, None])
 @pytest.mark.parametrize(("terminal", "json_lines"), [(True, False), (False, False), (True, True)])
-def test_a_progress_bar_is_shown_on_a_terminal_below_a_full_table(monkeypatch, capsys, terminal, json_lines):
+def test_a_progress_bar_is_shown_on_a_terminal_below_a_full_table(monkeypatch, capsys, terminal, json_lines, total):
     for stream in (sys.stdout, sys.stderr):
         monkeypatch.setattr(stream, "isatty", lambda: terminal)
     monkeypatch.setattr("logger.predictions.tqdm", functools.partial(tqdm, mininterval=0))
     parts = [Predictions(Examples(["a"] * 15), torch.ones(15, 2), torch.ones(15, 2), None, Output()) for _ in range(4)]
     before = "not yet"
     with PredictionWriter(json_lines=json_lines) as writer:
-        for number, part in enumerate(writer.counted(parts, 60)):
+        for number, part in enumerate(writer.counted(parts, total)):
             writer.add(part)
             before = capsys.readouterr().err if number == 1 else before
     assert before == ""  # while the table is printed
     found = capsys.readouterr()
-    assert ("/60" in found.err) == (terminal and not json_lines) and ("60 examples\n" in found.out) != json_lines
+    assert (("/60" if total else "60 examples [") in found.err) == (terminal and not json_lines) and (
+        "60 examples\n" in found.out
+    ) != json_lines
 
 
 def test_the_loader_of_the_page_predicts_from_files(tmp_path):

@@ -58,15 +58,11 @@ def write_card(path: Path, out: Path) -> None:
 
 def test_loader(model: Any) -> Any:
     """A loader of the test data that the model's config names, or else of its validation data."""
-    from base.training.evaluate import split_loader
-    from parse_config import PARTS, ConfigParser
-
-    config = ConfigParser(model.config, parts={"data_loader": PARTS["data_loader"]})
     try:
-        return split_loader(config, "test", None, model.device, model.loader_state)[0]
+        return model.loader("test")
     except UserError as without_test:
         try:
-            return split_loader(config, "valid", None, model.device, model.loader_state)[0]
+            return model.loader("valid")
         except UserError:
             raise without_test from None
 

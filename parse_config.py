@@ -5,7 +5,6 @@ It touches no disk until a run's folder is asked for through save_dir or log_dir
 
 import collections
 import functools
-import importlib
 import inspect
 import json
 import logging
@@ -15,14 +14,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Self
 
 from logger import TrackerList, setup_logging
-from utils.config.annotations import as_arguments
 from utils.config.check import check_config, check_types, renamed_types
 from utils.config.command_line import read_command_line
 from utils.config.components import OWN_SECTION, PARTS, Part, as_spec, metric_name
 from utils.config.files import deep_merge, read_config, set_by_path
 from utils.config.plain import require_savable
 from utils.config.schema import KNOWN_KEYS, RunSettings, TrainerSettings
-from utils.config.types import argument_errors, call, imports_kept, resolve, signature_of
+from utils.config.types import call, find_type, imports_kept, look_up, signature_of
 from utils.distributed.world import decided_by_main, is_main
 from utils.errors import UserError, clean_exit, end_on_user_errors, refuse, shortened, shown
 from utils.files import delete_left_over, write_json
@@ -152,16 +150,17 @@ class ConfigParser:
 
     def init_ftn(self, name: str, module: ModuleType, *args: Any, **kwargs: Any) -> Callable[..., Any]:
         """Return the function that section `name` describes, with its args and the further ones bound."""
-        found, keywords = self._look_up(name, self.get(name), module, args, kwargs, whole=False)
+        part = self._part_of(name, module)
+        found, keywords = look_up(name, self.get(name), part, module, len(args), kwargs, whole=False)
         return functools.partial(found, *args, **keywords)
 
     def find_type(self, name: str, module: ModuleType | None = None, default: str | None = None) -> Any:
         """Return the class or function that section `name` names as its type, or else the default."""
-        return self._resolve(name, self._config[name].get("type", default), module)
+        return find_type(name, self._config[name].get("type", default), self._part_of(name, module), module)
 
     def parameters(self, name: str, module: ModuleType | None = None) -> list[str]:
         """Return the names of the arguments that the class of section `name` takes."""
-        found = self._resolve(name, as_spec(name, self.get(name))["type"], module)
+        found = find_type(name, as_spec(name, self.get(name))["type"], self._part_of(name, module), module)
         return [parameter.name for parameter in signature_of(found)]
 
     def init_loss(self, module: ModuleType | None = None, name: str = "loss") -> Callable[[Any, Any], Any]:
@@ -302,40 +301,21 @@ class ConfigParser:
             logger.warning("threads: %d now, %d before; on a CPU the last bits of all numbers may differ", now, before)
         return save_dir, log_dir, self._record.has_ended
 
-    def _resolve(self, path, type_name, module):
-        """The class or function of a type, looked up in the module; by default where PARTS says for the section."""
+    def _part_of(self, path, module):
+        """What the section of a path may name, its types being looked up in the module, or by default as PARTS says."""
         section = path.partition(".")[0]
         part = self.parts.get(section) or (PARTS.get(section) if module is None else OWN_SECTION)
         if part is None:
             raise UserError(f"{section}: say in which module its type is looked up")
-        try:
-            return resolve(type_name, module or importlib.import_module(part.module), part)
-        except UserError as error:
-            raise UserError(f"{path}.type: {error}") from None
-
-    def _look_up(self, path, section, module, args=(), kwargs=None, whole=True, called_with=None):
-        """(class or function, its keyword arguments) of a section.
-
-        whole: require all arguments. called_with: number of arguments that a function gets when it is used.
-        """
-        spec, further = as_spec(path, section), kwargs or {}
-        keywords = dict(spec.get("args") or {})
-        for key in sorted(further.keys() & keywords):
-            raise UserError(f"{path}.args.{key}: given in the config and by the script; take it out of the config")
-        keywords |= further
-        found = self._resolve(path, spec["type"], module)
-        given = called_with if called_with and not inspect.isclass(found) else len(args)
-        parameters = signature_of(found)
-        refuse(f"{path}.args.{error}" for error in argument_errors(parameters, keywords, given, whole))
-        return found, as_arguments(parameters, keywords)
+        return part
 
     def _build(self, path, section, module, args, kwargs):
-        found, keywords = self._look_up(path, section, module, args, kwargs)
+        found, keywords = look_up(path, section, self._part_of(path, module), module, len(args), kwargs)
         return call(path, found, args, keywords)
 
     def _init_function(self, path, section, module):
         """A loss or metric: an object of a class, or a function with its args bound and a __name__."""
-        found, keywords = self._look_up(path, section, module, called_with=2)
+        found, keywords = look_up(path, section, self._part_of(path, module), module, called_with=2)
         if inspect.isclass(found):
             return call(path, found, (), keywords)
         function = functools.partial(found, **keywords)

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,37 +9,42 @@ from utils.distributed.launch import refuse_several
 from utils.errors import UserError, clean_exit, in_one_line
 
 if TYPE_CHECKING:
-    from base.trained_model import Predictions, TrainedModel
+    from base.trained_model import TrainedModel
 
 
 def main(flags: argparse.Namespace) -> int:
     """Predict for each example and write what was asked for; returns the exit status, 1 if a file was not read."""
     # Imported here, so that --help need not wait for torch.
-    from base.data.sources import refuse_overwriting
+    from base.data.sources import Sources, refuse_overwriting
     from base.trained_model import TrainedModel
     from logger.predictions import PredictionGrid, PredictionWriter, errors_first
 
     refuse_overwriting(flags.sources, [flags.out, flags.grid, flags.save_outputs])
-    model = TrainedModel.load(flags.resume, flags.device)
+    model = TrainedModel.load(flags.resume, flags.device, data_config(flags.config))
     if flags.prompt is not None or flags.samples is not None:
         return generate(model, flags)
-    found = of_split(model, flags) if flags.split else model.predict_files(flags.sources, flags.batch_size, flags.top)
     with PredictionGrid(flags.grid) as grid, PredictionWriter(flags.out, flags.json, flags.save_outputs) as writer:
-        found = grid.drawable(found)
+        if flags.split:
+            loader = model.loader(flags.split, flags.batch_size)
+            found, total = model.predict_split(loader, flags.split, flags.top), len(loader.sampler)
+        else:
+            sources = Sources(flags.sources, model.input if model.has_input else None, model.output)
+            found, total = model.predict_raw(sources, flags.batch_size, flags.top), sources.total
+        found = writer.counted(grid.drawable(found), total)
         for part in errors_first(found) if flags.errors else found:
-            writer.add(part.rows, part.outputs)
-            grid.add(part.rows, part.data, part.outputs)
+            writer.add(part)
+            grid.add(part)
     return 1 if writer.num_errors else 0
 
 
-def of_split(model: "TrainedModel", flags: argparse.Namespace) -> "Iterator[Predictions]":
-    """The predictions for a split of the data that the model's config names."""
-    from base.training.evaluate import split_loader
+def data_config(path: str | None) -> dict | None:
+    """The config of a file, whose data are used in the place of those of the checkpoint's config."""
+    if path is None:
+        return None
     from parse_config import PARTS, ConfigParser
+    from utils.config.files import read_config
 
-    config = ConfigParser(model.config, parts={"data_loader": PARTS["data_loader"]})
-    loader, _ = split_loader(config, flags.split, flags.batch_size, model.device, model.loader_state)
-    return model.predict_split(loader, flags.split, flags.top)
+    return ConfigParser(read_config(Path(path)), parts={"data_loader": PARTS["data_loader"]}).config
 
 
 def generate(model: "TrainedModel", flags: argparse.Namespace) -> int:
@@ -75,8 +79,6 @@ def refuse_wrong(flags: argparse.Namespace) -> None:
     ):
         if value is not None and not value >= least:
             raise UserError(f"{flag}: got {value}; it should be at least {least}")
-    if flags.errors and not flags.split:
-        raise UserError("--errors: needs targets, as --split gives them")
 
 
 if __name__ == "__main__":
@@ -85,9 +87,10 @@ if __name__ == "__main__":
     parser.add_argument(
         "-r", "--resume", metavar="CHECKPOINT", required=True, help="checkpoint, run folder or 'latest'"
     )
+    parser.add_argument("-c", "--config", metavar="FILE", help="config whose data, and input, are used if -r has none")
     parser.add_argument("-d", "--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (auto)")
     parser.add_argument("--split", choices=["test", "valid", "train"], help="predict for a split of the config's data")
-    parser.add_argument("--errors", action="store_true", help="with --split: only errors, the most confident first")
+    parser.add_argument("--errors", action="store_true", help="list wrong predictions alone, the most confident first")
     parser.add_argument("--top", type=int, default=1, metavar="N", help="list the N most probable classes")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="examples computed at once (64)")
     parser.add_argument("--json", action="store_true", help="print a JSON object for each example, not a table")

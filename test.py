@@ -25,7 +25,7 @@ def main(config: ConfigParser, split: str, batch_size: int | None) -> None:
     trained = TrainedModel.of_checkpoint(checkpoint, config.config, device, config.resume)
     criterion = on_device(config.init_loss(), device)
     metrics = [on_device(metric, device) for metric in config.init_metrics()]
-    loader, classes = split_loader(config, split, batch_size, device, trained.loader_state)
+    loader, classes = split_loader(config.config, split, batch_size, device, trained.loader_state)
 
     tracker = MetricTracker.of(metrics, device)
     look = LossWatch("loss")

@@ -1,45 +1,67 @@
 """TrainedModel: the one way from a checkpoint to a model in use, for predict.py, test.py and notebooks."""
 
-import importlib
+import functools
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import pydantic
 import torch
 
-from base.data.inputs import Input, build_input
+from base.base_data_loader import BaseDataLoader
+from base.data.inputs import NO_INPUT, Examples, Input, build_input, in_batches
 from base.data.outputs import Output
-from base.data.sources import examples_of, names_in
+from base.data.sources import Sources, names_in
+from base.training.evaluate import split_loader
 from base.training.precision import apply_switches, autocast, to_device
 from utils.batches import batches_of
-from utils.config.components import PARTS, as_spec
+from utils.config.components import PARTS
 from utils.config.schema import RunSettings, TrainerSettings
-from utils.config.types import argument_errors, call, resolve, signature_of
+from utils.config.types import build
 from utils.device import prepare_device
-from utils.errors import UserError, refuse, shortened, shown
+from utils.errors import UserError, shortened, shown
 from utils.nested import describe, halves
 from utils.rules import precision_error
 from utils.runs.checkpoint import find_checkpoint, load_checkpoint
-from utils.runs.weights import load_weights
+from utils.runs.weights import load_state, load_weights
 
 
 @dataclass
 class Predictions:
-    """Predictions for a batch of examples.
+    """Predictions for some examples.
 
-    rows: a dict for each example: its "source", and either its "prediction" and what belongs to it, or the "error" for
-        which it could not be read.
-    outputs: (B, ...) of the model, for the rows without an error.
+    examples: their names, and the errors of those that could not be read.
+    outputs: (B, ...) of the model, for those without an error.
     data: (B, ...) what the model was given for them.
+    target: (B, ...) of them, or None.
+    output: what the numbers mean.
+    top: number of most probable classes to list.
     """
 
-    rows: list[dict[str, Any]]
+    examples: Examples
     outputs: torch.Tensor
     data: Any
+    target: Any
+    output: Output
+    top: int = 1
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @functools.cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """A dict for each example: its "source", and either its "prediction" and what belongs to it, or its "error"."""
+        described = self.output.describe(self.outputs, self.top, self.target) if len(self.outputs) else []
+        names, errors = self.examples.names, self.examples.errors
+        if not errors:
+            return [{"source": name, **row} for name, row in zip(names, described, strict=True)]
+        rows = iter(described)
+        found = ({"error": str(errors[place])} if place in errors else next(rows) for place in range(len(names)))
+        return [{"source": name, **row} for name, row in zip(names, found, strict=True)]
 
 
 class TrainedModel:
@@ -71,31 +93,51 @@ class TrainedModel:
         self._input = None if input is None else input.to(device).eval()
 
     @classmethod
-    def load(cls, where: str | Path, device: str = "auto") -> Self:
+    def load(cls, where: str | Path, device: str = "auto", config: dict[str, Any] | None = None) -> Self:
         """Return the model of a checkpoint, of a run's folder, or of the "latest" run. It reads no training data.
 
-        device: "auto", "cpu", "cuda", "cuda:1" or "mps". Raises UserError for a checkpoint that cannot be used.
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        config: names the data in the place of the checkpoint's config. If the checkpoint holds no input, its data
+            loader is built, which may read the training data, and the model has the input of that.
+
+        Raises UserError for a checkpoint that cannot be used.
         """
         path, skipped = find_checkpoint(where)
         for reason in skipped:
             logging.getLogger("trained_model").warning("%s; skipped", reason)
         checkpoint = load_checkpoint(path)
-        config = checkpoint.get("config")
-        if not isinstance(config, dict) or "arch" not in config:
+        own = checkpoint.get("config")
+        if not isinstance(own, dict) or "arch" not in own:
             raise UserError(f"{shown(path)}: holds no config with an arch, from which its model could be built")
-        chosen, _ = prepare_device(RunSettings.model_validate(config).n_gpu, device)
-        return cls.of_checkpoint(checkpoint, config, chosen, path)
+        chosen, _ = prepare_device(_settings(RunSettings, own, shown(path)).n_gpu, device)
+        loaded = cls.of_checkpoint(checkpoint, own, chosen, path)
+        if config is not None:
+            loaded._take_data_of(config)
+        return loaded
+
+    def _take_data_of(self, config):
+        loaders = [name for name in PARTS if name.endswith("data_loader")]
+        others = {name: section for name, section in self.config.items() if name not in loaders}
+        self.config = others | {name: config[name] for name in loaders if name in config}
+        if self._input is None:
+            loader = build("data_loader", config.get("data_loader"), PARTS["data_loader"])
+            if isinstance(loader, BaseDataLoader):
+                load_state("data_loader", loader, self.loader_state)
+                self.loader_state = loader.state_dict()
+                self._input, self.output = _declared(self.loader_state, self.config)
+                self._input = self._input and self._input.to(self.device)
 
     @classmethod
     def of_checkpoint(
         cls, checkpoint: dict[str, Any], config: dict[str, Any], device: torch.device, path: Path | None
     ) -> Self:
         """Return the model of a checkpoint's content. config: that of the checkpoint, or another in its place."""
-        settings = TrainerSettings.model_validate(config.get("trainer", {}))
+        trainer = {"epochs": 1, **(config.get("trainer") or {})}  # a model is used without it, too
+        settings = _settings(TrainerSettings, trainer, f"{shown(path)}: trainer")
         if error := precision_error(settings.precision, device.type):
             settings = settings.model_copy(update={"precision": "fp32"})
             logging.getLogger("trained_model").warning("trainer.precision: %s; computing in fp32", error)
-        model = _build(config["arch"])
+        model = build("arch", config["arch"], PARTS["arch"])
         remedy = "take the arch out of -c and --set, so that the checkpoint's own is built"
         load_weights(model, checkpoint["state_dict"], checkpoint.get("arch"), remedy)
         model = model.to(device)
@@ -103,9 +145,7 @@ class TrainedModel:
         attributes = checkpoint.get("attributes", {})
         state = attributes.get("data_loader") if isinstance(attributes, dict) else None
         state = state if isinstance(state, dict) else {}
-        declared = build_input(state["input"]) if state.get("input") else None
-        output = Output.from_state(state, str(config.get("loss", "")))
-        return cls(model, declared, output, device, settings.precision, config, state, path)
+        return cls(model, *_declared(state, config), device, settings.precision, config, state, path)
 
     @property
     def has_input(self) -> bool:
@@ -116,8 +156,8 @@ class TrainedModel:
     def input(self) -> Input:
         """The Input. Raises UserError if the checkpoint holds none."""
         if self._input is None:
-            remedy = "predict with --split test, or train with a data loader that has the attribute input: docs/data.md"
-            raise UserError(f"{shown(self.path)}: holds no input, so raw examples cannot be prepared; {remedy}")
+            where = "the model" if self.path is None else shown(self.path)
+            raise UserError(f"{where}: holds no input, so raw examples cannot be prepared; {NO_INPUT}")
         return self._input
 
     def __call__(self, data: Any) -> Any:
@@ -144,42 +184,46 @@ class TrainedModel:
         return output
 
     def prepared(self, raw: np.ndarray | torch.Tensor) -> torch.Tensor:
-        """Return the model's input (B, ...) for raw examples (B, ...)."""
-        raw = torch.as_tensor(raw)
-        self.input.require(raw)
+        """Return the model's input (B, ...) for raw examples (B, ...), which it takes as they are without an input."""
+        if isinstance(raw, np.ndarray) and not raw.flags.writeable:
+            raw = raw.copy()  # torch would warn
+        rows: torch.Tensor = to_device(torch.as_tensor(raw), self.device)
+        if self._input is None:
+            return rows
+        self._input.require(rows)
         with torch.no_grad():
-            return self.input(to_device(raw, self.device))
+            return self._input(rows)
 
-    def predict(self, examples: Sequence[Any], batch_size: int = 64, top: int = 1) -> list[dict[str, Any]]:
-        """Return a dict for each example, a file or a raw one: its "prediction", and the "probability" of a class.
+    def predict(self, examples: Any, batch_size: int = 64, top: int = 1) -> list[dict[str, Any]]:
+        """Return a dict for each example: its "prediction", and the "probability" of a class.
 
+        examples: files and raw examples, in a list, or raw examples (N, ...) as an array or a tensor.
         top: number of most probable classes to list under "top". Raises UserError for a file that cannot be read.
         """
-        raw = [one if not isinstance(one, (str, Path)) else self.input.read(str(one)) for one in examples]
-        found = self.predict_raw(enumerate(raw), batch_size, top)
-        return [{key: cell for key, cell in row.items() if key != "source"} for part in found for row in part.rows]
+        found = self.predict_raw(self._parts_of(examples, batch_size), batch_size, top)
+        return [row for part in found for row in self.output.describe(part.outputs, top)]
+
+    def _parts_of(self, examples, batch_size):
+        for start in range(0, len(examples), batch_size):
+            part = examples[start : start + batch_size]
+            if not isinstance(part, (np.ndarray, torch.Tensor)):
+                raw = [self.input.read(str(one)) if isinstance(one, (str, Path)) else np.asarray(one) for one in part]
+                part = Examples.joined([Examples([0], one[None]) for one in raw]).raw
+            yield Examples(range(len(part)), part)  # pyright: ignore[reportArgumentType], a tensor does, too
 
     def predict_files(self, sources: Iterable[str], batch_size: int = 64, top: int = 1) -> Iterator[Predictions]:
-        """Yield Predictions for files, folders, patterns, arrays and "-", as examples_of of base/data/sources.py."""
-        yield from self.predict_raw(examples_of(sources, self.input), batch_size, top)
+        """Yield Predictions for files, folders, patterns, arrays and "-", as Sources of base/data/sources.py."""
+        yield from self.predict_raw(Sources(sources, self._input, self.output), batch_size, top)
 
-    def predict_raw(
-        self, examples: Iterable[tuple[Any, Any]], batch_size: int = 64, top: int = 1
-    ) -> Iterator[Predictions]:
-        """Yield Predictions, a batch at a time, for pairs (name, raw example or the UserError of reading it)."""
-        examples = iter(examples)
-        while batch := list(itertools.islice(examples, batch_size)):
-            good = [raw for _, raw in batch if not isinstance(raw, UserError)]
-            described, outputs, data = iter(()), torch.empty(0), torch.empty(0)
-            if good:
-                data = self.prepared(_stacked(good))
+    def predict_raw(self, parts: Iterable[Examples], batch_size: int = 64, top: int = 1) -> Iterator[Predictions]:
+        """Yield Predictions, a batch at a time, for Examples."""
+        for batch in in_batches(parts, batch_size):
+            outputs, data = torch.empty(0), torch.empty(0)
+            if len(batch.raw):
+                data = self.prepared(batch.raw)
                 outputs = self._one_output(data)
-                described = iter(self.output.describe(outputs, top))
-            rows = [
-                {"source": name} | ({"error": str(raw)} if isinstance(raw, UserError) else next(described))
-                for name, raw in batch
-            ]
-            yield Predictions(rows, outputs, data)
+            target = None if batch.target is None else torch.as_tensor(batch.target)
+            yield Predictions(batch, outputs, data, target, self.output, top)
 
     def predict_split(self, loader: Any, name: str = "", top: int = 1) -> Iterator[Predictions]:
         """Yield Predictions with their targets for each batch of a loader. name: of the split."""
@@ -187,17 +231,43 @@ class TrainedModel:
         for batch in batches_of(loader):
             data, target = halves(batch)
             outputs = self._one_output(data)
-            described = self.output.describe(outputs, top, target)
-            yield Predictions([{"source": next(names)} | row for row in described], outputs, data)
+            examples = Examples(list(itertools.islice(names, len(outputs))))
+            yield Predictions(examples, outputs, data, target, self.output, top)
 
     def predict_loader(self, loader: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
         """Return (outputs (N, ...), targets (N, ...)) over a loader, for scikit-learn's metrics and the like."""
         outputs, targets = [], []
         for batch in batches_of(loader):
             data, target = halves(batch)
+            if not isinstance(target, torch.Tensor):
+                raise UserError(f"data_loader: a target is a {describe(target)}, where one tensor is wanted")
             outputs.append(self._one_output(data).float().cpu().numpy())
             targets.append(target.cpu().numpy())
+        if not outputs:
+            raise UserError("data_loader: it has no batches")
         return np.concatenate(outputs), np.concatenate(targets)
+
+    def loader(self, split: str, batch_size: int | None = None, config: dict[str, Any] | None = None) -> Any:
+        """Return a DataLoader over a split of the data, "train", "valid" or "test", in a fixed order.
+
+        config: names the data; by default the checkpoint's. Raises UserError if there is no such split.
+        """
+        return split_loader(config or self.config, split, batch_size, self.device, self.loader_state)[0]
+
+
+def _settings(kind, values, where):
+    """The settings of a checkpoint's config, as one of the classes of utils/config/schema.py."""
+    try:
+        return kind.model_validate(values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{where}: {'.'.join(map(str, first['loc']))}: {shortened(first['msg'])}") from None
+
+
+def _declared(state, config):
+    """(Input or None, Output) of what a checkpoint holds of its data loader."""
+    input = build_input(state["input"]) if state.get("input") else None
+    return input, Output.from_state(state, str(config.get("loss", "")))
 
 
 def require_one_output(model: torch.nn.Module, data: Any, output: Any) -> None:
@@ -211,22 +281,3 @@ def require_one_output(model: torch.nn.Module, data: Any, output: Any) -> None:
         raise UserError(
             f"{name} returns a tensor {given}; it should keep the batch's dimension: squeeze(1), not squeeze()"
         )
-
-
-def _stacked(raw):
-    shapes = list(dict.fromkeys(np.shape(one) for one in raw))
-    if len(shapes) > 1:
-        raise UserError(f"raw examples of shape {shapes[0]} and {shapes[1]}; give all the same shape")
-    return np.stack(raw)
-
-
-def _build(section: Any) -> torch.nn.Module:
-    """The model that a config's section arch describes, with its initial weights."""
-    spec, part = as_spec("arch", section), PARTS["arch"]
-    try:
-        found = resolve(spec["type"], importlib.import_module(part.module), part)
-    except UserError as error:
-        raise UserError(f"arch.type: {error}") from None
-    args = dict(spec.get("args") or {})
-    refuse(f"arch.args.{error}" for error in argument_errors(signature_of(found), args, 0))
-    return call("arch", found, (), args)

@@ -2,21 +2,28 @@
 
 import contextlib
 import csv
+import dataclasses
+import heapq
 import io
+import itertools
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from logger.pictures import EXAMPLES_DRAWN, draw_batches
 from utils.errors import UserError, shown
 from utils.files import replacing
 
+MOST_ERRORS = 10_000
+"""Wrong predictions that errors_first keeps, the most confident ones."""
 _ROWS_SHOWN = 20
 _NAME_WIDTH = 40
 _VALUES_SHOWN = 8  # of an output that is an array
@@ -28,7 +35,7 @@ class PredictionWriter:
     out: a .csv file; json_lines: print a JSON object for each example; save_outputs: a .npy file of the model's outputs
     (N, ...). Without json_lines, a table of up to 20 rows is printed. Files are complete, or as they were before.
 
-    The attribute num_errors counts the examples that could not be read.
+    The attribute num_errors counts the examples that could not be read, of those that counted has seen.
     """
 
     def __init__(self, out: str | None = None, json_lines: bool = False, save_outputs: str | None = None) -> None:
@@ -37,7 +44,7 @@ class PredictionWriter:
                 raise UserError(f"{name}: {shown(path)}: should end in {ending}")
         self._out, self._json_lines, self._save_outputs = out, json_lines, save_outputs
         self._columns: list[str] | None = None
-        self.num_errors = self._num_examples = 0
+        self.num_errors = self._num_examples = self._num_right = self._num_targets = self._num_written = 0
         self._files = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -62,22 +69,43 @@ class PredictionWriter:
         if error[0] is None:
             _say("", end="", flush=True)
 
-    def add(self, rows: Iterable[dict[str, Any]], outputs: torch.Tensor) -> None:
-        """Write the rows of a batch, {"source": name, "prediction": ..., ...} or {"source": name, "error": text}.
+    def counted(self, parts: Iterable[Any], total: int | None = None) -> Iterator[Any]:
+        """Yield the parts, and show a progress bar on a terminal once the console's table is full.
 
-        outputs: (B, ...) of the model, for the rows without an error.
+        parts: Predictions of base/trained_model.py. total: number of examples, if it is known.
         """
-        for row in rows:
-            self.num_errors += "error" in row
-            if self._json_lines:
-                _say(_json_line(row))
-            elif self._num_examples < _ROWS_SHOWN:
-                self._print(row)
+        silent = not sys.stderr.isatty() or (self._json_lines and sys.stdout.isatty())
+        bar = None
+        for part in parts:
+            self._num_examples += len(part)
+            self.num_errors += len(part.examples.errors)
+            if part.target is not None:
+                right = [row["right"] for row in part.rows if "right" in row]
+                self._num_right += sum(right)
+                self._num_targets += len(right)
+            yield part
+            if not silent and self._num_examples > _ROWS_SHOWN:
+                if bar is None:
+                    bar = tqdm(total=total, unit=" examples", leave=False, dynamic_ncols=True)
+                bar.update(self._num_examples - bar.n)
+        if bar is not None:
+            bar.close()
+
+    def add(self, part: Any) -> None:
+        """Write Predictions."""
+        if self._out is not None or self._json_lines or self._num_written < _ROWS_SHOWN:
+            for row in part.rows:
+                if self._json_lines:
+                    _say(_json_line(row))
+                elif self._num_written < _ROWS_SHOWN:
+                    self._print(row)
+                self._num_written += 1
             if self._out is not None:
-                self._write(row)
-            self._num_examples += 1
-        if self._save_outputs is not None and len(outputs):
-            self._array.add(outputs.float().cpu().numpy())
+                self._write(part)
+        else:
+            self._num_written += len(part)
+        if self._save_outputs is not None and len(part.outputs):
+            self._array.add(part.outputs.float().cpu().numpy())
 
     def _print(self, row):
         if "error" in row:
@@ -91,21 +119,29 @@ class PredictionWriter:
             cells.append(f"target {_text(row['target'])}" + ("" if row.get("right", True) else ", wrong"))
         _say(f"{shown(name):{_NAME_WIDTH}}  {shown('  '.join(cells))}")
 
-    def _write(self, row):
-        if self._columns is None:
-            self._columns = ["source", *_flat(row)] if "error" not in row else None
-            if self._columns is None:  # the columns are known once an example could be read
-                self._csv.writerow([row["source"], row["error"]])
-                return
-            self._csv.writerow([*self._columns, "error"])
-        cells = _flat(row)
-        self._csv.writerow([row["source"], *(cells.get(name, "") for name in self._columns[1:]), row.get("error", "")])
+    def _write(self, part):
+        good = next((row for row in part.rows if "error" not in row), None)
+        if good is not None and self._columns is None:
+            targets = ["target", "right"] if "probability" in good else ["target"]
+            names = [name for name in _flat(good) if name not in targets]
+            self._columns = [*names, *([] if part.target is None else targets), "error"]
+            self._csv.writerow(self._columns)
+        if self._columns is None:  # the columns are known once an example could be read
+            self._csv.writerows([row["source"], row["error"]] for row in part.rows)
+            return
+        if part.target is not None and "target" not in self._columns:
+            place = shown(part.rows[0]["source"])
+            raise UserError(f"--out: {place} has a target, and those before it have none; give it first, or by itself")
+        self._csv.writerows([cells.get(name, "") for name in self._columns] for cells in map(_flat, part.rows))
 
     def _summarize(self):
-        if self._num_examples > _ROWS_SHOWN:
-            _say(f"... and {self._num_examples - _ROWS_SHOWN:,} more")
-        errors = f", {self.num_errors:,} could not be read" if self.num_errors else ""
-        _say(f"{self._num_examples:,} example{'s' if self._num_examples != 1 else ''}{errors}")
+        if self._num_written > _ROWS_SHOWN:
+            _say(f"... and {self._num_written - _ROWS_SHOWN:,} more")
+        text = f"{self._num_examples:,} example{'s' if self._num_examples != 1 else ''}"
+        if self._num_targets:
+            part = "" if self._num_targets == self._num_examples else f" of the {self._num_targets:,} with a target"
+            text += f", {self._num_targets - self._num_right:,}{part} wrong"
+        _say(text + (f", {self.num_errors:,} could not be read" if self.num_errors else ""))
         for path in (self._out, self._save_outputs):
             if path is not None:
                 _say(f"written to {shown(path)}")
@@ -130,10 +166,7 @@ class PredictionGrid:
             _say(f"drawn in {shown(self._path)}")
 
     def drawable(self, parts: Iterable[Any]) -> Iterator[Any]:
-        """Yield the parts. Raises UserError at the first whose data are no images, if they are to be drawn.
-
-        parts: objects with rows, outputs and data, as Predictions of base/trained_model.py.
-        """
+        """Yield the Predictions. Raises UserError at the first whose data are no images, if they are to be drawn."""
         for part in parts:
             shape = tuple(getattr(part.data, "shape", ()))
             if self._path is not None and len(part.outputs) and (len(shape) != 4 or shape[1] not in (1, 3)):
@@ -141,42 +174,61 @@ class PredictionGrid:
                 raise UserError(f"--grid: the model is given {what}; images (N, 1 or 3, H, W) can be drawn")
             yield part
 
-    def add(self, rows: Iterable[dict[str, Any]], data: Any, outputs: torch.Tensor) -> None:
-        """Add the rows of a batch. data: (B, 1 or 3, H, W), the model's input for the rows without an error.
-
-        outputs: (B, ...) of the model for them. Outputs of the same shape are images, and are drawn below the inputs.
-        """
+    def add(self, part: Any) -> None:
+        """Add Predictions. Outputs of the same shape as the inputs are images, and are drawn below these."""
         if self._path is None or len(self._images) >= EXAMPLES_DRAWN:
             return
-        good = [row for row in rows if "error" not in row]
-        for row, image, output in zip(good, data, outputs, strict=True):
+        good = [row for row in part.rows if "error" not in row]
+        for row, image, output in zip(good, part.data, part.outputs, strict=False):
             if len(self._images) < EXAMPLES_DRAWN:
                 both = [image, output] if image.shape == output.shape else [image]
                 self._images.append(torch.cat([one.float().cpu() for one in both], dim=1))
                 self._labels.append(_caption(row))
 
 
-def errors_first(parts: Iterable[Any]) -> list[Any]:
-    """Return one batch of the examples whose prediction is wrong, the most confident first.
+@dataclasses.dataclass
+class Errors:
+    """Examples that are predicted wrongly, or could not be read, as Predictions of base/trained_model.py are."""
 
-    parts: objects with rows, outputs and data, as Predictions of base/trained_model.py. Data are kept of as many
-    examples as a PredictionGrid draws.
+    rows: list[dict[str, Any]]
+    outputs: torch.Tensor
+    data: Any
+    target: Any = True
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def errors_first(parts: Iterable[Any]) -> Iterator[Errors]:
+    """Yield the examples that could not be read, and then those predicted wrongly, the most confident first.
+
+    parts: Predictions. Of wrong ones, the MOST_ERRORS most confident are kept, with the data of as many as are drawn.
     """
-    wrong, kind = [], None
+    drawn, others, number = [], [], itertools.count()
     for part in parts:
-        kind = type(part)
-        if any("right" not in row for row in part.rows):
-            raise UserError("--errors: needs classes and their targets, as --split gives them")
-        found = zip(part.rows, part.outputs.cpu(), part.data, strict=True)
-        wrong += [[row, output, image.cpu()] for row, output, image in found if not row["right"]]
-        wrong.sort(key=lambda one: -np.nan_to_num(one[0]["probability"]))
-        for one in wrong[EXAMPLES_DRAWN:]:
-            one[2] = None
-    if not wrong or kind is None:
-        return []
-    rows, outputs, images = zip(*wrong, strict=True)
-    parts = [slice(0, EXAMPLES_DRAWN), slice(EXAMPLES_DRAWN, None)]
-    return [kind(list(rows[part]), torch.stack(outputs[part]), images[part]) for part in parts if rows[part]]
+        good = [row for row in part.rows if "error" not in row]
+        if len(good) < len(part.rows):
+            yield Errors([row for row in part.rows if "error" in row], torch.empty(0), [])
+        if good and (part.target is None or any("target" in row and "right" not in row for row in good)):
+            raise UserError("--errors: needs classes and their targets, as --split, a table or class folders give them")
+        for place, row in enumerate(good):
+            if row.get("right", True):
+                continue
+            tensors = [one[place].cpu().clone() for one in (part.outputs, part.data)]  # a view would keep its batch
+            kept = [float(np.nan_to_num(row["probability"])), -next(number), row, *tensors]
+            if left := _push(drawn, kept, EXAMPLES_DRAWN):
+                _push(others, [*left[:-1], None], MOST_ERRORS - EXAMPLES_DRAWN)
+    for some in (drawn, others):
+        if some:
+            *_, rows, outputs, images = zip(*sorted(some, reverse=True), strict=True)
+            yield Errors(list(rows), torch.stack(outputs), images)
+
+
+def _push(heap, entry, most):
+    """Add an entry to a heap of at most so many entries; return the smallest one if it has to go."""
+    if len(heap) < most:
+        return heapq.heappush(heap, entry)
+    return heapq.heappushpop(heap, entry)
 
 
 class ArrayWriter:
@@ -214,11 +266,15 @@ def _detached(text: io.TextIOWrapper):
 
 
 def _flat(row):
-    """{column: cell} of a row's prediction; classes beyond the first as prediction_2, probability_2, ..."""
-    cells = {key: row[key] for key in ("prediction", "probability", "target", "right") if key in row}
-    for place, (name, share) in enumerate(row.get("top", [])[1:], start=2):
-        cells |= {f"prediction_{place}": name, f"probability_{place}": share}
-    return {key: json.dumps(cell) if isinstance(cell, list) else cell for key, cell in cells.items()}
+    """{column: cell} of a row; lists as JSON, and classes beyond the first as prediction_2, probability_2, ..."""
+    if "top" in row:
+        ranked = enumerate(row["top"][1:], start=2)
+        row = {key: cell for key, cell in row.items() if key != "top"}
+        for place, (name, share) in ranked:
+            row |= {f"prediction_{place}": name, f"probability_{place}": share}
+    if isinstance(row.get("prediction"), list) or isinstance(row.get("target"), list):
+        return {key: json.dumps(cell) if isinstance(cell, list) else cell for key, cell in row.items()}
+    return row
 
 
 def _caption(row):

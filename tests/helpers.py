@@ -223,3 +223,13 @@ def copy_project(target, link_data=True):
     )
     (target / "data").symlink_to(data)
     return target
+
+
+def named(parts):
+    """[(name, raw example or the error for which it could not be read)] of Examples of base/data/inputs.py."""
+    found = []
+    for part in parts:
+        rows = iter(part.raw)
+        for place, name in enumerate(part.names):
+            found.append((name, part.errors[place] if place in part.errors else next(rows)))
+    return found

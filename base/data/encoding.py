@@ -1,18 +1,19 @@
 """How a table's rows become tensors: learned from its training part, and kept with the model that is trained on it."""
 
-import dataclasses
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas
 import torch
 
 from base.data.column_kinds import Kinds
-from base.data.inputs import Input
+from base.data.inputs import Examples, Input
+from base.data.outputs import Output
 from base.data.table_file import Table, table_source
 from base.data.table_format import TableFormat
-from base.data.table_parts import rows_in
+from base.data.table_parts import examples_in
+from base.data.target_encoding import TargetEncoding, is_list, scale_of
 from utils.errors import UserError, brief, shown
 
 FILLS = {None: np.nanmean, "mean": np.nanmean, "median": np.nanmedian}
@@ -20,7 +21,6 @@ FILLS = {None: np.nanmean, "mean": np.nanmean, "median": np.nanmedian}
 TRAINED_ON = "which the model is trained on; give it tables that have it, or train a new one"
 
 _LARGEST = float(np.finfo(np.float32).max)
-_EQUAL = 1e-12  # values whose range, relative to the largest, is not above this differ by rounding alone
 _SHOWN_CATEGORIES = 1000
 _MIN_ROWS = 10  # of a table in which a column without a single known category is a mistake
 
@@ -56,11 +56,11 @@ class TableInput(Input):
     ) -> None:
         numbers = {"mean": mean, "std": std, "filled_with": filled_with}
         for name, values in numbers.items():
-            if not _is_list(values, float) or len(values) != len(numeric):
+            if not is_list(values, float) or len(values) != len(numeric):
                 raise UserError(f"{name}: should be a list of {len(numeric)} numbers, one for each numeric column")
-        if not _is_list(numeric, str) or not _is_list(categorical, str):
+        if not is_list(numeric, str) or not is_list(categorical, str):
             raise UserError("numeric, categorical: should be lists of names")
-        is_table = _is_list(categories, list) and all(_is_list(known, str) for known in categories)
+        is_table = is_list(categories, list) and all(is_list(known, str) for known in categories)
         if not is_table or len(categories) != len(categorical):
             raise UserError("categories: should be a list of texts for each categorical column")
         if fill not in FILLS:
@@ -118,23 +118,36 @@ class TableInput(Input):
 
     def read(self, file: str) -> np.ndarray:
         """Return the raw example (C,) of a file with one row. Raises UserError for any other."""
-        rows = [row for _, row in self.examples(file)]
-        for row in rows:
-            if isinstance(row, UserError):
-                raise row
+        rows = Examples.joined(list(self.examples(file)))
+        for error in rows.errors.values():
+            raise error
         if len(rows) != 1:
             raise UserError(f"{shown(file)}: has {len(rows)} rows, where one example is wanted")
-        return rows[0]
+        return rows.raw[0]
 
-    def examples(self, file: str) -> Iterator[tuple[str, Any]]:
-        """Yield ("file:number", raw example (C,), or the UserError of the row) of all rows, counted from 1.
+    def examples(self, file: str, output: Output | None = None) -> Iterator[Examples]:
+        """Yield the rows of a file in parts; the name of each is "file:number", counted from 1.
 
-        Only some thousand rows are in memory, unless the file is compressed. Raises UserError for a file that is no
-        table, lacks a column, or has too many rows that cannot be read.
+        output: names the column of the targets, which the file may have. Only some thousand rows are in memory, unless
+        the file is compressed. Raises UserError for a file that is no table, lacks a column, or has too many rows that
+        cannot be read.
         """
         source = table_source(file, "source", allow_urls=False)
-        for number, row in rows_in(source, "source", self.form, self._unchecked, self._require_columns):
-            yield f"{file}:{number}", row
+        column = None if output is None else output.column
+
+        def check(table):
+            self._require_columns(table)
+            if column in table.names:
+                table.require_columns([column], "source")
+
+        def read(table):
+            if output is None or column is None or column not in table.names:
+                return self._unchecked(table), None
+            encoding = TargetEncoding(column, output.classes, output.mean, output.std)
+            known = "the model does not know; to predict without targets, leave the column out"
+            return self._unchecked(table), encoding.values(table, known, optional=True)
+
+        yield from examples_in(source, "source", self.form, read, check)
 
     def _require_columns(self, table):
         table.require_columns([*self.numeric, *self.categorical], "source", TRAINED_ON)
@@ -244,106 +257,3 @@ def fit_input(table: Table, train: np.ndarray, kinds: Kinds, fill: str | None, o
     categories = [np.unique(table.texts(column)[train]).tolist() for column in kinds.categorical]
     found = mean.tolist(), std.tolist(), filled_with.tolist(), categories
     return TableInput(kinds.numeric, kinds.categorical, *found, fill, one_hot, table.form.arguments())
-
-
-@dataclasses.dataclass(frozen=True)
-class TargetEncoding:
-    """What to predict: the numbers of a column, scaled by mean and std, or its texts as the indices of classes."""
-
-    column: str
-    classes: list[str] | None = None
-    mean: float = 0.0
-    std: float = 1.0
-
-    @classmethod
-    def fit(cls, table: Table, train: np.ndarray, column: str, task: str, standardize: bool) -> Self:
-        """Return the classes of the whole table, or the scale of its rows `train`. task: as for TableDataLoader."""
-        if task == "classification":
-            return cls(column, classes=_classes(table, column))
-        if not standardize:
-            return cls(column)
-        mean, std = map(float, scale_of(_target_numbers(table, column)[train, 0]))
-        if std == 0:
-            raise UserError(
-                f"standardize_target: column {brief(column)} of {table.place} is the same in all rows to train on"
-            )
-        return cls(column, mean=mean, std=std)
-
-    @classmethod
-    def from_state(cls, state: Any) -> Self:
-        """Return the encoding whose state_dict() this is. Raises UserError if it is none."""
-        if not isinstance(state, dict) or sorted(state) != sorted(field.name for field in dataclasses.fields(cls)):
-            raise _foreign()
-        target = cls(**state)
-        numbers = isinstance(target.mean, float) and isinstance(target.std, float) and target.std > 0
-        if not isinstance(target.column, str) or not numbers or not _is_list(target.classes or [], str):
-            raise _foreign()
-        return target
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that from_state() needs, as plain values."""
-        return dataclasses.asdict(self)
-
-    def values(self, table: Table, known: str) -> np.ndarray:
-        """Return the targets: (N, 1) float32, or (N,) int64 for classes.
-
-        known: who knows the classes, for the UserError for one that is not among them.
-        """
-        if self.classes is not None:
-            codes = pandas.Index(self.classes, dtype=object).get_indexer(table.texts(self.column))
-            table.require(self.column, table.texts(self.column) != "", "is missing")
-            table.require(self.column, codes >= 0, f"is a class that {known}")
-            return codes.astype(np.int64)
-        numbers = _target_numbers(table, self.column)
-        table.require(self.column, ~np.isnan(numbers[:, 0]), "is missing")
-        with np.errstate(over="ignore"):
-            targets = ((numbers - self.mean) / self.std).astype(np.float32)
-        table.require(self.column, np.isfinite(targets[:, 0]), "is too large for float32")
-        return targets
-
-
-def scale_of(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the means and the standard deviations (...) of numbers (N, ...) over N; 0 for a constant column."""
-    largest = np.abs(numbers).max(axis=0, initial=0)
-    constant = np.ptp(numbers, axis=0) <= _EQUAL * largest
-    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        mean, std = numbers.mean(axis=0), numbers.std(axis=0)
-        extreme = ~constant & ~((std > 0) & np.isfinite(std))  # squares of such numbers are too large or too small
-        unit = np.where(extreme, largest, 1.0)
-        mean = np.where(extreme, (numbers / unit).mean(axis=0) * unit, mean)
-        std = np.where(extreme, (numbers / unit).std(axis=0) * unit, std)
-    return mean, np.where(constant, 0.0, std)
-
-
-def _target_numbers(table, column):
-    has_numbers = table.are_numbers(column)[0].any()
-    return table.numbers([column], "" if has_numbers else '; for classes give "task": "classification"')
-
-
-def _classes(table, column):
-    texts = table.texts(column)
-    table.require(column, texts != "", "is missing")
-    classes = sorted(set(texts), key=_numbers_first)
-    if len(texts) >= 2 * _MIN_ROWS and 2 * len(classes) > len(texts):
-        raise UserError(
-            f"target: column {brief(column)} of {table.place} has {len(classes)} classes in {len(texts)} rows; "
-            'for numbers give "task": "regression"'
-        )
-    return classes
-
-
-def _numbers_first(name):
-    """A sort key that puts "9" before "10", and both before "a"."""
-    try:
-        number = float(name)
-    except ValueError:
-        return 1, 0.0, name
-    return (0, number, name) if np.isfinite(number) else (1, 0.0, name)
-
-
-def _is_list(values, kind):
-    return isinstance(values, list) and all(isinstance(value, kind) for value in values)
-
-
-def _foreign():
-    return UserError("data_loader: the checkpoint holds no target of a table that this version can read")

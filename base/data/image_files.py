@@ -4,6 +4,7 @@ import contextlib
 import functools
 import itertools
 import os
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
@@ -40,6 +41,7 @@ _TURNS = {
 def readable() -> tuple[tuple[str, ...], frozenset[str]]:
     """Return (the formats that are read, in PIL's names; their file endings, such as ".png")."""
     Image.init()
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # twice as many pixels are an error
     formats = tuple(name for name in _FORMATS if name in Image.OPEN)
     endings = {ending for ending, name in Image.EXTENSION.items() if name in formats or name == "MPO"}  # a JPEG
     return formats, frozenset(endings)
@@ -114,6 +116,9 @@ def _opened(file, pixels=True):
             if pixels:
                 image.load()
             yield image
+    except Image.DecompressionBombError:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise UserError(f"{shown(place)}: has more than {most:,} pixels, which would fill the memory") from None
     except UnidentifiedImageError:
         raise UserError(f"{shown(place)}: cannot be read as an image: it has no known format") from None
     except Exception as error:  # decoders raise errors of many kinds

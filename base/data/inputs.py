@@ -1,16 +1,17 @@
 """Inputs: how a raw example, such as an image file, becomes what the model is given. One for training and for use."""
 
-import importlib
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
+from base.data.outputs import Output
 from utils.config.components import Part
-from utils.config.types import argument_errors, call, resolve, signature_of
-from utils.errors import UserError, brief, refuse, shown
+from utils.config.types import build
+from utils.errors import UserError, brief, shown
 
 _INDICES = (torch.int32, torch.int64, torch.uint32, torch.uint64)
 _PART = Part(
@@ -19,6 +20,78 @@ _PART = Part(
     bases=("base.data.inputs.Input",),
     remedy="an input derives from Input in base/data/inputs.py",
 )
+
+
+NO_INPUT = (
+    "give arrays of what the model takes, a config with -c whose data loader has the attribute input, or --split; see "
+    "docs/predict.md"
+)
+"""What would do if a model without an input is to predict for files."""
+
+
+@dataclasses.dataclass
+class Examples:
+    """Some examples that follow one another in a source.
+
+    names: of each, such as "a.png", or "rows.npy:0" for one of many in a file.
+    raw: (B, ...) the raw examples of those that could be read.
+    errors: {place among the names: the UserError} of the others.
+    target: (B, ...) of those that could be read, as a data loader gives it; class -1 and nan are unknown. None if there
+        are no targets.
+    """
+
+    names: Sequence[Any]
+    raw: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0))
+    errors: dict[int, UserError] = dataclasses.field(default_factory=dict)
+    target: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def part(self, start: int, end: int) -> "Examples":
+        """Return the examples from start to end; arrays share the memory."""
+        errors = {place - start: error for place, error in self.errors.items() if start <= place < end}
+        begin = start - sum(place < start for place in self.errors)
+        rows = slice(begin, begin + min(end, len(self)) - start - len(errors))
+        target = None if self.target is None else self.target[rows]
+        return Examples(self.names[start:end], self.raw[rows], errors, target)
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Examples]") -> "Examples":
+        """Return the examples of all parts, of which all or none have targets. Raises UserError for unequal shapes."""
+        if len(parts) == 1:
+            return parts[0]
+        found, names, errors = [part for part in parts if len(part.raw)], [], {}
+        for part in parts:
+            errors |= {len(names) + place: error for place, error in part.errors.items()}
+            names += part.names
+        shapes = list(dict.fromkeys(part.raw.shape[1:] for part in found))
+        if len(shapes) > 1:
+            raise UserError(f"raw examples of shape {shapes[0]} and {shapes[1]}; give all the same shape")
+        targets = [part.target for part in found if part.target is not None]
+        raw = np.concatenate([part.raw for part in found]) if found else np.empty(0)
+        return cls(names, raw, errors, np.concatenate(targets) if targets else None)
+
+
+def in_batches(parts: Iterable[Examples], batch_size: int) -> Iterator[Examples]:
+    """Yield the examples of the parts again, batch_size at a time, and fewer where targets begin or end."""
+    held, number, has_targets = [], 0, False
+    for part in parts:
+        if len(part.raw):
+            if held and has_targets != (part.target is not None):
+                yield Examples.joined(held)
+                held, number = [], 0
+            has_targets = part.target is not None
+        start = 0
+        while start < len(part):
+            piece = part.part(start, start + batch_size - number)
+            held.append(piece)
+            start, number = start + len(piece), number + len(piece)
+            if number == batch_size:
+                yield Examples.joined(held)
+                held, number = [], 0
+    if held:
+        yield Examples.joined(held)
 
 
 class Input(torch.nn.Module):
@@ -65,9 +138,13 @@ class Input(torch.nn.Module):
         """Whether read takes an open file."""
         return type(self).read is not Input.read
 
-    def examples(self, file: str) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield (name, raw example) of all examples in a file: one, unless a subclass reads tables and the like."""
-        yield file, self.read(file)
+    def examples(self, file: str, output: Output) -> Iterator[Examples]:
+        """Yield the examples of a file in parts; a subclass that reads tables and the like has many in one.
+
+        output: what the model's numbers mean, for the targets that the file may hold. Raises UserError for a file that
+        cannot be read.
+        """
+        yield Examples([file], np.asarray(self.read(file))[None])
 
     def require(self, raw: torch.Tensor) -> None:
         """Raise UserError if these cannot be raw examples (B, ...); a subclass may know their shape and type."""
@@ -228,12 +305,7 @@ def build_input(spec: dict[str, Any]) -> Input:
     place = "the checkpoint's input"
     if not isinstance(spec, dict) or not isinstance(spec.get("type"), str) or not isinstance(spec.get("args"), dict):
         raise UserError(f'{place} should be {{"type": ..., "args": ...}}')
-    try:
-        found = resolve(spec["type"], importlib.import_module(_PART.module), _PART)
-    except UserError as error:
-        raise UserError(f"{place}: {error}") from None
-    refuse(f"{place}.args.{error}" for error in argument_errors(signature_of(found), spec["args"], 0))
-    return call(place, found, (), spec["args"])
+    return build(place, spec, _PART)
 
 
 def files_in(folder: str | Path, suffixes: Sequence[str]) -> list[str]:

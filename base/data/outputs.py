@@ -15,6 +15,7 @@ class Output:
     is_probability: whether the outputs of a model with one output for two classes are probabilities, not logits.
     numbered: "many" or "one" if the outputs are of classes without names, which are called by their numbers: one for
         each class, or a single one for two classes.
+    column: of a table that holds the targets.
     """
 
     def __init__(
@@ -24,9 +25,11 @@ class Output:
         std: float = 1.0,
         is_probability: bool = False,
         numbered: str | None = None,
+        column: str | None = None,
     ) -> None:
         self.classes = None if classes is None else list(classes)
         self.mean, self.std, self.is_probability, self.numbered = mean, std, is_probability, numbered
+        self.column = column
 
     @classmethod
     def from_state(cls, state: dict[str, Any], loss: str) -> Self:
@@ -37,7 +40,8 @@ class Output:
         is_probability = "BCELoss" in loss or re.search(r"binary_cross_entropy\b", loss) is not None
         one = is_probability or "BCEWithLogits" in loss or "binary_cross_entropy_with_logits" in loss
         many = not one and re.search("CrossEntropyLoss|cross_entropy|NLLLoss|nll_loss", loss) is not None
-        return cls(state.get("classes"), mean, std, is_probability, "one" if one else "many" if many else None)
+        numbered = "one" if one else "many" if many else None
+        return cls(state.get("classes"), mean, std, is_probability, numbered, scale.get("column"))
 
     def names(self, outputs: torch.Tensor) -> list[str] | None:
         """Return the names of the classes of outputs (B, ...), which are their numbers if they have none.
@@ -70,23 +74,30 @@ class Output:
         target: (B, ...) of the examples; the dicts then hold the target, and of a class whether it was right.
         """
         names, probabilities = self.names(outputs), self.probabilities(outputs)
-        targets = [None] * len(outputs) if not isinstance(target, torch.Tensor) else target.cpu()
+        target = target.cpu() if isinstance(target, torch.Tensor) else None
         if probabilities is None or names is None:
-            rows = [{"prediction": self._value(value)} for value in outputs.detach().cpu()]
-            given = [{} if one is None else {"target": self._value(one)} for one in targets]
-            return [row | more for row, more in zip(rows, given, strict=True)]
-        best, order = probabilities.cpu().topk(min(top, probabilities.shape[1]), dim=1)
-        rows = []
-        for values, numbers, one in zip(best.tolist(), order.tolist(), targets, strict=True):
-            named = [[names[number], value] for number, value in zip(numbers, values, strict=True)]
-            is_nan = values[0] != values[0]
-            row = {"prediction": None if is_nan else named[0][0], "probability": named[0][1]}
-            if one is not None and one.numel() == 1 and 0 <= one < len(names):
-                row |= {"target": names[int(one)], "right": not is_nan and int(one) == numbers[0]}
-            rows.append(row | ({"top": named} if top > 1 else {}))
+            rows = [{"prediction": value} for value in self._values(outputs)]
+            if target is not None:
+                known = ~target.isnan().flatten(1).all(dim=1) if target.ndim > 1 else ~target.isnan()
+                for row, value, is_known in zip(rows, self._values(target), known.tolist(), strict=True):
+                    if is_known:
+                        row["target"] = value
+            return rows
+        best, order = (found.tolist() for found in probabilities.cpu().topk(min(top, len(names)), dim=1))
+        rows: list[dict[str, Any]] = [
+            {"prediction": names[numbers[0]] if shares[0] == shares[0] else None, "probability": shares[0]}
+            for numbers, shares in zip(order, best, strict=True)
+        ]
+        if target is not None and target.numel() == len(rows):
+            for row, numbers, one in zip(rows, order, target.flatten().tolist(), strict=True):
+                if 0 <= one < len(names):
+                    row |= {"target": names[int(one)], "right": row["prediction"] is not None and one == numbers[0]}
+        if top > 1:
+            for row, numbers, shares in zip(rows, order, best, strict=True):
+                row["top"] = [[names[number], share] for number, share in zip(numbers, shares, strict=True)]
         return rows
 
-    def _value(self, number):
-        """A number in the unit of the target, or a list of them."""
-        value = number.to(torch.float64).numpy() * self.std + self.mean
-        return value.item() if value.size == 1 else value.tolist()
+    def _values(self, numbers):
+        """(B, ...) numbers in the unit of the target, as a list of numbers or of lists of them."""
+        values = numbers.detach().cpu().to(torch.float64).numpy() * self.std + self.mean
+        return values.reshape(-1).tolist() if values.size == len(values) else values.tolist()

@@ -5,10 +5,10 @@ import dataclasses
 import io
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 
+from base.data.inputs import Examples
 from base.data.table_file import Table
 from base.data.table_format import TableFormat
 from utils.errors import UserError, shortened, shown
@@ -45,17 +45,18 @@ class TablePart:
         return [dataclasses.replace(self, rows=rows, first=first) for rows, first in pieces]
 
 
-def rows_in(
+def examples_in(
     source: str,
     argument: str,
     form: TableFormat,
-    read: Callable[[Table], np.ndarray],
+    read: Callable[[Table], tuple[np.ndarray, np.ndarray | None]],
     check: Callable[[Table], None],
-) -> Iterator[tuple[int, Any]]:
-    """Yield (number from 1, row or the UserError for which it cannot be read) of all rows of a CSV file.
+) -> Iterator[Examples]:
+    """Yield the rows of a CSV file in parts; their names are "source:number", counted from 1.
 
     source, argument, form: as for Table.
-    read: returns the rows (N, ...) of a table. Only some thousand are in memory, unless the file is compressed.
+    read: returns the raw examples and the targets, or None, of a table. Only some thousand rows are in memory, unless
+        the file is compressed.
     check: raises UserError if the file as a whole does not fit; it is given the first rows.
 
     Raises UserError for a file that is no table, does not fit, or has too many rows that cannot be read.
@@ -63,32 +64,33 @@ def rows_in(
     if _is_packed(source):
         table = Table(source, argument, form)
         check(table)
-        yield from enumerate(read(table), 1)
+        raw, target = read(table)
+        yield Examples([f"{source}:{number}" for number in range(1, len(raw) + 1)], raw, {}, target)
         return
     num_errors = 0
     for part in _table_parts(source, argument, form):
         if part.first == 1:
             fitting = [row for row in part.rows if len(row) == len(part.header)]
             check(dataclasses.replace(part, rows=fitting or part.rows).table())
-        for number, row in _rows_of(part, read):
-            yield number, row
-            num_errors += isinstance(row, UserError)
+        for examples in _examples_of(part, read):
+            num_errors += len(examples.errors)
+            yield examples
             if num_errors > _MAX_ERRORS:
                 raise UserError(f"{shown(source)}: more than {_MAX_ERRORS} rows cannot be read; the rest is left out")
 
 
-def _rows_of(part, read):
-    """(number, row or UserError) of the rows of a part. Halves find the few that cannot be read."""
+def _examples_of(part, read):
+    """The rows of a part, in parts. Halves find the few that cannot be read."""
+    names = [f"{part.source}:{number}" for number in range(part.first, part.first + len(part.rows))]
     try:
-        rows = read(part.table())
+        raw, target = read(part.table())
+        yield Examples(names, raw, {}, target)
     except UserError as error:
         if len(part.rows) <= 1:
-            yield part.first, error
+            yield Examples(names, errors={0: error})
             return
         for half in part.halves():
-            yield from _rows_of(half, read)
-        return
-    yield from enumerate(rows, part.first)
+            yield from _examples_of(half, read)
 
 
 def _table_parts(source, argument, form):

@@ -10,11 +10,12 @@ from torch.utils.data import DataLoader, Sampler
 
 from base import BaseDataLoader, InMemoryDataset
 from base.data.column_kinds import found_kinds, given_kinds, kind_lines
-from base.data.encoding import FILLS, TRAINED_ON, TableInput, TargetEncoding, fit_input
+from base.data.encoding import FILLS, TRAINED_ON, TableInput, fit_input
 from base.data.inputs import build_input
 from base.data.splits import split_samples
 from base.data.table_file import Table, table_source
 from base.data.table_format import TableFormat
+from base.data.target_encoding import TargetEncoding
 from utils.errors import UserError, brief
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from base.training.precision import autocast, to_device
 from utils import MetricTracker
 from utils.batches import batches_of
 from utils.config.check import watched
+from utils.config.components import PARTS, as_spec
+from utils.config.types import build, find_type, signature_of
 from utils.distributed.world import Part, gather, part_of_batch, same_buffers
 from utils.errors import UserError
 from utils.misfits import explain
@@ -20,7 +23,6 @@ from utils.nested import halves, num_samples
 from utils.runs.weights import load_state
 
 if TYPE_CHECKING:
-    from parse_config import ConfigParser
     from trainer.trainer import Trainer
 
 
@@ -127,7 +129,7 @@ def reduction_of(criterion: Callable[..., Any]) -> str:
 
 
 def split_loader(
-    config: "ConfigParser",
+    config: dict[str, Any],
     split: str,
     batch_size: int | None,
     device: torch.device,
@@ -143,26 +145,27 @@ def split_loader(
     """
     separate = f"{split}_data_loader"
     name = separate if split != "train" and config.get(separate) else "data_loader"
-    args = dict(config[name].get("args", {}))
+    spec = as_spec(name, config.get(name))
+    kind, args = find_type(name, spec["type"], PARTS[name]), dict(spec.get("args") or {})
     if batch_size is not None:
         args["batch_size"] = batch_size
     if split == "test":
-        known = config.parameters(name)
+        known = [parameter.name for parameter in signature_of(kind)]
         if "training" not in known and name == "data_loader":
             raise UserError(
-                f"--split test: {config[name]['type']} has no 'training' argument, and there is no test_data_loader; "
+                f"--split test: {spec['type']} has no 'training' argument, and there is no test_data_loader; "
                 "use --split valid or train"
             )
         whole = {"training": name != "data_loader" and args.get("training", False)}
-        if not config.find_type(name).fits_on_training_part:
+        if not kind.fits_on_training_part:
             whole |= {"validation_split": 0, "fold": None}
         args |= {key: value for key, value in whole.items() if key in known}
-    loader = config.build(name, {**config[name], "args": args}).to(device)
+    loader = build(name, {**spec, "args": args}, PARTS[name]).to(device)
     if state and isinstance(loader, BaseDataLoader):
         load_state(name, loader, state)
         changed = loader.changes_since(state) if name == "data_loader" and split != "test" else None
         if changed:
-            config.get_logger("data").warning("changed since the checkpoint: %s", changed)
+            logging.getLogger("data").warning("changed since the checkpoint: %s", changed)
     part = loader.split_validation() if split == "valid" and name == "data_loader" else loader.as_validation()
     if part is None:
         raise UserError("--split valid: the config sets no samples aside: data_loader.args.validation_split is 0")

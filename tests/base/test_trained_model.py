@@ -1,22 +1,26 @@
 """TrainedModel gives in use the numbers that training and testing gave."""
 
 import csv
+import functools
 import json
 import math
+import re
+import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 from base import BaseDataLoader, InMemoryDataset
-from base.data.inputs import ArrayInput, Input
+from base.data.inputs import ArrayInput, Examples, Input
 from base.data.outputs import Output
 from base.data.texts import TextInput
 from base.generate import continued, samples_of
-from base.trained_model import TrainedModel
+from base.trained_model import Predictions, TrainedModel
 from helpers import PROJECT, run_here, tiny_config
-from logger.predictions import PredictionGrid, PredictionWriter
+from logger.predictions import Errors, PredictionGrid, PredictionWriter, errors_first
 from utils import UserError
 from utils.files import read_json
 from utils.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -104,7 +108,7 @@ def test_json_lines_hold_one_object_for_each_example(default_run, digits):
         ((), "give either files, folders, patterns or - to predict for, or --split, --prompt or"),
         (("a.png", "--split", "test"), "give either files"),
         (("a.png", "--top", "0"), "--top: got 0; it should be at least 1"),
-        (("a.png", "--errors"), "--errors: needs targets, as --split gives them"),
+        (("docs/drawing.png", "--errors"), "--errors: needs classes and their targets, as --split, a table or"),
         (("a.png", "--out", "p.txt"), "--out: p.txt: should end in .csv"),
         (("a.png", "--out", "/none/p.csv"), "/none/p.csv: cannot save the predictions: there is no such folder"),
         (("a.png", "--grid", "/none/g.png"), "--grid: /none: there is no such folder"),
@@ -122,8 +126,11 @@ def test_a_checkpoint_without_an_input_says_what_to_do(default_run, tmp_path):
     del state["attributes"]["data_loader"]
     save_checkpoint(state, tmp_path / "old.pth")
     done = run_here("predict.py", "-r", tmp_path / "old.pth", "a.png", status=2)
-    assert "holds no input, so raw examples cannot be prepared; predict with --split test" in done.stderr
+    assert "a.png: the checkpoint holds no input that would read it; give arrays" in done.stderr
     run_here("predict.py", "-r", tmp_path / "old.pth", "--split", "test")
+    drawing = PROJECT / "docs" / "drawing.png"
+    done = run_here("predict.py", "-r", tmp_path / "old.pth", "-c", PROJECT / "config.json", drawing)
+    assert done.stdout == run_here("predict.py", "-r", default_run, drawing).stdout
 
 
 class Doubled(Input):
@@ -273,7 +280,7 @@ def test_images_that_are_scaled_already_are_refused(default_run):
 
 
 def test_a_table_cannot_be_drawn_and_says_so_at_its_first_batch(tmp_path):
-    found = iter(made(torch.nn.Identity()).predict_raw(((str(i), np.zeros(3, np.float32)) for i in range(9)), 2))
+    found = iter(made(torch.nn.Identity()).predict_raw([Examples(range(9), np.zeros((9, 3), np.float32))], 2))
     grid = PredictionGrid(str(tmp_path / "g.png"))
     with pytest.raises(UserError, match=r"^--grid: the model is given a tensor of shape \(2, 3\); images"):
         list(grid.drawable(found))
@@ -282,20 +289,21 @@ def test_a_table_cannot_be_drawn_and_says_so_at_its_first_batch(tmp_path):
 def test_output_images_are_drawn_below_their_inputs(tmp_path):
     grid = PredictionGrid(str(tmp_path / "g.png"))
     with grid:
-        grid.add([{"prediction": [[[0.0]]]}], torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4))
+        grid.add(Errors([{"prediction": [[[0.0]]]}], torch.ones(1, 3, 4, 4), torch.zeros(1, 3, 4, 4)))
         assert grid._images[0].shape == (3, 8, 4) and grid._labels == [""]
     assert (tmp_path / "g.png").exists()
 
 
 def test_arrays_on_the_console_are_summarized(capsys):
     with PredictionWriter() as writer:
-        writer.add([{"source": "a", "prediction": np.eye(28).tolist()}], torch.empty(0))
-    assert "values (28, 28) from 0 to 1\n1 example\n" in capsys.readouterr().out
+        writer.add(Errors([{"source": "a", "prediction": np.eye(28).tolist()}], torch.empty(0), []))
+    assert "values (28, 28) from 0 to 1\n" in capsys.readouterr().out
 
 
 def test_json_is_valid_whatever_the_numbers_and_names_are(capsys):
     with PredictionWriter(json_lines=True) as writer:
-        writer.add([{"source": "caf\udce9", "prediction": math.nan, "probability": math.inf}], torch.empty(0))
+        rows = [{"source": "caf\udce9", "prediction": math.nan, "probability": math.inf}]
+        writer.add(Errors(rows, torch.empty(0), []))
     line = capsys.readouterr().out
     assert line.isascii() and json.loads(line) == {"source": "caf\udce9", "prediction": None, "probability": None}
 
@@ -311,7 +319,7 @@ def test_a_full_disk_behind_standard_output_is_one_line(monkeypatch):
         PredictionWriter(json_lines=True) as writer,
         pytest.raises(UserError, match=r"^standard output: cannot be written: No space"),
     ):
-        writer.add([{"source": "a", "prediction": 1.0}], torch.empty(0))
+        writer.add(Errors([{"source": "a", "prediction": 1.0}], torch.empty(0), []))
 
 
 def test_a_prompt_is_not_printed_for_a_model_that_is_not_of_texts(default_run):
@@ -326,3 +334,134 @@ def test_a_model_that_drops_the_batch_is_refused_in_a_line():
 
     with pytest.raises(UserError, match=r"^Squeezed returns a tensor \(2,\) for a batch of 1; it should keep"):
         made(Squeezed()).predict([np.float32([0, 1])])
+
+
+def test_a_config_beside_a_checkpoint_names_the_data(default_run, tmp_path):
+    config = read_json(PROJECT / "config.json")
+    config["data_loader"]["args"]["validation_split"] = 7
+    model = TrainedModel.load(default_run, "cpu", config)
+    outputs, targets = model.predict_loader(model.loader("valid", batch_size=3))
+    assert outputs.shape == (7, 10) and targets.dtype == np.int64
+    assert model.config["arch"] == TrainedModel.load(default_run).config["arch"]
+    with pytest.raises(UserError, match=r"^data_loader: got None; it should be an object"):
+        model.loader("test", config={"arch": {}})
+
+
+def test_a_loader_gives_arrays_that_scikit_learn_takes(default_run):
+    metrics = pytest.importorskip("sklearn.metrics")
+    model = TrainedModel.load(default_run)
+    outputs, targets = model.predict_loader(model.loader("test", batch_size=500))
+    wanted = (outputs.argmax(1) == targets).mean()
+    assert metrics.accuracy_score(targets, outputs.argmax(1)) == wanted > 0.2
+    assert metrics.confusion_matrix(targets, outputs.argmax(1)).shape == (10, 10)
+
+
+def test_what_gives_no_arrays_is_said():
+    with pytest.raises(UserError, match=r"^data_loader: it has no batches"):
+        made(torch.nn.Identity()).predict_loader([])
+    with pytest.raises(UserError, match=r"^data_loader: a target is a dict of a: tensor"):
+        made(torch.nn.Identity()).predict_loader([(torch.ones(2), {"a": torch.ones(2)})])
+
+
+def confident(shares, right):
+    """Predictions of two classes with these probabilities of the second, which is the target where they are right."""
+    logits = torch.tensor(shares).logit()
+    outputs = torch.stack([torch.zeros_like(logits), logits], dim=1)
+    names = [str(share) for share in shares]
+    return Predictions(Examples(names), outputs, outputs, torch.tensor(right).long(), Output(["no", "yes"]))
+
+
+def test_of_many_errors_the_most_confident_are_kept(monkeypatch):
+    monkeypatch.setattr("logger.predictions.EXAMPLES_DRAWN", 2)
+    monkeypatch.setattr("logger.predictions.MOST_ERRORS", 5)
+    shares = [0.6, 0.9, 0.7, 0.8, 0.65, 0.95, 0.75, 0.85]
+    right = [share == 0.9 for share in shares]
+    drawn, others = errors_first(confident(shares[i : i + 3], right[i : i + 3]) for i in range(0, 8, 3))
+    assert [row["source"] for row in drawn.rows + others.rows] == ["0.95", "0.85", "0.8", "0.75", "0.7"]
+    assert [one.shape for one in drawn.data] == [(2,), (2,)] and others.data == (None, None, None)
+    assert drawn.outputs.untyped_storage().nbytes() == 2 * 2 * 4  # and not those of whole batches
+
+
+def test_errors_need_the_targets_of_classes():
+    known = confident([0.9], [False])
+    two, one, names = torch.ones(1, 2), torch.ones(1), Output(["no", "yes"])
+    unknown = Predictions(Examples(["a"]), two, two, None, names)
+    left_out = Predictions(Examples(["a"]), two, two, torch.tensor([-1]), names)
+    value = Predictions(Examples(["a"]), one, one, one, Output())
+    broken = Predictions(Examples(["b"], errors={0: UserError("b: no")}), one[:0], one[:0], None, names)
+    found = [row for part in errors_first([left_out, broken, known]) for row in part.rows]
+    assert found[0] == {"source": "b", "error": "b: no"} and [row["source"] for row in found[1:]] == ["0.9"]
+    for wrong in (unknown, value):
+        with pytest.raises(UserError, match=r"^--errors: needs classes and their targets"):
+            list(errors_first([known, wrong]))
+
+
+def test_values_without_a_target_show_none():
+    found = Output(std=2.0).describe(torch.tensor([[1.0], [2.0]]), target=torch.tensor([[math.nan], [3.0]]))
+    assert found == [{"prediction": 2.0}, {"prediction": 4.0, "target": 6.0}]
+
+
+def test_a_table_of_predictions_has_its_targets_or_none(tmp_path):
+    known, unknown = confident([0.9, 0.2], [False, True]), confident([0.8], [False])
+    unknown.target = None
+    with PredictionWriter(out=str(tmp_path / "p.csv")) as writer:
+        writer.add(known)
+        writer.add(unknown)
+    with open(tmp_path / "p.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["prediction"], row["target"], row["right"]) for row in rows] == [
+        ("yes", "no", "False"),
+        ("no", "yes", "False"),
+        ("yes", "", ""),
+    ]
+    refused = pytest.raises(UserError, match=r"^--out: 0\.9 has a target, and those before it have none")
+    with refused, PredictionWriter(out=str(tmp_path / "p.csv")) as writer:
+        writer.add(unknown)
+        writer.add(known)
+    assert (tmp_path / "p.csv").read_text().count("\n") == 4  # as before
+
+
+@pytest.mark.parametrize("total", [60, None])
+@pytest.mark.parametrize(("terminal", "json_lines"), [(True, False), (False, False), (True, True)])
+def test_a_progress_bar_is_shown_on_a_terminal_below_a_full_table(monkeypatch, capsys, terminal, json_lines, total):
+    for stream in (sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: terminal)
+    monkeypatch.setattr("logger.predictions.tqdm", functools.partial(tqdm, mininterval=0))
+    parts = [Predictions(Examples(["a"] * 15), torch.ones(15, 2), torch.ones(15, 2), None, Output()) for _ in range(4)]
+    before = "not yet"
+    with PredictionWriter(json_lines=json_lines) as writer:
+        for number, part in enumerate(writer.counted(parts, total)):
+            writer.add(part)
+            before = capsys.readouterr().err if number == 1 else before
+    assert before == ""  # while the table is printed
+    found = capsys.readouterr()
+    assert (("/60" if total else "60 examples [") in found.err) == (terminal and not json_lines) and (
+        "60 examples\n" in found.out
+    ) != json_lines
+
+
+def test_the_loader_of_the_page_predicts_from_files(tmp_path):
+    """The code of docs/predict.md, as a user would write it into data_loader/."""
+    page = (PROJECT / "docs" / "predict.md").read_text()
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "class Spectrum" in block]
+    spectra, labels = np.float32([[1, 2], [3, 4], [5, 6]] * 4), np.arange(12) % 2
+    places = {"np": np, "BaseDataLoader": BaseDataLoader, "InMemoryDataset": InMemoryDataset}
+    exec(code, places := places | {"read_spectra": lambda path: (spectra, labels), "__name__": "page"})
+    loader = places["SpectraDataLoader"]("spectra", 4)
+    model = TrainedModel(torch.nn.Identity(), loader.input, Output(loader.classes), torch.device("cpu"))
+    (tmp_path / "ill").mkdir()
+    np.savetxt(tmp_path / "ill" / "a.txt", spectra[2])
+    (found,) = model.predict_files([str(tmp_path)])
+    assert torch.equal(found.data, torch.tensor([[5 / 6, 1.0]])) and found.rows[0]["target"] == "ill"
+    assert loader.state_dict()["input"]["args"] == {"scale": 6.0}
+
+
+def test_a_checkpoint_needs_no_section_trainer_but_a_right_one(tmp_path):
+    arch = {"type": "torch.nn.Linear", "args": {"in_features": 2, "out_features": 1}}
+    weights = torch.nn.Linear(2, 1).state_dict()
+    for name, config in (("a", {}), ("b", {"trainer": {"precision": "fp7"}}), ("c", {"n_gpu": "many"})):
+        save_checkpoint({"state_dict": weights, "config": {"arch": arch, **config}}, tmp_path / f"{name}.pth")
+    assert len(TrainedModel.load(tmp_path / "a.pth").predict(np.ones((3, 2), np.float32))) == 3
+    for name, error in (("b", "trainer: precision: "), ("c", "n_gpu: ")):
+        with pytest.raises(UserError, match=rf"{name}\.pth: {error}"):
+            TrainedModel.load(tmp_path / f"{name}.pth")

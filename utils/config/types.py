@@ -15,10 +15,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from utils.config.annotations import accepts, wanted
-from utils.config.components import OWN_SECTION, Part
+from utils.config.annotations import accepts, as_arguments, wanted
+from utils.config.components import OWN_SECTION, Part, as_spec
 from utils.config.source import Definition, derives, find_definition, modules_below, public_names, source_of
-from utils.errors import UserError, brief, shown
+from utils.errors import UserError, brief, refuse, shown
 from utils.nearest import did_you_mean, nearest
 
 _LIBRARIES = ("torch", "torchvision", "torchmetrics")
@@ -71,6 +71,47 @@ def resolve(name: str, module: ModuleType, part: Part) -> Any:
     if package and find_spec(package) is None:
         raise UserError(f"{name!r} needs the package {package}; install it: pip install {package}")
     return found
+
+
+def find_type(path: str, name: str, part: Part, module: ModuleType | None = None) -> Any:
+    """Return what resolve() does; errors begin with the path of the section. module: by default that of the part."""
+    try:
+        return resolve(name, module or importlib.import_module(part.module), part)
+    except UserError as error:
+        raise UserError(f"{path}.type: {error}") from None
+
+
+def look_up(
+    path: str,
+    section: Any,
+    part: Part,
+    module: ModuleType | None = None,
+    given: int = 0,
+    further: dict[str, Any] | None = None,
+    whole: bool = True,
+    called_with: int | None = None,
+) -> tuple[Any, dict[str, Any]]:
+    """Return (class or function, its keyword arguments) of a section {"type", "args"}. Raises UserError.
+
+    given, whole: as for argument_errors. further: keyword arguments that the script adds. called_with: number of
+    positional arguments that a function gets when it is used.
+    """
+    spec, further = as_spec(path, section), further or {}
+    keywords = dict(spec.get("args") or {})
+    for key in sorted(further.keys() & keywords):
+        raise UserError(f"{path}.args.{key}: given in the config and by the script; take it out of the config")
+    keywords |= further
+    found = find_type(path, spec["type"], part, module)
+    given = called_with if called_with and not inspect.isclass(found) else given
+    parameters = signature_of(found)
+    refuse(f"{path}.args.{error}" for error in argument_errors(parameters, keywords, given, whole))
+    return found, as_arguments(parameters, keywords)
+
+
+def build(path: str, section: Any, part: Part) -> Any:
+    """Return the object that a section {"type", "args"} describes. Raises UserError."""
+    found, keywords = look_up(path, section, part)
+    return call(path, found, (), keywords)
 
 
 def find_in_source(name: str, part: Part) -> Definition:

@@ -12,6 +12,7 @@ from base.data.inputs import build_input
 from base.data.outputs import Output
 from base.data.tables import TableDataLoader
 from base.trained_model import TrainedModel
+from helpers import named
 from utils import UserError
 
 
@@ -44,7 +45,7 @@ def test_a_file_gives_the_features_of_training_from_the_spec_alone(train, one_ho
     trained = loader(train, one_hot)
     spec = json.loads(json.dumps(trained.state_dict()["input"]))
     input = build_input(spec)
-    names, raw = zip(*input.examples(train), strict=True)
+    names, raw = zip(*named(input.examples(train)), strict=True)
     features = input(torch.from_numpy(np.stack(raw)))
     assert torch.equal(features, torch.cat([data for data, _ in trained])) and features.dtype == torch.float32
     assert names[0] == f"{train}:1" and features.shape == (40, 4 if one_hot else 3)
@@ -61,7 +62,7 @@ def test_float_of_a_model_does_not_round_the_arithmetic(train):
 
 def test_a_file_may_lack_the_target_and_have_other_columns(train, tmp_path):
     (tmp_path / "new.csv").write_text("town;extra;size;time\nBonn;1;0,5;1700000001\nUlm;2;;1700000002\n")
-    (_, first), (_, second) = loader(train).input.examples(str(tmp_path / "new.csv"))
+    (_, first), (_, second) = named(loader(train).input.examples(str(tmp_path / "new.csv")))
     assert first.tolist() == [1700000001, 0.5, 1] and second[2] == 0 and np.isnan(second[1])
 
 
@@ -102,7 +103,7 @@ def test_predictions_for_a_file_are_those_for_the_batches_of_training(train):
 
 def test_an_object_of_json_gives_the_raw_example_of_its_row(train):
     input = loader(train).input
-    (_, raw), *_ = input.examples(train)
+    (_, raw), *_ = named(input.examples(train))
     frame = pandas.read_csv(train, sep=";", decimal=",")
     row = json.loads(frame.iloc[0].to_json())
     assert np.array_equal(input.parse(row), raw)

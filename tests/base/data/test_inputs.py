@@ -1,15 +1,23 @@
 """Inputs: raw examples of every kind become what training has seen, and are built again."""
 
 import io
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from base.data.inputs import ArrayInput, ImageInput, build_input
-from base.data.sources import examples_of, refuse_overwriting
+from base.data.inputs import ArrayInput, Examples, ImageInput, build_input, in_batches
+from base.data.outputs import Output
+from base.data.sources import Sources, refuse_overwriting
+from helpers import named
 from utils import UserError
+
+
+def examples_of(sources, input, output=None):
+    return named(Sources(sources, input, output or Output()))
 
 
 def digits_input():
@@ -93,8 +101,8 @@ def test_an_input_is_built_again_from_what_a_checkpoint_holds(given):
     ("spec", "error"),
     [
         (3, "the checkpoint's input should be"),
-        ({"type": "os.system", "args": {}}, "the checkpoint's input: there is no module"),
-        ({"type": "MnistDataLoader", "args": {}}, "the checkpoint's input: 'MnistDataLoader' is the wrong kind"),
+        ({"type": "os.system", "args": {}}, "the checkpoint's input.type: there is no module"),
+        ({"type": "MnistDataLoader", "args": {}}, "the checkpoint's input.type: 'MnistDataLoader' is the wrong kind"),
         ({"type": "ArrayInput", "args": {"no": 1}}, "the checkpoint's input.args.no: no such argument"),
         ({"type": "ImageInput", "args": {"channels": 1}}, "the checkpoint's input.args.height: missing"),
     ],
@@ -129,7 +137,7 @@ def test_examples_come_from_files_folders_patterns_arrays_and_standard_input(tmp
     np.savez(tmp_path / "one.npz", images=np.stack([drawing()[None]]))
     monkeypatch.setattr("sys.stdin", iter([f"{tmp_path}/a.png\n", "\n"]))
     sources = ["a.png", "b", "*.png", "rows.npy", "one.npz"]
-    found = list(examples_of([*(f"{tmp_path}/{source}" for source in sources), "-"], digits_input()))
+    found = examples_of([*(f"{tmp_path}/{source}" for source in sources), "-"], digits_input())
     names = [name.removeprefix(f"{tmp_path}/") for name, _ in found]
     files = ["a.png", "b/1.png", "b/c/2.PNG", "a.png"]
     assert names == [*files, "rows.npy:0", "rows.npy:1", "one.npz:0", "a.png"]
@@ -144,7 +152,7 @@ def test_a_file_that_cannot_be_read_is_an_example_with_its_error(tmp_path):
 @pytest.mark.parametrize("source", ["", "*.png"])
 def test_sources_without_any_example_are_refused(tmp_path, source):
     with pytest.raises(UserError, match=r"holds no files|no file matches"):
-        list(examples_of([f"{tmp_path}/{source}"], digits_input()))
+        (examples_of([f"{tmp_path}/{source}"], digits_input()))
 
 
 def test_array_files_that_cannot_be_read_are_examples_with_their_errors(tmp_path):
@@ -154,17 +162,20 @@ def test_array_files_that_cannot_be_read_are_examples_with_their_errors(tmp_path
     np.save(tmp_path / "other.npy", np.zeros((2, 8), np.uint8))
     np.save(tmp_path / "big.npy", np.zeros((1, 1, 28, 28), ">i2"))
     names = ["none.npy", "bad.npz", "one.npy", "texts.npy", "other.npy", "big.npy"]
-    found = list(examples_of([f"{tmp_path}/{name}" for name in names], digits_input()))
+    found = examples_of([f"{tmp_path}/{name}" for name in names], digits_input())
     assert [isinstance(raw, UserError) for _, raw in found] == [True] * 5 + [False]
     assert "no whole .npz" not in str(found[1][1]) and "not a whole .npz file" in str(found[1][1])
-    assert "they should be pixels" in str(found[4][1]) and found[5][1].dtype.isnative
+    assert (
+        "other.npy: the raw examples are uint8 (1, 8); they should be pixels" in str(found[4][1])
+        and found[5][1].dtype.isnative
+    )
 
 
 def test_folders_are_looked_at_before_the_first_example(tmp_path):
     Image.fromarray(drawing()).save(tmp_path / "a.png")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty: the folder holds no files"):
-        next(examples_of([f"{tmp_path}/a.png", f"{tmp_path}/empty"], digits_input()))
+        (examples_of([f"{tmp_path}/a.png", f"{tmp_path}/empty"], digits_input()))
 
 
 def test_standard_input_may_hold_any_name_but_not_none(tmp_path, monkeypatch):
@@ -172,7 +183,94 @@ def test_standard_input_may_hold_any_name_but_not_none(tmp_path, monkeypatch):
     assert [name for name, _ in examples_of(["-"], digits_input())] == ["caf\udce9.png", "/none/*.png"]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
     with pytest.raises(UserError, match=r"^-: standard input lists no files"):
-        list(examples_of(["-"], digits_input()))
+        (examples_of(["-"], digits_input()))
+
+
+def test_folders_named_by_classes_give_targets(tmp_path):
+    for name in ("cat/1.png", "cat/old/2.png", "dog/3.png", "unsure/4.png", "5.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(drawing()).save(tmp_path / name)
+    (tmp_path / "dog" / "0.png").write_bytes(b"no image")
+
+    def targets(source, classes):
+        parts = Sources([str(source)], digits_input(), Output(classes))
+        joined = Examples.joined(list(parts))
+        good = [Path(name).name for place, name in enumerate(joined.names) if place not in joined.errors]
+        return joined.target if joined.target is None else dict(zip(good, joined.target.tolist(), strict=True))
+
+    wanted = {"5.png": -1, "1.png": 1, "2.png": 1, "3.png": 0, "4.png": -1}
+    assert targets(tmp_path, ["dog", "cat"]) == wanted
+    assert targets(tmp_path, ["cow"]) is targets(tmp_path, None) is targets(tmp_path / "cat", ["cat"]) is None
+
+
+def test_files_read_ahead_stay_in_order_with_their_errors(tmp_path):
+    class Slow(ArrayInput):
+        suffixes = (".x",)
+
+        def read(self, file):
+            number = int(Path(file).stem)
+            time.sleep(0.002 * (number % 3 == 0))
+            if number % 7 == 0:
+                raise UserError(f"{number} is broken")
+            return np.array([number])
+
+    for number in range(100):
+        (tmp_path / f"{number:03d}.x").touch()
+    sources = Sources([str(tmp_path)], Slow(), Output())
+    found = [(int(Path(name).stem), raw) for name, raw in named(sources)]
+    assert [number for number, _ in found] == list(range(100)) and sources.total == 100
+    assert all((str(raw) == f"{n} is broken") if n % 7 == 0 else raw.tolist() == [n] for n, raw in found)
+
+
+def test_batches_keep_order_errors_and_targets():
+    error = UserError("no")
+    parts = [
+        Examples(["a", "b"], np.array([1, 2])),
+        Examples(["c"], errors={0: error}),
+        Examples(["d", "e", "f"], np.array([5, 6]), {0: error}),
+        Examples([str(n) for n in range(7)], np.arange(7) + 10, {}, np.arange(7)),
+    ]
+    batches = list(in_batches(parts, 4))
+    assert [len(batch) for batch in batches] == [4, 2, 4, 3]
+    assert [(name, raw) for batch in batches for name, raw in named([batch])] == named(parts)
+    assert batches[0].errors == {2: error, 3: error} and batches[1].raw.tolist() == [5, 6]
+    assert [None if b.target is None else b.target.tolist() for b in batches] == [None, None, [0, 1, 2, 3], [4, 5, 6]]
+
+
+def test_a_model_without_an_input_takes_arrays_and_says_what_to_add_for_files(tmp_path, monkeypatch):
+    np.save(tmp_path / "a.npy", np.eye(3))
+    monkeypatch.setattr("sys.stdin", io.StringIO("b.png\n"))
+    found = examples_of([f"{tmp_path}/a.npy", "-"], None)
+    assert np.array_equal([raw for _, raw in found[:3]], np.eye(3))
+    assert "b.png: the checkpoint holds no input that would read it; give arrays of what the" in str(found[3][1])
+    with pytest.raises(UserError, match=r"b\.png: the checkpoint holds no input"):
+        Sources([f"{tmp_path}/a.npy", "b.png"], None, Output())
+
+
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_unpacked(tmp_path):
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"a\.png: has more than \d+,\d+,\d+ pixels, which would fill the memory$"):
+        digits_input().read(str(tmp_path / "a.png"))
+
+
+@pytest.mark.parametrize("kind", ["animated", "CMYK", "16 bits", "1 bit", "palette"])
+def test_a_drawing_of_any_kind_of_file_is_read_alike(tmp_path, kind):
+    image = Image.fromarray(255 - drawing((56, 56)))
+    wanted = digits_input().read(_saved(image, tmp_path / "a.png"))
+    if kind == "animated":
+        file = _saved(image, tmp_path / "b.gif", save_all=True, append_images=[Image.new("L", image.size, 255)])
+    elif kind == "16 bits":
+        file = _saved(Image.fromarray(np.asarray(image).astype(np.uint16) * 257), tmp_path / "b.png")
+    elif kind == "CMYK":
+        file = _saved(image.convert("RGB").convert("CMYK"), tmp_path / "b.tif")
+    else:
+        file = _saved(image.convert({"1 bit": "1", "palette": "P"}[kind], dither=Image.Dither.NONE), tmp_path / "b.png")
+    assert np.abs(digits_input().read(file).astype(int) - wanted).max() <= (0 if kind != "1 bit" else 255 - 200)
+
+
+def _saved(image, path, **how):
+    image.save(path, **how)
+    return str(path)
 
 
 def test_a_source_is_not_overwritten(tmp_path):

@@ -5,6 +5,9 @@ import pytest
 
 import base.data.table_parts
 from base.data.encoding import TableInput
+from base.data.inputs import Examples
+from base.data.outputs import Output
+from helpers import named
 from utils import UserError
 
 
@@ -25,7 +28,7 @@ def written(path, rows, header="size,town", encoding="utf-8"):
 def test_parts_give_the_rows_of_the_whole_file(tmp_path):
     rows = [f'{i}.5," Ulm"' if i % 2 else f" {i}.5,Bonn\n" for i in range(37)]
     file = written(tmp_path / "t.csv", rows, "\ufeffsize, town")
-    found = list(input_of().examples(file))
+    found = named(input_of().examples(file))
     assert [name for name, _ in found] == [f"{file}:{i}" for i in range(1, 38)]
     assert np.array_equal([row for _, row in found], [[i + 0.5, 1 + i % 2] for i in range(37)])
 
@@ -33,7 +36,7 @@ def test_parts_give_the_rows_of_the_whole_file(tmp_path):
 def test_a_row_that_cannot_be_read_fails_alone_and_is_named(tmp_path):
     rows = [f"{i},Ulm" for i in range(40)]
     rows[11], rows[12], rows[30], rows[39] = "much,Ulm", ",Ulm", "3,Ulm,4", "9,Rome"
-    found = [row for _, row in input_of().examples(written(tmp_path / "t.csv", rows))]
+    found = [row for _, row in named(input_of().examples(written(tmp_path / "t.csv", rows)))]
     errors = {i: str(row) for i, row in enumerate(found, 1) if isinstance(row, UserError)}
     assert len(found) == 40 and list(errors) == [12, 13, 31]
     assert "row 12, column 'size': 'much' is not a number" in errors[12]
@@ -60,11 +63,29 @@ def test_a_file_with_many_wrong_rows_is_given_up(tmp_path):
     with pytest.raises(UserError, match=r"more than 100 rows cannot be read; the rest is left out"):
         for one in input_of().examples(file):
             found.append(one)
-    assert len(found) == 109
+    assert len(named(found)) == 109
 
 
 def test_text_in_another_encoding_is_said(tmp_path):
     file = written(tmp_path / "t.csv", ["1,Ulm"] * 20 + ["1,K\xf6ln"], encoding="latin-1")
     with pytest.raises(UserError, match=r"line 22 is not 'utf-8' text; give its \"encoding\""):
         list(input_of().examples(file))
-    assert len(list(input_of(encoding="latin-1").examples(file))) == 21
+    assert len(named(input_of(encoding="latin-1").examples(file))) == 21
+
+
+@pytest.mark.parametrize("classes", [["cat", "dog"], None])
+def test_the_column_of_the_targets_is_read_if_it_is_there(tmp_path, classes):
+    output = Output(classes, mean=10.0, std=2.0, column="goal")
+    values = ["dog", "", "cow", "cat"] if classes else ["12", "", "much", "nan"]
+    rows = [f"{i},Ulm,{value}" for i, value in enumerate(values)]
+    found = Examples.joined(list(input_of().examples(written(tmp_path / "t.csv", rows, "size,town,goal"), output)))
+    assert list(found.errors) == [2] and found.target is not None
+    if classes:
+        assert found.target.tolist() == [1, -1, 0]
+        assert "'cow' is a class that the model does not know; to predict without targets" in str(found.errors[2])
+    else:
+        assert found.target[0].item() == 1.0 and np.isnan(found.target[1:]).all()
+    (without,) = input_of().examples(written(tmp_path / "t.csv", ["1,Ulm"]), output)
+    assert without.target is None and len(without) == 1
+    with pytest.raises(UserError, match="its header names two columns 'goal'"):
+        list(input_of().examples(written(tmp_path / "t.csv", ["1,Ulm,1,2"], "size,town,goal,goal"), output))

@@ -8,11 +8,12 @@ import pandas
 import pytest
 import torch
 
-from base.data.encoding import TableInput, TargetEncoding, scale_of
+from base.data.encoding import TableInput
 from base.data.inputs import build_input
 from base.data.table_file import Table
 from base.data.table_format import TableFormat
 from base.data.tables import TableDataLoader
+from base.data.target_encoding import TargetEncoding, scale_of
 from base.training.evaluate import split_loader
 from helpers import tiny_config
 from parse_config import ConfigParser
@@ -86,12 +87,12 @@ def test_tests_do_not_depend_on_todays_training_table(files, tmp_path, change):
     arguments = {"target": "kind", "task": "classification", "batch_size": 8, "path": train, "test_path": test}
     config = ConfigParser({**tiny_config(tmp_path), "data_loader": {"type": "TableDataLoader", "args": arguments}})
     state = trained(train).state_dict()
-    before = whole(split_loader(config, "test", None, CPU, state)[0])
+    before = whole(split_loader(config.config, "test", None, CPU, state)[0])
     if change == "no file":
         (tmp_path / "train.csv").write_text("")
     else:
         written(CHANGES[change](rows()), train)
-    loader, classes = split_loader(config, "test", None, CPU, state)
+    loader, classes = split_loader(config.config, "test", None, CPU, state)
     assert all(map(torch.equal, whole(loader), before)) and classes == ["cat", "dog", "emu"]
 
 

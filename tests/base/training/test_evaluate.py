@@ -60,7 +60,7 @@ def test_the_loader_of_a_split_leaves_the_config_as_it_is(tmp_path):
     before = copy.deepcopy(config.config)
     counts = {}
     for split in ("test", "valid", "train"):
-        part, classes = split_loader(config, split, 3, torch.device("cpu"))
+        part, classes = split_loader(config.config, split, 3, torch.device("cpu"))
         counts[split] = len(part.sampler)
         assert part.batch_size == 3 and classes is None
     assert counts == {"test": 10, "valid": 2, "train": 8} and config.config == before
@@ -69,7 +69,7 @@ def test_the_loader_of_a_split_leaves_the_config_as_it_is(tmp_path):
 def test_a_split_that_the_config_does_not_have_is_refused(tmp_path):
     config = config_of_arrays(tmp_path, validation_split=0.0)
     with pytest.raises(UserError, match=r"^--split valid: the config sets no samples aside"):
-        split_loader(config, "valid", None, torch.device("cpu"))
+        split_loader(config.config, "valid", None, torch.device("cpu"))
 
 
 def test_a_damaged_file_of_results_is_moved_away(tmp_path, caplog):

@@ -119,13 +119,13 @@ def arrays(tmp_path, classes=None):
     return ConfigParser({**tiny_config(tmp_path), "data_loader": {"type": "ArrayDataLoader", "args": args}})
 
 
-def test_a_test_says_that_the_samples_have_changed(tmp_path, capsys):
+def test_a_test_says_that_the_samples_have_changed(tmp_path, caplog):
     config, cpu = arrays(tmp_path), torch.device("cpu")
     state = config.init_obj("data_loader").state_dict()
-    split_loader(config, "valid", None, cpu, state)
-    assert "changed" not in capsys.readouterr().out
-    split_loader(config, "valid", None, cpu, state | {"samples": 9})
-    assert "changed since the checkpoint: data_loader has 10 samples, not 9" in capsys.readouterr().out
+    split_loader(config.config, "valid", None, cpu, state)
+    assert "changed" not in caplog.text
+    split_loader(config.config, "valid", None, cpu, state | {"samples": 9})
+    assert "changed since the checkpoint: data_loader has 10 samples, not 9" in caplog.text
 
 
 @pytest.mark.parametrize("state", [3, {"classes": 3}, {"classes": ["a"], "samples": "many\n"}])

@@ -23,7 +23,7 @@ from base.data.outputs import Output
 from base.data.texts import TextInput
 from base.trained_model import TrainedModel
 from helpers import PROJECT, run_here
-from serve import open_port
+from serve import bound_port
 from serving.app import create_app, prepare
 from serving.schema import Answer
 from utils.errors import UserError
@@ -105,6 +105,14 @@ def test_files_and_arrays_get_the_predictions_of_the_model(client, model, drawin
         ({"files": {"other": b""}}, 422, "a field is not called files"),
         (PART | {"content": PART["content"].removesuffix(b"--limit--\r\n")}, 422, "it ends early"),
         (PART | {"content": b"--limit--\r\n"}, 422, "the request has 0 examples"),
+        (PART | {"content": b"--limit\r\nX: y\r\n\r\nx\r\n--limit--"}, 422, "a part has no Content-Disposition"),
+        (PART | {"content": b"--limit\r\n--limit--"}, 422, "a part has no Content-Disposition"),
+        (
+            PART
+            | {"content": PART["content"].replace(b"\r\n\r\n", b"\r\nContent-Transfer-Encoding: base64\r\n\r\n", 1)},
+            422,
+            "a part has a Content-Transfer-Encoding; send its bytes as they are",
+        ),
         (PART | {"content": PART["content"].replace(b"NAME", b"\xff/\x00\xfe.png")}, 422, "\\x00\ufffd.png: cannot be"),
         (PART | {"content": PART["content"].replace(b"NAME", b"n" * 2000)}, 422, "n: cannot be read as an image"),
         (
@@ -225,7 +233,7 @@ def test_models_that_cannot_be_served_are_refused():
 
 
 def test_answers_are_not_held_back_for_the_acknowledgement_of_the_client():
-    with open_port("127.0.0.1", 0) as port:
+    with bound_port("127.0.0.1", 0) as port:
         assert port.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 

@@ -3,6 +3,7 @@
 import argparse
 import os
 import socket
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 
@@ -19,6 +20,8 @@ def main(flags: argparse.Namespace) -> None:
     if missing:
         raise UserError(f"serving needs packages that are not installed: pip install {' '.join(missing)}")
     require_workers(flags.workers)
+    if flags.max_bytes < 1:
+        raise UserError(f"--max-bytes: got {flags.max_bytes}; it should be 1 or more")
     with bound_port(flags.host, flags.port) as port:
 
         def say(checkpoint: str) -> None:
@@ -27,10 +30,12 @@ def main(flags: argparse.Namespace) -> None:
         if flags.workers == 1:
             serve(flags, flags.resume, port, ready=say)
         else:
-            Workers(flags.workers, lambda same, ready: serve(flags, same or flags.resume, port, ready)).run(say)
+            Workers(flags.workers, lambda same, ready: serve(flags, same or flags.resume, port, ready)).run(
+                say, ends=port.close
+            )
 
 
-def serve(flags: argparse.Namespace, where: str, port: socket.socket, ready: Callable[[str], None]) -> None:
+def serve(flags: argparse.Namespace, where: str, port: socket.socket, ready: Callable[[str], object]) -> None:
     """Load the model, compute once, listen, call ready with the checkpoint's path, and answer until a signal."""
     # Imported here, so that --help need not wait for torch, nor the parent of workers be large.
     from base.trained_model import TrainedModel
@@ -82,3 +87,5 @@ if __name__ == "__main__":
     with clean_exit():
         refuse_several("serve.py")
         main(flags)
+    sys.stdout.flush()
+    os._exit(0)  # Python's own end takes seconds once torch is loaded, of the 10 that there are after SIGTERM

@@ -35,14 +35,29 @@ class Server(uvicorn.Server):
         cut off only if it has sent nothing for a while.
         """
         self._app.ends = True
-        for server in self.servers:
-            server.close()
+        await self._close(sockets or [])
         end = asyncio.get_running_loop().time() + _LAST_ANSWER_SECONDS
         while self.server_state.connections and not self.force_exit and asyncio.get_running_loop().time() < end:
             await asyncio.sleep(0.02)
         await super().shutdown(sockets)
         if self.force_exit:  # uvicorn would not let it
             await self.lifespan.shutdown()
+
+    async def _close(self, sockets):
+        """Stop listening; clients that the system has connected already, and uvicorn has not seen, are answered."""
+        copies = [port.dup() for port in sockets]  # the sockets themselves are closed with the servers
+        for server in self.servers:
+            server.close()
+        for port in copies:
+            port.setblocking(False)
+            with port, contextlib.suppress(BlockingIOError):
+                while True:
+                    connection, _ = port.accept()
+                    await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self):
+        state = self.lifespan.state
+        return self.config.http_protocol_class(config=self.config, server_state=self.server_state, app_state=state)  # pyright: ignore[reportCallIssue]
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

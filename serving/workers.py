@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable
 
 from utils.errors import UserError, clean_exit, print_error
@@ -33,8 +34,13 @@ class Workers:
         self._text: str | None = None
         self._ending = False
 
-    def run(self, started: Callable[[str], None]) -> None:
-        """Return when a signal has ended all workers. started: called with the text when all of them are ready."""
+    def run(self, started: Callable[[str], None], ends: Callable[[], None]) -> None:
+        """Return when a signal has ended all workers.
+
+        started: called with the text when all of them are ready.
+        ends: called before they are told to end; closes what the parent holds for them, such as a port.
+        """
+        self._ends = ends
         folder = tempfile.mkdtemp(prefix="serve-metrics-")
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # in which the workers add up their metrics
         before = {number: signal.signal(number, self._end) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -95,6 +101,7 @@ class Workers:
 
     def _end(self, *_):
         self._ending = True
+        self._ends()
         if self._running:
             signal.alarm(_KILL_AFTER_SECONDS)
         self._send(signal.SIGTERM)
@@ -132,7 +139,7 @@ def _work_and_exit(work, alive, telling):
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else 1
     except BaseException:
-        sys.excepthook(*sys.exc_info())
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -2,14 +2,8 @@
 
 import asyncio
 import io
-import os
-import signal
 import socket
-import subprocess
-import sys
-import threading
 import time
-import urllib.request
 
 import httpx2 as httpx
 import numpy as np
@@ -22,7 +16,7 @@ from base.data.encoding import TableInput
 from base.data.outputs import Output
 from base.data.texts import TextInput
 from base.trained_model import TrainedModel
-from helpers import PROJECT, run_here
+from helpers import run_here
 from serve import bound_port
 from serving.app import create_app, prepare
 from serving.schema import Answer
@@ -245,32 +239,6 @@ def test_what_else_there_is_to_ask(client):
     page = client.get("/")
     assert page.status_code == 200 and "http://" not in page.text and "https://" not in page.text
     assert client.get("/../../etc/passwd").status_code == 404
-
-
-@pytest.mark.slow
-def test_a_signal_finishes_what_is_in_flight_and_ends_with_0(default_run, drawings):
-    command = [sys.executable, "serve.py", "-r", str(default_run), "--port", "0"]
-    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        address = process.stdout.readline().split()[-1]
-        answers = []
-
-        def ask():
-            for _ in range(20):
-                answers.append(httpx.post(f"{address}/predict", files={"files": drawings[0]}).status_code)
-
-        assert urllib.request.urlopen(f"{address}/ready").status == 200
-        asking = threading.Thread(target=ask)
-        asking.start()
-        asking.join()
-        os.kill(process.pid, signal.SIGTERM)
-        assert process.wait(20) == 0
-        assert answers == [200] * 20
-        assert process.stderr.read() == ""
-    finally:
-        process.kill()
-        process.stdout.close()
-        process.stderr.close()
 
 
 def test_a_port_in_use_is_said_in_a_line(default_run):

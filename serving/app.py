@@ -157,8 +157,7 @@ def prepare(model: TrainedModel, processes: int = 1) -> None:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // (2 * processes)))
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns from here on, and refuses twice as many
     warnings.filterwarnings("ignore", module="PIL")  # clients would fill the log, and memory with what has been said
-    for name in ("PIL", "python_multipart"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     example = getattr(model.input, "example", None)
     shape = getattr(model.input, "raw_shape", None)
     if example is not None:

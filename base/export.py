@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,20 @@ from base.trained_model import TrainedModel, require_one_output
 from utils.batches import batches_of
 from utils.errors import UserError, shortened, shown
 from utils.nested import describe, halves
+from utils.runs.checkpoint import load_checkpoint
+from utils.runs.environment import last_start
+from utils.runs.safetensors_io import read_safetensors, write_safetensors
 
 TOLERANCE = 1e-4  # of an output in float32
 BATCH_SIZES = (1, 7, 64)
 NUM_EXAMPLES = 256
-NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}
-ENDINGS = {"onnx": ".onnx", "torch": ".pt2"}
+ENDINGS = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors", "triton": ""}
+_ONNX = ("onnx", "onnxscript", "onnxruntime")
+_NEEDS = {"onnx": _ONNX, "torch": (), "safetensors": ("safetensors",), "triton": _ONNX}
+
+
+class Differs(UserError):
+    """What was written and loaded again does not give the model's numbers."""
 
 
 class Deployed(torch.nn.Module):
@@ -43,43 +51,92 @@ class Deployed(torch.nn.Module):
         return self.model(self.input(raw))
 
 
-def export(trained: TrainedModel, kind: str, path: Path, raw: torch.Tensor, about: dict[str, Any]) -> float:
-    """Write the model as ONNX or as a program of torch.export, and return the largest difference of its outputs.
+def place_of(kind: str, checkpoint: Path, out: Path | None, card: bool) -> tuple[Path, Path | None]:
+    """Return (what to write, its model card or None). Raises UserError if one of them cannot be written there.
 
-    kind: "onnx" or "torch".
-    raw: raw examples (N, ...) to compare on, in batches of 1, 7 and 64.
-    about: plain values to keep in the file: the classes, the run and the like.
-
-    Raises UserError, and leaves the file at path as it was, if the model cannot be exported, or if an output of the
-    file, which is loaded again, differs by more than TOLERANCE from the model's.
+    out: by default a file beside the checkpoint. Triton calls the model as the folder.
     """
-    require_packages(kind)
-    deployed = Deployed(trained).float().cpu().eval()
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}{ENDINGS[kind]}")
-    write, load = {"onnx": (_write_onnx, _load_onnx), "torch": (_write_torch, _load_torch)}[kind]
-    try:
-        with _quiet():
-            largest_difference(deployed, lambda raw: deployed(raw).detach().numpy(), raw[:1])  # refuses its outputs
-            write(deployed, raw, temporary, about)
-            difference = largest_difference(deployed, load(temporary), raw)
-        if not difference <= TOLERANCE:
-            raise UserError(
-                f"{shown(path)}: not written: an output of the exported model differs by {difference:.2g} from the "
-                f"model's, and {TOLERANCE:g} is allowed"
-            )
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{shown(path)}: cannot be written: {error.strerror or error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-    return difference
+    if out is None and kind == "triton":
+        raise UserError("--to triton: give --out FOLDER, in a folder for all models; its name becomes the model's")
+    if out is not None and out.suffix != ENDINGS[kind]:
+        wanted = f"end in {ENDINGS[kind]}" if ENDINGS[kind] else "be the name of a folder, without an ending"
+        raise UserError(f"--out: {shown(out)}: should {wanted}")
+    if out is not None and not out.parent.is_dir():
+        raise UserError(f"--out: {shown(out.parent)}: there is no such folder")
+    place = out or checkpoint.with_suffix(ENDINGS[kind])
+    if place.is_dir() or (kind == "triton" and os.path.lexists(place)):
+        raise UserError(f"--out: {shown(place)}: exists; give another name, or move it away")
+    beside = place.with_name("README.md") if card else None
+    if beside is not None and os.path.lexists(beside):
+        raise UserError(f"--card: {shown(beside)}: exists; give --out in another folder, or move it away")
+    return place, beside
 
 
 def require_packages(kind: str) -> None:
     """Raise UserError if a package is missing that this kind of file needs."""
-    missing = [name for name in NEEDS[kind] if find_spec(name) is None]
+    missing = [name for name in _NEEDS[kind] if find_spec(name) is None]
     if missing:
         raise UserError(f"--to {kind}: needs packages that are not installed: pip install {' '.join(missing)}")
+
+
+def export(trained: TrainedModel, kind: str, path: Path, raw: torch.Tensor, facts: dict[str, Any]) -> str:
+    """Write the model as ONNX or as a program of torch.export, and return how it compares with the model.
+
+    kind: "onnx" or "torch".
+    raw: raw examples (N, ...) to compare on, in batches of 1, 7 and 64.
+    facts: to keep in the file, as facts_of returns them.
+
+    Raises UserError, and leaves the file at path as it was, if the model cannot be exported, and Differs if an output
+    of the file, which is loaded again, differs by more than TOLERANCE from the model's.
+    """
+    deployed = Deployed(trained).float().cpu().eval()
+    write, load = {"onnx": (_write_onnx, _load_onnx), "torch": (_write_torch, _load_torch)}[kind]
+    with _quiet(), _checked(path) as temporary:
+        largest_difference(deployed, lambda raw: deployed(raw).detach().numpy(), raw[:1])  # refuses its outputs
+        note = write(deployed, raw, temporary, facts)
+        difference = largest_difference(deployed, load(temporary), raw)
+        if not difference <= TOLERANCE:
+            raise Differs(
+                f"{shown(path)}: not written: an output of the exported model differs by {difference:.2g} from the "
+                f"model's, and {TOLERANCE:g} is allowed"
+            )
+        size = temporary.stat().st_size
+    held = "with its input" if trained.has_input else "without an input: it takes what the data loader made of the data"
+    return (
+        f"{held}, {note}{size:,} bytes\nloaded again: outputs differ by {difference:.2g} at most, on {len(raw)} test "
+        "samples"
+    )
+
+
+def export_weights(checkpoint: Path, path: Path) -> str:
+    """Write a checkpoint's weights and config as .safetensors, and return how they compare with it.
+
+    Raises UserError, and leaves the file at path as it was, if they cannot be written, and Differs unless every tensor
+    that is read again equals the checkpoint's.
+    """
+    state = load_checkpoint(checkpoint)
+    with _checked(path) as temporary:
+        write_safetensors(state, temporary)
+        wanted, found = state["state_dict"], read_safetensors(temporary)["state_dict"]
+        wrong = [name for name in wanted if name not in found or not _same(wanted[name], found[name])]
+        if wrong:
+            raise Differs(f"{shown(path)}: not written: {shown(wrong[0])} differs when it is read again")
+    return f"the weights\nloaded again: all of the {len(wanted)} tensors are equal, bit for bit"
+
+
+def facts_of(trained: TrainedModel) -> dict[str, Any]:
+    """Return what a file says of itself: the classes, the input, and where it comes from, as plain values."""
+    assert trained.path is not None  # of a checkpoint that was loaded
+    return {
+        "classes": trained.output.classes,
+        "output": {"mean": trained.output.mean, "std": trained.output.std},
+        "input": trained.input.spec() if trained.has_input else None,
+        "run": trained.path.parent.name,
+        "checkpoint": trained.path.name,
+        "name": trained.config.get("name"),
+        "git_commit": last_start(trained.path.parent).get("git_commit"),
+        "torch": torch.__version__,
+    }
 
 
 def largest_difference(deployed: Deployed, loaded: Callable[[torch.Tensor], np.ndarray], raw: torch.Tensor) -> float:
@@ -96,6 +153,18 @@ def largest_difference(deployed: Deployed, loaded: Callable[[torch.Tensor], np.n
     return largest
 
 
+def examples_to_compare(trained: TrainedModel, number: int = NUM_EXAMPLES) -> torch.Tensor:
+    """Return raw examples (number, ...) of the test data that the model's config names, or else its validation data."""
+    try:
+        loader = trained.loader("test")
+    except UserError as without_test:
+        try:
+            loader = trained.loader("valid")
+        except UserError:
+            raise without_test from None
+    return raw_examples(trained, loader, number)
+
+
 def raw_examples(trained: TrainedModel, loader: Any, number: int = NUM_EXAMPLES) -> torch.Tensor:
     """Return the first raw examples (number, ...) of a loader: what its input is given, or else the model's input."""
     dataset = getattr(loader.dataset, "dataset", loader.dataset)
@@ -110,6 +179,28 @@ def raw_examples(trained: TrainedModel, loader: Any, number: int = NUM_EXAMPLES)
     return torch.as_tensor(np.stack([trained.input.read(file) for file in files]))
 
 
+@contextlib.contextmanager
+def _checked(path: Path) -> Iterator[Path]:
+    """Yield where to write a file first, which replaces the one at path if no error is raised meanwhile."""
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{shown(path)}: cannot be written: {error.strerror or error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _same(one, other):
+    """Whether two tensors are equal, bit for bit, nan included."""
+    return one.dtype == other.dtype and one.shape == other.shape and torch.equal(_bits(one), _bits(other))
+
+
+def _bits(tensor):
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
 def _first_tensors(loader, number):
     parts = []
     for batch in batches_of(loader):
@@ -122,7 +213,7 @@ def _first_tensors(loader, number):
     return torch.cat(parts)[:number].cpu()
 
 
-def _write_onnx(deployed, raw, path, about):
+def _write_onnx(deployed, raw, path, facts):
     try:
         program = torch.onnx.export(
             deployed,
@@ -136,8 +227,11 @@ def _write_onnx(deployed, raw, path, about):
     except Exception as error:  # the exporter raises errors of many kinds
         raise UserError(f"the model cannot be exported to ONNX: {_reason(error)}") from error
     assert program is not None  # it is, with dynamo
-    program.model.metadata_props.update({key: json.dumps(value) for key, value in about.items()})
+    opset = program.model.opset_imports[""]
+    facts = {**facts, "opset": opset}
+    program.model.metadata_props.update({key: json.dumps(value) for key, value in facts.items()})
     program.save(path, external_data=False)
+    return f"opset {opset}, "
 
 
 def _load_onnx(path):
@@ -156,12 +250,13 @@ def _load_onnx(path):
     return outputs
 
 
-def _write_torch(deployed, raw, path, about):
+def _write_torch(deployed, raw, path, facts):
     try:
         program = torch.export.export(deployed, (raw[:2],), dynamic_shapes={"raw": {0: torch.export.Dim("batch")}})
     except Exception as error:
         raise UserError(f"the model cannot be exported by torch.export: {_reason(error)}") from error
-    torch.export.save(program, path, extra_files={"about.json": json.dumps(about)})
+    torch.export.save(program, path, extra_files={"about.json": json.dumps(facts)})
+    return ""
 
 
 def _load_torch(path):

@@ -13,7 +13,9 @@ _CLASSES_NAMED = 20
 
 
 def model_card(trained: TrainedModel, file: Path) -> str:
-    """Return a page in Markdown about an exported model. file: what was exported, .onnx, .pt2 or .safetensors.
+    """Return a page in Markdown about an exported model.
+
+    file: what was exported, .onnx, .pt2, .safetensors or a folder for Triton.
 
     The figures are those of test_results.json beside the checkpoint, which test.py writes.
     """
@@ -114,6 +116,8 @@ def _usage(file):
             f'model.load_state_dict(load_file("{file.name}"))  # of the model that the config below describes',
         ],
     }
+    if not file.suffix:
+        return ["```bash", 'tritonserver --model-repository="$PWD"  # in the folder that holds this page', "```"]
     return ["```python", *code[file.suffix], "```"]
 
 

@@ -87,7 +87,7 @@ def serve_bare(checkpoint):
     from fastapi import FastAPI, UploadFile
 
     from base.trained_model import TrainedModel
-    from serve import open_port
+    from serve import bound_port
     from serving.app import prepare
 
     model = TrainedModel.load(checkpoint, "auto")
@@ -103,7 +103,8 @@ def serve_bare(checkpoint):
             raw.append(model.input.read(content))
         return {"predictions": model.output.describe(model.outputs(np.stack(raw)))}
 
-    with open_port("127.0.0.1", 0) as port:
+    with bound_port("127.0.0.1", 0) as port:
+        port.listen(2048)
         print(f"http://127.0.0.1:{port.getsockname()[1]}", flush=True)
         uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[port])
 

@@ -2,37 +2,62 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import time
 import warnings
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from PIL import Image
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from base.trained_model import TrainedModel
 from serving.batching import Batcher, Full
-from serving.reading import Reader, TooLarge
-from serving.schema import RESPONSES, request_body
+from serving.predictor import MAX_BATCH, Predictor
+from serving.reading import Bodies, TooLarge, examples_of
+from serving.schema import RESPONSES, Error, request_body
 from utils.errors import UserError
 
 PAGE = Path(__file__).with_name("page.html")
-MAX_BATCH = 64
 MAX_WAITING = 1024  # examples
 MAX_PIXELS = 50_000_000  # of an image file
 MAX_HELD_BYTES = 256_000_000  # of the bodies of all requests
+_SMALL_BODY = 16_384  # bytes; the examples of larger ones are read side by side before they join a batch
 
 
-def create_app(model: TrainedModel, max_bytes: int = 16_000_000, timeout_seconds: float = 30.0) -> FastAPI:
+class Application(FastAPI):
+    """FastAPI that answers a plain POST /predict itself, since its own way to a route costs more than a small model.
+
+    ends: whether the server ends: each answer is then the last one of its connection.
+    """
+
+    ends = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, as the server asks for it."""
+        is_http = scope["type"] == "http"
+        if is_http and self.ends:
+            send = _last_of_connection(send)
+        if is_http and scope["path"] == "/predict" and scope["method"] == "POST" and not scope["query_string"]:
+            response = await self.state.predict(Request(scope, receive))
+            await response(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def create_app(model: TrainedModel, max_bytes: int = 16_000_000, timeout_seconds: float = 30.0) -> Application:
     """Return the application that serves a model. Raises UserError for a model that has no input, or continues texts.
 
     max_bytes: of a request's body; larger ones get status 413.
@@ -40,26 +65,31 @@ def create_app(model: TrainedModel, max_bytes: int = 16_000_000, timeout_seconds
     """
     if "block_size" in model.input.arguments:
         raise UserError("serve.py: this model continues texts; use python predict.py --prompt")
-    batcher = Batcher(lambda waiting: _predict(model, waiting), MAX_BATCH, MAX_WAITING)
-    reader = Reader(model.input, max_bytes, MAX_HELD_BYTES)
     metrics = _Metrics()
+    batcher = Batcher(Predictor(model, metrics.batches.observe).answers, MAX_BATCH, MAX_WAITING)
+    bodies = Bodies(max_bytes, MAX_HELD_BYTES)
+    readers = ThreadPoolExecutor(min(4, os.cpu_count() or 1))  # an image may take much memory while it is decoded
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        reader.close()
+        readers.shutdown(cancel_futures=True)
         batcher.close()
 
-    app = FastAPI(title=str(model.config.get("name") or "model"), lifespan=lifespan)
+    app = Application(title=str(model.config.get("name") or "model"), lifespan=lifespan)
 
     @app.post("/predict", openapi_extra=request_body(model.input), responses=RESPONSES)
-    async def predict(request: Request, top: int = Query(1, ge=1, le=1000)) -> JSONResponse:
+    async def predict(request: Request, top: Annotated[int, Query(ge=1, le=1000)] = 1) -> Response:
         """Predictions for files (multipart), or for a JSON object {"examples": [...]} of arrays or rows."""
         started = time.perf_counter()
         try:
-            async with asyncio.timeout(timeout_seconds):
-                raw = await reader.examples(request)
-                response = JSONResponse({"predictions": await batcher.add([(one, top) for one in raw])})
+            async with asyncio.timeout(timeout_seconds), bodies.hold(request) as body:
+                read = functools.partial(examples_of, body, request.headers.get("content-type", ""), model.input)
+                size = 1
+                if len(body) > _SMALL_BODY:
+                    raw = await asyncio.get_running_loop().run_in_executor(readers, read)
+                    read, size = lambda: raw, len(raw)
+                response = Response(await batcher.add((read, top), size), media_type="application/json")
         except UserError as error:
             response = _error(422, str(error))
         except TooLarge as error:
@@ -75,8 +105,10 @@ def create_app(model: TrainedModel, max_bytes: int = 16_000_000, timeout_seconds
         except Exception:
             logging.getLogger("serving").exception("a request failed")
             response = _error(500, "an error of the service; its log says more")
-        metrics.count(response.status_code, time.perf_counter() - started, batcher)
+        metrics.count(response.status_code, time.perf_counter() - started)
         return response
+
+    app.state.predict = predict
 
     @app.exception_handler(RequestValidationError)
     async def refuse(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -87,15 +119,15 @@ def create_app(model: TrainedModel, max_bytes: int = 16_000_000, timeout_seconds
         """Whether the process answers."""
         return {"status": "ok"}
 
-    @app.get("/ready")
-    async def ready() -> dict[str, str]:
+    @app.get("/ready", responses={503: {"model": Error, "description": "the service ends"}})
+    async def ready() -> Response:
         """Whether requests can be computed; the model is loaded and warm before the port opens."""
-        return {"status": "ready"}
+        return _error(503, "the service ends") if app.ends else JSONResponse({"status": "ready"})
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def prometheus() -> PlainTextResponse:
         """Counts and times of requests in the format of Prometheus."""
-        return PlainTextResponse(generate_latest(metrics.registry).decode())
+        return PlainTextResponse(generate_latest(metrics.all_processes()).decode())
 
     @app.get("/model")
     async def describe() -> dict[str, Any]:
@@ -116,14 +148,16 @@ def create_app(model: TrainedModel, max_bytes: int = 16_000_000, timeout_seconds
     return app
 
 
-def prepare(model: TrainedModel) -> None:
-    """Limit what this process computes and reads, and compute one example, since the first one takes longer."""
+def prepare(model: TrainedModel, processes: int = 1) -> None:
+    """Limit what this process computes and reads, and compute one example, since the first one takes longer.
+
+    processes: that serve on this machine, and share its cores.
+    """
     if model.device.type == "cpu":  # the others read requests; threads that share a core wait for each other
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // (2 * processes)))
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns from here on, and refuses twice as many
     warnings.filterwarnings("ignore", module="PIL")  # clients would fill the log, and memory with what has been said
-    for name in ("PIL", "python_multipart"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     example = getattr(model.input, "example", None)
     shape = getattr(model.input, "raw_shape", None)
     if example is not None:
@@ -132,37 +166,38 @@ def prepare(model: TrainedModel) -> None:
         model.outputs(np.zeros((1, *shape), np.uint8))
 
 
-def _predict(model, waiting):
-    """The prediction for each pair (raw example, number of classes to list)."""
-    raw, tops = zip(*waiting, strict=True)
-    if len({np.shape(one) for one in raw}) > 1:
-        raise UserError("examples of unequal shapes")
-    outputs = model.outputs(np.stack(raw))
-    if not bool(outputs.isfinite().all()):
-        raise UserError("the model's output is not finite for this example")
-    rows = model.output.describe(outputs, max(tops))
-    for row, top in zip(rows, tops, strict=True):
-        if top == 1:
-            row.pop("top", None)
-        elif "top" in row:
-            row["top"] = row["top"][:top]
-    return rows
-
-
 def _error(status, text, headers=None):
     return JSONResponse({"detail": text}, status, headers)
 
 
-class _Metrics:
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self._requests = Counter("predict_requests", "Requests", ["status"], registry=self.registry)
-        self._seconds = Histogram("predict_seconds", "Seconds of a request", registry=self.registry)
-        sizes = [1, 2, 4, 8, 16, 32, 64]
-        self._batches = Histogram("batch_size", "Examples computed at once", registry=self.registry, buckets=sizes)
+def _last_of_connection(send):
+    """A send function whose answers tell the client, and uvicorn, that the connection ends after them."""
 
-    def count(self, status, seconds, batcher):
+    async def send_last(message):
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+        await send(message)
+
+    return send_last
+
+
+class _Metrics:
+    """Of this process, or, if the parent of several has named a folder for them, of all (see serving/workers.py)."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter("predict_requests", "Requests", ["status"], registry=self._registry)
+        self._seconds = Histogram("predict_seconds", "Seconds of a request", registry=self._registry)
+        sizes = [1, 2, 4, 8, 16, 32, 64]
+        self.batches = Histogram("batch_size", "Examples computed at once", registry=self._registry, buckets=sizes)
+
+    def count(self, status, seconds):
         self._requests.labels(str(status)).inc()
         self._seconds.observe(seconds)
-        while batcher.batch_sizes:
-            self._batches.observe(batcher.batch_sizes.pop())
+
+    def all_processes(self):
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            return self._registry
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)
+        return registry

@@ -1,68 +1,45 @@
-"""Read the raw examples of a request, within limits of memory and of time."""
+"""Read the raw examples of a request, within limits of memory."""
 
 import contextlib
-import functools
 import io
 import json
-import os
+import re
 from collections.abc import AsyncIterator
 from pathlib import PurePosixPath
 from typing import Any
 
-from python_multipart import FormParser
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import Field, parse_options_header
 from starlette.requests import Request
 
 from base.data.inputs import Input
-from serving.batching import Batcher, Full
+from serving.batching import Full
 from utils.errors import UserError, shortened
 
 MAX_EXAMPLES = 256  # in a request
-MAX_BATCH = 16  # files to read for one switch of threads
-MAX_WAITING = 1024  # files
+_MAX_HEADERS = 8192  # bytes, of one file
+_BOUNDARY = re.compile(r';\s*boundary=(?:"([^"]+)"|([^;\s"]+))', re.IGNORECASE)
+_DISPOSITION = re.compile(rb"^content-disposition:[ \t]*form-data(;.*)$", re.IGNORECASE | re.MULTILINE)
+_ENCODED = re.compile(rb"^content-transfer-encoding:[ \t]*(?!binary|8bit|7bit)", re.IGNORECASE | re.MULTILINE)
+_PARAMETER = re.compile(rb';[ \t]*(name|filename)=(?:"((?:[^"\\]|\\.)*)"|([^;\s"]+))', re.IGNORECASE)
 
 
 class TooLarge(Exception):
     """A body that has more bytes than are allowed; the text says so."""
 
 
-class Reader:
-    """Reads requests. A few threads decode images, each of which may take much memory for a while.
+class Bodies:
+    """Reads the bodies of requests.
 
     max_bytes: of a body.
-    max_held_bytes: of all bodies that are held at once.
+    max_held_bytes: of all bodies that are in memory at once.
     """
 
-    def __init__(self, input: Input, max_bytes: int, max_held_bytes: int) -> None:
-        self._input, self._max_bytes, self._max_held_bytes = input, max_bytes, max(max_bytes, max_held_bytes)
+    def __init__(self, max_bytes: int, max_held_bytes: int) -> None:
+        self._max_bytes, self._max_held_bytes = max_bytes, max(max_bytes, max_held_bytes)
         self._held_bytes = 0
-        self._batcher = Batcher(_results_of, MAX_BATCH, MAX_WAITING, threads=min(4, os.cpu_count() or 1))
-
-    def close(self) -> None:
-        """End the threads."""
-        self._batcher.close()
-
-    async def examples(self, request: Request) -> list[Any]:
-        """Return the raw examples of a request.
-
-        Raises UserError for what cannot be read, TooLarge, or Full if too many other bodies are held.
-        """
-        async with self._body(request) as body:
-            header = request.headers.get("content-type", "")
-            kind = header.partition(";")[0].strip().lower()
-            if kind == "application/json":
-                (raw,) = await self._read([functools.partial(_parse, body, self._input)])
-                return raw
-            if kind == "multipart/form-data" and self._input.reads_files:
-                files = _files(body, header)
-                return await self._read([functools.partial(self._input.read, file) for file in files])
-            wanted = "multipart/form-data or application/json" if self._input.reads_files else "application/json"
-            raise UserError(f"content-type: send {wanted}")
 
     @contextlib.asynccontextmanager
-    async def _body(self, request: Request) -> AsyncIterator[bytes]:
-        """The body; its bytes are counted as long as it is in use."""
+    async def hold(self, request: Request) -> AsyncIterator[bytes]:
+        """Yield the body; it counts as held within. Raises TooLarge, or Full if too many others are held."""
         length = request.headers.get("content-length", "")
         if length.isascii() and length.isdigit() and int(length) > self._max_bytes:
             raise TooLarge(f"the body has {int(length):,} bytes; {self._max_bytes:,} are allowed")
@@ -80,24 +57,16 @@ class Reader:
         finally:
             self._held_bytes -= size
 
-    async def _read(self, functions):
-        results = await self._batcher.add(functions)
-        self._batcher.batch_sizes.clear()
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
-        return results
 
-
-def _results_of(functions):
-    """What each function returns, or the exception that it raises."""
-    results = []
-    for function in functions:
-        try:
-            results.append(function())
-        except Exception as error:
-            results.append(error)
-    return results
+def examples_of(body: bytes, content_type: str, input: Input) -> list[Any]:
+    """Return the raw examples of a request. Raises UserError for what cannot be read."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind == "application/json":
+        return _parse(body, input)
+    if kind == "multipart/form-data" and input.reads_files:
+        return [input.read(file) for file in _files(body, content_type)]
+    wanted = "multipart/form-data or application/json" if input.reads_files else "application/json"
+    raise UserError(f"content-type: send {wanted}")
 
 
 def _parse(body, input):
@@ -121,39 +90,34 @@ def _refuse_constant(name):
 
 
 def _files(body, content_type):
-    """The uploaded files, which stay in memory, named as the client named them."""
-    files = []
-
-    def add(part):
-        if part.field_name != b"files":
-            raise UserError("a field is not called files")
-        if isinstance(part, Field):  # sent without a file name
-            content, name = io.BytesIO(part.value or b""), b"file"
-        else:
-            content, name = part.file_object, part.file_name or b"file"
-            content.seek(0)
-        content.name = PurePosixPath(name.decode(errors="replace")).name[-100:] or "file"
-        files.append(content)
-        if len(files) > MAX_EXAMPLES:
-            _require_number(files)
-
-    def end():
-        nonlocal complete
-        complete = True
-
-    complete = False
-    boundary = parse_options_header(content_type)[1].get(b"boundary")
-    if not boundary:
+    """The uploaded files (RFC 7578), which stay in memory, named as the client named them."""
+    found = _BOUNDARY.search(content_type)
+    if not found:
         raise UserError("content-type: multipart/form-data needs a boundary")
-    config = {"MAX_MEMORY_FILE_SIZE": len(body) + 1, "UPLOAD_ERROR_ON_BAD_CTE": True}
-    try:
-        FormParser("multipart/form-data", add, add, end, boundary=boundary, config=config).write(body)
-    except FormParserError as error:
-        raise UserError(f"the body is not multipart/form-data: {shortened(error)}") from None
-    if not complete:
+    boundary = (found[1] or found[2]).encode("latin-1", "replace")
+    # what comes before the first boundary is no part; one more than is allowed is enough to refuse the request
+    parts = (b"\r\n" + body).split(b"\r\n--" + boundary, MAX_EXAMPLES + 1)[1:]
+    ends = [number for number, part in enumerate(parts) if part.startswith(b"--")]
+    if not ends and len(parts) <= MAX_EXAMPLES:
         raise UserError("the body is not multipart/form-data: it ends early")
+    files = [_file(part) for part in parts[: ends[0] if ends else None]]
     _require_number(files)
     return files
+
+
+def _file(part):
+    headers, found, content = part.partition(b"\r\n\r\n")
+    disposition = _DISPOSITION.search(headers.replace(b"\r\n", b"\n")) if len(headers) <= _MAX_HEADERS else None
+    if not found or not disposition:
+        raise UserError("the body is not multipart/form-data: a part has no Content-Disposition")
+    if _ENCODED.search(headers):
+        raise UserError("a part has a Content-Transfer-Encoding; send its bytes as they are")
+    given = {key.lower(): quoted or plain for key, quoted, plain in _PARAMETER.findall(disposition[1])}
+    if given.get(b"name") != b"files":
+        raise UserError("a field is not called files")
+    file = io.BytesIO(content)
+    file.name = PurePosixPath(given.get(b"filename", b"").decode(errors="replace")).name[-100:] or "file"
+    return file
 
 
 def _require_number(examples):

@@ -17,6 +17,7 @@ from base.data.outputs import Output
 from base.data.texts import TextDataLoader, TextInput
 from base.model_card import model_card
 from base.trained_model import TrainedModel
+from base.triton import model_config
 from helpers import PROJECT, run_here
 from utils.files import read_json
 from utils.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -47,7 +48,7 @@ def test_onnx_is_compared_and_takes_any_number_of_raw_examples(exported, default
         assert np.abs(outputs - wanted[:number]).max() < 1e-4
     about = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
     assert about["classes"] == list("0123456789") and about["input"]["type"] == "ImageInput"
-    assert about["run"] == default_run.name
+    assert about["run"] == default_run.name and f"opset {about['opset']}, " in printed
 
 
 @pytest.mark.slow
@@ -73,12 +74,52 @@ def test_a_program_of_torch_export_gives_the_same_bits(default_run, images, tmp_
     assert json.loads(extra["about.json"])["classes"] == list("0123456789")
 
 
-def test_weights_alone_are_written(default_run, tmp_path):
+def test_weights_alone_are_written_and_read_again(default_run, tmp_path):
     from safetensors.torch import load_file
 
-    run_here("export.py", "-r", default_run, "--to", "safetensors", "--out", tmp_path / "m.safetensors")
-    model = TrainedModel.load(default_run).model
-    assert load_file(tmp_path / "m.safetensors").keys() == model.state_dict().keys()
+    done = run_here("export.py", "-r", default_run, "--to", "safetensors", "--out", tmp_path / "m.safetensors")
+    wanted, found = TrainedModel.load(default_run).model.state_dict(), load_file(tmp_path / "m.safetensors")
+    assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert f"all of the {len(wanted)} tensors are equal, bit for bit" in done.stdout
+
+
+def test_weights_that_differ_when_they_are_read_again_are_not_written(default_run, tmp_path, monkeypatch):
+    zeros = {
+        "state_dict": {name: 0 * value for name, value in TrainedModel.load(default_run).model.state_dict().items()}
+    }
+    monkeypatch.setattr(base.export, "read_safetensors", lambda path: zeros)
+    done = run_here(
+        "export.py", "-r", default_run, "--to", "safetensors", "--out", tmp_path / "m.safetensors", status=1
+    )
+    assert "not written: conv1.weight differs when it is read again" in done.stderr and not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_folder_for_triton_describes_the_model_in_it(default_run, tmp_path):
+    import onnx
+
+    folder = tmp_path / "digits"
+    run_here("export.py", "-r", default_run, "--to", "triton", "--out", folder)
+    config = (folder / "config.pbtxt").read_text()
+    graph = onnx.load(folder / "1" / "model.onnx").graph
+    for part, (value,) in (("input", graph.input), ("output", graph.output)):
+        tensor = value.type.tensor_type
+        batch, *sizes = tensor.shape.dim
+        kind = {"UINT8": "UINT8", "FLOAT": "FP32"}[onnx.TensorProto.DataType.Name(tensor.elem_type)]
+        wanted = f'name: "{value.name}", data_type: TYPE_{kind}, dims: {[size.dim_value for size in sizes]}'
+        assert re.search(rf"{part} \[\n  {{ {re.escape(wanted)}", config), config
+        assert batch.dim_param and not batch.dim_value  # as max_batch_size needs it
+    assert 'name: "digits"' in config and (folder / "labels.txt").read_text().split() == list("0123456789")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["digits"]
+    done = run_here("export.py", "-r", default_run, "--to", "triton", "--out", folder, status=2)
+    assert f"--out: {folder}: exists; give another name, or move it away" in done.stderr
+
+
+def test_one_number_for_each_example_gets_a_dimension_in_triton(tmp_path):
+    exported_to(tmp_path, "onnx", OneNumber())
+    config = model_config(tmp_path / "m.onnx", "m", labels=False)
+    assert 'name: "output", data_type: TYPE_FP32, dims: [1], reshape { shape: [] }' in config
+    assert "labels" not in config
 
 
 def test_a_model_card_tells_what_was_measured_and_how_to_load_it(default_run, tmp_path):
@@ -91,15 +132,15 @@ def test_a_model_card_tells_what_was_measured_and_how_to_load_it(default_run, tm
     assert "`MnistModel`, 21,840 parameters; the file is `m.safetensors`" in card
     assert "10 classes: 0, 1, 2" in card and default_run.name in card and "## What is not known" in card
     again = run_here("export.py", "-r", default_run, "--to", "safetensors", "--card", "--out", out, status=2)
-    assert "--card: writes README.md beside the file; give --out in a folder that has none" in again.stderr
-    for ending in (".onnx", ".pt2", ".safetensors"):
+    assert f"--card: {tmp_path / 'README.md'}: exists; give --out in another folder, or move it away" in again.stderr
+    for ending in (".onnx", ".pt2", ".safetensors", ""):
         assert f"m{ending}" in model_card(TrainedModel.load(default_run), tmp_path / f"m{ending}")
 
 
 def test_what_differs_too_much_is_not_written(default_run, images, tmp_path, monkeypatch):
     monkeypatch.setattr(base.export, "_load_torch", lambda path: lambda raw: np.zeros((len(raw), 10)))
     (tmp_path / "m.pt2").write_bytes(b"the file before")
-    done = run_here("export.py", "-r", default_run, "--to", "torch", "--out", tmp_path / "m.pt2", status=2)
+    done = run_here("export.py", "-r", default_run, "--to", "torch", "--out", tmp_path / "m.pt2", status=1)
     assert re.search(r"m.pt2: not written: an output of the exported model differs by \S+ from", done.stderr)
     assert [path.name for path in tmp_path.iterdir()] == ["m.pt2"]
     assert (tmp_path / "m.pt2").read_bytes() == b"the file before"
@@ -123,10 +164,14 @@ def test_a_model_that_cannot_be_exported_is_refused_in_a_line(default_run, image
     assert not list(tmp_path.iterdir())
 
 
-def test_missing_packages_are_named(monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "packages"), [("onnx", "onnx onnxscript onnxruntime"), ("safetensors", "safetensors")]
+)
+def test_missing_packages_are_named(default_run, tmp_path, monkeypatch, kind, packages):
     monkeypatch.setattr(base.export, "find_spec", lambda name: None)
-    with pytest.raises(base.export.UserError, match="pip install onnx onnxscript onnxruntime"):
-        base.export.require_packages("onnx")
+    done = run_here("export.py", "-r", default_run, "--to", kind, "--out", tmp_path / f"m.{kind}", status=2)
+    (line,) = done.stderr.splitlines()
+    assert line.endswith(f"needs packages that are not installed: pip install {packages}")
 
 
 @pytest.mark.parametrize(
@@ -135,10 +180,13 @@ def test_missing_packages_are_named(monkeypatch):
         (("--to", "onnx", "--out", "m.pt2"), "--out: m.pt2: should end in .onnx"),
         (("--to", "torch", "--out", "/none/m.pt2"), "--out: /none: there is no such folder"),
         (("--to", "tflite"), "--to: invalid choice: 'tflite'"),
+        (("--to", "triton"), "--to triton: give --out FOLDER, in a folder for all models"),
+        (("--to", "triton", "--out", "m.onnx"), "--out: m.onnx: should be the name of a folder, without an ending"),
+        (("--to", "onnx", "-r", "none.pth"), "none.pth: no such checkpoint"),
     ],
 )
-def test_wrong_commands_end_with_one_line(words, error):
-    done = run_here("export.py", "-r", "any", *words, status=2)
+def test_wrong_commands_end_with_one_line(default_run, words, error):
+    done = run_here("export.py", "-r", default_run, *words, status=2)
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: {error}")
 
@@ -170,6 +218,11 @@ class TwoOutputs(torch.nn.Module):
         return {"a": rows, "b": rows}
 
 
+class OneNumber(torch.nn.Module):
+    def forward(self, rows):
+        return rows.sum(dim=1)
+
+
 class WithoutBatch(torch.nn.Module):
     def forward(self, rows):
         return rows.squeeze()
@@ -177,7 +230,8 @@ class WithoutBatch(torch.nn.Module):
 
 def exported_to(folder, kind, model):
     trained = TrainedModel(model, ArrayInput(), Output(), torch.device("cpu"))
-    return base.export.export(trained, kind, folder / f"m{base.export.ENDINGS[kind]}", torch.randn(9, 8), {})
+    done = base.export.export(trained, kind, folder / f"m{base.export.ENDINGS[kind]}", torch.randn(9, 8), {})
+    return float(re.search(r"outputs differ by (\S+) at most, on 9 test samples", done)[1])
 
 
 @pytest.mark.parametrize("kind", ["torch", "onnx"])

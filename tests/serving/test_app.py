@@ -2,14 +2,8 @@
 
 import asyncio
 import io
-import os
-import signal
 import socket
-import subprocess
-import sys
-import threading
 import time
-import urllib.request
 
 import httpx2 as httpx
 import numpy as np
@@ -22,8 +16,8 @@ from base.data.encoding import TableInput
 from base.data.outputs import Output
 from base.data.texts import TextInput
 from base.trained_model import TrainedModel
-from helpers import PROJECT, run_here
-from serve import open_port
+from helpers import run_here
+from serve import bound_port
 from serving.app import create_app, prepare
 from serving.schema import Answer
 from utils.errors import UserError
@@ -105,6 +99,14 @@ def test_files_and_arrays_get_the_predictions_of_the_model(client, model, drawin
         ({"files": {"other": b""}}, 422, "a field is not called files"),
         (PART | {"content": PART["content"].removesuffix(b"--limit--\r\n")}, 422, "it ends early"),
         (PART | {"content": b"--limit--\r\n"}, 422, "the request has 0 examples"),
+        (PART | {"content": b"--limit\r\nX: y\r\n\r\nx\r\n--limit--"}, 422, "a part has no Content-Disposition"),
+        (PART | {"content": b"--limit\r\n--limit--"}, 422, "a part has no Content-Disposition"),
+        (
+            PART
+            | {"content": PART["content"].replace(b"\r\n\r\n", b"\r\nContent-Transfer-Encoding: base64\r\n\r\n", 1)},
+            422,
+            "a part has a Content-Transfer-Encoding; send its bytes as they are",
+        ),
         (PART | {"content": PART["content"].replace(b"NAME", b"\xff/\x00\xfe.png")}, 422, "\\x00\ufffd.png: cannot be"),
         (PART | {"content": PART["content"].replace(b"NAME", b"n" * 2000)}, 422, "n: cannot be read as an image"),
         (
@@ -225,7 +227,7 @@ def test_models_that_cannot_be_served_are_refused():
 
 
 def test_answers_are_not_held_back_for_the_acknowledgement_of_the_client():
-    with open_port("127.0.0.1", 0) as port:
+    with bound_port("127.0.0.1", 0) as port:
         assert port.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
@@ -237,32 +239,6 @@ def test_what_else_there_is_to_ask(client):
     page = client.get("/")
     assert page.status_code == 200 and "http://" not in page.text and "https://" not in page.text
     assert client.get("/../../etc/passwd").status_code == 404
-
-
-@pytest.mark.slow
-def test_a_signal_finishes_what_is_in_flight_and_ends_with_0(default_run, drawings):
-    command = [sys.executable, "serve.py", "-r", str(default_run), "--port", "0"]
-    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        address = process.stdout.readline().split()[-1]
-        answers = []
-
-        def ask():
-            for _ in range(20):
-                answers.append(httpx.post(f"{address}/predict", files={"files": drawings[0]}).status_code)
-
-        assert urllib.request.urlopen(f"{address}/ready").status == 200
-        asking = threading.Thread(target=ask)
-        asking.start()
-        asking.join()
-        os.kill(process.pid, signal.SIGTERM)
-        assert process.wait(20) == 0
-        assert answers == [200] * 20
-        assert process.stderr.read() == ""
-    finally:
-        process.kill()
-        process.stdout.close()
-        process.stderr.close()
 
 
 def test_a_port_in_use_is_said_in_a_line(default_run):

@@ -1,0 +1,71 @@
+"""export_triton: a trained model as a folder of a model repository, which Triton Inference Server and KServe serve."""
+
+import json
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from base.export import export
+from base.trained_model import TrainedModel
+from utils.errors import UserError, shown
+
+MAX_BATCH = 64
+_MAX_DELAY_MICROSECONDS = 1000  # for which a request waits for others
+_TYPES = {"float": "FP32", "double": "FP64", "float16": "FP16"}  # the others have ONNX's names, in capitals
+
+
+def export_triton(trained: TrainedModel, folder: Path, raw: torch.Tensor, facts: dict[str, Any]) -> str:
+    """Write config.pbtxt, labels.txt and 1/model.onnx into a new folder, and return how they compare with the model.
+
+    The folder's name is the model's, and the folder around it the repository. The arguments and errors are those of
+    export; nothing is left at folder if one is raised.
+    """
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}")
+    try:
+        (temporary / "1").mkdir(parents=True)
+        compared = export(trained, "onnx", temporary / "1" / "model.onnx", raw, facts)
+        classes = trained.output.classes
+        if classes is not None:
+            (temporary / "labels.txt").write_text("".join(f"{shown(name)}\n" for name in classes), encoding="utf-8")
+        config = model_config(temporary / "1" / "model.onnx", folder.name, labels=classes is not None)
+        (temporary / "config.pbtxt").write_text(config, encoding="utf-8")
+        temporary.rename(folder)
+    except OSError as error:
+        raise UserError(f"{shown(folder)}: cannot be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return compared
+
+
+def model_config(file: Path, name: str, labels: bool) -> str:
+    """Return the text of config.pbtxt for an .onnx file. labels: whether labels.txt names the classes."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    (raw,), (output,) = session.get_inputs(), session.get_outputs()
+    return f"""name: {json.dumps(name)}
+platform: "onnxruntime_onnx"
+max_batch_size: {MAX_BATCH}
+input [
+  {_tensor(raw)}
+]
+output [
+  {_tensor(output, labels)}
+]
+dynamic_batching {{ max_queue_delay_microseconds: {_MAX_DELAY_MICROSECONDS} }}
+"""
+
+
+def _tensor(about, labels=False):
+    """One entry of the lists of inputs and of outputs; the dimension of the batch goes without saying."""
+    kind = about.type.removeprefix("tensor(").removesuffix(")")
+    sizes = [size if isinstance(size, int) else -1 for size in about.shape[1:]]
+    fields = [f'name: "{about.name}"', f"data_type: TYPE_{_TYPES.get(kind, kind.upper())}", f"dims: {sizes or [1]}"]
+    if not sizes:  # Triton asks for a dimension
+        fields.append("reshape { shape: [] }")
+    if labels:
+        fields.append('label_filename: "labels.txt"')
+    return f"{{ {', '.join(fields)} }}"

@@ -1,0 +1,103 @@
+"""The page of the service in a real browser: drawing a digit, narrow, dark, and with the keyboard alone."""
+
+import contextlib
+import shutil
+import threading
+
+import pytest
+import uvicorn
+
+from base.trained_model import TrainedModel
+from helpers import PROJECT
+from parse_config import ConfigParser
+from serve import bound_port
+from serving.app import create_app, prepare
+from train import build
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"),
+    pytest.mark.filterwarnings("default"),  # of playwright
+]
+# a three, in parts of the canvas from its left and its top
+THREE = [(0.35, 0.25), (0.45, 0.18), (0.58, 0.2), (0.64, 0.3), (0.58, 0.42), (0.48, 0.48)]
+THREE += [(0.6, 0.54), (0.67, 0.66), (0.6, 0.78), (0.46, 0.83), (0.34, 0.76)]
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """Of a service of the default job after 150 batches."""
+    settings = {"epochs": 1, "len_epoch": 150, "limit_valid_batches": 2, "verbosity": 0, "tensorboard": False}
+    settings["save_dir"] = str(tmp_path_factory.mktemp("page"))
+    given = {f"trainer.{key}": value for key, value in settings.items()}
+    trainer = build(ConfigParser.from_file(PROJECT / "config.json", given))
+    trainer.train()
+    model = TrainedModel.load(trainer.checkpoint_dir)
+    prepare(model)
+    server = uvicorn.Server(uvicorn.Config(create_app(model), log_level="critical"))
+    with bound_port("127.0.0.1", 0) as port:
+        place = f"http://127.0.0.1:{port.getsockname()[1]}"
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [port]})
+        thread.start()
+        yield place
+        server.should_exit = True
+        thread.join(20)
+
+
+@contextlib.contextmanager
+def opened(address, **options):
+    """(page, its errors) of the service in a browser."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page, errors = browser.new_page(**options), []
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda request: request.url.startswith((address, "data:")) or errors.append(request.url))
+        page.goto(address)
+        page.wait_for_selector("#drawing:not([hidden])")
+        yield page
+        browser.close()
+    assert errors == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"viewport": {"width": 1000, "height": 700}, "color_scheme": "light"},
+        {"viewport": {"width": 360, "height": 740}, "color_scheme": "dark"},
+    ],
+    ids=["light", "narrow-dark"],
+)
+def test_a_three_that_is_drawn_is_read(address, options, tmp_path):
+    with opened(address, **options) as page:
+        box = page.locator("#canvas").bounding_box()
+        places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in THREE]
+        page.mouse.move(*places[0])
+        page.mouse.down()
+        for place in places[1:]:
+            page.mouse.move(*place, steps=4)
+        page.mouse.up()
+        page.wait_for_function("document.querySelector('.best span')?.textContent === '3'", timeout=30_000)
+        page.screenshot(path=tmp_path / "page.png", full_page=True)
+        assert page.evaluate("document.documentElement.scrollWidth") <= options["viewport"]["width"]
+        ink, paper = page.evaluate("(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))")
+        assert (sum(map(int, ink[4:-1].split(","))) > sum(map(int, paper[4:-1].split(",")))) == (
+            options["color_scheme"] == "dark"
+        )
+
+
+def test_the_keyboard_alone_draws_and_clears(address):
+    with opened(address) as page:
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.id") == "canvas"
+        page.keyboard.press("Space")
+        for _ in range(15):
+            page.keyboard.press("ArrowUp")
+        page.wait_for_selector(".best", timeout=30_000)
+        assert "The pen is down at 50 %" in page.inner_text("#pen")
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.id") == "clear"
+        page.keyboard.press("Enter")
+        assert page.locator(".best").count() == 0

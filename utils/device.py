@@ -1,6 +1,8 @@
 """Choose the device that a run computes on."""
 
 import logging
+import os
+import re
 from typing import TYPE_CHECKING
 
 from utils.errors import UserError
@@ -34,3 +36,15 @@ def prepare_device(n_gpu: int, name: str = "auto") -> "tuple[torch.device, list[
         logging.getLogger("train").warning("n_gpu: %d asked for, %d found; using those", n_gpu, num_gpus)
     last = max(index + 1, min(n_gpu, num_gpus)) if index == 0 else index + 1
     return torch.device(f"cuda:{index}"), list(range(index, last))
+
+
+def chosen_device(text: str) -> str:
+    """Return the device that -d means: a name, or "cuda" after hiding all GPUs but the listed ones from torch."""
+    if re.fullmatch(r"\d+(,\d+)*", text):
+        os.environ["CUDA_VISIBLE_DEVICES"] = text  # read when torch first looks for GPUs
+        return "cuda"
+    if text == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # so that a script that asks torch itself finds none
+    if re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
+        return text
+    raise UserError(f"-d {text}: give GPU numbers, as in -d 2,3, or auto, cpu, cuda or mps")

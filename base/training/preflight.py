@@ -16,7 +16,8 @@ from base.training.evaluate import evaluate
 from base.training.loss_inputs import require_two_arguments
 from logger.logger import IN_FILE_ONLY
 from utils import MetricTracker, UserError
-from utils.distributed.world import part_of, part_of_batch, world_size
+from utils.distributed.world import is_main, part_of, part_of_batch, world_size
+from utils.files import write_whole
 from utils.rules import nothing_to_validate
 from utils.runs.schedule_state import unfit_length
 from utils.seed import rng_state, set_rng_state
@@ -132,6 +133,8 @@ def describe_run(trainer: "Trainer", summary: str) -> None:
     logger.info("%s%s", model, "; its layers are in info.log" if layers and not trainer.config.keeps_nothing else "")
     if layers:
         logger.info("%s", layers, extra=IN_FILE_ONLY)
+    if is_main():
+        write_whole(f"{summary}\n", trainer.config.log_dir / "model.txt", "the table of layers")
     for line in [*data_lines(trainer), *_batch_lines(trainer.data_loader, settings.accumulate)]:
         logger.info("%s", line)
     if line := averaged_over(trainer):

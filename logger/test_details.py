@@ -22,7 +22,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 class Picture(BaseModel):
     """A picture as a data URI, with its size in pixels."""
 
-    uri: Annotated[str, Field(max_length=100_000, pattern=r"^data:image/(png|jpeg);base64,[A-Za-z0-9+/=]+$")]
+    uri: Annotated[str, Field(max_length=20_000, pattern=r"^data:image/(png|jpeg);base64,[A-Za-z0-9+/=]+$")]
     width: Annotated[int, Field(ge=1, le=1_000)]
     height: Annotated[int, Field(ge=1, le=1_000)]
 

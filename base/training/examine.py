@@ -44,7 +44,7 @@ class Examination:
 
     def __init__(self, trained: TrainedModel, loader: Any, split: str) -> None:
         self._trained, self._split = trained, split
-        names = names_in(loader, split) if hasattr(loader, "dataset") else ()
+        names = names_in(loader, split) if hasattr(getattr(loader, "dataset", None), "__len__") else ()
         self._names = itertools.chain(names, (f"{split}:{i}" for i in itertools.count()))
         self._classes: _ClassCounts | None = None
         self._values: list[_ValueSums] = []
@@ -64,7 +64,7 @@ class Examination:
             if self._classes is None:
                 self._classes = _ClassCounts(self._trained.output.names(output) or [])
             self._classes.add(names, data, numbers, self._trained.output.probabilities(output))
-        elif output.ndim <= 2 and target.is_floating_point() and output.numel() == target.numel():
+        elif output.numel() == target.numel() and output.ndim <= 2 and self._is_of_values(target):
             self._add_values(output, target)
         elif isinstance(data, torch.Tensor) and data.shape == output.shape and _is_drawable(data):
             room = _IMAGES - len(self._images)
@@ -85,10 +85,15 @@ class Examination:
             drawn=self._drawn(),
         )
 
+    def _is_of_values(self, target):
+        """Whether the target holds values; several classes at once, as 0 and 1, are none."""
+        meaning = self._trained.output
+        return target.is_floating_point() and meaning.classes is None and meaning.numbered is None
+
     def _add_values(self, output, target):
         scale = self._trained.output
-        pairs = torch.stack([target.reshape(len(target), -1), output.reshape(len(target), -1)])
-        pairs = pairs.double().cpu().numpy() * scale.std + scale.mean
+        both = (part.cpu().double().reshape(len(target), -1) for part in (target, output))
+        pairs = torch.stack(list(both)).numpy() * scale.std + scale.mean
         columns = pairs.shape[2]
         if not self._values:
             names = [""] if columns == 1 else [f"output {i}" for i in range(min(columns, _MOST_VALUES))]

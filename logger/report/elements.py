@@ -1,6 +1,7 @@
 """The HTML that the sections of a report are made of. All texts are escaped here."""
 
 import html
+import itertools
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -11,6 +12,12 @@ from utils.errors import shown
 def escape(text: object) -> str:
     """Return the text for HTML, with unprintable characters escaped."""
     return html.escape(shown(text))
+
+
+def short(text: object, most: int = 80) -> str:
+    """Return the text for HTML, cut to this number of letters."""
+    whole = str(text)
+    return escape(whole if len(whole) <= most else f"{whole[: most - 3]}...")
 
 
 def escape_lines(text: str) -> str:
@@ -25,10 +32,10 @@ def section(title: str, *parts: str) -> str:
 
 
 def table(rows: Iterable[tuple[Any, ...]], head: Iterable[str] = (), kind: str = "") -> str:
-    """Return a table, the first cell of each row as its heading; "" without rows. The cells are escaped."""
+    """Return a table of up to 300 rows, the first cell of each as its heading; "" without rows. Cells are escaped."""
     body = "".join(
-        f"<tr><th scope=row>{escape(first)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>\n"
-        for first, *cells in rows
+        f"<tr><th scope=row>{short(first)}</th>{''.join(f'<td>{short(cell, 2_000)}</td>' for cell in cells)}</tr>\n"
+        for first, *cells in itertools.islice(rows, 300)
     )
     names = "".join(f"<th scope=col>{escape(name)}</th>" for name in head)
     names = f"<thead><tr>{names}</tr></thead>" if names else ""

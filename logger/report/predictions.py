@@ -12,7 +12,7 @@ from logger.report.charts import (
     scores,
     value_charts,
 )
-from logger.report.elements import escape, section, table
+from logger.report.elements import escape, section, short, table
 from logger.report.run_files import RunFiles
 from logger.report.svg import figures
 from logger.test_details import Classes, Picture, TestDetails, Values
@@ -59,12 +59,12 @@ def _scores(classes: Classes) -> str:
     rows = scores(classes)
     parts = [[share for share in column if math.isfinite(share)] for column in list(zip(*rows, strict=True))[2:]]
     means = [sum(part) / max(1, len(part)) for part in parts]
-    mean = ("mean of the classes", sum(row[1] for row in rows), *means)
+    mean = ("mean", sum(row[1] for row in rows), *means)
     left_out = len(rows) - _MOST_SCORED
     if left_out > 0:
         rows = sorted(rows, key=lambda row: row[4] if math.isfinite(row[4]) else 2.0)[:_MOST_SCORED]
     body = "".join(
-        f"<tr><th scope=row>{escape(name)}</th><td>{examples:,}</td>{''.join(map(_share, shares))}</tr>\n"
+        f"<tr><th scope=row>{short(name)}</th><td>{examples:,}</td>{''.join(map(_share, shares))}</tr>\n"
         for name, examples, *shares in [*rows, mean]
     )
     head = "".join(f"<th scope=col>{name}</th>" for name in ("class", "examples", "precision", "recall", "F1"))
@@ -86,16 +86,17 @@ def _matrix(classes: Classes) -> str:
         return f'<p class="note">A matrix of {size:,} classes is too large to show.</p>'
     counts = {(i, j): count for i, j, count in classes.pairs}
     totals = [max(1, examples) for examples, _, _ in classes.per_class]
-    head = "".join(f"<th scope=col><span>{escape(name)}</span></th>" for name in classes.names)
+    head = "".join(f"<th scope=col><span>{short(name)}</span></th>" for name in classes.names)
     rows = []
     for i, name in enumerate(classes.names):
         cells = "".join(_cell(counts.get((i, j), 0), totals[i], i == j) for j in range(size))
-        rows.append(f"<tr><th scope=row>{escape(name)}</th>{cells}</tr>\n")
-    kind = "matrix small" if size > 25 else "matrix"
+        rows.append(f"<tr><th scope=row>{short(name)}</th>{cells}</tr>\n")
+    kind = "matrix" if size <= 25 else "matrix small" if size <= 60 else "matrix small large"
+    apart = '<p class="note printed">It is too large to be printed; logger.plots draws it as a picture.</p>'
     return (
         '<p class="note">A row for each target, a column for each prediction; the diagonal is right.</p>'
         f'<div class="scroll tall"><table class="{kind}"><thead><tr><th>target</th>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>{apart if size > 60 else ''}"
     )
 
 
@@ -126,10 +127,10 @@ def _mistakes(classes: Classes) -> str:
         return '<p class="note">There are none.</p>'
     items = []
     for one in classes.mistakes:
-        picture = _img(one.picture, f"target {one.target}, predicted {one.prediction}") if one.picture else ""
+        picture = _img(one.picture, f"target {one.target[:80]}, predicted {one.prediction[:80]}") if one.picture else ""
         items.append(
-            f"<figure>{picture}<figcaption><b>{escape(one.prediction)}</b> {one.probability:.4f}<br>"
-            f"target <b>{escape(one.target)}</b><br><small>{escape(one.source)}</small></figcaption></figure>"
+            f"<figure>{picture}<figcaption><b>{short(one.prediction)}</b> {one.probability:.4f}<br>"
+            f"target <b>{short(one.target)}</b><br><small>{escape(one.source)}</small></figcaption></figure>"
         )
     note = f"The {len(items)} most confident of {classes.num_mistakes:,}: prediction, its probability, target, source."
     return f'<p class="note">{note}</p><div class="gallery">{"".join(items)}</div>'

@@ -15,7 +15,7 @@ from utils.json_io import read_json_beside
 from utils.runs.run_folder import is_being_trained
 
 _MOST_COLUMNS = 100
-_MOST_SHOWN = 200_000  # characters of a text
+_MOST_SHOWN = 150_000  # characters of a text
 
 
 @dataclass

@@ -62,7 +62,9 @@ def folders_of(run: str | Path) -> tuple[Path, Path]:
     kind = folder.parent.parent.name
     if folder.is_dir() and kind in ("models", "log"):
         root = folder.parents[2]
-        return tuple(root / room / folder.parent.name / folder.name for room in ("models", "log"))
+        save_dir, log_dir = (root / room / folder.parent.name / folder.name for room in ("models", "log"))
+        _require_inside(root, log_dir)
+        return save_dir, log_dir
     if (folder / "metrics.csv").exists():
         return folder, folder
     what = "not a run" if folder.is_dir() else "there is no such run"

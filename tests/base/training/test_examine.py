@@ -135,3 +135,8 @@ def test_images_that_are_made_of_images_are_shown_beside_them():
 def test_what_cannot_be_shown_is_left_out(batch):
     details = examined(Output(["a", "b", "c"]), [batch])
     assert details.classes is None and not details.values and not details.images
+
+
+@pytest.mark.parametrize("meaning", [Output(["a", "b", "c"]), Output(numbered="one")])
+def test_several_classes_at_once_are_not_taken_for_values(meaning):
+    assert not examined(meaning, [(torch.zeros(2, 3), torch.ones(2, 3), torch.zeros(2, 3))]).values

@@ -99,7 +99,7 @@ def _axes(chart, space) -> Iterator[str]:
     for place, value in rows:
         _, y = space.at(space.x[0], place)
         yield f'<path class="grid" d="M{_LEFT} {y}H{right}"/>'
-        yield f'<text x="{_LEFT - 5}" y="{y}" dy=".35em" class="end">{value:.4g}</text>'
+        yield f'<text x="{_LEFT - 5}" y="{y}" dy=".35em" class="end">{value:.6g}</text>'
     for value in ticks(*space.x, whole=chart.whole_x):
         x, _ = space.at(value, space.y[0])
         yield f'<path class="grid" d="M{x} {_TOP}V{bottom}"/>'

@@ -1,5 +1,6 @@
 """report.html is made of what a run has left, whatever is missing or damaged, and nothing in it can run."""
 
+import fcntl
 import math
 import re
 from html.parser import HTMLParser
@@ -164,6 +165,14 @@ def test_a_picture_that_is_no_picture_is_refused(tmp_path):
 def test_the_state_of_a_run_is_told(epochs, ended, state, tmp_path):
     page = page_of(make_run(tmp_path, epochs=epochs, ended=ended))
     assert f"This run {state}." in page.text and ("Curves" in page.titles) == bool(epochs)
+
+
+def test_a_run_that_is_still_trained_says_so(tmp_path):
+    folders = make_run(tmp_path, epochs=2, ended=False)
+    with open(folders[0] / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as another process holds it
+        page = page_of(folders)
+    assert "This run is being trained; epoch 2 of 3 is complete." in page.text and "Curves" in page.titles
 
 
 def test_what_the_command_line_set_and_the_uncommitted_changes_are_shown(tmp_path):

@@ -1,15 +1,12 @@
-"""What test.py leaves behind: a line for each value, test_results.json beside the checkpoint, and the run's report."""
+"""The values that test.py has measured: a line for each in the log, and test_results.json beside the checkpoint."""
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from logger.tables import table_text
-from logger.test_details import TestDetails, save_details
 from utils.errors import UserError, shown
 from utils.json_io import read_json_beside, read_record, write_json
-from utils.runs.run_folder import is_run_folder, log_folder_of
 
 _FILE = "test_results.json"
 _POSITION = ("epoch", "batch", "samples")
@@ -41,19 +38,6 @@ def record_result(
     if damaged:
         logger.warning("%s is damaged and was moved to %s", path, damaged)
     logger.info("written to %s", path)
-
-
-def renew_report(checkpoint: Path, details: Callable[[str], TestDetails], logger: logging.Logger) -> None:
-    """Write the details of a test into the checkpoint's run, and its report again; nothing outside a run's folder.
-
-    details: called with the checkpoint's name.
-    """
-    from logger.report import write_report
-
-    if is_run_folder(checkpoint.parent):
-        log_dir = log_folder_of(checkpoint.parent)
-        save_details(details(checkpoint.name), log_dir)
-        logger.info("drawn in %s", write_report(checkpoint.parent, log_dir))
 
 
 def results_of(folder: Path) -> list[tuple[str, str, dict[str, Any]]]:

@@ -39,7 +39,7 @@ FRAMEWORK = [
 YOURS = [".gitignore", "LICENSE", "config.json", "data/mnist", "data_loader", "model", "notebooks", "trainer"]
 # A folder whose files are copied last: the project's own README, tests and settings.
 OWN_FILES = "project"
-_PICTURES = ("curves.png", "overhead.png")  # of the template's own job and figures
+_PICTURES = ("curves.png", "overhead.png", "report.png")  # of the template's own job and figures
 _LEFTOVERS = ("__pycache__", "*.py[cod]", ".*cache", ".hypothesis", ".ipynb_checkpoints")
 LEFT_BEHIND = shutil.ignore_patterns(*_LEFTOVERS, "jobs.md", *_PICTURES)
 _NOT_INSTALLED = 127  # the exit status of a shell for a command that does not exist

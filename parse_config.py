@@ -23,7 +23,7 @@ from utils.config.schema import KNOWN_KEYS, RunSettings, TrainerSettings
 from utils.config.types import call, find_type, imports_kept, look_up, signature_of
 from utils.distributed.world import decided_by_main, is_main
 from utils.errors import UserError, clean_exit, end_on_user_errors, refuse, shortened, shown
-from utils.files import delete_left_over, write_json
+from utils.files import delete_left_over, differences, write_json
 from utils.runs.checkpoint import load_checkpoint, with_shards
 from utils.runs.environment import RunRecord
 from utils.runs.run_folder import RunLock, claim_run_folder, is_run_folder, log_folder_of, refuse_second
@@ -80,6 +80,7 @@ class ConfigParser:
         for target, value in (modification or {}).items():
             if value is not None:
                 set_by_path(self._config, target, value, KNOWN_KEYS)
+        self._overridden = differences(config, self._config)
         self.keeps_nothing = False  # whether save_dir is deleted when the command ends, or is not made at all
         self.own_limit = None  # then trainer.limit_train_batches as the config gives it
         self._checkpoint = None  # its content, once from_args has read it
@@ -113,6 +114,7 @@ class ConfigParser:
                 print(json.dumps(merged.config, indent=4))
                 raise SystemExit(0)
             merged._checkpoint, merged._seen, merged.variants = given.checkpoint, given.seen, given.variants
+            merged._overridden = given.overridden
             with imports_kept():
                 check_types(merged.config, merged.parts)
             for line in renamed_types(merged.config, merged.parts):
@@ -289,7 +291,7 @@ class ConfigParser:
             write_json(self._config, save_dir / "config.json")
             self._log_into(log_dir)
             self._record = RunRecord(save_dir)
-            self._record.begin(self.resume)
+            self._record.begin(self.resume, self._overridden, log_dir)
         except OSError as error:
             place = shown(error.filename or save_dir)
             raise UserError(f"{place}: cannot write the run's files: {error.strerror or error}") from None

@@ -1,12 +1,10 @@
 """Measure a checkpoint on the test data: python test.py -r saved/models/<name>/<run>/model_best.pth."""
 
 import argparse
-from typing import Any
 
 from parse_config import PARTS, ConfigParser
 from utils.distributed.launch import refuse_several
-from utils.errors import UserError, clean_exit, shown
-from utils.files import read_record, write_json
+from utils.errors import UserError, clean_exit
 
 
 def main(config: ConfigParser, split: str, batch_size: int | None) -> None:
@@ -14,7 +12,10 @@ def main(config: ConfigParser, split: str, batch_size: int | None) -> None:
     # Imported here, so that --help and an error in the config are answered without waiting for torch.
     from base.trained_model import TrainedModel
     from base.training.evaluate import evaluate, split_loader
+    from base.training.examine import Examination
     from base.training.loss_inputs import LossWatch
+    from logger.report import renew_report
+    from logger.test_results import record_result
     from utils import MetricTracker, prepare_device
     from utils.runs.weights import on_device
     from utils.seed import seed_everything
@@ -28,43 +29,16 @@ def main(config: ConfigParser, split: str, batch_size: int | None) -> None:
     loader, classes = split_loader(config.config, split, batch_size, device, trained.loader_state)
 
     tracker = MetricTracker.of(metrics, device)
-    look = LossWatch("loss")
-    values = evaluate(trained.model, criterion, metrics, loader, device, tracker, trained.precision, first_loss=look)
+    examination = Examination(trained, loader, split)
+    parts = trained.model, criterion, metrics, loader, device, tracker, trained.precision
+    values = evaluate(*parts, first_loss=LossWatch("loss"), observe=examination.add)
     position = {key: checkpoint.get(key) for key in ("epoch", "batch") if key == "epoch" or checkpoint.get(key)}
     result = {**position, "samples": len(loader.sampler), **values, **tracker.tables}
-    report(config, split, result, classes)
-
-
-def report(config: ConfigParser, split: str, result: dict[str, Any], classes: list | None) -> None:
-    """Log a result, and add it to test_results.json beside the checkpoint: {checkpoint: {split: result}}.
-
-    result: epoch (perhaps None), batch (of a checkpoint within an epoch), samples, and the values and tables by name.
-    """
-    from logger.tables import table_text
-
     assert config.resume is not None  # the checkpoint that was measured
-    logger, path = config.get_logger("test"), config.resume.parent / "test_results.json"
-    place = "" if result["epoch"] is None else f", epoch {result['epoch']}"
-    within = f" and {result['batch']} batches" if "batch" in result else ""
-    logger.info("%s%s%s, on %d %s samples", config.resume, place, within, result["samples"], split)
-    for name, value in result.items():
-        if isinstance(value, list):
-            logger.info("    %s, a row for each target:\n%s", name, table_text(value, classes))
-        elif name not in ("epoch", "batch", "samples"):
-            logger.info("    %s: %s", name, value)
-    try:
-        results, damaged = read_record(path, _are_results, empty={})
-    except OSError as error:
-        raise UserError(f"{shown(path)}: cannot read the earlier results: {error.strerror}") from None
-    results.setdefault(config.resume.name, {})[split] = result
-    write_json(results, path)
-    if damaged:
-        logger.warning("%s is damaged and was moved to %s", path, damaged)
-    logger.info("written to %s", path)
-
-
-def _are_results(content):
-    return isinstance(content, dict) and all(isinstance(splits, dict) for splits in content.values())
+    logger = config.get_logger("test")
+    record_result(config.resume, split, result, classes, logger)
+    if config["trainer"].get("report", True):
+        renew_report(config.resume, examination.details, logger)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ from base.training.checkpoints import (
 from base.training.nonfinite import NonFiniteError, finite_state, require_finite
 from base.training.preflight import SETTINGS_OF_TRAINER, has_logged_nothing, warn_of_ignored_settings
 from base.training.saving import SavePoints, Stopped
-from logger import CsvLog, TensorboardWriter, require_log_files
-from logger.reports import epoch_report, run_report, tell_how_to_resume
+from logger import CsvLog, TensorboardWriter, record_pace, require_log_files
+from logger.reports import epoch_report, tell_end, tell_how_to_resume
 from utils.batches import DataError
 from utils.config.schema import TrainerSettings
 from utils.distributed.world import any_of, gather, seed_of_process
@@ -227,7 +227,7 @@ class BaseTrainer(ABC):
         self.saver.wait()
         self._callbacks.call("on_train_end", self)
         self.saver.wait()  # for a save by a callback
-        self.logger.info(run_report(self))
+        tell_end(self)
 
     # ---- the epochs
 
@@ -243,10 +243,9 @@ class BaseTrainer(ABC):
             else:
                 seed_everything(seed_of_process(derive_seed(self.torch_seed, self.epoch)))  # the same on each resume
             self.resume_rng = None
-            started = time.perf_counter()
+            started, self.first_step = time.perf_counter(), self.step
             try:
-                log = {"epoch": self.epoch} | self._train_epoch(self.epoch)
-                log["epoch"] = self.epoch  # even if _train_epoch returned another one
+                log = {"epoch": self.epoch} | self._train_epoch(self.epoch) | {"epoch": self.epoch}  # not another one
                 self.is_whole, self.batches_done, self.resume_rng = False, 0, None
                 self._finish_epoch(log, seconds=time.perf_counter() - started)
                 self.epoch += 1
@@ -283,6 +282,7 @@ class BaseTrainer(ABC):
         self.save_asked(self.epoch)
         self.saver.check()
         self.table.append(log)
+        record_pace(self.config.log_dir, self.epoch, seconds, self.step - self.first_step)
 
     # ---- what a loop calls between two batches, and what callbacks call
 

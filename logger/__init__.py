@@ -3,6 +3,15 @@
 from logger.base_tracker import BaseTracker, TrackerList
 from logger.csv_log import CsvLog
 from logger.logger import require_log_files, setup_logging
+from logger.pace import record_pace
 from logger.visualization import TensorboardWriter
 
-__all__ = ["BaseTracker", "CsvLog", "TensorboardWriter", "TrackerList", "require_log_files", "setup_logging"]
+__all__ = [
+    "BaseTracker",
+    "CsvLog",
+    "TensorboardWriter",
+    "TrackerList",
+    "record_pace",
+    "require_log_files",
+    "setup_logging",
+]

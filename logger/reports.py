@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from utils.distributed.launch import launcher
 from utils.distributed.world import is_main
+from utils.errors import UserError
 from utils.runs.checkpoint import BEST_MODEL
 
 if TYPE_CHECKING:
@@ -50,6 +51,18 @@ def run_report(trainer: "BaseTrainer") -> str:
     best = f"{trainer.mnt_metric} {trainer.mnt_best:.6g} in epoch {trainer.best_epoch}" if trainer.best_epoch else ""
     lines = [("best", best), *([("files", "nothing is kept")] if trainer.config.keeps_nothing else _places(trainer))]
     return "\n".join([done, *(f"{head:<7}{text}" for head, text in lines if text)])
+
+
+def tell_end(trainer: "BaseTrainer") -> None:
+    """Log the report of a run that ends, after report.html is written, if the config asks for it."""
+    if is_main() and trainer.settings.report and not trainer.config.keeps_nothing:
+        from logger.report import write_report
+
+        try:
+            write_report(trainer.checkpoint_dir, trainer.config.log_dir, has_ended=True)
+        except UserError as error:  # the run is complete without it
+            trainer.logger.warning("no report: %s", error)
+    trainer.logger.info(run_report(trainer))
 
 
 def tell_how_to_resume(trainer: "BaseTrainer") -> None:

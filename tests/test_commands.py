@@ -70,6 +70,10 @@ def test_a_run_leaves_everything_behind(trained):
     assert float(table(folder)[1]["val_accuracy"]) > 0.5
     info = (logs(folder) / "info.log").read_text()
     assert "fc1         Linear     2 x 50                  16,050" in info and "epoch 2/2" in info
+    assert (logs(folder) / "model.txt").read_text().startswith("MnistModel: ")
+    report = (logs(folder) / "report.html").read_text()
+    assert "This run ended after epoch 2 of 2." in report and "samples per second" in report
+    assert "<th scope=row>optimizer.args.lr</th><td>0.002 -&gt; 0.01</td>" in report
     start = read_json(folder / "environment.json")[0]
     assert start["command"][1:4] == ["train.py", "-c", "config.json"] and start["libraries"]["torch"]
 
@@ -95,7 +99,7 @@ def test_tensorboard_has_steps_epochs_images_histograms_and_the_graph(trained):
 @pytest.mark.slow
 def test_test_on_the_validation_data_gives_the_training_scripts_figures_exactly(trained):
     folder, run_folder = trained
-    before = {path: path.stat().st_mtime_ns for path in (folder / "saved").rglob("*") if path.is_file()}
+    before = times_below(folder / "saved")
     run("test.py", "-r", run_folder / "checkpoint-epoch2.pth", "--split", "valid", cwd=folder)
     results = read_json(run_folder / "test_results.json")["checkpoint-epoch2.pth"]["valid"]
     last = table(run_folder)[-1]
@@ -103,7 +107,13 @@ def test_test_on_the_validation_data_gives_the_training_scripts_figures_exactly(
     for name in ("loss", "accuracy", "top_k_acc"):
         assert results[name] == float(last[f"val_{name}"])
     (run_folder / "test_results.json").unlink()
-    assert before == {path: path.stat().st_mtime_ns for path in (folder / "saved").rglob("*") if path.is_file()}
+    assert before == times_below(folder / "saved")
+
+
+def times_below(folder):
+    """{path: when it was written} of the files below a folder, without what test.py adds to a report."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path: path.stat().st_mtime_ns for path in files if path.name not in ("report.html", "test_details.json")}
 
 
 @pytest.mark.slow
@@ -117,6 +127,8 @@ def test_test_takes_loader_split_and_batch_size_from_config_and_flags(trained):
         values[batch_size] = read_json(run_folder / "test_results.json")["model_best.pth"]["test"]
     assert values[100]["accuracy"] == pytest.approx(values[999]["accuracy"], abs=1e-12)
     assert values[100]["loss"] == pytest.approx(values[999]["loss"], rel=1e-6)
+    report = (logs(run_folder) / "report.html").read_text()
+    assert "<h2>Confusion matrix</h2>" in report and "10,000 test samples" in report and report.count("<img") == 50
     done = run_here("test.py", "-r", run_folder / "model_best.pth", "--split", "train", cwd=folder)
     assert "on 54000 train samples" in done.stdout
     assert read_json(run_folder / "test_results.json")["model_best.pth"].keys() == {"test", "train"}

@@ -1,6 +1,8 @@
 """Choose the device that a run computes on: the CPU, or an accelerator of torch's (cuda, mps, xpu, ...)."""
 
 import logging
+import os
+import re
 from typing import TYPE_CHECKING
 
 from utils.errors import UserError
@@ -43,6 +45,18 @@ def accelerator() -> tuple[str, int]:
 
     found = torch.accelerator.current_accelerator()
     return ("cpu", 0) if found is None else (found.type, torch.accelerator.device_count())
+
+
+def chosen_device(text: str) -> str:
+    """Return the device that -d means: a name, or "cuda" after hiding all GPUs but the listed ones from torch."""
+    if re.fullmatch(r"\d+(,\d+)*", text):
+        os.environ["CUDA_VISIBLE_DEVICES"] = text  # read when torch first looks for GPUs
+        return "cuda"
+    if text == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # so that a script that asks torch itself finds none
+    if text == "auto" or text.partition(":")[0] in KINDS:
+        return text
+    raise UserError(f"-d {text}: give GPU numbers, as in -d 2,3, or auto, cpu, cuda or mps")
 
 
 def copies_ahead(device: "torch.device") -> bool:

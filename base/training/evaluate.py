@@ -37,6 +37,7 @@ def evaluate(
     after_batch: Callable[[], None] | None = None,
     limit: int | None = None,
     first_loss: contextlib.AbstractContextManager[Any] | None = None,
+    observe: Callable[[Any, Any, Any], None] | None = None,
 ) -> dict[str, float]:
     """Run the model over the loader; returns {name: average over all samples, or what counts of them}.
 
@@ -45,6 +46,7 @@ def evaluate(
     after_batch: called after each batch; it may raise to end the evaluation.
     limit: number of batches to read; None for all.
     first_loss: context in which the loss of the first batch is computed, such as LossWatch.
+    observe: called with (data, target, output) of each batch.
     """
     model.eval()
     same_buffers(model)
@@ -63,6 +65,8 @@ def evaluate(
                 raise
             part = part_of_batch(data_loader, batch_idx)
             record(tracker, metric_ftns, loss, output, target, reduction_of(criterion), part)
+            if observe is not None:
+                observe(data, target, output)
             if after_batch is not None:
                 after_batch()
     result = tracker.result()

@@ -16,7 +16,8 @@ from base.training.counted import averaged_over
 from base.training.schedules import unfit_lengths
 from logger.logger import IN_FILE_ONLY
 from utils.batches import DataError, batches_of
-from utils.distributed.world import part_of, world_size
+from utils.distributed.world import is_main, part_of, world_size
+from utils.files import write_whole
 from utils.nested import map_tensors, samples_of
 from utils.runs.weights import class_name
 
@@ -37,6 +38,8 @@ def describe_run(trainer: "Trainer", summary: str) -> None:
     logger.info("%s%s", model, "; its layers are in info.log" if layers and not trainer.config.keeps_nothing else "")
     if layers:
         logger.info("%s", layers, extra=IN_FILE_ONLY)
+    if is_main():
+        write_whole(f"{summary}\n", trainer.config.log_dir / "model.txt", "the table of layers")
     for line in [*data_lines(trainer), *_batch_lines(trainer.data_loader, settings.accumulate), averaged_over(trainer)]:
         if line:
             logger.info("%s", line)

@@ -9,6 +9,7 @@ from base import BaseTrainer
 from helpers import TinyData, metrics_rows, ran, tiny_config, tiny_trainer
 from parse_config import ConfigParser
 from trainer import Trainer
+from utils import UserError
 from utils.runs.checkpoint import load_checkpoint
 
 
@@ -74,3 +75,32 @@ def test_verbosity_chooses_what_is_printed(tmp_path, capsys, verbosity, lines, p
     tiny_trainer(tiny_config(tmp_path, verbosity=verbosity, log_step=4)).train()
     output = capsys.readouterr().out
     assert output.count("val_loss") == lines and output.count("epoch 1/2 [") == progress - (progress > 0)
+
+
+@pytest.mark.parametrize("report", [True, False])
+def test_a_run_ends_with_its_report_if_the_config_asks_for_it(report, tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path, report=report))
+    trainer.train()
+    path = trainer.config.log_dir / "report.html"
+    assert path.exists() == report
+    lines = [line.split(",") for line in (trainer.config.log_dir / "pace.csv").read_text().splitlines()]
+    assert [(line[0], line[2]) for line in lines] == [("epoch", "batches"), ("1", "5"), ("2", "5")]
+    if report:
+        text = path.read_text()
+        assert "This run ended after epoch 2 of 2." in text and "<h2>Model</h2>" in text and "val_accuracy" in text
+
+
+def test_a_report_that_cannot_be_written_leaves_the_run_complete(tmp_path, monkeypatch, capsys):
+    def fail(*args, **how):
+        raise UserError("report.html: the disk is full")
+
+    monkeypatch.setattr("logger.report.write_report", fail)
+    trainer = tiny_trainer(tiny_config(tmp_path))
+    trainer.train()
+    assert "no report: report.html: the disk is full" in capsys.readouterr().out
+    assert trainer.saver.newest.name == "checkpoint-epoch2.pth"
+
+
+def test_a_loop_that_counts_no_batches_has_its_seconds_in_the_report(tmp_path):
+    _, trainer = ran(tmp_path, [3.0, 2.0])
+    assert "seconds in an epoch" in (trainer.config.log_dir / "report.html").read_text()

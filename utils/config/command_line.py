@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import os
 import re
 import sys
 from collections.abc import Iterable
@@ -17,11 +16,11 @@ from utils.config.files import deep_merge, parse_assignment, places_of, read_con
 from utils.config.plain import path_error, require_plain, require_savable
 from utils.config.schema import KNOWN_KEYS, Flag
 from utils.config.train_flags import Variant, variants_of
-from utils.device import KINDS as DEVICE_KINDS
+from utils.device import chosen_device
 from utils.distributed.launch import is_own_launch, launch_id, restarts
 from utils.distributed.world import is_main
 from utils.errors import UserError, brief, in_one_line, shown
-from utils.files import read_json_beside
+from utils.files import differences, read_json_beside
 from utils.nearest import nearest
 from utils.runs.checkpoint import find_checkpoint, load_checkpoint, newest_run
 from utils.runs.run_folder import is_being_trained, run_of_launch, seen_runs
@@ -35,6 +34,8 @@ class CommandLine:
 
     config: dict
     """The checkpoint's config, under the config file's, under all values that flags and --set give."""
+    overridden: list[str]
+    """A line for each value that flags and --set change: "path: old -> new"."""
     errors: list[str]
     """A line for each value that cannot be set."""
     resume: Path | None
@@ -70,7 +71,7 @@ def read_command_line(args: argparse.ArgumentParser | argparse.Namespace, option
     assignments = [(target, value) for target, value in assignments if value is not None]
     assignments += map(parse_assignment, getattr(parsed, "_set", None) or ())
     _require_usable(parsed)
-    device = _choose_device(parsed.device) if getattr(parsed, "device", None) else None
+    device = chosen_device(parsed.device) if getattr(parsed, "device", None) else None
     given = read_config(parsed.config) if parsed.config else {}
     settings = [*assignments, *_first_of(variants_of(parsed, _set_all(given, assignments)[0]))]
 
@@ -90,9 +91,10 @@ def read_command_line(args: argparse.ArgumentParser | argparse.Namespace, option
             resume = checkpoint = None
 
     variants = variants_of(parsed, _set_all(config, assignments)[0])
-    config, errors = _set_all(config, [*assignments, *_first_of(variants)])
+    final, errors = _set_all(config, [*assignments, *_first_of(variants)])
     return CommandLine(
-        config,
+        final,
+        differences(config, final),
         errors,
         resume,
         checkpoint,
@@ -237,18 +239,6 @@ def _require_usable(parsed):
         raise UserError("--weights-only: needs a checkpoint with -r, whose weights a new run begins with")
     if parsed.resume == "auto" and not parsed.config:
         raise UserError("-r auto: needs a config with -c, whose run it starts or continues")
-
-
-def _choose_device(text):
-    """The device that -d means: a name, or "cuda" after hiding all GPUs but the listed ones from torch."""
-    if re.fullmatch(r"\d+(,\d+)*", text):
-        os.environ["CUDA_VISIBLE_DEVICES"] = text  # read when torch first looks for GPUs
-        return "cuda"
-    if text == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # so that a script that asks torch itself finds none
-    if text == "auto" or text.partition(":")[0] in DEVICE_KINDS:
-        return text
-    raise UserError(f"-d {text}: give GPU numbers, as in -d 2,3, or auto, cpu, cuda or mps")
 
 
 # The checkpoint and its config

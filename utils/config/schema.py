@@ -215,6 +215,8 @@ class TrainerSettings(forms.Section):
     """Number of epochs without an improvement of the monitored value after which to stop; 0 never stops early."""
     tensorboard: bool = True
     """Write TensorBoard files."""
+    report: bool = True
+    """Write `report.html` into the log folder at the end of training, and again after `test.py`."""
     len_epoch: forms.Count | None = None
     """Batches in an epoch, for training by iterations; null means one pass over the data."""
     log_step: forms.Count | None = None

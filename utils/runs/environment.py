@@ -1,8 +1,10 @@
-"""environment.json of a run: the circumstances of each start, and whether the run has ended."""
+"""environment.json of a run: the circumstances of each start, and whether the run has ended; uncommitted.diff."""
 
 import platform
 import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -10,9 +12,11 @@ from typing import Any
 
 from utils.distributed.launch import launch_id
 from utils.errors import UserError
-from utils.files import read_json, read_record, write_json
+from utils.files import read_json, read_record, write_json, write_whole
 
 _LIBRARIES = ("torch", "torchvision", "numpy", "pandas", "tensorboard", "tqdm", "pydantic")
+_PROJECT = Path(__file__).resolve().parents[2]
+_MOST_BYTES = 1_000_000  # of uncommitted.diff
 
 
 class RunRecord:
@@ -37,11 +41,29 @@ class RunRecord:
         before, now = counts if len(counts) == 2 else (None, None)
         return before if type(before) is int else None, now
 
-    def begin(self, resumed_from: Path | None) -> None:
-        """Record this start."""
-        start = {**describe_environment(), "resumed_from": str(resumed_from) if resumed_from else None}
+    def begin(self, resumed_from: Path | None, overridden: Sequence[str] = (), log_dir: Path | None = None) -> None:
+        """Record this start, and the changes to the project's files that are in no commit.
+
+        overridden: lines on the values that the command line sets. log_dir: folder of uncommitted.diff, or of
+        uncommitted-2.diff for a second start with other changes; None writes none.
+        """
+        start = {**describe_environment(), "overridden": list(overridden)}
+        start["resumed_from"] = str(resumed_from) if resumed_from else None
+        if log_dir is not None and start["git_dirty"]:
+            start["git_diff"] = self._save_changes(log_dir)
         self._starts.append(start | ({"ended": self._starts[-1]["ended"]} if self.has_ended else {}))
         write_json(self._starts, self._path)
+
+    def _save_changes(self, log_dir):
+        """Name of the file that holds the uncommitted changes: that of an earlier start if they are the same."""
+        changes, number = uncommitted_changes(), len(self._starts) + 1
+        before = self._starts[-1].get("git_diff") if self._starts else None
+        if isinstance(before, str) and before in map(_diff_name, range(number)):
+            path = log_dir / before
+            if path.is_file() and path.stat().st_size == len(changes) and path.read_bytes() == changes:
+                return before
+        write_whole(changes, log_dir / _diff_name(number), "the uncommitted changes")
+        return _diff_name(number)
 
     def train(self) -> None:
         """Record that a run that had ended is trained further."""
@@ -85,6 +107,40 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
+def uncommitted_changes() -> bytes:
+    """Return the changes since the last commit, as git diff shows them, with new text files; at most 1 MB."""
+    changes = _git_bytes("diff", "HEAD", "--no-color", "--no-ext-diff", "--", ".")
+    for name in _git_bytes("ls-files", "--others", "--exclude-standard", "-z").decode("utf-8", "replace").split("\0"):
+        if len(changes) > _MOST_BYTES:
+            break
+        changes += _as_new_file(name)
+    if len(changes) > _MOST_BYTES:
+        note = b"(cut here, since there are more than a megabyte of changes)\n"
+        changes = changes[: _MOST_BYTES - len(note)].rpartition(b"\n")[0] + b"\n" + note
+    return changes
+
+
+def _as_new_file(name):
+    """The lines by which a diff adds an untracked text file; b"" for any other file."""
+    path = _PROJECT / name
+    if not name or path.is_symlink() or not path.is_file() or path.stat().st_size > _MOST_BYTES:
+        return b""
+    content = path.read_bytes()
+    if b"\0" in content:
+        return b""
+    place, lines = name.encode("utf-8", "replace"), content.splitlines()
+    head = b"diff --git a/%b b/%b\nnew file mode 100644\n" % (place, place)
+    if not lines:
+        return head
+    end = b"" if content.endswith(b"\n") else b"\\ No newline at end of file\n"
+    added = b"".join(b"+" + line + b"\n" for line in lines)
+    return head + b"--- /dev/null\n+++ b/%b\n@@ -0,0 +1,%d @@\n" % (place, len(lines)) + added + end
+
+
+def _diff_name(number):
+    return f"uncommitted-{number}.diff" if number > 1 else "uncommitted.diff"
+
+
 def _are_starts(content):
     return isinstance(content, list) and all(isinstance(start, dict) for start in content)
 
@@ -101,10 +157,16 @@ def _version(library):
 
 
 def _git(*arguments):
-    """Output of a git command in the project's folder, "" without git or a repository."""
-    folder = Path(__file__).resolve().parent.parent
+    return _git_bytes(*arguments).decode("utf-8", "replace").strip()
+
+
+def _git_bytes(*arguments):
+    """The first megabyte that a git command prints in the project's folder, b"" without git or a repository."""
     try:
-        answer = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return answer.stdout.strip() if answer.returncode == 0 else ""
+        with tempfile.TemporaryFile() as output:  # not in memory, since a diff may be of any size
+            command = ["git", *arguments]
+            subprocess.run(command, cwd=_PROJECT, stdout=output, stderr=subprocess.DEVNULL, timeout=10, check=True)
+            output.seek(0)
+            return output.read(_MOST_BYTES + 1)
+    except (OSError, subprocess.SubprocessError):
+        return b""

@@ -50,6 +50,27 @@ def log_folder_of(save_dir: Path) -> Path:
     return logs
 
 
+def folders_of(run: str | Path) -> tuple[Path, Path]:
+    """Return (folder of checkpoints, folder of logs) of a run, given one of them, or a checkpoint.
+
+    One of them may not exist: a folder that holds a metrics.csv is a run whose checkpoints are elsewhere. Raises
+    UserError if there is no such run.
+    """
+    path = Path(run)
+    folder = path.parent if path.is_file() else path
+    folder = folder if len(folder.parts) >= 3 and ".." not in folder.parts else folder.resolve()
+    kind = folder.parent.parent.name
+    if folder.is_dir() and kind in ("models", "log"):
+        root = folder.parents[2]
+        save_dir, log_dir = (root / room / folder.parent.name / folder.name for room in ("models", "log"))
+        _require_inside(root, log_dir)
+        return save_dir, log_dir
+    if (folder / "metrics.csv").exists():
+        return folder, folder
+    what = "not a run" if folder.is_dir() else "there is no such run"
+    raise UserError(f"{shown(run)}: {what}; give its folder, saved/models/<name>/<run> or saved/log/<name>/<run>")
+
+
 def _require_inside(root, folder):
     """Raise UserError if a link below root leads out of it, as one in a stranger's archive may."""
     if not folder.resolve().is_relative_to(Path(root).resolve()):
@@ -57,7 +78,8 @@ def _require_inside(root, folder):
         raise UserError(f"{shown(folder)}: {out}; nothing is written there")
 
 
-_EMPTY_RUN = {"config.json", "environment.json", ".lock", "info.log"}  # and TensorBoard's files
+# and TensorBoard's files
+_EMPTY_RUN = {"config.json", "environment.json", ".lock", "info.log", "model.txt", "uncommitted.diff"}
 _EARLY_SECONDS = 60
 
 

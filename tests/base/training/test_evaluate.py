@@ -1,14 +1,13 @@
 import copy
-import importlib.util
 import logging
-import types
 
 import numpy as np
 import pytest
 import torch
 
 from base.training.evaluate import evaluate, split_loader
-from helpers import PROJECT, accuracy, tiny_config
+from helpers import accuracy, tiny_config
+from logger.test_results import record_result
 from parse_config import ConfigParser
 from utils import MetricTracker, UserError
 from utils.files import read_json
@@ -73,12 +72,9 @@ def test_a_split_that_the_config_does_not_have_is_refused(tmp_path):
 
 
 def test_a_damaged_file_of_results_is_moved_away(tmp_path, caplog):
-    spec = importlib.util.spec_from_file_location("measure", PROJECT / "test.py")
-    measure = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(measure)
-    config = types.SimpleNamespace(resume=tmp_path / "model_best.pth", get_logger=logging.getLogger)
     (tmp_path / "test_results.json").write_text('{"model_best.pth": 3')
-    measure.report(config, "valid", {"epoch": 2, "samples": 5, "loss": 0.5}, None)
+    result = {"epoch": 2, "samples": 5, "loss": 0.5}
+    record_result(tmp_path / "model_best.pth", "valid", result, None, logging.getLogger("test"))
     assert "test_results.json is damaged and was moved to " in caplog.text
     results = read_json(tmp_path / "test_results.json")
     assert results == {"model_best.pth": {"valid": {"epoch": 2, "samples": 5, "loss": 0.5}}}

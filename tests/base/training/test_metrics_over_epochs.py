@@ -179,7 +179,8 @@ def test_commands_train_and_test_with_metrics_of_torchmetrics(tmp_path):
     validated = float((folder / "saved/log/f1" / saved.name / "metrics.csv").read_text().split(",")[-1])
     done = run_here("test.py", "-r", saved / "model_best.pth", "--split", "valid", cwd=folder)
     assert f"f1: {validated}" in done.stdout and "a row for each target" in done.stdout
-    *shown, place = done.stdout.splitlines()[1:]
+    *shown, place, drawn = done.stdout.splitlines()[1:]
+    assert drawn.endswith("report.html")
     assert max(map(len, shown)) <= 80 and place == f"written to {saved / 'test_results.json'}"
     results = (saved / "test_results.json").read_text()
     assert '"f1"' in results and '"ConfusionMatrix"' in results

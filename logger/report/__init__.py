@@ -1,0 +1,33 @@
+"""report.html in a run's log folder: what was trained, how it went, and how good it is, in one file."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from logger.report.page import page
+from logger.report.run_files import read_run
+from logger.test_details import TestDetails, save_details
+from utils.files import write_whole
+from utils.runs.run_folder import is_run_folder, log_folder_of
+
+
+def write_report(save_dir: Path, log_dir: Path, has_ended: bool = False) -> Path:
+    """Write the report of a run from its files, and return its path.
+
+    save_dir: folder of the checkpoints. has_ended: the run ends now, which its files do not say yet.
+    """
+    path = log_dir / "report.html"
+    text = page(read_run(save_dir, log_dir, has_ended))
+    write_whole(text.encode("utf-8", "backslashreplace"), path, "the report")
+    return path
+
+
+def renew_report(checkpoint: Path, details: Callable[[str], TestDetails], logger: logging.Logger) -> None:
+    """Write the details of a test into the checkpoint's run, and its report again; nothing outside a run's folder.
+
+    details: called with the checkpoint's name.
+    """
+    if is_run_folder(checkpoint.parent):
+        log_dir = log_folder_of(checkpoint.parent)
+        save_details(details(checkpoint.name), log_dir)
+        logger.info("drawn in %s", write_report(checkpoint.parent, log_dir))

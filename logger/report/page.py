@@ -1,0 +1,126 @@
+"""The page of a report: its sections as HTML, each left out if the run has nothing for it.
+
+Every text that comes from a file is escaped, and the page's policy lets no script run and nothing be loaded.
+"""
+
+from datetime import datetime
+from pathlib import Path
+
+from logger.report.charts import curve_charts, pace_chart
+from logger.report.elements import escape, escape_lines, folded, section, table
+from logger.report.predictions import test_sections
+from logger.report.run_files import RunFiles, as_json
+from logger.report.svg import figures
+
+_STYLE = Path(__file__).with_name("style.css")
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+_MOST_CHARTS = 24
+
+
+def page(run: RunFiles) -> str:
+    """Return the report as one HTML file."""
+    title = escape(f"{run.log_dir.parent.name} {run.log_dir.name}")
+    sections = [_head(run), _curves(run), *test_sections(run), _config(run), _model(run), _environment(run)]
+    sections += [_changes(run)]
+    return "\n".join(
+        [
+            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{title}</title>\n<style>\n{_STYLE.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n<main>",
+            *filter(None, sections),
+            f"<footer>written {datetime.now().astimezone().isoformat(' ', 'minutes')}</footer>",
+            "</main>\n</body>\n</html>\n",
+        ]
+    )
+
+
+def _head(run):
+    """The name, the state, and the figures that count most."""
+    tiles = []
+    if run.best:
+        name, value, epoch = run.best
+        tiles.append((f"best {name}, epoch {epoch}", f"{value:.5g}"))
+    if run.details is not None:
+        tested = [one for one in run.results if one[:2] == (run.details.checkpoint, run.details.split)]
+        for name, value in tested[0][2].items() if tested else ():
+            if isinstance(value, float):
+                tiles.append((f"{run.details.split} {name}", f"{value:.5g}"))
+    seconds = sum(seconds for seconds, _ in run.pace.values())
+    if seconds:
+        tiles.append(("time of the epochs", _duration(seconds)))
+    shown = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in tiles[:8])
+    description = run.at("description")
+    problems = "".join(f"<li>{escape(line)}</li>" for line in run.problems)
+    return "\n".join(
+        [
+            f"<header>\n<h1>{escape(run.log_dir.parent.name)} <small>{escape(run.log_dir.name)}</small></h1>",
+            f"<p>This run {escape(run.state)}.</p>",
+            f'<p class="note">{escape(description)}</p>' if isinstance(description, str) and description else "",
+            f'<dl class="tiles">{shown}</dl>' if shown else "",
+            f'<ul class="problems">{problems}</ul>' if problems else "",
+            "</header>",
+        ]
+    )
+
+
+def _duration(seconds):
+    hours, minutes = int(seconds // 3600), int(seconds % 3600 // 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds % 60:.0f} s" if minutes else f"{seconds:.1f} s"
+
+
+def _curves(run):
+    size = run.at("data_loader", "args", "batch_size")
+    charts = curve_charts(run.epochs, run.columns)
+    left_out = f'<p class="note">{len(charts) - _MOST_CHARTS} further columns are in metrics.csv.</p>'
+    return section(
+        "Curves",
+        figures([*charts[:_MOST_CHARTS], pace_chart(run.pace, size if isinstance(size, int) else None)]),
+        left_out if len(charts) > _MOST_CHARTS else "",
+    )
+
+
+def _config(run):
+    overridden = run.start.get("overridden")
+    lines = [str(line).partition(": ") for line in overridden] if isinstance(overridden, list) else []
+    changes = table(((path, change) for path, _, change in lines), ("set on the command line", "from -> to"))
+    text = as_json(run.config, "config.json") if run.config else ""
+    return section(
+        "Config",
+        changes or ('<p class="note">No value was set on the command line.</p>' if run.starts and run.config else ""),
+        folded("the whole config", text),
+    )
+
+
+def _model(run):
+    return section("Model", f"<pre>{escape_lines(run.summary)}</pre>" if run.summary else "")
+
+
+def _environment(run):
+    start = run.start
+    rows = [(name, start.get(name)) for name in ("started", "ended", "resumed_from", "host", "platform", "python")]
+    command = start.get("command")
+    rows.append(("command", " ".join(map(str, command)) if isinstance(command, list) else None))
+    rows.append(("starts", len(run.starts) if len(run.starts) > 1 else None))
+    rows.append(("threads", start.get("threads")))
+    libraries = start.get("libraries")
+    known = libraries.items() if isinstance(libraries, dict) else ()
+    rows.append(("libraries", ", ".join(f"{name} {version}" for name, version in known if version)))
+    rows.append(("folder of checkpoints", run.save_dir if start else None))
+    return section("Environment", table((row for row in rows if row[1] not in (None, "")), kind="facts"))
+
+
+def _changes(run):
+    commit = run.start.get("git_commit")
+    if not commit:
+        return ""
+    dirty = run.start.get("git_dirty")
+    name = run.start.get("git_diff") if run.changes else None
+    state = f"with uncommitted changes, which are in {name}" if name else "with uncommitted changes"
+    return section(
+        "Code",
+        f"<p>Commit <code>{escape(commit)}</code>, {escape(state if dirty else 'without uncommitted changes')}.</p>",
+        folded("the uncommitted changes", run.changes, mark_diff=True),
+    )

@@ -1,0 +1,148 @@
+"""Read what a run has left in its folders, as far as it is there, for its report."""
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from logger.csv_log import CsvLog
+from logger.pace import read_pace
+from logger.test_details import TestDetails, load_details
+from logger.test_results import results_of
+from utils.errors import UserError
+from utils.files import read_json_beside
+from utils.runs.run_folder import is_being_trained
+
+_MOST_COLUMNS = 100
+_MOST_SHOWN = 150_000  # characters of a text
+
+
+@dataclass
+class RunFiles:
+    """What the files of a run say; what is not there is empty.
+
+    columns: {name: a number for each of the epochs, nan where there is none} of metrics.csv. pace: as read_pace
+    returns it, for these epochs. starts: of environment.json. results: as results_of returns them. problems: a line
+    for each file that cannot be read.
+    """
+
+    save_dir: Path
+    log_dir: Path
+    state: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    starts: list[dict[str, Any]] = field(default_factory=list)
+    epochs: list[int] = field(default_factory=list)
+    columns: dict[str, list[float]] = field(default_factory=dict)
+    pace: dict[int, tuple[float, int]] = field(default_factory=dict)
+    summary: str = ""
+    changes: str = ""
+    results: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+    details: TestDetails | None = None
+    problems: list[str] = field(default_factory=list)
+
+    def at(self, *keys: str) -> Any:
+        """Return the value at a place in the config; None if there is none."""
+        value: Any = self.config
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+    @property
+    def start(self) -> dict[str, Any]:
+        """The last start; {} if none is known."""
+        return self.starts[-1] if self.starts else {}
+
+    @property
+    def best(self) -> tuple[str, float, int] | None:
+        """(name, value, epoch) of the first best value of the monitor; None without one."""
+        mode, _, name = str(self.at("trainer", "monitor") or "off").partition(" ")
+        values = [(value, epoch) for value, epoch in zip(self.columns.get(name, ()), self.epochs, strict=False)]
+        values = [pair for pair in values if math.isfinite(pair[0])]
+        if mode not in ("min", "max") or not values:
+            return None
+        value, epoch = (min if mode == "min" else max)(values, key=lambda pair: pair[0])
+        return name, value, epoch
+
+
+def read_run(save_dir: Path, log_dir: Path, has_ended: bool = False) -> RunFiles:
+    """Return the RunFiles of a run. has_ended: it ends now, which its files do not say yet."""
+    run = RunFiles(save_dir, log_dir)
+    config = _read(run, save_dir / "config.json")
+    run.config = config if isinstance(config, dict) else {}
+    starts = _read(run, save_dir / "environment.json")
+    run.starts = [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else []
+    try:
+        table = CsvLog(log_dir / "metrics.csv")
+        rows, run.epochs = table.rows(), table.epochs()
+        names = [name for name in (rows[0] if rows else ()) if name != "epoch"]
+        if len(names) > _MOST_COLUMNS:
+            run.problems.append(f"metrics.csv has {len(names)} columns; the first {_MOST_COLUMNS} are drawn")
+        run.columns = {name: [_number(row[name]) for row in rows] for name in names[:_MOST_COLUMNS]}
+    except UserError as error:
+        run.problems.append(str(error))
+    run.pace = {epoch: row for epoch, row in read_pace(log_dir).items() if epoch in run.epochs}
+    run.summary = _text(log_dir / "model.txt")
+    name = run.start.get("git_diff")
+    if isinstance(name, str) and Path(name).name == name:
+        run.changes = _text(log_dir / name)
+    run.results = results_of(save_dir)
+    try:
+        run.details = load_details(log_dir)
+    except UserError as error:
+        run.problems.append(str(error))
+    run.state = _state(run, has_ended)
+    return run
+
+
+def _state(run, has_ended):
+    """How far the run has come, in words."""
+    wanted, done = run.at("trainer", "epochs"), run.epochs[-1] if run.epochs else 0
+    epochs = f"epoch {done} of {wanted}" if isinstance(wanted, int) else f"epoch {done}"
+    if has_ended or run.start.get("ended"):
+        return f"ended after {epochs}"
+    if not run.starts:
+        return f"reached {epochs}"
+    if is_being_trained(run.save_dir):
+        return f"is being trained; {epochs} is complete" if done else "is being trained; no epoch is complete yet"
+    return f"stopped before its end; {epochs} is complete" if done else "stopped before its first epoch was complete"
+
+
+def _read(run, path):
+    """The content of a JSON file; None, with a line in the problems, if it is damaged."""
+    try:
+        return read_json_beside(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        run.problems.append(f"{path.name}: cannot be read: {error}")
+        return None
+
+
+def _text(path):
+    """The beginning of a text file; "" if there is none."""
+    try:
+        if not path.is_file():
+            return ""
+        with open(path, "rb") as file:
+            text = file.read(_MOST_SHOWN + 1).decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return shortened_to(text, path.name)
+
+
+def shortened_to(text: str, name: str) -> str:
+    """Return the text, or its beginning and where the rest is, if it is long."""
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}\n... the rest is in {name}"
+
+
+def as_json(content: Any, name: str) -> str:
+    """Return the content as indented JSON, shortened to what a page can show."""
+    return shortened_to(json.dumps(content, indent=2, ensure_ascii=False), name)
+
+
+def _number(text):
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

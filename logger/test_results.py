@@ -1,0 +1,56 @@
+"""The values that test.py has measured: a line for each in the log, and test_results.json beside the checkpoint."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from logger.tables import table_text
+from utils.errors import UserError, shown
+from utils.files import read_json_beside, read_record, write_json
+
+_FILE = "test_results.json"
+_POSITION = ("epoch", "batch", "samples")
+
+
+def record_result(
+    checkpoint: Path, split: str, result: dict[str, Any], classes: list | None, logger: logging.Logger
+) -> None:
+    """Log a result, and add it to test_results.json beside the checkpoint: {checkpoint: {split: result}}.
+
+    result: epoch (perhaps None), batch (of a checkpoint within an epoch), samples, and the values and tables by name.
+    classes: names of the classes, for the tables.
+    """
+    path = checkpoint.parent / _FILE
+    place = "" if result["epoch"] is None else f", epoch {result['epoch']}"
+    within = f" and {result['batch']} batches" if "batch" in result else ""
+    logger.info("%s%s%s, on %d %s samples", checkpoint, place, within, result["samples"], split)
+    for name, value in result.items():
+        if isinstance(value, list):
+            logger.info("    %s, a row for each target:\n%s", name, table_text(value, classes))
+        elif name not in _POSITION:
+            logger.info("    %s: %s", name, value)
+    try:
+        results, damaged = read_record(path, _are_results, empty={})
+    except OSError as error:
+        raise UserError(f"{shown(path)}: cannot read the earlier results: {error.strerror}") from None
+    results.setdefault(checkpoint.name, {})[split] = result
+    write_json(results, path)
+    if damaged:
+        logger.warning("%s is damaged and was moved to %s", path, damaged)
+    logger.info("written to %s", path)
+
+
+def results_of(folder: Path) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return [(checkpoint, split, result), ...] of a run's test_results.json; [] if there is none that can be read."""
+    try:
+        content = read_json_beside(folder / _FILE)
+    except (OSError, ValueError):
+        return []
+    found = content.items() if _are_results(content) else ()
+    return [(name, split, result) for name, splits in found for split, result in splits.items()]
+
+
+def _are_results(content):
+    if not isinstance(content, dict) or not all(isinstance(splits, dict) for splits in content.values()):
+        return False
+    return all(isinstance(result, dict) for splits in content.values() for result in splits.values())

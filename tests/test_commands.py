@@ -17,7 +17,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from worlds import run_forked, start_forked
 
-from compare import comparable_state
+from comparing.same import comparable_state
 from helpers import PROJECT, SHORT, copy_project, run, run_here, same
 from utils.json_io import read_json
 from utils.runs.checkpoint import load_checkpoint, save_checkpoint

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from compare import differing_values, scalar_differences
+from comparing.same import differing_values, scalar_differences
 
 
 def state(**changes):

@@ -34,7 +34,8 @@ def report_differences(one: str, other: str, folders: Sequence[str]) -> None:
         if part == "code":
             lines += _between(runs)
         unknown = [letter for letter, known in (("A", before), ("B", after)) if not known or _UNSAVED in known.values()]
-        word = "differs" if lines else f"unknown, of {' and '.join(unknown)}" if unknown else "the same"
+        doubt = f"unknown; not all of it is saved for {' and '.join(unknown)}" if unknown else "the same"
+        word = "differs" if lines else doubt
         print(f"\n{part}: {word}", *(f"    {shown(line)}" for line in lines), sep="\n")
 
 

@@ -145,7 +145,7 @@ def _setting(row):
             repetition[key] = value
         elif key not in _SAYS_NOTHING:
             setting[key] = value
-    return _encoded([_SERIES.sub("", str(row.cells["name"])), setting]), _encoded(repetition)
+    return _encoded([_SERIES.sub("", str(row.cells["name"])), setting, list(repetition)]), _encoded(repetition)
 
 
 def _one_row(group):

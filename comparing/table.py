@@ -119,7 +119,8 @@ def _duration(seconds):
 
 
 def _cut(text):
-    return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 14]}...{text[-11:]}"
+    room = _WIDEST if text.isascii() else _WIDEST // 2  # letters that may take two columns each
+    return text if len(text) <= room else f"{text[: room - 14]}...{text[-11:]}"
 
 
 def _width(text):

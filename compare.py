@@ -125,6 +125,6 @@ if __name__ == "__main__":
         if given.diff:
             from comparing.difference import report_differences
 
-            report_differences(*given.diff, given.folders)
+            report_differences(given.diff, given.folders)
         else:
             main(given)

@@ -128,11 +128,11 @@ def ordered(rows: Sequence[Row], by: str | None) -> tuple[list[Row], str]:
     mode, _, name = by.partition(" ") if by.startswith(("min ", "max ")) else ("", "", by)
     name = full_name(name.strip(), names_in(rows), "--sort")
     mode = mode or _best_first(name, rows)
-    values = [(_sortable(row.cells.get(name)), row) for row in rows]
-    sides = [value for value in values if value[0] is not None], [row for value, row in values if value is None]
-    in_order = [row for _, row in sorted(sides[0], key=lambda pair: pair[0], reverse=mode == "max")]
+    keys = [(key, row) for row in rows if (key := _sortable(row.cells.get(name))) is not None]
+    in_order = [row for _, row in sorted(keys, key=lambda pair: pair[0], reverse=mode == "max")]
+    without = [row for row in rows if _sortable(row.cells.get(name)) is None]
     label = f"best {common.partition(' ')[2]}" if name == "best" and common else name
-    return in_order + sides[1], f"by {label}, {'largest' if mode == 'max' else 'smallest'} first"
+    return in_order + without, f"by {label}, {'largest' if mode == 'max' else 'smallest'} first"
 
 
 def _best_first(name, rows):

@@ -25,11 +25,11 @@ def plot_runs(path: Path, rows: Sequence[Row], metric: str | None) -> None:
 
     if path.suffix.lower() != ".png":
         raise UserError(f"--plot {shown(path)}: give the name of a .png file")
-    metric = metric or _monitored(rows)
-    curves = {i: curve for i, row in enumerate(rows) if (curve := _curve(row, metric))}
+    name = metric or _monitored(rows)
+    curves = {i: curve for i, row in enumerate(rows) if (curve := _curve(row, name))}
     if not curves:
-        logged = dict.fromkeys(name for row in rows for run in row.runs for name in run.values)
-        raise UserError(f"--metric {shown(metric)}: no run logs it{did_you_mean(metric, list(logged))}")
+        logged = {other for row in rows for run in row.runs for other in run.values}
+        raise UserError(f"--metric {shown(name)}: no run logs it{did_you_mean(name, logged)}")
     if len(curves) > _MOST_CURVES:
         raise UserError(f"--plot: {len(curves)} curves; up to {_MOST_CURVES} can be told apart; give --top or --where")
     labels = _labels([rows[i] for i in curves])
@@ -42,8 +42,8 @@ def plot_runs(path: Path, rows: Sequence[Row], metric: str | None) -> None:
         (line,) = axis.plot(epochs, means, style, marker=marker, color=f"C{number % 10}", label=label)
         low, high = ([m + sign * d for m, d in zip(means, deviations, strict=True)] for sign in (-1, 1))
         axis.fill_between(epochs, low, high, color=line.get_color(), alpha=0.2, linewidth=0)  # nothing where it is nan
-    axis.set(xlabel="epoch", ylabel=_plain(metric))
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.set(xlabel="epoch", ylabel=_plain(name))
+    axis.locator_params(axis="x", integer=True)
     axis.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize="small")
     save_figure(figure, path)

@@ -20,12 +20,13 @@ _UNSAVED = "not saved"
 _MOST_LINES = 20  # of the commits between two runs
 
 
-def report_differences(one: str, other: str, folders: Sequence[str]) -> None:
+def report_differences(names: Sequence[str], folders: Sequence[str]) -> None:
     """Print a word on config, environment, code and results of two runs, and what differs in each as "one -> other".
 
-    one, other: folders of runs, checkpoints in them, or names of runs below the folders. Raises UserError for others.
+    names: of the two: folders of runs, log folders, checkpoints, or names of runs below the folders. Raises UserError
+        for others.
     """
-    runs = [find_run(text, folders) for text in (one, other)]
+    runs = [find_run(text, folders) for text in names]
     for letter, run in zip("AB", runs, strict=True):
         print(shown(f"{letter}  {run.folder}  {run.state}{f': {run.reason}' if run.reason else ''}"))
     for part, describe in (("config", _config), ("environment", _environment), ("code", _code), ("results", _results)):

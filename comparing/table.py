@@ -75,7 +75,7 @@ def table_text(rows: Sequence[Row], names: Sequence[str], width: int, known: Seq
 def headers(rows: Sequence[Row], names: Sequence[str], known: Sequence[str] = ()) -> dict[str, str]:
     """Return {name: header of its column}."""
     short = {name: shown(text) for name, text in short_names(names, [*known, *names]).items()}
-    monitors = {row.cells.get("monitor") for row in rows if row.cells.get("best") is not None}
+    monitors = {str(row.cells.get("monitor")) for row in rows if row.cells.get("best") is not None}
     best = monitors.pop().partition(" ")[2] if len(monitors) == 1 else "best"
     titles = {"best": best, "best_epoch": "at", "epoch": "epochs" if "epochs" not in names else "epoch"}
     return {name: titles.get(name, short[name]) for name in names}
@@ -170,8 +170,9 @@ def csv_text(rows: Sequence[Row], names: Sequence[str]) -> str:
     writer.writerow(columns)
     for row in rows:
         cells = {name: row.cells.get(name) for name in names}
-        cells |= {f"{name}_std": cells[name].std for name in spread if isinstance(cells[name], Spread)}
-        cells |= {name: cells[name].mean for name in spread if isinstance(cells[name], Spread)}
+        for name in spread:
+            if isinstance(value := cells[name], Spread):
+                cells |= {name: value.mean, f"{name}_std": value.std}
         writer.writerow(["" if cells.get(name) is None else as_text(cells.get(name)) for name in columns])
     return text.getvalue()
 

@@ -17,7 +17,7 @@ def told(tmp_path, capsys):
     """Makes the lines that --diff prints for the runs a and b of the folder, {part: lines}."""
 
     def words():
-        report_differences("a", "b", [str(tmp_path)])
+        report_differences(["a", "b"], [str(tmp_path)])
         parts = capsys.readouterr().out.split("\n\n")[1:]
         return {part.partition(":")[0]: part.strip().splitlines() for part in parts}
 

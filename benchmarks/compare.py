@@ -28,7 +28,7 @@ def main(numbers, epochs):
         with tempfile.TemporaryDirectory() as folder:
             rows += measure(Path(folder), number, epochs)
     print_circumstances()
-    print_table(["runs", "what is asked for", "median, s", "min-max, s"], rows)
+    print_table(["runs", "what is asked for", "processor, s", "clock, s", "min-max, s"], rows)
 
 
 def measure(folder, number, epochs):
@@ -48,22 +48,25 @@ def measure(folder, number, epochs):
     }
     rows = []
     for what, (flags, prepare, repeats) in cases.items():
-        seconds = [timed(folder, flags, prepare) for _ in range(repeats)]
-        spread = f"{min(seconds):.2f}-{max(seconds):.2f}" if repeats > 1 else ""
-        rows.append([f"{number:,}", what, f"{statistics.median(seconds):.2f}", spread])
+        walls, processors = zip(*(timed(folder, flags, prepare) for _ in range(repeats)), strict=True)
+        spread = f"{min(walls):.2f}-{max(walls):.2f}" if repeats > 1 else ""
+        medians = (f"{statistics.median(seconds):.2f}" for seconds in (processors, walls))
+        rows.append([f"{number:,}", what, *medians, spread])
     return rows
 
 
 def timed(folder, flags, prepare=None):
-    """Seconds that the command takes."""
+    """Seconds that the command takes: (of the clock, of a processor)."""
     if prepare:
         prepare()
-    started = time.perf_counter()
+    started, before = time.perf_counter(), os.times()
     command = [sys.executable, str(PROJECT / "compare.py"), str(folder), *flags]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
-    return time.perf_counter() - started
+    wall, after = time.perf_counter() - started, os.times()
+    used = after.children_user + after.children_system - before.children_user - before.children_system
+    return wall, used
 
 
 def make_runs(folder, number, epochs):

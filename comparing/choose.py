@@ -123,7 +123,7 @@ def ordered(rows: Sequence[Row], by: str | None) -> tuple[list[Row], str]:
     common = monitors.pop() if len(monitors) == 1 else None
     if by is None:
         if common is None:
-            return sorted(rows, key=lambda row: (str(row.cells["name"]), str(row.cells["run"]))), "by name"
+            return sorted(rows, key=lambda row: (row.cells["name"], row.cells["run"])), "by name"
         by = "best"
     mode, _, name = by.partition(" ") if by.startswith(("min ", "max ")) else ("", "", by)
     name = full_name(name.strip(), names_in(rows), "--sort")
@@ -151,7 +151,7 @@ def _sortable(value):
     value = value.mean if isinstance(value, Spread) else value
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
-    return (0, float(value), "") if _is(value, float) else (1, 0.0, as_text(value))
+    return (0, value, "") if _is(value, float) else (1, 0, as_text(value))
 
 
 def columns(rows: Sequence[Row], asked: Iterable[str]) -> list[str]:

@@ -48,7 +48,7 @@ def _line(row, names):
 def _sort_key(value: Any) -> str:
     """The attribute by which a cell is sorted; none for texts."""
     value = value.mean if isinstance(value, Spread) else value
-    number = type(value) in (int, float) and math.isfinite(value)
+    number = type(value) is int or (type(value) is float and math.isfinite(value))
     return f' data-number="{value!r}"' if number else ""
 
 

@@ -64,7 +64,7 @@ def _cells(run, taken):
         **{name: getattr(run, name) for name in ("run", "state", "epoch", "batch", "epochs", "monitor", "folder")},
         "best": run.best,
         "best_epoch": run.best_epoch,
-        "name": run.config.get("name", run.name),
+        "name": as_text(run.config.get("name", run.name)),
         "time": run.seconds,
         "started": run.started or None,
         "changed": run.changed,
@@ -145,7 +145,7 @@ def _setting(row):
             repetition[key] = value
         elif key not in _SAYS_NOTHING:
             setting[key] = value
-    return _encoded([_SERIES.sub("", str(row.cells["name"])), setting, list(repetition)]), _encoded(repetition)
+    return _encoded([_SERIES.sub("", row.cells["name"]), setting, list(repetition)]), _encoded(repetition)
 
 
 def _one_row(group):
@@ -163,12 +163,11 @@ def _one_row(group):
     for name in ("best", "time", *logged):
         cells[name] = _spread([row.cells.get(name) for row in counted])
     repeated = {key for row in members for key in row.config if key.rpartition(".")[2] in _REPEATED}
-    several = {
-        key: f"{len(values)} values" for key in repeated if len(values := {r.config.get(key) for r in members}) > 1
-    }
+    values = {key: {as_text(row.config.get(key)) for row in members} for key in repeated}
+    several = {key: f"{len(texts)} values" for key, texts in values.items() if len(texts) > 1}
     cells |= several
     states = {row.cells["state"] for row in members}
-    cells["name"] = _SERIES.sub("", str(first.cells["name"]))
+    cells["name"] = _SERIES.sub("", first.cells["name"])
     cells["run"] = f"{len(members)} runs"
     cells["state"] = states.pop() if len(states) == 1 else f"{sum(map(len, finished))} finished"
     cells["started"] = min(map(_started, members))

@@ -173,7 +173,8 @@ def csv_text(rows: Sequence[Row], names: Sequence[str]) -> str:
         for name in spread:
             if isinstance(value := cells[name], Spread):
                 cells |= {name: value.mean, f"{name}_std": value.std}
-        writer.writerow(["" if cells.get(name) is None else as_text(cells.get(name)) for name in columns])
+        texts = ("" if cells.get(name) is None else as_text(cells.get(name)) for name in columns)
+        writer.writerow([shown(text, keep="\n\t") for text in texts])
     return text.getvalue()
 
 
@@ -206,7 +207,7 @@ def _finite(value: Any) -> Any:
 
 def heading(rows: Sequence[Row], order: str) -> str:
     """Return a line that says what a table shows: how many runs, of which job, in which order."""
-    names = list(dict.fromkeys(str(row.cells["name"]) for row in rows))
+    names = list(dict.fromkeys(row.cells["name"] for row in rows))
     number = sum(len(row.runs) for row in rows)
     jobs = shortened(names[0]) if len(names) == 1 else f"{len(names)} jobs"
     rows_told = "" if number == len(rows) else f" in {len(rows)} row{'s' if len(rows) > 1 else ''}"

@@ -109,7 +109,10 @@ def summarize(folder: str | Path, changed: float = 0.0) -> RunSummary:
         rows = {}
         damages.append(str(error))
 
-    run.config = flattened(config)
+    try:
+        run.config = flattened(config)
+    except RecursionError:
+        damages.append("config.json: is nested too deeply")
     epochs = run.config.get("trainer.epochs")
     run.epochs = epochs if type(epochs) is int else None
     run.monitor = str(run.config.get("trainer.monitor", "off"))
@@ -119,8 +122,7 @@ def summarize(folder: str | Path, changed: float = 0.0) -> RunSummary:
     run.test = _test_values(results)
     if starts:
         run.started = str(starts[0].get("started", ""))
-        keys = ("host", "platform", "python", "threads", "libraries", "git_commit", "git_dirty", "command")
-        run.environment = {key: starts[-1].get(key) for key in keys}
+        run.environment = _environment(starts[-1])
     run.seconds = _seconds(starts, log)
     run.state, run.reason = _ending(run, starts, log)
     if damages:
@@ -143,6 +145,18 @@ def _read(path, kind, damages, required=False):
     except ValueError as error:
         damages.append(f"{path.name}: is not JSON: {error}")
     return kind()
+
+
+def _environment(start):
+    """What a start of a run records of its circumstances, as far as it has the form that this program writes."""
+    plain = ("host", "platform", "python", "threads", "git_commit", "git_dirty")
+    found = {key: value for key in plain if isinstance(value := start.get(key), (str, int, float))}
+    libraries, command = start.get("libraries"), start.get("command")
+    if isinstance(libraries, dict):
+        found["libraries"] = {name: version for name, version in libraries.items() if isinstance(version, str)}
+    if isinstance(command, list):
+        found["command"] = [word for word in command if isinstance(word, str)]
+    return found
 
 
 def _log_text(folder, damages):
@@ -228,7 +242,7 @@ def _numbers(row):
 def _number(text):
     try:
         return float(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
@@ -256,8 +270,8 @@ def _test_values(results):
     }
     newest = max(measured, key=progress_of, default="")
     chosen = measured.get("model_best.pth") or measured.get(newest, {})
-    numbers = {name: value for name, value in chosen.items() if type(value) in (int, float)}
-    return {name: float(value) for name, value in numbers.items() if name not in ("epoch", "batch", "samples")}
+    numbers = {name: value for name, value in chosen.items() if name not in ("epoch", "batch", "samples")}
+    return _numbers({name: value for name, value in numbers.items() if type(value) in (int, float)})
 
 
 # ---- time and ending

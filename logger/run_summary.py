@@ -150,7 +150,7 @@ def _read(path, kind, damages, required=False):
 def _environment(start):
     """What a start of a run records of its circumstances, as far as it has the form that this program writes."""
     plain = ("host", "platform", "python", "threads", "git_commit", "git_dirty")
-    found = {key: value for key in plain if isinstance(value := start.get(key), (str, int, float))}
+    found: dict[str, Any] = {key: value for key in plain if isinstance(value := start.get(key), (str, int, float))}
     libraries, command = start.get("libraries"), start.get("command")
     if isinstance(libraries, dict):
         found["libraries"] = {name: version for name, version in libraries.items() if isinstance(version, str)}

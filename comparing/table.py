@@ -178,22 +178,32 @@ def csv_text(rows: Sequence[Row], names: Sequence[str]) -> str:
     return text.getvalue()
 
 
+_encoded = json.JSONEncoder(allow_nan=False).encode
+
+
 def json_text(rows: Sequence[Row], order: str) -> str:
-    """Return the rows as JSON: {"order": ..., "rows": [...]}, as docs/compare.md describes; nan and inf are null."""
-    return json.dumps({"order": order, "rows": [_record(row) for row in rows]}, indent=2)
+    """Return the rows as JSON, one a line: {"order": ..., "rows": [...]}; docs/compare.md describes a row."""
+    lines = []
+    for row in rows:
+        record = _record(row)
+        try:
+            lines.append(_encoded(record))
+        except ValueError:  # nan and inf, which JSON does not have
+            lines.append(_encoded(_finite(record)))
+    return f'{{"order": {_encoded(order)}, "rows": [\n' + ",\n".join(lines) + "\n]}"
 
 
 def _record(row):
     if len(row.runs) == 1:
-        return _finite(vars(row.runs[0]))
+        return vars(row.runs[0])
     spread = {name: value for name, value in row.cells.items() if isinstance(value, Spread)}
     return {
         "name": row.cells["name"],
         "config": row.config,
-        "mean": {name: _finite(value.mean) for name, value in spread.items()},
-        "std": {name: _finite(value.std) for name, value in spread.items()},
+        "mean": {name: value.mean for name, value in spread.items()},
+        "std": {name: value.std for name, value in spread.items()},
         "counted": [member.folder for member in row.counted],
-        "runs": [_finite(vars(member)) for member in row.runs],
+        "runs": [vars(member) for member in row.runs],
     }
 
 

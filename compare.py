@@ -1,151 +1,130 @@
-"""Tell whether two runs are the same, bit for bit: python compare.py --same saved/models/<name>/<run> <other run>."""
+"""Compare runs: python compare.py shows all runs in saved/, best first; --diff and --same compare two of them."""
 
 import argparse
-import itertools
+import shutil
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from logger.csv_log import CsvLog
+from comparing.choose import columns, names_in, ordered, where
+from comparing.rows import Row, grouped, rows_of
+from comparing.table import csv_text, default_columns, heading, json_text, labels, notes, table_text
+from logger.run_index import read_runs
 from utils.distributed.launch import refuse_several
 from utils.errors import UserError, clean_exit, in_one_line, shown
-from utils.runs.run_folder import is_run_folder
 
 
-def main(one: Path, other: Path) -> bool:
-    """Print what the runs have in common, or the first step at which they differ. Returns whether they are the same."""
-    logs = [run.resolve().parents[2] / "log" / run.resolve().parent.name / run.resolve().name for run in (one, other)]
-    found = scalar_differences(*map(tensorboard_scalars, logs))
-    row = table_difference(logs)
-    names = [{path.name for path in run.glob("*.pth") if "overtaken" not in path.name} for run in (one, other)]
-    only_one = {name for name in names[0] ^ names[1] if "-batch" not in name}  # those are left by a stopped run alone
-    common = sorted(names[0] & names[1])
-    if not common:
-        raise UserError(f"{one}, {other}: no checkpoints of the same name, so nothing to compare")
-    for name in common:
-        states = [comparable_state(run / name) for run in (one, other)]
-        found += [
-            (states[0].get("step", 0), f"{name}: {place}") for place in differing_values(states[0], states[1])[:3]
-        ]
-    if found:
-        step = min(step for step, _ in found)
-        print(shown(f"different from step {step} on: {'; '.join(what for at, what in found if at == step)}"))
-    elif row:
-        print(shown(f"different: {row}"))
-    elif only_one:
-        print(shown(f"the same as far as both go; one alone has {', '.join(sorted(only_one))}"))
+def main(given: argparse.Namespace) -> None:
+    """Show the runs that were asked for, once, or every few seconds with --watch."""
+    while True:
+        rows, order = choose(given)
+        if given.watch and sys.stdout.isatty():
+            print("\x1b[2J\x1b[H", end="")  # clears the screen
+        show(rows, order, given)
+        if not given.watch:
+            return
+        sys.stdout.flush()
+        time.sleep(given.watch)
+
+
+def choose(given: argparse.Namespace) -> tuple[list[Row], str]:
+    """Return (rows, what their order is) of the runs below the folders, as --where, --runs, --sort and --top ask."""
+    runs = read_runs(*given.folders)
+    if not runs:
+        raise UserError(f"{shown(', '.join(given.folders))}: no runs there; python train.py makes them in saved/")
+    rows = where(rows_of(runs), given.where)
+    rows, order = ordered(rows if given.runs else grouped(rows), given.sort) if rows else ([], "")
+    return rows[: given.top], order
+
+
+def show(rows: Sequence[Row], order: str, given: argparse.Namespace) -> None:
+    """Print the rows as a table, or write them in the form that was asked for."""
+    names, further = default_columns(rows)
+    if given.columns:
+        names, further = list(dict.fromkeys([*labels(rows), *columns(rows, given.columns)])), []
+    if given.json:
+        print(json_text(rows, order))
+    elif given.csv:
+        print(csv_text(rows, names), end="")
+    elif not rows:
+        print("no run meets the conditions")
+    elif given.html:
+        from comparing.page import write_page
+
+        write_page(given.html, rows, names, order)
+        print(shown(given.html))
+    elif given.plot:
+        from comparing.curves import plot_runs
+
+        plot_runs(given.plot, rows, given.metric)
+        print(shown(given.plot))
     else:
-        print(f"the same: {len(common)} checkpoints, metrics.csv, and what TensorBoard shows but for the pace")
-    return not found and not row and not only_one
+        width = shutil.get_terminal_size().columns
+        print(shown(heading(rows, order)), table_text(rows, names, width, names_in(rows)), sep="\n\n")
+        if lines := notes(rows, further, width):
+            print("", *lines, sep="\n")
 
 
-def comparable_state(path: Path) -> dict[str, Any]:
-    """Return the content of a checkpoint without what differs between equal runs.
-
-    That is the config, which names the run, the TensorBoard files, and the reason for a stop.
-    """
-    from utils.runs.checkpoint import load_checkpoint
-
-    state = load_checkpoint(path)
-    state.pop("config", None)
-    state.pop("stop_reason", None)  # a run resumed with another config is the same as one that never stopped
-    state.get("attributes", {}).pop("writer", None)
-    return state
-
-
-def scalar_differences(
-    one: dict[str, list[tuple[int, float]]], other: dict[str, list[tuple[int, float]]]
-) -> list[tuple[int, str]]:
-    """Return [(step, what differs)], the first difference of each tag, of two runs' {tag: [(step, value), ...]}."""
-    found = []
-    for tag in sorted(one.keys() | other.keys()):
-        for left, right in itertools.zip_longest(one.get(tag, ()), other.get(tag, ())):
-            if repr(left) == repr(right):  # as text, since nan differs from itself
-                continue
-            both = left and right and f"{left[1]:.9g} and {right[1]:.9g}"
-            step = min(point[0] for point in (left, right) if point)
-            found.append((step, f"{tag} is {both or 'in one alone'}"))
-            break
-    return found
-
-
-def table_difference(logs: Sequence[Path]) -> str | None:
-    """Return the first place at which the runs' metrics.csv differ in the rows that both have; None if they do not."""
-    tables = [CsvLog(log / "metrics.csv").rows() for log in logs]
-    if not all(tables) and any(tables):
-        return "one alone has a metrics.csv"
-    for left, right in zip(*tables, strict=False):
-        for column in dict.fromkeys([*left, *right]):
-            if left.get(column) != right.get(column):
-                values = f"{left.get(column)} and {right.get(column)}"
-                return f"in metrics.csv, from epoch {left.get('epoch')} on: {column} is {values}"
-    return None
+def arguments() -> argparse.Namespace:
+    """Return what the command line asks for. Ends the program on errors."""
+    parser = argparse.ArgumentParser(description="Compare runs.")
+    add = parser.add_argument
+    add("folders", nargs="*", metavar="FOLDER", help="where the runs are (saved)")
+    add(
+        "--where", action="append", default=[], metavar="CONDITION", help="as 'optimizer.args.lr<0.01' or 'name=Mnist*'"
+    )
+    add("--sort", metavar="NAME", help="value to sort by, best first; or 'min NAME', 'max NAME'")
+    add("--top", type=_count, metavar="N", help="show the first N rows")
+    add(
+        "--columns",
+        action="append",
+        default=[],
+        metavar="NAME,...",
+        help="values to show, as 'val_*,optimizer.args.lr'",
+    )
+    add("--runs", action="store_true", help="show each run of a group that differs in seed or fold alone")
+    add("--watch", nargs="?", const=5.0, type=_seconds, metavar="SECONDS", help="show them again every few seconds (5)")
+    add = parser.add_mutually_exclusive_group().add_argument
+    add("--csv", action="store_true", help="print the table as CSV")
+    add("--json", action="store_true", help="print all that is known of the runs as JSON")
+    add("--html", type=Path, metavar="FILE", help="write a page with a table that can be sorted")
+    add("--plot", type=Path, metavar="FILE", help="draw the curves of --metric into a PNG")
+    add("--diff", nargs=2, metavar="RUN", help="how two runs differ: config, environment, code, results")
+    add("--same", nargs=2, metavar="RUN", help="whether two runs are the same, bit for bit; exit status 0 or 1")
+    parser.add_argument("--metric", metavar="NAME", help="value that --plot draws (the monitored one)")
+    given = in_one_line(parser).parse_args()
+    given.folders = given.folders or ["saved"]
+    if given.metric and not given.plot:
+        raise UserError("--metric: goes with --plot FILE.png")
+    if given.watch and (given.diff or given.same):
+        raise UserError("--watch: shows a table, and not how two runs differ")
+    return given
 
 
-def tensorboard_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return {tag: [(step, value), ...]} of a run's TensorBoard files, as TensorBoard shows them, without the pace.
-
-    The tags of validation, whose files are in the folder val, begin with val_.
-    """
-    inner = folder / "val"
-    of_validation = _scalars_in(inner) if inner.is_dir() else {}
-    return _scalars_in(folder) | {f"val_{tag}": points for tag, points in of_validation.items()}
+def _count(text):
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of rows from 1 on")
+    return int(text)
 
 
-def _scalars_in(folder):
-    import logging
-
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    for path in folder.glob("*tfevents*"):
-        if not path.is_file():  # reading from a pipe would never end
-            raise UserError(f"{shown(path)}: not a file; move it away")
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of points that a resumed run has taken back
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
-    events.Reload()
-    tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith("steps_per_sec")]
-    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
-
-
-_ABSENT = object()  # not None, which a state may hold
-
-
-def differing_values(one: Any, other: Any, place: str = "") -> list[str]:
-    """Return the dotted places at which two nested states differ in bits, type or presence."""
-    import torch
-
-    if type(one) is not type(other):
-        return [place]
-    if isinstance(one, (list, tuple)):
-        one, other = dict(enumerate(one)), dict(enumerate(other))
-    if isinstance(one, dict):
-        found = []
-        for name in {**one, **other}:
-            left, right = one.get(name, _ABSENT), other.get(name, _ABSENT)
-            found += differing_values(left, right, f"{place}.{name}".lstrip("."))
-        return found
-    if isinstance(one, torch.Tensor):
-        bits = [tensor.flatten().contiguous().view(torch.uint8) for tensor in (one, other)]
-        same = one.dtype == other.dtype and one.shape == other.shape and torch.equal(*bits)
-    else:
-        same = repr(one) == repr(other)
-    return [] if same else [place]
-
-
-def run_folder(text: str | Path) -> Path:
-    """Return the folder of a run's checkpoints, given it, its log folder or a checkpoint. Raises UserError."""
-    path = Path(text)
-    folder = path.parent if path.is_file() else path
-    if folder.parent.parent.name == "log":
-        folder = folder.parents[2] / "models" / folder.parent.name / folder.name
-    if not is_run_folder(folder):
-        raise UserError(f"{text}: not a run; give its folder, saved/models/<name>/<run>")
-    return folder
+def _seconds(text):
+    if not 0.1 <= float(text) <= 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0.1 on")
+    return float(text)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Tell whether two runs are the same, bit for bit.")
-    parser.add_argument("--same", nargs=2, metavar="RUN", required=True, help="folders of two runs; exit status 0 or 1")
     with clean_exit():
         refuse_several("compare.py")
-        raise SystemExit(0 if main(*map(run_folder, in_one_line(parser).parse_args().same)) else 1)
+        given = arguments()
+        if given.same:
+            from comparing.same import report_same
+
+            raise SystemExit(0 if report_same(*given.same) else 1)
+        if given.diff:
+            from comparing.difference import report_differences
+
+            report_differences(given.diff, given.folders)
+        else:
+            main(given)

@@ -20,6 +20,7 @@ FRAMEWORK = [
     "Makefile",
     "base",
     "compare.py",
+    "comparing",
     "config.schema.json",
     "constraints.txt",
     "docs",

@@ -132,7 +132,7 @@ def loads(path):
 
 def compare_runs(project):
     """Return the names of what differs between the undisturbed run and the one that was killed."""
-    from compare import comparable_state, differing_values, tensorboard_scalars
+    from comparing.same import comparable_state, differing_values, tensorboard_scalars
 
     (straight,) = project.glob("saved/models/straight/*")
     newest = max(project.glob("saved/models/killed/*"), key=lambda run: run.stat().st_mtime)

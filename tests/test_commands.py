@@ -17,7 +17,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from worlds import run_forked, start_forked
 
-from compare import comparable_state, tensorboard_scalars
+from comparing.same import comparable_state, tensorboard_scalars
 from helpers import PROJECT, SHORT, copy_project, run, run_here, same
 from utils.files import read_json
 from utils.runs.checkpoint import load_checkpoint, save_checkpoint

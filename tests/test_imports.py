@@ -18,6 +18,7 @@ BELOW = {
     "trainer": {"base", "logger", "utils"},
     "examples": {"base", "data_loader", "logger", "model", "trainer", "utils"},
     "serving": {"base", "utils"},
+    "comparing": {"logger", "utils"},
     "parse_config": {"logger", "utils"},
 }
 

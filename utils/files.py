@@ -58,10 +58,13 @@ def write_whole(content: str | bytes, path: str | Path, what: str = "the file") 
         file.write(content.encode() if isinstance(content, str) else content)
 
 
-def read_beside(path: str | Path) -> str:
-    """Return the text of a file beside checkpoints. Raises OSError, also unless it is a plain file, and ValueError."""
+def read_beside(path: str | Path, errors: str = "strict") -> str:
+    """Return the text of a file beside checkpoints. Raises OSError, also unless it is a plain file, and ValueError.
+
+    errors: what to do with bytes that are not UTF-8, as in bytes.decode.
+    """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _BINARY)
-    with open(descriptor, encoding="utf-8", newline="") as file:
+    with open(descriptor, encoding="utf-8", errors=errors, newline="") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
             raise OSError(errno.EINVAL, f"not a plain file of at most {_MAX_BYTES:,} bytes", str(path))

@@ -16,6 +16,16 @@ sys.path.append(str(PROJECT / "benchmarks"))
 import harness
 
 
+def load(name):
+    """The module of a benchmark that has the name of a command."""
+    specification = importlib.util.spec_from_file_location(
+        f"benchmark_of_{name}", PROJECT / "benchmarks" / f"{name}.py"
+    )
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
 def test_the_default_job_comes_to_the_weights_of_a_hand_written_loop_bit_for_bit(tmp_path):
     program = (
         "import runpy, sys; sys.path[:0] = ['.', 'benchmarks']; runpy.run_module('mnist_jobs', run_name='__main__')"
@@ -83,9 +93,7 @@ def test_a_long_run_does_not_grow():
 
 
 def test_clients_count_what_a_server_answers_after_the_warm_up():
-    specification = importlib.util.spec_from_file_location("benchmark_of_serve", PROJECT / "benchmarks" / "serve.py")
-    serve = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(serve)
+    serve = load("serve")
     seen = []
 
     async def answer(reader, writer):
@@ -106,3 +114,14 @@ def test_clients_count_what_a_server_answers_after_the_warm_up():
     found = asyncio.run(scenario())
     assert len(seen) == 20 and found["failed"] == 1 and found["requests_per_s"] > 0
     assert seen[0].count(b"PNG") == 1 and 0 < found["p50_ms"] <= found["p99_ms"]
+
+
+def test_the_runs_of_the_benchmark_of_compare_are_runs_as_training_leaves_them(tmp_path):
+    from comparing.rows import grouped, rows_of
+    from logger.run_index import read_runs
+
+    load("compare").make_runs(tmp_path, 21, epochs=4)
+    runs = read_runs(tmp_path)
+    assert [run.state for run in runs] == ["died", *["finished"] * 19, "damaged"]
+    assert runs[1].epoch == 4 and len(runs[1].values) == 7 and runs[1].seconds == 6.0
+    assert [len(row.runs) for row in grouped(rows_of(runs))] == [3] * 6 + [2, 1]

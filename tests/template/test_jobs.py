@@ -18,7 +18,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
-from compare import comparable_state
+from comparing.same import comparable_state
 from examples.char_lm.model import CharTransformer, bits_per_character, rotated
 from examples.cifar_resnet import data as cifar10
 from examples.cifar_resnet.data import Cifar10DataLoader, read_cifar10

@@ -10,7 +10,7 @@ import pytest
 import torch
 from worlds import run_forked
 
-from compare import comparable_state
+from comparing.same import comparable_state
 from helpers import PROJECT, run, same
 from utils.files import read_json
 from utils.runs.checkpoint import load_checkpoint

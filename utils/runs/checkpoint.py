@@ -241,9 +241,9 @@ def checkpoint_name(epoch: int, batch: int = 0) -> str:
     return f"checkpoint-epoch{epoch + 1}-batch{batch}.pth" if batch else f"checkpoint-epoch{epoch}.pth"
 
 
-def _progress_of(path):
-    """(complete epochs, batches after them) by a checkpoint's name; () for other names, which sorts before all."""
-    match = re.fullmatch(r"checkpoint-epoch(\d+)(?:-batch(\d+))?\.pth", path.name)
+def progress_of(path: str | Path) -> tuple[int, ...]:
+    """Return (complete epochs, batches after them) by a checkpoint's name; () for other names, which sorts first."""
+    match = re.fullmatch(r"checkpoint-epoch(\d+)(?:-batch(\d+))?\.pth", os.path.basename(path))
     if match is None:
         return ()
     return (int(match[1]), 0) if match[2] is None else (int(match[1]) - 1, int(match[2]))
@@ -261,7 +261,7 @@ def find_checkpoint(where: str | Path, save_dir: str | Path = "saved") -> tuple[
     elif not os.path.isdir(folder):
         return folder, []
     damaged = []
-    for path in sorted(folder.glob("*.pth"), key=_progress_of, reverse=True):
+    for path in sorted(folder.glob("*.pth"), key=progress_of, reverse=True):
         if path.name.startswith(_OVERTAKEN):
             continue
         try:
@@ -306,7 +306,7 @@ def set_aside_overtaken(folder: str | Path, epoch: int, batch: int = 0) -> list[
     They are kept, but no longer taken for the newest; nor is model_best.pth for the best if it is one of them.
     """
     folder = Path(folder)
-    later = [path for path in folder.glob("checkpoint-epoch*.pth") if _progress_of(path) > (epoch, batch)]
+    later = [path for path in folder.glob("checkpoint-epoch*.pth") if progress_of(path) > (epoch, batch)]
     for path in folder.glob("top-*.pth"):  # of the callback SaveTopK
         match = re.fullmatch(r"top-.+-epoch(\d+)\.pth", path.name)
         if match and int(match[1]) > epoch:
@@ -338,9 +338,9 @@ def prune_checkpoints(folder: str | Path, keep_last: int | None = None) -> None:
     """
     delete_left_over(folder, ".*.pth.*.tmp")
     files = filter(Path.is_file, Path(folder).glob("checkpoint-epoch*.pth"))
-    saved = sorted(filter(_progress_of, files), key=_progress_of)
-    old = [path for path in saved if _progress_of(path)[1] == 0][:-keep_last] if keep_last else []
-    old += [path for path in saved[:-_KEPT_WITHIN_EPOCHS] if _progress_of(path)[1]]
+    saved = sorted(filter(progress_of, files), key=progress_of)
+    old = [path for path in saved if progress_of(path)[1] == 0][:-keep_last] if keep_last else []
+    old += [path for path in saved[:-_KEPT_WITHIN_EPOCHS] if progress_of(path)[1]]
     for path in old:
         path.unlink(missing_ok=True)
     if any(Path(folder).glob("*.shards")) or any(Path(folder).glob(".*.shards.tmp")):

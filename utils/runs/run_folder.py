@@ -144,6 +144,9 @@ def _samples_per_step(config):
 # ---- one process trains a run
 
 
+_PATIENCE_SECONDS = 0.2  # for others that ask whether the run is being trained, for which they lock it for a moment
+
+
 class RunLock:
     """Lock of the run in the folder, held while this object lives, so that no other process trains the run.
 
@@ -156,21 +159,30 @@ class RunLock:
         safely = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # neither follow a link nor wait at a pipe
         descriptor = os.open(Path(folder) / ".lock", safely | (os.O_RDONLY if asks else os.O_RDWR | os.O_CREAT))
         self._file = _OpenFile(descriptor)
-        try:
-            import fcntl
-
-            fcntl.flock(descriptor, (fcntl.LOCK_SH if asks else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except ImportError:
-            pass
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                self._file = _open_locks.get(self._file.key)  # this process may hold the lock itself
-                if self._file is None:
-                    raise UserError(
-                        f"{shown(folder)}: another process trains this run; wait for its end, or start a new one"
-                    ) from None
+        until = time.monotonic() + (0 if asks else _PATIENCE_SECONDS)
+        while not _lock(descriptor, shared=asks):
+            if held := _open_locks.get(self._file.key):  # by this process itself
+                self._file = held
+                break
+            if time.monotonic() >= until:
+                text = "another process trains this run; wait for its end, or start a new one"
+                raise UserError(f"{shown(folder)}: {text}")
+            time.sleep(0.01)
         if not asks:
             _open_locks[self._file.key] = self._file
+
+
+def _lock(descriptor, shared):
+    """Lock an open file; returns False if another holds it. A file system without locks refuses nobody."""
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except ImportError:
+        pass
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EAGAIN)
+    return True
 
 
 class _OpenFile:

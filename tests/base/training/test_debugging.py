@@ -11,7 +11,7 @@ import torch
 from base import BaseDataLoader, InMemoryDataset
 from base.training.debugging import FixedBatches, overfitted, show_batches
 from base.training.profile import TRACE, Profile, profile_table
-from compare import comparable_state
+from comparing.same import comparable_state
 from helpers import TinyData, changed, same, tiny_config, tiny_model, tiny_trainer
 from logger.pictures import draw_batches
 from parse_config import PARTS, ConfigParser

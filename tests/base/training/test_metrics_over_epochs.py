@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torchmetrics import classification
 
 from base import BaseDataLoader
-from compare import comparable_state
+from comparing.same import comparable_state
 from helpers import TinyData, accuracy, copy_project, run_here, same, tiny_config, tiny_trainer
 from model.metric import ConfusionMatrix, MacroF1
 from trainer import Trainer

@@ -17,7 +17,7 @@ import trainer.trainer
 import utils.runs.saver
 from base import BaseDataLoader, InMemoryDataset
 from base.data.augmentations import RandomShift
-from compare import comparable_state, tensorboard_scalars
+from comparing.same import comparable_state, tensorboard_scalars
 from helpers import PROJECT, TinyData, copy_project, run_here, same, tiny_config, tiny_trainer
 from trainer import Trainer
 from utils import UserError

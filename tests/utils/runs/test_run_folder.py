@@ -1,10 +1,12 @@
 """The lock of a run, and links that lead out of where runs are kept."""
 
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -40,6 +42,18 @@ def test_one_process_may_lock_its_own_run_again(tmp_path):
     assert "another process trains this run" in asked_elsewhere(tmp_path)
     del second
     assert asked_elsewhere(tmp_path) == ""
+
+
+def test_one_that_only_asks_does_not_keep_another_from_training(tmp_path):
+    RunLock(tmp_path)
+    with open(tmp_path / ".lock") as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        timer = threading.Timer(0.05, fcntl.flock, (asking, fcntl.LOCK_UN))
+        timer.start()
+        lock = RunLock(tmp_path)
+        timer.join()
+    assert "another process trains this run" in asked_elsewhere(tmp_path)
+    del lock
 
 
 def test_workers_do_not_keep_the_lock_of_a_run_that_was_killed(tmp_path):

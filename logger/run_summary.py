@@ -1,0 +1,316 @@
+"""What the files of a run say: its config, how far it came, its best values and how it ended. Nothing here needs torch.
+
+Runs of the old template and of projects derived from it, which have only config.json, checkpoints and info.log, are
+read as well.
+"""
+
+import math
+import os
+import platform
+import re
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from logger.csv_log import CsvLog
+from utils.errors import UserError, shortened
+from utils.files import read_beside, read_json_beside
+from utils.runs.run_folder import is_being_trained
+
+LOG_FILES = ("metrics.csv", "info.log")
+RUN_FILES = ("config.json", "environment.json", "test_results.json")
+_QUIET_SECONDS = 24 * 3600  # after which a run that another host trained is taken for dead
+_TAIL = 1 << 16  # characters of info.log that hold the last words of a run
+
+
+@dataclass
+class RunSummary:
+    """A run as plain values: texts, numbers, and dicts of them.
+
+    folder: of the checkpoints, <save_dir>/models/<name>/<run>.
+    config: {dotted path: value} of all values in config.json; a list of plain values is one value.
+    state: "finished" (all epochs are trained, or early stopping or a callback ended the run), "running", "stopped" (by
+        a signal; it can be resumed), "failed" (by an error), "died" (without a word, as after SIGKILL), or "damaged" (a
+        file of it cannot be read). "running?" and "died?": it cannot be known, since another host trained the run, or a
+        program that does not record its end; "died?" if its files have not changed for a day.
+    reason: why it stopped, failed or is damaged, and what ended it early; "" if there is nothing to say.
+    epoch: number of complete epochs.
+    batch: batches of the next epoch that the newest checkpoint holds.
+    epochs: number of epochs in the config; None if it does not say.
+    monitor: trainer.monitor, as "max val_accuracy" or "off".
+    best, best_epoch: best value of the monitor and its epoch; None if there is none.
+    values: {name: number} logged in the best epoch; in the last one if nothing is monitored.
+    test: {name: number} of test.py for the test data, for model_best.pth if that was measured.
+    seconds: time that the epochs took together; None if no file says it.
+    started: time of the first start, in ISO format; "" if no file says it.
+    environment: what environment.json says of the last start: host, commit, versions.
+    changed: when one of its files changed last, in seconds since 1970.
+    """
+
+    folder: str
+    name: str
+    run: str
+    config: dict[str, Any] = field(default_factory=dict)
+    state: str = "unknown"
+    reason: str = ""
+    epoch: int = 0
+    batch: int = 0
+    epochs: int | None = None
+    monitor: str = "off"
+    best: float | None = None
+    best_epoch: int | None = None
+    values: dict[str, float] = field(default_factory=dict)
+    test: dict[str, float] = field(default_factory=dict)
+    seconds: float | None = None
+    started: str = ""
+    environment: dict[str, Any] = field(default_factory=dict)
+    changed: float = 0.0
+
+    def with_present_state(self) -> "RunSummary":
+        """Return this run with its present state: whether a process trains it, or it has died."""
+        if self.state in ("finished", "damaged"):
+            return self
+        if is_being_trained(Path(self.folder)):
+            self.state, self.reason = "running", ""
+        elif self.state == "unknown":
+            # the lock tells of processes on this machine only
+            known = self.environment.get("host") == platform.node() and os.path.exists(f"{self.folder}/.lock")
+            quiet = time.time() - self.changed > _QUIET_SECONDS
+            self.state = "died" if known else "died?" if quiet else "running?"
+        return self
+
+
+def log_folder(folder: str | Path) -> Path:
+    """Return the folder of a run's logs, which may not exist, given that of its checkpoints."""
+    folder = Path(folder)
+    return folder.parents[2] / "log" / folder.parent.name / folder.name
+
+
+def summarize(folder: str | Path, changed: float = 0.0) -> RunSummary:
+    """Return the RunSummary of the run in a folder; one of state "unknown" needs with_present_state().
+
+    A file that cannot be read makes it "damaged", with what the other files say. changed: see RunSummary.
+    """
+    from utils.runs.checkpoint import progress_of
+
+    folder = Path(folder)
+    damages = []
+    run = RunSummary(str(folder), folder.parent.name, folder.name, changed=changed)
+    config = _read(folder / "config.json", dict, damages, required=True)
+    starts = [start for start in _read(folder / "environment.json", list, damages) if isinstance(start, dict)]
+    results = _read(folder / "test_results.json", dict, damages)
+    log = _log_text(log_folder(folder), damages)
+    try:
+        rows = _rows(folder, log)
+    except UserError as error:
+        rows = {}
+        damages.append(str(error))
+
+    try:
+        run.config = flattened(config)
+    except RecursionError:
+        damages.append("config.json: is nested too deeply")
+    epochs = run.config.get("trainer.epochs")
+    run.epochs = epochs if type(epochs) is int else None
+    run.monitor = str(run.config.get("trainer.monitor", "off"))
+    saved = filter(None, map(progress_of, _names_in(folder, damages)))
+    run.epoch, run.batch = max([*saved, *((epoch, 0) for epoch in rows)], default=(0, 0))
+    _take_best(run, list(rows.values()))
+    run.test = _test_values(results)
+    if starts:
+        run.started = str(starts[0].get("started", ""))
+        run.environment = _environment(starts[-1])
+    run.seconds = _seconds(starts, log)
+    run.state, run.reason = _ending(run, starts, log)
+    if damages:
+        run.state, run.reason = "damaged", damages[0]
+    return run
+
+
+def _read(path, kind, damages, required=False):
+    """The content of a JSON file; an empty one if it is damaged, which is added to damages, or is not there."""
+    try:
+        content = read_json_beside(path)
+        if isinstance(content, kind):
+            return content
+        damages.append(f"{path.name}: holds no {'object' if kind is dict else 'list'}")
+    except FileNotFoundError:
+        if required:
+            damages.append(f"{path.name}: is not there")
+    except OSError as error:
+        damages.append(f"{path.name}: cannot be read: {error.strerror or error}")
+    except ValueError as error:
+        damages.append(f"{path.name}: is not JSON: {error}")
+    return kind()
+
+
+def _environment(start):
+    """What a start of a run records of its circumstances, as far as it has the form that this program writes."""
+    plain = ("host", "platform", "python", "threads", "git_commit", "git_dirty")
+    found: dict[str, Any] = {key: value for key in plain if isinstance(value := start.get(key), (str, int, float))}
+    libraries, command = start.get("libraries"), start.get("command")
+    if isinstance(libraries, dict):
+        found["libraries"] = {name: version for name, version in libraries.items() if isinstance(version, str)}
+    if isinstance(command, list):
+        found["command"] = [word for word in command if isinstance(word, str)]
+    return found
+
+
+def _log_text(folder, damages):
+    """The text of a run's info.log, and of the ones before it that were full; "" without one."""
+    texts = []
+    for name in sorted(_names_in(folder, damages), reverse=True):  # info.log.2 is older than info.log.1
+        if re.fullmatch(r"info\.log(\.\d)?", name):
+            try:
+                texts.append(read_beside(folder / name, errors="replace"))
+            except OSError as error:
+                damages.append(f"{name}: cannot be read: {error.strerror or error}")
+    return "".join(texts)
+
+
+def _names_in(folder, damages):
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        damages.append(f"{folder}: cannot be listed: {error.strerror or error}")
+        return []
+
+
+def flattened(config: dict[str, Any]) -> dict[str, Any]:
+    """Return {dotted path: value} of a config; a loss that is only a name is the value of "loss.type"."""
+    flat = {}
+
+    def add(path, value):
+        if isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):
+            value = {i: {"type": item} if isinstance(item, str) else item for i, item in enumerate(value)}
+        if isinstance(value, dict):
+            for key, item in value.items():
+                add(f"{path}.{key}", item)
+        else:
+            flat[path] = value
+
+    for key, value in config.items():
+        if key != "$schema":
+            add(key, {"type": value} if key == "loss" and isinstance(value, str) else value)
+    return flat
+
+
+# ---- values
+
+
+_OLD_VALUE = re.compile(r" - INFO - +(\S+) *: (\S+)$", re.MULTILINE)
+
+
+def read_history(folder: str | Path) -> list[dict[str, float]]:
+    """Return [{name: number}] of a run's epochs, each with its "epoch", from metrics.csv or an info.log of old.
+
+    Raises UserError for a damaged metrics.csv.
+    """
+    return [_numbers(row) for row in _rows(folder, _log_text(log_folder(folder), [])).values()]
+
+
+def _rows(folder, log):
+    """{epoch: {name: text}}, in the order of epochs."""
+    table = CsvLog(log_folder(folder) / "metrics.csv")
+    rows: list[dict[str, Any]] = list(table.rows())
+    is_table = bool(rows)
+    if not is_table:
+        for name, text in _OLD_VALUE.findall(log):
+            if name == "epoch":
+                rows.append({})
+            if rows:
+                rows[-1][name] = text
+    by_epoch = {}  # the last of those that a resumed run repeats
+    for row in rows:
+        epoch = _number(row.get("epoch"))
+        if epoch is not None and 0 <= epoch < 2**53:
+            by_epoch[int(epoch)] = row
+        elif is_table:
+            raise UserError("metrics.csv: has rows without an epoch's number")
+    return dict(sorted(by_epoch.items()))
+
+
+def _numbers(row):
+    return {name: value for name, text in row.items() if (value := _number(text)) is not None}
+
+
+def _number(text):
+    try:
+        return float(text)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _take_best(run, rows):
+    """Fill in the best value and the values of its epoch; of the last epoch if nothing is monitored."""
+    mode, _, name = run.monitor.partition(" ")
+    watched = [(value, row) for row in rows if (value := _number(row.get(name))) is not None and math.isfinite(value)]
+    if mode in ("min", "max"):
+        # the first of equal ones, as in training
+        run.best, row = (min if mode == "min" else max)(watched, key=lambda pair: pair[0], default=(None, {}))
+        run.best_epoch = int(float(row["epoch"])) if row else None
+    else:
+        row = rows[-1] if rows else {}
+    run.values = {name: value for name, value in _numbers(row).items() if name != "epoch"}
+
+
+def _test_values(results):
+    """The numbers of test.py for the best model, else for the newest checkpoint that was measured."""
+    from utils.runs.checkpoint import progress_of
+
+    measured = {
+        name: splits["test"]
+        for name, splits in results.items()
+        if isinstance(splits, dict) and isinstance(splits.get("test"), dict)
+    }
+    newest = max(measured, key=progress_of, default="")
+    chosen = measured.get("model_best.pth") or measured.get(newest, {})
+    numbers = {name: value for name, value in chosen.items() if name not in ("epoch", "batch", "samples")}
+    return _numbers({name: value for name, value in numbers.items() if type(value) in (int, float)})
+
+
+# ---- time and ending
+
+
+_EPOCH_SECONDS = re.compile(r"^.{23} INFO trainer: epoch \d+/\d+  ([\d.]+) s", re.MULTILINE)
+_OLD_TIME = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d{3} - ", re.MULTILINE)
+_RECORD = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d{3} ([A-Z]+) (\S+): ", re.MULTILINE)
+
+
+def _seconds(starts, log):
+    """Sum of the seconds that epochs took; else the time between the first and the last word of a single start."""
+    try:
+        if epochs := _EPOCH_SECONDS.findall(log):
+            return sum(map(float, epochs))
+        if old := _OLD_TIME.findall(log):
+            return (datetime.fromisoformat(old[-1]) - datetime.fromisoformat(old[0])).total_seconds()
+        if len(starts) == 1 and starts[0].get("ended"):
+            begin, end = (datetime.fromisoformat(starts[0][key]) for key in ("started", "ended"))
+            return (end - begin).total_seconds()
+    except (TypeError, ValueError, KeyError):  # not written by this program
+        pass
+    return None
+
+
+def _ending(run, starts, log):
+    """(state, reason) by what the run has recorded; "unknown" if it ended without a word, or has not ended."""
+    tail = log[-_TAIL:]
+    since = str(starts[-1].get("started", ""))[:19].replace("T", " ") if starts else ""
+    records = [found for found in _RECORD.finditer(tail) if found[1] >= since]
+    ends = [*(found.start() for found in records), len(tail)][1:]
+    words = [(found[2], found[3], tail[found.end() : end].strip()) for found, end in zip(records, ends, strict=False)]
+    if starts and starts[-1].get("ended"):
+        early = [text for _, name, text in words if name == "trainer" and text.startswith("training stops: ")]
+        return "finished", early[-1].partition("\n")[0] if early else ""
+    for level, name, text in reversed(words):
+        if (level, name) == ("ERROR", "run"):
+            return "failed", shortened(text.rpartition("\n")[2])  # of a traceback, the last line
+        if level == "WARNING" and (found := re.match(r"stopped( by \S+)? in epoch \d+", text)):
+            return "stopped", (found[1] or "").strip()
+    if not starts and run.epochs and (run.epoch >= run.epochs or "Training stops." in tail):
+        return "finished", ""
+    return "unknown", ""

@@ -20,7 +20,7 @@ def write_tables(folder: Path) -> list[Path]:
         from sklearn.datasets import load_diabetes  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError("the table comes with scikit-learn, which is not installed: pip install scikit-learn") from None
-    table = load_diabetes(as_frame=True, scaled=False).frame
+    table = load_diabetes(as_frame=True, scaled=False).frame  # pyright: ignore[reportAttributeAccessIssue]
     order = np.random.RandomState(0).permutation(len(table))
     folder.mkdir(parents=True, exist_ok=True)
     paths = []

@@ -147,7 +147,8 @@ class Sweep:
             if int(row["epoch"]) not in self.study.get(trial.number).intermediate_values:
                 self.study.patiently(trial.report, value, int(row["epoch"]))
         self._runs[slot] = trial, run, len(rows)
-        return bool(new) and self.study.patiently(trial.should_prune)
+        is_last = bool(rows) and rows[-1]["epoch"] >= self.config["trainer"]["epochs"]
+        return bool(new) and not is_last and self.study.patiently(trial.should_prune)
 
     def _finish(self, trial, ended: Ended):
         number, attributes = trial.number, ended.attributes

@@ -6,6 +6,7 @@ import os
 import random
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,8 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from utils.errors import UserError, shortened, shown
 
+WAIT_SECONDS = 600.0
+"""How long to wait for a storage that does not answer."""
 Result = TypeVar("Result")
 _TRIES_AT_ONCE = 10  # several sweeps may make a database's tables at once, and one of them succeeds
 
@@ -42,6 +45,8 @@ def open_storage(where: str | Path) -> BaseStorage:
 
 
 def _open_database(url):
+    if url.startswith("postgresql://") and find_spec("psycopg") is None:  # which SQLAlchemy asks for by default
+        url = url.replace("postgresql://", "postgresql+psycopg2://", 1)
     for attempt in range(1, _TRIES_AT_ONCE + 1):
         try:
             return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
@@ -133,13 +138,11 @@ class Patience:
     """Calls the storage again while it does not answer.
 
     tell: called with a line when the storage is gone, and when it is back. asked: called before each wait; returns
-    whether to give up. seconds: how long to wait before StorageGone is raised.
+    whether to give up. It raises StorageGone after WAIT_SECONDS.
     """
 
-    def __init__(
-        self, tell: Callable[[str], Any], asked: Callable[[], Any] = lambda: False, seconds: float = 600
-    ) -> None:
-        self._tell, self.asked, self._seconds = tell, asked, seconds
+    def __init__(self, tell: Callable[[str], Any], asked: Callable[[], Any] = lambda: False) -> None:
+        self._tell, self._asked, self._seconds = tell, asked, WAIT_SECONDS
 
     def __call__(self, function: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
         """Return function(*args, **kwargs); it may be called several times, so it must be harmless to repeat."""
@@ -152,10 +155,13 @@ class Patience:
                 if first is None:
                     first = time.monotonic()
                     self._tell(f"the storage does not answer: {reason}; waiting for it")
-                if time.monotonic() - first > self._seconds or self.asked():
+                if time.monotonic() - first > self._seconds or self._asked():
                     self._seconds = 0.0
                     waited = f"{time.monotonic() - first:.0f} s"
-                    raise StorageGone(f"the storage has not answered for {waited}: {reason}") from None
+                    raise StorageGone(
+                        f"the storage has not answered for {waited}: {reason}; trials are kept, and the same command "
+                        "goes on with them"
+                    ) from None
                 time.sleep(min(1.0, self._seconds / 10 + 0.01))
             else:
                 if first is not None:

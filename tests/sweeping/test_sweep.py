@@ -22,7 +22,8 @@ def _no_pictures(request, monkeypatch):
 @pytest.mark.slow
 def test_trials_in_all_are_ordinary_runs_whose_best_epoch_counts(tmp_path):
     job = make_job(tmp_path)
-    told = sweep(job, "stub.x=0..1", "optimizer.args.lr=log:1e-4..1e-1", "--trials", "4", "--jobs", "2").stdout
+    arguments = ["stub.x=0..1", "optimizer.args.lr=log:1e-4..1e-1", "--pruner", "Nop", "--trials"]
+    told = sweep(job, *arguments, "4", "--jobs", "2").stdout
     study = load(job)
     assert states(study) == ["COMPLETE"] * 4 and len({trial.params["stub.x"] for trial in study.trials}) == 4
     for trial in study.trials:
@@ -31,7 +32,7 @@ def test_trials_in_all_are_ordinary_runs_whose_best_epoch_counts(tmp_path):
         (run,) = (tmp_path / "saved" / "models").glob(f"job-sweep-{trial.number:03d}/*")
         assert trial.user_attrs["settings"] == trial.params and trial.user_attrs["run"].endswith(run.name)
     assert "4/4 trials done" in told and f"best    trial {study.best_trial.number}" in told
-    again = sweep(job, "stub.x=0..1", "optimizer.args.lr=log:1e-4..1e-1", "--trials", "6").stdout
+    again = sweep(job, *arguments, "6").stdout
     assert states(load(job)) == ["COMPLETE"] * 6 and load(job).trials[0].value == study.trials[0].value
     assert "6/6 trials done" in again
 
@@ -205,11 +206,11 @@ def test_the_budget_ends_the_sweep_and_keeps_what_is_under_way(tmp_path):
         (["stub.x=0..1", "--objective", "max val_acuracy"], "objectives.0: nothing called 'val_acuracy' is logged"),
         (
             ["stub.x=0..1", "--sampler", "TPESample"],
-            "sampler.type: optuna has no 'TPESampleSampler'; did you mean 'TPESampler'?",
+            "optuna has no 'TPESampleSampler'; did you mean 'TPESampler'?",
         ),
         (
             ["stub.x=0..1", "--pruner", "Medial"],
-            "pruner.type: optuna has no 'MedialPruner'; did you mean 'MedianPruner'?",
+            "optuna has no 'MedialPruner'; did you mean 'MedianPruner'?",
         ),
         (["stub.x=0..1", "--sampler", "grid"], "space.stub.x: a grid needs choices or a range with steps"),
         (["stub.x=0..1", "--budget", "2h"], "budget: got '2h'; it should be hours, minutes and seconds: '02:00:00'"),

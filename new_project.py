@@ -31,6 +31,8 @@ FRAMEWORK = [
     "series.py",
     "serve.py",
     "serving",
+    "sweep.py",
+    "sweeping",
     "test.py",
     "train.py",
     "utils",

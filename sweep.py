@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sweeping.plan import Plan
     from sweeping.space import Space
 
-SPACE = "a key of the config and its values: a=0.1,0.3,0.5  a=0..1  a=log:1e-4..1e-1  a=int:8..64:8"
+SPACE = "a key of the config and its values, as optimizer.args.lr=log:1e-4..1e-1 or arch.args.dropout=0.1,0.3"
 
 
 def main(flags: argparse.Namespace) -> None:
@@ -31,7 +31,7 @@ def main(flags: argparse.Namespace) -> None:
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     if flags.report:
         return report(flags.report, flags)
-    from sweeping.plan import read_plan
+    from sweeping.plan import given_plan, read_plan
 
     config = read_job(flags)
     plan, space = read_plan(given_plan(flags), config)
@@ -41,7 +41,8 @@ def main(flags: argparse.Namespace) -> None:
         finally:
             if stop.received:
                 stop.end()
-    report(plan.study, flags)
+    if not flags.no_report:
+        report(plan.study, flags)
 
 
 def sweep(plan: "Plan", space: "Space", config: dict[str, Any], flags: argparse.Namespace, stop: StopSignal) -> None:
@@ -104,23 +105,6 @@ def read_job(flags: argparse.Namespace) -> dict[str, Any]:
     return with_settings(read_config(flags.config), dict(map(parse_assignment, flags.set)))
 
 
-def given_plan(flags: argparse.Namespace) -> dict[str, Any]:
-    """Return the content of sweep.json under what the command line says. Raises UserError."""
-    from utils.config.files import read_config
-
-    plan = read_config(flags.sweep) if flags.sweep else {}
-    space = dict(plan["space"]) if isinstance(plan.get("space"), dict) else {}
-    for text in flags.space:
-        key, equals, values = text.partition("=")
-        if not equals or not key:
-            raise UserError(f"{shown(text)}: give {SPACE}")
-        space[key] = values
-    given = {"objectives": flags.objective, "trials": flags.trials, "seeds": flags.seeds, "budget": flags.budget}
-    given |= {"study": flags.study, "sampler": flags.sampler, "pruner": flags.pruner}
-    given = {key: value for key, value in given.items() if value is not None}
-    return {**plan, **({"space": space} if space or "space" not in plan else {}), **given}
-
-
 def places(config: dict[str, Any], study: str | None) -> tuple[Path, Path]:
     """Return (the folder of all runs, the folder of the study within it)."""
     save_dir = Path(config.get("trainer", {}).get("save_dir", "saved/"))
@@ -149,6 +133,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--script", default="train.py", metavar="FILE", help="what trains (train.py)")
     add("--launcher", metavar="COMMAND", help="in place of python, as 'torchrun --standalone --nproc-per-node=2'")
     add("--report", metavar="STUDY", help="write the report of a study, and stop")
+    add("--no-report", action="store_true", help="write no report at the end")
     add("--json", action="store_true", help="print the results as a JSON object")
     return parser
 

@@ -1,6 +1,7 @@
 """The plan of a sweep: sweep.json and the command line, checked with the config before anything starts."""
 
 # pyright: reportInvalidTypeForm=false
+import argparse
 import inspect
 import itertools
 import warnings
@@ -13,9 +14,9 @@ from sweeping.space import Space, parse_dimension, with_settings
 from utils.config import forms
 from utils.config.check import check_config
 from utils.config.components import PARTS, dict_at
-from utils.config.files import deep_merge
+from utils.config.files import deep_merge, read_config
 from utils.config.schema import Component, RunSettings
-from utils.errors import UserError, brief, refuse
+from utils.errors import UserError, brief, refuse, shown
 from utils.nearest import did_you_mean
 
 if TYPE_CHECKING:
@@ -84,6 +85,20 @@ class Plan(forms.Section):
         return [objective[4:] for objective in self.objectives]
 
 
+def given_plan(flags: argparse.Namespace) -> dict[str, Any]:
+    """Return the content of sweep.json under what the command line says. Raises UserError."""
+    plan = read_config(flags.sweep) if flags.sweep else {}
+    space = plan.get("space", {})
+    for text in flags.space:
+        key, equals, values = text.partition("=")
+        if not equals or not key:
+            raise UserError(f"{shown(text)}: give a key of the config and its values, as optimizer.args.lr=0.1,0.01")
+        space = {**(space if isinstance(space, dict) else {}), key: values}
+    given = {"objectives": flags.objective, "space": space}
+    given |= {key: getattr(flags, key) for key in ("study", "trials", "seeds", "budget", "sampler", "pruner")}
+    return {**plan, **{key: value for key, value in given.items() if value is not None}}
+
+
 def read_plan(given: dict[str, Any], config: dict[str, Any]) -> tuple[Plan, Space]:
     """Return the checked plan and its space. Raises UserError with a line for each error.
 
@@ -91,7 +106,7 @@ def read_plan(given: dict[str, Any], config: dict[str, Any]) -> tuple[Plan, Spac
     """
     check_config(config, PARTS)
     monitor = dict_at(config, "trainer").get("monitor", "off")
-    given = {"space": {}, **given}
+    given = dict(given)
     if not given.get("objectives"):
         if monitor == "off":
             raise UserError("objectives: trainer.monitor is 'off', so give one, as --objective 'max val_accuracy'")

@@ -76,7 +76,7 @@ def where(request, tmp_path):
 @pytest.mark.slow
 def test_four_sweeps_at_once_share_a_study_and_train_each_trial_once(tmp_path, where):
     job = make_job(tmp_path, epochs=4, epoch_seconds=0.05)
-    arguments = ["stub.x=0..1", "--trials", "12", "--storage", where, "--pruner", "Nop"]
+    arguments = ["stub.x=0..1", "--trials", "12", "--storage", where, "--pruner", "Nop", "--no-report"]
     processes = [start_sweep(job, *arguments) for _ in range(4)]
     told = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, told

@@ -6,7 +6,6 @@ one --storage, on several machines at once.
 
 import argparse
 import os
-import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,9 +25,6 @@ def main(flags: argparse.Namespace) -> None:
     """Sweep, and write the report; with --report write the report alone."""
     if find_spec("optuna") is None:
         raise UserError("sweeps need the package optuna, which is not installed: pip install '.[sweep]'")
-    import optuna
-
-    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     if flags.report:
         return report(flags.report, flags)
     from sweeping.plan import given_plan, read_plan

@@ -62,8 +62,10 @@ def chaos(project, kills, trials, jobs, chance):
             sweep.wait()
     if sweep is not None:
         sweep.wait()
-    subprocess.run(command("killed", trials, jobs), cwd=project, stdout=told, stderr=told, check=True)
+    last = subprocess.run(command("killed", trials, jobs), cwd=project, stdout=told, stderr=told)
     told.close()
+    if last.returncode:
+        raise SystemExit((project / "told.txt").read_text()[-3000:])
     left = trial_processes(project)
     study = stored(project)
     states = [trial.state.name for trial in study]

@@ -5,6 +5,7 @@ import errno
 import os
 import random
 import time
+import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,6 +33,7 @@ def open_storage(where: str | Path) -> BaseStorage:
     A journal that does not exist is made.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     if "://" in str(where):
         return _open_database(str(where))
     path = Path(where)

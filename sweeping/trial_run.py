@@ -155,6 +155,8 @@ class TrialRun:
         return former[1]
 
     def _is_trained_by_another(self):
+        if self._at == len(self._names):
+            return False
         runs = (self.launch.save_dir / "models" / self._names[self._at]).glob("*")
         return any(is_being_trained(run) for run in runs if run.is_dir())
 
@@ -201,7 +203,7 @@ class TrialRun:
 
     def _log_folder(self, name):
         tables = (self.launch.save_dir / "log" / name).glob("*/metrics.csv")
-        newest = max(tables, key=lambda path: path.stat().st_mtime, default=None)
+        newest = max(tables, key=_changed_at, default=None)
         return newest and newest.parent
 
     def _rows(self, name):
@@ -209,7 +211,7 @@ class TrialRun:
         if folder is None:
             return []
         table = CsvLog(folder / "metrics.csv")
-        stamp = (table.path, table.path.stat().st_mtime_ns)
+        stamp = (table.path, _changed_at(table.path))
         if self._tables.get(name, (None,))[0] != stamp:
             self._tables[name] = stamp, table.numbers()
         rows = self._tables[name][1]
@@ -253,6 +255,14 @@ class TrialRun:
         if not found:
             raise KeyError(objective)
         return float(found[-1].replace(",", ""))
+
+
+def _changed_at(path):
+    """When the file was changed last, in nanoseconds; 0 if a run that has learned nothing has just removed it."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def last_line(path: Path) -> str:

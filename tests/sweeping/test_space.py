@@ -1,9 +1,15 @@
 """The grammar of spaces, and which settings they give."""
 
+import json
+import re
+
 import pytest
 
+from helpers import PROJECT
+from sweeping.plan import read_plan
 from sweeping.space import Dimension, Space, parse_dimension
 from utils import UserError
+from utils.config.files import read_config
 
 
 @pytest.mark.parametrize(
@@ -49,6 +55,12 @@ def test_a_mistake_in_a_dimension_names_the_key(given, message):
     with pytest.raises(UserError, match=r"space\.key") as refused:
         parse_dimension("key", given)
     assert message in str(refused.value)
+
+
+def test_the_example_of_the_page_fits_the_default_job():
+    example = json.loads(re.findall(r"```jsonc\n(.*?)```", (PROJECT / "docs" / "sweep.md").read_text(), re.S)[0])
+    plan, space = read_plan(example, read_config(PROJECT / "config.json"))
+    assert plan.seconds == 7200 and plan.directions == ["maximize", "minimize"] and len(space.dimensions) == 4
 
 
 def test_a_step_that_does_not_reach_the_end_stops_before_it():

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from sweeping import report, trial_run
+from sweeping.plan import Plan
 from sweeps import STUB, load, make_job, start_sweep, states, sweep, undisturbed
 from utils.json_io import read_json, write_json
 
@@ -271,6 +272,17 @@ def test_a_sweep_that_was_killed_finds_its_trials_still_training_and_counts_each
     for trial in study.trials:
         assert list(trial.intermediate_values.values()) == undisturbed(trial.params["stub.x"], 30)
         assert len(list((tmp_path / "saved" / "models").glob(f"job-sweep-{trial.number:03d}/*"))) == 1
+
+
+@pytest.mark.slow
+def test_a_run_that_ended_while_no_sweep_was_there_is_read_and_not_trained_again(tmp_path):
+    job = make_job(tmp_path)
+    sweep(job, "stub.x=0.1,0.2", "--trials", "1")
+    (trial,) = load(job).trials
+    plan = Plan.model_validate({"space": {"stub.x": "0.1,0.2"}, "objectives": ["max val_accuracy"], "trials": 1})
+    launch = trial_run.Launch(job, tmp_path / "saved", tmp_path, ("false",))
+    ended = trial_run.TrialRun("job-sweep-000", trial.params, plan, launch, [None]).poll()
+    assert ended.values == trial.values and ended.attributes["run"] == trial.user_attrs["run"]
 
 
 def test_the_last_line_is_the_last_error_of_the_last_start(tmp_path):

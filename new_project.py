@@ -32,6 +32,8 @@ FRAMEWORK = [
     "series.py",
     "serve.py",
     "serving",
+    "sweep.py",
+    "sweeping",
     "test.py",
     "train.py",
     "utils",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from logger import CsvLog
+from logger.csv_log import best_row
 from utils.config.schema import TrainerSettings
 from utils.errors import UserError, shown
 from utils.files import write_json
@@ -71,7 +72,7 @@ def summarize(labels: Sequence[str], folders: Sequence[Path], monitor: str) -> d
     runs = []
     for label, folder in zip(labels, folders, strict=True):
         log = CsvLog(log_folder_of(folder) / "metrics.csv")
-        row = best_row([_numbers(row) for row in log.rows()], monitor)
+        row = best_row(log.numbers(), monitor)
         if row is None:
             raise UserError(f"{log.path}: has no epoch with a finite {monitor.partition(' ')[2] or 'value'}")
         runs.append({"run": label, "folder": str(folder), **row})
@@ -83,15 +84,6 @@ def summarize(labels: Sequence[str], folders: Sequence[Path], monitor: str) -> d
         "mean": {key: statistics.fmean(values[key]) for key in keys},
         "std": {key: statistics.stdev(v) if all(map(math.isfinite, v)) else math.nan for key, v in values.items()},
     }
-
-
-def best_row(rows: Sequence[dict[str, float]], monitor: str) -> dict[str, float] | None:
-    """Return the first row with the best value of the monitor, or the last row if it is "off"; None without any."""
-    mode, _, name = monitor.partition(" ")
-    if mode == "off":
-        return rows[-1] if rows else None
-    rows = [row for row in rows if math.isfinite(row.get(name, math.nan))]
-    return (min if mode == "min" else max)(rows, key=lambda row: row[name], default=None)
 
 
 def series_table(result: dict[str, Any], width: int = 80) -> str:
@@ -109,17 +101,6 @@ def series_table(result: dict[str, Any], width: int = 80) -> str:
             blocks.append(columns[:2])
         blocks[-1].append(column)
     return "\n\n".join("\n".join("".join(row).rstrip() for row in zip(*block, strict=True)) for block in blocks)
-
-
-def _numbers(row):
-    """The entries of a row of metrics.csv that are numbers."""
-    numbers = {}
-    for key, text in row.items():
-        try:
-            numbers[key] = float(text)
-        except (TypeError, ValueError):
-            continue
-    return numbers
 
 
 def _other_flags(arguments):

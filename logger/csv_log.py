@@ -1,8 +1,11 @@
 """metrics.csv: one row an epoch."""
 
+import contextlib
 import csv
 import io
 import logging
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +46,16 @@ class CsvLog:
         except (ValueError, csv.Error) as error:
             raise DamagedTable(f"{shown(self.path)}: cannot read the table: {error}; mend or move the file") from None
 
+    def numbers(self) -> list[dict[str, float]]:
+        """The rows as {column: number}, without entries that are no numbers. Raises UserError as rows() does."""
+        rows = []
+        for row in self.rows():
+            rows.append({})
+            for key, text in row.items():
+                with contextlib.suppress(ValueError):
+                    rows[-1][key] = float(text)
+        return rows
+
     def epochs(self) -> list[int]:
         """The epochs that have a row. Raises UserError for a table of something else."""
         rows = self.rows()
@@ -77,3 +90,12 @@ class CsvLog:
             logger.warning("metrics.csv is damaged and was renamed to %s", set_aside_damaged(self.path))
         if "epoch" in last and last["epoch"] not in self.epochs():
             self.append(last)
+
+
+def best_row(rows: Sequence[dict[str, float]], monitor: str) -> dict[str, float] | None:
+    """Return the first row with the best value of the monitor, or the last row if it is "off"; None without any."""
+    mode, _, name = monitor.partition(" ")
+    if mode == "off":
+        return rows[-1] if rows else None
+    rows = [row for row in rows if math.isfinite(row.get(name, math.nan))]
+    return (min if mode == "min" else max)(rows, key=lambda row: row[name], default=None)

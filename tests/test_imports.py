@@ -19,6 +19,7 @@ BELOW = {
     "examples": {"base", "data_loader", "logger", "model", "trainer", "utils"},
     "serving": {"base", "utils"},
     "comparing": {"logger", "utils"},
+    "sweeping": {"logger", "utils"},
     "parse_config": {"logger", "utils"},
 }
 
@@ -67,6 +68,8 @@ def test_no_two_files_need_each_other():
         ["train.py", "--help"],
         ["train.py", "-c", "none.json"],
         ["test.py", "--help"],
+        ["sweep.py", "--help"],
+        ["sweep.py", "-c", "config.json", "optimizer.args.lrr=0.1,0.2", "--trials", "3"],
         ["train.py", "-c", "config.json", "--set", "optimizer.type=Adamm"],
     ],
 )
@@ -74,7 +77,7 @@ def test_help_and_mistakes_are_answered_without_torch(arguments):
     done = subprocess.run([sys.executable, "-X", "importtime", *arguments], cwd=PROJECT, capture_output=True, text=True)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "argparse" in imported
-    assert not imported & {"torch", "numpy", "pandas", "matplotlib", "torchvision", "tensorboard"}
+    assert not imported & {"optuna", "torch", "numpy", "pandas", "matplotlib", "torchvision", "tensorboard"}
 
 
 def test_all_mistakes_in_keys_and_names_come_at_once_with_status_2_before_torch_and_before_a_run(tmp_path):

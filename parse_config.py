@@ -14,13 +14,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Self
 
 from logger import TrackerList, setup_logging
-from utils.config.check import check_config, check_types, renamed_types
+from utils.config.check import check_config, check_types, imports_kept, renamed_types
 from utils.config.command_line import read_command_line
 from utils.config.components import OWN_SECTION, PARTS, Part, as_spec, metric_name
 from utils.config.files import deep_merge, read_config, set_by_path
 from utils.config.plain import require_savable
 from utils.config.schema import KNOWN_KEYS, RunSettings, TrainerSettings
-from utils.config.types import call, find_type, imports_kept, look_up, signature_of
+from utils.config.types import call, find_type, look_up, signature_of
 from utils.distributed.world import decided_by_main, is_main
 from utils.errors import UserError, clean_exit, end_on_user_errors, refuse, shortened, shown
 from utils.files import delete_left_over, differences, write_json

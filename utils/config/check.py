@@ -4,6 +4,8 @@ In this order: keys and the form of values, names and arguments, flags, and the 
 disk. The rules between keys alone are in the schema.
 """
 
+import contextlib
+import gc
 import itertools
 import os
 from collections.abc import Iterable, Iterator
@@ -60,6 +62,22 @@ def check_config(
 def check_types(config: dict[str, Any], parts: dict[str, Part]) -> None:
     """Import every type and bind its args, without building anything. Raises UserError with all errors."""
     _raise_first(error for component in _components(config, parts) for error in _errors_of(*component, find_by_import))
+
+
+@contextlib.contextmanager
+def imports_kept() -> Iterator[None]:
+    """A context for imports that are needed until the process ends: it pauses garbage collection.
+
+    To look through the objects of torch's modules again and again, none of which is garbage, is a tenth of the start.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()  # later collections need not look at them either
+        if was_enabled:
+            gc.enable()
 
 
 def renamed_types(config: dict[str, Any], parts: dict[str, Part]) -> Iterator[str]:

@@ -3,13 +3,11 @@
 And check their arguments, and call them.
 """
 
-import contextlib
-import gc
 import importlib
 import inspect
 import os
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -135,22 +133,6 @@ def find_by_import(name: str, part: Part) -> Definition:
     """Return the Definition of a config's "type" as it is after importing its module. Raises UserError as resolve."""
     found = resolve(name, importlib.import_module(part.module), part)
     return Definition("class" if inspect.isclass(found) else "function", signature_of(found))
-
-
-@contextlib.contextmanager
-def imports_kept() -> Iterator[None]:
-    """A context for imports that are needed until the process ends: it pauses garbage collection.
-
-    To look through the objects of torch's modules again and again, none of which is garbage, is a tenth of the start.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()  # later collections need not look at them either
-        if was_enabled:
-            gc.enable()
 
 
 def renamed(name: str, part: Part) -> str | None:

@@ -13,9 +13,10 @@ import model.model
 import trainer.callbacks
 import utils.config.types
 from utils import UserError
+from utils.config.check import imports_kept
 from utils.config.components import OWN_SECTION, PARTS, Part
 from utils.config.source import find_definition, public_names
-from utils.config.types import argument_errors, call, find_in_source, imports_kept, resolve
+from utils.config.types import argument_errors, call, find_in_source, resolve
 
 MODULES = {
     "data_loader": data_loader.data_loaders,

@@ -55,6 +55,8 @@ def serve(flags: argparse.Namespace, where: str, port: socket.socket, ready: Cal
 
 def bound_port(host: str, port: int) -> socket.socket:
     """A socket that can listen. Raises UserError if the port is in use, or the host is not one of this machine."""
+    if not 0 <= port <= 65535:  # which getaddrinfo would take modulo 65536
+        raise UserError(f"--port: got {port}; it should be from 0 to 65535")
     bound = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -64,13 +66,10 @@ def bound_port(host: str, port: int) -> socket.socket:
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else answers wait 40 ms for the client's ACK
         bound.bind(address)
         return bound
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         if bound is not None:
             bound.close()
-        if not 0 <= port <= 65535:
-            raise UserError(f"--port: got {port}; it should be from 0 to 65535") from error
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise UserError(f"--host, --port: cannot listen at {host}:{port}: {reason}") from error
+        raise UserError(f"--host, --port: cannot listen at {host}:{port}: {error.strerror or error}") from error
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from base.training.nonfinite import NonFiniteError, finite_state, require_finite
 from base.training.preflight import SETTINGS_OF_TRAINER, has_logged_nothing, warn_of_ignored_settings
 from base.training.saving import SavePoints, Stopped
 from logger import CsvLog, TensorboardWriter, record_pace, require_log_files
-from logger.reports import epoch_report, tell_end, tell_how_to_resume
+from logger.console import epoch_report, tell_end, tell_how_to_resume
 from utils.batches import DataError
 from utils.config.schema import TrainerSettings
 from utils.distributed.world import any_of, gather, seed_of_process

@@ -20,7 +20,7 @@ from base.training.precision import apply_switches, autocast, compile_as_set, gr
 from base.training.preflight import SETTINGS_OF_EPOCH, left_alone, refuse_what_cannot_work, try_validation
 from base.training.schedules import interval_of, step_after_epoch
 from base.training.summary import describe_run, example_input, model_summary
-from logger.reports import progress_bar
+from logger.console import progress_bar
 from logger.tables import show_tables
 from utils import MetricTracker, UserError
 from utils.distributed.shards import is_sharded

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from logger.reports import how_to_resume, run_report
+from logger.console import how_to_resume, run_report
 from parse_config import PARTS
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from base.training.summary import example_input, model_summary
-from logger.reports import epoch_report
+from logger.console import epoch_report
 from utils import UserError, ensure_dir, inf_loop, prepare_device, read_json, write_json
 from utils.runs.run_folder import claim_run_folder
 from utils.seed import derive_seed, make_deterministic, rng_state, seed_everything, set_rng_state

@@ -11,6 +11,7 @@ import torch
 from base.export import export
 from base.trained_model import TrainedModel
 from utils.errors import UserError, shown
+from utils.files import write_whole
 
 MAX_BATCH = 64
 _MAX_DELAY_MICROSECONDS = 1000  # for which a request waits for others
@@ -29,9 +30,9 @@ def export_triton(trained: TrainedModel, folder: Path, raw: torch.Tensor, facts:
         compared = export(trained, "onnx", temporary / "1" / "model.onnx", raw, facts)
         classes = trained.output.classes
         if classes is not None:
-            (temporary / "labels.txt").write_text("".join(f"{shown(name)}\n" for name in classes), encoding="utf-8")
+            write_whole("".join(f"{shown(name)}\n" for name in classes), temporary / "labels.txt")
         config = model_config(temporary / "1" / "model.onnx", folder.name, labels=classes is not None)
-        (temporary / "config.pbtxt").write_text(config, encoding="utf-8")
+        write_whole(config, temporary / "config.pbtxt")
         temporary.rename(folder)
     except OSError as error:
         raise UserError(f"{shown(folder)}: cannot be written: {error.strerror or error}") from None

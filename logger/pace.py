@@ -18,7 +18,7 @@ def record_pace(log_dir: Path, epoch: int, seconds: float, batches: int) -> None
     try:
         with open_to_append(path) as file:
             head = "" if file.tell() else "epoch,seconds,batches\n"
-            file.write(f"{head}{epoch},{seconds:.4f},{batches}\n".encode())
+            file.write(f"{head}{epoch},{seconds:.6g},{batches}\n".encode())
     except OSError as error:
         raise UserError(f"{shown(path)}: cannot be written: {error.strerror or error}") from None
 

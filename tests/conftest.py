@@ -2,8 +2,10 @@
 
 import functools
 import gc
+import itertools
 import logging
 import os
+import types
 from importlib import metadata
 
 import pytest
@@ -31,6 +33,16 @@ def _untouched_logging():
         if "_pytest" not in type(handler).__module__:
             logging.getLogger().removeHandler(handler)
             handler.close()
+
+
+@pytest.fixture
+def event_files_in_order(monkeypatch):
+    """TensorBoard reads a folder's files by name: second, process, and a count, which sorts only if padded."""
+    from tensorboard.summary.writer import event_file_writer
+
+    count = itertools.count()
+    padded = types.SimpleNamespace(get=lambda: f"{next(count):06}")
+    monkeypatch.setattr(event_file_writer, "_global_uid", padded)
 
 
 @pytest.fixture(scope="session")

@@ -61,4 +61,4 @@ def chosen_device(text: str) -> str:
 
 def copies_ahead(device: "torch.device") -> bool:
     """Whether copies from pinned memory to the device need not wait for it, and are safe."""
-    return device.type not in ("cpu", "mps")
+    return device.type not in ("cpu", "mps", "meta")

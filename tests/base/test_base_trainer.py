@@ -87,7 +87,7 @@ def test_a_run_ends_with_its_report_if_the_config_asks_for_it(report, tmp_path):
     assert [(line[0], line[2]) for line in lines] == [("epoch", "batches"), ("1", "5"), ("2", "5")]
     if report:
         text = path.read_text()
-        assert "This run ended after epoch 2 of 2." in text and "<h2>Model</h2>" in text and "val_accuracy" in text
+        assert "This run ended after epoch 2 of 2." in text and "<h2>Model</h2>" in text and "accuracy" in text
 
 
 def test_a_report_that_cannot_be_written_leaves_the_run_complete(tmp_path, monkeypatch, capsys):

@@ -69,7 +69,7 @@ def test_trackers_get_values_by_the_names_of_metrics_csv(tmp_path):
     assert told == [(10, {"loss": 0.5, "val_loss": 0.25})] and not (tmp_path / "none").exists()
 
 
-def test_a_resumed_run_takes_later_points_of_validation_back(writer, tmp_path):
+def test_a_resumed_run_takes_later_points_of_validation_back(event_files_in_order, writer, tmp_path):
     writer.add_values({"loss": 4.0, "val_loss": 3.0}, step=1)
     state = writer.state_dict()
     writer.add_values({"loss": 2.0, "val_loss": 1.0}, step=2)

@@ -117,8 +117,8 @@ def test_going_back_says_when_the_best_before_it_is_gone(tmp_path, capsys):
 
 def test_going_back_with_nothing_left_to_train_changes_nothing(tmp_path, capsys):
     def content():
-        files = [*first.checkpoint_dir.glob("*.pth"), *first.config.log_dir.glob("[!i]*")]
-        return {path.name: path.read_bytes() for path in files}
+        files = [*first.checkpoint_dir.glob("*.pth"), *first.config.log_dir.rglob("[!i]*")]
+        return {path: path.read_bytes() for path in files if path.is_file()}
 
     config, first = ran(tmp_path, [3, 1, 2], tensorboard=True)
     before = content()

@@ -1,16 +1,13 @@
 """Runs stopped by a signal within an epoch and resumed are equal, bit for bit, to runs that were left alone."""
 
-import itertools
 import json
 import os
 import signal
 import time
-import types
 
 import numpy as np
 import pytest
 import torch
-from tensorboard.summary.writer import event_file_writer
 from worlds import run_forked, start_forked
 
 import trainer.trainer
@@ -27,12 +24,7 @@ from utils.runs.run_folder import RunLock
 STEPS = 15  # three epochs of five batches
 
 
-@pytest.fixture(autouse=True)
-def _event_files_in_order(monkeypatch):
-    """TensorBoard reads a folder's files by name: second, process, and a count, which sorts only if padded."""
-    count = itertools.count()
-    padded = types.SimpleNamespace(get=lambda: f"{next(count):06}")
-    monkeypatch.setattr(event_file_writer, "_global_uid", padded)
+pytestmark = pytest.mark.usefixtures("event_files_in_order")
 
 
 def settings(**changes):

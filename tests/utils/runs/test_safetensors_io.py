@@ -59,7 +59,7 @@ def test_the_command_exports_and_test_and_train_read_the_file(tmp_path):
         run_here("test.py", "-r", path, "--split", "valid").stdout.splitlines()[1:]
         for path in (weights, folder / "checkpoint-epoch1.pth")
     )
-    assert of_file == of_checkpoint and len(of_file) == 4
+    assert of_file == of_checkpoint and len(of_file) == 5
     told = run_here("train.py", "-r", weights, *options).stdout
     assert "epoch 1/1" in told and len(list(tmp_path.glob("models/*/*"))) == 2
     refused = run_forked("-m", "utils.runs.export", folder, tmp_path / "w.pt", status=2)

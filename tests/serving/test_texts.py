@@ -23,7 +23,9 @@ def trained(model):
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return trained(CharTransformer(width=16, n_heads=2, n_layers=1))
+    model = CharTransformer(width=16, n_heads=2, n_layers=1)
+    model.embedding.weight.data *= 100  # so that what is drawn depends on the text
+    return trained(model)
 
 
 @pytest.fixture(scope="module")

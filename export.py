@@ -19,10 +19,13 @@ def main(flags: argparse.Namespace) -> None:
     from base.triton import export_triton
     from utils.files import write_whole
     from utils.runs.checkpoint import find_checkpoint
+    from utils.runs.run_folder import training_note
 
     path, skipped = find_checkpoint(flags.resume)
     for reason in skipped:
         print_error(f"{reason}; skipped")
+    if text := training_note(flags.resume, path):
+        print(text, file=sys.stderr)
     out, card = place_of(flags.to, path, flags.out, flags.card)
     require_packages(flags.to)
     try:

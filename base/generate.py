@@ -1,49 +1,104 @@
-"""What generating models make: text that continues a prompt, and samples."""
+"""What generating models make: texts that continue prompts, and samples."""
 
 import codecs
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from base.trained_model import TrainedModel
+from base.data.texts import TextInput
+from base.trained_model import TrainedModel, require_one_output
 from utils.errors import UserError
 
-MAX_BYTES = 100_000
+
+@dataclass
+class Prompt:
+    """A text to continue, and how.
+
+    text: its bytes, at least one.
+    length: bytes to draw.
+    temperature: what the logits are divided by; 0 takes the most probable byte each time.
+    seed: of what is drawn, from 0 to 2^64 - 1.
+    is_wanted: False ends it early; another thread may set it.
+    """
+
+    text: bytes
+    length: int = 200
+    temperature: float = 0.8
+    seed: int = 0
+    is_wanted: bool = True
+
+
+def continues_texts(trained: TrainedModel) -> bool:
+    """Whether the model is one of next bytes. Raises UserError for a model without an input."""
+    return isinstance(trained.input, TextInput)
 
 
 def continued(
     trained: TrainedModel, prompt: str, length: int = 200, temperature: float = 0.8, seed: int = 0
 ) -> Iterator[str]:
-    """Return an iterator over the text that follows the prompt, as it is drawn byte by byte.
+    """Return an iterator over the text that follows the prompt, as it is drawn byte by byte; see Prompt.
 
-    trained: of a model of next bytes: input (1, T) int64, output (1, 256, T), logits.
-    length: bytes to draw.
-    temperature: what the logits are divided by; 0 takes the most probable byte each time.
-
-    Raises UserError for another kind of model.
+    Raises UserError for an empty prompt, and for a model that does not continue texts.
     """
-    block_size = trained.input.arguments.get("block_size") if trained.has_input else None
-    if block_size is None:
+    if not continues_texts(trained):
         raise UserError("--prompt: continues a text, and this model was not trained on a TextDataLoader")
     if not prompt:
         raise UserError("--prompt: give at least one letter to begin with")
-    return _continued(trained, prompt, block_size, length, temperature, torch.Generator().manual_seed(seed))
+    try:
+        start = Prompt(prompt.encode(), length, temperature, seed)
+    except UnicodeEncodeError:
+        raise UserError("--prompt: is not text in UTF-8") from None
+    decoder, drawn = codecs.getincrementaldecoder("utf-8")("replace"), _drawn(trained, [start])
+    return (decoder.decode(byte, final=not byte) for _, byte in itertools.chain(drawn, [(0, b"")]))
 
 
-def _continued(trained, prompt, block_size, length, temperature, generator):
-    """The text that follows the prompt, byte by byte."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    tokens = list(prompt.encode())
-    for _ in range(length):
-        logits = trained(torch.tensor([tokens[-block_size:]]))[0, :, -1].float().cpu()
-        if temperature == 0:
-            token = int(logits.argmax())
-        else:
-            token = int(torch.multinomial((logits / temperature).softmax(0), 1, generator=generator))
-        tokens.append(token)
-        yield decoder.decode(bytes([token]))
-    yield decoder.decode(b"", final=True)
+def continuations(trained: TrainedModel, prompts: Sequence[Prompt]) -> list[str]:
+    """Return the text that follows each prompt; they are computed together.
+
+    trained: of a model of next bytes: input (N, T) int64, output (N, 256, T), logits of the byte after each position,
+        which depend on no later one.
+    """
+    texts = [bytearray() for _ in prompts]
+    for place, byte in _drawn(trained, prompts):
+        texts[place] += byte
+    return [text.decode("utf-8", "replace") for text in texts]
+
+
+def _drawn(trained, prompts):
+    """Yield (place among the prompts, its next byte) until all have their length."""
+    block_size = trained.input.arguments["block_size"]
+    windows = [list(prompt.text[-block_size:]) for prompt in prompts]
+    generators = [torch.Generator().manual_seed(prompt.seed) for prompt in prompts]
+    for step in range(max(prompt.length for prompt in prompts)):
+        places = [i for i, prompt in enumerate(prompts) if step < prompt.length and prompt.is_wanted]
+        if not places:
+            return
+        for place, logits in zip(places, _next_logits(trained, [windows[i] for i in places]), strict=True):
+            token = _choice(logits, prompts[place].temperature, generators[place])
+            windows[place] = [*windows[place], token][-block_size:]
+            yield place, bytes([token])
+
+
+def _next_logits(trained, windows):
+    """The logits (N, 256) of the byte after each window; what fills the shorter ones comes after their last byte."""
+    width = max(map(len, windows))
+    tokens = torch.tensor([window + [0] * (width - len(window)) for window in windows])
+    output = trained(tokens)
+    require_one_output(trained.model, tokens, output)
+    last = torch.tensor([len(window) - 1 for window in windows], device=output.device)
+    return output[torch.arange(len(windows), device=output.device), :, last].float().cpu()
+
+
+def _choice(logits, temperature, generator):
+    if logits.isnan().any():
+        raise UserError("the model's output is not a number for this text")
+    if temperature == 0:
+        return int(logits.argmax())
+    scaled = (logits - logits.max()) / max(temperature, 1e-30)  # which float32 can hold
+    return int(torch.multinomial(scaled.softmax(0), 1, generator=generator))
 
 
 def samples_of(trained: TrainedModel, number: int, seed: int = 0) -> torch.Tensor:

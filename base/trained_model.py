@@ -1,5 +1,6 @@
 """TrainedModel: the one way from a checkpoint to a model in use, for predict.py, test.py and notebooks."""
 
+import contextlib
 import functools
 import itertools
 import logging
@@ -27,7 +28,10 @@ from utils.errors import UserError, shortened, shown
 from utils.nested import describe, halves
 from utils.rules import precision_error
 from utils.runs.checkpoint import find_checkpoint, load_checkpoint
+from utils.runs.run_folder import training_note
 from utils.runs.weights import load_state, load_weights
+
+_OTHER_PROJECT = "use it in the project that it was trained in, with the same code"
 
 
 @dataclass
@@ -105,6 +109,8 @@ class TrainedModel:
         path, skipped = find_checkpoint(where)
         for reason in skipped:
             logging.getLogger("trained_model").warning("%s; skipped", reason)
+        if text := training_note(where, path):
+            logging.getLogger("trained_model").warning("%s", text)
         checkpoint = load_checkpoint(path)
         own = checkpoint.get("config")
         if not isinstance(own, dict) or "arch" not in own:
@@ -137,15 +143,21 @@ class TrainedModel:
         if error := precision_error(settings.precision, device.type):
             settings = settings.model_copy(update={"precision": "fp32"})
             logging.getLogger("trained_model").warning("trainer.precision: %s; computing in fp32", error)
-        model = build("arch", config["arch"], PARTS["arch"])
         remedy = "take the arch out of -c and --set, so that the checkpoint's own is built"
-        load_weights(model, checkpoint["state_dict"], checkpoint.get("arch"), remedy)
+        if config is checkpoint.get("config"):
+            remedy = _OTHER_PROJECT
+        with _naming(path, f"its model {shortened(checkpoint.get('arch'))} cannot be built: ", f"; {_OTHER_PROJECT}"):
+            model = build("arch", config["arch"], PARTS["arch"])
+        with _naming(path):
+            load_weights(model, checkpoint["state_dict"], checkpoint.get("arch"), remedy)
         model = model.to(device)
         apply_switches(model, settings.model_copy(update={"compile": False}), device)
         attributes = checkpoint.get("attributes", {})
         state = attributes.get("data_loader") if isinstance(attributes, dict) else None
         state = state if isinstance(state, dict) else {}
-        return cls(model, *_declared(state, config), device, settings.precision, config, state, path)
+        with _naming(path):
+            declared = _declared(state, config)
+        return cls(model, *declared, device, settings.precision, config, state, path)
 
     @property
     def has_input(self) -> bool:
@@ -262,6 +274,16 @@ def _settings(kind, values, where):
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"{where}: {'.'.join(map(str, first['loc']))}: {shortened(first['msg'])}") from None
+
+
+@contextlib.contextmanager
+def _naming(path, start="", end=""):
+    """Let errors within be one line that begins with the checkpoint's path."""
+    try:
+        yield
+    except UserError as error:
+        where = "the checkpoint" if path is None else shown(path)
+        raise UserError(f"{where}: {start}{'; '.join(str(error).splitlines())}{end}") from None
 
 
 def _declared(state, config):

@@ -23,12 +23,13 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from base.generate import continues_texts
 from base.trained_model import TrainedModel
 from serving.batching import Batcher, Full
 from serving.predictor import MAX_BATCH, Predictor
 from serving.reading import Bodies, TooLarge, examples_of
-from serving.schema import RESPONSES, Error, request_body
-from utils.errors import UserError
+from serving.schema import RESPONSES, Error, options_of, request_body
+from utils.errors import UserError, shown
 
 PAGE = Path(__file__).with_name("page.html")
 MAX_WAITING = 1024  # examples
@@ -58,13 +59,16 @@ class Application(FastAPI):
 
 
 def create_app(model: TrainedModel, max_bytes: int = 16_000_000, timeout_seconds: float = 30.0) -> Application:
-    """Return the application that serves a model. Raises UserError for a model that has no input, or continues texts.
+    """Return the application that serves a model. Raises UserError for a model that has no input.
 
     max_bytes: of a request's body; larger ones get status 413.
     timeout_seconds: after which a request gets status 503.
     """
-    if "block_size" in model.input.arguments:
-        raise UserError("serve.py: this model continues texts; use python predict.py --prompt")
+    if not model.has_input:
+        remedy = "train one whose data loader has the attribute input, as docs/predict.md shows"
+        where = "the model" if model.path is None else shown(model.path)
+        raise UserError(f"{where}: holds no input, so that it cannot be served; {remedy}")
+    continues = continues_texts(model)
     metrics = _Metrics()
     batcher = Batcher(Predictor(model, metrics.batches.observe).answers, MAX_BATCH, MAX_WAITING)
     bodies = Bodies(max_bytes, MAX_HELD_BYTES)
@@ -80,15 +84,16 @@ def create_app(model: TrainedModel, max_bytes: int = 16_000_000, timeout_seconds
 
     @app.post("/predict", openapi_extra=request_body(model.input), responses=RESPONSES)
     async def predict(request: Request, top: Annotated[int, Query(ge=1, le=1000)] = 1) -> Response:
-        """Predictions for files (multipart), or for a JSON object {"examples": [...]} of arrays or rows."""
-        started = time.perf_counter()
+        """Predictions for files (multipart), or for a JSON object {"examples": [...]} of arrays, rows or texts."""
+        started, prompts = time.perf_counter(), []
         try:
             async with asyncio.timeout(timeout_seconds), bodies.hold(request) as body:
                 read = functools.partial(examples_of, body, request.headers.get("content-type", ""), model.input)
                 size = 1
-                if len(body) > _SMALL_BODY:
+                if continues or len(body) > _SMALL_BODY:
                     raw = await asyncio.get_running_loop().run_in_executor(readers, read)
                     read, size = lambda: raw, len(raw)
+                    prompts = raw if continues else prompts
                 response = Response(await batcher.add((read, top), size), media_type="application/json")
         except UserError as error:
             response = _error(422, str(error))
@@ -105,6 +110,8 @@ def create_app(model: TrainedModel, max_bytes: int = 16_000_000, timeout_seconds
         except Exception:
             logging.getLogger("serving").exception("a request failed")
             response = _error(500, "an error of the service; its log says more")
+        for prompt in prompts:
+            prompt.is_wanted = False  # by anyone: after a time limit, it would be computed to its end
         metrics.count(response.status_code, time.perf_counter() - started)
         return response
 
@@ -138,6 +145,7 @@ def create_app(model: TrainedModel, max_bytes: int = 16_000_000, timeout_seconds
             "files": list(model.input.suffixes) if model.input.reads_files else [],
             "drawing": getattr(model.input, "background", None),
             "schema": model.input.schema(),
+            "options": options_of(model.input),
             "example": getattr(model.input, "example", None),
         }
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from base.generate import Prompt, continuations
 from base.trained_model import TrainedModel
 from utils.errors import UserError
 
@@ -61,6 +62,8 @@ class Predictor:
     def _predictions(self, batch):
         self._observe(len(batch))
         _, raw, tops = zip(*batch, strict=True)
+        if isinstance(raw[0], Prompt):
+            return [{"prediction": text} for text in continuations(self._model, raw)]
         if len({np.shape(one) for one in raw}) > 1:
             raise UserError("examples of unequal shapes")
         outputs = self._model.outputs(np.stack(raw))

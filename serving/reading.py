@@ -11,7 +11,9 @@ from typing import Any
 from starlette.requests import Request
 
 from base.data.inputs import Input
+from base.data.texts import TextInput
 from serving.batching import Full
+from serving.texts import MAX_PROMPTS, prompts_of
 from utils.errors import UserError, shortened
 
 MAX_EXAMPLES = 256  # in a request
@@ -59,7 +61,7 @@ class Bodies:
 
 
 def examples_of(body: bytes, content_type: str, input: Input) -> list[Any]:
-    """Return the raw examples of a request. Raises UserError for what cannot be read."""
+    """Return the raw examples of a request, Prompts for a model of texts. Raises UserError for what cannot be read."""
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "application/json":
         return _parse(body, input)
@@ -81,6 +83,9 @@ def _parse(body, input):
         raise UserError(f"the body is not JSON: {shortened(error)}") from None
     if not isinstance(content, dict) or not isinstance(content.get("examples"), list):
         raise UserError('the body should be {"examples": [...]}, with a list of arrays or rows')
+    if isinstance(input, TextInput):
+        _require_number(content["examples"], MAX_PROMPTS)
+        return prompts_of(content, input)
     _require_number(content["examples"])
     return [input.parse(one) for one in content["examples"]]
 
@@ -120,7 +125,7 @@ def _file(part):
     return file
 
 
-def _require_number(examples):
-    if not 1 <= len(examples) <= MAX_EXAMPLES:
-        more = " or more" if len(examples) > MAX_EXAMPLES else ""
-        raise UserError(f"the request has {len(examples)}{more} examples; 1 to {MAX_EXAMPLES} are allowed")
+def _require_number(examples, most=MAX_EXAMPLES):
+    if not 1 <= len(examples) <= most:
+        more = " or more" if len(examples) > most else ""
+        raise UserError(f"the request has {len(examples)}{more} examples; 1 to {most} are allowed")

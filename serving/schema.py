@@ -6,7 +6,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from base.data.inputs import Input
+from base.data.texts import TextInput
 from serving.reading import MAX_EXAMPLES
+from serving.texts import MAX_PROMPTS, Options
 
 
 class Prediction(BaseModel):
@@ -39,9 +41,10 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 
 def request_body(input: Input) -> dict[str, Any]:
     """Return OpenAPI's description of the body of /predict."""
-    examples = {"type": "array", "minItems": 1, "maxItems": MAX_EXAMPLES, "items": input.schema()}
+    options, most = options_of(input), MAX_PROMPTS if isinstance(input, TextInput) else MAX_EXAMPLES
+    examples = {"type": "array", "minItems": 1, "maxItems": most, "items": input.schema()}
     files = {"type": "array", "minItems": 1, "maxItems": MAX_EXAMPLES, "items": {"type": "string", "format": "binary"}}
-    content = {"application/json": _object(examples=examples)}
+    content = {"application/json": _object(others=not options, optional=options, examples=examples)}
     if input.reads_files:
         kinds = ", ".join(
             sorted({kind for ending in input.suffixes if (kind := mimetypes.guess_type(f"x{ending}")[0])})
@@ -51,12 +54,17 @@ def request_body(input: Input) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def _object(others=True, **properties):
+def options_of(input: Input) -> dict[str, Any]:
+    """Return the JSON schemas of what a request may have beside its examples."""
+    return Options.model_json_schema()["properties"] if isinstance(input, TextInput) else {}
+
+
+def _object(others=True, optional=None, **properties):
     return {
         "schema": {
             "type": "object",
             "required": list(properties),
-            "properties": properties,
+            "properties": properties | (optional or {}),
             "additionalProperties": others,
         }
     }

@@ -185,18 +185,18 @@ class TableInput(Input):
         Raises UserError for a missing value that is not to be filled, for a number out of all proportion, and for a
         column of a larger table without a single known category.
         """
-        found = self._unchecked(table)
+        found = self._unchecked(table, '; give "fill": "mean" or "median"')
         self._require_known(table)
         return found
 
-    def _unchecked(self, table):
-        """rows(), whatever the categories are."""
+    def _unchecked(self, table, do='; put one in, or train a model with "fill", which replaces missing values'):
+        """rows(), whatever the categories are. do: what the user could do about a missing value."""
         table.read_texts(self.categorical)
         numbers = table.numbers(self.numeric)
         if self.fill is None:
             missing = [*np.isnan(numbers).T, *(table.texts(column) == "" for column in self.categorical)]
             for column, is_missing in zip([*self.numeric, *self.categorical], missing, strict=True):
-                table.require(column, ~is_missing, "is missing", '; give "fill": "mean" or "median"')
+                table.require(column, ~is_missing, "is missing", do)
         with np.errstate(over="ignore"):
             scaled = np.abs((numbers - self._scale[0]) / self._scale[1])
         for column, sizes in zip(self.numeric, scaled.T, strict=True):

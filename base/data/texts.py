@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ _PACKED = {b"\x1f\x8b": "gzip", b"BZh91AY&SY": "bzip2", b"\xfd7zXZ": "xz", b"PK\
 class TextInput(Input):
     """Blocks of text: raw (B, block_size) bytes; the model's input is the same as int64."""
 
+    example = "The "
+
     def __init__(self, block_size: int) -> None:
         super().__init__(block_size=block_size)
 
@@ -29,6 +31,24 @@ class TextInput(Input):
         """Raise UserError: a text is continued, not read as an example."""
         place = file if isinstance(file, str) else getattr(file, "name", "the file")
         raise UserError(f"{shown(place)}: a model of texts continues a prompt: give --prompt and the text")
+
+    @property
+    def reads_files(self) -> bool:
+        """Whether read takes an open file: texts are sent as such."""
+        return False
+
+    def parse(self, value: Any) -> np.ndarray:
+        """Return the bytes (T,) of a text to continue, in UTF-8. Raises UserError for anything else."""
+        if not isinstance(value, str) or not value:
+            raise UserError("an example should be a text of at least one letter")
+        try:
+            return np.frombuffer(value.encode(), np.uint8)
+        except UnicodeEncodeError:  # half of a pair of surrogates, which JSON can hold
+            raise UserError("an example should be a text that UTF-8 can encode") from None
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON schema of what parse takes."""
+        return {"type": "string", "minLength": 1}
 
     def forward(self, raw: torch.Tensor) -> torch.Tensor:
         """Return the tokens (B, block_size) int64."""

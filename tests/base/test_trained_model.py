@@ -208,6 +208,9 @@ def test_a_model_of_texts_continues_a_prompt():
     assert drawn[0] == drawn[1] != drawn[2]
     with pytest.raises(UserError, match=r"^--prompt: give at least one letter"):
         list(continued(model, ""))
+    with pytest.raises(UserError, match=r"^--prompt: is not text in UTF-8$"):
+        continued(model, b"\xff".decode(errors="surrogateescape"))  # as the command line has it
+    assert "".join(continued(model, "a", length=2, temperature=1e-320)) == "bc"
     with pytest.raises(UserError, match=r"^--prompt: continues a text, and this model was not"):
         list(continued(TrainedModel(Successor(), Doubled(1.0), Output(), torch.device("cpu")), "a"))
 

@@ -4,6 +4,7 @@ import asyncio
 import io
 import socket
 import time
+from pathlib import Path
 
 import httpx2 as httpx
 import numpy as np
@@ -14,7 +15,6 @@ from starlette.testclient import TestClient
 
 from base.data.encoding import TableInput
 from base.data.outputs import Output
-from base.data.texts import TextInput
 from base.trained_model import TrainedModel
 from helpers import run_here
 from serve import bound_port
@@ -219,11 +219,10 @@ def test_rows_of_a_table_are_objects_and_the_schema_says_so():
         assert list(content) == ["application/json"]
 
 
-def test_models_that_cannot_be_served_are_refused():
-    for input, reason in ((None, "holds no input"), (TextInput(8), "this model continues texts")):
-        model = TrainedModel(torch.nn.Identity(), input, Output(), torch.device("cpu"))
-        with pytest.raises(UserError, match=reason):
-            create_app(model)
+def test_a_model_without_an_input_is_refused_by_the_path_of_its_checkpoint():
+    model = TrainedModel(torch.nn.Identity(), None, Output(), torch.device("cpu"), path=Path("a/model_best.pth"))
+    with pytest.raises(UserError, match=r"^a/model_best.pth: holds no input, so that it cannot be served; train one"):
+        create_app(model)
 
 
 def test_answers_are_not_held_back_for_the_acknowledgement_of_the_client():

@@ -5,8 +5,11 @@ import shutil
 import threading
 
 import pytest
+import torch
 import uvicorn
 
+from base.data.outputs import Output
+from base.data.texts import TextInput
 from base.trained_model import TrainedModel
 from helpers import PROJECT
 from parse_config import ConfigParser
@@ -33,20 +36,25 @@ def address(tmp_path_factory):
     given = {f"trainer.{key}": value for key, value in settings.items()}
     trainer = build(ConfigParser.from_file(PROJECT / "config.json", given))
     trainer.train()
-    model = TrainedModel.load(trainer.checkpoint_dir)
+    with served(TrainedModel.load(trainer.checkpoint_dir)) as place:
+        yield place
+
+
+@contextlib.contextmanager
+def served(model):
+    """Serve a model, and yield its address."""
     prepare(model)
     server = uvicorn.Server(uvicorn.Config(create_app(model), log_level="critical"))
     with bound_port("127.0.0.1", 0) as port:
-        place = f"http://127.0.0.1:{port.getsockname()[1]}"
         thread = threading.Thread(target=server.run, kwargs={"sockets": [port]})
         thread.start()
-        yield place
+        yield f"http://127.0.0.1:{port.getsockname()[1]}"
         server.should_exit = True
         thread.join(20)
 
 
 @contextlib.contextmanager
-def opened(address, **options):
+def opened(address, shown="#drawing:not([hidden])", **options):
     """(page, its errors) of the service in a browser."""
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as driver:
@@ -56,7 +64,7 @@ def opened(address, **options):
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("request", lambda request: request.url.startswith((address, "data:")) or errors.append(request.url))
         page.goto(address)
-        page.wait_for_selector("#drawing:not([hidden])")
+        page.wait_for_selector(shown)
         yield page
         browser.close()
     assert errors == []
@@ -101,3 +109,29 @@ def test_the_keyboard_alone_draws_and_clears(address):
         assert page.evaluate("document.activeElement.id") == "clear"
         page.keyboard.press("Enter")
         assert page.locator(".best").count() == 0
+
+
+class Alphabet(torch.nn.Module):
+    """Writes the letter that follows the last one."""
+
+    def forward(self, tokens):
+        logits = torch.zeros(len(tokens), 256, tokens.shape[1])
+        return logits.scatter(1, ((tokens + 1) % 256)[:, None], 50.0)
+
+
+def test_a_text_that_is_typed_is_continued(tmp_path):
+    model = TrainedModel(Alphabet(), TextInput(8), Output(), torch.device("cpu"))
+    size = {"width": 360, "height": 740}
+    with served(model) as place, opened(place, "#go:has-text('Continue')", viewport=size) as page:
+        page.get_by_label("A text to continue:").fill("<b>a\nk")
+        page.get_by_label("length").fill("4")
+        page.get_by_label("temperature").fill("0")
+        page.get_by_role("button", name="Continue").click()
+        page.wait_for_selector("#result .best", timeout=30_000)
+        assert page.inner_text("#result .text") == "<b>a\nklmno" and page.inner_text("#result .best") == "lmno"
+        assert page.inner_text("#message") == ""
+        page.screenshot(path=tmp_path / "page.png", full_page=True)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        page.get_by_label("length").fill("1001")
+        page.get_by_role("button", name="Continue").click()  # which the form refuses
+        assert page.evaluate("document.activeElement.name") == "length"

@@ -7,7 +7,9 @@ import torch
 from base.data.encoding import TableInput
 from base.data.inputs import ImageInput
 from base.data.outputs import Output
+from base.data.texts import TextInput
 from base.trained_model import TrainedModel
+from examples.char_lm.model import CharTransformer
 from serving.app import create_app
 
 schemathesis = pytest.importorskip("schemathesis")
@@ -32,6 +34,8 @@ def served(kind):
     if kind == "table":
         input = TableInput(["size"], ["town"], [3.0], [1.0], [3.0], [["Bonn", "Ulm"]], one_hot=True)
         model = torch.nn.Linear(3, 2)
+    elif kind == "texts":
+        input, model = TextInput(4), CharTransformer(width=8, n_heads=1, n_layers=1)
     else:
         input, model = ImageInput(1, 2, 2, [0.5], [0.5]), torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
     return create_app(TrainedModel(model, input, Output(["low", "high"]), torch.device("cpu")))
@@ -39,7 +43,7 @@ def served(kind):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # of the libraries that schemathesis calls
-@pytest.mark.parametrize("kind", ["table", "images"])
+@pytest.mark.parametrize("kind", ["table", "images", "texts"])
 def test_answers_to_generated_requests_are_as_the_schema_says(kind):
     schema = schemathesis.openapi.from_asgi("/openapi.json", without_lifespan(served(kind)))
     operations = [found.ok() for found in schema.get_all_operations()]

@@ -224,6 +224,15 @@ def is_being_trained(folder: Path) -> bool:
     return False
 
 
+def training_note(where: str | Path, checkpoint: Path) -> str | None:
+    """Return a line if a run folder, or "latest", was taken for this checkpoint and is still being trained."""
+    if Path(where) == checkpoint or not is_being_trained(checkpoint.parent):
+        return None
+    return (
+        f"{shown(checkpoint.parent)}: is still being trained; {shown(checkpoint.name)}, its newest checkpoint, is used"
+    )
+
+
 # ---- -r auto
 
 

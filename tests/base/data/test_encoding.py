@@ -142,3 +142,11 @@ def test_an_object_that_does_not_fit_is_refused_in_a_line(train, change, error):
         input.parse([1, 2, 3])
     with pytest.raises(UserError, match=r"^column 'size': null is a missing value, which the model cannot replace$"):
         input.changed(fill=None).parse(input.example | {"size": None})
+
+
+def test_a_missing_value_in_use_asks_for_a_value_and_not_for_an_argument_of_training(train):
+    input = loader(train).input.changed(fill=None)
+    errors = [error for part in input.examples(train) for error in part.errors.values()]
+    assert str(errors[0]).endswith(
+        "column 'size': a value is missing; put one in, or train a model with \"fill\", which replaces missing values"
+    )

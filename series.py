@@ -25,13 +25,16 @@ from utils.stop_signal import heeded, leave_closed_terminal
 
 if TYPE_CHECKING:
     from parse_config import ConfigParser
+    from utils.config.json_flag import Show
 
 
-def train_series(config: "ConfigParser") -> None:
+def train_series(config: "ConfigParser", show: "Show | None" = None) -> None:
     """Train config.variants, print a table of their best epochs, and write it beside their logs.
 
     With -r auto, the newest series is resumed. A run that ends with an error or by a signal ends the series with its
     exit status.
+
+    show: called with the result and its file at the end.
     """
     settings = TrainerSettings.model_validate(config["trainer"])
     flags, resume_command = _other_flags(sys.argv[1:])
@@ -52,6 +55,8 @@ def train_series(config: "ConfigParser") -> None:
     write_json(result, path)
     table = shown(series_table(result), keep="\n")
     print(f"\n{table}\n\nwritten to {shown(path)}")
+    if show:
+        show({**result, "file": str(path)})
 
 
 def has_begun(save_dir: str | Path, name: str, first: Path) -> bool:
@@ -108,9 +113,10 @@ def _other_flags(arguments):
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for names in (["--folds"], ["--seeds"], ["-r", "--resume"]):
         parser.add_argument(*names)
+    parser.add_argument("--json", action="store_true")  # of the series, not of each run
     given, others = parser.parse_known_args(arguments)
     series = ["--folds", given.folds] if given.folds else ["--seeds", given.seeds]
-    return others, [sys.argv[0], *others, *series, "-r", "auto"]
+    return others, [sys.argv[0], *others, *series, *(["--json"] if given.json else []), "-r", "auto"]
 
 
 def _run(command):

@@ -1,21 +1,23 @@
 """Measure a checkpoint on the test data: python test.py -r saved/models/<name>/<run>/model_best.pth."""
 
 import argparse
+from typing import Any
 
 from parse_config import PARTS, ConfigParser
+from utils.config.json_flag import json_flag
 from utils.distributed.launch import refuse_several
 from utils.errors import UserError, clean_exit
 
 
-def main(config: ConfigParser, split: str, batch_size: int | None) -> None:
-    """Print the loss and the metrics over a split of the data, and write them beside the checkpoint."""
+def main(config: ConfigParser, split: str, batch_size: int | None) -> dict[str, Any]:
+    """Return the loss and the metrics over a split of the data, after they are logged and written to a file."""
     # Imported here, so that --help and an error in the config are answered without waiting for torch.
     from base.trained_model import TrainedModel
     from base.training.evaluate import evaluate, split_loader
     from base.training.examine import Examination
     from base.training.loss_inputs import LossWatch
     from logger.report import renew_report
-    from logger.test_results import record_result
+    from logger.test_results import as_object, record_result
     from utils import MetricTracker, prepare_device
     from utils.runs.weights import on_device
     from utils.seed import seed_everything
@@ -39,6 +41,7 @@ def main(config: ConfigParser, split: str, batch_size: int | None) -> None:
     record_result(config.resume, split, result, classes, logger)
     if config["trainer"].get("report", True):
         renew_report(config.resume, examination.details, logger)
+    return as_object(config.resume, split, result)
 
 
 if __name__ == "__main__":
@@ -48,11 +51,13 @@ if __name__ == "__main__":
     parser.add_argument("-d", "--device", metavar="DEVICE", help="GPUs to use, as in 2,3; or auto, cpu, cuda, mps")
     parser.add_argument("--split", choices=["test", "valid", "train"], default="test", help="which samples (test)")
     parser.add_argument("--bs", "--batch_size", type=int, metavar="N", help="batch size, by default the config's")
-    with clean_exit():
+    with json_flag(parser, alone=True) as show, clean_exit():
         refuse_several("test.py")
         built = {name: part for name, part in PARTS.items() if name != "trackers"}  # their packages may be missing
         config = ConfigParser.from_args(parser, parts=built, also_logged=None)
         arguments = parser.parse_args()
         if config.resume is None:
             raise UserError("nothing to test; give a checkpoint with -r")
-        main(config, arguments.split, arguments.bs)
+        result = main(config, arguments.split, arguments.bs)
+        if show:
+            show(result)

@@ -3,8 +3,10 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from logger.console import result_shown
 from parse_config import PARTS, ConfigParser, CustomArgs
 from series import train_series
+from utils.config.json_flag import Show, json_flag
 from utils.config.train_flags import NONE_GIVEN, add_train_flags, debugging, flag_of_one_process
 from utils.distributed.launch import refuse_several
 from utils.distributed.start import processes_to_start, start_processes
@@ -51,7 +53,7 @@ def build(config: ConfigParser) -> "Trainer":
     return trainer_class(*parts, valid_data_loader=valid_data_loader, lr_scheduler=lr_scheduler)
 
 
-def main(config: ConfigParser, flags: argparse.Namespace = NONE_GIVEN) -> None:
+def main(config: ConfigParser, flags: argparse.Namespace = NONE_GIVEN, show: Show | None = None) -> None:
     """Train, or do what --check --data, --show-batch, --find-lr or --find-batch-size asks for instead."""
     trainer = build(config)
     if flags.data:
@@ -70,14 +72,15 @@ def main(config: ConfigParser, flags: argparse.Namespace = NONE_GIVEN) -> None:
         from base.training.profile import Profile
 
         trainer.add_callback(Profile())
-    trainer.train()
+    with result_shown(trainer, show):
+        trainer.train()
 
 
 if __name__ == "__main__":
     # no abbreviations, since series.py recognises its own flags when it passes the others on
     parser = argparse.ArgumentParser(description="Train the model that a config describes.", allow_abbrev=False)
     add_train_flags(parser)
-    with clean_exit():
+    with json_flag(parser) as show, clean_exit():
         config = ConfigParser.from_args(parser, OPTIONS, parts=PARTS)
         flags = parser.parse_args()
         is_series = len(config.variants) > 1
@@ -87,11 +90,11 @@ if __name__ == "__main__":
         processes = 1 if one_process_flag else processes_to_start(config.settings, config.get("parallel"))
         if is_series:
             with debugging(config, flags):
-                train_series(config)
+                train_series(config, show)
         elif processes > 1:
             start_processes(processes)
         else:
             # joined() requires the same file in all processes
             checkpoint = f"{config.resume} {checksum_of(config.resume)}" if config.resume else None
             with joined(config.config, checkpoint, config.settings.device), debugging(config, flags):
-                main(config, flags)
+                main(config, flags, show)

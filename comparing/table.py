@@ -7,11 +7,11 @@ import json
 import math
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
 
 from comparing.choose import short_names
 from comparing.rows import Row, Spread, as_text, keys_shown
 from utils.errors import shortened, shown
+from utils.files import without_nan
 
 _WIDEST = 40  # characters of a cell
 _MOST_NOTES = 5
@@ -189,7 +189,7 @@ def json_text(rows: Sequence[Row], order: str) -> str:
         try:
             lines.append(_encoded(record))
         except ValueError:  # nan and inf, which JSON does not have
-            lines.append(_encoded(_finite(record)))
+            lines.append(_encoded(without_nan(record)))
     return f'{{"order": {_encoded(order)}, "rows": [\n' + ",\n".join(lines) + "\n]}"
 
 
@@ -205,14 +205,6 @@ def _record(row):
         "counted": [member.folder for member in row.counted],
         "runs": [vars(member) for member in row.runs],
     }
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def heading(rows: Sequence[Row], order: str) -> str:

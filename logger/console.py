@@ -1,24 +1,29 @@
 """What a run prints on the console: its progress bar, and the texts after an epoch, on a stop and at its end."""
 
+import contextlib
 import importlib
 import shlex
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
+from logger.run_summary import summarize
 from utils.distributed.launch import launcher
 from utils.distributed.world import is_main
 from utils.errors import UserError
 from utils.runs.checkpoint import BEST_MODEL
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from base.base_trainer import BaseTrainer
 
 
-def progress_bar(total: int, head: str, verbosity: int) -> tqdm:
+def progress_bar(total: int, head: str, verbosity: int) -> "tqdm":
     """A tqdm bar on a terminal; disabled if output goes into a file, with verbosity below 2, and in other ranks."""
+    from tqdm import tqdm
+
     on_terminal = all(stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr))
     silent = not on_terminal or verbosity < 2 or not is_main()
     return tqdm(total=total, desc=head, leave=False, disable=silent, dynamic_ncols=True)
@@ -78,6 +83,36 @@ def how_to_resume(trainer: "BaseTrainer") -> str:
     resume = f"resume with: {command('train.py', '-r', newest)}" if newest else "no checkpoint was saved yet"
     what = "nothing is kept" if trainer.config.keeps_nothing else resume
     return f"stopped{trainer.stop_signal.by} in epoch {trainer.epoch}; {what}"
+
+
+@contextlib.contextmanager
+def result_shown(trainer: "BaseTrainer", show: Callable[[dict[str, Any]], None] | None) -> Iterator[None]:
+    """A context in which a run trains; at its end, also by a signal, show is called with its result, if there is one.
+
+    show: None if nobody asks for the result.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        if show and is_main():
+            show(run_result(trainer))
+        raise
+    if show and is_main():
+        show(run_result(trainer))
+
+
+def run_result(trainer: "BaseTrainer") -> dict[str, Any]:
+    """Return what a run has come to, as plain values; docs/runs.md describes it."""
+    folder, newest = trainer.checkpoint_dir, trainer.saver.newest
+    run, best = summarize(folder), folder / BEST_MODEL
+    keys = ("folder", "name", "run", "state", "epoch", "batch", "epochs", "monitor", "best", "best_epoch", "values")
+    return {
+        **{key: getattr(run, key) for key in keys},
+        "reason": run.reason if run.state != "finished" else trainer.stop_reason or "",
+        "logs": str(trainer.config.log_dir),
+        "best_checkpoint": str(best) if best.exists() else None,
+        "last_checkpoint": str(newest) if newest else None,
+    }
 
 
 def command(*words: str | Path, start: str | None = None) -> str:

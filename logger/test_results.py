@@ -40,6 +40,20 @@ def record_result(
     logger.info("written to %s", path)
 
 
+def as_object(checkpoint: Path, split: str, result: dict[str, Any]) -> dict[str, Any]:
+    """Return a result as test.py --json prints it: numbers are in "values", and tables in "tables"."""
+    measured = {name: value for name, value in result.items() if name not in _POSITION}
+    return {
+        "checkpoint": str(checkpoint),
+        "epoch": result["epoch"],
+        "batch": result.get("batch", 0),
+        "split": split,
+        "samples": result["samples"],
+        "values": {name: value for name, value in measured.items() if not isinstance(value, list)},
+        "tables": {name: value for name, value in measured.items() if isinstance(value, list)},
+    }
+
+
 def results_of(folder: Path) -> list[tuple[str, str, dict[str, Any]]]:
     """Return [(checkpoint, split, result), ...] of a run's test_results.json; [] if there is none that can be read."""
     try:

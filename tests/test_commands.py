@@ -2,6 +2,7 @@
 
 import csv
 import fcntl
+import json
 import os
 import pty
 import re
@@ -280,7 +281,15 @@ def _heed_ctrl_c():
 @pytest.mark.slow
 def test_ctrl_c_ends_cleanly_and_says_what_to_resume_from(tmp_path):
     command = [sys.executable, "train.py", "-c", "config.json", "--set", "trainer.len_epoch=30"]
-    command += ["--set", f"trainer.save_dir={tmp_path}", "--set", "trainer.epochs=1000", "--set", "trainer.verbosity=1"]
+    command += [
+        "--set",
+        f"trainer.save_dir={tmp_path}",
+        "--set",
+        "trainer.epochs=1000",
+        "--set",
+        "trainer.verbosity=1",
+        "--json",
+    ]
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, cwd=PROJECT, stdout=pipe, stderr=pipe, text=True, preexec_fn=_heed_ctrl_c)
     deadline = time.monotonic() + 120
@@ -289,7 +298,10 @@ def test_ctrl_c_ends_cleanly_and_says_what_to_resume_from(tmp_path):
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in output + errors
+    result = json.loads(output.splitlines()[-1])
+    assert (result["state"], result["reason"], result["epochs"]) == ("stopped", "by Ctrl-C", 1000)
     resume = re.search(r"resume with: python train\.py -r (\S+)", output)[1]
+    assert result["last_checkpoint"] == resume and result["epoch"] >= 2 and result["best_checkpoint"]
     done = run_forked("train.py", "-r", resume, *SHORT)
     assert "nothing left to train" in done.stdout
 
@@ -369,6 +381,11 @@ def test_a_checkpoint_within_an_epoch_is_tested_as_what_it_is(tmp_path):
         "trainer.save_every_steps=2",
     )
     checkpoint = next(tmp_path.rglob("checkpoint-epoch1-batch4.pth"))
-    assert "epoch 0 and 4 batches, on 10000 test samples" in run_here("test.py", "-r", checkpoint).stdout
+    done = run_here("test.py", "-r", checkpoint, "--json")
+    assert "epoch 0 and 4 batches, on 10000 test samples" in done.stderr
     result = read_json(checkpoint.parent / "test_results.json")[checkpoint.name]["test"]
     assert (result["epoch"], result["batch"]) == (0, 4)
+    shown = json.loads(done.stdout)
+    assert shown.pop("values") == {key: result[key] for key in ("loss", "accuracy", "top_k_acc")}
+    position = {"epoch": 0, "batch": 4, "samples": 10_000}
+    assert shown == {"checkpoint": str(checkpoint), "split": "test", "tables": {}, **position}

@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import json
 import os
 import runpy
 import signal
@@ -62,7 +63,7 @@ def job(tmp_path):
 def folds(tmp_path_factory):
     """(path of the job, what --folds 2 printed)."""
     job = make_job(tmp_path_factory.mktemp("folds"))
-    return job, run_forked("train.py", "-c", job, "--folds", "2").stdout
+    return job, run_forked("train.py", "-c", job, "--folds", "2", "--json").stdout
 
 
 def runs(job, name="*"):
@@ -78,7 +79,10 @@ def test_folds_are_ordinary_runs_and_a_table(folds):
     args = [best["config"]["data_loader"]["args"] for best in bests]
     assert [(given["fold"], given["validation_split"]) for given in args] == [("1/2", 0), ("2/2", 0)]
     values = [best["monitor_best"] for best in bests]
-    result = read_json(told.split("written to ")[1].strip())
+    path, last = told.split("written to ")[1].splitlines()
+    result = read_json(path)
+    assert json.loads(last) == {**result, "file": path}
+    assert [line for line in told.splitlines() if line.startswith("{")] == [last]  # the runs print none
     assert [(entry["val_loss"], entry["folder"]) for entry in result["runs"]] == list(
         zip(values, map(str, folders), strict=True)
     )

@@ -24,6 +24,14 @@ class Refused(ValueError):
     """A file that is not read because it may be harmful; the text says why."""
 
 
+class EndedByError(SystemExit):
+    """Ends a command on an error of the user, which has been reported. text: one error a line."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(2)
+        self.text = text
+
+
 class CheckpointError(UserError):
     """A checkpoint that cannot be written, found or trusted. Line breaks in a file's name are escaped."""
 
@@ -74,13 +82,13 @@ def clean_exit() -> Iterator[None]:
             time.sleep(_LET_SPEAK_SECONDS)  # a launcher ends all processes when one has ended
         if speaks or "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun has not, so no process has printed it
             print_error(str(error))
-        raise SystemExit(2) from None
+        raise EndedByError(str(error)) from None
     except ModuleNotFoundError as error:
         if not (text := _missing_package(error)):
             raise
         if speaks:
             print_error(text)
-        raise SystemExit(2) from None
+        raise EndedByError(text) from None
     except KeyboardInterrupt:
         if speaks:
             print("interrupted", file=sys.stderr)

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import itertools
 import json
+import math
 import os
 import secrets
 import shutil
@@ -148,6 +149,15 @@ def read_json(path: str | Path) -> Any:
 def write_json(content: Any, path: str | Path) -> None:
     """Write content as indented JSON, as write_whole does."""
     write_whole(json.dumps(content, indent=4) + "\n", path)
+
+
+def without_nan(value: Any) -> Any:
+    """Return a value of dicts, lists and numbers with None for nan and infinities, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json_beside(path: str | Path) -> Any:

@@ -1,12 +1,14 @@
 """What a run says at its end: at most 80 columns, and commands that can be typed."""
 
+import re
 import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from logger.console import how_to_resume, run_report
+from helpers import PROJECT, ran, scripted, tiny_config, tiny_trainer
+from logger.console import how_to_resume, result_shown, run_report, run_result
 from parse_config import PARTS
 
 
@@ -86,6 +88,49 @@ def test_commands_are_printed_so_that_a_shell_reads_them_as_meant(monkeypatch):
     config = SimpleNamespace(keeps_nothing=False)
     told = how_to_resume(SimpleNamespace(saver=Saver(Path("-x/a.pth")), config=config, epoch=1, stop_signal=NoSignal))
     assert told.endswith("python train.py -r ./-x/a.pth")
+
+
+def test_the_result_of_a_run_says_what_was_best_how_it_ended_and_where_its_files_are(tmp_path):
+    _, trainer = ran(tmp_path, [0.5, 0.25, 0.75, 0.75], early_stop=1, verbosity=0)
+    result = run_result(trainer)
+    assert (result["state"], result["reason"]) == ("finished", "no better val_loss for 1 epochs")
+    assert (result["monitor"], result["best"], result["best_epoch"]) == ("min val_loss", 0.25, 2)
+    assert (result["epoch"], result["batch"], result["epochs"]) == (3, 0, 4)
+    assert result["values"] == {"loss": 0.5, "val_loss": 0.25}
+    folder = trainer.checkpoint_dir
+    assert (result["folder"], result["logs"]) == (str(folder), str(trainer.config.log_dir))
+    assert result["best_checkpoint"] == str(folder / "model_best.pth")
+    assert result["last_checkpoint"] == str(folder / "checkpoint-epoch3.pth")
+    page = (PROJECT / "docs" / "runs.md").read_text().partition("## Results as JSON")[2].partition("With `--folds`")[0]
+    heads = "".join(line.split("|")[1] for line in page.splitlines() if line.startswith("| `"))
+    assert set(re.findall("`(.+?)`", heads)) == set(result)
+
+
+def test_without_a_monitor_the_result_has_no_best(tmp_path):
+    _, trainer = ran(tmp_path, [0.5, 0.25], monitor="off")
+    result = run_result(trainer)
+    assert (result["best"], result["best_epoch"], result["best_checkpoint"]) == (None, None, None)
+    assert result["values"]["val_loss"] == 0.25 and result["reason"] == ""
+
+
+def test_a_result_is_shown_after_a_stop_and_not_after_an_error(tmp_path):
+    config = tiny_config(tmp_path, epochs=3, monitor="min val_loss")
+    for error in (SystemExit(143), KeyboardInterrupt(), ValueError("odd")):
+        shown = []
+
+        class Ends(scripted([0.5, 0.25, 0.125])):
+            def _train_epoch(self, epoch, error=error):
+                if epoch == 3:
+                    raise error
+                return super()._train_epoch(epoch)
+
+        trainer = tiny_trainer(config, trainer_class=Ends)
+        with pytest.raises(type(error)), result_shown(trainer, shown.append):
+            trainer.train()
+        told = [(result["state"], result["epoch"], result["best"]) for result in shown]
+        assert told == ([] if isinstance(error, ValueError) else [("stopped", 2, 0.25)])
+    with pytest.raises(SystemExit), result_shown(trainer, None):
+        raise SystemExit(143)
 
 
 class NoSignal:

@@ -28,7 +28,7 @@ def draw_all(study: optuna.Study, folder: Path, names: Sequence[str]) -> tuple[d
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # these functions of Optuna are said to be experimental
                 draw(study, **options)
-                plt.gcf().set_layout_engine("tight")
+                plt.gcf().set_layout_engine("constrained")
                 save_figure(plt.gcf(), folder / file)
             pictures[title] = folder / file
         except (ValueError, RuntimeError, ImportError) as error:  # such as importances of equal values

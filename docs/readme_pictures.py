@@ -23,8 +23,9 @@ LETTERS = "font.size: 15"  # of matplotlib: the pictures of compare.py and sweep
 ONLY_SOME_SECTIONS = """for (const section of document.querySelectorAll("section"))
     if (!["Curves", "Confusion matrix", "Most confident mistakes"].includes(section.querySelector("h2").textContent))
         section.remove();
-for (const [many, most] of [[".gallery figure", 16], [".pairs tbody tr", 10], [".scroll:has(.pairs) + .note, footer", 0]])
-    [...document.querySelectorAll(many)].slice(most).forEach(one => one.remove());"""
+const most = [[".gallery figure", 16], [".pairs tbody tr", 10], [".scroll:has(.pairs) + .note, footer", 0]];
+for (const [kind, number] of most)
+    [...document.querySelectorAll(kind)].slice(number).forEach(one => one.remove());"""
 # a three, in parts of the page's canvas from its left and its top
 THREE = [(0.3, 0.26), (0.38, 0.18), (0.5, 0.15), (0.61, 0.18), (0.66, 0.27), (0.64, 0.37), (0.56, 0.45), (0.45, 0.48)]
 THREE += [(0.58, 0.51), (0.67, 0.58), (0.7, 0.68), (0.65, 0.78), (0.54, 0.84), (0.4, 0.84), (0.29, 0.76)]

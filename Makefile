@@ -23,6 +23,12 @@ format: .venv/installed-dev
 docs: .venv/installed
 	$(BIN)/python -m utils.config.docs
 
+ifneq ($(wildcard docs/readme_pictures.py),)  # in the template alone
+.PHONY: pictures
+pictures: .venv/installed-dev
+	$(BIN)/python docs/readme_pictures.py $(RUN)
+endif
+
 clean:
 	rm -rf .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -42,7 +42,16 @@ FRAMEWORK = [
 YOURS = [".gitignore", "LICENSE", "config.json", "data/mnist", "data_loader", "model", "notebooks", "trainer"]
 # A folder whose files are copied last: the project's own README, tests and settings.
 OWN_FILES = "project"
-_PICTURES = ("curves.png", "overhead.png", "report.png")  # of the template's own job and figures
+# of the template's own job and figures, and what draws them
+_PICTURES = (
+    "readme_pictures.py",
+    "curves.png",
+    "report.png",
+    "predict.png",
+    "compare.png",
+    "sweep.png",
+    "overhead.png",
+)
 _LEFTOVERS = ("__pycache__", "*.py[cod]", ".*cache", ".hypothesis", ".ipynb_checkpoints")
 LEFT_BEHIND = shutil.ignore_patterns(*_LEFTOVERS, "jobs.md", *_PICTURES)
 _NOT_INSTALLED = 127  # the exit status of a shell for a command that does not exist

@@ -95,7 +95,8 @@ def _matrix(classes: Classes) -> str:
     apart = '<p class="note printed">It is too large to be printed; logger.plots draws it as a picture.</p>'
     return (
         '<p class="note">A row for each target, a column for each prediction; the diagonal is right.</p>'
-        f'<div class="scroll tall"><table class="{kind}"><thead><tr><th>target</th>{head}</tr></thead>'
+        f'<div class="scroll tall"><table class="{kind}"><thead>'
+        f'<tr><th></th><th class="axis" colspan={size}>prediction</th></tr>\n<tr><th>target</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>{apart if size > 60 else ''}"
     )
 

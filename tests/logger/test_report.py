@@ -64,6 +64,7 @@ def test_all_counts_of_a_confusion_matrix_are_there_for_up_to_200_classes(size, 
     counts = [int(count) for count in re.findall(r"<td class=[rw]\d>(\d+)", matrix)]
     assert sorted(counts) == sorted(count for *_, count in details.classes.pairs) and sum(counts) == 2_000
     assert matrix.count("<td") == size * size and matrix.count("class number 1<") == 2
+    assert f"colspan={size}>prediction<" in matrix and ">target<" in matrix
     page = Page(text)
     assert page.titles[:5] == ["Curves", "Test", "Classes", "Confusion matrix", "Calibration"]
     images = [attributes for tag, attributes in page.tags if tag == "img"]

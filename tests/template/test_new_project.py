@@ -60,7 +60,8 @@ def test_it_is_made_from_any_folder_with_its_data(project):
     assert [path.name for path in (project / "tests").iterdir()] == ["test_project.py"]
     assert [path.name for path in (project / "data").iterdir()] == ["mnist"]
     assert {path.name for path in (project / "docs").glob("*.png")} == {"drawing.png", "serve.png"}
-    assert not (project / "docs" / "jobs.md").exists()
+    assert not (project / "docs" / "jobs.md").exists() and not list((project / "docs").glob("*.py"))
+    assert "No rule" in make(project, "pictures").stderr
 
 
 @pytest.mark.old_defect(20)

@@ -70,6 +70,17 @@ def test_command_works_as_written(command, folder, tmp_path):
     run(*words[1:], cwd=folder)
 
 
+def test_each_verb_has_a_picture_that_make_pictures_draws_and_that_loads_fast():
+    drawn = re.findall(r"!\[[^]]+\]\((docs/\w+\.png)\)", README)
+    program = (PROJECT / "docs" / "readme_pictures.py").read_text()
+    assert len(drawn) == 6
+    for place in drawn:
+        (name,) = re.findall(r"docs/(\w+)", place)
+        assert f'DOCS / "{name}.png"' in program and 1_000 < (PROJECT / place).stat().st_size < 150_000, place
+    plan = subprocess.run(["make", "-n", "-B", "pictures", "RUN=x"], cwd=PROJECT, capture_output=True, text=True)
+    assert plan.stdout.splitlines()[-1].endswith("docs/readme_pictures.py x")
+
+
 def test_every_command_that_a_user_is_promised_is_there():
     text = "\n".join(COMMANDS)
     for command in (

@@ -33,8 +33,8 @@ class RunSummary:
     config: {dotted path: value} of all values in config.json; a list of plain values is one value.
     state: "finished" (all epochs are trained, or early stopping or a callback ended the run), "running", "stopped" (by
         a signal; it can be resumed), "failed" (by an error), "died" (without a word, as after SIGKILL), or "damaged" (a
-        file of it cannot be read). "running?" and "died?": it cannot be known, since another host trained the run, or a
-        program that does not record its end; "died?" if its files have not changed for a day.
+        file of it cannot be read). "running?" and "died?": unknown, because another host trained the run or its program does
+        not record how it ends; "died?" if no file has changed for a day.
     reason: why it stopped, failed or is damaged, and what ended it early; "" if there is nothing to say.
     epoch: number of complete epochs.
     batch: batches of the next epoch that the newest checkpoint holds.
@@ -148,7 +148,7 @@ def _read(path, kind, damages, required=False):
 
 def _environment(start):
     """What a start of a run records of its circumstances, as far as it has the form that this program writes."""
-    plain = ("host", "platform", "python", "threads", "git_commit", "git_dirty")
+    plain = ("host", "platform", "python", "threads", "git_commit", "git_dirty", "git_diff")
     found: dict[str, Any] = {key: value for key in plain if isinstance(value := start.get(key), (str, int, float))}
     libraries, command = start.get("libraries"), start.get("command")
     if isinstance(libraries, dict):

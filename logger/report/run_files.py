@@ -12,6 +12,7 @@ from logger.test_details import TestDetails, load_details
 from logger.test_results import results_of
 from utils.errors import UserError
 from utils.files import read_json_beside
+from utils.runs.environment import changes_file
 from utils.runs.run_folder import is_being_trained
 
 _MOST_COLUMNS = 100
@@ -83,8 +84,7 @@ def read_run(save_dir: Path, log_dir: Path, has_ended: bool = False) -> RunFiles
         run.problems.append(str(error))
     run.pace = {epoch: row for epoch, row in read_pace(log_dir).items() if epoch in run.epochs}
     run.summary = _text(log_dir / "model.txt")
-    name = run.start.get("git_diff")
-    if isinstance(name, str) and Path(name).name == name:
+    if name := changes_file(run.start):
         run.changes = _text(log_dir / name)
     run.results = results_of(save_dir)
     try:

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from logger.run_index import read_runs
-from logger.run_summary import RunSummary, log_folder
+from logger.run_summary import RunSummary
 from utils.errors import UserError, shown
 from utils.files import differences, read_beside
 from utils.nearest import did_you_mean
 from utils.runs.environment import changes_file
+from utils.runs.run_folder import log_folder
 
 _PROJECT = Path(__file__).resolve().parents[1]
 _UNSAVED = "not saved"

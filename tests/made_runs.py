@@ -18,7 +18,10 @@ ACCURACIES = (0.5, 0.75, 0.625)
 
 
 def make_run(root, run, name="job", accuracies=ACCURACIES, ended=True, log="", diff=None, commit="a" * 40, **changes):
-    """Write a run below the save_dir `root`; returns its folder. changes: {key of the config: value}, "__" for dots. diff: name of the file of the uncommitted changes; "" if there is none."""
+    """Write a run below the save_dir `root`; returns its folder.
+
+    changes: {key of the config: value}, "__" for dots. diff: name of the file of the uncommitted changes, "" for none.
+    """
     config = json.loads(json.dumps(CONFIG | {"name": name}))
     for key, value in changes.items():
         *parents, last = key.split("__")

@@ -106,7 +106,7 @@ def test_best_is_first_whatever_the_first_row_is(tmp_path):
 
 def test_a_value_that_is_known_of_no_run_is_compared_with_nothing(tmp_path):
     make_run(tmp_path, "a", trainer__monitor="off")
-    with pytest.raises(UserError, match="--where best>0.9: no run has a value of best"):
+    with pytest.raises(UserError, match=r"--where best>0\.9: no run has a value of best"):
         where(rows_of(read_runs(tmp_path)), ["best>0.9"])
 
 

@@ -95,7 +95,7 @@ def test_of_many_new_files_the_first_are_looked_at_and_binary_ones_at_their_begi
     read = []
 
     def counts(path, *arguments, **more):
-        file = open(path, *arguments, **more)
+        file = open(path, *arguments, **more)  # noqa: SIM115
         read_all = file.read
         file.read = lambda size=-1: read.append(len(found := read_all(size))) or found
         return file

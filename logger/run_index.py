@@ -18,7 +18,13 @@ from utils.errors import UserError, shown
 from utils.files import read_beside, write_whole
 
 _PROJECT = Path(__file__).resolve().parents[1]
-_SOURCES = ("logger/run_summary.py", "logger/csv_log.py", "logger/pace.py", "utils/runs/checkpoint.py")
+_SOURCES = (
+    "logger/run_summary.py",
+    "logger/csv_log.py",
+    "logger/measured.py",
+    "logger/pace.py",
+    "utils/runs/checkpoint.py",
+)
 INDEX = ".runs-index.json"
 _DEPTH = 8  # of folders below the given one in which runs are looked for
 _SETTLED_SECONDS = 2.0  # a file may change again within the resolution of a file system's clock, and keep its size

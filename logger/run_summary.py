@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from logger.csv_log import CsvLog
+from logger.measured import results_in
 from logger.pace import read_pace
 from utils.errors import UserError, shortened
 from utils.files import read_beside, read_json_beside
@@ -258,11 +259,7 @@ def _test_values(results):
     """The numbers of test.py for the best model, else for the newest checkpoint that was measured."""
     from utils.runs.checkpoint import progress_of
 
-    measured = {
-        name: splits["test"]
-        for name, splits in results.items()
-        if isinstance(splits, dict) and isinstance(splits.get("test"), dict)
-    }
+    measured = {name: result for name, split, result in results_in(results) if split == "test"}
     newest = max(measured, key=progress_of, default="")
     chosen = measured.get("model_best.pth") or measured.get(newest, {})
     numbers = {name: value for name, value in chosen.items() if name not in ("epoch", "batch", "samples")}

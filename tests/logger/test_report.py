@@ -124,7 +124,7 @@ def test_nothing_of_a_strangers_run_becomes_an_element_or_is_loaded(tmp_path):
         ("log/test_details.json", '{"checkpoint": "a", "split": "b", "samples": -1}', "damaged: samples: "),
         ("models/config.json", "{", "config.json: cannot be read"),
         ("models/environment.json", "[[]", "environment.json: cannot be read"),
-        ("models/test_results.json", '{"a": 3}', ""),
+        ("models/test_results.json", '{"a": 3, "model_best.pth": {"test": 3}}', ""),
         ("log/pace.csv", "epoch,seconds\n1,2,3,4\nx,y,z\n3,2.", ""),
     ],
 )

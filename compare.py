@@ -96,9 +96,9 @@ def arguments() -> argparse.Namespace:
     given = in_one_line(parser).parse_args()
     given.folders = given.folders or ["saved"]
     if given.metric and not given.plot:
-        raise UserError("--metric: goes with --plot FILE.png")
+        raise UserError("--metric: needs --plot FILE.png")
     if given.watch and (given.diff or given.same):
-        raise UserError("--watch: shows a table, and not how two runs differ")
+        raise UserError("--watch: cannot be combined with --diff or --same")
     return given
 
 

@@ -26,7 +26,7 @@ from utils.errors import UserError, clean_exit, end_on_user_errors, refuse, shor
 from utils.files import delete_left_over, differences, write_json
 from utils.runs.checkpoint import load_checkpoint, with_shards
 from utils.runs.environment import RunRecord
-from utils.runs.run_folder import RunLock, claim_run_folder, is_run_folder, log_folder_of, refuse_second
+from utils.runs.run_folder import RunLock, claim_run_folder, is_run_folder, make_log_folder, refuse_second
 
 if TYPE_CHECKING:
     import argparse
@@ -285,7 +285,7 @@ class ConfigParser:
             self._lock = RunLock(save_dir)
             if self._seen is not None:
                 refuse_second(save_dir, self._seen)
-            log_dir = log_folder_of(save_dir)
+            log_dir = make_log_folder(save_dir)
             delete_left_over(save_dir, ".*.json.*.tmp")
             delete_left_over(log_dir)
             write_json(self._config, save_dir / "config.json")

@@ -20,7 +20,7 @@ from utils.config.schema import TrainerSettings
 from utils.errors import UserError, shown
 from utils.files import write_json
 from utils.runs.checkpoint import newest_run
-from utils.runs.run_folder import log_folder_of
+from utils.runs.run_folder import make_log_folder
 from utils.stop_signal import heeded, leave_closed_terminal
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def train_series(config: "ConfigParser", show: "Show | None" = None) -> None:
             raise SystemExit(status)
         folders.append(newest_run(settings.save_dir, variant.name))
     result = summarize([variant.label for variant in config.variants], folders, settings.monitor)
-    path = log_folder_of(folders[0]).parent / f"series-{folders[0].name}.json"
+    path = make_log_folder(folders[0]).parent / f"series-{folders[0].name}.json"
     write_json(result, path)
     table = shown(series_table(result), keep="\n")
     print(f"\n{table}\n\nwritten to {shown(path)}")
@@ -76,7 +76,7 @@ def summarize(labels: Sequence[str], folders: Sequence[Path], monitor: str) -> d
     """
     runs = []
     for label, folder in zip(labels, folders, strict=True):
-        log = CsvLog(log_folder_of(folder) / "metrics.csv")
+        log = CsvLog(make_log_folder(folder) / "metrics.csv")
         row = best_row(log.numbers(), monitor)
         if row is None:
             raise UserError(f"{log.path}: has no epoch with a finite {monitor.partition(' ')[2] or 'value'}")

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from base.trained_model import TrainedModel
-from utils.errors import UserError
-from utils.files import read_json
+from logger.measured import results_of
 from utils.runs.environment import last_start
 
 _CLASSES_NAMED = 20
@@ -83,13 +82,10 @@ def _output(trained):
 
 def _results(path):
     """Lines of a table of what test.py measured of the checkpoint."""
-    try:
-        splits = read_json(path.parent / "test_results.json").get(path.name, {})
-    except (OSError, ValueError, UserError, AttributeError):
-        splits = {}
     rows = [
         f"| {split} | {result.get('samples')} | {name} | {value:.6g} |"
-        for split, result in splits.items()
+        for checkpoint, split, result in results_of(path.parent)
+        if checkpoint == path.name
         for name, value in result.items()
         if isinstance(value, float)
     ]

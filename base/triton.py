@@ -28,10 +28,10 @@ def export_triton(trained: TrainedModel, folder: Path, raw: torch.Tensor, facts:
     try:
         (temporary / "1").mkdir(parents=True)
         compared = export(trained, "onnx", temporary / "1" / "model.onnx", raw, facts)
-        classes = trained.output.classes
-        if classes is not None:
+        classes = trained.output.classes or []
+        config = model_config(temporary / "1" / "model.onnx", folder.name, len(classes))
+        if "label_filename: " in config:
             write_whole("".join(f"{shown(name)}\n" for name in classes), temporary / "labels.txt")
-        config = model_config(temporary / "1" / "model.onnx", folder.name, labels=classes is not None)
         write_whole(config, temporary / "config.pbtxt")
         temporary.rename(folder)
     except OSError as error:
@@ -41,8 +41,11 @@ def export_triton(trained: TrainedModel, folder: Path, raw: torch.Tensor, facts:
     return compared
 
 
-def model_config(file: Path, name: str, labels: bool) -> str:
-    """Return the text of config.pbtxt for an .onnx file. labels: whether labels.txt names the classes."""
+def model_config(file: Path, name: str, num_classes: int) -> str:
+    """Return the text of config.pbtxt for an .onnx file.
+
+    num_classes: names of classes in labels.txt, which an output with another number of values does not refer to.
+    """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
@@ -54,19 +57,19 @@ input [
   {_tensor(raw)}
 ]
 output [
-  {_tensor(output, labels)}
+  {_tensor(output, num_classes)}
 ]
 dynamic_batching {{ max_queue_delay_microseconds: {_MAX_DELAY_MICROSECONDS} }}
 """
 
 
-def _tensor(about, labels=False):
+def _tensor(about, num_classes=0):
     """One entry of the lists of inputs and of outputs; the dimension of the batch goes without saying."""
     kind = about.type.removeprefix("tensor(").removesuffix(")")
     sizes = [size if isinstance(size, int) else -1 for size in about.shape[1:]]
     fields = [f'name: "{about.name}"', f"data_type: TYPE_{_TYPES.get(kind, kind.upper())}", f"dims: {sizes or [1]}"]
     if not sizes:  # Triton asks for a dimension
         fields.append("reshape { shape: [] }")
-    if labels:
+    if num_classes and sizes[-1:] == [num_classes]:
         fields.append('label_filename: "labels.txt"')
     return f"{{ {', '.join(fields)} }}"

@@ -80,6 +80,8 @@ def where(rows: Sequence[Row], conditions: Iterable[str]) -> list[Row]:
             continue
         kind = str if isinstance(value, str) else float
         given = [row.cells.get(name) for row in rows if row.cells.get(name) is not None]
+        if not given:
+            raise UserError(f"--where {shown(text)}: no run has a value of {name}")
         if isinstance(value, (list, dict, bool)) or not found[3] or not any(_is(item, kind) for item in given):
             what = f"{name} is {'a number' if any(_is(item, float) for item in given) else 'a text'}"
             raise UserError(f"--where {shown(text)}: cannot compare; {what}, as in {shown(as_text(given[0]))}")
@@ -140,7 +142,8 @@ def _best_first(name, rows):
     plain = name.removeprefix("test_").removeprefix("val_")
     for row in rows:
         mode, _, monitored = str(row.cells.get("monitor")).partition(" ")
-        if name == "best" or monitored.removeprefix("val_") == plain:
+        watched = row.cells.get("best") is not None if name == "best" else monitored.removeprefix("val_") == plain
+        if watched and mode in ("min", "max"):
             return mode
     words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+\d*|[A-Z]+\d*", plain)}
     return "max" if _HIGH_IS_GOOD & words else "min"

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from logger.run_index import read_runs
-from logger.run_summary import RunSummary, log_folder
+from logger.run_summary import RunSummary
 from utils.errors import UserError, shown
 from utils.files import differences, read_beside
 from utils.nearest import did_you_mean
+from utils.runs.environment import changes_file
+from utils.runs.run_folder import log_folder
 
 _PROJECT = Path(__file__).resolve().parents[1]
-_UNCOMMITTED = "uncommitted.diff"
 _UNSAVED = "not saved"
 _MOST_LINES = 20  # of the commits between two runs
 
@@ -88,8 +89,11 @@ def _uncommitted(run):
     """{file: size and checksum of its changes}; a text if there are none, or none were saved."""
     if not run.environment.get("git_dirty"):
         return "none"
+    name = changes_file(run.environment)
+    if name is None:
+        return _UNSAVED
     try:
-        text = read_beside(log_folder(run.folder) / _UNCOMMITTED, errors="replace")
+        text = read_beside(log_folder(run.folder) / name, errors="replace")
     except (OSError, ValueError):
         return _UNSAVED
     parts = re.split(r"^diff --git ", text, flags=re.MULTILINE)[1:]

@@ -36,7 +36,7 @@ class Row:
     cells: {name: value} with numbers, texts, lists of a config, Spread objects in a group, and no entry or None where
         there is no value.
     runs: the runs of a group; a single one otherwise.
-    counted: those of them of which the values are.
+    counted: the runs that the values are computed from.
     config: {dotted path: value} of the run; in a group, "3 values" where its runs differ.
     note: what a reader should know besides; "" if nothing.
     """
@@ -117,7 +117,7 @@ _SERIES = re.compile(r"-(seed\d+|fold\d+of\d+)$")  # what --seeds and --folds ad
 
 
 def grouped(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows with those as one whose runs differ in seed or fold alone; a group is where its first run was.
+    """Return the rows, with runs that differ only in seed or fold merged into one row in the place of the first.
 
     Its values are those of the runs that have finished, if any has. Of runs with the same seed and fold, such as one
     that died and was started again, the newest counts.

@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from logger.csv_log import CsvLog
-from logger.run_summary import log_folder
 from utils.errors import UserError, shown
-from utils.runs.run_folder import is_run_folder
+from utils.runs.run_folder import folders_of, is_run_folder, log_folder
 
 
 def report_same(*runs: str | Path) -> bool:
     """Print what two runs have in common, or the first step at which they differ. Returns whether they are the same."""
     one, other = map(run_folder, runs)
-    logs = [log_folder(run.resolve()) for run in (one, other)]
+    logs = [log_folder(run) for run in (one, other)]
     found = scalar_differences(*map(tensorboard_scalars, logs))
     row = table_difference(logs)
     names = [{path.name for path in run.glob("*.pth") if "overtaken" not in path.name} for run in (one, other)]
@@ -134,10 +133,7 @@ def differing_values(one: Any, other: Any, place: str = "") -> list[str]:
 
 def run_folder(text: str | Path) -> Path:
     """Return the folder of a run's checkpoints, given it, its log folder or a checkpoint. Raises UserError."""
-    path = Path(text)
-    folder = path.parent if path.is_file() else path
-    if folder.parent.parent.name == "log":
-        folder = folder.parents[2] / "models" / folder.parent.name / folder.name
+    folder, _ = folders_of(text)
     if not is_run_folder(folder):
         raise UserError(f"{text}: not a run; give its folder, saved/models/<name>/<run>")
     return folder

@@ -58,12 +58,16 @@ class CsvLog:
 
     def epochs(self) -> list[int]:
         """The epochs that have a row. Raises UserError for a table of something else."""
+        return [epoch for epoch, _ in self.rows_of_epochs()]
+
+    def rows_of_epochs(self) -> list[tuple[int, dict[str, str]]]:
+        """The rows as [(epoch, {column: text}), ...]. Raises UserError for a table of something else."""
         rows = self.rows()
         try:
             epochs = [int(float(row["epoch"])) for row in rows]
             if not all(0 <= epoch < 2**53 for epoch in epochs):
                 raise ValueError
-            return epochs
+            return list(zip(epochs, rows, strict=True))
         except (KeyError, OverflowError, ValueError):
             place = shown(self.path)
             raise DamagedTable(f"{place}: has rows without an epoch's number; mend or move the file") from None
@@ -72,7 +76,7 @@ class CsvLog:
         """Add a row, and remove those of the same epoch or a later one, which a resumed run repeats."""
         if not is_main():
             return
-        rows = [*(old for old, epoch in zip(self.rows(), self.epochs(), strict=True) if epoch < row["epoch"]), row]
+        rows = [*(old for epoch, old in self.rows_of_epochs() if epoch < row["epoch"]), row]
         columns = list(dict.fromkeys(column for row in rows for column in row))
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, columns, restval="")

@@ -13,11 +13,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from logger import run_summary
 from logger.run_summary import LOG_FILES, RUN_FILES, RunSummary, summarize
 from utils.errors import UserError, shown
 from utils.files import read_beside, write_whole
 
+_PROJECT = Path(__file__).resolve().parents[1]
+_SOURCES = (
+    "logger/run_summary.py",
+    "logger/csv_log.py",
+    "logger/measured.py",
+    "logger/pace.py",
+    "utils/runs/checkpoint.py",
+)
 INDEX = ".runs-index.json"
 _DEPTH = 8  # of folders below the given one in which runs are looked for
 _SETTLED_SECONDS = 2.0  # a file may change again within the resolution of a file system's clock, and keep its size
@@ -137,7 +144,7 @@ def _fingerprint(root: Path, name: str) -> tuple[str, float]:
 
 def _version() -> int:
     """A number that changes with the code that makes summaries, so that a new version reads the runs again."""
-    return zlib.crc32(Path(run_summary.__file__).read_bytes())
+    return zlib.crc32(b"".join((_PROJECT / name).read_bytes() for name in _SOURCES))
 
 
 def _load(path: Path, version: int) -> dict[str, list[Any]]:

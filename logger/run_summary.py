@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from logger.csv_log import CsvLog
+from logger.measured import results_in
+from logger.pace import read_pace
 from utils.errors import UserError, shortened
 from utils.files import read_beside, read_json_beside
-from utils.runs.run_folder import is_being_trained
+from utils.runs.run_folder import is_being_trained, log_folder
 
-LOG_FILES = ("metrics.csv", "info.log")
+LOG_FILES = ("metrics.csv", "info.log", "pace.csv")
 RUN_FILES = ("config.json", "environment.json", "test_results.json")
 _QUIET_SECONDS = 24 * 3600  # after which a run that another host trained is taken for dead
 _TAIL = 1 << 16  # characters of info.log that hold the last words of a run
@@ -33,8 +35,8 @@ class RunSummary:
     config: {dotted path: value} of all values in config.json; a list of plain values is one value.
     state: "finished" (all epochs are trained, or early stopping or a callback ended the run), "running", "stopped" (by
         a signal; it can be resumed), "failed" (by an error), "died" (without a word, as after SIGKILL), or "damaged" (a
-        file of it cannot be read). "running?" and "died?": it cannot be known, since another host trained the run, or a
-        program that does not record its end; "died?" if its files have not changed for a day.
+        file of it cannot be read). "running?" and "died?": unknown, because another host trained the run or its program
+        does not record how it ends; "died?" if no file has changed for a day.
     reason: why it stopped, failed or is damaged, and what ended it early; "" if there is nothing to say.
     epoch: number of complete epochs.
     batch: batches of the next epoch that the newest checkpoint holds.
@@ -82,12 +84,6 @@ class RunSummary:
         return self
 
 
-def log_folder(folder: str | Path) -> Path:
-    """Return the folder of a run's logs, which may not exist, given that of its checkpoints."""
-    folder = Path(folder)
-    return folder.parents[2] / "log" / folder.parent.name / folder.name
-
-
 def summarize(folder: str | Path, changed: float = 0.0) -> RunSummary:
     """Return the RunSummary of the run in a folder; one of state "unknown" needs with_present_state().
 
@@ -122,7 +118,8 @@ def summarize(folder: str | Path, changed: float = 0.0) -> RunSummary:
     if starts:
         run.started = str(starts[0].get("started", ""))
         run.environment = _environment(starts[-1])
-    run.seconds = _seconds(starts, log)
+    pace = read_pace(log_folder(folder))
+    run.seconds = _seconds(starts, log, [pace.get(epoch, (None, 0))[0] for epoch in rows])
     run.state, run.reason = _ending(run, starts, log)
     if damages:
         run.state, run.reason = "damaged", damages[0]
@@ -148,7 +145,7 @@ def _read(path, kind, damages, required=False):
 
 def _environment(start):
     """What a start of a run records of its circumstances, as far as it has the form that this program writes."""
-    plain = ("host", "platform", "python", "threads", "git_commit", "git_dirty")
+    plain = ("host", "platform", "python", "threads", "git_commit", "git_dirty", "git_diff")
     found: dict[str, Any] = {key: value for key in plain if isinstance(value := start.get(key), (str, int, float))}
     libraries, command = start.get("libraries"), start.get("command")
     if isinstance(libraries, dict):
@@ -262,11 +259,7 @@ def _test_values(results):
     """The numbers of test.py for the best model, else for the newest checkpoint that was measured."""
     from utils.runs.checkpoint import progress_of
 
-    measured = {
-        name: splits["test"]
-        for name, splits in results.items()
-        if isinstance(splits, dict) and isinstance(splits.get("test"), dict)
-    }
+    measured = {name: result for name, split, result in results_in(results) if split == "test"}
     newest = max(measured, key=progress_of, default="")
     chosen = measured.get("model_best.pth") or measured.get(newest, {})
     numbers = {name: value for name, value in chosen.items() if name not in ("epoch", "batch", "samples")}
@@ -281,8 +274,13 @@ _OLD_TIME = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d{3} - ", re.MULTILI
 _RECORD = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d{3} ([A-Z]+) (\S+): ", re.MULTILINE)
 
 
-def _seconds(starts, log):
-    """Sum of the seconds that epochs took; else the time between the first and the last word of a single start."""
+def _seconds(starts, log, pace):
+    """Sum of the seconds that epochs took; else the time between the first and the last word of a single start.
+
+    pace: the seconds of each epoch as pace.csv says, or None.
+    """
+    if pace and None not in pace:
+        return sum(pace)
     try:
         if epochs := _EPOCH_SECONDS.findall(log):
             return sum(map(float, epochs))

@@ -17,8 +17,11 @@ CONFIG = {
 ACCURACIES = (0.5, 0.75, 0.625)
 
 
-def make_run(root, run, name="job", accuracies=ACCURACIES, ended=True, log="", dirty=False, commit="a" * 40, **changes):
-    """Write a run below the save_dir `root`; returns its folder. changes: {key of the config: value}, "__" for dots."""
+def make_run(root, run, name="job", accuracies=ACCURACIES, ended=True, log="", diff=None, commit="a" * 40, **changes):
+    """Write a run below the save_dir `root`; returns its folder.
+
+    changes: {key of the config: value}, "__" for dots. diff: name of the file of the uncommitted changes, "" for none.
+    """
     config = json.loads(json.dumps(CONFIG | {"name": name}))
     for key, value in changes.items():
         *parents, last = key.split("__")
@@ -30,7 +33,11 @@ def make_run(root, run, name="job", accuracies=ACCURACIES, ended=True, log="", d
     folder.mkdir(parents=True)
     logs.mkdir(parents=True)
     start = {"started": "2026-01-02T03:00:00+00:00", "host": platform.node(), "python": "3.11.7", "git_commit": commit}
-    start |= {"git_dirty": dirty, **({"ended": "2026-01-02T03:01:00+00:00"} if ended else {})}
+    start |= {
+        "git_dirty": diff is not None,
+        **({"git_diff": diff} if diff else {}),
+        **({"ended": "2026-01-02T03:01:00+00:00"} if ended else {}),
+    }
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "environment.json").write_text(json.dumps([start]))
     for file in (".lock", f"checkpoint-epoch{len(accuracies)}.pth"):

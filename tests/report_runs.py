@@ -3,7 +3,7 @@
 import random
 
 from logger import CsvLog, record_pace
-from logger.test_details import NUM_BINS, Classes, Mistake, Picture, TestDetails, Values, save_details
+from logger.examined import NUM_BINS, Classes, Mistake, Picture, TestDetails, Values, save_details
 from utils.files import write_json
 
 # one white pixel

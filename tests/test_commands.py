@@ -73,7 +73,7 @@ def test_a_run_leaves_everything_behind(trained):
     assert "fc1         Linear     2 x 50                  16,050" in info and "epoch 2/2" in info
     assert (logs(folder) / "model.txt").read_text().startswith("MnistModel: ")
     report = (logs(folder) / "report.html").read_text()
-    assert "This run ended after epoch 2 of 2." in report and "samples per second" in report
+    assert "This run ended after epoch 2 of 2." in report and "batches per second" in report
     assert "<th scope=row>optimizer.args.lr</th><td>0.002 -&gt; 0.01</td>" in report
     start = read_json(folder / "environment.json")[0]
     assert start["command"][1:4] == ["train.py", "-c", "config.json"] and start["libraries"]["torch"]

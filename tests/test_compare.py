@@ -58,14 +58,14 @@ def test_pictures_and_pages_are_written(saved, tmp_path):
         (["--plot", "x.png", "--metric", "x"], "--metric x: no run logs it"),
         (["--plot", "none/x.png", "--metric", "loss"], "there is no such folder"),
         (["--html", "none/x.html"], "there is no such folder"),
-        (["--metric", "loss"], "goes with --plot"),
+        (["--metric", "loss"], "needs --plot"),
         (["--top", "0"], "--top: '0' is not a number of rows"),
         (["--watch", "nan"], "--watch: 'nan' is not a number of seconds"),
         (["--watch", "x"], "--watch: "),
         (["--watch", "--diff", "a", "b"], "--watch: "),
         (["--csv", "--json"], "not allowed with"),
         (["--diff", "a", "x"], "no such run"),
-        (["--same", "a", "b"], "not a run"),
+        (["--same", "a", "b"], "no such run"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(flags, told, saved):

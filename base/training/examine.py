@@ -12,8 +12,9 @@ from base.data.outputs import Output
 from base.data.sources import names_in
 from base.generate import continued, samples_of
 from base.trained_model import TrainedModel
-from logger.test_details import (
+from logger.examined import (
     MOST_CLASSES,
+    MOST_LETTERS,
     MOST_MISTAKES,
     MOST_PAIRS,
     NUM_BINS,
@@ -112,7 +113,7 @@ class Examination:
                 written = "".join(written)
             except UserError:  # of a model that continues no text
                 break
-            data = text[len(prompt) :].decode("utf-8", "replace")
+            data = text[len(prompt) :].decode("utf-8", "replace")[:MOST_LETTERS]
             found.append(Continuation(prompt=prompt.decode("utf-8", "replace"), written=written, data=data))
         return found
 

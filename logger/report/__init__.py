@@ -4,11 +4,11 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from logger.examined import TestDetails, save_details
 from logger.report.page import page
 from logger.report.run_files import read_run
-from logger.test_details import TestDetails, save_details
 from utils.files import write_whole
-from utils.runs.run_folder import is_run_folder, log_folder_of
+from utils.runs.run_folder import is_run_folder, make_log_folder
 
 
 def write_report(save_dir: Path, log_dir: Path, has_ended: bool = False) -> Path:
@@ -28,6 +28,6 @@ def renew_report(checkpoint: Path, details: Callable[[str], TestDetails], logger
     details: called with the checkpoint's name.
     """
     if is_run_folder(checkpoint.parent):
-        log_dir = log_folder_of(checkpoint.parent)
+        log_dir = make_log_folder(checkpoint.parent)
         save_details(details(checkpoint.name), log_dir)
-        logger.info("drawn in %s", write_report(checkpoint.parent, log_dir))
+        logger.info("report written to %s", write_report(checkpoint.parent, log_dir))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from logger.test_details import NUM_BINS, Classes, Values
+from logger.examined import NUM_BINS, Classes, Values
 
 Point = tuple[float, float]
 Kind = Literal["first", "second", "dots", "guide"]
@@ -60,11 +60,10 @@ def curve_charts(epochs: Sequence[int], columns: dict[str, list[float]]) -> list
     return charts
 
 
-def pace_chart(pace: dict[int, tuple[float, int]], batch_size: int | None) -> Chart | None:
+def pace_chart(pace: dict[int, tuple[float, int]]) -> Chart | None:
     """Return the chart of the throughput; None without numbers. pace: {epoch: (seconds, batches)}, as of read_pace.
 
-    The unit is samples per second, batches per second if the batch size is unknown, or seconds per epoch if the
-    batches are, too.
+    The unit is batches per second, or seconds per epoch if the batches are unknown.
     """
     whole = {epoch: row for epoch, row in pace.items() if row[0] > 0 and math.isfinite(row[0])}
     if not whole:
@@ -72,9 +71,8 @@ def pace_chart(pace: dict[int, tuple[float, int]], batch_size: int | None) -> Ch
     if not all(batches for _, batches in whole.values()):
         points = [(epoch, seconds) for epoch, (seconds, _) in whole.items()]
         return Chart("seconds in an epoch", "epoch", [Line("", points)], whole_x=True)
-    size, unit = (batch_size, "samples") if batch_size else (1, "batches")
-    points = [(epoch, batches * size / seconds) for epoch, (seconds, batches) in whole.items()]
-    return Chart(f"{unit} per second, with validation", "epoch", [Line("", points)], whole_x=True)
+    points = [(epoch, batches / seconds) for epoch, (seconds, batches) in whole.items()]
+    return Chart("batches per second, with validation", "epoch", [Line("", points)], whole_x=True)
 
 
 def reliability_chart(classes: Classes) -> Chart:
@@ -83,7 +81,7 @@ def reliability_chart(classes: Classes) -> Chart:
         (i / NUM_BINS, (i + 1) / NUM_BINS, right / count) for i, (count, _, right) in enumerate(classes.bins) if count
     ]
     means = [(total / count, right / count) for count, total, right in classes.bins if count]
-    lines = [Line("as it should be", [(0, 0), (1, 1)], "guide"), Line("mean of an interval", means, "dots")]
+    lines = [Line("perfectly calibrated", [(0, 0), (1, 1)], "guide"), Line("mean of an interval", means, "dots")]
     return Chart("reliability", "probability", lines, bars, "share that is right", limits=(0, 1))
 
 
@@ -105,10 +103,10 @@ def value_charts(values: Values) -> list[Chart]:
         return []
     name = f" of {values.name}" if values.name else ""
     low, high = min(map(min, values.pairs)), max(map(max, values.pairs))
-    lines = [Line("as it should be", [(low, low), (high, high)], "guide"), Line("", values.pairs, "dots")]
+    lines = [Line("prediction = target", [(low, low), (high, high)], "guide"), Line("", values.pairs, "dots")]
     residuals = [prediction - target for target, prediction in values.pairs]
     by_target = [(target, prediction - target) for target, prediction in values.pairs]
-    zero = Line("as it should be", [(low, 0.0), (high, 0.0)], "guide")
+    zero = Line("prediction = target", [(low, 0.0), (high, 0.0)], "guide")
     return [
         Chart(f"predictions{name}", "target", lines, y_label="prediction", limits=(low, high)),
         Chart(f"residuals{name}", "target", [zero, Line("", by_target, "dots")], y_label="prediction - target"),

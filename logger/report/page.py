@@ -8,9 +8,9 @@ from pathlib import Path
 
 from logger.report.charts import curve_charts, pace_chart
 from logger.report.elements import escape, escape_lines, folded, section, table
-from logger.report.predictions import test_sections
 from logger.report.run_files import RunFiles, as_json
 from logger.report.svg import figures
+from logger.report.tested import test_sections
 
 _STYLE = Path(__file__).with_name("style.css")
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -72,12 +72,11 @@ def _duration(seconds):
 
 
 def _curves(run):
-    size = run.at("data_loader", "args", "batch_size")
     charts = curve_charts(run.epochs, run.columns)
     left_out = f'<p class="note">{len(charts) - _MOST_CHARTS} further columns are in metrics.csv.</p>'
     return section(
         "Curves",
-        figures([*charts[:_MOST_CHARTS], pace_chart(run.pace, size if isinstance(size, int) else None)]),
+        figures([*charts[:_MOST_CHARTS], pace_chart(run.pace)]),
         left_out if len(charts) > _MOST_CHARTS else "",
     )
 

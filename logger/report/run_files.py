@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from logger.csv_log import CsvLog
+from logger.examined import TestDetails, load_details
+from logger.measured import results_of
 from logger.pace import read_pace
-from logger.test_details import TestDetails, load_details
-from logger.test_results import results_of
 from utils.errors import UserError
 from utils.files import read_json_beside
+from utils.runs.environment import changes_file
 from utils.runs.run_folder import is_being_trained
 
-_MOST_COLUMNS = 100
 _MOST_SHOWN = 150_000  # characters of a text
 
 
@@ -73,18 +73,15 @@ def read_run(save_dir: Path, log_dir: Path, has_ended: bool = False) -> RunFiles
     starts = _read(run, save_dir / "environment.json")
     run.starts = [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else []
     try:
-        table = CsvLog(log_dir / "metrics.csv")
-        rows, run.epochs = table.rows(), table.epochs()
-        names = [name for name in (rows[0] if rows else ()) if name != "epoch"]
-        if len(names) > _MOST_COLUMNS:
-            run.problems.append(f"metrics.csv has {len(names)} columns; the first {_MOST_COLUMNS} are drawn")
-        run.columns = {name: [_number(row[name]) for row in rows] for name in names[:_MOST_COLUMNS]}
+        rows = CsvLog(log_dir / "metrics.csv").rows_of_epochs()
+        run.epochs = [epoch for epoch, _ in rows]
+        names = [name for name in (rows[0][1] if rows else ()) if name != "epoch"]
+        run.columns = {name: [_number(row[name]) for _, row in rows] for name in names}
     except UserError as error:
         run.problems.append(str(error))
     run.pace = {epoch: row for epoch, row in read_pace(log_dir).items() if epoch in run.epochs}
     run.summary = _text(log_dir / "model.txt")
-    name = run.start.get("git_diff")
-    if isinstance(name, str) and Path(name).name == name:
+    if name := changes_file(run.start):
         run.changes = _text(log_dir / name)
     run.results = results_of(save_dir)
     try:
@@ -100,9 +97,9 @@ def _state(run, has_ended):
     wanted, done = run.at("trainer", "epochs"), run.epochs[-1] if run.epochs else 0
     epochs = f"epoch {done} of {wanted}" if isinstance(wanted, int) else f"epoch {done}"
     if has_ended or run.start.get("ended"):
-        return f"ended after {epochs}"
+        return f"ended after {epochs}" if done else "ended before its first epoch was complete"
     if not run.starts:
-        return f"reached {epochs}"
+        return f"reached {epochs}" if done else "has no complete epoch"
     if is_being_trained(run.save_dir):
         return f"is being trained; {epochs} is complete" if done else "is being trained; no epoch is complete yet"
     return f"stopped before its end; {epochs} is complete" if done else "stopped before its first epoch was complete"

@@ -117,9 +117,12 @@ def test_a_folder_for_triton_describes_the_model_in_it(default_run, tmp_path):
 
 def test_one_number_for_each_example_gets_a_dimension_in_triton(tmp_path):
     exported_to(tmp_path, "onnx", OneNumber())
-    config = model_config(tmp_path / "m.onnx", "m", labels=False)
+    config = model_config(tmp_path / "m.onnx", "m", num_classes=2)
     assert 'name: "output", data_type: TYPE_FP32, dims: [1], reshape { shape: [] }' in config
-    assert "labels" not in config
+    assert "labels" not in config  # of two classes, for a single logit
+    exported_to(tmp_path, "onnx", AnyLength())
+    found = ["labels.txt" in model_config(tmp_path / "m.onnx", "m", num_classes) for num_classes in (0, 7, 8)]
+    assert found == [False, False, True]
 
 
 def test_a_model_card_tells_what_was_measured_and_how_to_load_it(default_run, tmp_path):

@@ -92,6 +92,24 @@ def test_order(by, order, told, rows):
     assert runs(found) == order and told in text
 
 
+def test_best_is_first_whatever_the_first_row_is(tmp_path):
+    make_run(tmp_path, "a", accuracies=(0.25,), trainer__monitor="off")
+    damaged = make_run(tmp_path, "b")
+    (damaged / "config.json").write_text("{")
+    make_run(tmp_path, "c", accuracies=(), trainer__monitor="min val_loss")
+    make_run(tmp_path, "d", accuracies=(0.5,))
+    make_run(tmp_path, "e", accuracies=(0.75,))
+    rows = rows_of(read_runs(tmp_path))
+    for by in (None, "best"):
+        assert runs(ordered(rows, by)[0])[:2] == "ed"
+
+
+def test_a_value_that_is_known_of_no_run_is_compared_with_nothing(tmp_path):
+    make_run(tmp_path, "a", trainer__monitor="off")
+    with pytest.raises(UserError, match=r"--where best>0\.9: no run has a value of best"):
+        where(rows_of(read_runs(tmp_path)), ["best>0.9"])
+
+
 def test_runs_of_different_monitors_are_ordered_by_name(tmp_path):
     make_run(tmp_path, "b")
     make_run(tmp_path, "a", trainer__monitor="min val_loss", accuracies=(0.1,))

@@ -41,15 +41,25 @@ def test_what_differs_is_shown(tmp_path, told):
 
 
 def test_uncommitted_changes_are_compared_if_they_were_saved(tmp_path, told):
-    make_run(tmp_path, "a", dirty=True)
-    make_run(tmp_path, "b", dirty=True)
+    make_run(tmp_path, "a", diff="uncommitted.diff")
+    make_run(tmp_path, "b", diff="uncommitted-2.diff")
     assert told()["code"] == ["code: unknown; not all of it is saved for A and B"]
-    for name in "ab":
-        (tmp_path / "log" / "job" / name / "uncommitted.diff").write_text(DIFF.format("y"))
+    logs = tmp_path / "log" / "job"
+    (logs / "a" / "uncommitted.diff").write_text(DIFF.format("y"))
+    (logs / "b" / "uncommitted.diff").write_text(DIFF.format("of an earlier start"))
+    (logs / "b" / "uncommitted-2.diff").write_text(DIFF.format("y"))
     assert told()["code"] == ["code: the same"]
-    (tmp_path / "log" / "job" / "b" / "uncommitted.diff").write_text(DIFF.format("z"))
+    (logs / "b" / "uncommitted-2.diff").write_text(DIFF.format("z"))
     word, line = told()["code"]
     assert word == "code: differs" and line.strip().startswith('uncommitted changes.model/model.py: "+1 -1, ')
+
+
+@pytest.mark.parametrize("name", ["../a/uncommitted.diff", "/{}/log/job/a/uncommitted.diff", "..", ""])
+def test_the_file_of_changes_is_in_the_folder_of_the_run(tmp_path, told, name):
+    make_run(tmp_path, "a", diff="uncommitted.diff")
+    make_run(tmp_path, "b", diff=name.format(tmp_path))
+    (tmp_path / "log" / "job" / "a" / "uncommitted.diff").write_text(DIFF.format("y"))
+    assert told()["code"][0].endswith("differs") and "not saved" in told()["code"][1]
 
 
 def test_commits_between_two_runs_are_listed(tmp_path, told):

@@ -9,10 +9,11 @@ import pytest
 from report_runs import details_of_classes, details_of_values, make_run, run_with_test
 
 from helpers import run_here
+from logger.csv_log import CsvLog
+from logger.examined import NUM_BINS, Classes, load_details
 from logger.report import write_report
 from logger.report.charts import calibration_error, confusions, curve_charts, histogram, scores
 from logger.report.svg import ticks
-from logger.test_details import NUM_BINS, Classes, load_details
 from utils import UserError
 from utils.files import write_json
 
@@ -49,9 +50,9 @@ def test_a_run_that_was_only_trained_shows_its_curves_its_config_and_its_environ
     page = page_of(make_run(tmp_path))
     assert page.titles == ["Curves", "Config", "Environment", "Code"]
     charts = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"]
-    assert charts == ["loss over epoch", "lr over epoch", "samples per second, with validation over epoch"]
+    assert charts == ["loss over epoch", "lr over epoch", "batches per second, with validation over epoch"]
     assert "This run ended after epoch 3 of 3." in page.text and "best val_loss, epoch 30.66667" in page.text
-    assert "train 0.3333" in page.text and "valid 0.6667" in page.text and " 1: 40" in page.text  # 8 x 10 / 2 s
+    assert "train 0.3333" in page.text and "valid 0.6667" in page.text and " 1: 5" in page.text  # 10 / 2 s
 
 
 @pytest.mark.parametrize("size", [2, 10, 200])
@@ -124,7 +125,7 @@ def test_nothing_of_a_strangers_run_becomes_an_element_or_is_loaded(tmp_path):
         ("log/test_details.json", '{"checkpoint": "a", "split": "b", "samples": -1}', "damaged: samples: "),
         ("models/config.json", "{", "config.json: cannot be read"),
         ("models/environment.json", "[[]", "environment.json: cannot be read"),
-        ("models/test_results.json", '{"a": 3}', ""),
+        ("models/test_results.json", '{"a": 3, "model_best.pth": {"test": 3}}', ""),
         ("log/pace.csv", "epoch,seconds\n1,2,3,4\nx,y,z\n3,2.", ""),
     ],
 )
@@ -161,11 +162,40 @@ def test_a_picture_that_is_no_picture_is_refused(tmp_path):
         (3, True, "ended after epoch 3 of 3"),
         (2, False, "stopped before its end; epoch 2 of 3 is complete"),
         (0, False, "stopped before its first epoch was complete"),
+        (0, True, "ended before its first epoch was complete"),
     ],
 )
 def test_the_state_of_a_run_is_told(epochs, ended, state, tmp_path):
     page = page_of(make_run(tmp_path, epochs=epochs, ended=ended))
     assert f"This run {state}." in page.text and ("Curves" in page.titles) == bool(epochs)
+
+
+def test_an_epoch_that_ends_while_the_report_is_written_is_left_out(tmp_path, monkeypatch):
+    folders = make_run(tmp_path)
+    rows = CsvLog.rows
+
+    def rows_before_another_epoch(table):
+        found = rows(table)
+        with open(table.path, "a") as file:
+            file.write("4,0.1,0.1,0.1\n")
+        return found
+
+    monkeypatch.setattr(CsvLog, "rows", rows_before_another_epoch)
+    assert "epoch 3 of 3" in page_of(folders).text
+
+
+def test_the_best_value_is_found_in_the_last_of_many_columns(tmp_path):
+    folders = make_run(tmp_path, trainer={"epochs": 1, "monitor": "min val_z"})
+    names = ["epoch", *(f"x{i}" for i in range(150)), "val_z"]
+    (folders[1] / "metrics.csv").write_text(f"{','.join(names)}\n{','.join(['1'] * len(names))}\n")
+    text = page_of(folders).text
+    assert "best val_z, epoch 1" in text and "further columns are in metrics.csv" in text
+
+
+def test_a_run_of_another_program_without_an_epoch_has_none(tmp_path):
+    folders = make_run(tmp_path, epochs=0)
+    (folders[0] / "environment.json").unlink()
+    assert "This run has no complete epoch." in page_of(folders).text
 
 
 def test_a_run_that_is_still_trained_says_so(tmp_path):

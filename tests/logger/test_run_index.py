@@ -87,6 +87,17 @@ def test_entries_of_another_form_are_not_used(tmp_path, counted):
     assert len(counted) == 5
 
 
+@pytest.mark.parametrize("name", ["logger/run_summary.py", "logger/csv_log.py", "utils/runs/checkpoint.py"])
+def test_the_version_is_of_all_code_that_reads_a_run(name, tmp_path, monkeypatch):
+    for source in run_index._SOURCES:
+        (tmp_path / source).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / source).touch()
+    monkeypatch.setattr(run_index, "_PROJECT", tmp_path)
+    before = run_index._version()
+    (tmp_path / name).write_text("changed")
+    assert run_index._version() != before
+
+
 def test_a_new_version_of_the_program_reads_the_runs_again(tmp_path, counted, monkeypatch):
     make_run(tmp_path, "a")
     read_runs(tmp_path)

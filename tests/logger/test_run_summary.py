@@ -28,6 +28,15 @@ def test_best_value_its_epoch_and_the_values_of_that_epoch(tmp_path):
     assert run.config["optimizer.args.lr"] == 0.1 and run.config["loss.type"] == "cross_entropy"
 
 
+def test_the_time_of_the_epochs_is_that_of_the_table_of_paces_if_it_has_all(tmp_path):
+    folder = make_run(tmp_path, "a")
+    table = tmp_path / "log" / "job" / "a" / "pace.csv"
+    table.write_text("epoch,seconds,batches\n1,2.5,4\n2,2.25,4\n")
+    assert summarize(folder).seconds == 4.5  # as info.log says
+    table.write_text("epoch,seconds,batches\n1,2.5,4\n2,2.25,4\n3,2.0,4\n")
+    assert summarize(folder).seconds == 6.75
+
+
 def test_a_run_that_monitors_nothing_has_the_values_of_its_last_epoch(tmp_path):
     run = summarize(make_run(tmp_path, "a", trainer__monitor="off"))
     assert (run.best, run.best_epoch, run.values["val_accuracy"]) == (None, None, 0.625)

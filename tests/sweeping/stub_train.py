@@ -20,7 +20,7 @@ from utils.config.files import parse_assignment
 from utils.errors import UserError, clean_exit
 from utils.files import read_json, write_json
 from utils.runs.checkpoint import newest_run
-from utils.runs.run_folder import RunLock, claim_run_folder, log_folder_of
+from utils.runs.run_folder import RunLock, claim_run_folder, make_log_folder
 from utils.stop_signal import StopSignal
 
 
@@ -29,7 +29,7 @@ def train(config):
     folder = newest_run(save_dir, config["name"]) or claim_run_folder(save_dir, config["name"])
     lock = RunLock(folder)
     write_json([{"started": "now", "pid": os.getpid()}], folder / "environment.json")
-    table = CsvLog(log_folder_of(folder) / "metrics.csv")
+    table = CsvLog(make_log_folder(folder) / "metrics.csv")
     saved = sorted(folder.glob("*.pth"))
     epoch, value = read_json(saved[-1]) if saved else (0, stub["x"] + config["seed"] % 7)
     (table.path.parent / "info.log").write_text("trainer: Net: 1,234 parameters\n")

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from utils.distributed.launch import launch_id
-from utils.errors import UserError
-from utils.files import read_json, read_record, write_json, write_whole
+from utils.files import read_json_beside, read_record, write_json, write_whole
 
 _LIBRARIES = ("torch", "torchvision", "numpy", "pandas", "tensorboard", "tqdm", "pydantic")
 _PROJECT = Path(__file__).resolve().parents[2]
 _MOST_BYTES = 1_000_000  # of uncommitted.diff
+_MOST_FILES = 1_000  # untracked ones that are looked at
+_FIRST_BYTES = 8_000  # in which a binary file has a zero byte
 
 
 class RunRecord:
@@ -79,11 +80,17 @@ class RunRecord:
 def last_start(folder: Path) -> dict[str, Any]:
     """Return what environment.json in a run's folder says of its last start; {} if it cannot be read."""
     try:
-        starts = read_json(folder / "environment.json")
-    except (OSError, ValueError, UserError):
+        starts = read_json_beside(folder / "environment.json")
+    except (OSError, ValueError):
         return {}
     newest = starts[-1] if isinstance(starts, list) and starts else {}
     return newest if isinstance(newest, dict) else {}
+
+
+def changes_file(start: dict[str, Any]) -> str | None:
+    """Return the name of the file with a start's uncommitted changes, in the log folder; None if they are not saved."""
+    name = start.get("git_diff")
+    return name if isinstance(name, str) and name and Path(name).name == name != ".." else None
 
 
 def describe_environment() -> dict[str, Any]:
@@ -110,7 +117,8 @@ def describe_environment() -> dict[str, Any]:
 def uncommitted_changes() -> bytes:
     """Return the changes since the last commit, as git diff shows them, with new text files; at most 1 MB."""
     changes = _git_bytes("diff", "HEAD", "--no-color", "--no-ext-diff", "--", ".")
-    for name in _git_bytes("ls-files", "--others", "--exclude-standard", "-z").decode("utf-8", "replace").split("\0"):
+    untracked = _git_bytes("ls-files", "--others", "--exclude-standard", "-z").decode("utf-8", "surrogateescape")
+    for name in untracked.split("\0")[:_MOST_FILES]:
         if len(changes) > _MOST_BYTES:
             break
         changes += _as_new_file(name)
@@ -121,14 +129,19 @@ def uncommitted_changes() -> bytes:
 
 
 def _as_new_file(name):
-    """The lines by which a diff adds an untracked text file; b"" for any other file."""
+    """The lines by which a diff adds an untracked text file; b"" for any other file, and one that cannot be read."""
     path = _PROJECT / name
-    if not name or path.is_symlink() or not path.is_file() or path.stat().st_size > _MOST_BYTES:
+    try:
+        if not name or path.is_symlink() or not path.is_file() or path.stat().st_size > _MOST_BYTES:
+            return b""
+        with open(path, "rb", buffering=0) as file:
+            content = file.read(_FIRST_BYTES)
+            content += b"" if b"\0" in content else file.read()
+    except OSError:
         return b""
-    content = path.read_bytes()
     if b"\0" in content:
         return b""
-    place, lines = name.encode("utf-8", "replace"), content.splitlines()
+    place, lines = name.encode("utf-8", "surrogateescape"), content.splitlines()
     head = b"diff --git a/%b b/%b\nnew file mode 100644\n" % (place, place)
     if not lines:
         return head

@@ -40,14 +40,23 @@ def claim_run_folder(root: str | Path, name: str, run_id: str | None = None) -> 
     raise UserError(f"{runs / str(run_id)}: a run of that name exists; choose another run_id")
 
 
-def log_folder_of(save_dir: Path) -> Path:
-    """Return the log folder of the run with this checkpoint folder; makes it if it does not exist."""
-    nested = len(save_dir.parts) >= 3 and ".." not in save_dir.parts
-    folder = save_dir if nested else save_dir.resolve()
-    logs = folder.parents[2] / "log" / folder.parent.name / folder.name
-    _require_inside(folder.parents[2], logs)
+def make_log_folder(save_dir: Path) -> Path:
+    """Make the log folder of the run with this checkpoint folder, unless it exists, and return it."""
+    logs = log_folder(save_dir)
+    _require_inside(logs.parents[2], logs)
     logs.mkdir(parents=True, exist_ok=True)
     return logs
+
+
+def log_folder(save_dir: str | Path) -> Path:
+    """Return the log folder, which may not exist, of the run with this checkpoint folder."""
+    folder = _nested(Path(save_dir))
+    return folder.parents[2] / "log" / folder.parent.name / folder.name
+
+
+def _nested(folder):
+    """The folder, resolved if its path does not name the three folders around it."""
+    return folder if len(folder.parts) >= 3 and ".." not in folder.parts else folder.resolve()
 
 
 def folders_of(run: str | Path) -> tuple[Path, Path]:
@@ -57,8 +66,7 @@ def folders_of(run: str | Path) -> tuple[Path, Path]:
     UserError if there is no such run.
     """
     path = Path(run)
-    folder = path.parent if path.is_file() else path
-    folder = folder if len(folder.parts) >= 3 and ".." not in folder.parts else folder.resolve()
+    folder = _nested(path.parent if path.is_file() else path)
     kind = folder.parent.parent.name
     if folder.is_dir() and kind in ("models", "log"):
         root = folder.parents[2]

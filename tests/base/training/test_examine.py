@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from base.data.outputs import Output
+from base.data.texts import TextInput
 from base.trained_model import TrainedModel
 from base.training.examine import Examination
-from logger.test_details import MOST_MISTAKES, MOST_PAIRS
+from logger.examined import MOST_LETTERS, MOST_MISTAKES, MOST_PAIRS
 
 
 def examined(output, batches, names=None):
@@ -112,6 +113,20 @@ def test_values_that_are_not_finite_are_left_out():
     target, output = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.5, float("nan"), float("inf")])
     (values,) = examined(Output(), [(None, target, output)]).values
     assert values.count == 1 and values.mean_error == 0.5 and values.r_squared is None
+
+
+class NextByte(torch.nn.Module):
+    def forward(self, tokens):
+        return torch.zeros(len(tokens), 256, tokens.shape[1])
+
+
+def test_long_texts_are_cut():
+    trained = TrainedModel(NextByte(), TextInput(3000), Output(), torch.device("cpu"))
+    examination = Examination(trained, object(), "test")
+    tokens = torch.arange(3000)[None] % 26 + ord("a")
+    examination.add(tokens, tokens, trained(tokens))
+    (text,) = examination.details("a.pth").texts
+    assert text.prompt + text.data == bytes(tokens[0, : len(text.prompt) + MOST_LETTERS].tolist()).decode()
 
 
 def test_images_that_are_made_of_images_are_shown_beside_them():

@@ -1,12 +1,14 @@
 """environment.json records each start, and uncommitted.diff what of the project's files is in no commit."""
 
+import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from utils.files import read_json
 from utils.runs import environment
-from utils.runs.environment import RunRecord, uncommitted_changes
+from utils.runs.environment import RunRecord, changes_file, last_start, uncommitted_changes
 
 
 def git(folder, *arguments):
@@ -68,6 +70,49 @@ def test_changes_are_cut_at_a_megabyte(project):
     for i in range(3):
         (project / f"{i}.txt").write_text("y\n" * 300_000)
     assert len(uncommitted_changes()) <= 1_000_000
+
+
+def test_a_file_that_cannot_be_read_stops_nothing(project, monkeypatch):
+    for name in ("a.py", "b.py"):
+        (project / name).write_text(f"{name}\n")
+
+    def refuses(path, *arguments, **more):
+        if Path(path).name == "a.py":
+            raise PermissionError(13, "Permission denied", str(path))
+        return open(path, *arguments, **more)
+
+    monkeypatch.setattr(environment, "open", refuses, raising=False)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: refuses(path, "rb").read())
+    assert b"+b.py" in uncommitted_changes() and b"+a.py" not in uncommitted_changes()
+
+
+def test_of_many_new_files_the_first_are_looked_at_and_binary_ones_at_their_beginning(project, monkeypatch):
+    monkeypatch.setattr(environment, "_MOST_FILES", 3)
+    for i in range(2):
+        (project / f"{i}.bin").write_bytes(b"\0" + bytes(900_000))
+    for i in range(2, 5):
+        (project / f"{i}.py").write_text(f"number {i}\n")
+    read = []
+
+    def counts(path, *arguments, **more):
+        file = open(path, *arguments, **more)  # noqa: SIM115
+        read_all = file.read
+        file.read = lambda size=-1: read.append(len(found := read_all(size))) or found
+        return file
+
+    monkeypatch.setattr(environment, "open", counts, raising=False)
+    changes = uncommitted_changes()
+    assert b"+number 2" in changes and b"number 3" not in changes and sum(read) < 20_000
+
+
+def test_a_pipe_in_the_place_of_the_record_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "environment.json")
+    assert last_start(tmp_path) == {}
+
+
+@pytest.mark.parametrize("name", [None, 3, "", "..", "a/b", "/etc/hosts"])
+def test_the_name_of_the_changes_is_that_of_a_file(name):
+    assert changes_file({"git_diff": name}) is None and changes_file({"git_diff": "a.diff"}) == "a.diff"
 
 
 def test_without_a_repository_there_is_nothing_to_save(tmp_path, monkeypatch):

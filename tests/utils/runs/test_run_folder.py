@@ -13,7 +13,7 @@ import pytest
 
 from helpers import PROJECT
 from utils import UserError
-from utils.runs.run_folder import RunLock, claim_run_folder, is_being_trained, log_folder_of
+from utils.runs.run_folder import RunLock, claim_run_folder, is_being_trained, make_log_folder
 
 _ASK = "import sys; sys.path.insert(0, sys.argv[1]); from utils.runs.run_folder import RunLock; RunLock(sys.argv[2])"
 
@@ -86,7 +86,7 @@ def test_nothing_is_made_behind_a_link_that_leads_out(tmp_path):
     run = claim_run_folder(tmp_path / "saved", "name")
     (tmp_path / "saved" / "log").symlink_to(tmp_path / "outside")
     with pytest.raises(UserError, match="a link in it leads out of"):
-        log_folder_of(run)
+        make_log_folder(run)
     assert not list((tmp_path / "outside").iterdir())
 
 

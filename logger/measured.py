@@ -57,11 +57,21 @@ def as_object(checkpoint: Path, split: str, result: dict[str, Any]) -> dict[str,
 def results_of(folder: Path) -> list[tuple[str, str, dict[str, Any]]]:
     """Return [(checkpoint, split, result), ...] of a run's test_results.json; [] if there is none that can be read."""
     try:
-        content = read_json_beside(folder / _FILE)
+        return results_in(read_json_beside(folder / _FILE))
     except (OSError, ValueError):
         return []
-    found = content.items() if _are_results(content) else ()
-    return [(name, split, result) for name, splits in found for split, result in splits.items()]
+
+
+def results_in(content: Any) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return [(checkpoint, split, result), ...] of the content of test_results.json, without what has another form."""
+    found = content.items() if isinstance(content, dict) else ()
+    return [
+        (name, split, result)
+        for name, splits in found
+        if isinstance(splits, dict)
+        for split, result in splits.items()
+        if isinstance(result, dict)
+    ]
 
 
 def _are_results(content):

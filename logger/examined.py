@@ -10,11 +10,12 @@ from utils.files import read_beside, write_whole
 
 MOST_MISTAKES = 50
 MOST_PAIRS = 2_000
+MOST_LETTERS = 2_000
 MOST_CLASSES = 1_000  # for which pairs of classes are counted
 NUM_BINS = 15
 _FILE = "test_details.json"
 
-Text = Annotated[str, Field(max_length=2_000)]
+Text = Annotated[str, Field(max_length=MOST_LETTERS)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from logger.examined import Classes, Picture, TestDetails, Values
 from logger.report.charts import (
     calibration_error,
     confidence_chart,
@@ -15,7 +16,6 @@ from logger.report.charts import (
 from logger.report.elements import escape, section, short, table
 from logger.report.run_files import RunFiles
 from logger.report.svg import figures
-from logger.test_details import Classes, Picture, TestDetails, Values
 
 _MOST_IN_TABLE = 200  # classes of a confusion matrix
 _MOST_SCORED = 300

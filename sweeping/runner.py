@@ -17,7 +17,7 @@ from sweeping.plan import Plan
 from sweeping.shared_study import BEAT_SECONDS, SharedStudy
 from sweeping.space import Space
 from sweeping.storage import StorageGone
-from sweeping.trial_run import Ended, TrialRun
+from sweeping.trial_run import Ended, StopsSweep, TrialRun
 from utils.errors import UserError, shown
 from utils.stop_signal import StopSignal
 
@@ -111,7 +111,11 @@ class Sweep:
                 self.config, lambda key, d: self.study.patiently(d.suggest, trial, names[key])
             )
             self.study.set(trial.number, "settings", settings)
-        run = self._start(trial.number, settings, slot, stored.user_attrs.get("process"))
+        try:
+            run = self._start(trial.number, settings, slot, stored.user_attrs.get("process"))
+        except StopsSweep:
+            self.study.let_go(trial.number)
+            raise
         self._runs[slot] = trial, run, len(stored.intermediate_values)
         self.study.set(trial.number, "process", run.process)
 

@@ -262,6 +262,13 @@ def settings_of_grid(study: optuna.Study, grid: Sequence[dict[str, Any]]) -> lis
     """Return the settings of the grid, recorded in the study; those that are new in an extended study come last."""
     known = study.user_attrs.get("grid", [])
     there = {json.dumps(settings, sort_keys=True) for settings in known}
+    asked = {json.dumps(settings, sort_keys=True) for settings in grid}
+    begun = [trial.number for trial in study.get_trials(deepcopy=False) if "settings" in trial.user_attrs]
+    for number, settings in enumerate(known):
+        if number not in begun and json.dumps(settings, sort_keys=True) not in asked:
+            one = ", ".join(f"{key}={json.dumps(value)}" for key, value in settings.items())
+            remedy = "train the earlier grid first, or begin another study with --study NAME"
+            raise UserError(f"--extend: the new grid lacks {shortened(one)}, which is not trained yet; {remedy}")
     settings = known + [one for one in grid if json.dumps(one, sort_keys=True) not in there]
     if settings != known:
         study.set_user_attr("grid", settings)

@@ -17,9 +17,10 @@ import optuna
 import pytest
 
 from sweeping import report, shared_study, storage
-from sweeping.shared_study import SharedStudy
+from sweeping.shared_study import SharedStudy, settings_of_grid
 from sweeping.storage import Patience, StorageGone, open_storage
 from sweeps import load, make_job, start_sweep, states, sweep, undisturbed
+from utils import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -217,6 +218,15 @@ def test_half_a_line_that_a_full_disk_left_is_cut_off(tmp_path):
     assert optuna.get_all_study_names(open_storage(path)) == ["one", "two"]
 
 
+@pytest.mark.parametrize("content", [b"SQLite format 3\0\n half a page", b'{"one": "line"}', b"[1,\n2]"])
+def test_a_file_that_is_no_journal_is_refused_and_stays_as_it_is(tmp_path, content):
+    path = tmp_path / "study.db"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="not a journal of Optuna; a SQLite file is given as sqlite:///FILE"):
+        open_storage(path)
+    assert path.read_bytes() == content and list(tmp_path.iterdir()) == [path]
+
+
 def test_patience_tells_once_waits_and_ends(monkeypatch):
     told, answers = [], iter([OSError(28, "No space left on device"), OSError(28, "No space left on device"), 7])
 
@@ -234,7 +244,17 @@ def test_patience_tells_once_waits_and_ends(monkeypatch):
         Patience(told.append, asked=lambda: True)(ask)
 
 
+def test_a_grid_is_not_extended_by_one_that_lacks_an_untrained_setting(tmp_path):
+    study = optuna.create_study(storage=open_storage(tmp_path / "journal"))
+    settings_of_grid(study, [{"x": 1}, {"x": 2}])
+    study.ask().set_user_attr("settings", {"x": 1})
+    with pytest.raises(UserError, match="--extend: the new grid lacks x=2, which is not trained yet"):
+        settings_of_grid(study, [{"x": 1, "y": 3}, {"x": 2, "y": 3}])
+    assert settings_of_grid(study, [{"x": 3}, {"x": 2}]) == [{"x": 1}, {"x": 2}, {"x": 3}]
+
+
 def test_a_password_is_not_shown():
     assert storage.without_password("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
+    assert storage.without_password("postgresql://me:a:b@c@host/db") == "postgresql://me:***@host/db"
     assert storage.without_password("postgresql://me@host/db") == "postgresql://me@host/db"
     assert storage.without_password("/a/folder") == "/a/folder"

@@ -279,10 +279,52 @@ def test_a_run_that_ended_while_no_sweep_was_there_is_read_and_not_trained_again
     job = make_job(tmp_path)
     sweep(job, "stub.x=0.1,0.2", "--trials", "1")
     (trial,) = load(job).trials
-    plan = Plan.model_validate({"space": {"stub.x": "0.1,0.2"}, "objectives": ["max val_accuracy"], "trials": 1})
     launch = trial_run.Launch(job, tmp_path / "saved", tmp_path, ("false",))
-    ended = trial_run.TrialRun("job-sweep-000", trial.params, plan, launch, [None]).poll()
+    ended = trial_run.TrialRun("job-sweep-000", trial.params, PLAN, launch, [None]).poll()
     assert ended.values == trial.values and ended.attributes["run"] == trial.user_attrs["run"]
+
+
+PLAN = Plan.model_validate({"space": {"stub.x": "0.1,0.2"}, "objectives": ["max val_accuracy"], "trials": 1})
+
+
+def test_a_run_of_another_study_is_not_taken_as_a_result(tmp_path):
+    job = make_job(tmp_path)
+    launch = trial_run.Launch(job, tmp_path / "saved", tmp_path, ("true",))
+    path = tmp_path / "saved" / "models" / "job-sweep-000" / "run" / "config.json"
+    path.parent.mkdir(parents=True)
+    write_json([{"ended": "now"}], path.with_name("environment.json"))
+    config = read_json(job) | {"name": "job-sweep-000", "seed": 5}
+    write_json(config | {"stub": config["stub"] | {"x": 0.2}}, path)
+    for settings in ({"stub.x": 0.1}, {"optimizer.args.lr": 0.1, "stub.x": 0.2}):
+        with pytest.raises(trial_run.StopsSweep, match="run: a run of another study has this name; move it away"):
+            trial_run.TrialRun("job-sweep-000", settings, PLAN, launch, [None])
+        trial_run.TrialRun("job-sweep-000", settings, PLAN, launch, [None], ["here", 1])  # it was this trial's
+    trial_run.TrialRun("job-sweep-000", {"stub.x": 0.2}, PLAN, launch, [None])
+
+
+def test_the_trainable_parameters_of_a_run_are_counted(tmp_path):
+    assert trial_run.trainable_parameters(tmp_path) is None
+    (tmp_path / "info.log").write_text("trainer: Net: 7 parameters\ntrainer: Net: 1,234 parameters\n")
+    assert trial_run.trainable_parameters(tmp_path) == 1234
+    (tmp_path / "model.txt").write_text("Net: 11,210 parameters, 10,000 of them frozen\nlayer  type\n")
+    assert trial_run.trainable_parameters(tmp_path) == 1210
+
+
+@pytest.mark.parametrize(
+    ("message", "waits"),
+    [
+        ("run: another process trains this run; wait for its end, or start a new one", True),
+        ("run: another process has trained this run since -r auto looked; give the same command again", True),
+        ("CUDA error: another process holds the GPU", False),
+    ],
+)
+def test_only_a_run_that_another_process_trains_is_waited_for(tmp_path, message, waits):
+    launch = trial_run.Launch(make_job(tmp_path), tmp_path / "saved", tmp_path, ("false",))
+    trial = trial_run.TrialRun("a", {}, PLAN, launch, [None])
+    trial._process.wait()
+    (tmp_path / "a.log").write_text(f"$ command\nerror: {message}\n")
+    ended = trial.poll()
+    assert ended is None if waits else ended.error == message
 
 
 def test_the_last_line_is_the_last_error_of_the_last_start(tmp_path):

@@ -59,7 +59,8 @@ class SharedStudy:
         self._me = [uuid.uuid4().hex, this_host(), os.getpid()]
         self._beats = 0
         self._seen = {}  # {number: (owner, when it was first seen)} of the others' running trials
-        self._started = time.time()
+        self._started, self._recorded = time.time(), 0.0
+        self._own_time = f"swept {self._me[0]}"
 
     def trials(self) -> list[FrozenTrial]:
         """Return the trials of the plan: those with a number below the total."""
@@ -168,15 +169,20 @@ class SharedStudy:
         return lost
 
     def seconds_used(self) -> float:
-        """Return the time for which any sweep has worked on the study, and record that this one does."""
-        own = f"swept {self._me[0]}"
-        self._patience(self.study.set_user_attr, own, [self._started, time.time()])
+        """Return the time for which any sweep has worked on the study, and record now and then that this one does."""
+        if time.time() - self._recorded >= BEAT_SECONDS:
+            self.record_time()
         used, end = 0.0, 0.0
-        attributes = self._patience(lambda: self.study.user_attrs)
+        attributes = self._patience(lambda: self.study.user_attrs) | {self._own_time: [self._started, time.time()]}
         for first, last in sorted(value for key, value in attributes.items() if key.startswith("swept ")):
             used += max(0.0, last - max(first, end))
             end = max(end, last)
         return used
+
+    def record_time(self) -> None:
+        """Record until when this sweep has worked on the study."""
+        self._recorded = time.time()
+        self._patience(self.study.set_user_attr, self._own_time, [self._started, self._recorded])
 
     def _let_wait(self, number):
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
@@ -242,14 +248,15 @@ def open_study(
         "seeds": plan.seeds,
         "config": {key: value for key, value in config.items() if key not in ("name", "description")},
     }
+    has_trials = bool(study.get_trials(deepcopy=False))  # first, since another sweep may begin the study now
     before = study.user_attrs.get("plan")
-    if before is None and study.get_trials(deepcopy=False):
+    if before is None and has_trials:
         raise UserError(f"--study {shown(plan.study)}: exists, and sweep.py has not made it; choose another name")
     changes = differences(before, asked) if before is not None else []
     fixed = [line for line in changes if line.startswith(("objectives", "seeds"))]
     if fixed or (changes and not extend):
         told = shortened("; ".join(fixed or changes))
-        remedy = "--extend goes on with the new one, --study NAME begins another"
+        remedy = "--extend continues with the new one, --study NAME begins another"
         remedy = "begin another with --study NAME" if fixed else remedy
         raise UserError(f"{shown(plan.study)}: the study was begun with another plan: {told}; {remedy}")
     if before != asked:

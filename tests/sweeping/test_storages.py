@@ -124,7 +124,7 @@ def test_a_storage_that_stays_away_ends_the_sweep_without_loss(tmp_path, monkeyp
     thread.start()
     ended = sweep(job, *arguments, status=2)
     thread.join()
-    (line,) = ended.stderr.splitlines()
+    line = ended.stderr.splitlines()[-1]
     assert "the storage has not answered for 1 s: No such file or directory; trials are kept" in line
     saved = len(list(tmp_path.glob("saved/models/*/*/*.pth")))
     assert 4 <= saved < 40  # the trial was stopped, too
@@ -251,6 +251,16 @@ def test_a_grid_is_not_extended_by_one_that_lacks_an_untrained_setting(tmp_path)
     with pytest.raises(UserError, match="--extend: the new grid lacks x=2, which is not trained yet"):
         settings_of_grid(study, [{"x": 1, "y": 3}, {"x": 2, "y": 3}])
     assert settings_of_grid(study, [{"x": 3}, {"x": 2}]) == [{"x": 1}, {"x": 2}, {"x": 3}]
+
+
+def test_time_is_recorded_with_each_beat_and_not_with_each_look(pair, monkeypatch):
+    ours, written = pair[1], []
+    monkeypatch.setattr(ours.study, "set_user_attr", lambda key, value: written.append(value))
+    ours._started -= 7
+    assert [round(ours.seconds_used()) for _ in range(5)] == [7] * 5 and len(written) == 1
+    monkeypatch.setattr(shared_study, "BEAT_SECONDS", 0.0)
+    ours.seconds_used()
+    assert len(written) == 2
 
 
 def test_a_password_is_not_shown():

@@ -17,7 +17,9 @@ import optuna
 import pytest
 
 from sweeping import report, shared_study, storage
-from sweeping.shared_study import SharedStudy, settings_of_grid
+from sweeping.plan import Plan
+from sweeping.shared_study import SharedStudy, open_study, settings_of_grid
+from sweeping.space import Space
 from sweeping.storage import Patience, StorageGone, open_storage
 from sweeps import load, make_job, start_sweep, states, sweep, undisturbed
 from utils import UserError
@@ -261,6 +263,28 @@ def test_time_is_recorded_with_each_beat_and_not_with_each_look(pair, monkeypatc
     monkeypatch.setattr(shared_study, "BEAT_SECONDS", 0.0)
     ours.seconds_used()
     assert len(written) == 2
+
+
+def test_a_study_that_another_sweep_begins_at_the_same_time_is_joined(tmp_path, monkeypatch):
+    plan, space = Plan.model_validate({"study": "s", "space": {"x": "1,2"}, "objectives": ["max y"]}), Space({})
+    stored = open_storage(tmp_path / "journal")
+    make = optuna.create_study
+
+    def make_and_be_overtaken(**arguments):
+        study = make(**arguments)
+        look = study.get_trials
+
+        def get_trials(**arguments):
+            monkeypatch.setattr(study, "get_trials", look)
+            open_study(stored, plan, space, {}).ask()
+            return look(**arguments)
+
+        monkeypatch.setattr(study, "get_trials", get_trials)
+        monkeypatch.setattr(optuna, "create_study", make)
+        return study
+
+    monkeypatch.setattr(optuna, "create_study", make_and_be_overtaken)
+    assert len(open_study(stored, plan, space, {}).trials) == 1
 
 
 def test_a_password_is_not_shown():

@@ -63,6 +63,15 @@ def test_a_page_shows_the_study_and_asks_nothing_of_any_network(tmp_path):
     assert page.count("<tr>") == 6
 
 
+def test_a_page_escapes_all_texts_and_lets_nothing_run(tmp_path):
+    evil = "<script>\x1b"
+    (tmp_path / "a.png").write_bytes(b"png")
+    row = {"trial": 1, "state": "failed", "values": [], "epoch": None, "settings": {evil: evil}, "error": evil}
+    page = report.page_of(evil, [row], [evil], {evil: tmp_path / "a.png"}, [evil], evil)
+    assert "<script" not in page and "\x1b" not in page and page.count("&lt;script&gt;\\x1b") == 9
+    assert "default-src 'none'" in page
+
+
 @pytest.mark.slow
 def test_a_file_says_it_all_with_conditions_and_seeds_and_several_objectives(tmp_path):
     job = make_job(tmp_path, epochs=2)

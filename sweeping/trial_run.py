@@ -180,7 +180,7 @@ class TrialRun:
             except (OSError, ValueError):  # which train.py reports
                 continue
             expected = expected or with_settings(read_json(self.launch.config), self.settings)
-            if not isinstance(found, dict) or differences(*map(_without_name, (found, expected))):
+            if not isinstance(found, dict) or differences(_without_name(found), _without_name(expected)):
                 remedy = "move it away, or give --study NAME"
                 raise StopsSweep(f"{shown(path.parent)}: a run of another study has this name; {remedy}")
 

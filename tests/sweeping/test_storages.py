@@ -287,6 +287,20 @@ def test_a_study_that_another_sweep_begins_at_the_same_time_is_joined(tmp_path, 
     assert len(open_study(stored, plan, space, {}).trials) == 1
 
 
+@pytest.mark.slow
+def test_a_storage_that_is_away_at_the_start_is_waited_for(tmp_path, monkeypatch):
+    make, errors = optuna.create_study, [OSError(5, "Input/output error")]
+
+    def fail_once(**arguments):
+        if errors:
+            raise errors.pop()
+        return make(**arguments)
+
+    monkeypatch.setattr(optuna, "create_study", fail_once)
+    ended = sweep(make_job(tmp_path, epochs=1), "stub.x=0..1", "--trials", "1")
+    assert "the storage does not answer: Input/output error" in ended.stderr and "answers again" in ended.stderr
+
+
 def test_a_password_is_not_shown():
     assert storage.without_password("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
     assert storage.without_password("postgresql://me:a:b@c@host/db") == "postgresql://me:***@host/db"

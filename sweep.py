@@ -1,7 +1,7 @@
 """Search for the best settings of a job: python sweep.py -c config.json optimizer.args.lr=log:1e-4..1e-1 --trials 30.
 
-A trial is an ordinary run of train.py in a process of its own. The same command goes on with a study, here or, with
-one --storage, on several machines at once.
+A trial is an ordinary run of train.py in a process of its own. Repeat the command to continue a study, here or,
+with one --storage, on several machines at once.
 """
 
 import argparse
@@ -26,7 +26,9 @@ def main(flags: argparse.Namespace) -> None:
     if find_spec("optuna") is None:
         raise UserError("sweeps need the package optuna, which is not installed: pip install '.[sweep]'")
     if flags.report:
-        return report(flags.report, flags)
+        named = Path(flags.report)
+        config = read_job(flags) if flags.config and not named.is_dir() else {}
+        return report(named if named.is_dir() else places(config, flags.report)[1], flags)
     from sweeping.plan import given_plan, read_plan
 
     config = read_job(flags)
@@ -38,14 +40,14 @@ def main(flags: argparse.Namespace) -> None:
             if stop.received:
                 stop.end()
     if not flags.no_report:
-        report(plan.study, flags)
+        report(places(config, plan.study)[1], flags)
 
 
 def sweep(plan: "Plan", space: "Space", config: dict[str, Any], flags: argparse.Namespace, stop: StopSignal) -> None:
     """Train the trials that the plan asks for and the study does not have yet. Raises UserError."""
     from sweeping.grid import GridOfSettings
     from sweeping.plan import make_pruner, make_sampler
-    from sweeping.runner import Sweep
+    from sweeping.runner import LiveLine, Sweep
     from sweeping.shared_study import SharedStudy, open_study, settings_of_grid
     from sweeping.storage import Patience, open_storage
     from sweeping.trial_run import Launch, TrialRun, command_of
@@ -56,9 +58,11 @@ def sweep(plan: "Plan", space: "Space", config: dict[str, Any], flags: argparse.
     pruner = make_pruner(plan)
     sampler = make_sampler(plan)
     storage = open_storage(flags.storage or folder / "journal.log")
-    study = open_study(storage, plan, space, config, flags.extend)
+    line = LiveLine()
+    patience = Patience(line.tell, stop.asks)
+    study = patience(open_study, storage, plan, space, config, flags.extend)
     if sampler is None:
-        settings = settings_of_grid(study, space.grid(config))
+        settings = patience(settings_of_grid, study, space.grid(config))
         sampler, trials = GridOfSettings(settings), min(plan.trials or len(settings), len(settings))
         plan = plan.model_copy(update={"trials": trials})
     study.sampler, study.pruner = sampler, pruner
@@ -73,21 +77,18 @@ def sweep(plan: "Plan", space: "Space", config: dict[str, Any], flags: argparse.
         launch = Launch(folder / "config.json", save_dir, folder, command, device, threads)
         return TrialRun(f"{plan.study}-{number:03d}", settings, plan, launch, seeds, former)
 
-    patience = Patience(lambda text: sweeping.line.tell(text), stop.asks)
     shared = SharedStudy(study, storage, plan.trials, patience)
-    sweeping = Sweep(shared, plan, space, config, start, flags.jobs)
-    sweeping.run(stop)
+    Sweep(shared, plan, space, config, start, flags.jobs, line).run(stop)
 
 
-def report(study: str, flags: argparse.Namespace) -> None:
-    """Print the table of a study, and write its report beside it. study: its name, or its folder."""
+def report(folder: Path, flags: argparse.Namespace) -> None:
+    """Print the table of the study in this folder, and write its report there."""
     from sweeping.report import write_report
     from sweeping.storage import open_storage
 
-    folder = Path(study) if Path(study).is_dir() else places(read_job(flags) if flags.config else {}, study)[1]
     where = flags.storage or folder / "journal.log"
     if "://" not in str(where) and not Path(where).exists():
-        raise UserError(f"--report {shown(study)}: there is no {shown(where)}; say where with -c, or --storage")
+        raise UserError(f"--report {shown(folder.name)}: there is no {shown(where)}; say where with -c, or --storage")
     print(write_report(open_storage(where), folder, flags.script, flags.json))
 
 
@@ -123,7 +124,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--pruner", metavar="NAME", help="a class of optuna.pruners (MedianPruner)")
     add("--study", metavar="NAME", help="name of the study and its runs (the config's name and -sweep)")
     add("--storage", metavar="FILE|URL", help="a journal in a shared folder, or a database, for several machines")
-    add("--extend", action="store_true", help="go on with a study whose space has changed")
+    add("--extend", action="store_true", help="continue a study whose space has changed")
     add("--jobs", type=int, default=1, metavar="N", help="trials at a time (1)")
     add("-d", "--device", metavar="DEVICES", help="as in 0,1: the jobs take turns at these GPUs")
     add("--script", default="train.py", metavar="FILE", help="what trains (train.py)")

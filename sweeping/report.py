@@ -1,7 +1,6 @@
 """The report of a study: a table, the best setting as a config to train, and pictures in one page."""
 
 import base64
-import html
 import json
 import shlex
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from logger.report.elements import document, escape, section
 from sweeping.pictures import draw_all
 from sweeping.space import with_settings
 from utils.errors import UserError, shown
@@ -105,36 +105,25 @@ def page_of(
 ) -> str:
     """Return the page: one file, with the pictures inside, that asks nothing of any network."""
     keys = list(dict.fromkeys(key for row in rows for key in row["settings"]))
-    head = "".join(f"<th>{html.escape(text)}</th>" for text in ("trial", "state", *names, "epoch", *keys, "run"))
+    head = "".join(f"<th scope=col>{escape(text)}</th>" for text in ("trial", "state", *names, "epoch", *keys, "run"))
     body = []
     for row in rows:
         values = [f"{value:.6g}" for value in row["values"]] or [""] * len(names)
         cells = [row["trial"], row["state"], *values, row["epoch"] or ""]
         cells += [json.dumps(row["settings"][key]) if key in row["settings"] else "" for key in keys]
         cells.append(row["error"] or row["run"] or "")
-        body.append("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>")
-    images = ""
-    for title, path in pictures.items():
-        data = base64.b64encode(path.read_bytes()).decode()
-        alternative = html.escape(title)
-        images += f'<h2>{alternative}</h2><img alt="{alternative}" src="data:image/png;base64,{data}">\n'
-    told = "".join(f"<p>{html.escape(note)}</p>\n" for note in notes)
-    train = f"<p>Train the best setting: <code>{html.escape(command)}</code></p>" if command else ""
-    title = html.escape(study)
-    return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<style>
-body {{ font-family: sans-serif; margin: 2em; }} img {{ max-width: 100%; }}
-table {{ border-collapse: collapse; }}
-td, th {{ padding: 0.2em 0.8em; text-align: left; border-bottom: 1px solid #ddd; }}
-</style></head>
-<body><h1>{title}</h1>
-{train}
-{images}{told}<h2>Trials</h2>
-<table><thead><tr>{head}</tr></thead><tbody>
-{chr(10).join(body)}
-</tbody></table></body></html>
-"""
+        body.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
+    trials = f"<table><thead><tr>{head}</tr></thead><tbody>\n{chr(10).join(body)}\n</tbody></table>"
+    train = f"<p>Train the best setting: <code>{escape(command)}</code></p>" if command else ""
+    images = [section(title, _image(title, path)) for title, path in pictures.items()]
+    told = "\n".join(f'<p class="note">{escape(note)}</p>' for note in notes)
+    table = section("Trials", f'<div class="scroll">{trials}</div>')
+    return document(study, [f"<h1>{escape(study)}</h1>", train, *images, told, table])
+
+
+def _image(title, path):
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f'<img alt="{escape(title)}" src="data:image/png;base64,{data}">'
 
 
 def _settings_text(settings):

@@ -1,7 +1,7 @@
 """The sweep itself: keeps all jobs at work until the trials are done, the budget is used up or something stops it."""
 
 import contextlib
-import math
+import os
 import re
 import sys
 import time
@@ -15,9 +15,9 @@ from optuna.trial import TrialState
 
 from sweeping.plan import Plan
 from sweeping.shared_study import BEAT_SECONDS, SharedStudy
-from sweeping.space import Space
+from sweeping.space import Space, with_settings
 from sweeping.storage import StorageGone
-from sweeping.trial_run import Ended, TrialRun
+from sweeping.trial_run import Ended, StopsSweep, TrialRun
 from utils.errors import UserError, shown
 from utils.stop_signal import StopSignal
 
@@ -31,7 +31,7 @@ class Sweep:
     """Trains the trials of a study, several at a time.
 
     study: the SharedStudy. plan, space: what read_plan returned. config: the job. start: makes the TrialRun of
-    (number, settings, number of the job, former process). jobs: trials at a time.
+    (number, settings, number of the job, former process). jobs: trials at a time. line: for what the sweep tells.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class Sweep:
         config: dict[str, Any],
         start: Callable[[int, dict[str, Any], int, Any], TrialRun],
         jobs: int,
+        line: "LiveLine",
     ) -> None:
         self.study, self.plan, self.space, self.config = study, plan, space, config
         self._start = start
@@ -50,8 +51,8 @@ class Sweep:
         self._failures: deque[str] = deque(maxlen=_FAILURES_IN_A_ROW)
         self._ended_here = 0
         self._began = time.monotonic()
-        self._due = dict.fromkeys(("fill", "look", "beat", "budget"), 0.0)
-        self.line = LiveLine()
+        self._due = dict.fromkeys(("fill", "look", "beat", "budget", "total"), 0.0)
+        self.line = line
 
     def run(self, stop: StopSignal) -> None:
         """Sweep until all trials are done, or until the signal or the budget stops it; trials under way are kept.
@@ -74,7 +75,9 @@ class Sweep:
             if used >= self.plan.seconds:
                 self.line.tell(f"the budget of {self.plan.budget} is used up")
                 return True
-        return not self._runs and self.plan.trials is not None and self.study.counts().ended >= self.plan.trials
+        if self._runs or self.plan.trials is None or not self._is_due("total", _LOOK_SECONDS):
+            return False
+        return self.study.counts().ended >= self.plan.trials
 
     def _is_due(self, what, seconds):
         """Whether it is time for something that is done every so many seconds."""
@@ -111,7 +114,11 @@ class Sweep:
                 self.config, lambda key, d: self.study.patiently(d.suggest, trial, names[key])
             )
             self.study.set(trial.number, "settings", settings)
-        run = self._start(trial.number, settings, slot, stored.user_attrs.get("process"))
+        try:
+            run = self._start(trial.number, settings, slot, stored.user_attrs.get("process"))
+        except StopsSweep:
+            self.study.let_go(trial.number)
+            raise
         self._runs[slot] = trial, run, len(stored.intermediate_values)
         self.study.set(trial.number, "process", run.process)
 
@@ -143,12 +150,16 @@ class Sweep:
         rows = run.rows() if len(self.plan.objectives) == 1 else []
         new = rows[reported:]
         for row in new:
-            value = row.get(self.plan.names[0], math.nan)
-            if int(row["epoch"]) not in self.study.get(trial.number).intermediate_values:
-                self.study.patiently(trial.report, value, int(row["epoch"]))
+            value, epoch = row.get(self.plan.names[0]), int(row["epoch"])
+            if value is not None and epoch not in self.study.get(trial.number).intermediate_values:
+                self.study.patiently(trial.report, value, epoch)
         self._runs[slot] = trial, run, len(rows)
-        is_last = bool(rows) and rows[-1]["epoch"] >= self.config["trainer"]["epochs"]
+        is_last = bool(rows) and rows[-1]["epoch"] >= self._epochs(run)
         return bool(new) and not is_last and self.study.patiently(trial.should_prune)
+
+    def _epochs(self, run):
+        """Number of epochs of a trial, which the space may vary."""
+        return with_settings(self.config, run.settings)["trainer"]["epochs"]
 
     def _finish(self, trial, ended: Ended):
         number, attributes = trial.number, ended.attributes
@@ -173,10 +184,17 @@ class Sweep:
         for _, run, _ in runs:
             run.stop()
         if runs:
-            self.line.tell(f"{len(runs)} trials save and stop; the same command goes on with them")
+            trials = f"{len(runs)} trial{'s' if len(runs) > 1 else ''}"
+            self.line.tell(f"stopping {trials}, each of which saves first; repeat the command to continue")
         while any(not run.is_over() for _, run, _ in runs):
+            if self._is_due("beat", BEAT_SECONDS):  # so that no other sweep takes them over meanwhile
+                with contextlib.suppress(StorageGone):
+                    for trial, _, _ in runs:
+                        self.study.keep(trial.number)
             time.sleep(_POLL_SECONDS)
         with contextlib.suppress(StorageGone):  # the next sweep notices that this process is gone
+            if self.plan.seconds is not None:
+                self.study.record_time()
             for trial, _, _ in runs:
                 self.study.let_go(trial.number)
         self._runs.clear()
@@ -192,10 +210,10 @@ class Sweep:
         """The time that is left, from the pace of this process and of the others that run trials now."""
         if self.plan.trials is None:
             assert self.plan.seconds is not None  # the plan's check asks for one of the two
-            return [f"{timedelta(seconds=round(self.plan.seconds - self.study.seconds_used()))} left"]
-        epochs = self.config["trainer"]["epochs"]
-        here = self._ended_here + sum(run.progress(epochs) for _, run, _ in self._runs.values())
-        left = self.plan.trials - counts.ended - sum(run.progress(epochs) for _, run, _ in self._runs.values())
+            seconds = max(0.0, self.plan.seconds - self.study.seconds_used())
+            return [f"about {timedelta(seconds=round(seconds))} left"]
+        under_way = sum(run.progress(self._epochs(run)) for _, run, _ in self._runs.values())
+        here, left = self._ended_here + under_way, self.plan.trials - counts.ended - under_way
         if here <= 0:
             return []
         share = max(1, counts.running) / max(1, len(self._runs))
@@ -204,10 +222,10 @@ class Sweep:
 
 
 class LiveLine:
-    """One line at the bottom of a terminal that is renewed; elsewhere, a line whenever it has changed."""
+    """One line on stderr: renewed at the bottom of a terminal; elsewhere, a new one when more than its time changes."""
 
     def __init__(self) -> None:
-        self._renews = sys.stdout.isatty()
+        self._renews = sys.stderr.isatty()
         self._shown = ""
 
     def show(self, make: Callable[[], str]) -> None:
@@ -215,19 +233,19 @@ class LiveLine:
         text = shown(make())
         without_time = text.rpartition("; about ")[0] or text
         if self._renews:
-            sys.stdout.write(f"\r\033[K{text}")
-            sys.stdout.flush()
+            width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+            print(f"\r\033[K{text[: width - 1]}", end="", file=sys.stderr, flush=True)
         elif without_time != self._shown:
-            print(text, flush=True)
+            print(text, file=sys.stderr, flush=True)
         self._shown = without_time
 
     def tell(self, text: str) -> None:
         """Print a line that stays."""
         if self._renews and self._shown:
-            sys.stdout.write("\r\033[K")
-        print(shown(text), flush=True)
+            print("\r\033[K", end="", file=sys.stderr)
+        print(shown(text), file=sys.stderr, flush=True)
 
     def end(self) -> None:
         """Leave the line as it is."""
         if self._renews and self._shown:
-            print(flush=True)
+            print(file=sys.stderr, flush=True)

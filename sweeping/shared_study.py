@@ -59,7 +59,8 @@ class SharedStudy:
         self._me = [uuid.uuid4().hex, this_host(), os.getpid()]
         self._beats = 0
         self._seen = {}  # {number: (owner, when it was first seen)} of the others' running trials
-        self._started = time.time()
+        self._started, self._recorded = time.time(), 0.0
+        self._own_time = f"swept {self._me[0]}"
 
     def trials(self) -> list[FrozenTrial]:
         """Return the trials of the plan: those with a number below the total."""
@@ -168,15 +169,20 @@ class SharedStudy:
         return lost
 
     def seconds_used(self) -> float:
-        """Return the time for which any sweep has worked on the study, and record that this one does."""
-        own = f"swept {self._me[0]}"
-        self._patience(self.study.set_user_attr, own, [self._started, time.time()])
+        """Return the time for which any sweep has worked on the study, and record now and then that this one does."""
+        if time.time() - self._recorded >= BEAT_SECONDS:
+            self.record_time()
         used, end = 0.0, 0.0
-        attributes = self._patience(lambda: self.study.user_attrs)
+        attributes = self._patience(lambda: self.study.user_attrs) | {self._own_time: [self._started, time.time()]}
         for first, last in sorted(value for key, value in attributes.items() if key.startswith("swept ")):
             used += max(0.0, last - max(first, end))
             end = max(end, last)
         return used
+
+    def record_time(self) -> None:
+        """Record until when this sweep has worked on the study."""
+        self._recorded = time.time()
+        self._patience(self.study.set_user_attr, self._own_time, [self._started, self._recorded])
 
     def _let_wait(self, number):
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
@@ -242,14 +248,15 @@ def open_study(
         "seeds": plan.seeds,
         "config": {key: value for key, value in config.items() if key not in ("name", "description")},
     }
+    has_trials = bool(study.get_trials(deepcopy=False))  # first, since another sweep may begin the study now
     before = study.user_attrs.get("plan")
-    if before is None and study.get_trials(deepcopy=False):
+    if before is None and has_trials:
         raise UserError(f"--study {shown(plan.study)}: exists, and sweep.py has not made it; choose another name")
     changes = differences(before, asked) if before is not None else []
     fixed = [line for line in changes if line.startswith(("objectives", "seeds"))]
     if fixed or (changes and not extend):
         told = shortened("; ".join(fixed or changes))
-        remedy = "--extend goes on with the new one, --study NAME begins another"
+        remedy = "--extend continues with the new one, --study NAME begins another"
         remedy = "begin another with --study NAME" if fixed else remedy
         raise UserError(f"{shown(plan.study)}: the study was begun with another plan: {told}; {remedy}")
     if before != asked:
@@ -262,6 +269,13 @@ def settings_of_grid(study: optuna.Study, grid: Sequence[dict[str, Any]]) -> lis
     """Return the settings of the grid, recorded in the study; those that are new in an extended study come last."""
     known = study.user_attrs.get("grid", [])
     there = {json.dumps(settings, sort_keys=True) for settings in known}
+    asked = {json.dumps(settings, sort_keys=True) for settings in grid}
+    begun = [trial.number for trial in study.get_trials(deepcopy=False) if "settings" in trial.user_attrs]
+    for number, settings in enumerate(known):
+        if number not in begun and json.dumps(settings, sort_keys=True) not in asked:
+            one = ", ".join(f"{key}={json.dumps(value)}" for key, value in settings.items())
+            remedy = "train the earlier grid first, or begin another study with --study NAME"
+            raise UserError(f"--extend: the new grid lacks {shortened(one)}, which is not trained yet; {remedy}")
     settings = known + [one for one in grid if json.dumps(one, sort_keys=True) not in there]
     if settings != known:
         study.set_user_attr("grid", settings)

@@ -45,7 +45,8 @@ class Dimension:
         if self.choices or self.step is None:
             return self.choices
         count = math.floor((self.high - self.low) / self.step + 1e-9) + 1
-        return tuple(self.low + i * self.step for i in range(min(count, _MOST_SETTINGS + 1)))
+        points = (self.low + i * self.step for i in range(min(count, _MOST_SETTINGS + 1)))
+        return tuple(float(f"{point:.12g}") if isinstance(point, float) else point for point in points)
 
     def described(self) -> Any:
         """Return the values as plain JSON, the same for all ways to write them."""

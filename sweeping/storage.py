@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import random
+import re
 import time
 import warnings
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from utils.errors import UserError, shortened, shown
 WAIT_SECONDS = 600.0
 """How long to wait for a storage that does not answer."""
 Result = TypeVar("Result")
+_JOURNAL = b'{"op_code"'  # how each line of a journal begins
 _TRIES_AT_ONCE = 10  # several sweeps may make a database's tables at once, and one of them succeeds
 
 
@@ -39,11 +41,20 @@ def open_storage(where: str | Path) -> BaseStorage:
     path = Path(where)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _require_journal(path)
         return JournalStorage(JournalFileBackend(str(path), lock_obj=_lock_for(path)))
     except OSError as error:
         raise UserError(f"--storage {shown(where)}: {error.strerror or error}") from None
     except (ValueError, KeyError, AssertionError) as error:
-        raise UserError(f"--storage {shown(where)}: not a journal of Optuna: {shortened(error)}") from None
+        raise UserError(f"--storage {shown(where)}: not a journal of Optuna; {shortened(error)}") from None
+
+
+def _require_journal(path):
+    """Raise ValueError for a file of another kind, whose end the lock of a journal would cut off."""
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+        head = file.read(len(_JOURNAL))
+        if head != _JOURNAL[: len(head)]:
+            raise ValueError("a SQLite file is given as sqlite:///FILE")
 
 
 def _open_database(url):
@@ -69,8 +80,7 @@ def _made_at_once(error):
 
 def without_password(url: str | Path) -> str:
     """Return the URL for a message."""
-    before, at, host = str(url).rpartition("@")
-    return shown(f"{before.rpartition(':')[0]}:***@{host}" if at and before.count(":") > 1 else url)
+    return shown(re.sub(r"(://[^:/@]*):.*@", r"\1:***@", str(url)))
 
 
 def _reason(error):
@@ -161,8 +171,8 @@ class Patience:
                     self._seconds = 0.0
                     waited = f"{time.monotonic() - first:.0f} s"
                     raise StorageGone(
-                        f"the storage has not answered for {waited}: {reason}; trials are kept, and the same command "
-                        "goes on with them"
+                        f"the storage has not answered for {waited}: {reason}; trials are kept; repeat the command to "
+                        "continue"
                     ) from None
                 time.sleep(min(1.0, self._seconds / 10 + 0.01))
             else:

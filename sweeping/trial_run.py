@@ -18,17 +18,19 @@ from typing import Any
 from logger.csv_log import CsvLog, best_row
 from sweeping.plan import PARAMETERS, Plan
 from sweeping.shared_study import is_dead, this_host
+from sweeping.space import with_settings
 from utils.errors import UserError, shortened, shown
+from utils.files import differences, read_json, read_json_beside
 from utils.runs.environment import last_start
-from utils.runs.run_folder import is_being_trained
+from utils.runs.run_folder import IS_TRAINED, WAS_TRAINED, is_being_trained
 
 _KILLS_WITHOUT_PROGRESS = 5  # in a row, after which a trial has failed
 _ASKED_TO_STOP = {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)}
 _NO_SPACE = os.strerror(errno.ENOSPC)
-_ANOTHER = "another process"  # in the messages of a run that another process trains
+_COUNT = re.compile(r": ([\d,]+) parameters(?:, ([\d,]+) of them frozen)?")  # in the first line of model.txt
 
 
-class CannotGoOn(UserError):
+class StopsSweep(UserError):
     """An error for which all trials should stop and be kept, rather than fail one after another."""
 
 
@@ -62,7 +64,8 @@ class TrialRun:
     """The processes of one trial.
 
     name: of its runs; with several seeds, each has its own behind it. settings: {key of the config: value}. seeds: of
-    its runs, one after another. former: the process that trained it before, as `process` gives it, if any.
+    its runs, one after another. former: the process that trained it before, as `process` gives it, if any. Raises
+    StopsSweep if a run of another study has the name.
     """
 
     def __init__(
@@ -83,6 +86,8 @@ class TrialRun:
         self._tables: dict[str, Any] = {}
         self._marks: list[Any] = []  # how far the run was at each kill
         self.is_stopping = False
+        if former is None:  # else the runs are this trial's, also where --extend has changed the config since
+            self._require_own_runs()
         self._next()
 
     @property
@@ -96,7 +101,7 @@ class TrialRun:
         return self._log_folder(self._names[0])
 
     def rows(self) -> list[dict[str, float]]:
-        """Return the rows of metrics.csv of the first run. Raises CannotGoOn if they lack an objective."""
+        """Return the rows of metrics.csv of the first run. Raises StopsSweep if they lack an objective."""
         return self._rows(self._names[0])
 
     def progress(self, epochs: int) -> float:
@@ -127,10 +132,10 @@ class TrialRun:
         if status < 0 or status in _ASKED_TO_STOP:
             return self._after_kill(status)
         message = last_line(self._log)
-        if _ANOTHER in message:
+        if IS_TRAINED in message or WAS_TRAINED in message:
             return None  # the next poll waits for it
         if _NO_SPACE in message:
-            raise CannotGoOn(f"{self._names[self._at]}: {message}; make room")
+            raise StopsSweep(f"{self._names[self._at]}: {message}; make room")
         return Ended(error=message or f"ended with status {status}")
 
     def stop(self) -> None:
@@ -157,7 +162,7 @@ class TrialRun:
     def _is_trained_by_another(self):
         if self._at == len(self._names):
             return False
-        runs = (self.launch.save_dir / "models" / self._names[self._at]).glob("*")
+        runs = self._folder(self._names[self._at]).glob("*")
         return any(is_being_trained(run) for run in runs if run.is_dir())
 
     def _next(self):
@@ -167,8 +172,24 @@ class TrialRun:
         if self._at < len(self._names) and not self.is_stopping and not self._is_trained_by_another():
             self._start()
 
+    def _require_own_runs(self):
+        expected = None
+        for path in (path for name in self._names for path in self._folder(name).glob("*/config.json")):
+            try:
+                found = read_json_beside(path)
+            except (OSError, ValueError):  # which train.py reports
+                continue
+            expected = expected or with_settings(read_json(self.launch.config), self.settings)
+            if not isinstance(found, dict) or differences(_without_name(found), _without_name(expected)):
+                remedy = "move it away, or give --study NAME"
+                raise StopsSweep(f"{shown(path.parent)}: a run of another study has this name; {remedy}")
+
+    def _folder(self, name):
+        """Of the runs' checkpoints."""
+        return self.launch.save_dir / "models" / name
+
     def _has_ended(self):
-        runs = sorted((self.launch.save_dir / "models" / self._names[self._at]).glob("*/environment.json"))
+        runs = sorted(self._folder(self._names[self._at]).glob("*/environment.json"))
         return bool(runs) and last_start(runs[-1].parent).get("ended") is not None
 
     def _start(self):
@@ -191,7 +212,7 @@ class TrialRun:
     def _after_kill(self, status):
         """Start a killed run again from its checkpoint, unless it is killed again and again before any progress."""
         name = self._names[self._at]
-        saved = {path.name for path in (self.launch.save_dir / "models" / name).glob("*/*.pth")}
+        saved = {path.name for path in self._folder(name).glob("*/*.pth")}
         self._marks.append((len(self._rows(name)), saved))
         recent = self._marks[-_KILLS_WITHOUT_PROGRESS:]
         if len(recent) == _KILLS_WITHOUT_PROGRESS and all(mark == recent[0] for mark in recent):
@@ -219,7 +240,7 @@ class TrialRun:
         for objective in self.plan.names:
             if rows and objective not in logged and objective != PARAMETERS:
                 there = ", ".join(sorted(logged))
-                raise CannotGoOn(f"objectives: nothing called {objective!r} is logged; logged are {there}")
+                raise StopsSweep(f"objectives: nothing called {objective!r} is logged; logged are {there}")
         return rows
 
     def _finished(self):
@@ -250,11 +271,25 @@ class TrialRun:
             raise KeyError(objective)
         folder = self._log_folder(name)
         assert folder is not None  # its metrics.csv was read
-        text = (folder / "info.log").read_text(errors="replace")
-        found = re.findall(r": ([\d,]+) parameters", text)
-        if not found:
+        count = trainable_parameters(folder)
+        if count is None:
             raise KeyError(objective)
-        return float(found[-1].replace(",", ""))
+        return float(count)
+
+
+def trainable_parameters(log_folder: Path) -> int | None:
+    """Return the number of parameters that the run trains, from model.txt or else info.log; None if neither says it."""
+    for name in ("model.txt", "info.log"):
+        with contextlib.suppress(OSError):
+            if found := _COUNT.findall((log_folder / name).read_text(errors="replace")):
+                total, frozen = (int(count.replace(",", "") or 0) for count in found[-1])
+                return total - frozen
+    return None
+
+
+def _without_name(config):
+    """The config without what distinguishes runs of one setting."""
+    return {key: value for key, value in config.items() if key not in ("name", "description", "seed")}
 
 
 def _changed_at(path):

@@ -28,6 +28,12 @@ def sweep(job, *arguments, status=0):
     return run_here("sweep.py", "-c", job, "--script", STUB, *arguments, status=status)
 
 
+def told_by_sweep(job, *arguments):
+    """All that sweep.py printed: how it went, and the results."""
+    ended = sweep(job, *arguments)
+    return ended.stderr + ended.stdout
+
+
 def start_sweep(job, *arguments, **options):
     """sweep.py in a process of its own."""
     command = [sys.executable, "sweep.py", "-c", str(job), "--script", str(STUB), *map(str, arguments)]

@@ -1,38 +1,27 @@
 """The page of a report: its sections as HTML, each left out if the run has nothing for it.
 
-Every text that comes from a file is escaped, and the page's policy lets no script run and nothing be loaded.
+Every text that comes from a file is escaped.
 """
 
-from datetime import datetime
-from pathlib import Path
-
 from logger.report.charts import curve_charts, pace_chart
+<<<<<<< HEAD
 from logger.report.elements import escape, escape_lines, folded, section, table
+=======
+from logger.report.elements import document, escape, escape_lines, folded, section, table
+from logger.report.predictions import test_sections
+>>>>>>> mend1
 from logger.report.run_files import RunFiles, as_json
 from logger.report.svg import figures
 from logger.report.tested import test_sections
 
-_STYLE = Path(__file__).with_name("style.css")
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _MOST_CHARTS = 24
 
 
 def page(run: RunFiles) -> str:
     """Return the report as one HTML file."""
-    title = escape(f"{run.log_dir.parent.name} {run.log_dir.name}")
     sections = [_head(run), _curves(run), *test_sections(run), _config(run), _model(run), _environment(run)]
     sections += [_changes(run)]
-    return "\n".join(
-        [
-            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{title}</title>\n<style>\n{_STYLE.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n<main>",
-            *filter(None, sections),
-            f"<footer>written {datetime.now().astimezone().isoformat(' ', 'minutes')}</footer>",
-            "</main>\n</body>\n</html>\n",
-        ]
-    )
+    return document(f"{run.log_dir.parent.name} {run.log_dir.name}", sections)
 
 
 def _head(run):

@@ -17,9 +17,12 @@ import optuna
 import pytest
 
 from sweeping import report, shared_study, storage
-from sweeping.shared_study import SharedStudy
+from sweeping.plan import Plan
+from sweeping.shared_study import SharedStudy, open_study, settings_of_grid
+from sweeping.space import Space
 from sweeping.storage import Patience, StorageGone, open_storage
 from sweeps import load, make_job, start_sweep, states, sweep, undisturbed
+from utils import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -123,7 +126,7 @@ def test_a_storage_that_stays_away_ends_the_sweep_without_loss(tmp_path, monkeyp
     thread.start()
     ended = sweep(job, *arguments, status=2)
     thread.join()
-    (line,) = ended.stderr.splitlines()
+    line = ended.stderr.splitlines()[-1]
     assert "the storage has not answered for 1 s: No such file or directory; trials are kept" in line
     saved = len(list(tmp_path.glob("saved/models/*/*/*.pth")))
     assert 4 <= saved < 40  # the trial was stopped, too
@@ -217,6 +220,15 @@ def test_half_a_line_that_a_full_disk_left_is_cut_off(tmp_path):
     assert optuna.get_all_study_names(open_storage(path)) == ["one", "two"]
 
 
+@pytest.mark.parametrize("content", [b"SQLite format 3\0\n half a page", b'{"one": "line"}', b"[1,\n2]"])
+def test_a_file_that_is_no_journal_is_refused_and_stays_as_it_is(tmp_path, content):
+    path = tmp_path / "study.db"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="not a journal of Optuna; a SQLite file is given as sqlite:///FILE"):
+        open_storage(path)
+    assert path.read_bytes() == content and list(tmp_path.iterdir()) == [path]
+
+
 def test_patience_tells_once_waits_and_ends(monkeypatch):
     told, answers = [], iter([OSError(28, "No space left on device"), OSError(28, "No space left on device"), 7])
 
@@ -234,7 +246,63 @@ def test_patience_tells_once_waits_and_ends(monkeypatch):
         Patience(told.append, asked=lambda: True)(ask)
 
 
+def test_a_grid_is_not_extended_by_one_that_lacks_an_untrained_setting(tmp_path):
+    study = optuna.create_study(storage=open_storage(tmp_path / "journal"))
+    settings_of_grid(study, [{"x": 1}, {"x": 2}])
+    study.ask().set_user_attr("settings", {"x": 1})
+    with pytest.raises(UserError, match="--extend: the new grid lacks x=2, which is not trained yet"):
+        settings_of_grid(study, [{"x": 1, "y": 3}, {"x": 2, "y": 3}])
+    assert settings_of_grid(study, [{"x": 3}, {"x": 2}]) == [{"x": 1}, {"x": 2}, {"x": 3}]
+
+
+def test_time_is_recorded_with_each_beat_and_not_with_each_look(pair, monkeypatch):
+    ours, written = pair[1], []
+    monkeypatch.setattr(ours.study, "set_user_attr", lambda key, value: written.append(value))
+    ours._started -= 7
+    assert [round(ours.seconds_used()) for _ in range(5)] == [7] * 5 and len(written) == 1
+    monkeypatch.setattr(shared_study, "BEAT_SECONDS", 0.0)
+    ours.seconds_used()
+    assert len(written) == 2
+
+
+def test_a_study_that_another_sweep_begins_at_the_same_time_is_joined(tmp_path, monkeypatch):
+    plan, space = Plan.model_validate({"study": "s", "space": {"x": "1,2"}, "objectives": ["max y"]}), Space({})
+    stored = open_storage(tmp_path / "journal")
+    make = optuna.create_study
+
+    def make_and_be_overtaken(**arguments):
+        study = make(**arguments)
+        look = study.get_trials
+
+        def get_trials(**arguments):
+            monkeypatch.setattr(study, "get_trials", look)
+            open_study(stored, plan, space, {}).ask()
+            return look(**arguments)
+
+        monkeypatch.setattr(study, "get_trials", get_trials)
+        monkeypatch.setattr(optuna, "create_study", make)
+        return study
+
+    monkeypatch.setattr(optuna, "create_study", make_and_be_overtaken)
+    assert len(open_study(stored, plan, space, {}).trials) == 1
+
+
+@pytest.mark.slow
+def test_a_storage_that_is_away_at_the_start_is_waited_for(tmp_path, monkeypatch):
+    make, errors = optuna.create_study, [OSError(5, "Input/output error")]
+
+    def fail_once(**arguments):
+        if errors:
+            raise errors.pop()
+        return make(**arguments)
+
+    monkeypatch.setattr(optuna, "create_study", fail_once)
+    ended = sweep(make_job(tmp_path, epochs=1), "stub.x=0..1", "--trials", "1")
+    assert "the storage does not answer: Input/output error" in ended.stderr and "answers again" in ended.stderr
+
+
 def test_a_password_is_not_shown():
     assert storage.without_password("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
+    assert storage.without_password("postgresql://me:a:b@c@host/db") == "postgresql://me:***@host/db"
     assert storage.without_password("postgresql://me@host/db") == "postgresql://me@host/db"
     assert storage.without_password("/a/folder") == "/a/folder"

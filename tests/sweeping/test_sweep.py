@@ -9,7 +9,7 @@ import pytest
 
 from sweeping import report, trial_run
 from sweeping.plan import Plan
-from sweeps import STUB, load, make_job, start_sweep, states, sweep, undisturbed
+from sweeps import STUB, load, make_job, start_sweep, states, sweep, told_by_sweep, undisturbed
 from utils.files import read_json, write_json
 
 
@@ -24,7 +24,7 @@ def _no_pictures(request, monkeypatch):
 def test_trials_in_all_are_ordinary_runs_whose_best_epoch_counts(tmp_path):
     job = make_job(tmp_path)
     arguments = ["stub.x=0..1", "optimizer.args.lr=log:1e-4..1e-1", "--pruner", "Nop", "--trials"]
-    told = sweep(job, *arguments, "4", "--jobs", "2").stdout
+    told = told_by_sweep(job, *arguments, "4", "--jobs", "2")
     study = load(job)
     assert states(study) == ["COMPLETE"] * 4 and len({trial.params["stub.x"] for trial in study.trials}) == 4
     for trial in study.trials:
@@ -33,7 +33,7 @@ def test_trials_in_all_are_ordinary_runs_whose_best_epoch_counts(tmp_path):
         (run,) = (tmp_path / "saved" / "models").glob(f"job-sweep-{trial.number:03d}/*")
         assert trial.user_attrs["settings"] == trial.params and trial.user_attrs["run"].endswith(run.name)
     assert "4/4 trials done" in told and f"best    trial {study.best_trial.number}" in told
-    again = sweep(job, *arguments, "6").stdout
+    again = told_by_sweep(job, *arguments, "6")
     assert states(load(job)) == ["COMPLETE"] * 6 and load(job).trials[0].value == study.trials[0].value
     assert "6/6 trials done" in again
 
@@ -41,7 +41,7 @@ def test_trials_in_all_are_ordinary_runs_whose_best_epoch_counts(tmp_path):
 @pytest.mark.slow
 def test_the_best_setting_becomes_a_config_and_the_command_to_train_it(tmp_path):
     job = make_job(tmp_path)
-    told = sweep(job, "stub.x=0.1,0.2,0.3", "--trials", "3", "--sampler", "grid").stdout
+    told = told_by_sweep(job, "stub.x=0.1,0.2,0.3", "--trials", "3", "--sampler", "grid")
     folder = tmp_path / "saved" / "sweeps" / "job-sweep"
     best = read_json(folder / "best.json")
     expected = max((0.1, 0.2, 0.3), key=lambda x: max(undisturbed(x, 3)))
@@ -63,6 +63,15 @@ def test_a_page_shows_the_study_and_asks_nothing_of_any_network(tmp_path):
     assert page.count("<tr>") == 6
 
 
+def test_a_page_escapes_all_texts_and_lets_nothing_run(tmp_path):
+    evil = "<script>\x1b"
+    (tmp_path / "a.png").write_bytes(b"png")
+    row = {"trial": 1, "state": "failed", "values": [], "epoch": None, "settings": {evil: evil}, "error": evil}
+    page = report.page_of(evil, [row], [evil], {evil: tmp_path / "a.png"}, [evil], evil)
+    assert "<script" not in page and "\x1b" not in page and page.count("&lt;script&gt;\\x1b") == 9
+    assert "default-src 'none'" in page
+
+
 @pytest.mark.slow
 def test_a_file_says_it_all_with_conditions_and_seeds_and_several_objectives(tmp_path):
     job = make_job(tmp_path, epochs=2)
@@ -80,7 +89,7 @@ def test_a_file_says_it_all_with_conditions_and_seeds_and_several_objectives(tmp
         },
         tmp_path / "sweep.json",
     )
-    told = sweep(job, "-s", tmp_path / "sweep.json", "--jobs", "3").stdout
+    told = told_by_sweep(job, "-s", tmp_path / "sweep.json", "--jobs", "3")
     study = load(job, "named")
     assert states(study) == ["COMPLETE"] * 9 and "9/9 trials done" in told and "on the Pareto front" in told
     with_momentum = [trial for trial in study.trials if "optimizer.args.momentum" in trial.params]
@@ -94,7 +103,7 @@ def test_a_file_says_it_all_with_conditions_and_seeds_and_several_objectives(tmp
 
 
 @pytest.mark.slow
-def test_a_trial_that_was_killed_goes_on_from_its_checkpoint_with_the_same_values(tmp_path):
+def test_a_trial_that_was_killed_continues_from_its_checkpoint_with_the_same_values(tmp_path):
     job = make_job(tmp_path, epochs=5)
     sweep(job, "stub.x=0..1", "--set", 'stub.mode="killed once"', "--trials", "2")
     for trial in load(job).trials:
@@ -112,9 +121,9 @@ def test_a_trial_that_is_killed_without_end_has_failed(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_failed_trial_is_shown_with_its_last_line_and_the_others_go_on(tmp_path):
+def test_a_failed_trial_is_shown_with_its_last_line_and_the_others_continue(tmp_path):
     job = make_job(tmp_path)
-    told = sweep(job, "stub.x=0.1,0.2", "stub.mode=ok,error", "--sampler", "grid").stdout
+    told = told_by_sweep(job, "stub.x=0.1,0.2", "stub.mode=ok,error", "--sampler", "grid")
     assert states(load(job)) == ["COMPLETE", "FAIL", "COMPLETE", "FAIL"]
     assert "trial 1 failed: loss: nan in batch" in told and "2 failed" in told
 
@@ -124,7 +133,7 @@ def test_three_failures_in_a_row_with_one_message_stop_the_sweep_and_say_why(tmp
     job = make_job(tmp_path)
     ended = sweep(job, "stub.x=0..1", "--set", "stub.mode=error", "--trials", "9", status=2)
     assert states(load(job)) == ["FAIL"] * 3
-    (line,) = ended.stderr.splitlines()
+    line = ended.stderr.splitlines()[-1]
     assert line.startswith("error: 3 trials in a row failed alike, so the sweep stops: loss: nan in batch")
 
 
@@ -145,7 +154,7 @@ def test_what_concerns_all_trials_stops_the_sweep_and_loses_none(tmp_path, mode,
 @pytest.mark.slow
 def test_a_trial_that_logs_only_nan_has_failed_in_one_line(tmp_path):
     job = make_job(tmp_path)
-    told = sweep(job, "stub.x=0..1", "--set", "stub.mode=nan", "--trials", "2").stdout
+    told = told_by_sweep(job, "stub.x=0..1", "--set", "stub.mode=nan", "--trials", "2")
     assert states(load(job)) == ["FAIL"] * 2 and "trial 0 failed: no epoch has a finite val_accuracy" in told
 
 
@@ -154,18 +163,20 @@ def test_a_pruned_trial_saves_and_stops(tmp_path):
     job = make_job(tmp_path, epochs=40, epoch_seconds=0.05)
     pruner = {"type": "ThresholdPruner", "args": {"lower": -0.2, "n_warmup_steps": 2}}
     write_json({"pruner": pruner, "space": {"stub.x": [0.1, 9.0]}, "sampler": "grid"}, tmp_path / "s.json")
-    told = sweep(job, "-s", tmp_path / "s.json").stdout
+    told = told_by_sweep(job, "-s", tmp_path / "s.json")
     assert states(load(job)) == ["PRUNED", "PRUNED"] and "2 pruned" in told
     (run,) = (tmp_path / "saved" / "models").glob("job-sweep-000/*")
     assert 0 < len(list(run.glob("*.pth"))) < 40 and "ended" not in read_json(run / "environment.json")[0]
 
 
 @pytest.mark.slow
-def test_a_changed_space_is_told_and_extend_goes_on(tmp_path):
+def test_a_changed_space_is_told_and_extend_continues(tmp_path):
     job = make_job(tmp_path)
     sweep(job, "stub.x=0.1,0.2", "--trials", "2")
     ended = sweep(job, "stub.x=0.1,0.3", "--trials", "4", status=2)
-    assert ended.stderr.count("\n") == 1 and "space.stub.x: [0.1, 0.2] -> [0.1, 0.3]; --extend goes on" in ended.stderr
+    assert (
+        ended.stderr.count("\n") == 1 and "space.stub.x: [0.1, 0.2] -> [0.1, 0.3]; --extend continues" in ended.stderr
+    )
     sweep(job, "stub.x=0.1,0.3", "--trials", "4", "--extend")
     study = load(job)
     assert states(study) == ["COMPLETE"] * 4
@@ -183,9 +194,17 @@ def test_a_grid_that_was_extended_trains_what_is_new(tmp_path):
 
 
 @pytest.mark.slow
+def test_json_is_all_that_is_on_stdout_and_a_folder_of_the_name_is_not_the_study(tmp_path, monkeypatch):
+    job = make_job(tmp_path, epochs=1)
+    ended = sweep(job, "stub.x=0.1,0.2", "--sampler", "grid", "--study", "docs", "--json")  # ./docs exists
+    assert json.loads(ended.stdout)["report"] == str(tmp_path / "saved" / "sweeps" / "docs" / "sweep.html")
+    assert "2/2 trials done" in ended.stderr
+
+
+@pytest.mark.slow
 def test_the_budget_ends_the_sweep_and_keeps_what_is_under_way(tmp_path):
     job = make_job(tmp_path, epochs=1000, epoch_seconds=0.02)
-    told = sweep(job, "stub.x=0..1", "--budget", "0:00:02").stdout
+    told = told_by_sweep(job, "stub.x=0..1", "--budget", "0:00:02")
     assert "the budget of 0:00:02 is used up" in told and states(load(job)) == ["WAITING"]
     began = time.monotonic()
     sweep(job, "stub.x=0..1", "--budget", "0:00:02")
@@ -232,7 +251,7 @@ def test_a_study_that_does_not_exist_is_named(tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path):
+def test_ctrl_c_stops_cleanly_and_the_same_command_continues(tmp_path):
     job = make_job(tmp_path, epochs=30, epoch_seconds=0.1)
     process = start_sweep(job, "stub.x=0..1", "--trials", "3", "--jobs", "2", preexec_fn=_heed_ctrl_c)
     while len(list(tmp_path.glob("saved/models/*/*/*.pth"))) < 4:
@@ -240,7 +259,10 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path):
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     told, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and "2 trials save and stop; the same command goes on with them" in told
+    assert (
+        process.returncode == 130
+        and "stopping 2 trials, each of which saves first; repeat the command to continue" in told
+    )
     assert states(load(job)) == ["WAITING", "WAITING"]
     sweep(job, "stub.x=0..1", "--trials", "3", "--jobs", "3", "--set", "stub.epoch_seconds=0.1")
     study = load(job)
@@ -279,10 +301,52 @@ def test_a_run_that_ended_while_no_sweep_was_there_is_read_and_not_trained_again
     job = make_job(tmp_path)
     sweep(job, "stub.x=0.1,0.2", "--trials", "1")
     (trial,) = load(job).trials
-    plan = Plan.model_validate({"space": {"stub.x": "0.1,0.2"}, "objectives": ["max val_accuracy"], "trials": 1})
     launch = trial_run.Launch(job, tmp_path / "saved", tmp_path, ("false",))
-    ended = trial_run.TrialRun("job-sweep-000", trial.params, plan, launch, [None]).poll()
+    ended = trial_run.TrialRun("job-sweep-000", trial.params, PLAN, launch, [None]).poll()
     assert ended.values == trial.values and ended.attributes["run"] == trial.user_attrs["run"]
+
+
+PLAN = Plan.model_validate({"space": {"stub.x": "0.1,0.2"}, "objectives": ["max val_accuracy"], "trials": 1})
+
+
+def test_a_run_of_another_study_is_not_taken_as_a_result(tmp_path):
+    job = make_job(tmp_path)
+    launch = trial_run.Launch(job, tmp_path / "saved", tmp_path, ("true",))
+    path = tmp_path / "saved" / "models" / "job-sweep-000" / "run" / "config.json"
+    path.parent.mkdir(parents=True)
+    write_json([{"ended": "now"}], path.with_name("environment.json"))
+    config = read_json(job) | {"name": "job-sweep-000", "seed": 5}
+    write_json(config | {"stub": config["stub"] | {"x": 0.2}}, path)
+    for settings in ({"stub.x": 0.1}, {"optimizer.args.lr": 0.1, "stub.x": 0.2}):
+        with pytest.raises(trial_run.StopsSweep, match="run: a run of another study has this name; move it away"):
+            trial_run.TrialRun("job-sweep-000", settings, PLAN, launch, [None])
+        trial_run.TrialRun("job-sweep-000", settings, PLAN, launch, [None], ["here", 1])  # it was this trial's
+    trial_run.TrialRun("job-sweep-000", {"stub.x": 0.2}, PLAN, launch, [None])
+
+
+def test_the_trainable_parameters_of_a_run_are_counted(tmp_path):
+    assert trial_run.trainable_parameters(tmp_path) is None
+    (tmp_path / "info.log").write_text("trainer: Net: 7 parameters\ntrainer: Net: 1,234 parameters\n")
+    assert trial_run.trainable_parameters(tmp_path) == 1234
+    (tmp_path / "model.txt").write_text("Net: 11,210 parameters, 10,000 of them frozen\nlayer  type\n")
+    assert trial_run.trainable_parameters(tmp_path) == 1210
+
+
+@pytest.mark.parametrize(
+    ("message", "waits"),
+    [
+        ("run: another process trains this run; wait for its end, or start a new one", True),
+        ("run: another process has trained this run since -r auto looked; give the same command again", True),
+        ("CUDA error: another process holds the GPU", False),
+    ],
+)
+def test_only_a_run_that_another_process_trains_is_waited_for(tmp_path, message, waits):
+    launch = trial_run.Launch(make_job(tmp_path), tmp_path / "saved", tmp_path, ("false",))
+    trial = trial_run.TrialRun("a", {}, PLAN, launch, [None])
+    trial._process.wait()
+    (tmp_path / "a.log").write_text(f"$ command\nerror: {message}\n")
+    ended = trial.poll()
+    assert ended is None if waits else ended.error == message
 
 
 def test_the_last_line_is_the_last_error_of_the_last_start(tmp_path):

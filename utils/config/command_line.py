@@ -23,7 +23,7 @@ from utils.errors import UserError, brief, in_one_line, shown
 from utils.files import differences, read_json_beside
 from utils.nearest import nearest
 from utils.runs.checkpoint import find_checkpoint, load_checkpoint, newest_run
-from utils.runs.run_folder import is_being_trained, run_of_launch, seen_runs
+from utils.runs.run_folder import IS_TRAINED, is_being_trained, run_of_launch, seen_runs
 
 _FLAG_OF_FILE = {".json": "-c ", ".yaml": "-c ", ".yml": "-c ", ".toml": "-c ", ".pth": "-r ", ".safetensors": "-r "}
 
@@ -322,9 +322,7 @@ def _newest_of_job(given, assignments):
     run = newest_run(runs.parents[1], name)
     for begun in filter(Path.is_dir, runs.glob("*")):
         if not any(begun.glob("*.pth")) and is_being_trained(begun):
-            raise UserError(
-                f"{shown(begun)}: another process trains this run, and has saved nothing yet; wait for its end"
-            )
+            raise UserError(f"{shown(begun)}: {IS_TRAINED}, and has saved nothing yet; wait for its end")
     return _find(run, "auto") if run else None, seen
 
 

@@ -151,6 +151,8 @@ def _samples_per_step(config):
 
 # ---- one process trains a run
 
+IS_TRAINED = "another process trains this run"
+WAS_TRAINED = "another process has trained this run since -r auto looked"
 
 _PATIENCE_SECONDS = 0.2  # for others that ask whether the run is being trained, for which they lock it for a moment
 
@@ -173,8 +175,7 @@ class RunLock:
                 self._file = held
                 break
             if time.monotonic() >= until:
-                text = "another process trains this run; wait for its end, or start a new one"
-                raise UserError(f"{shown(folder)}: {text}")
+                raise UserError(f"{shown(folder)}: {IS_TRAINED}; wait for its end, or start a new one")
             time.sleep(0.01)
         if not asks:
             _open_locks[self._file.key] = self._file
@@ -281,7 +282,7 @@ def refuse_second(folder: Path, seen: Collection[str]) -> None:
     if folder.name not in seen:
         shutil.rmtree(folder)
     run = folder.parent / Path(other).parts[0]
-    raise UserError(f"{run}: another process has trained this run since -r auto looked; give the same command again")
+    raise UserError(f"{run}: {WAS_TRAINED}; give the same command again")
 
 
 def _locked_at(folder):

@@ -4,12 +4,7 @@ Every text that comes from a file is escaped.
 """
 
 from logger.report.charts import curve_charts, pace_chart
-<<<<<<< HEAD
-from logger.report.elements import escape, escape_lines, folded, section, table
-=======
 from logger.report.elements import document, escape, escape_lines, folded, section, table
-from logger.report.predictions import test_sections
->>>>>>> mend1
 from logger.report.run_files import RunFiles, as_json
 from logger.report.svg import figures
 from logger.report.tested import test_sections

@@ -28,8 +28,9 @@ def draw_all(study: optuna.Study, folder: Path, names: Sequence[str]) -> tuple[d
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # these functions of Optuna are said to be experimental
                 draw(study, **options)
-                # "tight" puts the colour bar of several slices over their points; the other does not know parallel axes
-                plt.gcf().set_layout_engine("constrained" if file.startswith("slices") else "tight")
+                # "tight" puts the colour bar of several slices over their points; the other fails for other figures
+                several_slices = file.startswith("slices") and len(plt.gcf().axes) > 2
+                plt.gcf().set_layout_engine("constrained" if several_slices else "tight")
                 save_figure(plt.gcf(), folder / file)
             pictures[title] = folder / file
         except (ValueError, RuntimeError, ImportError) as error:  # such as importances of equal values

@@ -210,7 +210,8 @@ def _where_looked(error, keywords):
     """The absolute path, if an error is about an argument that is a relative path at which there is nothing."""
     for value in keywords.values():
         is_named = isinstance(value, str) and value and shown(value) in str(error)
-        if is_named and not os.path.isabs(value) and "://" not in value and not os.path.exists(value):
+        is_path = is_named and (isinstance(error, OSError) or set(value) & set("/\\."))  # else a column, for example
+        if is_path and not os.path.isabs(value) and "://" not in value and not os.path.exists(value):
             return f"; looked for at {shown(os.path.abspath(value))}"
     return ""
 

@@ -262,6 +262,14 @@ def test_a_relative_path_at_which_there_is_nothing_is_told_in_full(tmp_path, mon
             call("data_loader", read, (), {"path": given})
 
 
+def test_the_name_of_a_column_is_not_looked_for_as_a_path():
+    def read(target):
+        raise UserError(f"row 60, column {target!r}: a value is missing")
+
+    with pytest.raises(UserError, match="missing$"):
+        call("data_loader", read, (), {"target": "label"})
+
+
 def test_imports_are_made_without_collections_of_garbage_which_go_on_later():
     with imports_kept():
         assert not gc.isenabled()

@@ -266,7 +266,7 @@ def test_the_name_of_a_column_is_not_looked_for_as_a_path():
     def read(target):
         raise UserError(f"row 60, column {target!r}: a value is missing")
 
-    with pytest.raises(UserError, match="missing$"):
+    with pytest.raises(UserError, match=r"missing$"):
         call("data_loader", read, (), {"target": "label"})
 
 

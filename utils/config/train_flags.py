@@ -156,7 +156,7 @@ def debugging(config: "ConfigParser", flags: argparse.Namespace) -> Iterator[Non
     if config.resume is not None and (flags.find_lr or flags.find_batch_size):
         raise UserError("--find-lr, --find-batch-size: are for a new run; give its config with -c, and leave -r out")
     alone = ("fast_dev_run", "show_batch", "find_lr", "find_batch_size")
-    if flags._json and (given := next((name for name in alone if getattr(flags, name)), None)):
+    if getattr(flags, "_json", False) and (given := next((name for name in alone if getattr(flags, name)), None)):
         raise UserError(f"--json: does not go with --{given.replace('_', '-')}, which leaves no run behind")
     if flags.profile:
         os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # read when torch is imported: the profiler prints errors only

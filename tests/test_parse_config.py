@@ -297,7 +297,7 @@ def test_a_save_dir_that_is_no_text_is_one_line_where_the_latest_run_is_looked_u
 
 
 def test_what_the_other_scripts_cannot_read_is_one_line_too(capsys):
-    for script in ("compare.py", "utils/runs/export.py"):
+    for script in ("export.py", "utils/runs/export.py"):
         assert run_here(script, status=2).stderr.startswith("error: the following arguments are required: ")
 
 

@@ -59,7 +59,12 @@ def test_a_page_shows_the_study_and_asks_nothing_of_any_network(tmp_path):
     page = (folder / "sweep.html").read_text()
     pictures = ("history.png", "importances.png", "parallel.png", "slices.png")
     assert all((folder / name).stat().st_size > 1000 for name in pictures), page[-500:]
-    assert page.count("data:image/png;base64,") == 4 and "http" not in page and "best.json" in page
+    assert (
+        page.count("data:image/png;base64,") == 4
+        and "http://" not in page
+        and "https://" not in page
+        and "best.json" in page
+    )
     assert page.count("<tr>") == 6
 
 

@@ -56,7 +56,28 @@ def test_the_first_three_commands_clone_train_and_test(tmp_path):
         done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True)
         assert {"Makefile", "config.json", "train.py"} <= set(done.stdout.split()), done.stderr
     for target, command in (("train", "train.py -c config.json"), ("test", "-m pytest")):
-        command = ["make", "--no-print-directory", "-n", "-B", "pictures", "RUN=x"]
+        plan = subprocess.run(["make", "-n", "-B", target], cwd=PROJECT, capture_output=True, text=True)
+        assert command in plan.stdout and "-r requirements.txt -c constraints.txt" in plan.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS[3:])
+def test_command_works_as_written(command, folder, tmp_path):
+    (first, *_) = sorted((folder / "saved/models/Mnist_LeNet").iterdir())
+    words = shlex.split(command.replace("<run>", first.name).replace("../my_project", str(tmp_path / "my_project")))
+    assert words[0] == "python"
+    if words[1] == "serve.py":
+        return serve_for_a_moment(words[1:], folder)
+    run(*words[1:], cwd=folder)
+
+
+def test_each_verb_has_a_picture_that_make_pictures_draws_and_that_loads_fast():
+    drawn = re.findall(r"!\[[^]]+\]\((docs/\w+\.png)\)", README)
+    program = (PROJECT / "docs" / "readme_pictures.py").read_text()
+    assert len(drawn) == 6
+    for place in drawn:
+        (name,) = re.findall(r"docs/(\w+)", place)
+        assert f'DOCS / "{name}.png"' in program and 1_000 < (PROJECT / place).stat().st_size < 150_000, place
+    command = ["make", "--no-print-directory", "-n", "-B", "pictures", "RUN=x"]
     plan = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     assert plan.stdout.splitlines()[-1].endswith("docs/readme_pictures.py x")
 

@@ -89,7 +89,7 @@ def how_to_resume(trainer: "BaseTrainer") -> str:
 def result_shown(trainer: "BaseTrainer", show: Callable[[dict[str, Any]], None] | None) -> Iterator[None]:
     """A context in which a run trains; at its end, also by a signal, show is called with its result, if there is one.
 
-    show: None if nobody asks for the result.
+    show: None without --json.
     """
     try:
         yield

@@ -1,6 +1,6 @@
 """A study that several sweeps share: who trains which trial, and what becomes of one whose process is gone.
 
-A trial that nobody trains, because its sweep was stopped or is gone, waits in Optuna's state WAITING with the settings
+A trial without a sweep, because that was stopped or is gone, waits in the state WAITING of Optuna with the settings that
 it has; Optuna lets one process alone take it from there. A sweep that trains a trial says so again and again, in the
 trial's attribute "owner". Where that stays the same for too long, another sweep lets the trial wait.
 """
@@ -42,7 +42,7 @@ class Counts:
 
     @property
     def ended(self) -> int:
-        """Number of trials that nobody will train any more."""
+        """Number of trials that will not be trained any more."""
         return self.done + self.pruned + self.failed
 
 

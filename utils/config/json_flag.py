@@ -20,7 +20,7 @@ Show = Callable[[dict[str, Any]], None]
 def json_flag(parser: argparse.ArgumentParser, alone: bool = False) -> Iterator[Show | None]:
     """Give the parser a flag --json, and yield what prints the command's result; None without the flag.
 
-    With --check, the context itself prints {"errors": [...]}, and nobody else prints on standard output.
+    With --check, the context itself prints {"errors": [...]}, and nothing else goes to standard output.
 
     alone: what else is printed goes to standard error.
     """

@@ -1,8 +1,8 @@
 """A study that several sweeps share: who trains which trial, and what becomes of one whose process is gone.
 
-A trial without a sweep, because that was stopped or is gone, waits in the state WAITING of Optuna with the settings that
-it has; Optuna lets one process alone take it from there. A sweep that trains a trial says so again and again, in the
-trial's attribute "owner". Where that stays the same for too long, another sweep lets the trial wait.
+A trial whose sweep was stopped or is gone waits in Optuna's state WAITING with the settings that it has. Optuna lets
+one process alone take it from there. A sweep updates the attribute "owner" of each trial that it trains; if that stays
+the same for too long, another sweep returns the trial to WAITING.
 """
 
 import contextlib

@@ -12,6 +12,7 @@ import pytest
 from worlds import run_forked
 
 import new_project
+import scaffold.template
 from helpers import PROJECT, SHORT, run
 from utils.errors import UserError
 from utils.files import read_json
@@ -74,9 +75,9 @@ def test_folders_called_data_at_any_depth_are_copied(tmp_path, monkeypatch):
     for name in ("README.md", "docs/README.md"):
         (template / "project" / name).parent.mkdir(parents=True, exist_ok=True)
         (template / "project" / name).touch()
-    monkeypatch.setattr(new_project, "TEMPLATE", template)
-    monkeypatch.setattr(new_project, "FRAMEWORK", [])
-    monkeypatch.setattr(new_project, "YOURS", ["model", "config.json"])
+    monkeypatch.setattr(scaffold.template, "TEMPLATE", template)
+    monkeypatch.setattr(scaffold.template, "FRAMEWORK", [])
+    monkeypatch.setattr(scaffold.template, "YOURS", ["model", "config.json"])
     new_project.main(tmp_path / "made", git=False)
     assert len(list((tmp_path / "made").rglob("words.txt"))) == 2
 

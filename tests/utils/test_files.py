@@ -146,6 +146,7 @@ _OWN = {
     "utils/files.py",
     "utils/config/docs.py",
     "new_project.py",
+    "scaffold/template.py",
     "examples/cifar_resnet/data.py",
     "examples/tabular/data.py",
 }

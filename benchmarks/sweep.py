@@ -104,7 +104,7 @@ def trial_processes(project):
 
 def differences(project, trial):
     """What differs between a trial and an undisturbed run with its settings."""
-    from compare import comparable_state, differing_values
+    from comparing.same import comparable_state, differing_values
 
     name = f"alone-{trial.number}"
     sets = [word for key, value in trial.user_attrs["settings"].items() for word in ("--set", f"{key}={value}")]

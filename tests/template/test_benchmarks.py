@@ -1,7 +1,9 @@
 """That the benchmarks measure what they say: the same work, paired, with an honest interval."""
 
+import ast
 import asyncio
 import contextlib
+import importlib
 import importlib.util
 import json
 import os
@@ -70,6 +72,15 @@ print(len(names))
         text=True,
     )
     assert done.returncode == 0 and done.stdout.endswith(f"{len(names)}\n"), done.stderr
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_what_a_benchmark_imports_of_the_project_is_there(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (PROJECT / node.module.split(".")[0]).is_dir():
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                assert hasattr(module, alias.name), f"{path.name}, line {node.lineno}: {node.module}.{alias.name}"
 
 
 def without_path():

@@ -96,6 +96,38 @@ def test_mistakes_are_answered_without_torch(arguments):
     assert not imported & {"optuna", "torch", "numpy", "pandas", "matplotlib", "torchvision", "tensorboard"}
 
 
+INTERRUPTED = """
+import contextlib, os, runpy, signal, sys
+at, *sys.argv = sys.argv[1:]
+sys.path.insert(0, os.getcwd())
+lost = [KeyboardInterrupt] if at.startswith("torch") else []  # C++ may lose it
+
+class Interrupts:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == at:
+            with contextlib.suppress(*lost):
+                os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupts)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "at"),
+    [
+        *((f"{verb}.py --help", "utils.device") for verb in VERBS),
+        ("predict.py -r none.pth a.png", "torch.types"),
+        ("train.py -c config.json", "torch.types"),
+    ],
+)
+def test_ctrl_c_during_the_imports_is_one_line_and_status_130(command, at):
+    words = [sys.executable, "-c", INTERRUPTED, at, *command.split()]
+    done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
 def test_all_mistakes_in_keys_and_names_come_at_once_with_status_2_before_torch_and_before_a_run(tmp_path):
     wrong = {
         "trainer.epocs": "3",

@@ -4,7 +4,6 @@ Runs of the old template and of projects derived from it, which have only config
 read as well.
 """
 
-import math
 import os
 import platform
 import re
@@ -14,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from logger.csv_log import CsvLog
+from logger.csv_log import CsvLog, best_row
 from logger.measured import results_in
 from logger.pace import read_pace
 from utils.errors import UserError, shortened
@@ -117,7 +116,7 @@ def summarize(folder: str | Path, changed: float = 0.0) -> RunSummary:
     run.monitor = str(run.config.get("trainer.monitor", "off"))
     saved = filter(None, map(progress_of, _names_in(folder, damages)))
     run.epoch, run.batch = max([*saved, *((epoch, 0) for epoch in rows)], default=(0, 0))
-    _take_best(run, list(rows.values()))
+    _take_best(run, rows)
     _take_test(run, results)
     if starts:
         run.started = str(starts[0].get("started", ""))
@@ -249,14 +248,14 @@ def _number(text):
 def _take_best(run, rows):
     """Fill in the best value and the values of its epoch; of the last epoch if nothing is monitored."""
     mode, _, name = run.monitor.partition(" ")
-    watched = [(value, row) for row in rows if (value := _number(row.get(name))) is not None and math.isfinite(value)]
-    if mode in ("min", "max"):
-        # the first of equal ones, as in training
-        run.best, row = (min if mode == "min" else max)(watched, key=lambda pair: pair[0], default=(None, {}))
-        run.best_epoch = int(float(row["epoch"])) if row else None
-    else:
-        row = rows[-1] if rows else {}
-    run.values = {name: value for name, value in _numbers(row).items() if name != "epoch"}
+    is_watched = mode in ("min", "max")
+    watched = [{"epoch": epoch, **_numbers({name: row.get(name)})} for epoch, row in rows.items()]
+    best = best_row(watched, run.monitor if is_watched else "off")
+    if best is None:
+        return
+    if is_watched:
+        run.best, run.best_epoch = best[name], int(best["epoch"])
+    run.values = {name: value for name, value in _numbers(rows[best["epoch"]]).items() if name != "epoch"}
 
 
 def _take_test(run, results):

@@ -14,12 +14,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Self
 
 from logger import TrackerList, setup_logging
-from utils.config.check import check_config, check_types, imports_kept, renamed_types
 from utils.config.command_line import read_command_line
 from utils.config.components import OWN_SECTION, PARTS, Part, as_spec, metric_name
 from utils.config.files import deep_merge, read_config, set_by_path
 from utils.config.plain import require_savable
-from utils.config.schema import KNOWN_KEYS, RunSettings, TrainerSettings
 from utils.config.types import call, find_type, look_up, signature_of
 from utils.distributed.world import decided_by_main, is_main
 from utils.errors import UserError, clean_exit, end_on_user_errors, refuse, shortened, shown
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
     import argparse
 
     from base.base_callback import BaseCallback
+    from utils.config.schema import RunSettings
 
 # A flag for one value of the config. flags: option strings. type: of the value. target: its path in the config.
 CustomArgs = collections.namedtuple("CustomArgs", "flags type target")
@@ -67,6 +66,10 @@ class ConfigParser:
         device: str | None = None,
         also_logged: Iterable[str] | None = (),
     ) -> None:
+        # Imported here and below, so that --help need not wait for pydantic.
+        from utils.config.check import check_config
+        from utils.config.schema import KNOWN_KEYS
+
         self._config = deep_merge({}, config)
         self.resume = Path(resume) if resume else None
         self.parts = parts or {}
@@ -105,6 +108,8 @@ class ConfigParser:
         end_on_user_errors()  # also for errors in what a script without clean_exit builds later
         with clean_exit():
             given = read_command_line(args, options)
+            from utils.config.check import check_types, imports_kept, renamed_types
+
             try:
                 merged = cls(given.config, given.resume, None, None, parts, given.new_run, given.device, also_logged)
             except UserError as error:
@@ -131,6 +136,8 @@ class ConfigParser:
     @classmethod
     def from_file(cls, path: str | Path, modification: dict[Any, Any] | None = None) -> Self:
         """Return the config of a file, with {path: value} set on top, for a notebook. Raises UserError."""
+        from utils.config.check import check_types
+
         config = cls(read_config(Path(path)), modification=modification, parts=PARTS)
         check_types(config.config, config.parts)
         return config
@@ -224,8 +231,10 @@ class ConfigParser:
         return self._config
 
     @property
-    def settings(self) -> RunSettings:
+    def settings(self) -> "RunSettings":
         """The single values at the top of the config (RunSettings: seed, device, ...) with their defaults."""
+        from utils.config.schema import RunSettings
+
         settings = RunSettings.model_validate(self._config)
         return settings.model_copy(update={"device": self._device}) if self._device else settings
 
@@ -275,6 +284,8 @@ class ConfigParser:
 
     def _claim_run(self):
         """(folder of checkpoints, folder of logs, whether the run had ended), with the start recorded."""
+        from utils.config.schema import TrainerSettings
+
         require_savable(self._config, "the config")  # a script may have changed it, and a resume reads it again
         if self.continues:
             save_dir = self.resume.parent

@@ -71,7 +71,8 @@ def _results(run):
     best = {} if run.best is None else {"best": {run.monitor: run.best, "epoch": run.best_epoch}}
     values = {"values": run.values} if run.values else {}
     done = {"state": run.state, "epochs": run.epoch}
-    return done | best | values | ({"test": run.test} if run.test else {})
+    tested = {"test": {"checkpoint": run.test_checkpoint, "epoch": run.test_epoch, **run.test}} if run.test else {}
+    return done | best | values | tested
 
 
 # ---- code

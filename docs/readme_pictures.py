@@ -101,18 +101,23 @@ def draw_page(browser, run):
         try:
             page = browser.new_page(viewport={"width": 720, "height": 580})
             page.goto(service.stdout.readline().split()[-1])
-            box = page.locator("#canvas").bounding_box()
-            places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in THREE]
-            page.mouse.move(*places[0])
-            page.mouse.down()
-            for place in places[1:]:
-                page.mouse.move(*place, steps=4)
-            page.mouse.up()
-            page.wait_for_function("document.querySelector('.best span')?.textContent === '3'")
+            draw_three(page)
             page.wait_for_timeout(1000)  # the bars move
             page.screenshot(path=DOCS / "serve.png")
         finally:
             service.terminate()
+
+
+def draw_three(page):
+    """Draw a three on the page of the service with the mouse, and wait until it is read as one."""
+    box = page.locator("#canvas").bounding_box()
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in THREE]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*place, steps=4)
+    page.mouse.up()
+    page.wait_for_function("document.querySelector('.best span')?.textContent === '3'", timeout=30_000)
 
 
 def make_small(path):

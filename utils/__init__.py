@@ -2,11 +2,8 @@
 
 from utils.batches import inf_loop
 from utils.device import prepare_device
-from utils.errors import UserError, end_on_user_errors
+from utils.errors import UserError
 from utils.files import ensure_dir, read_json, write_json
 from utils.metric_tracker import MetricTracker
 
 __all__ = ["MetricTracker", "UserError", "ensure_dir", "inf_loop", "prepare_device", "read_json", "write_json"]
-
-# After imports that need no packages, before the others: outside the project's environment packages are missing.
-end_on_user_errors()

@@ -160,7 +160,7 @@ def _rows(source, input):
     dtype = rows.dtype.newbyteorder("=")
     if input is not None:
         try:
-            input.require(torch.as_tensor(np.array(rows[:1], dtype)))
+            input.require(torch.as_tensor(np.array(rows[:1], dtype)).expand(rows.shape))  # which reads one row alone
         except UserError as error:
             raise UserError(f"{shown(source)}: {error}") from None
     at_once = max(1, _BYTES_AT_ONCE // max(1, rows[:1].nbytes))

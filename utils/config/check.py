@@ -24,9 +24,11 @@ from utils.config.components import (
     nested_specs,
     objects_in,
     specs_in,
+    watched,
 )
 from utils.config.files import deep_merge, set_by_path
 from utils.config.forms import form_errors
+from utils.config.optimizer_args import refused_by_optimizer
 from utils.config.schema import KNOWN_KEYS, OTHER_LOADERS, SECTION_MODELS, Config, Flag, TrainerSettings
 from utils.config.types import argument_errors, find_by_import, find_in_source, renamed
 from utils.duration import is_duration
@@ -60,8 +62,12 @@ def check_config(
 
 
 def check_types(config: dict[str, Any], parts: dict[str, Part]) -> None:
-    """Import every type and bind its args, without building anything. Raises UserError with all errors."""
-    _raise_first(error for component in _components(config, parts) for error in _errors_of(*component, find_by_import))
+    """Import every type and bind its args; torch's optimizers look at theirs. Raises UserError with all errors."""
+    _raise_first(
+        error
+        for component in _components(config, parts)
+        for error in _errors_of(*component, find_by_import) or refused_by_optimizer(*component)
+    )
 
 
 @contextlib.contextmanager
@@ -258,16 +264,6 @@ def _flag_errors(config, parts):
 
 
 # Rules that need source files or the disk
-
-
-def watched(config: dict[str, Any]) -> dict[str, str]:
-    """Return {path: name} of the values that the config monitors."""
-    monitors = {"trainer.monitor": dict_at(config, "trainer").get("monitor")}
-    for i, callback in enumerate(entries(config.get("callbacks"))):
-        monitors[f"callbacks.{i}.args.monitor"] = args_of({"callback": callback}, "callback").get("monitor")
-    watched = {path: monitor[4:] for path, monitor in monitors.items() if str(monitor).startswith(("min ", "max "))}
-    of_scheduler = dict_at(config, "lr_scheduler").get("monitor")
-    return watched | ({"lr_scheduler.monitor": of_scheduler} if isinstance(of_scheduler, str) else {})
 
 
 def _monitor_errors(config, parts, also_logged):

@@ -9,12 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from utils.config.components import dict_at, entries
 from utils.config.files import deep_merge, parse_assignment, places_of, read_config, set_by_path, split_path
 from utils.config.plain import path_error, require_plain, require_savable
-from utils.config.schema import KNOWN_KEYS, Flag
 from utils.config.train_flags import Variant, variants_of
 from utils.device import chosen_device
 from utils.distributed.launch import is_own_launch, launch_id, restarts
@@ -124,12 +121,18 @@ def _flags_of_config():
     if named.resume and named.resume != "auto":
         path = newest_run(_save_dir(config)) if named.resume == "latest" else Path(named.resume)
         config = deep_merge(_config_beside(path), config)
-    flags = {}
-    for i, entry in enumerate(entries(config.get("cli"))):
-        flags[f"cli.{i}"] = None
-        with contextlib.suppress(ValidationError):  # the config's check reports it
-            flags[f"cli.{i}"] = Flag.model_validate(entry)
-    return flags
+    return {f"cli.{i}": _flag(entry) for i, entry in enumerate(entries(config.get("cli")))}
+
+
+def _flag(entry):
+    """The Flag that an entry of "cli" describes; None for a malformed one, which the config's check reports."""
+    # Here and below, since --help without flags of a config need not wait for pydantic.
+    from utils.config.schema import Flag
+
+    try:
+        return Flag.model_validate(entry)
+    except ValueError:
+        return None
 
 
 def _config_beside(path):
@@ -210,6 +213,8 @@ def _unknown_words(parser, words, config):
 
 def _instead_of(flag, value, flags, config):
     """Suggestions for an unknown flag. flags: {name: flag} of the known ones."""
+    from utils.config.schema import KNOWN_KEYS
+
     name = flag.lstrip("-").replace("-", "_")
     places = places_of(name, config, KNOWN_KEYS)
     if len(places) in (1, 2, 3) and name not in flags:
@@ -246,6 +251,8 @@ def _require_usable(parsed):
 
 def _set_all(config, assignments):
     """(a copy of the config with all values set that can be set, a line for each that cannot be)."""
+    from utils.config.schema import KNOWN_KEYS
+
     changed, errors = deep_merge({}, config), []
     for target, value in assignments:
         try:

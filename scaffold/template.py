@@ -63,12 +63,14 @@ def copy_template(target: Path, name: str) -> None:
     shutil.copytree(TEMPLATE / OWN_FILES, target, ignore=LEFT_BEHIND, dirs_exist_ok=True)
 
     config, readme, index = target / "config.json", target / "README.md", target / "docs" / "README.md"
-    named = re.sub(r'"name": "[^"]*"', lambda _: f'"name": {json.dumps(name)}', config.read_text(), count=1)
+    named = config.read_text(encoding="utf-8")
+    named = re.sub(r'"name": "[^"]*"', lambda _: f'"name": {json.dumps(name)}', named, count=1)
     named = re.sub(r'\n *"description": "(\\.|[^"\\])*",?', "", named, count=1)  # it describes the template's job
-    config.write_text(named)
-    readme.write_text(readme.read_text().replace("{name}", name))
-    pages = index.read_text().splitlines(keepends=True)
-    index.write_text("".join(line for line in pages if "(jobs.md)" not in line))
+    config.write_text(named, encoding="utf-8")
+    text = readme.read_text(encoding="utf-8")
+    readme.write_text(text.replace("{name}", name), encoding="utf-8")
+    pages = index.read_text(encoding="utf-8").splitlines(keepends=True)
+    index.write_text("".join(line for line in pages if "(jobs.md)" not in line), encoding="utf-8")
 
 
 def write_manifest(target: Path) -> None:
@@ -76,7 +78,7 @@ def write_manifest(target: Path) -> None:
     files = [path for item in FRAMEWORK for path in [target / item, *(target / item).rglob("*")] if path.is_file()]
     sums = {path.relative_to(target).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     content = {"version": template_version(), "files": dict(sorted(sums.items()))}
-    (target / "template.json").write_text(json.dumps(content, indent=4) + "\n")
+    (target / "template.json").write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
 
 
 def template_version() -> str | None:

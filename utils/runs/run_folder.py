@@ -280,7 +280,7 @@ def refuse_second(folder: Path, seen: Collection[str]) -> None:
     if other is None:
         return
     if folder.name not in seen:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # Windows keeps the lock, which is open
     run = folder.parent / Path(other).parts[0]
     raise UserError(f"{run}: {WAS_TRAINED}; give the same command again")
 

@@ -34,7 +34,21 @@ FRAMEWORK = [
     "utils",
 ]
 # What the user of a new project edits, with the default job in it.
-YOURS = [".gitignore", "LICENSE", "config.json", "data/mnist", "data_loader", "model", "notebooks", "trainer"]
+YOURS = [
+    ".devcontainer",
+    ".dockerignore",
+    ".editorconfig",
+    ".gitignore",
+    ".pre-commit-config.yaml",
+    "Dockerfile",
+    "LICENSE",
+    "config.json",
+    "data/mnist",
+    "data_loader",
+    "model",
+    "notebooks",
+    "trainer",
+]
 # A folder whose files are copied last: the project's own README, tests and settings.
 OWN_FILES = "project"
 # of the template's own job and figures, and what draws them

@@ -282,7 +282,7 @@ def trainable_parameters(log_folder: Path) -> int | None:
     """Return the number of parameters that the run trains, from model.txt or else info.log; None if neither says it."""
     for name in ("model.txt", "info.log"):
         with contextlib.suppress(OSError):
-            if found := _COUNT.findall((log_folder / name).read_text(errors="replace")):
+            if found := _COUNT.findall((log_folder / name).read_text(encoding="utf-8", errors="replace")):
                 total, frozen = (int(count.replace(",", "") or 0) for count in found[-1])
                 return total - frozen
     return None

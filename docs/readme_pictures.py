@@ -5,6 +5,7 @@ are short ones, in a folder that is removed. Chromium takes the pictures of page
 """
 
 import contextlib
+import html
 import os
 import shutil
 import subprocess
@@ -18,6 +19,8 @@ DOCS = Path(__file__).resolve().parent
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SHORT = ("--set", "trainer.epochs=3", "--set", "trainer.limit_train_batches=100")
 SHORTER = ("--set", "trainer.epochs=1", "--set", "trainer.limit_train_batches=40", "--pruner", "Nop")
+TERMINAL = """<pre style="margin: 0; padding: 16px; background: #1e1e1e; color: #e6e6e6; white-space: pre-wrap;
+font: 15px/1.5 'DejaVu Sans Mono', monospace">{}</pre>"""
 LETTERS = "font.size: 15"  # of matplotlib: the pictures of compare.py and sweep.py are shown at half their width
 # The report's sections that a run has beside those in the README would only make its picture long.
 ONLY_SOME_SECTIONS = """for (const section of document.querySelectorAll("section"))
@@ -42,10 +45,11 @@ def main(run=None):
         run = Path(run) if run else train(saved / "default")
         ours("-m", "logger.plots", run, "--what", "curves", "--out", DOCS / "curves.png")
         ours("test.py", "-r", run / "model_best.pth")
+        ours("-m", "logger.plots", run, "--what", "confusion", "--out", DOCS / "test.png")
         draw_report(browser, run)
         ours("predict.py", "-r", run, "--split", "test", "--errors", "--grid", DOCS / "predict.png")
         draw_page(browser, run)
-        ours("export.py", "-r", run, "--to", "onnx", "--out", f"{folder}/model.onnx")
+        draw_export(browser, run, Path(folder))
         Path(folder, "matplotlibrc").write_text(LETTERS)
         for lr in (0.0002, 0.002, 0.02):
             train(saved / "compared", *SHORT, "--lr", lr)
@@ -57,7 +61,7 @@ def main(run=None):
     with Image.open(DOCS / "predict.png") as grid:  # of its 8 columns and 4 rows, 5 and 3 can be read at half width
         part = grid.crop((0, 0.045 * grid.height, 0.626 * grid.width, 0.76 * grid.height))
     part.save(DOCS / "predict.png")
-    for name in ("curves", "report", "predict", "serve", "compare", "sweep"):
+    for name in ("curves", "report", "test", "predict", "export", "serve", "compare", "sweep"):
         make_small(DOCS / f"{name}.png")
 
 
@@ -92,6 +96,17 @@ def draw_report(browser, run):
     page.goto((log / "report.html").resolve().as_uri())
     page.evaluate(ONLY_SOME_SECTIONS)
     page.screenshot(path=DOCS / "report.png", full_page=True)
+
+
+def draw_export(browser, run, folder):
+    """Draw what export.py prints, with short paths."""
+    words = [sys.executable, "export.py", "-r", str(run), "--to", "onnx", "--out", str(folder / "model.onnx")]
+    printed = subprocess.run(words, cwd=DOCS.parent, stdout=subprocess.PIPE, text=True, check=True).stdout
+    for place in (folder, run, run.resolve()):
+        printed = printed.replace(f"{place}/", "")
+    page = browser.new_page(viewport={"width": 520, "height": 100})
+    page.set_content(TERMINAL.format(html.escape(f"$ python export.py -r latest --to onnx\n{printed}")))
+    page.locator("pre").screenshot(path=DOCS / "export.png")
 
 
 def draw_page(browser, run):

@@ -5,13 +5,16 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 import torch
+from made_runs import make_run
 
 import utils.files
 from base import BaseDataLoader
 from helpers import PROJECT, SHORT, TinyData
+from logger.run_summary import summarize
 from utils.batches import DataError, batches_of
 from utils.errors import UserError
 from utils.files import delete_unless_in_use, write_whole
@@ -108,6 +111,13 @@ def test_an_old_file_that_is_open_elsewhere_is_left(tmp_path, monkeypatch):
         delete_unless_in_use(tmp_path / "checkpoint-epoch1.pth")
     error.winerror = 32
     delete_unless_in_use(tmp_path / "checkpoint-epoch1.pth")
+
+
+def test_without_locks_nobody_says_that_a_run_has_died(tmp_path, monkeypatch):
+    folder = make_run(tmp_path, "a", ended=False)
+    assert summarize(folder, time.time()).with_present_state().state == "died"
+    monkeypatch.setattr("logger.run_summary.HAS_LOCKS", False)
+    assert summarize(folder, time.time()).with_present_state().state == "running?"
 
 
 class Transformed(TinyData):

@@ -28,8 +28,9 @@ ifneq ($(wildcard docs/readme_pictures.py),)  # in the template alone
 pictures: .venv/installed-dev
 	$(BIN)/python docs/readme_pictures.py $(RUN)
 
-test-spawn: .venv/installed-dev  # with spawned worker processes, as on macOS and Windows
-	START_METHOD=spawn PYTHONPATH=tests/start_method $(BIN)/python -m pytest $(TESTS)
+test-spawn: START_METHOD ?= spawn
+test-spawn: .venv/installed-dev  # with spawned worker processes, as on macOS and Windows; forkserver: as Python 3.14
+	START_METHOD=$(START_METHOD) PYTHONPATH=tests/start_method $(BIN)/python -m pytest $(TESTS)
 
 test-lowest: .venv-lowest/installed  # with the lowest versions that the requirements allow
 	.venv-lowest/bin/python -m pytest $(TESTS)

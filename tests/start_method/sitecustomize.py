@@ -1,7 +1,7 @@
 """Python imports this at its start if the folder is in PYTHONPATH: worker processes start as START_METHOD says.
 
-So they do in the tests, and in all commands that a test runs. Windows and macOS spawn processes, and so does Linux from
-Python 3.14 on, all but in name.
+So they do in the tests, and in all commands that a test runs. macOS and Windows have "spawn", and Linux has
+"forkserver" from Python 3.14 on, which sends its processes what they need in the same way.
 """
 
 import multiprocessing

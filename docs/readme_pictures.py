@@ -5,12 +5,12 @@ are short ones, in a folder that is removed. Chromium takes the pictures of page
 """
 
 import contextlib
-import html
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
 from PIL import Image
@@ -19,8 +19,6 @@ DOCS = Path(__file__).resolve().parent
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SHORT = ("--set", "trainer.epochs=3", "--set", "trainer.limit_train_batches=100")
 SHORTER = ("--set", "trainer.epochs=1", "--set", "trainer.limit_train_batches=40", "--pruner", "Nop")
-TERMINAL = """<pre style="margin: 0; padding: 16px; background: #1e1e1e; color: #e6e6e6; white-space: pre-wrap;
-font: 15px/1.5 'DejaVu Sans Mono', monospace">{}</pre>"""
 LETTERS = "font.size: 15"  # of matplotlib: the pictures of compare.py and sweep.py are shown at half their width
 # The report's sections that a run has beside those in the README would only make its picture long.
 ONLY_SOME_SECTIONS = """for (const section of document.querySelectorAll("section"))
@@ -49,7 +47,7 @@ def main(run=None):
         draw_report(browser, run)
         ours("predict.py", "-r", run, "--split", "test", "--errors", "--grid", DOCS / "predict.png")
         draw_page(browser, run)
-        draw_export(browser, run, Path(folder))
+        draw_export(run, Path(folder))
         Path(folder, "matplotlibrc").write_text(LETTERS)
         for lr in (0.0002, 0.002, 0.02):
             train(saved / "compared", *SHORT, "--lr", lr)
@@ -98,15 +96,20 @@ def draw_report(browser, run):
     page.screenshot(path=DOCS / "report.png", full_page=True)
 
 
-def draw_export(browser, run, folder):
-    """Draw what export.py prints, with short paths."""
+def draw_export(run, folder):
+    """Draw what export.py prints, as a terminal shows it, with short paths."""
+    import matplotlib.pyplot as plt
+
     words = [sys.executable, "export.py", "-r", str(run), "--to", "onnx", "--out", str(folder / "model.onnx")]
     printed = subprocess.run(words, cwd=DOCS.parent, stdout=subprocess.PIPE, text=True, check=True).stdout
     for place in (folder, run, run.resolve()):
         printed = printed.replace(f"{place}/", "")
-    page = browser.new_page(viewport={"width": 520, "height": 100})
-    page.set_content(TERMINAL.format(html.escape(f"$ python export.py -r latest --to onnx\n{printed}")))
-    page.locator("pre").screenshot(path=DOCS / "export.png")
+    text = f"$ python export.py -r latest --to onnx\n{printed.strip()}"
+    lines = [part for line in text.split("\n") for part in textwrap.wrap(line, 44, break_on_hyphens=False)]
+    figure = plt.figure(figsize=(5.2, 0.36 + 0.25 * len(lines)), facecolor="#1e1e1e")
+    figure.text(0.035, 0.5, "\n".join(lines), family="monospace", size=13, color="#e6e6e6", va="center")
+    figure.savefig(DOCS / "export.png")
+    plt.close(figure)
 
 
 def draw_page(browser, run):

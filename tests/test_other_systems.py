@@ -8,7 +8,6 @@ import textwrap
 import time
 
 import pytest
-import torch
 from made_runs import make_run
 
 import utils.files
@@ -139,15 +138,6 @@ def test_a_transform_that_spawned_workers_cannot_get_is_one_line_with_a_remedy()
         with pytest.raises(DataError, match="define functions at the top of a file instead of lambda") as told:
             next(batches_of(loader))
         assert name in str(told.value) and "\n" not in str(told.value)
-
-
-def test_spawned_workers_give_the_batches_of_one_process():
-    """Of a transform that can be sent to them."""
-    expected, spawned = (
-        [features for features, _ in BaseDataLoader(Transformed(torch.square), 8, True, 0.2, **workers)]
-        for workers in ({"num_workers": 0}, {"num_workers": 1, "multiprocessing_context": "spawn"})
-    )
-    assert len(expected) == 5 and all(map(torch.equal, expected, spawned))
 
 
 def test_text_files_are_utf_8_whatever_the_system_has():

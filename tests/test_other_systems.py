@@ -1,6 +1,7 @@
 """Windows and macOS, as far as Linux can show it: what they lack is taken away, and what they do is done."""
 
 import ast
+import json
 import os
 import subprocess
 import sys
@@ -24,7 +25,7 @@ MODULES = [".".join(path.relative_to(PROJECT).with_suffix("").parts).removesuffi
 
 # Takes away what Windows lacks, once the libraries are imported; then imports all files, trains, and asks for the rest.
 WINDOWS = """
-    import importlib, os, runpy, signal, sys
+    import importlib, json, os, runpy, signal, sys
     import matplotlib.pyplot, onnxscript, optuna, torch.distributed.elastic.multiprocessing, torch.utils.data, uvicorn
     import torch.utils.tensorboard
     for name in ("fcntl", "grp", "pwd", "resource", "termios"):
@@ -35,7 +36,8 @@ WINDOWS = """
         delattr(signal, name)
     for name in ("fchmod", "fork", "getuid", "killpg", "register_at_fork", "setpgid", "setsid", "sync", "O_NONBLOCK"):
         delattr(os, name)
-    for name in {modules!r}:
+    modules, flags = json.loads(sys.argv[1])
+    for name in modules:
         importlib.import_module(name)
 
     from serving.workers import require_workers
@@ -47,7 +49,7 @@ WINDOWS = """
         require_workers(2)
     except UserError as error:
         print(error)
-    sys.argv = ["train.py", "-c", "config.json", *{flags!r}]
+    sys.argv = ["train.py", "-c", "config.json", *flags]
     runpy.run_path("train.py", run_name="__main__")
     sys.argv[1:3] = ["-r", "latest"]
     runpy.run_path("train.py", run_name="__main__")
@@ -59,8 +61,8 @@ def test_all_files_import_and_a_run_trains_and_resumes_without_what_windows_lack
     callbacks = '[{"type": "ThroughputMonitor"}]'
     sets = {"trainer.save_dir": tmp_path, "callbacks": callbacks, "trainer.keep_last": 1, "trainer.tensorboard": "true"}
     flags = [*SHORT, *(word for key, value in sets.items() for word in ("--set", f"{key}={value}"))]
-    program = textwrap.dedent(WINDOWS).format(modules=sorted(set(MODULES) - {"test"}), flags=flags)
-    done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True)
+    command = [sys.executable, "-c", textwrap.dedent(WINDOWS), json.dumps([sorted({*MODULES} - {"test"}), flags])]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "--workers: this system cannot fork; start one service on each of several ports" in done.stdout
     assert "epoch 1/1" in done.stdout and [path.name for path in tmp_path.glob("models/*/*/checkpoint*")]

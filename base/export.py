@@ -21,6 +21,7 @@ from base.data.texts import TextInput
 from base.trained_model import TrainedModel, require_one_output
 from utils.batches import batches_of
 from utils.errors import UserError, shortened, shown
+from utils.files import replace_file
 from utils.nested import describe, halves
 from utils.runs.checkpoint import load_checkpoint
 from utils.runs.environment import last_start
@@ -185,7 +186,7 @@ def _checked(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}{path.suffix}")
     try:
         yield temporary
-        os.replace(temporary, path)
+        replace_file(temporary, path)
     except OSError as error:
         raise UserError(f"{shown(path)}: cannot be written: {error.strerror or error}") from None
     finally:

@@ -121,7 +121,10 @@ def _between(runs):
 def _git(*arguments):
     """Lines that a git command prints in the project's folder; [] if it fails, as without git."""
     try:
-        done = subprocess.run(["git", *arguments], cwd=_PROJECT, capture_output=True, text=True, timeout=10)
+        command = ["git", *arguments]
+        done = subprocess.run(
+            command, cwd=_PROJECT, capture_output=True, encoding="utf-8", errors="replace", timeout=10
+        )
     except (OSError, subprocess.TimeoutExpired):
         return []
     return [line.strip() for line in done.stdout.splitlines()] if done.returncode == 0 else []

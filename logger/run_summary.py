@@ -18,7 +18,7 @@ from logger.measured import results_in
 from logger.pace import read_pace
 from utils.errors import UserError, shortened
 from utils.files import read_beside, read_json_beside
-from utils.runs.run_folder import is_being_trained, log_folder
+from utils.runs.run_folder import HAS_LOCKS, is_being_trained, log_folder
 
 LOG_FILES = ("metrics.csv", "info.log", "pace.csv")
 RUN_FILES = ("config.json", "environment.json", "test_results.json")
@@ -81,7 +81,8 @@ class RunSummary:
             self.state, self.reason = "running", ""
         elif self.state == "unknown":
             # the lock tells of processes on this machine only
-            known = self.environment.get("host") == platform.node() and os.path.exists(f"{self.folder}/.lock")
+            here = self.environment.get("host") == platform.node()
+            known = HAS_LOCKS and here and os.path.exists(f"{self.folder}/.lock")
             quiet = time.time() - self.changed > _QUIET_SECONDS
             self.state = "died" if known else "died?" if quiet else "running?"
         return self

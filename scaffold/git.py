@@ -30,6 +30,8 @@ def run_git(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     names_a_repository = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
     environment = {key: value for key, value in os.environ.items() if key not in names_a_repository}
     try:
-        return subprocess.run(["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+        return subprocess.run(
+            ["git", *arguments], cwd=folder, env=environment, capture_output=True, encoding="utf-8", errors="replace"
+        )
     except FileNotFoundError:
         return subprocess.CompletedProcess(arguments, _NOT_INSTALLED, "", "")

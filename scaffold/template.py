@@ -34,7 +34,21 @@ FRAMEWORK = [
     "utils",
 ]
 # What the user of a new project edits, with the default job in it.
-YOURS = [".gitignore", "LICENSE", "config.json", "data/mnist", "data_loader", "model", "notebooks", "trainer"]
+YOURS = [
+    ".devcontainer",
+    ".dockerignore",
+    ".editorconfig",
+    ".gitignore",
+    ".pre-commit-config.yaml",
+    "Dockerfile",
+    "LICENSE",
+    "config.json",
+    "data/mnist",
+    "data_loader",
+    "model",
+    "notebooks",
+    "trainer",
+]
 # A folder whose files are copied last: the project's own README, tests and settings.
 OWN_FILES = "project"
 # of the template's own job and figures, and what draws them
@@ -42,7 +56,9 @@ _PICTURES = (
     "readme_pictures.py",
     "curves.png",
     "report.png",
+    "test.png",
     "predict.png",
+    "export.png",
     "compare.png",
     "sweep.png",
     "overhead.png",
@@ -63,12 +79,14 @@ def copy_template(target: Path, name: str) -> None:
     shutil.copytree(TEMPLATE / OWN_FILES, target, ignore=LEFT_BEHIND, dirs_exist_ok=True)
 
     config, readme, index = target / "config.json", target / "README.md", target / "docs" / "README.md"
-    named = re.sub(r'"name": "[^"]*"', lambda _: f'"name": {json.dumps(name)}', config.read_text(), count=1)
+    named = config.read_text(encoding="utf-8")
+    named = re.sub(r'"name": "[^"]*"', lambda _: f'"name": {json.dumps(name)}', named, count=1)
     named = re.sub(r'\n *"description": "(\\.|[^"\\])*",?', "", named, count=1)  # it describes the template's job
-    config.write_text(named)
-    readme.write_text(readme.read_text().replace("{name}", name))
-    pages = index.read_text().splitlines(keepends=True)
-    index.write_text("".join(line for line in pages if "(jobs.md)" not in line))
+    config.write_text(named, encoding="utf-8")
+    text = readme.read_text(encoding="utf-8")
+    readme.write_text(text.replace("{name}", name), encoding="utf-8")
+    pages = index.read_text(encoding="utf-8").splitlines(keepends=True)
+    index.write_text("".join(line for line in pages if "(jobs.md)" not in line), encoding="utf-8")
 
 
 def write_manifest(target: Path) -> None:
@@ -76,7 +94,7 @@ def write_manifest(target: Path) -> None:
     files = [path for item in FRAMEWORK for path in [target / item, *(target / item).rglob("*")] if path.is_file()]
     sums = {path.relative_to(target).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     content = {"version": template_version(), "files": dict(sorted(sums.items()))}
-    (target / "template.json").write_text(json.dumps(content, indent=4) + "\n")
+    (target / "template.json").write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
 
 
 def template_version() -> str | None:

@@ -72,11 +72,12 @@ def test_folders_called_data_at_any_depth_are_copied(tmp_path, monkeypatch):
         (template / "model" / name).mkdir(parents=True)
         (template / "model" / name / "words.txt").touch()
     (template / "config.json").write_text('{"name": "x"}')
-    for name in ("README.md", "docs/README.md"):
-        (template / "project" / name).parent.mkdir(parents=True, exist_ok=True)
-        (template / "project" / name).touch()
+    for name in ("project/README.md", "docs/README.md"):
+        (template / name).parent.mkdir()
+        (template / name).touch()
     monkeypatch.setattr(scaffold.template, "TEMPLATE", template)
-    monkeypatch.setattr(scaffold.template, "FRAMEWORK", [])
+    monkeypatch.setattr(scaffold.template, "FRAMEWORK", ["docs"])
+    monkeypatch.setattr(scaffold.template, "FRAMEWORK_OWN", [])
     monkeypatch.setattr(scaffold.template, "YOURS", ["model", "config.json"])
     new_project.main(tmp_path / "made", git=False)
     assert len(list((tmp_path / "made").rglob("words.txt"))) == 2
@@ -127,7 +128,7 @@ def test_its_manifest_holds_the_checksum_of_each_file_of_the_framework(project):
     for place, checksum in manifest["files"].items():
         assert hashlib.sha256((project / place).read_bytes()).hexdigest() == checksum, place
     tracked = set(git(project, "ls-files").splitlines())
-    rooms = ("model/", "data_loader/", "trainer/", "data/", "notebooks/", "saved/", "tests/")
+    rooms = ("model/", "data_loader/", "trainer/", "data/", "notebooks/", "saved/")
     own = {
         ".gitignore",
         "LICENSE",

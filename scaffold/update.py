@@ -1,0 +1,129 @@
+"""Bring the framework of a project up to date: python new_project.py --update ../my_project.
+
+A file that is as the project got it is replaced. One that the user has changed is merged: its changes since the
+project's version of the template, and those of the template. The manifest then holds the checksums of the template's
+files, of merged ones too, so that the next update knows them as changed.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from scaffold import history, template
+from scaffold.changes import change_files
+from scaffold.git import run_git, uncommitted
+from scaffold.line_endings import with_unix_lines
+from scaffold.manifest import read_manifest
+from scaffold.plan import MARKER, make_plan
+from utils.errors import UserError, shown
+
+ROOMS = ["data_loader", "model", "trainer"]
+_ORDER = ["added", "replaced", "renamed", "removed", "merged", "absent", "kept", "CONFLICT"]
+_NO_TESTS = 5  # an exit status of pytest
+
+
+def update(project: str | Path, rooms: Iterable[str] = (), dry_run: bool = False, force: bool = False) -> int:
+    """Bring the framework of a project up to date, and run its tests. Returns the exit status.
+
+    rooms: those of the user's folders, of ROOMS, whose files are merged with the template's, too.
+    dry_run: only say what would be done.
+    force: update also a project that is not committed, or newer than the template.
+
+    Returns 1 if there are conflicts or the tests fail. Raises UserError, and then has changed nothing.
+    """
+    project, rooms = Path(project).resolve(), list(rooms)
+    version, sums = read_manifest(project)
+    commit = history.commit_of(version)
+    if not force:
+        _refuse_newer(project, version, commit)
+    plan = make_plan(project, sums, commit, rooms)
+    risk = uncommitted(project) or _not_kept(project, plan.merged)
+    if risk and not (force or dry_run):
+        raise UserError(f"{shown(project)}: {risk}; commit it first, or add --force")
+
+    _tell(project, version, plan.lines)
+    if commit:
+        _tell_of_rooms(commit, [room for room in ROOMS if room not in rooms])
+    if dry_run:
+        print("nothing has been changed" + (f"; the project {risk}" if risk else ""))
+        return 0
+    manifest = template.manifest_of(plan.recorded).encode()
+    changed = bool(plan.writes or plan.removals)
+    if changed or manifest != with_unix_lines((project / template.MANIFEST).read_bytes()):
+        change_files(project, {**plan.writes, template.MANIFEST: manifest}, plan.removals)
+    if plan.conflicts:
+        print(f"resolve the conflicts, marked by {MARKER.decode()}, in {shown(', '.join(plan.conflicts))}")
+        print("then: make test; git diff shows all changes, and git stash -u takes them back")
+        return 1
+    if not changed:
+        print("it is up to date")
+        return 0
+    return _run_tests(project, new_packages=not plan.writes.keys().isdisjoint({"requirements.txt", "constraints.txt"}))
+
+
+def _refuse_newer(project, version, commit):
+    """Raise UserError if the project comes from a version that the template's history does not hold."""
+    if version is None or not history.has_history():
+        return
+    remedy = f"{'git fetch --unshallow' if history.is_shallow() else 'git pull'} in {template.TEMPLATE}, or add --force"
+    if commit is None:
+        raise UserError(f"{shown(project)}: comes from {shown(version)}, unknown to this template; {remedy}")
+    if history.is_newer(commit):
+        raise UserError(f"{shown(project)}: comes from {shown(version)}, newer than this template; {remedy}")
+
+
+def _not_kept(project, places):
+    """Which of the files that will be merged git does not keep, in words; None if it keeps all."""
+    kept = set(run_git(project, "ls-files", "-z", "--", ".").stdout.split("\0"))
+    for place in places:
+        if Path(os.path.realpath(project / place)).relative_to(project).as_posix() not in kept:
+            return f"has uncommitted work: {shown(place)}, which git ignores"
+    return None
+
+
+def _tell(project, version, lines):
+    """Say what happens to each file, what needs attention last."""
+    print(
+        f"{shown(project.name)}: from {version or 'an unknown version'} to {template.template_version() or 'this one'}"
+    )
+    for what, text in sorted(lines, key=lambda line: _ORDER.index(line[0])):
+        print(f"  {what:<9} {shown(text)}")
+    counts = Counter(what for what, _ in lines)
+    print(", ".join(f"{counts[what]} {what}" for what in _ORDER if counts[what]) or "no file of the framework differs")
+
+
+def _tell_of_rooms(commit, rooms):
+    """Say which of the user's files, left alone, the template has changed in its own job."""
+    changed = history.changed_since(commit, rooms) if rooms else []
+    if changed:
+        folders = sorted({name.split("/")[0] for name in changed})
+        print(f"yours, and left alone, though changed in the template: {', '.join(changed)}")
+        print(f"  to see how: git -C {shlex.quote(str(template.TEMPLATE))} diff {commit[:10]} -- {' '.join(folders)}")
+        print(f"  to merge: add --rooms {' '.join(folders)}")
+
+
+def _run_tests(project, new_packages):
+    """Run the project's tests in its environment, else in this one. Returns the exit status."""
+    own = [project / ".venv" / place for place in ("bin/python", "Scripts/python.exe")]
+    pythons = [*(str(path) for path in own if path.is_file()), sys.executable]
+    python = next(filter(_has_pytest, pythons), None)
+    if new_packages:
+        print("the framework's requirements have changed: make test installs them")
+    if python is None:
+        print("the tests have not been run: pytest is not installed; make test installs it")
+        return 0
+    print(f"the project's tests, with {python}:", flush=True)
+    status = subprocess.run([python, "-m", "pytest"], cwd=project).returncode
+    if status in (0, _NO_TESTS):
+        print("updated; look at it with git diff, then commit")
+        return 0
+    print("updated, but the tests fail; git diff shows all changes, and git stash -u takes them back")
+    return 1
+
+
+def _has_pytest(python):
+    return subprocess.run([python, "-c", "import pytest"], capture_output=True).returncode == 0

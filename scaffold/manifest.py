@@ -1,6 +1,7 @@
 """Read the manifest of a project, template.json, which may be damaged or a stranger's."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,11 +13,22 @@ _NEVER_OURS = {*(PurePosixPath(item).parts[0].lower() for item in YOURS), "saved
 _RESTORE = f"restore it: git checkout {MANIFEST}"
 
 
-def read_manifest(project: Path) -> tuple[str | None, dict[str, str]]:
-    """Return the version of the template that a project comes from, and {path: SHA-256} of the framework's files.
+@dataclass
+class Manifest:
+    """What a project knows of its origin.
 
-    Paths in the user's folders are left out. Raises UserError.
+    version: of the template; None if that is unknown.
+    files: {path: SHA-256} of the framework's files as the project got them.
+    rooms: {folder of the user's: version that its files come from}, if that is another one.
     """
+
+    version: str | None
+    files: dict[str, str]
+    rooms: dict[str, str]
+
+
+def read_manifest(project: Path) -> Manifest:
+    """Return the manifest of a project, without paths in the user's folders. Raises UserError."""
     path = project / MANIFEST
     if not project.is_dir():
         raise UserError(f"{shown(project)}: is no folder; give the folder of a project")
@@ -31,7 +43,7 @@ def read_manifest(project: Path) -> tuple[str | None, dict[str, str]]:
     if problem := _problem(content):
         raise UserError(f"{shown(path)}: {problem}; {_RESTORE}")
     files = {place: checksum for place, checksum in content["files"].items() if not is_the_users(place)}
-    return content["version"], files
+    return Manifest(content["version"], files, content.get("rooms", {}))
 
 
 def is_the_users(place: str) -> bool:
@@ -45,6 +57,9 @@ def _problem(content: Any) -> str | None:
         return "a manifest has a version and files"
     if not isinstance(content["version"], str | None):
         return f"version: got {brief(content['version'])}; it should be a string or null"
+    rooms = content.get("rooms", {})
+    if not isinstance(rooms, dict) or not all(isinstance(version, str) for version in rooms.values()):
+        return f"rooms: got {brief(rooms)}; it should be an object of folders and versions"
     if not isinstance(content["files"], dict) or not content["files"]:
         return f"files: got {brief(content['files'])}; it should be an object of paths and checksums"
     for place, checksum in content["files"].items():

@@ -9,6 +9,7 @@ from pathlib import Path
 from scaffold import history, template
 from scaffold.git import merge
 from scaffold.line_endings import has_checksum, is_equal, is_text, with_lines_of, with_unix_lines
+from scaffold.manifest import Manifest, is_the_users
 from utils.errors import UserError, shown
 
 MARKER = b"<<<<<<< yours"  # how a conflict begins
@@ -34,12 +35,8 @@ class Plan:
     recorded: dict[str, bytes] = field(default_factory=dict)
 
 
-def make_plan(project: Path, sums: dict[str, str], commit: str | None, rooms: list[str]) -> Plan:
-    """Compare a project with the template.
-
-    sums: {path: SHA-256} of the framework's files as the project got them.
-    commit: of the template that the project got them from; None if it is unknown.
-    rooms: of the user's folders that are updated, too.
+def make_plan(project: Path, manifest: Manifest, rooms: list[str]) -> Plan:
+    """Compare a project with the template. rooms: folders of the user's that are updated, too.
 
     Raises UserError if the project cannot be updated.
     """
@@ -48,10 +45,14 @@ def make_plan(project: Path, sums: dict[str, str], commit: str | None, rooms: li
         template.copy_items(rooms, Path(folder))
         plan = Plan(recorded=template.contents(Path(folder), [*template.FRAMEWORK, *template.FRAMEWORK_OWN]))
         ours = plan.recorded | template.contents(Path(folder), rooms)
+    commit = history.commit_of(manifest.version)
     renames = history.renames_since(commit) if commit else {}
-    if commit:
-        in_rooms = [place for room in rooms for place in history.files_at(commit, room)]
-        sums = _sums_at(commit, template.FRAMEWORK_OWN) | sums | _sums_at(commit, in_rooms)
+    sums = _sums_at(commit, template.FRAMEWORK_OWN) | manifest.files
+    for room in rooms:
+        version = manifest.rooms.get(room, manifest.version)
+        if not (came_with := history.commit_of(version)):
+            raise UserError(f"--rooms {room}: cannot be merged, for the template's history lacks {shown(version)}")
+        sums |= _sums_at(came_with, history.files_at(came_with, room))
     mine = {place: _read(project, place) for place in {*sums, *ours}}
 
     for place, checksum in sorted(sums.items()):
@@ -67,11 +68,11 @@ def make_plan(project: Path, sums: dict[str, str], commit: str | None, rooms: li
             plan.lines.append(("renamed", f"{place}: is now {renamed}"))
             plan.writes[renamed] = _updated(plan, place, renamed, content, checksum, ours[renamed], commit)
             plan.removals.append(place)
-        elif has_checksum(content, checksum):
+        elif has_checksum(content, checksum) and not is_the_users(place):
             plan.lines.append(("removed", place))
             plan.removals.append(place)
         else:
-            plan.lines.append(("kept", f"{place}: no longer in the framework, but you have changed it"))
+            plan.lines.append(("kept", f"{place}: no longer in the template, now yours"))
 
     for place in sorted(ours.keys() - sums.keys() - plan.writes.keys()):
         content = mine[place]
@@ -79,7 +80,7 @@ def make_plan(project: Path, sums: dict[str, str], commit: str | None, rooms: li
             plan.lines.append(("added", place))
             plan.writes[place] = ours[place]
         elif content is None or not is_equal(content, ours[place]):
-            plan.lines.append(("kept", f"{place}: yours, though the framework now has a file of this name"))
+            plan.lines.append(("kept", f"{place}: yours, though the template now has a file of this name"))
             plan.recorded.pop(place, None)
     return plan
 
@@ -113,7 +114,7 @@ def _updated(plan, place, now, content, checksum, theirs, commit):
 
 def _sums_at(commit, places):
     """{path: SHA-256} of the files that projects got from a commit, for files that no manifest names."""
-    contents = {place: history.content_at(commit, template.source_of(place)) for place in places}
+    contents = {place: history.content_at(commit, template.source_of(place)) for place in places if commit}
     return {place: hashlib.sha256(found).hexdigest() for place, found in contents.items() if found is not None}
 
 

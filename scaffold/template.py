@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from scaffold.git import run_git
 
@@ -50,8 +51,9 @@ _PICTURES = (
     "sweep.png",
     "overhead.png",
 )
+_PAGES = ("jobs.md", "updating.md")  # of docs/, on what a project does not have
 _LEFTOVERS = ("__pycache__", "*.py[cod]", ".*cache", ".hypothesis", ".ipynb_checkpoints")
-LEFT_BEHIND = shutil.ignore_patterns(*_LEFTOVERS, "jobs.md", *_PICTURES)
+LEFT_BEHIND = shutil.ignore_patterns(*_LEFTOVERS, *_PAGES, *_PICTURES)
 
 
 def copy_template(target: Path, name: str) -> None:
@@ -89,10 +91,12 @@ def copy_items(items: list[str], target: Path) -> None:
 
 
 def as_copied(place: str, content: bytes) -> bytes:
-    """Return the content that a file of the template has in a project: the index of the pages lacks one there."""
+    """Return the content that a file of the template has in a project: the index of the pages names those copied."""
     if place != "docs/README.md":
         return content
-    return b"".join(line for line in content.splitlines(keepends=True) if b"(jobs.md)" not in line)
+    left_behind = [f"({page})".encode() for page in _PAGES]
+    lines = content.splitlines(keepends=True)
+    return b"".join(line for line in lines if not any(page in line for page in left_behind))
 
 
 def source_of(place: str) -> str:
@@ -111,10 +115,16 @@ def write_manifest(target: Path) -> None:
     (target / MANIFEST).write_text(manifest_of(contents(target, [*FRAMEWORK, *FRAMEWORK_OWN])))
 
 
-def manifest_of(files: dict[str, bytes]) -> str:
-    """Return the text of template.json: the version of the template, and the SHA-256 of each file of the framework."""
-    sums = {place: hashlib.sha256(content).hexdigest() for place, content in sorted(files.items())}
-    return json.dumps({"version": template_version(), "files": sums}, indent=4) + "\n"
+def manifest_of(files: dict[str, bytes], rooms: dict[str, str] | None = None) -> str:
+    """Return the text of template.json: the version of the template, and the SHA-256 of each file of the framework.
+
+    rooms: {folder of the user's: version that its files come from}, if that is another one.
+    """
+    content: dict[str, Any] = {"version": template_version()}
+    if rooms:
+        content["rooms"] = rooms
+    content["files"] = {place: hashlib.sha256(files[place]).hexdigest() for place in sorted(files)}
+    return json.dumps(content, indent=4) + "\n"
 
 
 def template_version() -> str | None:

@@ -36,25 +36,24 @@ def update(project: str | Path, rooms: Iterable[str] = (), dry_run: bool = False
     Returns 1 if there are conflicts or the tests fail. Raises UserError, and then has changed nothing.
     """
     project, rooms = Path(project).resolve(), list(rooms)
-    version, sums = read_manifest(project)
-    commit = history.commit_of(version)
+    manifest = read_manifest(project)
     if not force:
-        _refuse_newer(project, version, commit)
-    plan = make_plan(project, sums, commit, rooms)
+        _refuse_newer(project, manifest.version)
+    plan = make_plan(project, manifest, rooms)
     risk = uncommitted(project) or _not_kept(project, plan.merged)
     if risk and not (force or dry_run):
         raise UserError(f"{shown(project)}: {risk}; commit it first, or add --force")
+    left_rooms = _left_rooms(project, manifest, rooms)
 
-    _tell(project, version, plan.lines)
-    if commit:
-        _tell_of_rooms(commit, [room for room in ROOMS if room not in rooms])
+    _tell(project, manifest.version, plan.lines)
+    _tell_of_rooms(left_rooms)
     if dry_run:
         print("nothing has been changed" + (f"; the project {risk}" if risk else ""))
         return 0
-    manifest = template.manifest_of(plan.recorded).encode()
+    renewed = template.manifest_of(plan.recorded, {room: version for room, (version, _) in left_rooms.items()}).encode()
     changed = bool(plan.writes or plan.removals)
-    if changed or manifest != with_unix_lines((project / template.MANIFEST).read_bytes()):
-        change_files(project, {**plan.writes, template.MANIFEST: manifest}, plan.removals)
+    if changed or renewed != with_unix_lines((project / template.MANIFEST).read_bytes()):
+        change_files(project, {**plan.writes, template.MANIFEST: renewed}, plan.removals)
     if plan.conflicts:
         print(f"resolve the conflicts, marked by {MARKER.decode()}, in {shown(', '.join(plan.conflicts))}")
         print("then: make test; git diff shows all changes, and git stash -u takes them back")
@@ -65,10 +64,11 @@ def update(project: str | Path, rooms: Iterable[str] = (), dry_run: bool = False
     return _run_tests(project, new_packages=not plan.writes.keys().isdisjoint({"requirements.txt", "constraints.txt"}))
 
 
-def _refuse_newer(project, version, commit):
+def _refuse_newer(project, version):
     """Raise UserError if the project comes from a version that the template's history does not hold."""
     if version is None or not history.has_history():
         return
+    commit = history.commit_of(version)
     remedy = f"{'git fetch --unshallow' if history.is_shallow() else 'git pull'} in {template.TEMPLATE}, or add --force"
     if commit is None:
         raise UserError(f"{shown(project)}: comes from {shown(version)}, unknown to this template; {remedy}")
@@ -96,14 +96,27 @@ def _tell(project, version, lines):
     print(", ".join(f"{counts[what]} {what}" for what in _ORDER if counts[what]) or "no file of the framework differs")
 
 
-def _tell_of_rooms(commit, rooms):
+def _left_rooms(project, manifest, rooms):
+    """{folder of the user's: (version, files)}: what the template has changed since the version that it comes from.
+
+    rooms: those that are merged now. Files that the user no longer has do not count.
+    """
+    left = {}
+    for room in ROOMS:
+        version = manifest.rooms.get(room, manifest.version)
+        if room not in rooms and (commit := history.commit_of(version)):
+            changed = [place for place in history.changed_since(commit, [room]) if (project / place).exists()]
+            left |= {room: (version, changed)} if changed else {}
+    return left
+
+
+def _tell_of_rooms(left_rooms):
     """Say which of the user's files, left alone, the template has changed in its own job."""
-    changed = history.changed_since(commit, rooms) if rooms else []
-    if changed:
-        folders = sorted({name.split("/")[0] for name in changed})
-        print(f"yours, and left alone, though changed in the template: {', '.join(changed)}")
-        print(f"  to see how: git -C {shlex.quote(str(template.TEMPLATE))} diff {commit[:10]} -- {' '.join(folders)}")
-        print(f"  to merge: add --rooms {' '.join(folders)}")
+    for room, (version, files) in left_rooms.items():
+        print(f"yours, left alone, though changed in the template: {', '.join(files)}")
+        print(f"  to see how: git -C {shlex.quote(str(template.TEMPLATE))} diff {history.commit_of(version)} -- {room}")
+    if left_rooms:
+        print(f"  to merge: add --rooms {' '.join(left_rooms)}")
 
 
 def _run_tests(project, new_packages):

@@ -38,8 +38,8 @@ def change_files(folder: Path, writes: dict[str, bytes], removals: Iterable[str]
                 _undo(moves, made)
                 raise
     except OSError as error:
-        place = error.filename2 or error.filename or folder
-        place = folder if Path(place).parent.name.startswith(_ASIDE) else place
+        named = [Path(name) for name in (error.filename, error.filename2) if name]
+        place = next((path for path in named if not path.parent.name.startswith(_ASIDE)), folder)
         raise UserError(f"{shown(place)}: {error.strerror or error}; nothing has been changed") from None
     for place in removals:
         _remove_if_empty((folder / place).parent, folder)

@@ -27,12 +27,14 @@ def make_repository(target: Path) -> str | None:
 
 
 def uncommitted(folder: Path) -> str | None:
-    """Return, in words, why git could not bring back the folder as it is; None if it could."""
+    """Return, in words, why git could not bring back the folder as it is; None if it could. Changes nothing."""
     done = run_git(folder, "--no-optional-locks", "status", "--porcelain", "-z", "--no-renames", "--", ".")
     if done.returncode == NOT_INSTALLED:
         return "git is not installed"
+    if "not a git repository" in done.stderr:
+        return "is in no git repository, which could bring it back"
     if done.returncode:
-        return shortened(f"git cannot bring it back: {' '.join(done.stderr.split())}")
+        return shortened(f"git cannot read it: {' '.join(done.stderr.split())}")
     names = [line[3:] for line in done.stdout.split("\0") if line]
     return f"has uncommitted work, such as {shortened(names[0])}" if names else None
 

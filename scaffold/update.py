@@ -16,7 +16,7 @@ from pathlib import Path
 from scaffold import history, template
 from scaffold.changes import change_files
 from scaffold.git import run_git, uncommitted
-from scaffold.line_endings import with_unix_lines
+from scaffold.line_endings import is_equal, with_lines_of
 from scaffold.manifest import read_manifest
 from scaffold.plan import MARKER, make_plan
 from utils.errors import UserError, shown
@@ -50,10 +50,12 @@ def update(project: str | Path, rooms: Iterable[str] = (), dry_run: bool = False
     if dry_run:
         print("nothing has been changed" + (f"; the project {risk}" if risk else ""))
         return 0
-    renewed = template.manifest_of(plan.recorded, {room: version for room, (version, _) in left_rooms.items()}).encode()
     changed = bool(plan.writes or plan.removals)
-    if changed or renewed != with_unix_lines((project / template.MANIFEST).read_bytes()):
-        change_files(project, {**plan.writes, template.MANIFEST: renewed}, plan.removals)
+    before = (project / template.MANIFEST).read_bytes()
+    renewed = template.manifest_of(plan.recorded, {room: version for room, (version, _) in left_rooms.items()})
+    if changed or not is_equal(before, renewed.encode()):
+        manifest_file = {template.MANIFEST: with_lines_of(before, renewed.encode())}
+        change_files(project, plan.writes | manifest_file, plan.removals)
     if plan.conflicts:
         print(f"resolve the conflicts, marked by {MARKER.decode()}, in {shown(', '.join(plan.conflicts))}")
         print("then: make test; git diff shows all changes, and git stash -u takes them back")
@@ -92,6 +94,8 @@ def _tell(project, version, lines):
     )
     for what, text in sorted(lines, key=lambda line: _ORDER.index(line[0])):
         print(f"  {what:<9} {shown(text)}")
+    if not history.has_history():
+        print("the template's git history cannot be read, so renamed files are removed and added, not followed")
     counts = Counter(what for what, _ in lines)
     print(", ".join(f"{counts[what]} {what}" for what in _ORDER if counts[what]) or "no file of the framework differs")
 
@@ -112,9 +116,10 @@ def _left_rooms(project, manifest, rooms):
 
 def _tell_of_rooms(left_rooms):
     """Say which of the user's files, left alone, the template has changed in its own job."""
+    show = f"git -C {shlex.quote(str(template.TEMPLATE))} diff"
     for room, (version, files) in left_rooms.items():
         print(f"yours, left alone, though changed in the template: {', '.join(files)}")
-        print(f"  to see how: git -C {shlex.quote(str(template.TEMPLATE))} diff {history.commit_of(version)} -- {room}")
+        print(f"  to see how: {show} {history.commit_of(version):.10} -- {room}")
     if left_rooms:
         print(f"  to merge: add --rooms {' '.join(left_rooms)}")
 

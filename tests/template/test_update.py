@@ -187,6 +187,7 @@ def test_without_its_version_a_file_is_merged_from_the_history_or_each_differenc
     status = update(project)
     text, out = (project / "base/core.py").read_text(), capsys.readouterr().out
     assert not (project / "base/gone.py").exists()
+    assert ("the template's git history cannot be read" in out) == (lost == "history")
     if lost == "version":
         assert status == 0 and text == changed(SECOND["base/core.py"], 9)
     else:

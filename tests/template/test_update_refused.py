@@ -71,7 +71,7 @@ def moved_out(name):
     ("spoil", "message"),
     [
         (unlisted, "has no template.json, which new projects get; try python new_project.py --adopt "),
-        (without_git, "not a git repository"),
+        (without_git, "is in no git repository, which could bring it back; commit it first, or add --force"),
         (ignored, "has uncommitted work: base/core.py, which git ignores; commit it first, or add --force"),
         (modified, "has uncommitted work, such as model/model.py; commit it first, or add --force"),
         (untracked, "has uncommitted work, such as model/mine.py; commit it first, or add --force"),

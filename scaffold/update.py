@@ -44,23 +44,19 @@ def update(project: str | Path, rooms: Iterable[str] = (), dry_run: bool = False
     if risk and not (force or dry_run):
         raise UserError(f"{shown(project)}: {risk}; commit it first, or add --force")
     left_rooms = _left_rooms(project, manifest, rooms)
+    if not dry_run:
+        _carry_out(project, plan, left_rooms)
 
     _tell(project, manifest.version, plan.lines)
     _tell_of_rooms(left_rooms)
     if dry_run:
         print("nothing has been changed" + (f"; the project {risk}" if risk else ""))
         return 0
-    changed = bool(plan.writes or plan.removals)
-    before = (project / template.MANIFEST).read_bytes()
-    renewed = template.manifest_of(plan.recorded, {room: version for room, (version, _) in left_rooms.items()})
-    if changed or not is_equal(before, renewed.encode()):
-        manifest_file = {template.MANIFEST: with_lines_of(before, renewed.encode())}
-        change_files(project, plan.writes | manifest_file, plan.removals)
     if plan.conflicts:
         print(f"resolve the conflicts, marked by {MARKER.decode()}, in {shown(', '.join(plan.conflicts))}")
         print("then: make test; git diff shows all changes, and git stash -u takes them back")
         return 1
-    if not changed:
+    if not plan.writes and not plan.removals:
         print("it is up to date")
         return 0
     return _run_tests(project, new_packages=not plan.writes.keys().isdisjoint({"requirements.txt", "constraints.txt"}))
@@ -85,6 +81,14 @@ def _not_kept(project, places):
         if Path(os.path.realpath(project / place)).relative_to(project).as_posix() not in kept:
             return f"has uncommitted work: {shown(place)}, which git ignores"
     return None
+
+
+def _carry_out(project, plan, left_rooms):
+    """Change the project's files as planned, and its manifest."""
+    versions = {room: version for room, (version, _) in left_rooms.items()}
+    before, after = (project / template.MANIFEST).read_bytes(), template.manifest_of(plan.recorded, versions).encode()
+    if plan.writes or plan.removals or not is_equal(before, after):
+        change_files(project, {**plan.writes, template.MANIFEST: with_lines_of(before, after)}, plan.removals)
 
 
 def _tell(project, version, lines):
@@ -144,4 +148,7 @@ def _run_tests(project, new_packages):
 
 
 def _has_pytest(python):
-    return subprocess.run([python, "-c", "import pytest"], capture_output=True).returncode == 0
+    try:
+        return subprocess.run([python, "-c", "import pytest"], capture_output=True).returncode == 0
+    except OSError:  # an environment that was moved or made for another machine
+        return False

@@ -9,6 +9,7 @@ import pytest
 from small_template import CORE, FIRST, SECOND, THIRD, changed, commit, files, git, snapshot, write
 
 from helpers import run_here
+from scaffold.changes import change_files
 from scaffold.update import update
 from utils.errors import UserError
 from utils.files import read_json
@@ -131,12 +132,12 @@ def test_a_manifest_cannot_make_the_users_files_the_frameworks(template, project
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_what_fails_half_way_changes_nothing(template, project, tested, monkeypatch, error):
-    (project / "base/core.py").chmod(0o755)
-    commit(project, {})
-    commit(template, SECOND)
-    before, replace = snapshot(project), os.replace
-    for good in range(100):
+def test_what_fails_half_way_changes_nothing(tmp_path, monkeypatch, error):
+    write(tmp_path, {"a.py": "a", "b/c.py": "c", "d/e/f.py": "f", "d/e/__pycache__/f.pyc": "", "g/h.py": "h"})
+    (tmp_path / "a.py").chmod(0o755)
+    before, replace = snapshot(tmp_path), os.replace
+    writes = {"a.py": b"new", "b/new/n.py": b"n", "template.json": b"{}"}
+    for good in range(9):
         moves = iter([replace] * good)
 
         def fail(*places, moves=moves):
@@ -148,17 +149,30 @@ def test_what_fails_half_way_changes_nothing(template, project, tested, monkeypa
 
         monkeypatch.setattr(os, "replace", fail)
         try:
-            update(project)
-        except UserError as refused:
-            assert str(refused).endswith("No space left on device; nothing has been changed")
-        except KeyboardInterrupt:
-            pass
+            change_files(tmp_path, writes, ["d/e/f.py", "b/c.py"])
+        except (UserError, KeyboardInterrupt) as refused:
+            lines = "No space left on device; nothing has been changed" if isinstance(refused, UserError) else ""
+            assert str(refused).endswith(lines)
         else:
             break
-        assert snapshot(project) == before
-    monkeypatch.setattr(os, "replace", replace)
-    assert good > 10 and (project / "base/tools.py").exists()
-    assert (project / "base/core.py").stat().st_mode & 0o777 == 0o755
+        assert snapshot(tmp_path) == before
+    assert good == 6  # three old files are moved away, three new ones come
+    assert files(tmp_path) == {"a.py": b"new", "b/new/n.py": b"n", "template.json": b"{}", "g/h.py": b"h"}
+    assert not (tmp_path / "d").exists() and (tmp_path / "a.py").stat().st_mode & 0o777 == 0o755
+
+
+def test_an_update_that_fails_says_nothing_else_and_changes_nothing(template, project, tested, monkeypatch, capsys):
+    commit(template, SECOND)
+    before = snapshot(project)
+    capsys.readouterr()
+
+    def fail(*places):
+        raise OSError(13, "Permission denied", str(project / "base/core.py"))
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(UserError, match=r"base/core\.py: Permission denied; nothing has been changed"):
+        update(project)
+    assert snapshot(project) == before and not tested and capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(

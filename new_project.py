@@ -7,6 +7,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+from scaffold.adopt import adopt
 from scaffold.git import make_repository
 from scaffold.template import TEMPLATE, copy_template, write_manifest
 from utils.distributed.launch import refuse_several
@@ -56,10 +57,17 @@ def require_usable(target: Path, name: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Start a project of your own from this template.")
-    parser.add_argument("path", help="folder to make; it must not exist yet, or be empty")
+    parser.add_argument("path", nargs="?", help="folder to make; it must not exist yet, or be empty")
     parser.add_argument("--name", help="name of the project, by default the folder's")
     parser.add_argument("--no-git", action="store_true", help="do not make a git repository")
+    parser.add_argument("--adopt", metavar="PROJECT", help="move in a project of victoresque/pytorch-template")
+    parser.add_argument("--dry-run", action="store_true", help="with --adopt: report, change nothing")
     arguments = in_one_line(parser).parse_args()
+    if (arguments.path is None) == (arguments.adopt is None):
+        parser.error("give either the folder to make, or --adopt and the project to move in")
     with clean_exit():
         refuse_several("new_project.py")
-        main(arguments.path, arguments.name, git=not arguments.no_git)
+        if arguments.adopt is not None:
+            adopt(arguments.adopt, arguments.dry_run)
+        else:
+            main(arguments.path, arguments.name, git=not arguments.no_git)

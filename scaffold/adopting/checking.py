@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from scaffold.adopting.kept_classes import Work
-from scaffold.adopting.ours import members, read_only, stored_attributes
+from scaffold.adopting.ours import members
 from scaffold.adopting.reading import Source
 from scaffold.adopting.stock import fingerprints
 from scaffold.adopting.tree import Tree
@@ -58,11 +58,6 @@ def _work_in_trainer(source, node):
             yield Work(place, f"{node.name}.{item.name} {_SAVERS[item.name]}; delete it unless it does more")
         elif item.name not in stock and item.name in members("BaseTrainer"):
             yield Work(place, f"{node.name}.{item.name}: BaseTrainer has something of this name; call yours otherwise")
-    for name, line in stored_attributes(node).items():
-        if name in read_only("BaseTrainer"):
-            yield Work(
-                f"{source.place}:{line}", f"self.{name} cannot be set: the framework makes it when it is asked for"
-            )
 
 
 def _subclasses(sources, base):

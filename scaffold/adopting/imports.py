@@ -33,8 +33,8 @@ class Names:
         self._sources = {source.module: source for source in sources.values()}
         self.replaced = {source.module for source in framework.values()}
         self.kept, self.moved = kept, moved
-        self.exports = {package: names_of(package) | set(kept.exports.get(package, ())) for package in ROOMS}
-        self.exports["parse_config"] = names_of("parse_config")
+        self.exports = {package: set(names_of(package)) | set(kept.exports.get(package, ())) for package in ROOMS}
+        self.exports["parse_config"] = set(names_of("parse_config"))
         self._export_files_that_stay(framework)
 
     def _export_files_that_stay(self, framework):

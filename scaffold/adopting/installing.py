@@ -85,10 +85,16 @@ def install(tree: Tree, framework: dict[str, Source]) -> Installed:
         elif top not in (*ROOMS, "parse_config.py") and tree.exists(place):
             installed.left[place] = _OWN
         else:
-            tree.write(place, path.read_bytes())
+            tree.write(place, _index(path) if place == "docs/README.md" else path.read_bytes())
             installed.files.append(place)
     tree.write("template.json", _manifest(tree, installed))
     return installed
+
+
+def _index(path):
+    """The index of the pages without those that only the template has."""
+    lines = path.read_text().splitlines(keepends=True)
+    return "".join(line for line in lines if line[0] in "#|\n" and "(jobs.md)" not in line)
 
 
 def _manifest(tree, installed):

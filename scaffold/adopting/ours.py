@@ -2,18 +2,20 @@
 
 import ast
 import functools
+import importlib
 from pathlib import Path
 
+from scaffold.adopting.stock import stock_names
 from scaffold.template import TEMPLATE
 
-# Classes of the old template that the framework has too, and where.
+# Classes of the old template that the framework has too, and from where a project imports them.
 CLASSES = {
-    "BaseTrainer": "base.base_trainer",
-    "BaseDataLoader": "base.base_data_loader",
-    "BaseModel": "base.base_model",
+    "BaseTrainer": "base",
+    "BaseDataLoader": "base",
+    "BaseModel": "base",
     "ConfigParser": "parse_config",
-    "MetricTracker": "utils.metric_tracker",
-    "TensorboardWriter": "logger.visualization",
+    "MetricTracker": "utils",
+    "TensorboardWriter": "logger",
 }
 
 
@@ -26,15 +28,19 @@ def file_of(module: str, folder: Path = TEMPLATE) -> Path | None:
     return None
 
 
-def names_of(module: str, folder: Path = TEMPLATE) -> set[str]:
-    """Return what `from module import ...` finds in a folder's module; nothing if there is no such module."""
-    path = file_of(module, folder)
+@functools.cache
+def names_of(module: str) -> frozenset[str]:
+    """Return what `from module import ...` finds in the framework; nothing if it has no such module."""
+    path = file_of(module)
     if path is None:
-        return set()
-    names = bound_names(ast.parse(path.read_text(encoding="utf-8-sig")))
+        return frozenset()
+    names = bound_names(_parsed(path))
     if path.name == "__init__.py":
         names |= {entry.stem for entry in path.parent.iterdir() if entry.suffix == ".py" or entry.is_dir()}
-    return names
+    if module in ("logger", "utils"):  # names that only old projects import are made when they are asked for
+        loaded = importlib.import_module(module)
+        names |= {name for name in stock_names() if hasattr(loaded, name)}
+    return frozenset(names)
 
 
 def bound_names(tree: ast.Module) -> set[str]:
@@ -56,47 +62,62 @@ def bound_names(tree: ast.Module) -> set[str]:
 
 @functools.cache
 def members(name: str) -> frozenset[str]:
-    """Return the methods and attributes of a class of the framework, and of those that it is derived from here."""
-    node = _class(name)
-    found = {item.name for item in node.body if isinstance(item, (ast.FunctionDef, ast.AsyncFunctionDef))}
-    found |= set(stored_attributes(node))
-    found |= bound_names(ast.Module([item for item in node.body if isinstance(item, (ast.Assign, ast.AnnAssign))], []))
+    """Return the methods and attributes of a class of the framework, and of its classes that it is derived from."""
+    found = set()
+    for node in _classes(CLASSES[name], name):
+        found |= {item.name for item in node.body if isinstance(item, (ast.FunctionDef, ast.AsyncFunctionDef))}
+        found |= set(stored_attributes(node))
+        found |= bound_names(
+            ast.Module([item for item in node.body if isinstance(item, (ast.Assign, ast.AnnAssign))], [])
+        )
     return frozenset(found)
-
-
-@functools.cache
-def read_only(name: str) -> frozenset[str]:
-    """Return the properties of a class of the framework that cannot be set."""
-    methods = [item for item in _class(name).body if isinstance(item, ast.FunctionDef)]
-    decorated = [(method.name, ast.unparse(item)) for method in methods for item in method.decorator_list]
-    settable = {method for method, by in decorated if by.endswith((".setter", "cached_property"))}
-    return frozenset({method for method, by in decorated if by == "property"} - settable)
 
 
 def stored_attributes(node: ast.AST) -> dict[str, int]:
     """Return {attribute: line} of what is assigned to attributes of self."""
-    found = {}
-    for item in ast.walk(node):
-        if isinstance(item, ast.Attribute) and isinstance(item.ctx, ast.Store) and _is_self(item.value):
-            found.setdefault(item.attr, item.lineno)
-    return found
+    return _attributes(node, ast.Store)
 
 
 def read_attributes(node: ast.AST) -> dict[str, int]:
     """Return {attribute: line} of the attributes of self that are used."""
+    return _attributes(node, ast.Load)
+
+
+def _attributes(node, context):
     found = {}
     for item in ast.walk(node):
-        if isinstance(item, ast.Attribute) and isinstance(item.ctx, ast.Load) and _is_self(item.value):
+        if isinstance(item, ast.Attribute) and isinstance(item.ctx, context) and ast.unparse(item.value) == "self":
             found.setdefault(item.attr, item.lineno)
     return found
 
 
-def _is_self(node):
-    return isinstance(node, ast.Name) and node.id == "self"
+def _classes(module, name):
+    """The definition of a class that a module of the framework has or imports, and of those it is derived from."""
+    path = file_of(module)
+    if path is None:
+        return []
+    imported = {}
+    for node in ast.walk(_parsed(path)):
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return [
+                node,
+                *(found for base in node.bases for found in _classes(*_where(path, module, ast.unparse(base)))),
+            ]
+        if isinstance(node, ast.ImportFrom):
+            imported |= {alias.asname or alias.name: (node.module, alias.name) for alias in node.names}
+    return _classes(*imported[name]) if name in imported and imported[name] != (module, name) else []
 
 
-def _class(name):
-    path = file_of(CLASSES[name])
-    assert path is not None
-    found = [item for item in ast.parse(path.read_text()).body if isinstance(item, ast.ClassDef) and item.name == name]
-    return found[0]
+def _where(path, module, name):
+    """(module, name) of a class that a file imports, or has itself."""
+    for node in _parsed(path).body:
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    return node.module, alias.name
+    return module, name.rpartition(".")[2]
+
+
+@functools.cache
+def _parsed(path):
+    return ast.parse(path.read_text(encoding="utf-8-sig"))

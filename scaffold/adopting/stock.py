@@ -45,6 +45,18 @@ def stock_names() -> frozenset[str]:
     return frozenset(function.partition(".")[0] for function in fingerprints())
 
 
+def fingerprints_of(trees: list[ast.Module]) -> dict[str, str]:
+    """Return the content of fingerprints.json for files of the template, in any number of versions."""
+    found: dict[str, set[str]] = {}
+    for node in (node for tree in trees for node in tree.body):
+        parts = node.body if isinstance(node, ast.ClassDef) else [node]
+        for part in parts:
+            if isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                name = f"{node.name}.{part.name}" if isinstance(node, ast.ClassDef) else part.name
+                found.setdefault(name, set()).update(unit.digest for unit in units(name, part))
+    return {name: " ".join(sorted(digests)) for name, digests in sorted(found.items())}
+
+
 def own_units(function: str, node: ast.AST) -> list[Unit]:
     """Return the units of a function that no version of the old template had; all, if it had no such function."""
     known = fingerprints().get(function, frozenset())

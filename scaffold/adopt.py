@@ -80,7 +80,8 @@ def move(tree: Tree) -> tuple[list[str], list[Work]]:
     told, errors = checked(tree, own)
     work = [Work(place, f"{why}; it was left as it is") for place, why in unread.items()]
     work += [*kept.work, *missing, *work_in(own), *_notebooks(tree), *errors]
-    head = f"{tree.project}: its template is {age}: {evidence}"
+    tree.require_only_tracked_changes()
+    head = f"{tree.project}: the template's age: {age} ({evidence})"
     return [head, *_report(changes, kept, names, installed, rewritten, told, work)], work
 
 

@@ -153,7 +153,8 @@ def checked(tree: Tree, sources: dict[str, Source]) -> tuple[list[str], list[Wor
     for config in configs[:_MAX_CONFIGS] if scripts else []:
         command, errors = check(tree, scripts[0], config)
         told.append(f"{command}: {'no errors' if not errors else f'{len(errors)} left to do'}")
-        work += [Work(config, error) for error in errors]
+        known = {item.reason for item in work}  # a package that is not installed stops every check
+        work += [Work(config, error) for error in errors if error not in known]
     if configs[_MAX_CONFIGS:] and scripts:
         told.append(
             f"{len(configs) - _MAX_CONFIGS} more configs were not checked: python {scripts[0]} -c <config> --check"

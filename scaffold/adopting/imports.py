@@ -61,7 +61,7 @@ class Names:
             return self.moved[module]
         if (module, name) in self.kept.names:
             return self.kept.names[module, name]
-        package = "parse_config" if self._is_parser(module) else module.partition(".")[0]
+        package = self.package_of(module)
         if module in self.replaced:
             if name in self.exports[package]:
                 return package
@@ -76,8 +76,10 @@ class Names:
         """Return the file that had the old module."""
         return self._sources[module]
 
-    def _is_parser(self, module):
-        return module in self.replaced and "ConfigParser" in self._sources[module].definitions()
+    def package_of(self, module: str) -> str:
+        """Return the module of the framework that has what an old module had."""
+        parser = module in self.replaced and "ConfigParser" in self._sources[module].definitions()
+        return "parse_config" if parser else module.partition(".")[0]
 
     def star(self, module: str) -> dict[str, tuple[str, ast.stmt | None]]:
         """Return what a star import of an old module brought: {name: (module, or the import statement it came by)}."""
@@ -91,12 +93,8 @@ class Names:
                     found |= self.star(inner)
             elif isinstance(node, (ast.Import, ast.ImportFrom)):
                 found |= dict.fromkeys(bound_names(ast.Module([node], [])), (module, node))
-        own = set(source.definitions()) | {
-            name
-            for node in source.tree.body
-            if isinstance(node, (ast.Assign, ast.AnnAssign))
-            for name in bound_names(ast.Module([node], []))
-        }
+        assigned = [node for node in source.tree.body if isinstance(node, (ast.Assign, ast.AnnAssign))]
+        own = {*source.definitions(), *bound_names(ast.Module(list(assigned), []))}
         return {name: what for name, what in (found | dict.fromkeys(own, (module, None))).items() if name[0] != "_"}
 
 
@@ -125,30 +123,24 @@ def rewrite(source: Source, names: Names) -> tuple[str, list[Rewritten], list[Wo
         before = " ".join(" ".join(line.split()) for line in lines[first : last + 1])
         head, tail = lines[first][: node.col_offset], lines[last][node.end_col_offset :]
         if head.strip() or tail.strip().startswith((";", "\\")):
-            work.append(
-                Work(f"{source.place}:{node.lineno}", f"import what it needs in a line of its own: {'; '.join(new)}")
-            )
+            reason = f"more than one statement in a line; import what it needs in lines of their own: {'; '.join(new)}"
+            work.append(Work(f"{source.place}:{node.lineno}", reason))
             continue
         end = "\r" if lines[first].endswith("\r") else ""
         comment = f"  {tail.strip()}" if tail.strip() else ""
-        lines[first : last + 1] = (
-            [f"{head}{line}{end}" for line in [new[0] + comment, *new[1:]]] if new else [f"{head}pass{end}"]
-        )
+        written = [new[0] + comment, *new[1:]] if new else ["pass"]
+        lines[first : last + 1] = [f"{head}{line}{end}" for line in written]
         done.append(Rewritten(f"{source.place}:{node.lineno}", before, "; ".join(new) or "nothing of it is used"))
     for node in ast.walk(source.tree):
-        if not isinstance(node, ast.Attribute) or not isinstance(node.value, (ast.Name, ast.Attribute)):
-            continue
-        module = ast.unparse(node.value)
-        if module in names.replaced - set(PACKAGES):  # utils.util.f, after import utils.util
-            package = "parse_config" if module.endswith("parse_config") else module.partition(".")[0]
-            lines[node.lineno - 1] = lines[node.lineno - 1].replace(f"{module}.{node.attr}", f"{package}.{node.attr}")
-        if module in {*PACKAGES, *names.replaced} and (home := names.home(module, node.attr)) not in (
-            module,
-            None,
-            *PACKAGES,
-        ):
-            reason = f"{module}.{node.attr} is the framework's there; yours is {home}.{node.attr}"
-            work.append(Work(f"{source.place}:{node.lineno}", reason))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, (ast.Name, ast.Attribute)):
+            module, index = ast.unparse(node.value), node.lineno - 1
+            package = names.package_of(module)
+            home = names.home(module, node.attr) if module in {*PACKAGES, *names.replaced} else None
+            if module in names.replaced - set(PACKAGES):  # utils.util.f, after import utils.util
+                lines[index] = lines[index].replace(f"{module}.{node.attr}", f"{package}.{node.attr}")
+            if home not in (None, module, *PACKAGES):
+                reason = f"{module}.{node.attr} is the framework's there; yours is {home}.{node.attr}"
+                work.append(Work(f"{source.place}:{node.lineno}", reason))
     return "\n".join(lines), done[::-1], work[::-1]
 
 
@@ -167,13 +159,9 @@ def _from(source, node, names):
     for alias in node.names:
         text = f"{alias.name} as {alias.asname}" if alias.asname else alias.name
         inner = f"{module}.{alias.name}"
-        if inner in names.replaced and inner not in PACKAGES and (module, alias.name) not in names.kept.names:
-            package = "parse_config" if alias.name == "parse_config" else module
-            if (
-                alias.name not in names_of(module) or package != module
-            ):  # a module that was replaced by a package's names
-                lines.append(f"import {package} as {alias.asname or alias.name}")
-                continue
+        if inner in names.replaced and file_of(inner) is None and (module, alias.name) not in names.kept.names:
+            lines.append(f"import {names.package_of(inner)} as {alias.asname or alias.name}")
+            continue
         if inner in names.moved:
             parent, _, last = names.moved[inner].rpartition(".")
             lines.append(f"from {parent} import {last} as {alias.asname or alias.name}")
@@ -226,8 +214,7 @@ def _plain(node, names):
     for alias in node.names:
         module = names.moved.get(alias.name, alias.name)
         if alias.name in names.replaced and file_of(alias.name) is None:
-            module = alias.name.partition(".")[0] if alias.name.partition(".")[0] in ROOMS else "parse_config"
-            module = "parse_config" if alias.name.endswith("parse_config") else module
+            module = names.package_of(alias.name)
         lines.append(f"import {module}" + (f" as {alias.asname}" if alias.asname else ""))
     same = lines == [f"import {alias.name}" + (f" as {alias.asname}" if alias.asname else "") for alias in node.names]
     return (None if same else lines), []

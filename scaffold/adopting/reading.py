@@ -52,8 +52,9 @@ def read_sources(tree: Tree) -> tuple[dict[str, Source], dict[str, str]]:
         if text is None:
             unread[place] = "is not UTF-8"
             continue
+        text = text.removeprefix("\ufeff")  # of some editors on Windows
         try:
-            sources[place] = Source(place, ast.parse(text.removeprefix("\ufeff")), text.split("\n"))
+            sources[place] = Source(place, ast.parse(text), text.split("\n"))
         except (SyntaxError, ValueError) as error:
             line = getattr(error, "lineno", None) or 1
             unread[f"{place}:{line}"] = "is not code of today's Python"

@@ -55,6 +55,14 @@ class Tree:
         places = {*self.tracked, *self.changed}
         return sorted(place for place in places if place.endswith(".py") and (self.folder / place).is_file())
 
+    def require_only_tracked_changes(self) -> None:
+        """Raise UserError if a file would be overwritten that git does not know, and could not bring back."""
+        there = [place for place in self.changed if os.path.lexists(self.project / place)]
+        if lost := sorted(set(there) - set(self.tracked)):
+            raise UserError(
+                f"{self.project / lost[0]}: git ignores it, and it would be overwritten; move it away first"
+            )
+
     def commit(self, message: str) -> str:
         """Make the changes in the project, in one commit, and return its abbreviated name.
 

@@ -49,7 +49,7 @@ def _reads_resume(call):
 
 def _work_in_trainer(source, node):
     """What a trainer of the project has that collides with the framework's BaseTrainer."""
-    stock = {name.partition(".")[2] for name in fingerprints() if name.startswith("BaseTrainer.")}
+    stock = {name.partition(".")[2] for name in fingerprints() if name.startswith("BaseTrainer.")} | {"_train_epoch"}
     for item in node.body:
         if not isinstance(item, (ast.FunctionDef, ast.AsyncFunctionDef)) or item.name.startswith("__"):
             continue

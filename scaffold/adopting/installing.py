@@ -62,7 +62,7 @@ def to_be_moved(sources: dict[str, Source], framework: dict[str, Source], room: 
     moved = {}
     for place, source in sources.items():
         path = PurePosixPath(place).with_suffix("")
-        if place not in framework and path.parts[0] in ROOMS and len(path.parts) > 1 and path.as_posix() in ours:
+        if place not in framework and path.parts[0] in ROOMS and path.as_posix() in ours:
             moved[source.module] = f"{room}.{'_'.join(path.parts)}"
     return moved
 

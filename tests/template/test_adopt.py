@@ -119,7 +119,7 @@ def test_changes_live_on_in_files_of_the_project_or_are_listed(changed, tmp_path
     assert (project / "utils/seed.py").read_bytes() == (PROJECT / "utils/seed.py").read_bytes()
     loop, script = (project / "trainer/trainer.py").read_text(), (project / "train.py").read_text()
     assert loop.startswith("from own.base_trainer import BaseTrainer\nfrom utils import set_seed, inf_loop\n")
-    assert "import json\nfrom pathlib import Path\nfrom utils import prepare_device, read_json\n" in script
+    assert "from pathlib import Path\nimport json\nfrom utils import prepare_device, read_json\n" in script
     assert "from own.utils_seed import mine\nimport utils as u\n" in script
     assert "trainer/trainer.py:2: from utils.util import set_seed, inf_loop  ->  from utils import" in report
 
@@ -253,26 +253,30 @@ def test_what_its_code_may_not_do_here_is_listed_with_its_place(tmp_path, capsys
 @pytest.mark.usefixtures("stock")
 def test_errors_in_configs_and_checkpoints_are_listed(tmp_path, capsys):
     wrong = {**CONFIG, "trainer": {**CONFIG["trainer"], "epochs": "ten"}}
-    project = repository(tmp_path / "old", files_of(AFTER) | {"configs/wrong.json": json.dumps(wrong)})
+    project = repository(tmp_path / "old", files_of(AFTER) | {"config.json": json.dumps(wrong)})
     (project / "saved").mkdir()
     shutil.copy(PROJECT / "tests/template/old_checkpoint/model_best.pth", project / "saved")
     adopt(project, dry_run=True)
     report = capsys.readouterr().out
-    assert "python train.py -c config.json --check: no errors\n" in report
-    assert "python train.py -c configs/wrong.json --check: 1 left to do\nsaved/model_best.pth: can be read\n" in report
+    assert "python train.py -c config.json --check: 1 left to do\nsaved/model_best.pth: can be read\n" in report
     (work,) = work_of(report)
-    assert work.startswith("configs/wrong.json: trainer.epochs: ")
+    assert work.startswith("config.json: trainer.epochs: ")
 
 
 @pytest.mark.usefixtures("stock", "unchecked")
-def test_windows_line_ends_and_comments_stay(tmp_path):
+def test_line_ends_and_comments_stay_and_a_file_named_like_a_room_moves(tmp_path):
     files = files_of(AFTER)
     files["trainer/trainer.py"] = (
         "from utils.util import (  # for loops\n    inf_loop,\n    ensure_dir)  # these\n" + files["trainer/trainer.py"]
     )
     files["trainer/trainer.py"] = files["trainer/trainer.py"].replace("\n", "\r\n")
+    files |= {"logger.py": "def lines():\n    yield\n", "look.py": "from logger import lines\n"}
+    for place in [place for place in files if place.startswith("logger/")]:
+        del files[place]
     project = repository(tmp_path / "old", files)
     adopt(project)
+    assert "yield" in (project / "own/logger.py").read_text() and not (project / "logger.py").exists()
+    assert (project / "look.py").read_text() == "from own.logger import lines\n"
     changed = (project / "trainer/trainer.py").read_bytes().decode()
     assert changed.startswith("from utils import inf_loop, ensure_dir  # these\r\nfrom base import BaseTrainer\r\n")
     assert changed.count("\r\n") == changed.count("\n")

@@ -93,6 +93,10 @@ def inf_loop(data_loader):
     while True:
         yield from data_loader
 
+
+def prepare_device(wanted):
+    return 'cuda:0' if wanted else 'cpu', []
+
 """
 WRITER = """
 class {name}:

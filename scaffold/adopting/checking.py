@@ -102,7 +102,8 @@ def configs_of(tree: Tree) -> list[str]:
 
 def check(tree: Tree, script: str, config: str) -> tuple[str, list[str]]:
     """Return the command that checks a config in the moved project, and the errors that it reports."""
-    command = ["python", script, "-c", config, "--check"]
+    flag = "-c" if re.search(r"""["']-c["']""", tree.read(script) or "") else "--config"
+    command = ["python", script, flag, config, "--check"]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= {"PYTHONDONTWRITEBYTECODE": "1", "CUDA_VISIBLE_DEVICES": "", "MPLBACKEND": "Agg"}
     try:
@@ -154,7 +155,8 @@ def checked(tree: Tree, sources: dict[str, Source]) -> tuple[list[str], list[Wor
         command, errors = check(tree, scripts[0], config)
         told.append(f"{command}: {'no errors' if not errors else f'{len(errors)} left to do'}")
         known = {item.reason for item in work}  # a package that is not installed stops every check
-        work += [Work(config, error) for error in errors if error not in known]
+        reasons = [f"--check says: {error}" for error in errors]
+        work += [Work(config, reason) for reason in reasons if reason not in known]
     if configs[_MAX_CONFIGS:] and scripts:
         told.append(
             f"{len(configs) - _MAX_CONFIGS} more configs were not checked: python {scripts[0]} -c <config> --check"

@@ -4,7 +4,7 @@ import ast
 import textwrap
 from typing import NamedTuple
 
-from scaffold.adopting.ours import members, read_attributes, stored_attributes
+from scaffold.adopting.ours import CLASSES, members, read_attributes, stored_attributes
 from scaffold.adopting.reading import Source
 from scaffold.adopting.stock import fingerprints, own_units
 from scaffold.adopting.trainer_init import init_override
@@ -54,6 +54,8 @@ class Classes:
         methods = [item for item in node.body if isinstance(item, (ast.FunctionDef, ast.AsyncFunctionDef))]
         own = {method.name: own_units(f"{name}.{method.name}", method) for method in methods}
         stock = {method.name for method in methods if f"{name}.{method.name}" in fingerprints()}
+        if name not in CLASSES:  # the framework has it for old projects alone
+            return self.source.text_of(node) if name in self._used and any(own.values()) else None
         if name in _WHOLE and any(own[method] for method in stock):
             self.whole.add(name)
             return self.source.text_of(node)

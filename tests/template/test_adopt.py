@@ -260,7 +260,7 @@ def test_errors_in_configs_and_checkpoints_are_listed(tmp_path, capsys):
     report = capsys.readouterr().out
     assert "python train.py -c config.json --check: 1 left to do\nsaved/model_best.pth: can be read\n" in report
     (work,) = work_of(report)
-    assert work.startswith("config.json: trainer.epochs: ")
+    assert work.startswith("config.json: --check says: trainer.epochs: ")
 
 
 @pytest.mark.usefixtures("stock", "unchecked")

@@ -5,12 +5,11 @@ import os
 import re
 import shlex
 import shutil
-import sys
 from pathlib import Path
 
+from scaffold.adopt import adopt
 from scaffold.git import make_repository
 from scaffold.template import TEMPLATE, copy_template, write_manifest
-from scaffold.update import ROOMS, update
 from utils.distributed.launch import refuse_several
 from utils.errors import UserError, clean_exit, in_one_line
 
@@ -57,22 +56,18 @@ def require_usable(target: Path, name: str) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Start a project of your own from this template, or update one.")
+    parser = argparse.ArgumentParser(description="Start a project of your own from this template.")
     parser.add_argument("path", nargs="?", help="folder to make; it must not exist yet, or be empty")
     parser.add_argument("--name", help="name of the project, by default the folder's")
     parser.add_argument("--no-git", action="store_true", help="do not make a git repository")
-    updating = parser.add_argument_group("to bring the framework of a project up to date (docs/updating.md)")
-    updating.add_argument("--update", metavar="PROJECT", help="folder of the project")
-    updating.add_argument("--rooms", nargs="+", choices=ROOMS, default=[], help="of yours, which to merge as well")
-    updating.add_argument("--dry-run", action="store_true", help="only say what would be done")
-    updating.add_argument("--force", action="store_true", help="also if the project is not committed, or is newer")
+    parser.add_argument("--adopt", metavar="PROJECT", help="move in a project of victoresque/pytorch-template")
+    parser.add_argument("--dry-run", action="store_true", help="with --adopt: report, change nothing")
     arguments = in_one_line(parser).parse_args()
+    if (arguments.path is None) == (arguments.adopt is None):
+        parser.error("give either the folder to make, or --adopt and the project to move in")
     with clean_exit():
         refuse_several("new_project.py")
-        if (arguments.path is None) == (arguments.update is None):
-            raise UserError("give the folder of a new project, or --update with that of an existing one")
-        if arguments.update is None and (arguments.rooms or arguments.dry_run or arguments.force):
-            raise UserError("--rooms, --dry-run, --force: are for --update")
-        if arguments.update is not None:
-            sys.exit(update(arguments.update, arguments.rooms, arguments.dry_run, arguments.force))
-        main(arguments.path, arguments.name, git=not arguments.no_git)
+        if arguments.adopt is not None:
+            adopt(arguments.adopt, arguments.dry_run)
+        else:
+            main(arguments.path, arguments.name, git=not arguments.no_git)

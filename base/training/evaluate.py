@@ -167,7 +167,8 @@ def split_loader(
     loader = build(name, {**spec, "args": args}, PARTS[name]).to(device)
     if state and isinstance(loader, BaseDataLoader):
         load_state(name, loader, state)
-        changed = loader.changes_since(state) if name == "data_loader" and split != "test" else None
+        same_data = name == "data_loader" and (split != "test" or args.get("test_split"))
+        changed = loader.changes_since(state) if same_data else None
         if changed:
             logging.getLogger("data").warning("changed since the checkpoint: %s", changed)
     part = loader.split_validation() if split == "valid" and name == "data_loader" else loader.as_validation()

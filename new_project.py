@@ -8,15 +8,17 @@ import shutil
 from pathlib import Path
 
 from scaffold.git import make_repository
+from scaffold.tasks.choose import add_task_flags, plan_from
+from scaffold.tasks.plan import Plan, apply_plan
 from scaffold.template import TEMPLATE, copy_template, write_manifest
 from utils.distributed.launch import refuse_several
 from utils.errors import UserError, clean_exit, in_one_line
 
 
-def main(target: str | Path, name: str | None = None, git: bool = True) -> None:
+def main(target: str | Path, name: str | None = None, git: bool = True, plan: Plan | None = None) -> None:
     """Make a project in the target folder, named after it unless `name` is given.
 
-    Raises UserError, and then leaves nothing behind.
+    plan: of a task, for which the project is made. Raises UserError, and then leaves nothing behind.
     """
     target = Path(target).resolve()
     name = target.name if name is None else name
@@ -25,6 +27,8 @@ def main(target: str | Path, name: str | None = None, git: bool = True) -> None:
     made = next((parent for parent in reversed(target.parents) if not parent.exists()), target)
     try:
         copy_template(target, name)
+        if plan is not None:
+            apply_plan(plan, target, name)
         write_manifest(target)
     except BaseException as error:
         for path in list(target.iterdir()) if existed else [made]:
@@ -36,6 +40,8 @@ def main(target: str | Path, name: str | None = None, git: bool = True) -> None:
             raise
         reason = error.strerror or "not all of it could be copied; is the disk full?"
         raise UserError(f"{target}: cannot make the project: {reason}") from None
+    for line in [] if plan is None else plan.found:
+        print(f"found: {line}")
     print(f"{name} is ready in {target}")
     if git and (problem := make_repository(target)):
         print(f"without a git commit: {problem}")
@@ -59,7 +65,8 @@ if __name__ == "__main__":
     parser.add_argument("path", help="folder to make; it must not exist yet, or be empty")
     parser.add_argument("--name", help="name of the project, by default the folder's")
     parser.add_argument("--no-git", action="store_true", help="do not make a git repository")
+    add_task_flags(parser)
     arguments = in_one_line(parser).parse_args()
     with clean_exit():
         refuse_several("new_project.py")
-        main(arguments.path, arguments.name, git=not arguments.no_git)
+        main(arguments.path, arguments.name, git=not arguments.no_git, plan=plan_from(arguments))

@@ -49,6 +49,7 @@ def plan(command: str, data: str, target: str | None = None, group: str | None =
     counts = [] if classes is None else np.bincount(labels, minlength=len(classes)).tolist()
     split = choose_split(
         len(rows),
+        data,
         stratify=(True, labels) if classes is not None and group is None else None,
         groups=None if group is None else _groups(data, group, len(rows)),
         tested={f"test_{name}": places[f"test_{name}"] for name in ("data", "target")}

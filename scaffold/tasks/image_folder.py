@@ -32,7 +32,7 @@ def plan(command: str, data: str, test: str | None = None) -> Plan:
         _require_known(test, classes)
     counts = np.bincount(labels, minlength=len(classes)).tolist()
     tested = None if test is None else {"test_folder": test}
-    split = choose_split(len(files), stratify=(True, labels), tested=tested)
+    split = choose_split(len(files), folder, stratify=(True, labels), tested=tested)
     pixels = int(np.clip(np.median(sizes.min(axis=1)), _SMALLEST, _LARGEST))
     augment = not all(len(name) <= 2 for name in classes)
     arch, batch_size, length = convolutions(len(split.train), len(classes), 3, pixels, pixels)

@@ -55,19 +55,22 @@ class Split:
 
 def choose_split(
     num_samples: int,
+    place: str,
     stratify: tuple[Any, Sequence | np.ndarray] | None = None,
     groups: tuple[Any, Sequence | np.ndarray] | None = None,
     tested: dict[str, str] | None = None,
 ) -> Split:
     """Return the parts to train, validate and test on.
 
+    place: of the data, for messages.
     stratify, groups: (value of the loader's argument, class or group of each sample), if there are any.
     tested: the loader's argument that names test data of their own, and its value.
 
     Raises UserError for too few samples or groups.
     """
     if num_samples < MIN_SAMPLES:
-        raise UserError(f"there are {num_samples} samples; parts to train, validate and test on need {MIN_SAMPLES}")
+        few = f"has {num_samples} samples; parts to train, validate and test on need {MIN_SAMPLES}"
+        raise UserError(f"--data: {shown(place)}: {few}")
     by: dict[str, Any] = {}
     why = "drawn at random"
     if groups is not None:

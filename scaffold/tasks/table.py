@@ -48,6 +48,7 @@ def plan(command: str, data: str, target: str | None = None, group: str | None =
     classes, counts = _classes(table, target) if is_class else ([], [])
     split = choose_split(
         len(table),
+        data,
         stratify=(target, labels) if is_class and group is None else None,
         groups=None if group is None else (group, _present(table, group)),
         tested=None if test is None else {"test_path": local_file(test, "--test", "the table")},

@@ -19,7 +19,7 @@ def plan(command: str, data: str, test: str | None = None) -> Plan:
     if test is not None:
         _blocks(test, "--test")
     tested = None if test is None else {"test_path": test}
-    split = choose_split(len(blocks), tested=tested)
+    split = choose_split(len(blocks), data, tested=tested)
     length = duration(len(split.train), _BATCH_SIZE, _STEPS, most_epochs=40)
     args = {"path": data, "block_size": _BLOCK_SIZE, "batch_size": _BATCH_SIZE, **split.args}
     config = {

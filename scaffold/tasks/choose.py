@@ -9,9 +9,17 @@ from pathlib import Path
 from scaffold.tasks.plan import Plan
 from utils.errors import UserError, shown
 
-TASKS = ("image-folder", "table", "text", "arrays", "mnist")
-_TAKES = {"table": ("target", "group", "test"), "arrays": ("target", "group"), "text": ("test",), "mnist": ()}
-_TAKES["image-folder"] = ("test",)
+# the flags beside --data that each takes
+_TAKES = {
+    "image-folder": ("test",),
+    "table": ("target", "group", "test"),
+    "text": ("test",),
+    "arrays": ("target", "group"),
+    "mnist": (),
+}
+
+
+TASKS = tuple(_TAKES)
 
 
 def add_task_flags(parser: argparse.ArgumentParser) -> None:

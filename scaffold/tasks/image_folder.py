@@ -87,7 +87,10 @@ def plan(command: str, data: str, test: str | None = None) -> Plan:
 
 def _parts(folder: str, test: str | None) -> tuple[str, str | None]:
     """(folder to train on, folder to test on or None): the folder itself, or its parts train and test."""
-    below = {name.lower(): os.path.join(folder, name) for name in sorted(os.listdir(folder))}
+    try:
+        below = {name.lower(): os.path.join(folder, name) for name in sorted(os.listdir(folder))}
+    except OSError as error:
+        raise UserError(f"--data: {shown(folder)}: cannot read the folder: {error.strerror}") from None
     train = next((below[name] for name in _TRAIN if os.path.isdir(below.get(name, ""))), None)
     held_out = next((below[name] for name in _TEST if os.path.isdir(below.get(name, ""))), None)
     return (train, test or held_out) if train and held_out else (folder, test)

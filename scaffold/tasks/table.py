@@ -53,11 +53,13 @@ def plan(command: str, data: str, target: str | None = None, group: str | None =
         groups=None if group is None else (group, _present(table, group)),
         tested=None if test is None else {"test_path": local_file(test, "--test", "the table")},
     )
-    gaps = _gaps(table, kinds)
-    codes = [len(set(table.texts(column).tolist())) + 1 for column in kinds.categorical]
-    args, reading = _loader_args(data, target, is_class, kinds, left_out, table.form, bool(gaps), split)
+    gaps, has_gaps = _gaps(table, kinds), False
     if test is not None:
-        Table(args["test_path"], "--test", table.form).require_columns([*others, *kinds.numeric], "--test")
+        tested = Table(test, "--test", table.form)
+        tested.require_columns([target, *kinds.numeric, *kinds.categorical], "--test")
+        has_gaps = bool(_gaps(tested, kinds))
+    codes = [len(set(table.texts(column).tolist())) + 1 for column in kinds.categorical]
+    args, reading = _loader_args(data, target, is_class, kinds, left_out, table.form, has_gaps or bool(gaps), split)
 
     out_features = len(classes) if is_class else 1
     batch_size = args["batch_size"]

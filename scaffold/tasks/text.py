@@ -1,7 +1,12 @@
 """--task text: continue a text, byte by byte."""
 
+import os
+
+import numpy as np
+
+from base.data.local_files import local_file
 from base.data.texts import read_blocks
-from scaffold.tasks.looking import SCHEDULE, choose_split, duration, duration_text, require_kind
+from scaffold.tasks.looking import MIN_SAMPLES, SCHEDULE, choose_split, duration, duration_text, require_kind
 from scaffold.tasks.plan import Plan, loaders_file
 from scaffold.template import TEMPLATE
 from utils.errors import UserError, shown
@@ -58,14 +63,12 @@ def plan(command: str, data: str, test: str | None = None) -> Plan:
     return Plan(command, found, choices, config, rooms, '--prompt "The "')
 
 
-def _blocks(path: str, flag: str):
+def _blocks(path: str, flag: str) -> np.ndarray:
     """The blocks of a text. Raises UserError for a file that is none."""
-    blocks = read_blocks(path, 1, flag)
-    if (blocks[:, 0] == 0).any():
+    size, least = os.path.getsize(local_file(path, flag, "the text")), MIN_SAMPLES * _BLOCK_SIZE + 1
+    if size < least:
+        raise UserError(f"{flag}: {shown(path)}: has {size:,} bytes; a text to learn from has {least:,} or more")
+    blocks = read_blocks(path, _BLOCK_SIZE, flag)
+    if (blocks == 0).any():
         raise UserError(f"{flag}: {shown(path)}: is no text: it holds zero bytes")
-    least = 20 * _BLOCK_SIZE + 1
-    if len(blocks) + 1 < least:
-        raise UserError(
-            f"{flag}: {shown(path)}: has {len(blocks) + 1:,} bytes; a text to learn from has {least:,} or more"
-        )
-    return read_blocks(path, _BLOCK_SIZE, flag)
+    return blocks

@@ -108,7 +108,7 @@ def plan(command: str, data: str, target: str | None = None, group: str | None =
     }
     if classes is None:
         rooms["model/metric.py"] = with_r_squared()
-    return Plan(command, found, choices, config, rooms, shlex.quote(shown(data)))
+    return Plan(command, found, choices, config, rooms, shlex.quote(shown(places["data"])))
 
 
 def _places(data: str, target: str | None) -> dict[str, str]:

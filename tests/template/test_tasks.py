@@ -94,8 +94,8 @@ JOBS = {
     "table": (["trees.csv", "--target", "tree"], ["trees.csv"], "accuracy"),
     "regression": (["prices.csv", "--target", "price"], ["prices.csv"], "R2"),
     "image-folder": (["photos"], ["photos/cat", "photos/dog"], "accuracy"),
-    "arrays": (["rows.npz"], None, "accuracy"),
-    "images": (["shots.npz"], None, "R2"),
+    "arrays": (["rows.npz"], ["rows.npz:x"], "accuracy"),
+    "images": (["shots.npz"], ["shots.npz:images"], "R2"),
     "text": (["poem.txt"], ["--prompt", "the "], "bits"),
 }
 
@@ -111,13 +111,7 @@ def test_it_trains_is_measured_and_predicts(job, data, tmp_path):
     run_forked("train.py", "-c", "config.json", *SHORT, "--set", "n_gpu=0", cwd=project)
     values = json.loads(run_forked("test.py", "--json", "-r", "latest", "-d", "cpu", cwd=project).stdout)["values"]
     assert np.isfinite([values["loss"], values[metric]]).all()
-    if examples is None:
-        (rows,) = (project / "saved").rglob("config.json")
-        examples = [tmp_path / "raw.npy"]
-        np.save(examples[0], np.load(data / words[0])[{"arrays": "x", "images": "images"}[job]])
-        assert json.loads(rows.read_text())["data_loader"]["args"]["test_split"] == 0.2
-    elif examples[0] != "--prompt":
-        examples = [data / name for name in examples]
+    examples = [word if job == "text" else data / word for word in examples]
     told = run_forked("predict.py", "-r", "latest", "-d", "cpu", *examples, cwd=project).stdout
     assert len(told.splitlines()) > 1
 
@@ -155,6 +149,7 @@ def test_the_readme_gives_the_command_what_was_found_and_a_line_for_each_choice(
         assert f"- {line}\n" in readme
     assert f"python predict.py -r latest '{data}/trees.csv'" in readme
     assert "LeNet" not in readme and "notebook" not in readme + (tmp_path / "p" / "docs" / "README.md").read_text()
+    assert not (tmp_path / "p" / "docs" / "new_projects.md").exists()
     for page in [tmp_path / "p" / "README.md", *(tmp_path / "p" / "docs").glob("*.md")]:
         for link in re.findall(r"\]\(([^)#:]+)[#)]", page.read_text()):
             assert (page.parent / link).exists(), (page.name, link)

@@ -87,7 +87,7 @@ class BaseDataLoader(DataLoader):
             raise UserError(f"valid_dataset: has {len(valid_dataset)} samples, but the dataset has {len(dataset)}")
         self.validation_split = validation_split
         self.shuffle = shuffle
-        self._samples = samples
+        self._split_within = samples
         self.n_samples = len(dataset if samples is None else samples)
         self.valid_dataset = dataset if valid_dataset is None else valid_dataset
         self.device_resident = device_resident
@@ -215,7 +215,7 @@ class BaseDataLoader(DataLoader):
 
         A subclass may call it before its constructor has finished, with n_samples and shuffle set.
         """
-        how = {"samples": getattr(self, "_samples", None), **getattr(self, "_split_by", {})}
+        how = {"samples": getattr(self, "_split_within", None), **getattr(self, "_split_by", {})}
         train, valid = split_samples(self.n_samples, split, **how)
         if len(valid) == 0:
             return None, None

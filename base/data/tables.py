@@ -124,7 +124,7 @@ class TableDataLoader(BaseDataLoader):
             split_by = {"fold": fold, **self._labels(self._served)}
             classes = rows.arrays[1] if balance_classes else None
         if training or test_split:
-            split_by["samples"] = self._samples(self._served, training)
+            split_by["samples"] = self._part(self._served, training)
         super().__init__(
             rows,
             batch_size,
@@ -219,7 +219,7 @@ class TableDataLoader(BaseDataLoader):
         table.read_texts([*kinds.categorical, *labels, *([self._target] if self._task == "classification" else [])])
         for column in labels:
             table.require(column, table.texts(column) != "", "is missing")
-        how = {**self._split, **self._labels(table), "samples": self._samples(table, training=True)}
+        how = {**self._split, **self._labels(table), "samples": self._part(table, training=True)}
         train, _ = split_samples(len(table), **how)
         self._input = fit_input(table, train, kinds, self._fill, self._one_hot)
         self._output = TargetEncoding.fit(table, train, self._target, self._task, self._standardize_target)
@@ -227,7 +227,7 @@ class TableDataLoader(BaseDataLoader):
     def _labels(self, table: Table) -> dict[str, Any]:
         return {"stratify": table.texts(self._stratify), "groups": table.texts(self._groups)}
 
-    def _samples(self, table: Table, training: bool) -> np.ndarray | None:
+    def _part(self, table: Table, training: bool) -> np.ndarray | None:
         table.require_columns([column for column in (self._stratify, self._groups) if column is not None], "path")
         how = self._test_split, training, ("test_path", self._test_path)
         return samples_to_serve(len(table), *how, **self._labels(table))

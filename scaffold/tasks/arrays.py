@@ -154,7 +154,7 @@ def _beside(data: str, name: str) -> str:
 
 def _names_in(path: str) -> list[str]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return list(arrays)
     except Exception as error:  # NumPy raises many kinds for a damaged file
         raise UserError(f"--data: {shown(path)}: not a whole .npz file of arrays: {brief(str(error))}") from None

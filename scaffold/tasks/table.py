@@ -28,6 +28,7 @@ from utils.nearest import did_you_mean
 MAX_COLUMNS = 5_000
 _MAX_CATEGORIES = 200  # of a column; more are texts rather than categories
 _MAX_LISTED = 100  # columns that the config names one by one
+_MAX_LINES = 5  # on columns that are left out
 _FEW_NUMBERS = 20  # different whole numbers that are still taken for classes
 _MARKS = {"?", "-", "--", "---", ".", "*", "#", "N.A.", "n.a.", "n/d", "missing", "unknown"}
 _USUAL_TARGETS = ("target", "label", "class")
@@ -110,8 +111,9 @@ def plan(command: str, data: str, target: str | None = None, group: str | None =
         f"{target}: {described}",
         *kind_lines(
             {"numeric columns": kinds.numeric, "categorical columns": _with_sizes(kinds.categorical, codes)},
-            {"left out": [f"{column} ({why_not})" for column, why_not in left_out.items()]},
+            {},
         ),
+        *_left_out_lines(left_out),
         f"missing values: {_gaps_text(gaps)}",
     ]
     rooms = {
@@ -141,9 +143,11 @@ def read_table(path: str) -> Table:
                 )
             if len(table.names) > 1:
                 return _with_decimals(_large_enough(table))
-    if first_error is not None:
-        raise first_error
-    raise UserError(f"--data: {shown(path)}: has a single column; it needs one to predict, and one to learn from")
+            if encoding != "utf-16":  # as which any file can be read that is none
+                alone = "has a single column; a table has one to predict, and one to learn from"
+                raise UserError(f"--data: {table.place}: {alone}")
+    assert first_error is not None
+    raise first_error
 
 
 def _large_enough(table: Table) -> Table:
@@ -300,6 +304,11 @@ def _loader_args(
     filled = "; missing numbers become the median, and a missing category is one of its own" if has_gaps else ""
     scaled = "numbers are scaled to mean 0 and deviation 1 of the training part"
     return args | split.args, f"{scaled}, and each category is a feature of 0 and 1{filled}"
+
+
+def _left_out_lines(left_out: dict[str, str]) -> list[str]:
+    lines = [f"left out: {shown(column)}, which {why}" for column, why in left_out.items()]
+    return lines if len(lines) <= _MAX_LINES else [*lines[:_MAX_LINES], f"left out: {len(lines) - _MAX_LINES} more"]
 
 
 def _form_text(form: TableFormat, marks: list[str]) -> str:

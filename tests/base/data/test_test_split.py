@@ -95,9 +95,9 @@ def test_scales_are_those_of_the_training_part_alone(places):
     args = config["data_loader"]["args"]
     loader = cls(**args)
     trained = loader.sampler.indices.numpy()
-    assert len(trained) == 24 and loader.input.mean == [pytest.approx(trained.mean())]
+    assert len(trained) == 24 and loader.input.arguments["mean"] == [pytest.approx(trained.mean())]
     tested = cls(**args, training=False)  # without a checkpoint's state
-    assert tested.input.mean == loader.input.mean
+    assert tested.input.spec() == loader.input.spec()
 
 
 def test_folds_divide_what_is_left(places):

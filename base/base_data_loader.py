@@ -40,6 +40,7 @@ class BaseDataLoader(DataLoader):
     stratify: (N,) the class of each sample; both parts of the split then get the same share of each class.
     groups: (N,) an id of each sample; a split keeps the samples of one id together.
     balance_classes: (N,) the class of each sample; training then draws all classes equally often.
+    samples: (M,) indices of the samples to use, of which a split sets some aside; by default all.
     loader_kwargs: passed to DataLoader. Workers live as long as the loader unless persistent_workers=False is given;
         a worker that brings no batch for `timeout` seconds, by default 1800, ends the run.
 
@@ -76,6 +77,7 @@ class BaseDataLoader(DataLoader):
         stratify=None,
         groups=None,
         balance_classes=None,
+        samples=None,
         **loader_kwargs: Any,
     ) -> None:
         refuse(size_errors({"batch_size": batch_size, "num_workers": num_workers}))
@@ -85,7 +87,8 @@ class BaseDataLoader(DataLoader):
             raise UserError(f"valid_dataset: has {len(valid_dataset)} samples, but the dataset has {len(dataset)}")
         self.validation_split = validation_split
         self.shuffle = shuffle
-        self.n_samples = len(dataset)
+        self._split_within = samples
+        self.n_samples = len(dataset if samples is None else samples)
         self.valid_dataset = dataset if valid_dataset is None else valid_dataset
         self.device_resident = device_resident
         in_memory = all(isinstance(part, InMemoryDataset) for part in (dataset, self.valid_dataset))
@@ -95,11 +98,11 @@ class BaseDataLoader(DataLoader):
         self._collate_fn = collate_fn
         self._split_by = {"fold": fold, "stratify": stratify, "groups": groups}
         self._balanced = None if balance_classes is None else np.asarray(balance_classes)
-        if self._balanced is not None and (not shuffle or len(self._balanced) != self.n_samples):
+        if self._balanced is not None and (not shuffle or len(self._balanced) != len(dataset)):
             raise UserError("balance_classes: needs shuffle, and the class of every sample")
         train_sampler, self.valid_sampler = self._split_sampler(validation_split)
         if train_sampler is None:
-            train_sampler = self._train_sampler(np.arange(self.n_samples))
+            train_sampler = self._train_sampler(np.arange(len(dataset)) if samples is None else samples)
         self.init_kwargs = {
             "dataset": SeededDataset(dataset),
             "batch_size": batch_size,
@@ -212,7 +215,8 @@ class BaseDataLoader(DataLoader):
 
         A subclass may call it before its constructor has finished, with n_samples and shuffle set.
         """
-        train, valid = split_samples(self.n_samples, split, **getattr(self, "_split_by", {}))
+        how = {"samples": getattr(self, "_split_within", None), **getattr(self, "_split_by", {})}
+        train, valid = split_samples(self.n_samples, split, **how)
         if len(valid) == 0:
             return None, None
         self.n_samples = len(train)

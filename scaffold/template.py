@@ -67,7 +67,7 @@ _PICTURES = (
     "sweep.png",
     "overhead.png",
 )
-_PAGES = ("jobs.md", "updating.md")  # of docs/, on what a project does not have
+_PAGES = ("jobs.md", "new_projects.md", "updating.md")  # of docs/, on what a project does not have
 _LEFTOVERS = ("__pycache__", "*.py[cod]", ".*cache", ".hypothesis", ".ipynb_checkpoints")
 LEFT_BEHIND = shutil.ignore_patterns(*_LEFTOVERS, *_PAGES, *_PICTURES)
 

@@ -166,7 +166,11 @@ def split_loader(
     loader = build(name, {**spec, "args": args}, PARTS[name]).to(device)
     if state and isinstance(loader, BaseDataLoader):
         load_state(name, loader, state)
-        changed = loader.changes_since(state) if name == "data_loader" and split != "test" else None
+        set_aside = split == "test" and bool(args.get("test_split"))
+        changed = loader.changes_since(state) if name == "data_loader" and (split != "test" or set_aside) else None
+        if changed and set_aside:
+            what = "so the model may be trained on some of what test_split sets aside now"
+            raise UserError(f"--split test: {changed}, {what}; give test data of their own")
         if changed:
             logging.getLogger("data").warning("changed since the checkpoint: %s", changed)
     part = loader.split_validation() if split == "valid" and name == "data_loader" else loader.as_validation()

@@ -13,17 +13,24 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Self
 
+if "." in __name__:  # an old project whose framework lies within a package
+    from .utils.old_forms.nested import lead_to_top
+
+    lead_to_top(__name__, __file__)
+
 from logger import TrackerList, setup_logging
 from utils.config.check import check_config, check_types, imports_kept, renamed_types
 from utils.config.command_line import read_command_line
 from utils.config.components import OWN_SECTION, PARTS, Part, as_spec, metric_name
 from utils.config.files import deep_merge, read_config, set_by_path
+from utils.config.forms import read_section
 from utils.config.plain import require_savable
 from utils.config.schema import KNOWN_KEYS, RunSettings, TrainerSettings
 from utils.config.types import call, find_type, look_up, signature_of
 from utils.distributed.world import decided_by_main, is_main
 from utils.errors import UserError, clean_exit, end_on_user_errors, refuse, shortened, shown
 from utils.files import delete_left_over, differences, write_json
+from utils.old_forms.config import OldConfigForms, in_todays_terms, takes_parser
 from utils.runs.checkpoint import load_checkpoint, with_shards
 from utils.runs.environment import RunRecord
 from utils.runs.run_folder import RunLock, claim_run_folder, is_run_folder, make_log_folder, refuse_second
@@ -39,7 +46,7 @@ CustomArgs = collections.namedtuple("CustomArgs", "flags type target")
 _LOG_LEVELS = {0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG}
 
 
-class ConfigParser:
+class ConfigParser(OldConfigForms):
     """A job's config, merged and checked, and the objects and the run folder that are made from it.
 
     config: dict of sections.
@@ -56,6 +63,7 @@ class ConfigParser:
     Raises UserError, with all errors at once, for a config that cannot be right.
     """
 
+    @takes_parser
     def __init__(
         self,
         config: dict[str, Any],
@@ -87,6 +95,7 @@ class ConfigParser:
         self._seen = None  # the runs that -r auto has looked at
         self.variants = []  # the runs that --folds or --seeds ask for
         self.own_keys = check_config(self._config, self.parts, also_logged, begins=resume is None)
+        self._as_read = deep_merge({}, self._config)
 
     @classmethod
     def from_args(
@@ -121,6 +130,8 @@ class ConfigParser:
                 merged.get_logger("config").info("%s", line)
             if merged.own_keys:
                 merged.get_logger("config").info("own keys: %s", shortened(", ".join(merged.own_keys)))
+            if not parts:
+                merged.adapt_to_script()
             if given.check:
                 further = "; --check --data looks at the data and the first batch too" if given.can_check_data else ""
                 further = further if parts else "; types and their args are checked when they are built"
@@ -188,7 +199,7 @@ class ConfigParser:
         """Return the experiment trackers of logger/trackers.py or a file beside it; the first process alone has any."""
         entries = self.get(name, []) if is_main() else []
         trackers = [self.build(f"{name}.{i}", entry) for i, entry in enumerate(entries)]
-        return TrackerList(trackers, self._config, self.get_logger("trackers"))
+        return TrackerList(trackers, self.saved, self.get_logger("trackers"))
 
     def load_checkpoint(self, mesh: Any = None) -> dict[str, Any]:
         """Return the content of the checkpoint to resume from. What from_args has read is handed out once, not kept.
@@ -222,6 +233,17 @@ class ConfigParser:
     def config(self) -> dict[str, Any]:
         """The merged config, a plain dict."""
         return self._config
+
+    @property
+    def saved(self) -> dict[str, Any]:
+        """The config that the run's files keep: without what a script of a project's own has written into it since."""
+        return self._config if self.parts else self._as_read
+
+    @property
+    def trainer_settings(self) -> TrainerSettings:
+        """The section "trainer" (TrainerSettings) with its defaults. Raises UserError."""
+        todays = self._config if self.parts else in_todays_terms(self._config)[0]
+        return read_section(TrainerSettings, todays["trainer"], "trainer")
 
     @property
     def settings(self) -> RunSettings:
@@ -275,12 +297,12 @@ class ConfigParser:
 
     def _claim_run(self):
         """(folder of checkpoints, folder of logs, whether the run had ended), with the start recorded."""
-        require_savable(self._config, "the config")  # a script may have changed it, and a resume reads it again
+        require_savable(self.saved, "the config")  # a script may have changed it, and a resume reads it again
         if self.continues:
             save_dir = self.resume.parent
         else:
             root = self.get("trainer", {}).get("save_dir", TrainerSettings.model_fields["save_dir"].default)
-            save_dir = claim_run_folder(root, self.get("name", "run"), self._run_id)
+            save_dir = claim_run_folder(root, in_todays_terms(self.saved)[0].get("name", "run"), self._run_id)
         try:
             self._lock = RunLock(save_dir)
             if self._seen is not None:
@@ -288,7 +310,7 @@ class ConfigParser:
             log_dir = make_log_folder(save_dir)
             delete_left_over(save_dir, ".*.json.*.tmp")
             delete_left_over(log_dir)
-            write_json(self._config, save_dir / "config.json")
+            write_json(self.saved, save_dir / "config.json")
             self._log_into(log_dir)
             self._record = RunRecord(save_dir)
             self._record.begin(self.resume, self._overridden, log_dir)

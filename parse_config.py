@@ -152,6 +152,8 @@ class ConfigParser(OldConfigForms):
         module: by default the one that PARTS names. Further arguments are passed on; one that the config also gives is
         refused. Raises UserError.
         """
+        if isinstance(name, dict):  # the section itself, as in some old projects
+            return self._build("type", name, module, args, kwargs)
         return self._build(name, self.get(name), module, args, kwargs)
 
     def build(self, path: str, spec: Any, *args: Any, **kwargs: Any) -> Any:

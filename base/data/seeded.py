@@ -38,6 +38,12 @@ class SeededDataset(Dataset):
         self.dataset = dataset
         self.seeder = SampleSeeder(owner=dataset)
 
+    def __getattr__(self, name: str) -> Any:
+        """Return the dataset's own attribute, in a plain DataLoader that a project makes of init_kwargs."""
+        if name == "dataset" or name.startswith("__"):  # while this is copied, or looked at by a protocol
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
     def __len__(self) -> int:
         return len(self.dataset)
 

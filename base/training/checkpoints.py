@@ -13,6 +13,7 @@ from utils.distributed.shards import mesh_of
 from utils.distributed.world import barrier, gather_to_main, is_main, rank, world_size
 from utils.errors import UserError, shortened
 from utils.files import differences
+from utils.old_forms.checkpoint import further_states
 from utils.runs.checkpoint import (
     BEST_MODEL,
     FORMAT,
@@ -25,7 +26,6 @@ from utils.runs.checkpoint import (
     set_aside_overtaken,
     with_shards,
 )
-from utils.old_forms.checkpoint import further_states
 from utils.runs.earlier import upgraded_states
 from utils.runs.run_folder import refuse_other_batch
 from utils.runs.schedule_state import refuse_old_steps

@@ -54,6 +54,6 @@ def lead_to_top(name: str, file: str) -> None:
     """
     package, _, room = name.rpartition(".")
     if not any(isinstance(finder, _Rooms) and finder.package == package for finder in sys.meta_path):
-        path = Path(file).resolve()
+        path = Path(file).absolute()
         sys.meta_path.insert(0, _Rooms(package, path.parents[1 if path.name == "__init__.py" else 0]))
     sys.modules[name] = importlib.import_module(room)

@@ -26,7 +26,6 @@ from base.training.saving import SavePoints, Stopped
 from logger import CsvLog, EpochClock, TensorboardWriter, require_log_files
 from logger.console import epoch_report, tell_end, tell_how_to_resume
 from utils.batches import DataError
-from utils.config.schema import TrainerSettings
 from utils.distributed.world import any_of, gather, seed_of_process
 from utils.runs.checkpoint import BEST_MODEL, checkpoint_name
 from utils.runs.run_folder import removed_if_empty
@@ -68,7 +67,7 @@ class BaseTrainer(ABC):
         config: "ConfigParser",
     ) -> None:
         self.config = config
-        self.settings = settings = TrainerSettings.model_validate(config["trainer"])
+        self.settings = settings = config.trainer_settings
         self.logger = config.get_logger("trainer", settings.verbosity)
 
         self.model, self.optimizer = model, optimizer
@@ -206,7 +205,7 @@ class BaseTrainer(ABC):
             return False
         restore_attributes(self, writer_state)  # only now: it deletes points written after the checkpoint
         set_later_epochs_aside(self)
-        self.writer.start(self.config.config, self.step)
+        self.writer.start(self.config.saved, self.step)
         return True
 
     def _begin_without_epochs(self) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from base.data.in_memory import InMemoryDataset
+from base.data.seeded import unseeded
 from base.data.sources import names_in
 from base.data.texts import TextInput
 from base.trained_model import TrainedModel, require_one_output
@@ -168,7 +169,7 @@ def examples_to_compare(trained: TrainedModel, number: int = NUM_EXAMPLES) -> to
 
 def raw_examples(trained: TrainedModel, loader: Any, number: int = NUM_EXAMPLES) -> torch.Tensor:
     """Return the first raw examples (number, ...) of a loader: what its input is given, or else the model's input."""
-    dataset = getattr(loader.dataset, "dataset", loader.dataset)
+    dataset = unseeded(loader.dataset)
     if not trained.has_input:
         return _first_tensors(loader, number)
     if isinstance(dataset, InMemoryDataset):

@@ -23,6 +23,12 @@ class UserError(ValueError):
     """An error that the user can correct. Its text says where, what was given and what would work, one error a line."""
 
 
+class MissingSection(UserError, KeyError):
+    """A section that a config lacks; also a KeyError, as config[name] raises for it."""
+
+    __str__ = Exception.__str__  # a KeyError's is a repr
+
+
 class Refused(ValueError):
     """A file that is not read because it may be harmful; the text says why."""
 

@@ -17,6 +17,7 @@ import torch
 from base.data.arrays import read_array
 from base.data.inputs import NO_INPUT, Examples, Input, files_in
 from base.data.outputs import Output
+from base.data.seeded import unseeded
 from utils.batches import file_of
 from utils.errors import UserError, shortened, shown
 
@@ -198,6 +199,6 @@ def _files(source, input):
 
 def names_in(loader: Any, split: str) -> Iterator[str]:
     """Yield the name of each sample of a loader in a fixed order: its file if the dataset knows it, or its index."""
-    dataset = getattr(loader.dataset, "dataset", loader.dataset)
+    dataset = unseeded(loader.dataset)
     for index in getattr(loader, "sampler", range(len(dataset))):
         yield file_of(dataset, index) or f"{split}:{int(index)}"

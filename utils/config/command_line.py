@@ -19,6 +19,7 @@ from utils.distributed.world import is_main
 from utils.errors import UserError, brief, in_one_line, shown
 from utils.files import differences, read_json_beside
 from utils.nearest import nearest
+from utils.old_forms.flags import as_typed, declared_keys, default_not_given
 from utils.runs.checkpoint import find_checkpoint, load_checkpoint, newest_run
 from utils.runs.run_folder import IS_TRAINED, is_being_trained, run_of_launch, seen_runs
 
@@ -67,6 +68,7 @@ def read_command_line(args: argparse.ArgumentParser | argparse.Namespace, option
     assignments += [(flag.target, getattr(parsed, place, None)) for place, flag in flags.items() if flag]
     assignments = [(target, value) for target, value in assignments if value is not None]
     assignments += map(parse_assignment, getattr(parsed, "_set", None) or ())
+    parsed = as_typed(parsed)
     _require_usable(parsed)
     device = chosen_device(parsed.device) if getattr(parsed, "device", None) else None
     given = read_config(parsed.config) if parsed.config else {}
@@ -88,7 +90,7 @@ def read_command_line(args: argparse.ArgumentParser | argparse.Namespace, option
             resume = checkpoint = None
 
     variants = variants_of(parsed, _set_all(config, assignments)[0])
-    final, errors = _set_all(config, [*assignments, *_first_of(variants)])
+    final, errors = _set_all(config, [*assignments, *_first_of(variants)], options)
     return CommandLine(
         final,
         differences(config, final),
@@ -167,7 +169,9 @@ def _parse(parser, options, flags):
     for place, flag in flags.items():
         if flag is not None:
             _add_flag(parser, place, flag)
-    parsed, unknown = in_one_line(parser).parse_known_args()
+    with default_not_given(parser) as default:
+        parsed, unknown = in_one_line(parser).parse_known_args()
+    parsed.config = parsed.config or (default if parsed.resume in (None, "auto") else None)
     if unknown and None not in flags.values():
         raise UserError("\n".join(_unknown_words(parser, unknown, parsed.config)))
     return parsed
@@ -249,15 +253,19 @@ def _require_usable(parsed):
 # The checkpoint and its config
 
 
-def _set_all(config, assignments):
-    """(a copy of the config with all values set that can be set, a line for each that cannot be)."""
+def _set_all(config, assignments, options=()):
+    """(a copy of the config with all values set that can be set, a line for each that cannot be).
+
+    options: of the script, whose targets are keys of the config, too.
+    """
     from utils.config.schema import KNOWN_KEYS
 
+    known = declared_keys(options, KNOWN_KEYS)
     changed, errors = deep_merge({}, config), []
     for target, value in assignments:
         try:
             require_plain(value, ".".join(map(str, split_path(target))))
-            set_by_path(changed, target, value, KNOWN_KEYS)
+            set_by_path(changed, target, value, known)
         except UserError as error:
             errors.append(str(error))
     return changed, errors

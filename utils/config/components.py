@@ -9,7 +9,7 @@ from typing import Any
 
 from utils.config.files import names_several
 from utils.epoch_metrics import METHODS
-from utils.errors import UserError, brief
+from utils.errors import MissingSection, UserError, brief
 from utils.rules import loader_errors, rate_errors
 
 
@@ -206,5 +206,6 @@ def as_spec(path: str, section: object) -> dict[str, Any]:
     spec = {"type": section} if isinstance(section, str) else section
     if not isinstance(spec, dict) or not isinstance(spec.get("type"), str):
         example = '{"type": ..., "args": {...}}'
-        raise UserError(f"{path}: got {brief(section)}; it should be an object such as {example}")
+        kind = MissingSection if section is None else UserError
+        raise kind(f"{path}: got {brief(section)}; it should be an object such as {example}")
     return spec

@@ -98,7 +98,7 @@ def _read(path):
         state = read_safetensors(path) if is_safetensors else read_torch_file(path)
         require_harmless(state, path.stat().st_size)
     else:
-        from utils.runs.old_checkpoint import load_old_checkpoint
+        from utils.old_forms.checkpoint import load_old_checkpoint
 
         state = load_old_checkpoint(path)
     is_state_dict = isinstance(state, dict) and state and all(hasattr(value, "layout") for value in state.values())

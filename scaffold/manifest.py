@@ -30,7 +30,7 @@ class Manifest:
 
 
 def read_manifest(project: Path) -> Manifest:
-    """Return the manifest of a project, without paths in the user's folders. Raises UserError."""
+    """Return the manifest of a project. Raises UserError."""
     path = project / MANIFEST
     if not project.is_dir():
         raise UserError(f"{shown(project)}: is no folder; give the folder of a project")
@@ -44,8 +44,7 @@ def read_manifest(project: Path) -> Manifest:
         raise UserError(f"{shown(path)}: cannot be read: {reason}; {_RESTORE}") from None
     if problem := _problem(content):
         raise UserError(f"{shown(path)}: {problem}; {_RESTORE}")
-    files = {place: checksum for place, checksum in content["files"].items() if not is_the_users(place)}
-    return Manifest(content["version"], files, content.get("rooms", {}), content.get("left_out", []))
+    return Manifest(content["version"], content["files"], content.get("rooms", {}), content.get("left_out", []))
 
 
 def is_the_users(place: str) -> bool:

@@ -88,7 +88,11 @@ def test_conflicts_stay_in_the_file_and_are_told_until_they_are_resolved(templat
     assert (project / "train.py").read_text() == changed(FIRST["train.py"], 3)  # only the user has changed it
     assert not list(project.rglob("*.rej")) and not list(project.rglob("*.orig"))
     out = capsys.readouterr().out
-    assert "\n  CONFLICT  base/core.py\n" in out and "marked by <<<<<<< yours, in base/core.py\n" in out
+    assert (
+        "  train.py" not in out
+        and "\n  CONFLICT  base/core.py\n" in out
+        and "marked by <<<<<<< yours, in base/core.py\n" in out
+    )
 
     commit(project, {})
     with pytest.raises(UserError, match=r"base/core\.py: has conflicts of an earlier update; resolve them first"):
@@ -124,6 +128,7 @@ def test_changes_follow_a_renamed_file_and_a_removed_one_is_left_to_the_user(tem
         "merged    base/tools.py",
     ):
         assert f"\n  {line}\n" in out, out
+    assert "  test.py" not in out  # removed by the user alone
     recorded = read_json(project / "template.json")["files"].keys()
     assert not recorded & {"base/gone.py", "base/new.py", "base/helper.py"} and recorded >= {
         "base/tools.py",

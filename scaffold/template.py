@@ -35,7 +35,21 @@ FRAMEWORK = [
     "utils",
 ]
 # What the user of a new project edits, with the default job in it.
-YOURS = [".gitignore", "LICENSE", "config.json", "data/mnist", "data_loader", "model", "notebooks", "trainer"]
+YOURS = [
+    ".devcontainer",
+    ".dockerignore",
+    ".editorconfig",
+    ".gitignore",
+    ".pre-commit-config.yaml",
+    "Dockerfile",
+    "LICENSE",
+    "config.json",
+    "data/mnist",
+    "data_loader",
+    "model",
+    "notebooks",
+    "trainer",
+]
 # A folder whose files are copied last: the project's own README, tests and settings.
 OWN_FILES = "project"
 # Those of them that are the framework's, too: they fit any job.
@@ -46,12 +60,14 @@ _PICTURES = (
     "readme_pictures.py",
     "curves.png",
     "report.png",
+    "test.png",
     "predict.png",
+    "export.png",
     "compare.png",
     "sweep.png",
     "overhead.png",
 )
-_PAGES = ("jobs.md", "updating.md")  # of docs/, on what a project does not have
+_PAGES = ("jobs.md", "new_projects.md", "updating.md")  # of docs/, on what a project does not have
 _LEFTOVERS = ("__pycache__", "*.py[cod]", ".*cache", ".hypothesis", ".ipynb_checkpoints")
 LEFT_BEHIND = shutil.ignore_patterns(*_LEFTOVERS, *_PAGES, *_PICTURES)
 
@@ -63,10 +79,11 @@ def copy_template(target: Path, name: str) -> None:
     shutil.copytree(TEMPLATE / OWN_FILES, target, ignore=LEFT_BEHIND, dirs_exist_ok=True)
 
     config, readme = target / "config.json", target / "README.md"
-    named = re.sub(r'"name": "[^"]*"', lambda _: f'"name": {json.dumps(name)}', config.read_text(), count=1)
+    named = config.read_text(encoding="utf-8")
+    named = re.sub(r'"name": "[^"]*"', lambda _: f'"name": {json.dumps(name)}', named, count=1)
     named = re.sub(r'\n *"description": "(\\.|[^"\\])*",?', "", named, count=1)  # it describes the template's job
-    config.write_text(named)
-    readme.write_text(readme.read_text().replace("{name}", name))
+    config.write_text(named, encoding="utf-8")
+    readme.write_text(readme.read_text(encoding="utf-8").replace("{name}", name), encoding="utf-8")
 
 
 def copy_framework(target: Path) -> None:
@@ -112,7 +129,7 @@ def contents(folder: Path, items: list[str]) -> dict[str, bytes]:
 
 def write_manifest(target: Path) -> None:
     """Write template.json for a project whose framework has just been copied."""
-    (target / MANIFEST).write_text(manifest_of(contents(target, [*FRAMEWORK, *FRAMEWORK_OWN])))
+    (target / MANIFEST).write_text(manifest_of(contents(target, [*FRAMEWORK, *FRAMEWORK_OWN])), encoding="utf-8")
 
 
 def manifest_of(files: dict[str, bytes], **further: Any) -> str:

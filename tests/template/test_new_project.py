@@ -131,7 +131,13 @@ def test_its_manifest_holds_the_checksum_of_each_file_of_the_framework(project):
     tracked = set(git(project, "ls-files").splitlines())
     rooms = ("model/", "data_loader/", "trainer/", "data/", "notebooks/", "saved/")
     own = {
+        ".devcontainer/devcontainer.json",
+        ".dockerignore",
+        ".editorconfig",
+        ".github/workflows/test.yml",
         ".gitignore",
+        ".pre-commit-config.yaml",
+        "Dockerfile",
         "LICENSE",
         "README.md",
         "config.json",

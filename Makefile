@@ -24,9 +24,12 @@ docs: .venv/installed
 	$(BIN)/python -m utils.config.docs
 
 ifneq ($(wildcard docs/readme_pictures.py),)  # in the template alone
-.PHONY: pictures
+.PHONY: pictures results
 pictures: .venv/installed-dev
 	$(BIN)/python docs/readme_pictures.py $(RUN)
+
+results: .venv/installed
+	$(BIN)/python docs/results.py $(ROW) $(SEEDS)
 endif
 
 clean:

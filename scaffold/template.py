@@ -48,7 +48,8 @@ _PICTURES = (
     "overhead.png",
 )
 _LEFTOVERS = ("__pycache__", "*.py[cod]", ".*cache", ".hypothesis", ".ipynb_checkpoints")
-LEFT_BEHIND = shutil.ignore_patterns(*_LEFTOVERS, "jobs.md", *_PICTURES)
+_PAGES = ("jobs.md", "results.md", "results.py")  # on the examples
+LEFT_BEHIND = shutil.ignore_patterns(*_LEFTOVERS, *_PAGES, *_PICTURES)
 
 
 def copy_template(target: Path, name: str) -> None:
@@ -68,7 +69,7 @@ def copy_template(target: Path, name: str) -> None:
     config.write_text(named)
     readme.write_text(readme.read_text().replace("{name}", name))
     pages = index.read_text().splitlines(keepends=True)
-    index.write_text("".join(line for line in pages if "(jobs.md)" not in line))
+    index.write_text("".join(line for line in pages if not any(f"({page})" in line for page in _PAGES)))
 
 
 def write_manifest(target: Path) -> None:

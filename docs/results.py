@@ -18,9 +18,9 @@ def main(name="", seeds="5"):
     """Train the row's command with that many seeds, test each run, and print the mean and the deviation."""
     rows = commands()
     if name not in rows:
-        sys.exit(f"error: ROW: got {name!r}; give one of {', '.join(rows)}: make results ROW={next(iter(rows))}")
+        refuse(f"ROW: got {name!r}; give one of {', '.join(rows)}")
     if not re.fullmatch(r"[2-9]|[1-9]\d+", seeds):
-        sys.exit(f"error: SEEDS: got {seeds!r}; give a number of seeds, 2 or more")
+        refuse(f"SEEDS: got {seeds!r}; give a number of seeds, 2 or more")
     start = time.monotonic()
     series = ours(*shlex.split(rows[name]), "--seeds", seeds)
     seconds = (time.monotonic() - start) / len(series["runs"])
@@ -62,5 +62,14 @@ def ours(*words):
     return json.loads(line)
 
 
+def refuse(message):
+    """End with an error."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except KeyboardInterrupt:  # the command that was running has ended by it, too
+        sys.exit(130)

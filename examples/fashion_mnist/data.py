@@ -41,8 +41,8 @@ class FashionMnistDataLoader(BaseDataLoader):
         device_resident: bool = False,
     ) -> None:
         part = "train" if training else "t10k"
-        images = read_idx(_find(data_dir, f"{part}-images-idx3-ubyte.gz"))[:, None]
-        labels = read_idx(_find(data_dir, f"{part}-labels-idx1-ubyte.gz")).long()
+        images = read_idx(_find(data_dir, f"{part}-images-idx3-ubyte.gz"), 3)[:, None]
+        labels = read_idx(_find(data_dir, f"{part}-labels-idx1-ubyte.gz"), 1).long()
         self.classes = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"]
         self.classes += ["Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
         self.input = ImageInput(1, 28, 28, mean=[0.2860], std=[0.3530])  # of the training pixels
@@ -59,20 +59,20 @@ class FashionMnistDataLoader(BaseDataLoader):
         )
 
 
-def read_idx(path: str | Path) -> torch.Tensor:
-    """Return the uint8 array of a gzipped file in MNIST's format: a magic number, each size, and the bytes.
+def read_idx(path: str | Path, dimensions: int) -> torch.Tensor:
+    """Return the uint8 array of a gzipped file in MNIST's format: 0, 0, 8, the dimensions, each size, and the values.
 
-    Raises UserError for a file that is damaged.
+    Raises UserError for a file that is not one of so many dimensions.
     """
     try:
         with gzip.open(path) as file:
-            dimensions = file.read(4)[-1]
+            magic = file.read(4)
             sizes = np.frombuffer(file.read(4 * dimensions), ">u4").tolist()
             content = file.read(_MOST_BYTES + 1)
-    except (OSError, EOFError, IndexError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"{shown(path)}: damaged: {shortened(error)}") from None
-    if len(content) != math.prod(sizes):
-        raise UserError(f"{shown(path)}: damaged: its header says {sizes}, and it holds {len(content)} bytes")
+    if magic != bytes([0, 0, 8, dimensions]) or len(content) != math.prod(sizes):
+        raise UserError(f"{shown(path)}: damaged: its header does not fit the {len(content)} bytes after it")
     return torch.from_numpy(np.frombuffer(content, np.uint8).copy()).view(*sizes)
 
 

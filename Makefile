@@ -24,9 +24,12 @@ docs: .venv/installed
 	$(BIN)/python -m utils.config.docs
 
 ifneq ($(wildcard docs/readme_pictures.py),)  # in the template alone
-.PHONY: pictures test-spawn test-lowest
+.PHONY: pictures results test-spawn test-lowest
 pictures: .venv/installed-dev
 	$(BIN)/python docs/readme_pictures.py $(RUN)
+
+results: .venv/installed
+	$(BIN)/python docs/results.py $(ROW) $(SEEDS)
 
 test-spawn: START_METHOD ?= spawn
 test-spawn: .venv/installed-dev  # with spawned worker processes, as on macOS and Windows; forkserver: as Python 3.14

@@ -35,8 +35,8 @@ test-spawn: START_METHOD ?= spawn
 test-spawn: .venv/installed-dev  # with spawned worker processes, as on macOS and Windows; forkserver: as Python 3.14
 	START_METHOD=$(START_METHOD) PYTHONPATH=tests/start_method $(BIN)/python -m pytest $(TESTS)
 
-test-lowest: .venv-lowest/installed  # with the lowest versions that the requirements allow
-	.venv-lowest/bin/python -m pytest $(TESTS)
+test-lowest: .venv-lowest/installed  # with the lowest versions that the requirements allow, which warn of newer ones
+	.venv-lowest/bin/python -m pytest -W default $(TESTS)
 
 .venv-lowest/installed: requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv .venv-lowest

@@ -67,7 +67,8 @@ _PICTURES = (
     "sweep.png",
     "overhead.png",
 )
-_PAGES = ("jobs.md", "new_projects.md", "updating.md")  # of docs/, on what a project does not have
+# of docs/, on the template's own jobs, and on making and updating projects
+_PAGES = ("jobs.md", "new_projects.md", "results.md", "results.py", "updating.md")
 _LEFTOVERS = ("__pycache__", "*.py[cod]", ".*cache", ".hypothesis", ".ipynb_checkpoints")
 LEFT_BEHIND = shutil.ignore_patterns(*_LEFTOVERS, *_PAGES, *_PICTURES)
 

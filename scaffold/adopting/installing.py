@@ -1,5 +1,6 @@
 """The framework's files in a project that is moved in, beside what stays the project's own."""
 
+import json
 import re
 import shutil
 import tempfile
@@ -7,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from scaffold.adopting.reading import ROOMS, Source
 from scaffold.adopting.tree import Tree
-from scaffold.template import FRAMEWORK, LEFT_BEHIND, TEMPLATE, as_copied, manifest_of
+from scaffold.template import FRAMEWORK, LEFT_BEHIND, TEMPLATE, write_manifest
 
 # The scripts that an older project has of its own, and what only works with the framework's.
 _THEIRS = {"train.py", "test.py", "series.py", "Makefile"}
@@ -84,17 +85,29 @@ def install(tree: Tree, framework: dict[str, Source]) -> Installed:
         elif top not in (*ROOMS, "parse_config.py") and tree.exists(place):
             installed.left[place] = _OWN
         else:
-            tree.write(place, as_copied(place, path.read_bytes()))
+            tree.write(place, _index(path) if place == "docs/README.md" else path.read_bytes())
             installed.files.append(place)
     tree.write("template.json", _manifest(tree, installed))
     return installed
 
 
+def _index(path):
+    """The index of the pages without those that only the template has."""
+    lines = path.read_text().splitlines(keepends=True)
+    return "".join(line for line in lines if line[0] in "#|\n" and "(jobs.md)" not in line)
+
+
 def _manifest(tree, installed):
     """The text of template.json for what was installed; "left_out" lists what the project has or does without."""
-    left_out = {*installed.left, *([_MERGED] if _MERGED not in installed.files else [])}
-    files = {place: (tree.folder / place).read_bytes() for place in installed.files}
-    return manifest_of(files, left_out=sorted(left_out))
+    with tempfile.TemporaryDirectory() as folder:
+        for place in installed.files:
+            target = Path(folder) / place
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(tree.folder / place, target)
+        write_manifest(Path(folder))
+        content = json.loads((Path(folder) / "template.json").read_text())
+    content["left_out"] = sorted({*installed.left, *([_MERGED] if _MERGED not in installed.files else [])})
+    return json.dumps(content, indent=4) + "\n"
 
 
 def _merge_requirements(tree, path):

@@ -37,8 +37,11 @@ class Tree:
             return None
 
     def write(self, place: str, content: str | bytes) -> None:
-        """Write a file of the copy."""
+        """Write a file of the copy. Raises UserError if a folder of the project on the way to it is a link."""
         path = self.folder / place
+        for parent in reversed(Path(place).parents[:-1]):
+            if (self.folder / parent).is_symlink():
+                self._copy_linked(parent)
         if path.is_symlink():
             path.unlink()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,6 +52,16 @@ class Tree:
         """Delete a file of the copy."""
         (self.folder / place).unlink()
         self.changed[place] = False
+
+    def _copy_linked(self, place):
+        """Make a folder of the copy, so far a link to the original's, one of its own that holds links."""
+        original, copy = self.project / place, self.folder / place
+        if original.is_symlink():
+            raise UserError(f"{original}: is a link, and files would be written through it; replace it by a folder")
+        copy.unlink()
+        copy.mkdir()
+        for entry in original.iterdir():
+            (copy / entry.name).symlink_to(entry.resolve())
 
     def python_files(self) -> list[str]:
         """Return the paths of all code of the copy that git knows or the move has written."""
@@ -74,6 +87,8 @@ class Tree:
             for place, stays in self.changed.items():
                 if stays:
                     (self.project / place).parent.mkdir(parents=True, exist_ok=True)
+                    if (self.project / place).is_symlink():  # else the file that it leads to would be written
+                        (self.project / place).unlink()
                     shutil.copyfile(self.folder / place, self.project / place)
                 else:
                     (self.project / place).unlink(missing_ok=True)

@@ -178,9 +178,11 @@ def test_an_update_that_fails_says_nothing_else_and_changes_nothing(template, pr
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give the folder of a new project, or --update with that of an existing one"),
-        (["a", "--update", "b"], "give the folder of a new project, or --update"),
-        (["a", "--dry-run"], "--rooms, --dry-run, --force: are for --update"),
+        (["--update"], "the following arguments are required: path"),
+        (["--update", "--adopt", "a"], "--adopt: not allowed with argument --update"),
+        (["a", "--dry-run"], "--dry-run: is for --adopt and --update"),
+        (["a", "--force"], "--force: is for --update"),
+        (["--update", "a", "--name", "b"], "--name: is for a new project"),
         (["--update", "nowhere"], "nowhere: is no folder; give the folder of a project"),
         (["--update", "nowhere", "--rooms", "base"], "--rooms: invalid choice: 'base'"),
     ],

@@ -212,14 +212,26 @@ def test_another_split_and_another_trainer_are_kept_as_a_whole(tmp_path, capsys)
 
 @pytest.mark.usefixtures("stock", "unchecked")
 def test_own_methods_of_the_config_are_kept_and_what_they_miss_is_listed(tmp_path, capsys):
+    folder = "        root = Path(self.config['trainer']['save_dir'])\n        self.__sample_dir = root / 'samples' / run_id\n"
+    folder += "        self.sample_dir.mkdir()\n        self.seen = 3\n"
     methods = "\n    @property\n    def sample_dir(self):\n        return self.__sample_dir\n"
-    methods += "\n    def init_all(self, names):\n        return [self.init_obj(name) for name in names]\n"
-    project = repository(tmp_path / "old", files_of(AFTER, parser_methods=methods))
+    methods += "\n    def init_all(self, names):\n        return [self.init_obj(name) for name in names + self.seen]\n"
+    files = files_of(AFTER, parser_init=folder, parser_methods=methods)
+    files["parse_config.py"] = "from pathlib import Path\n" + files["parse_config.py"]
+    project = repository(tmp_path / "old", files)
     adopt(project)
     assert "from own.parse_config import ConfigParser\n" in (project / "train.py").read_text()
-    assert "def init_all(self, names):" in (project / "own/parse_config.py").read_text()
-    (work,) = work_of(capsys.readouterr().out)
-    assert work.endswith("sample_dir reads self.__sample_dir, which the framework's ConfigParser does not set")
+    kept = (project / "own/parse_config.py").read_text()
+    path = "        path = Path(self.config['trainer']['save_dir']) / 'samples' / self.save_dir.name\n"
+    assert (
+        f"def sample_dir(self):\n{path}        path.mkdir(parents=True, exist_ok=True)\n        return path\n" in kept
+    )
+    assert "from pathlib import Path\n" in kept and "def init_all(self, names):" in kept
+    lines = files["parse_config.py"].splitlines()
+    assert [line.partition(": ")[0] for line in work_of(capsys.readouterr().out)] == [
+        f"parse_config.py:{lines.index('        self.seen = 3') + 1}",
+        f"parse_config.py:{len(lines)}",
+    ]
 
 
 @pytest.mark.usefixtures("stock", "unchecked")

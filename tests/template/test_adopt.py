@@ -212,7 +212,8 @@ def test_another_split_and_another_trainer_are_kept_as_a_whole(tmp_path, capsys)
 
 @pytest.mark.usefixtures("stock", "unchecked")
 def test_own_methods_of_the_config_are_kept_and_what_they_miss_is_listed(tmp_path, capsys):
-    folder = "        root = Path(self.config['trainer']['save_dir'])\n        self.__sample_dir = root / 'samples' / run_id\n"
+    folder = "        root = Path(self.config['trainer']['save_dir'])\n"
+    folder += "        self.__sample_dir = root / 'samples' / run_id\n"
     folder += "        self.sample_dir.mkdir()\n        self.seen = 3\n"
     methods = "\n    @property\n    def sample_dir(self):\n        return self.__sample_dir\n"
     methods += "\n    def init_all(self, names):\n        return [self.init_obj(name) for name in names + self.seen]\n"

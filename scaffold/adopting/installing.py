@@ -1,6 +1,8 @@
 """The framework's files in a project that is moved in, beside what stays the project's own."""
 
+import functools
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -33,23 +35,19 @@ class Installed:
         self.requirements: list[str] = []
 
 
+@functools.cache
 def files_of_framework() -> dict[str, Path]:
     """Return the template's files that a project gets, {path in the project: file}."""
     found = {}
     for item in FRAMEWORK:
-        if (TEMPLATE / item).is_dir():
-            with tempfile.TemporaryDirectory() as folder:
-                for path in _listed(TEMPLATE / item, Path(folder) / item):
-                    found[f"{item}/{path}"] = TEMPLATE / item / path
-        else:
+        if (TEMPLATE / item).is_file():
             found[item] = TEMPLATE / item
+        for folder, folders, files in os.walk(TEMPLATE / item):
+            ignored = LEFT_BEHIND(folder, [*folders, *files])
+            folders[:] = sorted(set(folders) - ignored)
+            paths = [Path(folder) / name for name in sorted(set(files) - ignored)]
+            found |= {path.relative_to(TEMPLATE).as_posix(): path for path in paths}
     return found
-
-
-def _listed(source, target):
-    """Paths of the files in a folder that a project gets; target: for an empty copy."""
-    shutil.copytree(source, target, ignore=LEFT_BEHIND, copy_function=lambda _, to: Path(to).touch())
-    return sorted(path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file())
 
 
 def to_be_moved(sources: dict[str, Source], framework: dict[str, Source], room: str) -> dict[str, str]:

@@ -21,8 +21,8 @@ _INSTEAD = {
     "load_state_dict with it (docs/trainers.md)",
     "BaseTrainer._resume_checkpoint": "the framework restores what it has saved (docs/runs.md)",
     "BaseTrainer": "the framework does this itself; override it in your trainer if it should be done differently",
-    "ConfigParser": "the framework reads the command line, and makes a run's folders when they are first asked for; "
-    "others are made where they are used, such as config.save_dir.parents[2] / 'samples' / config.save_dir.name",
+    "ConfigParser": "the framework reads the command line, and makes a run's folders when they are first asked for; do "
+    "other things in the script",
     "MetricTracker": "the framework's averages are used",
     "TensorboardWriter": "the framework's writer is used; what it lacks, self.writer.writer has, which is torch's",
 }

@@ -266,14 +266,20 @@ def test_what_its_code_may_not_do_here_is_listed_with_its_place(tmp_path, capsys
 @pytest.mark.usefixtures("stock")
 def test_errors_in_configs_and_checkpoints_are_listed(tmp_path, capsys):
     wrong = {**CONFIG, "trainer": {**CONFIG["trainer"], "epochs": "ten"}}
+    wrong["arch"] = {"type": "Nett", "args": {}}
+    wrong["data_loader"] = {"type": "Lines", "args": {"batchsize": 5}}
     project = repository(tmp_path / "old", files_of(AFTER) | {"config.json": json.dumps(wrong)})
     (project / "saved").mkdir()
     shutil.copy(PROJECT / "tests/template/old_checkpoint/model_best.pth", project / "saved")
     adopt(project, dry_run=True)
     report = capsys.readouterr().out
-    assert "python train.py -c config.json --check: 1 left to do\nsaved/model_best.pth: can be read\n" in report
-    (work,) = work_of(report)
-    assert work.startswith("config.json: --check says: trainer.epochs: ")
+    assert "python train.py -c config.json --check: 3 left to do\nsaved/model_best.pth: can be read\n" in report
+    work = work_of(report)
+    assert work[0].startswith("config.json: --check says: trainer.epochs: ")
+    assert sorted(work[1:]) == [
+        "config.json: arch.type: got 'Nett'; model.model has no such name; did you mean 'Net'?",
+        "config.json: data_loader.args.batchsize: Lines takes no such argument; did you mean 'batch_size'?",
+    ]
 
 
 @pytest.mark.usefixtures("stock", "unchecked")

@@ -332,6 +332,11 @@ def another(project):
     git(project, "commit", "-q", "-m", "another")
 
 
+def of_python_2(project):
+    (project / "base/base_trainer.py").write_text("print 'x'\n")
+    git(project, "commit", "-q", "-a", "-m", "older")
+
+
 def ours(project):
     (project / "template.json").touch()
 
@@ -351,6 +356,7 @@ def no_commit(project):
         (uncommitted, "has uncommitted work (new.py); commit, stash or ignore it first"),
         (nested, "its base/ lies in hw/, and only projects with base/ at their top can be moved in"),
         (another, "has no base/ with a BaseTrainer, so it was not made from victoresque/pytorch-template"),
+        (of_python_2, "base/base_trainer.py:1 is not code of today's Python"),
         (ours, "has a template.json, so it has this framework already; use --update"),
         (no_repository, "is not in a git repository; run git init"),
         (no_commit, "its repository has no commit yet"),

@@ -1,6 +1,7 @@
 """What a project had changed in a class of the template: kept as a subclass of the framework's, whole, or as work."""
 
 import ast
+import re
 import textwrap
 from typing import NamedTuple
 
@@ -26,6 +27,13 @@ _INSTEAD = {
     "MetricTracker": "the framework's averages are used",
     "TensorboardWriter": "the framework's writer is used; what it lacks, self.writer.writer has, which is torch's",
 }
+# What the framework does for every attribute that has state_dict and load_state_dict.
+_SAVERS = {"BaseTrainer._save_checkpoint", "BaseTrainer._resume_checkpoint"}
+_SAVED = re.compile(
+    r"""(['"]\w+['"]: |state\[['"]\w+['"]\] = )self\.\w+\.state_dict\(\),?"""
+    r"""|self\.\w+\.load_state_dict\(checkpoint\[['"]\w+['"]\]\)"""
+    r"""|if self\.\w+( is not None)?:|if ['"]\w+['"] in checkpoint(\.keys\(\))?:"""
+)
 _ANOTHER = (
     "BaseTrainer has {} statements of its own where the framework's trains, saves and restores, so it is kept as a "
     "whole; to get what the framework does, move them to your trainer (docs/trainers.md)"
@@ -69,7 +77,7 @@ class Classes:
                 self.work.append(Work(f"{self.source.place}:{node.lineno}", _ANOTHER.format(heavy)))
             self.whole.add(name)
             return self.source.text_of(node)
-        self._leave(f"{name}.__init__", left)
+        self._leave(f"{name}.__init__", set(left))
         return self._derive(node, methods, own, stock, init, override)
 
     def _derive(self, node, methods, own, stock, init, override):
@@ -87,12 +95,15 @@ class Classes:
                 texts[method.name], lines = made
                 superfluous |= lines
             elif method.name in stock and own[method.name] and method.name not in _OVERRIDABLE.get(name, ()):
-                changed[method.name] = [unit.line for unit in own[method.name]]
+                lines = {unit.line for unit in own[method.name]}
+                saved = {line for line in lines if _SAVED.fullmatch(self.source.lines[line - 1].strip())}
+                superfluous |= saved if f"{name}.{method.name}" in _SAVERS else set()
+                changed[method.name] = lines
             elif method.name not in stock or own[method.name] or self._lost(name, method.name):
                 texts[method.name] = self.source.text_of(method)
                 kept.append(method)
         for method, lines in changed.items():
-            self._leave(f"{name}.{method}", [line for line in lines if line not in superfluous])
+            self._leave(f"{name}.{method}", lines - superfluous)
         if not texts:
             return None
         body = "\n\n".join(textwrap.indent(textwrap.dedent(text.expandtabs(4)), "    ") for text in texts.values())
@@ -123,7 +134,7 @@ class Classes:
         """List lines of a function that are not kept as work."""
         if not lines:
             return
-        different = sorted(set(lines))
+        different = sorted(lines)
         named = ", ".join(map(str, different[:8])) + (", ..." if len(different) > 8 else "")
         what = f"line{'s' if len(different) > 1 else ''} {named} of {function}"
         reason = _INSTEAD.get(function) or _INSTEAD[function.partition(".")[0]]

@@ -79,7 +79,8 @@ def test_a_project_of_each_age_is_recognised_and_an_unchanged_one_leaves_no_work
 def changed(tmp_path):
     """The files of a project that had changed its trainer and had helpers of its own."""
     own = {"own_init": OWN_INIT, "own_train": "            found['rate'] = self.rate()\n", "own_methods": OWN_METHOD}
-    files = files_of(AFTER, own_state="            'schedule': self.schedule.state_dict(),\n", **own)
+    state = "            'schedule': self.schedule.state_dict(),\n            'rates': self.rates,\n"
+    files = files_of(AFTER, own_state=state, **own)
     files["utils/util.py"] += HELPERS
     files["utils/seed.py"] = "from .util import ensure_dir\n\n\ndef mine():\n    return ensure_dir\n"
     loop = files["trainer/trainer.py"].replace(
@@ -101,7 +102,7 @@ def test_changes_live_on_in_files_of_the_project_or_are_listed(changed, tmp_path
     adopt(project)
     report = capsys.readouterr().out
     lines = changed["base/base_trainer.py"].splitlines()
-    train, saved = (number for number, line in enumerate(lines, 1) if "found['rate']" in line or "'schedule'" in line)
+    train, saved = (number for number, line in enumerate(lines, 1) if "found['rate']" in line or "'rates'" in line)
     assert [line.split(": ")[0:2] for line in work_of(report)] == [
         [f"base/base_trainer.py:{train}", f"line {train} of BaseTrainer.train"],
         [f"base/base_trainer.py:{saved}", f"line {saved} of BaseTrainer._save_checkpoint"],

@@ -149,7 +149,8 @@ def _split(trainer):
         return ""
     takes = config.parameters("data_loader", importlib.import_module(config.parts["data_loader"].module))
     given = config["data_loader"].get("args", {})
-    if "training" in takes and all(given.get(name) is not None for name in takes if name.startswith("test_")):
+    named = [given.get(name) for name in takes if name.startswith("test_") and name != "test_split"]
+    if "training" in takes and (given.get("test_split") or all(value is not None for value in named)):
         return ""
     return " --split valid" if trainer.do_validation else " --split train"
 

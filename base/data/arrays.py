@@ -2,7 +2,7 @@
 
 import math
 import os
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from base import BaseDataLoader, InMemoryDataset
 from base.data.inputs import ArrayInput
 from base.data.labels import class_numbers, suggestion, text_of
 from base.data.local_files import local_file, require_ratio
+from base.data.splits import samples_to_serve
 from utils.errors import UserError, brief, shortened, shown
 
 _DTYPES = ("float32", "float64", "float16", "int64", "int32", "uint8", "bool")
@@ -32,6 +33,7 @@ class ArrayDataLoader(BaseDataLoader):
         their names, if target holds integers from 0 on or one-hot rows. The attribute classes holds them as text.
     stratify: split so that both parts get the same share of each class.
     groups: an array of ids (N,); a split keeps the samples of one id together.
+    test_split: share of the samples, or their number, to set aside as test data, if test_data names none.
     balance_classes: draw every class equally often in training.
 
     The other arguments are those of BaseDataLoader. Raises UserError for a file that is not an array of numbers, for
@@ -59,9 +61,10 @@ class ArrayDataLoader(BaseDataLoader):
         target_as_column: bool = False,
         classes: list | None = None,
         drop_last: bool = False,
+        test_split: float = 0.0,
     ) -> None:
-        prefix = "" if training else "test_"
-        if not training:
+        prefix = "" if training or test_split else "test_"
+        if not training and not test_split:
             if test_data is None or test_target is None:
                 raise UserError("test_data: the config names no arrays to test on; give test_data and test_target")
             data, target = test_data, test_target
@@ -86,6 +89,11 @@ class ArrayDataLoader(BaseDataLoader):
                 raise UserError(f"{argument}: is for classes, and {shown(target)} holds none: {held}")
         if target_as_column and targets.ndim != 1:
             raise UserError(f"target_as_column: is for targets (N,), and {shown(target)} holds {targets.shape}")
+        split_by: dict[str, Any] = {
+            "stratify": labels if stratify else None,
+            "groups": read_array(groups, "groups") if groups and not prefix else None,
+        }
+        samples = samples_to_serve(len(rows), test_split, training, ("test_data", test_data), **split_by)
         super().__init__(
             InMemoryDataset(
                 rows,
@@ -99,9 +107,9 @@ class ArrayDataLoader(BaseDataLoader):
             device_resident=device_resident,
             drop_last=drop_last,
             fold=fold,
-            stratify=labels if stratify else None,
-            groups=read_array(groups, "groups") if groups and training else None,
             balance_classes=labels if balance_classes else None,
+            samples=samples,
+            **split_by,
         )
 
 

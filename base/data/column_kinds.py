@@ -60,8 +60,24 @@ def given_kinds(
 def found_kinds(table: Table, others: Sequence[str]) -> Kinds:
     """Return the kinds of all columns but `others`; columns without any value are left out.
 
-    Raises UserError, with the remedy, for a column that is hardly meant as it stands: one without a name, identifiers,
-    dates, and texts that are numbers but for their signs.
+    Raises UserError, with the remedy, for a column that is hardly meant as it stands, and as kinds_and_odd does.
+    """
+    kinds, odd = kinds_and_odd(table, others)
+    if odd:
+        found = [f"column {brief(column)} {what}" for column, what in odd.items()]
+        listed = ", ".join(found[:_SHOWN]) + (f" and {len(odd) - _SHOWN} more" * (len(odd) > _SHOWN))
+        raise UserError(
+            f'leave_out: {table.place}: {listed}; give "leave_out": {as_json(list(odd))}, '
+            "or name the columns to use as numeric and categorical"
+        )
+    return given_kinds(table, kinds.numeric, kinds.categorical, [])
+
+
+def kinds_and_odd(table: Table, others: Sequence[str]) -> tuple[Kinds, dict[str, str]]:
+    """Return the kinds of the columns that are not odd, and {column: what is odd} of those hardly meant as features.
+
+    These are a column without a name, identifiers and dates. `others` and columns without any value are in neither.
+    Raises UserError, with the remedy, for texts that are numbers but for their signs, and if the header is missing.
     """
     _require_header(table)
     features = [column for column in table.names if column not in others]
@@ -73,16 +89,10 @@ def found_kinds(table: Table, others: Sequence[str]) -> Kinds:
         if kind is not None and column in table.unnamed:
             what = "has no name and may number the rows"
         if what is not None:
-            odd[column] = f"column {brief(column)} {what}"
+            odd[column] = what
         elif kind is not None:
             (numeric if kind == "numeric" else categorical).append(column)
-    if odd:
-        found = ", ".join(list(odd.values())[:_SHOWN]) + (f" and {len(odd) - _SHOWN} more" * (len(odd) > _SHOWN))
-        raise UserError(
-            f'leave_out: {table.place}: {found}; give "leave_out": {as_json(list(odd))}, '
-            "or name the columns to use as numeric and categorical"
-        )
-    return given_kinds(table, numeric, categorical, [])
+    return Kinds(numeric, categorical), odd
 
 
 def kind_lines(kinds: Mapping[str, Sequence[str]], rest: Mapping[str, Sequence[str]]) -> list[str]:

@@ -85,6 +85,12 @@ def rgb_image(file: str | BinaryIO, white: float | None = None) -> Image.Image:
         return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
+def image_size(file: str) -> tuple[int, int]:
+    """Return (height, width) of an image, of which only the header is read. Raises UserError, naming the file."""
+    with _opened(file, pixels=False) as image:
+        return image.height, image.width
+
+
 def require_bright(files: list[str], white: float | None) -> None:
     """Raise UserError if images of 16 bits would be nearly black, which `white` changes; looks at a few of them."""
     if white is not None:

@@ -13,6 +13,7 @@ from base.data.augmentations import RandomShift
 from base.data.class_folders import find_images
 from base.data.image_files import read_images, require_bright
 from base.data.inputs import ImageInput
+from base.data.splits import samples_to_serve
 from utils.errors import UserError, shortened, shown
 
 
@@ -29,6 +30,7 @@ class ImageFolderDataLoader(BaseDataLoader):
         read each image when it is needed.
     augment: in training, shift images by up to an eighth of their size and mirror half of them.
     stratify: split so that both parts get the same share of each class.
+    test_split: share of the samples, or their number, to set aside as test data, if test_folder names none.
     balance_classes: draw every class equally often in training.
     white: the value that becomes white in grey images of 16 or 32 bits; by default 65535 for 16 bits.
 
@@ -54,20 +56,23 @@ class ImageFolderDataLoader(BaseDataLoader):
         device_resident: bool = False,
         white: float | None = None,
         drop_last: bool = False,
+        test_split: float = 0.0,
     ) -> None:
         if image_size < 1:
             raise UserError(f"image_size: got {image_size}; it should be a number of pixels from 1 on")
         if white is not None and not white > 0:
             raise UserError(f"white: got {white}; it should be the value of a white pixel, such as 4095 for 12 bits")
         self._notes: list[str] = []
-        self._served = f"folder: {shown(folder)}" if training else f"test_folder: {shown(test_folder)}"
+        self._served = f"folder: {shown(folder)}" if training or test_split else f"test_folder: {shown(test_folder)}"
         self._has_warned = False
         self.classes, files, labels = find_images(folder, "folder", self._notes if training else None)
-        if not training:
+        if not training and not test_split:
             if test_folder is None:
                 raise UserError("test_folder: the config names no folder to test on")
             classes, files, labels = find_images(test_folder, "test_folder", self._notes, least=1)
             labels = np.array(_numbers(classes, self.classes, self._served, f"{shown(folder)} has"))[labels]
+        by_class = labels if stratify else None
+        samples = samples_to_serve(len(files), test_split, training, ("test_folder", test_folder), by_class)
         require_bright(files, white)
         mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet
         self.input = as_input = ImageInput(3, image_size, image_size, mean, std, white=white)
@@ -89,8 +94,9 @@ class ImageFolderDataLoader(BaseDataLoader):
             device_resident=device_resident,
             drop_last=drop_last,
             fold=fold,
-            stratify=labels if stratify else None,
+            stratify=by_class,
             balance_classes=labels if balance_classes else None,
+            samples=samples,
         )
 
     def describe_data(self) -> list[str]:

@@ -7,6 +7,7 @@ is not used.
 
 import heapq
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,7 @@ def split_samples(
     fold: str | None = None,
     stratify: Sequence | np.ndarray | None = None,
     groups: Sequence | np.ndarray | None = None,
+    samples: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (indices to train on, indices to validate on), int64, in the order of the permutation.
 
@@ -28,10 +30,15 @@ def split_samples(
     fold: "3/5" validates on the third of five parts instead.
     stratify: classes (N,); both parts get the same share of each class, to within a sample.
     groups: ids (N,); the samples of one id stay together, so the share is met as nearly as the groups allow.
+    samples: indices (M,) of the samples to split, by default all.
 
     Raises UserError if a part would be empty, or lack a class of stratify.
     """
     refuse(split_errors({"validation_split": validation_split, "fold": fold, "stratify": stratify, "groups": groups}))
+    if samples is not None:
+        stratify, groups = (labels if labels is None else np.asarray(labels)[samples] for labels in (stratify, groups))
+        parts = split_samples(len(samples), validation_split, fold=fold, stratify=stratify, groups=groups)
+        return samples[parts[0]], samples[parts[1]]
     order = np.random.RandomState(0).permutation(num_samples)
     classes = _codes("stratify", stratify, order)
     groups = _codes("groups", groups, order)
@@ -50,6 +57,32 @@ def split_samples(
                 f"stratify: no sample of class {name!s} is left to train on; set fewer aside, or leave it out"
             )
     return order[~is_valid], order[is_valid]
+
+
+def samples_to_serve(
+    num_samples: int,
+    test_split: float,
+    training: bool,
+    named: tuple[str, Any],
+    stratify: Sequence | np.ndarray | None = None,
+    groups: Sequence | np.ndarray | None = None,
+) -> np.ndarray | None:
+    """Return the indices (M,) of the samples to train and validate on, or of those to test on; None for all.
+
+    test_split: share of the samples to test on, or their number; 0 sets none aside. stratify, groups: as above.
+    named: the argument that may name test data of their own, and its value.
+
+    Raises UserError for test data from both.
+    """
+    if not test_split:
+        return None
+    if named[1] is not None:
+        raise UserError(f"test_split: {named[0]} names the data to test on already; leave one of them out")
+    try:
+        rest, test = split_samples(num_samples, test_split, stratify=stratify, groups=groups)
+    except UserError as error:
+        raise UserError(str(error).replace("validation_split:", "test_split:", 1)) from None
+    return np.sort(rest if training else test)
 
 
 def _set_aside(num_samples, split, classes, groups):

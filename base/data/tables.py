@@ -12,7 +12,7 @@ from base import BaseDataLoader, InMemoryDataset
 from base.data.column_kinds import found_kinds, given_kinds, kind_lines
 from base.data.encoding import FILLS, TRAINED_ON, TableInput, fit_input
 from base.data.inputs import build_input
-from base.data.splits import split_samples
+from base.data.splits import samples_to_serve, split_samples
 from base.data.table_file import Table, table_source
 from base.data.table_format import TableFormat
 from base.data.target_encoding import TargetEncoding
@@ -45,6 +45,7 @@ class TableDataLoader(BaseDataLoader):
     standardize_target: scale the regression target like the features.
     stratify: column; both parts of a split get the same share of each of its values.
     groups: column; a split keeps rows with the same value together.
+    test_split: share of the rows, or their number, to set aside as test data, if test_path names none.
     balance_classes: draw every class equally often in training.
     allow_urls: let path and test_path be http:// or https:// addresses too.
     separator: the character between two values.
@@ -88,6 +89,7 @@ class TableDataLoader(BaseDataLoader):
         missing: list[str] | None = None,
         encoding: str = "utf-8",
         drop_last: bool = False,
+        test_split: float = 0.0,
     ) -> None:
         if task not in ("regression", "classification"):
             raise UserError(f"task: got {brief(task)}; it should be 'regression' or 'classification'")
@@ -103,9 +105,10 @@ class TableDataLoader(BaseDataLoader):
         self._fill, self._one_hot = fill, one_hot
         self._target, self._stratify, self._groups = target, stratify, groups
         self._split = {"validation_split": validation_split, "fold": fold}
+        self._test_split, self._test_path = test_split, test_path
         self._read_training = functools.partial(_read, path, "path", form, allow_urls)
         self._read = self._read_training
-        if not training:
+        if not training and not test_split:
             if test_path is None:
                 raise UserError("test_path: the config names no table to test on")
             self._read = functools.partial(_read, test_path, "test_path", form, allow_urls)
@@ -118,8 +121,10 @@ class TableDataLoader(BaseDataLoader):
         rows, split_by, classes = _Rows(len(self._served), self._encoded), {}, None
         if training:
             self._fit(self._served)
-            split_by = {"fold": fold, "stratify": self._served.texts(stratify), "groups": self._served.texts(groups)}
+            split_by = {"fold": fold, **self._labels(self._served)}
             classes = rows.arrays[1] if balance_classes else None
+        if training or test_split:
+            split_by["samples"] = self._part(self._served, training)
         super().__init__(
             rows,
             batch_size,
@@ -214,10 +219,18 @@ class TableDataLoader(BaseDataLoader):
         table.read_texts([*kinds.categorical, *labels, *([self._target] if self._task == "classification" else [])])
         for column in labels:
             table.require(column, table.texts(column) != "", "is missing")
-        split_by = {"stratify": table.texts(self._stratify), "groups": table.texts(self._groups)}
-        train, _ = split_samples(len(table), **self._split, **split_by)
+        how = {**self._split, **self._labels(table), "samples": self._part(table, training=True)}
+        train, _ = split_samples(len(table), **how)
         self._input = fit_input(table, train, kinds, self._fill, self._one_hot)
         self._output = TargetEncoding.fit(table, train, self._target, self._task, self._standardize_target)
+
+    def _labels(self, table: Table) -> dict[str, Any]:
+        return {"stratify": table.texts(self._stratify), "groups": table.texts(self._groups)}
+
+    def _part(self, table: Table, training: bool) -> np.ndarray | None:
+        table.require_columns([column for column in (self._stratify, self._groups) if column is not None], "path")
+        how = self._test_split, training, ("test_path", self._test_path)
+        return samples_to_serve(len(table), *how, **self._labels(table))
 
     def _encoded(self) -> tuple[TableInput, np.ndarray, np.ndarray]:
         """Return the input, and the raw examples and the targets of the table that is served."""

@@ -10,6 +10,7 @@ import torch
 from base import BaseDataLoader, InMemoryDataset
 from base.data.inputs import Input
 from base.data.local_files import local_file
+from base.data.splits import samples_to_serve
 from utils.errors import UserError, shown
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class TextDataLoader(BaseDataLoader):
     validation_split, fold: the blocks set aside lie all over the text. To validate on another text, give the config a
         valid_data_loader.
     test_path: the text to serve if training is False.
+    test_split: share of the blocks, or their number, to set aside as test data, if test_path names none.
 
     The other arguments are those of BaseDataLoader. Raises UserError for a text shorter than a block, and for a
     packed one.
@@ -84,18 +86,20 @@ class TextDataLoader(BaseDataLoader):
         fold: str | None = None,
         device_resident: bool = False,
         drop_last: bool = False,
+        test_split: float = 0.0,
     ) -> None:
         if block_size < 1:
             raise UserError(f"block_size: got {block_size}; it should be a number of bytes from 1 on")
         self.input = TextInput(block_size)
-        if training:
+        if training or test_split:
             blocks = read_blocks(path, block_size)
         elif test_path is None:
             raise UserError("test_path: the config names no text to test on")
         else:
             blocks = read_blocks(test_path, block_size, "test_path")
         parts = (_Blocks(blocks), batch_size, shuffle, validation_split, num_workers)
-        super().__init__(*parts, device_resident=device_resident, fold=fold, drop_last=drop_last)
+        samples = samples_to_serve(len(blocks), test_split, training, ("test_path", test_path))
+        super().__init__(*parts, device_resident=device_resident, fold=fold, drop_last=drop_last, samples=samples)
 
 
 class _Blocks(InMemoryDataset):

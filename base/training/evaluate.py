@@ -13,8 +13,7 @@ from base.training.counted import counts_in_training, counts_of
 from base.training.precision import autocast, to_device
 from utils import MetricTracker
 from utils.batches import batches_of
-from utils.config.check import watched
-from utils.config.components import PARTS, as_spec
+from utils.config.components import PARTS, as_spec, watched
 from utils.config.types import build, find_type, signature_of
 from utils.distributed.world import Part, gather, part_of_batch, same_buffers
 from utils.errors import UserError
@@ -167,7 +166,11 @@ def split_loader(
     loader = build(name, {**spec, "args": args}, PARTS[name]).to(device)
     if state and isinstance(loader, BaseDataLoader):
         load_state(name, loader, state)
-        changed = loader.changes_since(state) if name == "data_loader" and split != "test" else None
+        set_aside = split == "test" and bool(args.get("test_split"))
+        changed = loader.changes_since(state) if name == "data_loader" and (split != "test" or set_aside) else None
+        if changed and set_aside:
+            what = "so the model may be trained on some of what test_split sets aside now"
+            raise UserError(f"--split test: {changed}, {what}; give test data of their own")
         if changed:
             logging.getLogger("data").warning("changed since the checkpoint: %s", changed)
     part = loader.split_validation() if split == "valid" and name == "data_loader" else loader.as_validation()

@@ -375,8 +375,8 @@ def test_what_cannot_be_moved_in_is_refused_in_one_line(change, message, tmp_pat
 
 
 def test_the_command_says_what_it_wants(tmp_path):
-    both = run(PROJECT / "new_project.py", tmp_path / "x", "--adopt", tmp_path, status=2)
-    assert both.stderr == "error: give either the folder to make, or --adopt and the project to move in\n"
+    both = run(PROJECT / "new_project.py", "--adopt", tmp_path, "--task", "table", status=2)
+    assert both.stderr == "error: --task: is for a new project\n"
     inside = run(PROJECT / "new_project.py", "--adopt", PROJECT / "tests/template/old_project", status=2)
     assert "lies inside the template; give a project outside" in inside.stderr
 

@@ -1,0 +1,104 @@
+"""--task image-folder: tell the classes of images apart that are in one folder for each class."""
+
+import os
+import shlex
+from typing import Any
+
+import numpy as np
+
+from base.data.class_folders import find_images
+from base.data.image_files import image_size
+from scaffold.tasks.images import convolutions
+from scaffold.tasks.looking import SCHEDULE, choose_split, duration_text, measures, require_kind, shares
+from scaffold.tasks.plan import Plan, loaders_file, room
+from utils.errors import UserError, shortened, shown
+
+_TRAIN = ("train", "training")
+_TEST = ("test", "testing", "valid", "val", "validation")
+_SIZES_READ = 2_000  # images whose headers are read
+_LARGEST = 64  # pixels along an edge; more take minutes an epoch on two cores
+_SMALLEST = 8
+_IN_MEMORY_BYTES = 2_000_000_000
+
+
+def plan(command: str, data: str, test: str | None = None) -> Plan:
+    """Return the plan for a folder of class folders. test: another one to test on."""
+    require_kind(data, "image-folder")
+    folder, test = _parts(data, test)
+    notes: list[str] = []
+    classes, files, labels = find_images(folder, "--data", notes)
+    sizes = np.array([image_size(file) for file in files[:: -(-len(files) // _SIZES_READ)]])
+    if test is not None:
+        _require_known(test, classes)
+    counts = np.bincount(labels, minlength=len(classes)).tolist()
+    tested = None if test is None else {"test_folder": test}
+    split = choose_split(len(files), folder, stratify=(True, labels), tested=tested)
+    pixels = int(np.clip(np.median(sizes.min(axis=1)), _SMALLEST, _LARGEST))
+    augment = not all(len(name) <= 2 for name in classes)
+    arch, batch_size, length = convolutions(len(split.train), len(classes), 3, pixels, pixels)
+    args: dict[str, Any] = {"folder": folder, "image_size": pixels, "batch_size": batch_size, **split.args}
+    if augment:
+        args["augment"] = True
+    if 3 * pixels**2 * len(files) > _IN_MEMORY_BYTES:
+        args |= {"in_memory": False, "num_workers": 2}
+    metrics, monitor, why = measures(len(classes), counts, few=len(files) < 1_000)
+    config = {
+        "description": f"Tells {len(classes)} classes of images apart",
+        "seed": 123,
+        "arch": arch,
+        "data_loader": {"type": "ImageFolderDataLoader", "args": args},
+        "optimizer": {"type": "AdamW", "args": {"lr": 0.003, "weight_decay": 0.05}, "decay_biases_and_norms": False},
+        "loss": {"type": "torch.nn.CrossEntropyLoss", "args": {"label_smoothing": 0.05}},
+        "metrics": metrics,
+        "lr_scheduler": SCHEDULE,
+        "trainer": {
+            **length,
+            "save_dir": "saved/",
+            "keep_last": 1,
+            "monitor": monitor,
+            "histograms_every_epochs": 5,
+            "channels_last": True,
+        },
+    }
+    changed = (
+        "shifted by up to an eighth and mirrored at random in training, as photographs may be"
+        if augment
+        else "neither shifted nor mirrored, since classes with names this short may be digits or letters"
+    )
+    choices = {
+        "images": f"scaled and cropped to {pixels} x {pixels} pixels, so that an epoch is short; {changed}",
+        "split": split.text,
+        "model": "a small convolutional network, trained from scratch; for trained weights see docs/fine_tuning.md",
+        "metrics": why,
+        "training": duration_text(length, "about three minutes on two CPU cores; the learning rate falls to 0"),
+    }
+    smallest, largest = sizes.min(axis=0), sizes.max(axis=0)
+    found = [
+        f"{len(files):,} images, from {smallest[1]} x {smallest[0]} to {largest[1]} x {largest[0]} pixels",
+        shares(classes, counts),
+        *notes,
+    ]
+    rooms = {
+        "model/model.py": room("image_model.py"),
+        "data_loader/data_loaders.py": loaders_file("ImageFolderDataLoader", "base/data/image_folders.py"),
+    }
+    return Plan(command, found, choices, config, rooms, shlex.quote(shown(files[0])))
+
+
+def _parts(folder: str, test: str | None) -> tuple[str, str | None]:
+    """(folder to train on, folder to test on or None): the folder itself, or its parts train and test."""
+    try:
+        below = {name.lower(): os.path.join(folder, name) for name in sorted(os.listdir(folder))}
+    except OSError as error:
+        raise UserError(f"--data: {shown(folder)}: cannot read the folder: {error.strerror}") from None
+    train = next((below[name] for name in _TRAIN if os.path.isdir(below.get(name, ""))), None)
+    held_out = next((below[name] for name in _TEST if os.path.isdir(below.get(name, ""))), None)
+    return (train, test or held_out) if train and held_out else (folder, test)
+
+
+def _require_known(folder: str, classes: list[str]) -> None:
+    found = find_images(folder, "--test", least=1)[0]
+    unknown = [name for name in found if name not in classes]
+    if unknown:
+        names = shortened(", ".join(unknown))
+        raise UserError(f"--test: {shown(folder)} has the classes {names}, which the training data lack")

@@ -1,0 +1,332 @@
+"""--task table: predict a column of a CSV file from the others."""
+
+import shlex
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from base.data.column_kinds import Kinds, kind_lines, kinds_and_odd
+from base.data.local_files import local_file
+from base.data.table_file import Table
+from base.data.table_format import TableFormat
+from scaffold.tasks.looking import (
+    MIN_SAMPLES,
+    SCHEDULE,
+    Split,
+    choose_split,
+    duration,
+    duration_text,
+    measures,
+    require_kind,
+    shares,
+)
+from scaffold.tasks.plan import Plan, loaders_file, room, with_r_squared
+from utils.errors import UserError, brief, shortened, shown
+from utils.nearest import did_you_mean
+
+MAX_COLUMNS = 5_000
+_MAX_CATEGORIES = 200  # of a column; more are texts rather than categories
+_MAX_LISTED = 100  # columns that the config names one by one
+_MAX_LINES = 5  # on columns that are left out
+_FEW_NUMBERS = 20  # different whole numbers that are still taken for classes
+_MARKS = {"?", "-", "--", "---", ".", "*", "#", "N.A.", "n.a.", "n/d", "missing", "unknown"}
+_USUAL_TARGETS = ("target", "label", "class")
+
+
+def plan(command: str, data: str, target: str | None = None, group: str | None = None, test: str | None = None) -> Plan:
+    """Return the plan for a table. target: column to predict. group: column of groups. test: a table to test on."""
+    require_kind(data, "table")
+    table = read_table(data)
+    target = _target(table, target)
+    if group is not None:
+        table.require_columns([group], "--group")
+    others = [target, *([] if group is None else [group])]
+    table, missing_marks = _with_marks(table, others)
+    kinds, left_out = _features(table, others)
+    is_class = _is_class(table, target)
+    labels = table.texts(target)
+    classes, counts = _classes(table, target) if is_class else ([], [])
+    split = choose_split(
+        len(table),
+        data,
+        stratify=(target, labels) if is_class and group is None else None,
+        groups=None if group is None else (group, _present(table, group)),
+        tested=None if test is None else {"test_path": local_file(test, "--test", "the table")},
+    )
+    gaps, has_gaps = _gaps(table, kinds), False
+    if test is not None:
+        tested = Table(test, "--test", table.form)
+        tested.require_columns([target, *kinds.numeric, *kinds.categorical], "--test")
+        has_gaps = bool(_gaps(tested, kinds))
+    codes = [len(set(table.texts(column).tolist())) + 1 for column in kinds.categorical]
+    args, reading = _loader_args(data, target, is_class, kinds, left_out, table.form, has_gaps or bool(gaps), split)
+
+    out_features = len(classes) if is_class else 1
+    batch_size = args["batch_size"]
+    length = duration(len(split.train), batch_size, steps=4_000, most_epochs=100)
+    if is_class:
+        metrics, monitor, why = measures(len(classes), counts, few=True)
+        described = shares(classes, counts)
+    else:
+        metrics, monitor = [{"type": "RSquared", "name": "R2"}], "min val_loss"
+        why = "R2, the share of the target's variance that is explained: 1 is perfect, and 0 is as good as the mean"
+        numbers = table.numbers([target])[:, 0]
+        described = f"numbers from {numbers.min():g} to {numbers.max():g}, on average {numbers.mean():g}"
+    name_of_task = "classification" if is_class else "regression"
+    config = {
+        "description": f"Predicts the column {target} of a table",
+        "seed": 123,
+        "arch": {
+            "type": "TableNet",
+            "args": {"n_numeric": len(kinds.numeric), "codes": codes, "out_features": out_features, "dropout": 0.2},
+        },
+        "data_loader": {"type": "TableDataLoader", "args": args},
+        "optimizer": {
+            "type": "AdamW",
+            "args": {"lr": 0.003, "weight_decay": 0.1},
+            "decay_biases_and_norms": False,
+        },
+        "loss": "cross_entropy" if is_class else "torch.nn.MSELoss",
+        "metrics": metrics,
+        "lr_scheduler": SCHEDULE,
+        "trainer": {
+            **length,
+            "save_dir": "saved/",
+            "keep_last": 1,
+            "monitor": monitor,
+            "histograms_every_epochs": 20,
+        },
+    }
+    choices = {
+        "task": f"{name_of_task}, since {target} {_why_class(table, target, is_class)}",
+        "features": reading,
+        "split": split.text,
+        "model": "a linear model plus a small network, so that simple relations are found first",
+        "metrics": why,
+        "training": duration_text(length, f"with {batch_size} rows in a batch; the learning rate falls to 0"),
+    }
+    found = [
+        f"{len(table):,} rows and {len(table.names):,} columns{_form_text(table.form, missing_marks)}",
+        f"{target}: {described}",
+        *kind_lines(
+            {"numeric columns": kinds.numeric, "categorical columns": _with_sizes(kinds.categorical, codes)},
+            {},
+        ),
+        *_left_out_lines(left_out),
+        f"missing values: {_gaps_text(gaps)}",
+    ]
+    rooms = {
+        "model/model.py": room("table_model.py"),
+        "data_loader/data_loaders.py": loaders_file("TableDataLoader", "base/data/tables.py"),
+    }
+    if not is_class:
+        rooms["model/metric.py"] = with_r_squared()
+    return Plan(command, found, choices, config, rooms, shlex.quote(shown(data)))
+
+
+def read_table(path: str) -> Table:
+    """Return the table, read with the separator, the encoding and the decimal point that fit it best."""
+    local_file(path, "--data", "the table")
+    first_error = None
+    for encoding in ("utf-8", "utf-16", "cp1252"):
+        for separator in (",", ";", "\t", "|"):
+            try:
+                table = Table(path, "--data", TableFormat(separator=separator, encoding=encoding))
+            except UserError as error:
+                first_error = first_error or error
+                continue
+            if len(table.names) > MAX_COLUMNS:
+                raise UserError(
+                    f"--data: {table.place}: has {len(table.names):,} columns; a table may have {MAX_COLUMNS:,}. "
+                    "Save so many numbers as an array, for --task arrays"
+                )
+            if len(table.names) > 1:
+                return _with_decimals(_large_enough(table))
+            if encoding != "utf-16":  # as which any file can be read that is none
+                alone = "has a single column; a table has one to predict, and one to learn from"
+                raise UserError(f"--data: {table.place}: {alone}")
+    assert first_error is not None
+    raise first_error
+
+
+def _large_enough(table: Table) -> Table:
+    if len(table) < MIN_SAMPLES:
+        raise UserError(
+            f"--data: {table.place}: has {len(table)} rows; parts to train, validate and test on need {MIN_SAMPLES}"
+        )
+    return table
+
+
+def _with_decimals(table: Table) -> Table:
+    """The table with the decimal point and the thousands separator with which most columns are numbers."""
+    best, most = table, _num_numeric(table)
+    for decimal, thousands in ((",", None), (".", ","), (",", ".")):
+        if most == len(table.names):
+            break
+        other = Table(table.place, "--data", _changed(table.form, decimal=decimal, thousands=thousands))
+        if (number := _num_numeric(other)) > most:
+            best, most = other, number
+    return best
+
+
+def _num_numeric(table: Table) -> int:
+    names = [name for name in table.names if table.names.count(name) == 1]
+    table.read_numbers(names)
+    return sum(table.are_numbers(name)[0].mean() > 0.5 for name in names)
+
+
+def _changed(form: TableFormat, **changes: Any) -> TableFormat:
+    return TableFormat.of({**form.arguments(), **changes})
+
+
+def _target(table: Table, target: str | None) -> str:
+    """The column to predict. Raises UserError if it is not there, or not named."""
+    if target is None:
+        usual = [name for name in table.names if name.lower() in _USUAL_TARGETS]
+        if len(usual) != 1:
+            listed = shortened(", ".join(table.names))
+            raise UserError(f"--target: say which column of {table.place} to predict; there are {listed}")
+        target = usual[0]
+    if target not in table.names:
+        raise UserError(f"--target: {table.place} has no column {brief(target)}{did_you_mean(target, table.names)}")
+    table.require_columns([target], "--target")
+    return target
+
+
+def _with_marks(table: Table, others: list[str]) -> tuple[Table, list[str]]:
+    """The table read with the texts that stand among its numbers for missing ones, and these texts."""
+    marks = set()
+    columns = [name for name in table.names if name not in others and table.names.count(name) == 1]
+    table.read_numbers(columns)
+    for column in columns:
+        numbers, missing = table.are_numbers(column)
+        if numbers.mean() > 0.5 and not (numbers | missing).all():
+            strays = set(table.texts(column)[~(numbers | missing)].tolist())
+            marks |= strays if strays <= _MARKS else set()
+    if not marks:
+        return table, []
+    found = sorted(marks)
+    return Table(table.place, "--data", _changed(table.form, missing=found)), found
+
+
+def _features(table: Table, others: list[str]) -> tuple[Kinds, dict[str, str]]:
+    """The columns to learn from, and {column: why it is left out}."""
+    kinds, left_out = kinds_and_odd(table, others)
+    categorical = []
+    for column in kinds.categorical:
+        number = len(set(table.texts(column).tolist()))
+        if number > _MAX_CATEGORIES:
+            left_out[column] = f"holds {number} different texts"
+        else:
+            categorical.append(column)
+    used = {*others, *left_out, *kinds.numeric, *categorical}
+    left_out |= {column: "is empty" for column in table.names if column not in used}
+    if not kinds.numeric and not categorical:
+        listed = ", ".join(f"{column} {why}" for column, why in left_out.items())
+        raise UserError(f"--data: {table.place} has no column to learn from: {shortened(listed)}")
+    return Kinds(kinds.numeric, categorical), left_out
+
+
+def _is_class(table: Table, target: str) -> bool:
+    """Whether a column holds classes: texts, or a few whole numbers."""
+    is_number, missing = table.are_numbers(target)
+    if not (is_number | missing).all() or not is_number.any():
+        return True
+    numbers = table.numbers([target])[:, 0]
+    numbers = numbers[~np.isnan(numbers)]
+    return bool((numbers % 1 == 0).all()) and len(np.unique(numbers)) <= _FEW_NUMBERS
+
+
+def _why_class(table: Table, target: str, is_class: bool) -> str:
+    if not is_class:
+        return "holds numbers"
+    are_texts = not table.are_numbers(target)[0].any()
+    return "holds texts" if are_texts else f"holds at most {_FEW_NUMBERS} different whole numbers"
+
+
+def _classes(table: Table, target: str) -> tuple[list[str], list[int]]:
+    """(classes, number of rows of each). Raises UserError for one class, and for about as many as there are rows."""
+    texts = table.texts(target)
+    table.require(target, texts != "", "is missing", "; remove the row, or fill in its class")
+    counts = Counter(texts.tolist())
+    if len(counts) < 2:
+        raise UserError(f"--target: all rows of {table.place} have the same {brief(target)}: {brief(texts[0])}")
+    if 2 * len(counts) > len(table):
+        raise UserError(
+            f"--target: column {brief(target)} of {table.place} holds {len(counts)} different texts in {len(table)} "
+            "rows; classes need several rows each"
+        )
+    names = sorted(counts)
+    return names, [counts[name] for name in names]
+
+
+def _present(table: Table, column: str) -> np.ndarray:
+    texts = table.texts(column)
+    table.require(column, texts != "", "is missing", "; each row needs a group")
+    return texts
+
+
+def _gaps(table: Table, kinds: Kinds) -> dict[str, int]:
+    """{column: number of missing values}, without columns that miss none."""
+    gaps = {column: int(table.are_numbers(column)[1].sum()) for column in kinds.numeric}
+    gaps |= {column: int((table.texts(column) == "").sum()) for column in kinds.categorical}
+    return {column: number for column, number in gaps.items() if number}
+
+
+def _loader_args(
+    data: str,
+    target: str,
+    is_class: bool,
+    kinds: Kinds,
+    left_out: dict[str, str],
+    form: TableFormat,
+    has_gaps: bool,
+    split: Split,
+) -> tuple[dict[str, Any], str]:
+    """The arguments of the TableDataLoader, and what to say about the features."""
+    num_train = len(split.train)
+    args: dict[str, Any] = {
+        "path": data,
+        "target": target,
+        "task": "classification" if is_class else "regression",
+        "batch_size": 16 if num_train < 500 else 32 if num_train < 5_000 else 128 if num_train < 50_000 else 512,
+    }
+    args |= {key: value for key, value in form.arguments().items() if value != TableFormat().arguments()[key]}
+    if len(kinds.numeric) + len(kinds.categorical) <= _MAX_LISTED:
+        args |= {"numeric": kinds.numeric, "categorical": kinds.categorical}
+    elif left_out:
+        args["leave_out"] = list(left_out)
+    if has_gaps:
+        args["fill"] = "median"
+    if not is_class:
+        args["standardize_target"] = True
+    filled = "; missing numbers become the median, and a missing category is one of its own" if has_gaps else ""
+    scaled = "numbers are scaled to mean 0 and deviation 1 of the training part"
+    return args | split.args, f"{scaled}, and each category is a feature of 0 and 1{filled}"
+
+
+def _left_out_lines(left_out: dict[str, str]) -> list[str]:
+    lines = [f"left out: {shown(column)}, which {why}" for column, why in left_out.items()]
+    return lines if len(lines) <= _MAX_LINES else [*lines[:_MAX_LINES], f"left out: {len(lines) - _MAX_LINES} more"]
+
+
+def _form_text(form: TableFormat, marks: list[str]) -> str:
+    """How the file is written, where that is not as usual."""
+    usual = TableFormat()
+    said = [f"{key} {getattr(form, key)!r}" for key in ("separator", "encoding", "decimal", "thousands")
+            if getattr(form, key) != getattr(usual, key)]  # fmt: skip
+    if marks:
+        said.append(f"{' and '.join(map(repr, marks))} for missing values")
+    return f", with {', '.join(said)}" if said else ""
+
+
+def _with_sizes(columns: list[str], codes: list[int]) -> list[str]:
+    return [f"{column} ({number - 1} values)" for column, number in zip(columns, codes, strict=True)]
+
+
+def _gaps_text(gaps: dict[str, int]) -> str:
+    if not gaps:
+        return "none"
+    listed = ", ".join(f"{number:,} in {column}" for column, number in list(gaps.items())[:5])
+    return f"{listed}{f' and some in {len(gaps) - 5} more columns' if len(gaps) > 5 else ''}"

@@ -14,7 +14,7 @@ from scaffold.adopting.kept_classes import Work
 from scaffold.adopting.reading import Source
 from scaffold.adopting.tree import Tree, copied
 from scaffold.git import run_git
-from scaffold.template import TEMPLATE, template_version
+from scaffold.template import MANIFEST, TEMPLATE, template_version
 from utils.errors import UserError
 
 _MAX_SHOWN = 12  # lines of a list
@@ -51,8 +51,8 @@ def require_adoptable(project: Path) -> None:
         raise UserError(f"--adopt {project}: no such folder")
     if project.is_relative_to(TEMPLATE):
         raise UserError(f"--adopt {project}: lies inside the template; give a project outside {TEMPLATE}")
-    if (project / "template.json").exists():
-        raise UserError(f"--adopt {project}: has a template.json, so it has this framework already; use --update")
+    if (project / MANIFEST).exists():
+        raise UserError(f"--adopt {project}: has a {MANIFEST}, so it has this framework already; use --update")
     if run_git(project, "rev-parse", "--show-toplevel").returncode:
         raise UserError(f"--adopt {project}: is not in a git repository; run git init, git add -A and git commit first")
     if run_git(project, "rev-parse", "-q", "--verify", "HEAD").returncode:

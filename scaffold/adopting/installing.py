@@ -1,16 +1,13 @@
 """The framework's files in a project that is moved in, beside what stays the project's own."""
 
 import functools
-import json
 import os
 import re
-import shutil
-import tempfile
 from pathlib import Path, PurePosixPath
 
 from scaffold.adopting.reading import ROOMS, Source
 from scaffold.adopting.tree import Tree
-from scaffold.template import FRAMEWORK, LEFT_BEHIND, TEMPLATE, write_manifest
+from scaffold.template import FRAMEWORK, LEFT_BEHIND, MANIFEST, TEMPLATE, as_copied, manifest_of
 
 # The scripts that an older project has of its own, and what only works with the framework's.
 _THEIRS = {"train.py", "test.py", "series.py", "Makefile"}
@@ -23,6 +20,7 @@ _COMMANDS = [
     ("predict.py",),
 ]
 _MERGED = "requirements.txt"
+_INDEX = "docs/README.md"
 _OWN = "since the project has its own"
 
 
@@ -83,29 +81,22 @@ def install(tree: Tree, framework: dict[str, Source]) -> Installed:
         elif top not in (*ROOMS, "parse_config.py") and tree.exists(place):
             installed.left[place] = _OWN
         else:
-            tree.write(place, _index(path) if place == "docs/README.md" else path.read_bytes())
+            tree.write(place, _index(path) if place == _INDEX else path.read_bytes())
             installed.files.append(place)
-    tree.write("template.json", _manifest(tree, installed))
+    tree.write(MANIFEST, _manifest(tree, installed))
     return installed
 
 
 def _index(path):
-    """The index of the pages without those that only the template has."""
-    lines = path.read_text().splitlines(keepends=True)
-    return "".join(line for line in lines if line[0] in "#|\n" and "(jobs.md)" not in line)
+    """The index of the pages as new projects have it, without the lines on their notebook."""
+    lines = as_copied(_INDEX, path.read_bytes()).splitlines(keepends=True)
+    return b"".join(line for line in lines if line[:1] in b"#|\n")
 
 
 def _manifest(tree, installed):
     """The text of template.json for what was installed; "left_out" lists what the project has or does without."""
-    with tempfile.TemporaryDirectory() as folder:
-        for place in installed.files:
-            target = Path(folder) / place
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(tree.folder / place, target)
-        write_manifest(Path(folder))
-        content = json.loads((Path(folder) / "template.json").read_text())
-    content["left_out"] = sorted({*installed.left, *([_MERGED] if _MERGED not in installed.files else [])})
-    return json.dumps(content, indent=4) + "\n"
+    files = {place: (tree.folder / place).read_bytes() for place in installed.files if place != _INDEX}
+    return manifest_of(files, left_out=sorted({*installed.left, *({_MERGED, _INDEX} - files.keys())}))
 
 
 def _merge_requirements(tree, path):

@@ -147,6 +147,16 @@ def test_it_trains_after_the_move_which_is_one_commit_that_can_be_undone(changed
     assert content(project) == before and git(project, "rev-list", "--count", "HEAD") == "1\n"
 
 
+@pytest.mark.parametrize("age", [BEFORE, MIDDLE])
+@pytest.mark.usefixtures("stock", "unchecked")
+def test_projects_of_the_earlier_ages_train_after_the_move(age, tmp_path):
+    project = repository(tmp_path / "old", files_of(age))
+    adopt(project)
+    run_forked("train.py", "-c", "config.json", "--set", "trainer.tensorboard=false", cwd=project)
+    (run_folder,) = (project / "saved/models/Lines").iterdir()
+    assert (run_folder / "checkpoint-epoch2.pth").exists()
+
+
 @pytest.mark.usefixtures("stock", "unchecked")
 def test_a_dry_run_reports_what_the_move_then_does(changed, tmp_path, capsys):
     project = repository(tmp_path / "old", changed)
@@ -185,6 +195,7 @@ def test_what_it_installs_is_the_framework_and_its_manifest_beside_what_is_the_p
         "series.py",
         "serve.py",
         "serving",
+        "docs/README.md",
         "docs/config.md",
         "requirements.txt",
     }

@@ -7,18 +7,19 @@ import numpy as np
 
 from base.data.arrays import read_array
 from base.data.labels import text_of
+from scaffold.tasks.images import OPTIMIZER as IMAGE_OPTIMIZER
 from scaffold.tasks.images import convolutions
 from scaffold.tasks.looking import (
     SCHEDULE,
     Split,
     choose_split,
-    duration,
     duration_text,
     measures,
     require_kind,
     shares,
 )
 from scaffold.tasks.plan import Plan, loaders_file, room, with_r_squared
+from scaffold.tasks.rows import ABOUT, OPTIMIZER, table_net
 from utils.errors import UserError, brief, shown
 
 # names that people give to (data, target, data to test on, target to test on)
@@ -78,7 +79,7 @@ def plan(command: str, data: str, target: str | None = None, group: str | None =
         "seed": 123,
         "arch": arch,
         "data_loader": {"type": "ArrayDataLoader", "args": args},
-        "optimizer": {"type": "AdamW", "args": {"lr": 0.003, "weight_decay": 0.1}, "decay_biases_and_norms": False},
+        "optimizer": OPTIMIZER if arch["type"] == "TableNet" else IMAGE_OPTIMIZER,
         "loss": "torch.nn.MSELoss" if classes is None else "cross_entropy",
         "metrics": metrics,
         "lr_scheduler": SCHEDULE,
@@ -226,11 +227,9 @@ def _network(
     height, width = shape[:2] if last else shape[-2:] if len(shape) in (2, 3) else (0, 0)
     channels = 1 if len(shape) == 2 else shape[2] if last else shape[0]
     if min(height, width) < _SMALLEST_IMAGE or channels > 4:
-        batch_size = 16 if num_train < 500 else 32 if num_train < 5_000 else 128
-        args = {"n_numeric": int(np.prod(shape)), "out_features": out_features, "dropout": 0.2, "standardize": True}
-        length = duration(num_train, batch_size, 4_000, most_epochs=100)
-        about = "a linear model plus a small network; it scales each number by its mean and deviation in training"
-        return {"type": "TableNet", "args": args}, batch_size, length, about, dtype
+        arch, batch_size, length = table_net(num_train, out_features, int(np.prod(shape)))
+        arch["args"]["standardize"] = True
+        return arch, batch_size, length, f"{ABOUT}; it scales each number by its mean and deviation in training", dtype
     arch, batch_size, length = convolutions(num_train, out_features, channels, height, width)
     some = np.asarray(rows[split.train[:: -(-num_train // _LOOKED_AT)]], np.float64)
     some = some / 255 if rows.dtype == np.uint8 else some  # as the loader does

@@ -24,9 +24,22 @@ docs: .venv/installed
 	$(BIN)/python -m utils.config.docs
 
 ifneq ($(wildcard docs/readme_pictures.py),)  # in the template alone
-.PHONY: pictures
+.PHONY: pictures test-spawn test-lowest
 pictures: .venv/installed-dev
 	$(BIN)/python docs/readme_pictures.py $(RUN)
+
+test-spawn: START_METHOD ?= spawn
+test-spawn: .venv/installed-dev  # with spawned worker processes, as on macOS and Windows; forkserver: as Python 3.14
+	START_METHOD=$(START_METHOD) PYTHONPATH=tests/start_method $(BIN)/python -m pytest $(TESTS)
+
+test-lowest: .venv-lowest/installed  # with the lowest versions that the requirements allow
+	.venv-lowest/bin/python -m pytest $(TESTS)
+
+.venv-lowest/installed: requirements.txt requirements-dev.txt
+	$(PYTHON) -m venv .venv-lowest
+	sed -e '/^-r/d' -e 's/>=/==/' requirements.txt requirements-dev.txt > .venv-lowest/requirements.txt
+	.venv-lowest/bin/python -m pip install -q -r .venv-lowest/requirements.txt
+	@touch $@
 endif
 
 clean:

@@ -13,17 +13,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Self
 
+if "." in __name__:  # an old project whose framework lies within a package
+    from .utils.old_forms.nested import lead_to_top
+
+    lead_to_top(__name__, __file__)
+
 from logger import TrackerList, setup_logging
-from utils.config.check import check_config, check_types, imports_kept, renamed_types
 from utils.config.command_line import read_command_line
 from utils.config.components import OWN_SECTION, PARTS, Part, as_spec, metric_name
 from utils.config.files import deep_merge, read_config, set_by_path
 from utils.config.plain import require_savable
-from utils.config.schema import KNOWN_KEYS, RunSettings, TrainerSettings
 from utils.config.types import call, find_type, look_up, signature_of
 from utils.distributed.world import decided_by_main, is_main
 from utils.errors import UserError, clean_exit, end_on_user_errors, refuse, shortened, shown
 from utils.files import delete_left_over, differences, write_json
+from utils.old_forms.config import OldConfigForms, in_todays_terms, takes_parser
 from utils.runs.checkpoint import load_checkpoint, with_shards
 from utils.runs.environment import RunRecord
 from utils.runs.run_folder import RunLock, claim_run_folder, is_run_folder, make_log_folder, refuse_second
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     import argparse
 
     from base.base_callback import BaseCallback
+    from utils.config.schema import RunSettings
 
 # A flag for one value of the config. flags: option strings. type: of the value. target: its path in the config.
 CustomArgs = collections.namedtuple("CustomArgs", "flags type target")
@@ -39,7 +44,7 @@ CustomArgs = collections.namedtuple("CustomArgs", "flags type target")
 _LOG_LEVELS = {0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG}
 
 
-class ConfigParser:
+class ConfigParser(OldConfigForms):
     """A job's config, merged and checked, and the objects and the run folder that are made from it.
 
     config: dict of sections.
@@ -56,6 +61,7 @@ class ConfigParser:
     Raises UserError, with all errors at once, for a config that cannot be right.
     """
 
+    @takes_parser
     def __init__(
         self,
         config: dict[str, Any],
@@ -67,6 +73,10 @@ class ConfigParser:
         device: str | None = None,
         also_logged: Iterable[str] | None = (),
     ) -> None:
+        # Imported here and below, so that --help need not wait for pydantic.
+        from utils.config.check import check_config
+        from utils.config.schema import KNOWN_KEYS
+
         self._config = deep_merge({}, config)
         self.resume = Path(resume) if resume else None
         self.parts = parts or {}
@@ -75,18 +85,17 @@ class ConfigParser:
         whole = self.resume is not None and self.resume.suffix != ".safetensors"
         self.continues = whole and not new_run and is_run_folder(self.resume.parent)
         self._save_dir = self._log_dir = None
-        self._has_ended = False  # whether the run had ended before this start
-        self._logs = False  # whether logging is set up
+        self._has_ended = self._logs = False  # whether the run had ended before this start; whether logging is set up
         for target, value in (modification or {}).items():
             if value is not None:
                 set_by_path(self._config, target, value, KNOWN_KEYS)
         self._overridden = differences(config, self._config)
         self.keeps_nothing = False  # whether save_dir is deleted when the command ends, or is not made at all
         self.own_limit = None  # then trainer.limit_train_batches as the config gives it
-        self._checkpoint = None  # its content, once from_args has read it
-        self._seen = None  # the runs that -r auto has looked at
+        self._checkpoint = self._seen = None  # what from_args has read; the runs that -r auto has looked at
         self.variants = []  # the runs that --folds or --seeds ask for
         self.own_keys = check_config(self._config, self.parts, also_logged, begins=resume is None)
+        self._as_read = deep_merge({}, self._config)
 
     @classmethod
     def from_args(
@@ -105,6 +114,8 @@ class ConfigParser:
         end_on_user_errors()  # also for errors in what a script without clean_exit builds later
         with clean_exit():
             given = read_command_line(args, options)
+            from utils.config.check import check_types, imports_kept, renamed_types
+
             try:
                 merged = cls(given.config, given.resume, None, None, parts, given.new_run, given.device, also_logged)
             except UserError as error:
@@ -113,14 +124,15 @@ class ConfigParser:
             if given.print_config:
                 print(json.dumps(merged.config, indent=4))
                 raise SystemExit(0)
-            merged._checkpoint, merged._seen, merged.variants = given.checkpoint, given.seen, given.variants
-            merged._overridden = given.overridden
+            merged._checkpoint, merged._seen = given.checkpoint, given.seen
+            merged._overridden, merged.variants = given.overridden, given.variants
             with imports_kept():
                 check_types(merged.config, merged.parts)
             for line in renamed_types(merged.config, merged.parts):
                 merged.get_logger("config").info("%s", line)
             if merged.own_keys:
                 merged.get_logger("config").info("own keys: %s", shortened(", ".join(merged.own_keys)))
+            merged.adapt_to_script()
             if given.check:
                 further = "; --check --data looks at the data and the first batch too" if given.can_check_data else ""
                 further = further if parts else "; types and their args are checked when they are built"
@@ -131,6 +143,8 @@ class ConfigParser:
     @classmethod
     def from_file(cls, path: str | Path, modification: dict[Any, Any] | None = None) -> Self:
         """Return the config of a file, with {path: value} set on top, for a notebook. Raises UserError."""
+        from utils.config.check import check_types
+
         config = cls(read_config(Path(path)), modification=modification, parts=PARTS)
         check_types(config.config, config.parts)
         return config
@@ -141,6 +155,8 @@ class ConfigParser:
         module: by default the one that PARTS names. Further arguments are passed on; one that the config also gives is
         refused. Raises UserError.
         """
+        if isinstance(name, dict):  # the section itself, as in some old projects
+            return self._build("type", name, module, args, kwargs)
         return self._build(name, self.get(name), module, args, kwargs)
 
     def build(self, path: str, spec: Any, *args: Any, **kwargs: Any) -> Any:
@@ -188,7 +204,7 @@ class ConfigParser:
         """Return the experiment trackers of logger/trackers.py or a file beside it; the first process alone has any."""
         entries = self.get(name, []) if is_main() else []
         trackers = [self.build(f"{name}.{i}", entry) for i, entry in enumerate(entries)]
-        return TrackerList(trackers, self._config, self.get_logger("trackers"))
+        return TrackerList(trackers, self.saved, self.get_logger("trackers"))
 
     def load_checkpoint(self, mesh: Any = None) -> dict[str, Any]:
         """Return the content of the checkpoint to resume from. What from_args has read is handed out once, not kept.
@@ -224,8 +240,15 @@ class ConfigParser:
         return self._config
 
     @property
-    def settings(self) -> RunSettings:
+    def saved(self) -> dict[str, Any]:
+        """The config that the run's files keep: without what a script of a project's own has written into it since."""
+        return self._config if self.parts else self._as_read
+
+    @property
+    def settings(self) -> "RunSettings":
         """The single values at the top of the config (RunSettings: seed, device, ...) with their defaults."""
+        from utils.config.schema import RunSettings
+
         settings = RunSettings.model_validate(self._config)
         return settings.model_copy(update={"device": self._device}) if self._device else settings
 
@@ -275,12 +298,14 @@ class ConfigParser:
 
     def _claim_run(self):
         """(folder of checkpoints, folder of logs, whether the run had ended), with the start recorded."""
-        require_savable(self._config, "the config")  # a script may have changed it, and a resume reads it again
+        from utils.config.schema import TrainerSettings
+
+        require_savable(self.saved, "the config")  # a script may have changed it, and a resume reads it again
         if self.continues:
             save_dir = self.resume.parent
         else:
             root = self.get("trainer", {}).get("save_dir", TrainerSettings.model_fields["save_dir"].default)
-            save_dir = claim_run_folder(root, self.get("name", "run"), self._run_id)
+            save_dir = claim_run_folder(root, in_todays_terms(self.saved)[0].get("name", "run"), self._run_id)
         try:
             self._lock = RunLock(save_dir)
             if self._seen is not None:
@@ -288,7 +313,7 @@ class ConfigParser:
             log_dir = make_log_folder(save_dir)
             delete_left_over(save_dir, ".*.json.*.tmp")
             delete_left_over(log_dir)
-            write_json(self._config, save_dir / "config.json")
+            write_json(self.saved, save_dir / "config.json")
             self._log_into(log_dir)
             self._record = RunRecord(save_dir)
             self._record.begin(self.resume, self._overridden, log_dir)

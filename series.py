@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from logger import CsvLog
 from logger.csv_log import best_row
-from utils.config.schema import TrainerSettings
 from utils.errors import UserError, shown
 from utils.files import write_json
 from utils.runs.checkpoint import newest_run
@@ -36,6 +35,8 @@ def train_series(config: "ConfigParser", show: "Show | None" = None) -> None:
 
     show: called with the result and its file at the end.
     """
+    from utils.config.schema import TrainerSettings  # with pydantic, for which --help need not wait
+
     settings = TrainerSettings.model_validate(config["trainer"])
     flags, resume_command = _other_flags(sys.argv[1:])
     folders = []

@@ -1,12 +1,18 @@
 """The contracts: what a model, a data loader and a trainer are."""
 
+if "." in __name__:  # an old project whose framework lies within a package
+    from ..utils.old_forms.nested import lead_to_top
+
+    lead_to_top(__name__, __file__)
+
 from base.base_callback import BaseCallback
 from base.base_data_loader import BaseDataLoader
 from base.base_model import BaseModel
-from base.base_trainer import BaseTrainer
+from base.base_trainer import BaseTrainer as _BaseTrainer
 from base.data.in_memory import InMemoryDataset, memory_map, whole_batch
 from base.trained_model import TrainedModel
 from utils.errors import UserError
+from utils.old_forms.trainer import OldTrainerForms
 
 __all__ = [
     "BaseCallback",
@@ -19,3 +25,7 @@ __all__ = [
     "memory_map",
     "whole_batch",
 ]
+
+
+class BaseTrainer(OldTrainerForms, _BaseTrainer):
+    """BaseTrainer of base/base_trainer.py; a project of the old template may use its old forms, too."""

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 from torch.utils.data.dataloader import default_collate
 
 from base.data.fingerprint import fingerprint
 from base.data.in_memory import InMemoryDataset, whole_batch
 from base.data.sampler import BalancedSampler, EpochSampler
-from base.data.seeded import SeededDataset, makes_whole_batches
+from base.data.seeded import SeededDataset, SeededLoader, makes_whole_batches
 from base.data.splits import split_samples
 from utils.batches import collate
 from utils.device import copies_ahead
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _TIMEOUT_SECONDS = 1800
 
 
-class BaseDataLoader(DataLoader):
+class BaseDataLoader(SeededLoader):
     """A DataLoader over the training part of a dataset; split_validation() returns one over the rest.
 
     dataset: map-style, of N samples. Each sample has its own random numbers, a function of (seed, epoch, index).
@@ -54,7 +54,6 @@ class BaseDataLoader(DataLoader):
     input: "Input | None" = None
     """How raw examples become what the model is given; set it before the constructor is called."""
 
-    dataset: SeededDataset
     sampler: Any  # an EpochSampler, unless another sampler is given
     batch_size: int
 
@@ -81,6 +80,8 @@ class BaseDataLoader(DataLoader):
         **loader_kwargs: Any,
     ) -> None:
         refuse(size_errors({"batch_size": batch_size, "num_workers": num_workers}))
+        if not (collate_fn is None or callable(collate_fn)):
+            raise UserError(f"collate_fn: got {brief(collate_fn)}; the sixth argument is a function; name further ones")
         if not hasattr(dataset, "__len__"):
             raise UserError("dataset: has no length, so no samples can be set aside; use torch's DataLoader for it")
         if valid_dataset is not None and len(valid_dataset) != len(dataset):
@@ -119,11 +120,11 @@ class BaseDataLoader(DataLoader):
             del self.init_kwargs["timeout"]  # torch accepts it with workers only
         super().__init__(sampler=train_sampler, **self.init_kwargs)
 
-    def split_validation(self) -> DataLoader | None:
+    def split_validation(self) -> SeededLoader | None:
         """Return a DataLoader over the samples set aside, in a fixed order; None if there are none."""
         return None if self.valid_sampler is None else self.validation_loader(self.valid_sampler)
 
-    def as_validation(self, beside: "BaseDataLoader | None" = None) -> DataLoader:
+    def as_validation(self, beside: "BaseDataLoader | None" = None) -> SeededLoader:
         """Return a DataLoader over the training samples as validation sees them: each once, in a fixed order.
 
         beside: the loader to train on, if this one is to validate; its state is used here too. Raises UserError if the
@@ -143,7 +144,7 @@ class BaseDataLoader(DataLoader):
         Call it before split_validation and as_validation. Returns the loader.
         """
         if self.device_resident:
-            for dataset in {self.dataset.dataset, self.valid_dataset}:
+            for dataset in {self.dataset, self.valid_dataset}:
                 dataset.to(device)
         elif copies_ahead(device):
             self.pin_memory = self.init_kwargs["pin_memory"] = True
@@ -180,7 +181,7 @@ class BaseDataLoader(DataLoader):
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         """Set the epoch of the next pass, which begins with batch `start_batch`."""
-        self.dataset.seeder.set_epoch(epoch)
+        self.seeded.seeder.set_epoch(epoch)
         if hasattr(self.sampler, "set_epoch"):
             self.sampler.set_epoch(epoch, start_batch * self.batch_size)
 
@@ -196,13 +197,13 @@ class BaseDataLoader(DataLoader):
         order = self.sampler.order(epoch)
         return order[batch_idx * self.batch_size : (batch_idx + 1) * self.batch_size].tolist()
 
-    def validation_loader(self, sampler: Sampler) -> DataLoader:
+    def validation_loader(self, sampler: Sampler) -> SeededLoader:
         """Return a validation DataLoader over the samples of a sampler."""
         dataset = SeededDataset(self.valid_dataset)
         dataset.seeder.set_epoch(0)  # the same random numbers in every epoch, so that epochs compare
         collate_fn = self._collate_fn_for(self.valid_dataset)
         kwargs = {**self.init_kwargs, "dataset": dataset, "collate_fn": collate_fn, "drop_last": False}
-        return DataLoader(sampler=sampler, **kwargs)
+        return SeededLoader(sampler=sampler, **kwargs)
 
     def _collate_fn_for(self, dataset):
         ready = self._collate_fn is default_collate and makes_whole_batches(dataset)

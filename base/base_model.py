@@ -5,8 +5,10 @@ from typing import Any
 
 from torch import nn
 
+from utils.old_forms.model import OldModelForms
 
-class BaseModel(nn.Module, ABC):
+
+class BaseModel(OldModelForms, nn.Module, ABC):
     """A model. A subclass writes forward."""
 
     @abstractmethod

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import math
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -24,10 +23,9 @@ from base.training.checkpoints import (
 from base.training.nonfinite import NonFiniteError, finite_state, require_finite
 from base.training.preflight import SETTINGS_OF_TRAINER, has_logged_nothing, warn_of_ignored_settings
 from base.training.saving import SavePoints, Stopped
-from logger import CsvLog, TensorboardWriter, record_pace, require_log_files
+from logger import CsvLog, EpochClock, TensorboardWriter, require_log_files
 from logger.console import epoch_report, tell_end, tell_how_to_resume
 from utils.batches import DataError
-from utils.config.schema import TrainerSettings
 from utils.distributed.world import any_of, gather, seed_of_process
 from utils.runs.checkpoint import BEST_MODEL, checkpoint_name
 from utils.runs.run_folder import removed_if_empty
@@ -69,7 +67,7 @@ class BaseTrainer(ABC):
         config: "ConfigParser",
     ) -> None:
         self.config = config
-        self.settings = settings = TrainerSettings.model_validate(config["trainer"])
+        self.settings = settings = config.trainer_settings
         self.logger = config.get_logger("trainer", settings.verbosity)
 
         self.model, self.optimizer = model, optimizer
@@ -81,6 +79,7 @@ class BaseTrainer(ABC):
         self._is_restored = False
         self.batches_done = 0  # in this epoch
         self.step = 0  # batches trained on, not optimizer steps
+        self.epoch_clock = EpochClock()
         self.validated_step = 0  # last step of a validation within an epoch
         self.skipped_batches: set[tuple[int, int]] = set()  # (epoch, batch_idx), after a rollback
 
@@ -206,7 +205,7 @@ class BaseTrainer(ABC):
             return False
         restore_attributes(self, writer_state)  # only now: it deletes points written after the checkpoint
         set_later_epochs_aside(self)
-        self.writer.start(self.config.config, self.step)
+        self.writer.start(self.config.saved, self.step)
         return True
 
     def _begin_without_epochs(self) -> bool:
@@ -243,11 +242,11 @@ class BaseTrainer(ABC):
             else:
                 seed_everything(seed_of_process(derive_seed(self.torch_seed, self.epoch)))  # the same on each resume
             self.resume_rng = None
-            started, self.first_step = time.perf_counter(), self.step
+            self.epoch_clock.start(self.config.log_dir, self.epoch, self.batches_done, self.step)
             try:
                 log = {"epoch": self.epoch} | self._train_epoch(self.epoch) | {"epoch": self.epoch}  # not another one
                 self.is_whole, self.batches_done, self.resume_rng = False, 0, None
-                self._finish_epoch(log, seconds=time.perf_counter() - started)
+                self._finish_epoch(log, self.epoch_clock.seconds)
                 self.epoch += 1
             except NonFiniteError as error:
                 self.is_whole = False
@@ -282,7 +281,7 @@ class BaseTrainer(ABC):
         self.save_asked(self.epoch)
         self.saver.check()
         self.table.append(log)
-        record_pace(self.config.log_dir, self.epoch, seconds, self.step - self.first_step)
+        self.epoch_clock.record(seconds, self.step)
 
     # ---- what a loop calls between two batches, and what callbacks call
 

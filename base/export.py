@@ -16,11 +16,13 @@ import numpy as np
 import torch
 
 from base.data.in_memory import InMemoryDataset
+from base.data.seeded import unseeded
 from base.data.sources import names_in
 from base.data.texts import TextInput
 from base.trained_model import TrainedModel, require_one_output
 from utils.batches import batches_of
 from utils.errors import UserError, shortened, shown
+from utils.files import replace_file
 from utils.nested import describe, halves
 from utils.runs.checkpoint import load_checkpoint
 from utils.runs.environment import last_start
@@ -167,7 +169,7 @@ def examples_to_compare(trained: TrainedModel, number: int = NUM_EXAMPLES) -> to
 
 def raw_examples(trained: TrainedModel, loader: Any, number: int = NUM_EXAMPLES) -> torch.Tensor:
     """Return the first raw examples (number, ...) of a loader: what its input is given, or else the model's input."""
-    dataset = getattr(loader.dataset, "dataset", loader.dataset)
+    dataset = unseeded(loader.dataset)
     if not trained.has_input:
         return _first_tensors(loader, number)
     if isinstance(dataset, InMemoryDataset):
@@ -185,7 +187,7 @@ def _checked(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}{path.suffix}")
     try:
         yield temporary
-        os.replace(temporary, path)
+        replace_file(temporary, path)
     except OSError as error:
         raise UserError(f"{shown(path)}: cannot be written: {error.strerror or error}") from None
     finally:

@@ -15,7 +15,7 @@ import torch
 
 from base.base_data_loader import BaseDataLoader
 from base.data.inputs import NO_INPUT, Examples, Input, build_input, in_batches
-from base.data.outputs import Output
+from base.data.outputs import Output, rows_of
 from base.data.sources import Sources, names_in
 from base.training.evaluate import split_loader
 from base.training.precision import apply_switches, autocast, to_device
@@ -57,15 +57,27 @@ class Predictions:
         return len(self.examples)
 
     @functools.cached_property
+    def columns(self) -> dict[str, list[Any]]:
+        """The rows as {name: a value for each example, None where there is none}."""
+        found = self.output.columns(self.outputs, self.top, self.target) if len(self.outputs) else {}
+        names, errors = list(self.examples.names), self.examples.errors
+        if errors:
+            places = [place for place in range(len(names)) if place not in errors]
+            found = {name: dict(zip(places, values, strict=True)) for name, values in found.items()}
+            found["error"] = {place: str(error) for place, error in errors.items()}
+            found = {name: [values.get(place) for place in range(len(names))] for name, values in found.items()}
+        return {"source": names, **found}
+
+    @functools.cached_property
     def rows(self) -> list[dict[str, Any]]:
         """A dict for each example: its "source", and either its "prediction" and what belongs to it, or its "error"."""
-        described = self.output.describe(self.outputs, self.top, self.target) if len(self.outputs) else []
-        names, errors = self.examples.names, self.examples.errors
-        if not errors:
-            return [{"source": name, **row} for name, row in zip(names, described, strict=True)]
-        rows = iter(described)
-        found = ({"error": str(errors[place])} if place in errors else next(rows) for place in range(len(names)))
-        return [{"source": name, **row} for name, row in zip(names, found, strict=True)]
+        columns = dict(self.columns)
+        errors = columns.pop("error", None)
+        rows = rows_of(columns)
+        for place, error in enumerate(errors or ()):
+            if error is not None:
+                rows[place] = {"source": rows[place]["source"], "error": error}
+        return rows
 
 
 class TrainedModel:

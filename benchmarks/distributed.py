@@ -151,7 +151,7 @@ def hand_written_loop():
     model, optimizer, scheduler = parts()
     model = torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
     loader = fast_loaders()[0]
-    dataset, times = loader.dataset, []
+    dataset, times = loader.seeded, []
     for epoch in range(1, EPOCHS + 1):
         seed_everything(seed_of_process(derive_seed(SEED, epoch)))
         model.train()

@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from base.data.encoding import TableInput
 from base.data.inputs import ImageInput
 from base.data.outputs import Output

@@ -104,7 +104,7 @@ def trial_processes(project):
 
 def differences(project, trial):
     """What differs between a trial and an undisturbed run with its settings."""
-    from compare import comparable_state, differing_values
+    from comparing.same import comparable_state, differing_values
 
     name = f"alone-{trial.number}"
     sets = [word for key, value in trial.user_attrs["settings"].items() for word in ("--set", f"{key}={value}")]
@@ -153,7 +153,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=0, metavar="N", help="number of kills")
     parser.add_argument("--pairs", type=int, default=3, metavar="N", help="measurements of each, one after the other")
-    parser.add_argument("--trials", type=int, default=10, metavar="N", help="trials of a sweep")
+    parser.add_argument("--trials", type=int, default=10, metavar="N", help="trials of a sweep, at most 20")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="trials at a time")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments to kill at")
-    raise SystemExit(main(**vars(parser.parse_args())))
+    flags = parser.parse_args()
+    if flags.trials > 20:
+        parser.error(f"--trials: got {flags.trials}; the space has 20 settings")
+    raise SystemExit(main(**vars(flags)))

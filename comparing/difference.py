@@ -71,7 +71,8 @@ def _results(run):
     best = {} if run.best is None else {"best": {run.monitor: run.best, "epoch": run.best_epoch}}
     values = {"values": run.values} if run.values else {}
     done = {"state": run.state, "epochs": run.epoch}
-    return done | best | values | ({"test": run.test} if run.test else {})
+    tested = {"test": {"checkpoint": run.test_checkpoint, "epoch": run.test_epoch, **run.test}} if run.test else {}
+    return done | best | values | tested
 
 
 # ---- code
@@ -120,7 +121,10 @@ def _between(runs):
 def _git(*arguments):
     """Lines that a git command prints in the project's folder; [] if it fails, as without git."""
     try:
-        done = subprocess.run(["git", *arguments], cwd=_PROJECT, capture_output=True, text=True, timeout=10)
+        command = ["git", *arguments]
+        done = subprocess.run(
+            command, cwd=_PROJECT, capture_output=True, encoding="utf-8", errors="replace", timeout=10
+        )
     except (OSError, subprocess.TimeoutExpired):
         return []
     return [line.strip() for line in done.stdout.splitlines()] if done.returncode == 0 else []

@@ -11,7 +11,7 @@ from logger.run_summary import RunSummary
 
 ABOUT_A_RUN = (
     *("name", "run", "state", "epoch", "batch", "epochs", "monitor", "best", "best_epoch"),
-    *("time", "started", "changed", "host", "commit", "folder", "reason"),
+    *("test_checkpoint", "test_epoch", "time", "started", "changed", "host", "commit", "folder", "reason"),
 )
 """Names of values that every run has. The others are logged values, test_<name>, and dotted keys of the config."""
 _SAYS_NOTHING = ("name", "description", "trainer.save_dir")
@@ -64,6 +64,8 @@ def _cells(run, taken):
         **{name: getattr(run, name) for name in ("run", "state", "epoch", "batch", "epochs", "monitor", "folder")},
         "best": run.best,
         "best_epoch": run.best_epoch,
+        "test_checkpoint": run.test_checkpoint or None,
+        "test_epoch": run.test_epoch,
         "name": as_text(run.config.get("name", run.name)),
         "time": run.seconds,
         "started": run.started or None,
@@ -172,9 +174,21 @@ def _one_row(group):
     cells["state"] = states.pop() if len(states) == 1 else f"{sum(map(len, finished))} finished"
     cells["started"] = min(map(_started, members))
     runs = [row.runs[0] for row in members]
+    return Row(cells, runs, [row.runs[0] for row in counted], first.config | several, _note_on(cells, runs, counted))
+
+
+def _note_on(cells, runs, counted):
+    """What the runs of a group do not have in common, though they should."""
     commits = {run.environment.get("git_commit") for run in runs}
-    note = f"{cells['name']}: a group has runs of {len(commits)} commits" if len(commits) > 1 else ""
-    return Row(cells, runs, [row.runs[0] for row in counted], first.config | several, note)
+    differ = [f"runs of {len(commits)} commits"] if len(commits) > 1 else []
+    tested = {row.cells.get("test_checkpoint") for row in counted}
+    if len(tested) > 1 and None not in tested:
+        from utils.runs.checkpoint import BEST_MODEL
+
+        if BEST_MODEL in tested:
+            others = ", ".join(sorted(tested - {BEST_MODEL}))
+            differ.append(f"test results of {BEST_MODEL} and of {others}")
+    return f"{cells['name']}: a group has {' and '.join(differ)}" if differ else ""
 
 
 def _started(row):

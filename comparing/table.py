@@ -21,7 +21,7 @@ _ENDED_EARLY = ("stopped", "died", "failed", "died?")
 def default_columns(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
     """Return (names of the columns that a comparison shows by itself, further keys in which the runs differ)."""
     monitors = {row.cells.get("monitor") for row in rows if row.cells.get("best") is not None}
-    test = _test_name(rows, monitors)
+    test = _test_columns(rows, monitors)
     unmonitored = [] if monitors else _last_value(rows)
     keys, further = keys_shown(rows)
     names = [*labels(rows), "state", "epoch"]
@@ -34,12 +34,12 @@ def labels(rows: Sequence[Row]) -> list[str]:
     return ["name", "run"] if len({row.cells["name"] for row in rows}) > 1 else ["run"]
 
 
-def _test_name(rows, monitors):
-    """[name] of the result of test.py that goes with the monitored value; [] if nothing was measured."""
+def _test_columns(rows, monitors):
+    """[name, "test_epoch"] of the result of test.py that goes with the monitored value; [] if nothing was measured."""
     measured = dict.fromkeys(name for row in rows for run in row.runs for name in run.test)
     wanted = [monitor.partition(" ")[2].removeprefix("val_") for monitor in monitors]
     found = [name for name in [*wanted, *measured] if name in measured]
-    return [f"test_{found[0]}"] if found else []
+    return [f"test_{found[0]}", "test_epoch"] if found else []
 
 
 def _last_value(rows):
@@ -77,7 +77,8 @@ def headers(rows: Sequence[Row], names: Sequence[str], known: Sequence[str] = ()
     short = {name: shown(text) for name, text in short_names(names, [*known, *names]).items()}
     monitors = {str(row.cells.get("monitor")) for row in rows if row.cells.get("best") is not None}
     best = monitors.pop().partition(" ")[2] if len(monitors) == 1 else "best"
-    titles = {"best": best, "best_epoch": "at", "epoch": "epochs" if "epochs" not in names else "epoch"}
+    titles = {"best": best, "best_epoch": "at", "test_epoch": "tested"}
+    titles["epoch"] = "epochs" if "epochs" not in names else "epoch"
     return {name: titles.get(name, short[name]) for name in names}
 
 

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
 from PIL import Image
@@ -42,10 +43,11 @@ def main(run=None):
         run = Path(run) if run else train(saved / "default")
         ours("-m", "logger.plots", run, "--what", "curves", "--out", DOCS / "curves.png")
         ours("test.py", "-r", run / "model_best.pth")
+        ours("-m", "logger.plots", run, "--what", "confusion", "--out", DOCS / "test.png")
         draw_report(browser, run)
         ours("predict.py", "-r", run, "--split", "test", "--errors", "--grid", DOCS / "predict.png")
         draw_page(browser, run)
-        ours("export.py", "-r", run, "--to", "onnx", "--out", f"{folder}/model.onnx")
+        draw_export(run, Path(folder))
         Path(folder, "matplotlibrc").write_text(LETTERS)
         for lr in (0.0002, 0.002, 0.02):
             train(saved / "compared", *SHORT, "--lr", lr)
@@ -57,7 +59,7 @@ def main(run=None):
     with Image.open(DOCS / "predict.png") as grid:  # of its 8 columns and 4 rows, 5 and 3 can be read at half width
         part = grid.crop((0, 0.045 * grid.height, 0.626 * grid.width, 0.76 * grid.height))
     part.save(DOCS / "predict.png")
-    for name in ("curves", "report", "predict", "serve", "compare", "sweep"):
+    for name in ("curves", "report", "test", "predict", "export", "serve", "compare", "sweep"):
         make_small(DOCS / f"{name}.png")
 
 
@@ -94,6 +96,22 @@ def draw_report(browser, run):
     page.screenshot(path=DOCS / "report.png", full_page=True)
 
 
+def draw_export(run, folder):
+    """Draw what export.py prints, as a terminal shows it, with short paths."""
+    import matplotlib.pyplot as plt
+
+    words = [sys.executable, "export.py", "-r", str(run), "--to", "onnx", "--out", str(folder / "model.onnx")]
+    printed = subprocess.run(words, cwd=DOCS.parent, stdout=subprocess.PIPE, text=True, check=True).stdout
+    for place in (folder, run, run.resolve()):
+        printed = printed.replace(f"{place}/", "")
+    text = f"$ python export.py -r latest --to onnx\n{printed.strip()}"
+    lines = [part for line in text.split("\n") for part in textwrap.wrap(line, 44, break_on_hyphens=False)]
+    figure = plt.figure(figsize=(5.2, 0.36 + 0.25 * len(lines)), facecolor="#1e1e1e")
+    figure.text(0.035, 0.5, "\n".join(lines), family="monospace", size=13, color="#e6e6e6", va="center")
+    figure.savefig(DOCS / "export.png")
+    plt.close(figure)
+
+
 def draw_page(browser, run):
     """Draw a three on the page of the service, and the page."""
     words = [sys.executable, "serve.py", "-r", str(run), "--port", "0"]
@@ -101,18 +119,23 @@ def draw_page(browser, run):
         try:
             page = browser.new_page(viewport={"width": 720, "height": 580})
             page.goto(service.stdout.readline().split()[-1])
-            box = page.locator("#canvas").bounding_box()
-            places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in THREE]
-            page.mouse.move(*places[0])
-            page.mouse.down()
-            for place in places[1:]:
-                page.mouse.move(*place, steps=4)
-            page.mouse.up()
-            page.wait_for_function("document.querySelector('.best span')?.textContent === '3'")
+            draw_three(page)
             page.wait_for_timeout(1000)  # the bars move
             page.screenshot(path=DOCS / "serve.png")
         finally:
             service.terminate()
+
+
+def draw_three(page):
+    """Draw a three on the page of the service with the mouse, and wait until it is read as one."""
+    box = page.locator("#canvas").bounding_box()
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in THREE]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*place, steps=4)
+    page.mouse.up()
+    page.wait_for_function("document.querySelector('.best span')?.textContent === '3'", timeout=30_000)
 
 
 def make_small(path):

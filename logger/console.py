@@ -80,7 +80,7 @@ def how_to_resume(trainer: "BaseTrainer") -> str:
     """Return that the run was stopped, and the command that resumes it, after any save under way."""
     trainer.saver.wait()
     newest = trainer.saver.newest
-    resume = f"resume with: {command('train.py', '-r', newest)}" if newest else "no checkpoint was saved yet"
+    resume = f"resume with: {command(_script(), '-r', newest)}" if newest else "no checkpoint was saved yet"
     what = "nothing is kept" if trainer.config.keeps_nothing else resume
     return f"stopped{trainer.stop_signal.by} in epoch {trainer.epoch}; {what}"
 
@@ -124,15 +124,22 @@ def command(*words: str | Path, start: str | None = None) -> str:
 def _places(trainer):
     """(head, text) of the lines that name a run's files and the next commands."""
     newest, best = trainer.saver.newest, trainer.checkpoint_dir / BEST_MODEL
-    resume = f"{command('train.py', '-r', trainer.checkpoint_dir)} --set ..."
+    resume = f"{command(_script(), '-r', trainer.checkpoint_dir)} --set ..."
     measured = best if best.exists() else trainer.checkpoint_dir
     test = f"{command('test.py', '-r', measured, start='python')}{_split(trainer)}"
     return [
         ("files", trainer.checkpoint_dir),
         ("logs", trainer.config.log_dir),
         ("resume", resume if newest and trainer.stop_reason else ""),
-        ("test", test if newest else ""),
+        ("test", test if newest and Path("test.py").is_file() else ""),  # an older project may have none
     ]
+
+
+def _script():
+    """The script that trains: train.py, or in an older project without one, the script that was started."""
+    started = Path(sys.argv[0])
+    is_here = not Path("train.py").is_file() and started.is_file() and started.resolve().parent == Path.cwd()
+    return started.name if is_here else "train.py"
 
 
 def _split(trainer):

@@ -1,5 +1,6 @@
 """pace.csv: how long each epoch took. Unlike metrics.csv, it differs between runs that are the same."""
 
+import time
 from pathlib import Path
 
 from utils.distributed.world import is_main
@@ -7,8 +8,39 @@ from utils.errors import UserError, shown
 from utils.files import open_to_append, read_beside
 
 
+class EpochClock:
+    """Measures an epoch, and records the time in pace.csv: also of its part before a save, for a run resumed there."""
+
+    def __init__(self) -> None:
+        self._log_dir: Path | None = None  # until it is started
+
+    def start(self, log_dir: Path, epoch: int, batches_done: int, step: int) -> None:
+        """Measure an epoch from now on, after the part that an earlier process has trained and recorded.
+
+        batches_done: position in the epoch. step: batches trained on so far, also in other epochs.
+        """
+        self._log_dir, self._epoch = log_dir, epoch
+        parts = [(seconds, batches) for one, seconds, batches in _rows(log_dir) if one == epoch]
+        known = [part for part in parts if 0 < part[1] <= batches_done]
+        self._seconds_before, batches_before = known[-1] if known else (0.0, 0)
+        self._first_step = step - batches_before
+        self._started = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """The time that the epoch has taken up to now, without that between its parts."""
+        return self._seconds_before + time.perf_counter() - self._started
+
+    def record(self, seconds: float, step: int) -> None:
+        """Record the seconds of the epoch, or of its part up to this step, if the clock was started."""
+        if self._log_dir is not None:
+            record_pace(self._log_dir, self._epoch, seconds, step - self._first_step)
+
+
 def record_pace(log_dir: Path, epoch: int, seconds: float, batches: int) -> None:
     """Append the seconds of an epoch, with its validation, and the batches trained on; 0 if they were not counted.
+
+    Of an epoch that is saved before its end, those up to there; a later line of the epoch takes their place.
 
     Of several processes the first one writes. Raises UserError if it cannot.
     """
@@ -26,17 +58,23 @@ def record_pace(log_dir: Path, epoch: int, seconds: float, batches: int) -> None
 def read_pace(log_dir: Path) -> dict[int, tuple[float, int]]:
     """Return {epoch: (seconds, batches)}, of an epoch that was trained again the last; {} without a file.
 
-    Lines that are not whole, such as a kill leaves behind, are left out.
+    An epoch that is not complete is there, too, if a part of it was saved.
     """
+    found = {epoch: (seconds, batches) for epoch, seconds, batches in _rows(log_dir)}
+    return {epoch: found[epoch] for epoch in sorted(found)}
+
+
+def _rows(log_dir):
+    """[(epoch, seconds, batches)] of the file's lines, without those that are not whole, as a kill leaves behind."""
     try:
         lines = read_beside(log_dir / "pace.csv").splitlines()
     except (OSError, ValueError):
-        return {}
-    found = {}
+        return []
+    rows = []
     for line in lines[1:]:
         try:
             epoch, seconds, batches = line.split(",")
-            found[int(epoch)] = float(seconds), int(batches)
+            rows.append((int(epoch), float(seconds), int(batches)))
         except ValueError:
             continue
-    return {epoch: found[epoch] for epoch in sorted(found)}
+    return rows

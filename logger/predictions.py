@@ -1,7 +1,6 @@
 """Predictions on the console, as CSV, as JSON lines, and the model's outputs as a .npy file; written as they come."""
 
 import contextlib
-import csv
 import dataclasses
 import heapq
 import io
@@ -19,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from logger.pictures import EXAMPLES_DRAWN, draw_batches
+from logger.prediction_csv import PredictionCsv
 from utils.errors import UserError, shown
 from utils.files import replacing
 
@@ -43,7 +43,6 @@ class PredictionWriter:
             if path is not None and Path(path).suffix.lower() != ending:
                 raise UserError(f"{name}: {shown(path)}: should end in {ending}")
         self._out, self._json_lines, self._save_outputs = out, json_lines, save_outputs
-        self._columns: list[str] | None = None
         self.num_errors = self._num_examples = self._num_right = self._num_targets = self._num_written = 0
         self._files = contextlib.ExitStack()
 
@@ -51,10 +50,8 @@ class PredictionWriter:
         with contextlib.ExitStack() as stack:
             if self._out is not None:
                 binary = stack.enter_context(replacing(self._out, "the predictions"))
-                self._text = stack.enter_context(
-                    _detached(io.TextIOWrapper(binary, "utf-8", "backslashreplace", newline=""))
-                )
-                self._csv = csv.writer(self._text)
+                text = _detached(io.TextIOWrapper(binary, "utf-8", "backslashreplace", newline=""))
+                self._csv = PredictionCsv(stack.enter_context(text))
             if self._save_outputs is not None:
                 self._array = ArrayWriter(stack.enter_context(replacing(self._save_outputs, "the outputs")))
             self._files = stack.pop_all()
@@ -63,6 +60,8 @@ class PredictionWriter:
     def __exit__(self, *error: Any) -> None:
         if error[0] is None and self._save_outputs is not None:
             self._array.finish()
+        if error[0] is None and self._out is not None:
+            self._csv.finish()
         self._files.__exit__(*error)
         if error[0] is None and not self._json_lines:
             self._summarize()
@@ -80,7 +79,7 @@ class PredictionWriter:
             self._num_examples += len(part)
             self.num_errors += len(part.examples.errors)
             if part.target is not None:
-                right = [row["right"] for row in part.rows if "right" in row]
+                right = [one for one in part.columns.get("right", ()) if one is not None]
                 self._num_right += sum(right)
                 self._num_targets += len(right)
             yield part
@@ -93,17 +92,15 @@ class PredictionWriter:
 
     def add(self, part: Any) -> None:
         """Write Predictions."""
-        if self._out is not None or self._json_lines or self._num_written < _ROWS_SHOWN:
+        if self._json_lines:
             for row in part.rows:
-                if self._json_lines:
-                    _say(_json_line(row))
-                elif self._num_written < _ROWS_SHOWN:
-                    self._print(row)
-                self._num_written += 1
-            if self._out is not None:
-                self._write(part)
-        else:
-            self._num_written += len(part)
+                _say(_json_line(row))
+        elif self._num_written < _ROWS_SHOWN:
+            for row in part.rows[: _ROWS_SHOWN - self._num_written]:
+                self._print(row)
+        self._num_written += len(part)
+        if self._out is not None:
+            self._csv.add(part)
         if self._save_outputs is not None and len(part.outputs):
             self._array.add(part.outputs.float().cpu().numpy())
 
@@ -118,21 +115,6 @@ class PredictionWriter:
         if "target" in row:
             cells.append(f"target {_text(row['target'])}" + ("" if row.get("right", True) else ", wrong"))
         _say(f"{shown(name):{_NAME_WIDTH}}  {shown('  '.join(cells))}")
-
-    def _write(self, part):
-        good = next((row for row in part.rows if "error" not in row), None)
-        if good is not None and self._columns is None:
-            targets = ["target", "right"] if "probability" in good else ["target"]
-            names = [name for name in _flat(good) if name not in targets]
-            self._columns = [*names, *([] if part.target is None else targets), "error"]
-            self._csv.writerow(self._columns)
-        if self._columns is None:  # the columns are known once an example could be read
-            self._csv.writerows([row["source"], row["error"]] for row in part.rows)
-            return
-        if part.target is not None and "target" not in self._columns:
-            place = shown(part.rows[0]["source"])
-            raise UserError(f"--out: {place} has a target, and those before it have none; give it first, or by itself")
-        self._csv.writerows([cells.get(name, "") for name in self._columns] for cells in map(_flat, part.rows))
 
     def _summarize(self):
         if self._num_written > _ROWS_SHOWN:
@@ -197,6 +179,12 @@ class Errors:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def columns(self) -> dict[str, list[Any]]:
+        """The rows as {name: a value for each of them, None where there is none}."""
+        names = dict.fromkeys(name for row in self.rows for name in row)
+        return {name: [row.get(name) for row in self.rows] for name in names}
 
 
 def errors_first(parts: Iterable[Any]) -> Iterator[Errors]:
@@ -263,18 +251,6 @@ def _detached(text: io.TextIOWrapper):
     yield text
     text.flush()
     text.detach()
-
-
-def _flat(row):
-    """{column: cell} of a row; lists as JSON, and classes beyond the first as prediction_2, probability_2, ..."""
-    if "top" in row:
-        ranked = enumerate(row["top"][1:], start=2)
-        row = {key: cell for key, cell in row.items() if key != "top"}
-        for place, (name, share) in ranked:
-            row |= {f"prediction_{place}": name, f"probability_{place}": share}
-    if isinstance(row.get("prediction"), list) or isinstance(row.get("target"), list):
-        return {key: json.dumps(cell) if isinstance(cell, list) else cell for key, cell in row.items()}
-    return row
 
 
 def _caption(row):

@@ -169,6 +169,8 @@ _KINDS = {
     "best_epoch": (int, type(None)),
     "values": dict,
     "test": dict,
+    "test_checkpoint": str,
+    "test_epoch": (int, type(None)),
     "seconds": (int, float, type(None)),
     "started": str,
     "environment": dict,

@@ -4,7 +4,6 @@ Runs of the old template and of projects derived from it, which have only config
 read as well.
 """
 
-import math
 import os
 import platform
 import re
@@ -14,12 +13,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from logger.csv_log import CsvLog
+from logger.csv_log import CsvLog, best_row
 from logger.measured import results_in
 from logger.pace import read_pace
 from utils.errors import UserError, shortened
 from utils.files import read_beside, read_json_beside
-from utils.runs.run_folder import is_being_trained, log_folder
+from utils.runs.run_folder import HAS_LOCKS, is_being_trained, log_folder
 
 LOG_FILES = ("metrics.csv", "info.log", "pace.csv")
 RUN_FILES = ("config.json", "environment.json", "test_results.json")
@@ -45,6 +44,8 @@ class RunSummary:
     best, best_epoch: best value of the monitor and its epoch; None if there is none.
     values: {name: number} logged in the best epoch; in the last one if nothing is monitored.
     test: {name: number} of test.py for the test data, for model_best.pth if that was measured.
+    test_checkpoint: name of the checkpoint that was measured; "" if none was.
+    test_epoch: its last complete epoch; None if the result does not say it.
     seconds: time that the epochs took together; None if no file says it.
     started: time of the first start, in ISO format; "" if no file says it.
     environment: what environment.json says of the last start: host, commit, versions.
@@ -65,6 +66,8 @@ class RunSummary:
     best_epoch: int | None = None
     values: dict[str, float] = field(default_factory=dict)
     test: dict[str, float] = field(default_factory=dict)
+    test_checkpoint: str = ""
+    test_epoch: int | None = None
     seconds: float | None = None
     started: str = ""
     environment: dict[str, Any] = field(default_factory=dict)
@@ -78,7 +81,8 @@ class RunSummary:
             self.state, self.reason = "running", ""
         elif self.state == "unknown":
             # the lock tells of processes on this machine only
-            known = self.environment.get("host") == platform.node() and os.path.exists(f"{self.folder}/.lock")
+            here = self.environment.get("host") == platform.node()
+            known = HAS_LOCKS and here and os.path.exists(f"{self.folder}/.lock")
             quiet = time.time() - self.changed > _QUIET_SECONDS
             self.state = "died" if known else "died?" if quiet else "running?"
         return self
@@ -113,8 +117,8 @@ def summarize(folder: str | Path, changed: float = 0.0) -> RunSummary:
     run.monitor = str(run.config.get("trainer.monitor", "off"))
     saved = filter(None, map(progress_of, _names_in(folder, damages)))
     run.epoch, run.batch = max([*saved, *((epoch, 0) for epoch in rows)], default=(0, 0))
-    _take_best(run, list(rows.values()))
-    run.test = _test_values(results)
+    _take_best(run, rows)
+    _take_test(run, results)
     if starts:
         run.started = str(starts[0].get("started", ""))
         run.environment = _environment(starts[-1])
@@ -245,25 +249,26 @@ def _number(text):
 def _take_best(run, rows):
     """Fill in the best value and the values of its epoch; of the last epoch if nothing is monitored."""
     mode, _, name = run.monitor.partition(" ")
-    watched = [(value, row) for row in rows if (value := _number(row.get(name))) is not None and math.isfinite(value)]
-    if mode in ("min", "max"):
-        # the first of equal ones, as in training
-        run.best, row = (min if mode == "min" else max)(watched, key=lambda pair: pair[0], default=(None, {}))
-        run.best_epoch = int(float(row["epoch"])) if row else None
-    else:
-        row = rows[-1] if rows else {}
-    run.values = {name: value for name, value in _numbers(row).items() if name != "epoch"}
+    is_watched = mode in ("min", "max")
+    watched = [{"epoch": epoch, **_numbers({name: row.get(name)})} for epoch, row in rows.items()]
+    best = best_row(watched, run.monitor if is_watched else "off")
+    if best is None:
+        return
+    if is_watched:
+        run.best, run.best_epoch = best[name], int(best["epoch"])
+    run.values = {name: value for name, value in _numbers(rows[best["epoch"]]).items() if name != "epoch"}
 
 
-def _test_values(results):
-    """The numbers of test.py for the best model, else for the newest checkpoint that was measured."""
-    from utils.runs.checkpoint import progress_of
+def _take_test(run, results):
+    """Fill in the numbers of test.py for the best model, else for the newest checkpoint that was measured."""
+    from utils.runs.checkpoint import BEST_MODEL, progress_of
 
     measured = {name: result for name, split, result in results_in(results) if split == "test"}
-    newest = max(measured, key=progress_of, default="")
-    chosen = measured.get("model_best.pth") or measured.get(newest, {})
-    numbers = {name: value for name, value in chosen.items() if name not in ("epoch", "batch", "samples")}
-    return _numbers({name: value for name, value in numbers.items() if type(value) in (int, float)})
+    chosen = BEST_MODEL if measured.get(BEST_MODEL) else max(measured, key=progress_of, default="")
+    numbers = {name: value for name, value in measured.get(chosen, {}).items() if type(value) in (int, float)}
+    epoch = numbers.get("epoch")
+    run.test_checkpoint, run.test_epoch = chosen, epoch if type(epoch) is int else None
+    run.test = _numbers({name: value for name, value in numbers.items() if name not in ("epoch", "batch", "samples")})
 
 
 # ---- time and ending

@@ -222,7 +222,7 @@ class TensorboardWriter:
             size = None if size is None else as_count(size)
             with self._user_errors():
                 if size is None:
-                    path.rename(path.with_name(path.name.replace("tfevents", "overtaken")))
+                    path.replace(path.with_name(path.name.replace("tfevents", "overtaken")))
                 elif size < path.stat().st_size:
                     cut(path, size)
         if self.trackers and state.get("run") == self.log_dir.name:

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from scaffold.git import run_git
 
@@ -34,51 +35,113 @@ FRAMEWORK = [
     "utils",
 ]
 # What the user of a new project edits, with the default job in it.
-YOURS = [".gitignore", "LICENSE", "config.json", "data/mnist", "data_loader", "model", "notebooks", "trainer"]
+YOURS = [
+    ".devcontainer",
+    ".dockerignore",
+    ".editorconfig",
+    ".gitignore",
+    ".pre-commit-config.yaml",
+    "Dockerfile",
+    "LICENSE",
+    "config.json",
+    "data/mnist",
+    "data_loader",
+    "model",
+    "notebooks",
+    "trainer",
+]
 # A folder whose files are copied last: the project's own README, tests and settings.
 OWN_FILES = "project"
+# Those of them that are the framework's, too: they fit any job.
+FRAMEWORK_OWN = ["tests/test_project.py"]
+MANIFEST = "template.json"
 # of the template's own job and figures, and what draws them
 _PICTURES = (
     "readme_pictures.py",
     "curves.png",
     "report.png",
+    "test.png",
     "predict.png",
+    "export.png",
     "compare.png",
     "sweep.png",
     "overhead.png",
 )
+_PAGES = ("jobs.md", "new_projects.md", "updating.md")  # of docs/, on what a project does not have
 _LEFTOVERS = ("__pycache__", "*.py[cod]", ".*cache", ".hypothesis", ".ipynb_checkpoints")
-# pages about the template itself
-_PAGES = ("jobs.md", "new_projects.md")
 LEFT_BEHIND = shutil.ignore_patterns(*_LEFTOVERS, *_PAGES, *_PICTURES)
 
 
 def copy_template(target: Path, name: str) -> None:
     """Copy the framework, the user's folders and the project's own files, and write the name into them."""
+    copy_framework(target)
+    copy_items(YOURS, target)
+    shutil.copytree(TEMPLATE / OWN_FILES, target, ignore=LEFT_BEHIND, dirs_exist_ok=True)
+
+    config, readme = target / "config.json", target / "README.md"
+    named = config.read_text(encoding="utf-8")
+    named = re.sub(r'"name": "[^"]*"', lambda _: f'"name": {json.dumps(name)}', named, count=1)
+    named = re.sub(r'\n *"description": "(\\.|[^"\\])*",?', "", named, count=1)  # it describes the template's job
+    config.write_text(named, encoding="utf-8")
+    readme.write_text(readme.read_text(encoding="utf-8").replace("{name}", name), encoding="utf-8")
+
+
+def copy_framework(target: Path) -> None:
+    """Copy the framework as a project has it."""
+    copy_items(FRAMEWORK, target)
+    for place in FRAMEWORK_OWN:
+        (target / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(TEMPLATE / source_of(place), target / place)
+    index = target / "docs" / "README.md"
+    index.write_bytes(as_copied("docs/README.md", index.read_bytes()))
+
+
+def copy_items(items: list[str], target: Path) -> None:
+    """Copy files and folders of the template, without what stays in it."""
     target.mkdir(parents=True, exist_ok=True)
-    for item in [*FRAMEWORK, *YOURS]:
+    for item in items:
         source = TEMPLATE / item
         if source.is_dir():
             shutil.copytree(source, target / item, ignore=LEFT_BEHIND)
         else:
             shutil.copy2(source, target / item)
-    shutil.copytree(TEMPLATE / OWN_FILES, target, ignore=LEFT_BEHIND, dirs_exist_ok=True)
 
-    config, readme, index = target / "config.json", target / "README.md", target / "docs" / "README.md"
-    named = re.sub(r'"name": "[^"]*"', lambda _: f'"name": {json.dumps(name)}', config.read_text(), count=1)
-    named = re.sub(r'\n *"description": "(\\.|[^"\\])*",?', "", named, count=1)  # it describes the template's job
-    config.write_text(named)
-    readme.write_text(readme.read_text().replace("{name}", name))
-    pages = index.read_text().splitlines(keepends=True)
-    index.write_text("".join(line for line in pages if not any(f"({page})" in line for page in _PAGES)))
+
+def as_copied(place: str, content: bytes) -> bytes:
+    """Return the content that a file of the template has in a project: the index of the pages names those copied."""
+    if place != "docs/README.md":
+        return content
+    left_behind = [f"({page})".encode() for page in _PAGES]
+    lines = content.splitlines(keepends=True)
+    return b"".join(line for line in lines if not any(page in line for page in left_behind))
+
+
+def source_of(place: str) -> str:
+    """Return the path in the template of a project's file of the framework."""
+    return f"{OWN_FILES}/{place}" if place in FRAMEWORK_OWN else place
+
+
+def contents(folder: Path, items: list[str]) -> dict[str, bytes]:
+    """Return {path: content} of the items in a folder that are files, and of all files in those that are folders."""
+    paths = [path for item in items for path in [folder / item, *(folder / item).rglob("*")] if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(paths)}
 
 
 def write_manifest(target: Path) -> None:
-    """Write template.json: the version of the template, and the SHA-256 of each file of the framework."""
-    files = [path for item in FRAMEWORK for path in [target / item, *(target / item).rglob("*")] if path.is_file()]
-    sums = {path.relative_to(target).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    content = {"version": template_version(), "files": dict(sorted(sums.items()))}
-    (target / "template.json").write_text(json.dumps(content, indent=4) + "\n")
+    """Write template.json for a project whose framework has just been copied."""
+    (target / MANIFEST).write_text(manifest_of(contents(target, [*FRAMEWORK, *FRAMEWORK_OWN])), encoding="utf-8")
+
+
+def manifest_of(files: dict[str, bytes], rooms: dict[str, str] | None = None) -> str:
+    """Return the text of template.json: the version of the template, and the SHA-256 of each file of the framework.
+
+    rooms: {folder of the user's: version that its files come from}, if that is another one.
+    """
+    content: dict[str, Any] = {"version": template_version()}
+    if rooms:
+        content["rooms"] = rooms
+    content["files"] = {place: hashlib.sha256(files[place]).hexdigest() for place in sorted(files)}
+    return json.dumps(content, indent=4) + "\n"
 
 
 def template_version() -> str | None:

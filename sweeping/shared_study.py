@@ -214,7 +214,7 @@ def this_host() -> str:
 
 def is_dead(process: Sequence[Any]) -> bool:
     """Whether a process, given as (anything, this_host(), number, ...), was on this host and has ended."""
-    if process[1] != this_host():
+    if process[1] != this_host() or os.name != "posix":  # Windows would send 0 as Ctrl-C
         return False
     try:
         os.kill(process[2], 0)

@@ -23,9 +23,10 @@ from utils.errors import UserError, shortened, shown
 from utils.files import differences, read_json, read_json_beside
 from utils.runs.environment import last_start
 from utils.runs.run_folder import IS_TRAINED, WAS_TRAINED, is_being_trained
+from utils.stop_signal import KILL, SIGNALS
 
 _KILLS_WITHOUT_PROGRESS = 5  # in a row, after which a trial has failed
-_ASKED_TO_STOP = {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)}
+_ASKED_TO_STOP = {128 + number for number in SIGNALS}
 _NO_SPACE = os.strerror(errno.ENOSPC)
 _COUNT = re.compile(r": ([\d,]+) parameters(?:, ([\d,]+) of them frozen)?")  # in the first line of model.txt
 
@@ -218,7 +219,7 @@ class TrialRun:
         if len(recent) == _KILLS_WITHOUT_PROGRESS and all(mark == recent[0] for mark in recent):
             number = -status if status < 0 else status - 128
             why = f"killed {_KILLS_WITHOUT_PROGRESS} times by {signal.Signals(number).name} without getting further"
-            return Ended(error=f"{why}; is there too little memory?" if number == signal.SIGKILL else why)
+            return Ended(error=f"{why}; is there too little memory?" if number == KILL else why)
         self._next()
         return None
 
@@ -281,7 +282,7 @@ def trainable_parameters(log_folder: Path) -> int | None:
     """Return the number of parameters that the run trains, from model.txt or else info.log; None if neither says it."""
     for name in ("model.txt", "info.log"):
         with contextlib.suppress(OSError):
-            if found := _COUNT.findall((log_folder / name).read_text(errors="replace")):
+            if found := _COUNT.findall((log_folder / name).read_text(encoding="utf-8", errors="replace")):
                 total, frozen = (int(count.replace(",", "") or 0) for count in found[-1])
                 return total - frozen
     return None

@@ -216,7 +216,7 @@ SHORT = tuple(word for key, value in _SHORT.items() for word in ("--set", f"trai
 
 def copy_project(target, link_data=True):
     """A copy of the project's tracked parts in the folder target; the data is linked, since it is only read."""
-    leave = shutil.ignore_patterns(".git", ".venv", "saved", "__pycache__", ".*cache", ".hypothesis")
+    leave = shutil.ignore_patterns(".git", ".venv*", "saved", "__pycache__", ".*cache", ".hypothesis")
     data = PROJECT / "data"
     shutil.copytree(
         PROJECT, target, ignore=lambda at, names: {*leave(at, names), *({data.name} if Path(at) == PROJECT else ())}

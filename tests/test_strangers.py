@@ -86,7 +86,7 @@ from utils.config.check import check_types
 from utils.config.files import read_config
 from utils.runs.checkpoint import load_checkpoint
 from utils.config.types import resolve
-import utils.config.yaml_loader, utils.runs.old_checkpoint
+import utils.config.yaml_loader, utils.old_forms.checkpoint
 
 honest = read_config({project!r} + "/config.json")
 rooms = dict(arch=model.model, data_loader=data_loader.data_loaders, optimizer=torch.optim, loss=model.loss,

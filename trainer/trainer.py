@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from base import BaseTrainer
+from base.base_trainer import BaseTrainer
 from base.training.batch_stream import BatchStream, limited, num_batches, require_shared
 from base.training.checkpoints import evaluated_model
 from base.training.debugging import named_anomalies, overfitted

@@ -6,6 +6,7 @@ import re
 import signal
 import threading
 import traceback
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,7 +26,9 @@ class DataError(UserError):
 def batches_of(loader: Iterable[Any]) -> Iterator[Any]:
     """Return an iterator, already started, over the loader's batches. It raises DataError for any error in reading."""
     try:
-        iterator = iter(loader)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Got pickle error")  # torch's, in five lines
+            iterator = iter(loader)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         if not getattr(loader, "num_workers", 0):
             raise

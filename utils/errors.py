@@ -5,12 +5,15 @@ import contextlib
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
 
 _LET_SPEAK_SECONDS = 5.0
 _LONG = 300  # letters
@@ -18,6 +21,12 @@ _LONG = 300  # letters
 
 class UserError(ValueError):
     """An error that the user can correct. Its text says where, what was given and what would work, one error a line."""
+
+
+class MissingSection(UserError, KeyError):
+    """A section that a config lacks; also a KeyError, as config[name] raises for it."""
+
+    __str__ = Exception.__str__  # a KeyError's is a repr
 
 
 class Refused(ValueError):
@@ -74,9 +83,10 @@ def clean_exit() -> Iterator[None]:
     same error before they have joined; the first one prints it. Another process prints it if torchrun has not ended
     that process some seconds later: then it alone has met the error, or is much faster.
     """
-    speaks = os.environ.get("LOCAL_RANK", "0") == "0"
+    speaks = _speaks()
     try:
-        yield
+        with _ended_while_importing():
+            yield
     except UserError as error:
         if not speaks:
             time.sleep(_LET_SPEAK_SECONDS)  # a launcher ends all processes when one has ended
@@ -90,12 +100,51 @@ def clean_exit() -> Iterator[None]:
             print_error(text)
         raise EndedByError(text) from None
     except KeyboardInterrupt:
-        if speaks:
-            print("interrupted", file=sys.stderr)
+        _say_interrupted()
         raise SystemExit(130) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # discards buffered output
         raise SystemExit(1) from None
+
+
+def _speaks():
+    """Whether this process reports what all processes of its host meet."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def _say_interrupted():
+    if _speaks():
+        print("interrupted", file=sys.stderr)
+
+
+_IN_CPP = ("numpy", "torch")
+
+
+@contextlib.contextmanager
+def _ended_while_importing():
+    """A context in which Ctrl-C ends the process at once while torch or NumPy is imported, before anything is written.
+
+    Their C++ aborts on a KeyboardInterrupt, or loses it.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        while frame is not None:
+            if frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") in _IN_CPP:
+                _say_interrupted()
+                os._exit(130)
+            frame = frame.f_back
+        raise KeyboardInterrupt
+
+    is_first = threading.current_thread() is threading.main_thread()
+    if not is_first or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is handle:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _missing_package(error):
@@ -112,13 +161,13 @@ def _missing_package(error):
 
 
 def end_on_user_errors() -> None:
-    """Make an uncaught UserError end the program as in clean_exit; other errors end it as before."""
+    """Make an uncaught UserError or Ctrl-C end the program as in clean_exit; other errors end it as before."""
     before = sys.excepthook
     if getattr(before, "__globals__", None) is globals():
         return
 
     def hook(kind, error, trace):
-        if not issubclass(kind, (UserError, ModuleNotFoundError)):
+        if not issubclass(kind, (UserError, ModuleNotFoundError, KeyboardInterrupt)):
             return before(kind, error, trace)
         try:
             with clean_exit():
@@ -159,3 +208,8 @@ def log_error(text: str, level: int = logging.ERROR) -> None:
     for handler in logging.getLogger().handlers:
         if hasattr(handler, "baseFilename"):
             handler.emit(record)  # not through its filters, which may communicate with processes that have ended
+
+
+# At once, for what comes before clean_exit: a command's other imports, which Ctrl-C may interrupt, and which need
+# packages that are missing outside the project's environment.
+end_on_user_errors()

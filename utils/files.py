@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,6 +23,8 @@ from utils.errors import UserError, shown
 _MAX_BYTES = 1 << 28  # of a file beside the checkpoints; a stranger's may be huge and sparse
 _NOT_THROUGH_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # the second: not waiting at a pipe
 _BINARY = getattr(os, "O_BINARY", 0)
+_IN_USE = 5, 32  # Windows' numbers for a file that another program has open: it is not replaced or deleted then
+_PATIENCE_SECONDS = 5  # for that program, which may only read the file
 _ABSENT = object()
 
 
@@ -40,7 +43,7 @@ def replacing(path: str | Path, what: str = "the file", error: type[UserError] =
             file.flush()
             _keep_mode(path, file)
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        replace_file(temporary, path)
     except OSError as refused:
         reason = (refused.strerror or refused) if path.parent.is_dir() else "there is no such folder"
         untouched = "the file before it is untouched"
@@ -51,6 +54,31 @@ def replacing(path: str | Path, what: str = "the file", error: type[UserError] =
         flush_folder(path.parent)
     except OSError as refused:
         raise error(f"{shown(path.parent)}: cannot be flushed to the disk: {refused.strerror or refused}") from refused
+
+
+def replace_file(temporary: str | Path, path: str | Path) -> None:
+    """Give a file the name of another, which it replaces. On Windows, first wait while another program reads that."""
+    until = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            return os.replace(temporary, path)
+        except PermissionError as error:
+            if not _is_in_use(error) or time.monotonic() > until:
+                raise
+        time.sleep(0.05)
+
+
+def delete_unless_in_use(path: str | Path) -> None:
+    """Delete the file if it exists; on Windows, leave a file that another program has open."""
+    try:
+        Path(path).unlink(missing_ok=True)
+    except PermissionError as error:
+        if not _is_in_use(error):
+            raise
+
+
+def _is_in_use(error):
+    return getattr(error, "winerror", None) in _IN_USE
 
 
 def write_whole(content: str | bytes, path: str | Path, what: str = "the file") -> None:

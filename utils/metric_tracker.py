@@ -21,7 +21,8 @@ class MetricTracker:
     must ask for them together.
 
     keys: names that can be updated.
-    writer: if given, every update also writes a scalar at once, which waits for the device.
+    writer: if given, every update also writes a scalar at once, which waits for the device; and a name that was never
+        updated has the average 0.0, as in the old template, whose trainers give a writer.
     finite_only: leave a batch's value out of the averages if it is nan or infinite in any process.
     over_epoch: metrics that are computed over the whole epoch.
 
@@ -110,7 +111,8 @@ class MetricTracker:
         return averages if self.over_epoch is None else averages | self.over_epoch.result()
 
     def _average(self, key):
-        return self._sums[key] / self._weights[key] if self._weights[key] else math.nan
+        before_first = math.nan if self.writer is None else 0.0
+        return self._sums[key] / self._weights[key] if self._weights[key] else before_first
 
     @property
     def tables(self) -> dict[str, list[list[float]]]:

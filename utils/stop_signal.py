@@ -12,12 +12,13 @@ from typing import Any, NoReturn, Self
 
 # Ctrl-C; what SLURM and clouds send before they take a machine back; a terminal or an ssh connection that is closed
 _NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
-_SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]  # Windows has the first two alone
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # on Windows, SIGTERM ends another process as SIGKILL does
 
 
 def heeded() -> dict[int, Any]:
     """{number: handler} of the signals that ask a run to stop, without those that are ignored: SIGHUP under nohup."""
-    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     return {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
 
 
@@ -88,7 +89,7 @@ class StopSignal:
 def _forget_in_child():
     if "RANK" in os.environ:
         os.setpgid(0, 0)  # out of the group to which a launcher sends its signals: the run needs its workers to save
-    for number in _SIGNALS:
+    for number in SIGNALS:
         if isinstance(getattr(signal.getsignal(number), "__self__", None), StopSignal):
             signal.signal(number, signal.SIG_DFL)
 

@@ -73,31 +73,46 @@ class Output:
         top: number of most probable classes to list, as "top": [[name, probability], ...], if more than one.
         target: (B, ...) of the examples; the dicts then hold the target, and of a class whether it was right.
         """
+        return rows_of(self.columns(outputs, top, target))
+
+    def columns(self, outputs: torch.Tensor, top: int = 1, target: Any = None) -> dict[str, list[Any]]:
+        """Return what describe does as {name: a list of B values}, where an unknown target is None."""
         names, probabilities = self.names(outputs), self.probabilities(outputs)
         target = target.cpu() if isinstance(target, torch.Tensor) else None
         if probabilities is None or names is None:
-            rows = [{"prediction": value} for value in self._values(outputs)]
+            columns = {"prediction": self._values(outputs)}
             if target is not None:
                 known = ~target.isnan().flatten(1).all(dim=1) if target.ndim > 1 else ~target.isnan()
-                for row, value, is_known in zip(rows, self._values(target), known.tolist(), strict=True):
-                    if is_known:
-                        row["target"] = value
-            return rows
-        best, order = (found.tolist() for found in probabilities.cpu().topk(min(top, len(names)), dim=1))
-        rows: list[dict[str, Any]] = [
-            {"prediction": names[numbers[0]] if shares[0] == shares[0] else None, "probability": shares[0]}
-            for numbers, shares in zip(order, best, strict=True)
-        ]
-        if target is not None and target.numel() == len(rows):
-            for row, numbers, one in zip(rows, order, target.flatten().tolist(), strict=True):
-                if 0 <= one < len(names):
-                    row |= {"target": names[int(one)], "right": row["prediction"] is not None and one == numbers[0]}
+                values = zip(self._values(target), known.tolist(), strict=True)
+                columns["target"] = [value if is_known else None for value, is_known in values]
+            return columns
+        shares, numbers = probabilities.cpu().topk(min(top, len(names)), dim=1)
+        share, number = shares[:, 0].tolist(), numbers[:, 0].tolist()
+        predicted = [names[one] if part == part else None for one, part in zip(number, share, strict=True)]
+        columns = {"prediction": predicted, "probability": share}
+        if target is not None and target.numel() == len(predicted):
+            targets = [int(one) if 0 <= one < len(names) else None for one in target.flatten().tolist()]
+            columns["target"] = [None if one is None else names[one] for one in targets]
+            found = zip(targets, number, predicted, strict=True)
+            columns["right"] = [None if t is None else name is not None and t == n for t, n, name in found]
         if top > 1:
-            for row, numbers, shares in zip(rows, order, best, strict=True):
-                row["top"] = [[names[number], share] for number, share in zip(numbers, shares, strict=True)]
-        return rows
+            both = zip(numbers.tolist(), shares.tolist(), strict=True)
+            columns["top"] = [[[names[one], part] for one, part in zip(*ranked, strict=True)] for ranked in both]
+        return columns
 
     def _values(self, numbers):
         """(B, ...) numbers in the unit of the target, as a list of numbers or of lists of them."""
         values = numbers.detach().cpu().to(torch.float64).numpy() * self.std + self.mean
         return values.reshape(-1).tolist() if values.size == len(values) else values.tolist()
+
+
+def rows_of(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """Return a dict for each example of {name: a list of values}; an unknown target is left out."""
+    first, *others = columns
+    rows = [{first: value} for value in columns[first]]
+    for name in others:
+        may_lack = name in ("target", "right")
+        for row, value in zip(rows, columns[name], strict=True):
+            if value is not None or not may_lack:
+                row[name] = value
+    return rows

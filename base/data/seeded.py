@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset, IterableDataset, Subset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, get_worker_info
 
 from base.data.generators import GLOBAL, kept_generators
 from base.data.in_memory import InMemoryDataset
@@ -19,7 +19,7 @@ _MASK = 2**64 - 1
 
 
 class SeededDataset(Dataset):
-    """A dataset read through a SampleSeeder. BaseDataLoader wraps every dataset; the attribute dataset holds yours.
+    """A dataset read through a SampleSeeder. A SeededLoader reads every dataset so; the attribute dataset holds yours.
 
     The augmentation of a sample is thus the same with any number of workers, and after a resume. A dataset whose
     __getitems__ makes whole batches is seeded once a batch. Each of several processes reads its part of a batch.
@@ -37,6 +37,12 @@ class SeededDataset(Dataset):
             raise UserError("dataset: has no samples")
         self.dataset = dataset
         self.seeder = SampleSeeder(owner=dataset)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the dataset's own attribute, in a plain DataLoader that a project makes of init_kwargs."""
+        if name == "dataset" or name.startswith("__"):  # while this is copied, or looked at by a protocol
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -75,6 +81,38 @@ def _reader(dataset):
             raise sample_error(dataset, index, error) from error
 
     return read
+
+
+class SeededLoader(DataLoader):
+    """A DataLoader that reads its dataset through a SeededDataset. Its attribute dataset is the dataset itself."""
+
+    _opens = False  # whether torch is opening an iterator
+
+    @property
+    def dataset(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The dataset, as it was given; only the iterators of torch get the SeededDataset."""
+        return self._dataset if self._opens else unseeded(self._dataset)
+
+    @dataset.setter
+    def dataset(self, dataset: Any) -> None:
+        self._dataset = dataset
+
+    @property
+    def seeded(self) -> SeededDataset:
+        """The SeededDataset that the iterators read."""
+        return self._dataset
+
+    def __iter__(self) -> Any:
+        self._opens = True
+        try:
+            return super().__iter__()
+        finally:
+            self._opens = False
+
+
+def unseeded(dataset: Any) -> Any:
+    """Return the dataset that a SeededDataset reads; any other dataset as it is."""
+    return dataset.dataset if isinstance(dataset, SeededDataset) else dataset
 
 
 def makes_whole_batches(dataset: Any) -> bool:

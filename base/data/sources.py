@@ -17,6 +17,7 @@ import torch
 from base.data.arrays import read_array
 from base.data.inputs import NO_INPUT, Examples, Input, files_in
 from base.data.outputs import Output
+from base.data.seeded import unseeded
 from utils.batches import file_of
 from utils.errors import UserError, shortened, shown
 
@@ -160,7 +161,7 @@ def _rows(source, input):
     dtype = rows.dtype.newbyteorder("=")
     if input is not None:
         try:
-            input.require(torch.as_tensor(np.array(rows[:1], dtype)))
+            input.require(torch.as_tensor(np.array(rows[:1], dtype)).expand(rows.shape))  # which reads one row alone
         except UserError as error:
             raise UserError(f"{shown(source)}: {error}") from None
     at_once = max(1, _BYTES_AT_ONCE // max(1, rows[:1].nbytes))
@@ -198,6 +199,6 @@ def _files(source, input):
 
 def names_in(loader: Any, split: str) -> Iterator[str]:
     """Yield the name of each sample of a loader in a fixed order: its file if the dataset knows it, or its index."""
-    dataset = getattr(loader.dataset, "dataset", loader.dataset)
+    dataset = unseeded(loader.dataset)
     for index in getattr(loader, "sampler", range(len(dataset))):
         yield file_of(dataset, index) or f"{split}:{int(index)}"

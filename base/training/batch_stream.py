@@ -167,7 +167,7 @@ def require_shared(name: str, loader: Any) -> None:
     """Raise UserError if the loader (or None) does not divide its batches between several processes."""
     if world_size() == 1 or loader is None or getattr(loader, "is_shared", False):
         return
-    if not isinstance(getattr(loader, "dataset", None), SeededDataset):
+    if not isinstance(getattr(loader, "seeded", getattr(loader, "dataset", None)), SeededDataset):
         raise UserError(
             f"{name}: {type(loader).__name__} would give each of the {world_size()} processes all samples; "
             "use a BaseDataLoader, or one process"

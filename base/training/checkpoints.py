@@ -13,6 +13,7 @@ from utils.distributed.shards import mesh_of
 from utils.distributed.world import barrier, gather_to_main, is_main, rank, world_size
 from utils.errors import UserError, shortened
 from utils.files import differences
+from utils.old_forms.checkpoint import further_states
 from utils.runs.checkpoint import (
     BEST_MODEL,
     FORMAT,
@@ -25,7 +26,7 @@ from utils.runs.checkpoint import (
     set_aside_overtaken,
     with_shards,
 )
-from utils.runs.old_checkpoint import upgraded_states
+from utils.runs.earlier import upgraded_states
 from utils.runs.run_folder import refuse_other_batch
 from utils.runs.schedule_state import refuse_old_steps
 from utils.runs.weights import class_name, load_optimizer, load_state, load_weights, unwrapped
@@ -101,7 +102,7 @@ def gather_state(trainer: "BaseTrainer", epoch: int, unsavable: Collection[str] 
         "attributes": this_rank["attributes"] | attributes,
         "rng": this_rank["rng"],
         "log": trainer.saved_log,  # of the epoch
-        "config": trainer.config.config,
+        "config": trainer.config.saved,
     }
     if evaluated is not model:
         state["trained_state_dict"] = model.state_dict()  # to resume from
@@ -136,7 +137,7 @@ def restore(trainer: "BaseTrainer", path: Path) -> dict[str, Any]:
     checkpoint starts without a best value.
     """
     checkpoint = _read(trainer, path)
-    before, now = checkpoint.get("config", {}), trainer.config.config
+    before, now = checkpoint.get("config", {}), trainer.config.saved
     changed = {key for key in {**before, **now} if before.get(key) != now.get(key)}
     if not changed & _RESET_BY["lr_scheduler"]:
         refuse_old_steps(checkpoint, getattr(trainer, "lr_scheduler", None), getattr(trainer, "len_epoch", None))
@@ -151,6 +152,8 @@ def restore(trainer: "BaseTrainer", path: Path) -> dict[str, Any]:
     if "rng" in checkpoint:
         trainer.resume_rng = _rng_for_this_rank(trainer, checkpoint)
         set_rng_state(trainer.resume_rng)
+    if others := further_states(checkpoint):
+        trainer.logger.warning("the checkpoint also holds %s, which this trainer does not restore", others)
     within = f"after {trainer.batches_done} batches of epoch {trainer.start_epoch}"
     place = within if trainer.batches_done else f"epoch {trainer.start_epoch - 1}"
     trainer.logger.info("resumed from %s, %s", path, place)
@@ -168,7 +171,7 @@ def _read(trainer, path):
     """The content of the checkpoint at the path."""
     config, mesh = trainer.config, mesh_of(trainer.model)
     if config.continues and path == config.resume:
-        refuse_other_batch(path.parent, config.config)
+        refuse_other_batch(path.parent, config.saved)
     if path == config.resume:
         checkpoint = config.load_checkpoint(mesh)
     else:
@@ -179,7 +182,7 @@ def _read(trainer, path):
 
 def _restore_model_and_optimizer(trainer, checkpoint, before, changed):
     load_weights(trainer.model, checkpoint.get("trained_state_dict", checkpoint["state_dict"]))
-    if "optimizer" not in checkpoint or optimizer_types(before) != optimizer_types(trainer.config.config):
+    if "optimizer" not in checkpoint or optimizer_types(before) != optimizer_types(trainer.config.saved):
         trainer.logger.warning("the optimizer starts without a state: the checkpoint has none of its type")
     else:
         load_optimizer(trainer.optimizer, checkpoint["optimizer"], bool(changed & {"optimizer", "lr_scheduler"}))
@@ -210,7 +213,7 @@ def _restore_progress(trainer, checkpoint, before, changed, data_changed):
     except (TypeError, ValueError):
         raise UserError("the checkpoint's 'left_out' should be a list of pairs of integers") from None
     trainer.skipped_batches = skipped
-    same_data = order_of_data(before) == order_of_data(trainer.config.config) and not data_changed
+    same_data = order_of_data(before) == order_of_data(trainer.config.saved) and not data_changed
     if trainer.batches_done and not (trainer.resumes_within_epochs and same_data):
         reason = "this trainer cannot resume within an epoch" if same_data else "the data or their order have changed"
         again = f"{reason}, so {trainer.batches_done} batches are trained on again"
@@ -229,14 +232,14 @@ def _restore_progress(trainer, checkpoint, before, changed, data_changed):
 def _restore_best(trainer, checkpoint, before):
     """Restore the last log, the best value if it is measured as before, and what stopped the run."""
     trainer.saved_log = checkpoint.get("log", {})
-    was, now = monitored(before), monitored(trainer.config.config)
+    was, now = monitored(before), monitored(trainer.config.saved)
     if was[0] == now[0] and was != now:
         trainer.logger.warning("%s is measured in another way now, so its best value starts afresh", trainer.mnt_metric)
     if was == now:
         trainer.mnt_best = checkpoint.get("monitor_best", trainer.mnt_best)
         trainer.best_epoch = checkpoint.get("best_epoch", 0)
         trainer.not_improved_count = checkpoint.get("not_improved_count", 0)
-    if checkpoint.get("stop_reason") and before == trainer.config.config:
+    if checkpoint.get("stop_reason") and before == trainer.config.saved:
         remedy = "to train further, raise trainer.epochs or change what ended the run"
         trainer.stop(f"{shortened(checkpoint['stop_reason'])}; {remedy}")
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch.utils.data import TensorDataset, default_collate
 
 from base.data.in_memory import InMemoryDataset, whole_batch
-from base.data.seeded import SeededDataset
+from base.data.seeded import unseeded
 from utils.batches import collate
 from utils.errors import UserError
 from utils.nested import num_samples
@@ -163,8 +163,7 @@ def _targets_passed_on(loader):
         if len(targets) == len(different) and all(isinstance(target, torch.Tensor) for target in targets):
             return torch.cat([target.flatten() for target in targets]) if targets else None
         return None
-    dataset = getattr(loader, "dataset", None)
-    dataset = dataset.dataset if isinstance(dataset, SeededDataset) else dataset
+    dataset = unseeded(getattr(loader, "dataset", None))
     if getattr(loader, "collate_fn", None) not in (collate, default_collate, whole_batch):
         return None
     # a subclass may make other targets of its arrays

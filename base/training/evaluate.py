@@ -13,8 +13,7 @@ from base.training.counted import counts_in_training, counts_of
 from base.training.precision import autocast, to_device
 from utils import MetricTracker
 from utils.batches import batches_of
-from utils.config.check import watched
-from utils.config.components import PARTS, as_spec
+from utils.config.components import PARTS, as_spec, watched
 from utils.config.types import build, find_type, signature_of
 from utils.distributed.world import Part, gather, part_of_batch, same_buffers
 from utils.errors import UserError

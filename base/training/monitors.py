@@ -64,7 +64,9 @@ class ThroughputMonitor(BaseCallback):
         if steps and getattr(trainer.data_loader, "batch_size", None):
             rate = steps / (now - self._since[0])
             trainer.writer.add_scalar("samples_per_s", rate * trainer.data_loader.batch_size)
-        trainer.writer.add_scalar("memory_mb", _most_memory(trainer.device) / 1e6)
+        memory = _most_memory(trainer.device)
+        if memory is not None:
+            trainer.writer.add_scalar("memory_mb", memory / 1e6)
         self._since = now, trainer.step
 
 
@@ -181,11 +183,14 @@ def is_log_point(trainer: "Trainer") -> bool:
 
 
 def _most_memory(device):
+    """Most bytes that the accelerator, or this process, has had; None where nothing measures it, as on Windows."""
     measure = getattr(torch.get_device_module(device), "max_memory_allocated", None)  # the CPU has none
     if measure is not None:
         return measure(device)
-    import resource  # which Windows does not have
-
+    try:
+        import resource
+    except ImportError:
+        return None
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -228,7 +228,7 @@ def nonfinite_samples(loader: Any, indices: Iterable[int]) -> list[int]:
     """
     before = rng_state()
     try:
-        return [index for index in indices if _holds_nonfinite(loader.dataset[index])]
+        return [index for index in indices if _holds_nonfinite(getattr(loader, "seeded", loader.dataset)[index])]
     except Exception:  # it only adds detail to an error under way
         return []
     finally:

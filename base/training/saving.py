@@ -129,6 +129,8 @@ class SavePoints:
         is_trained = trainer.epoch > 1 or trainer.batches_done > 0
         if trainer.resumes_within_epochs and is_trained and path != trainer.saver.newest:
             trainer.save_now([path.name], trainer.epoch - 1)
+            if trainer.batches_done:
+                trainer.epoch_clock.record(trainer.epoch_clock.seconds, trainer.step)
 
     def save_before(self, error: BaseException) -> bool:
         """Save what was trained before an error; returns whether memory holds whole batches, not half an update.

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from base.data.in_memory import InMemoryDataset
-from base.data.seeded import SeededDataset
+from base.data.seeded import unseeded
 from base.training.batch_stream import num_batches
 from base.training.counted import averaged_over
 from base.training.schedules import unfit_lengths
@@ -118,9 +118,7 @@ def labels_of(loader: Any) -> np.ndarray | None:
 
     No sample is read. None for other datasets.
     """
-    dataset = getattr(loader, "dataset", None)
-    if isinstance(dataset, SeededDataset):
-        dataset = dataset.dataset
+    dataset = unseeded(getattr(loader, "dataset", None))
     labels = _labels_in(dataset)
     if isinstance(labels, torch.Tensor):
         labels = labels.detach().cpu().numpy() if not labels.is_floating_point() else None

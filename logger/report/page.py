@@ -22,17 +22,16 @@ def page(run: RunFiles) -> str:
 def _head(run):
     """The name, the state, and the figures that count most."""
     tiles = []
-    if run.best:
-        name, value, epoch = run.best
-        tiles.append((f"best {name}, epoch {epoch}", f"{value:.5g}"))
+    if run.summary.best is not None:
+        name = run.summary.monitor.partition(" ")[2]
+        tiles.append((f"best {name}, epoch {run.summary.best_epoch}", f"{run.summary.best:.5g}"))
     if run.details is not None:
         tested = [one for one in run.results if one[:2] == (run.details.checkpoint, run.details.split)]
         for name, value in tested[0][2].items() if tested else ():
             if isinstance(value, float):
                 tiles.append((f"{run.details.split} {name}", f"{value:.5g}"))
-    seconds = sum(seconds for seconds, _ in run.pace.values())
-    if seconds:
-        tiles.append(("time of the epochs", _duration(seconds)))
+    if run.summary.seconds:
+        tiles.append(("time of the epochs", _duration(run.summary.seconds)))
     shown = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in tiles[:8])
     description = run.at("description")
     problems = "".join(f"<li>{escape(line)}</li>" for line in run.problems)
@@ -78,7 +77,7 @@ def _config(run):
 
 
 def _model(run):
-    return section("Model", f"<pre>{escape_lines(run.summary)}</pre>" if run.summary else "")
+    return section("Model", f"<pre>{escape_lines(run.model)}</pre>" if run.model else "")
 
 
 def _environment(run):

@@ -10,10 +10,10 @@ from logger.csv_log import CsvLog
 from logger.examined import TestDetails, load_details
 from logger.measured import results_of
 from logger.pace import read_pace
+from logger.run_summary import RunSummary, summarize
 from utils.errors import UserError
 from utils.files import read_json_beside
 from utils.runs.environment import changes_file
-from utils.runs.run_folder import is_being_trained
 
 _MOST_SHOWN = 150_000  # characters of a text
 
@@ -22,6 +22,7 @@ _MOST_SHOWN = 150_000  # characters of a text
 class RunFiles:
     """What the files of a run say; what is not there is empty.
 
+    summary: how far the run came, and its best value. has_ended: it has ended now, which its files do not say yet.
     columns: {name: a number for each of the epochs, nan where there is none} of metrics.csv. pace: as read_pace
     returns it, for these epochs. starts: of environment.json. results: as results_of returns them. problems: a line
     for each file that cannot be read.
@@ -29,13 +30,14 @@ class RunFiles:
 
     save_dir: Path
     log_dir: Path
-    state: str = ""
+    summary: RunSummary
+    has_ended: bool = False
     config: dict[str, Any] = field(default_factory=dict)
     starts: list[dict[str, Any]] = field(default_factory=list)
     epochs: list[int] = field(default_factory=list)
     columns: dict[str, list[float]] = field(default_factory=dict)
     pace: dict[int, tuple[float, int]] = field(default_factory=dict)
-    summary: str = ""
+    model: str = ""
     changes: str = ""
     results: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
     details: TestDetails | None = None
@@ -54,20 +56,22 @@ class RunFiles:
         return self.starts[-1] if self.starts else {}
 
     @property
-    def best(self) -> tuple[str, float, int] | None:
-        """(name, value, epoch) of the first best value of the monitor; None without one."""
-        mode, _, name = str(self.at("trainer", "monitor") or "off").partition(" ")
-        values = [(value, epoch) for value, epoch in zip(self.columns.get(name, ()), self.epochs, strict=False)]
-        values = [pair for pair in values if math.isfinite(pair[0])]
-        if mode not in ("min", "max") or not values:
-            return None
-        value, epoch = (min if mode == "min" else max)(values, key=lambda pair: pair[0])
-        return name, value, epoch
+    def state(self) -> str:
+        """How far the run has come, in words that follow "this run"."""
+        state, done, planned = self.summary.state, self.summary.epoch, self.summary.epochs
+        epochs = f"epoch {done}" if planned is None else f"epoch {done} of {planned}"
+        if self.has_ended or state == "finished":
+            return f"ended after {epochs}" if done else "ended before its first epoch was complete"
+        if not self.starts:
+            return f"reached {epochs}" if done else "has no complete epoch"
+        if state == "running":
+            return f"is being trained; {epochs} is complete" if done else "is being trained; no epoch is complete yet"
+        return f"stopped before its {f'end; {epochs} is' if done else 'first epoch was'} complete"
 
 
 def read_run(save_dir: Path, log_dir: Path, has_ended: bool = False) -> RunFiles:
     """Return the RunFiles of a run. has_ended: it ends now, which its files do not say yet."""
-    run = RunFiles(save_dir, log_dir)
+    run = RunFiles(save_dir, log_dir, summarize(save_dir).with_present_state(), has_ended)
     config = _read(run, save_dir / "config.json")
     run.config = config if isinstance(config, dict) else {}
     starts = _read(run, save_dir / "environment.json")
@@ -80,7 +84,7 @@ def read_run(save_dir: Path, log_dir: Path, has_ended: bool = False) -> RunFiles
     except UserError as error:
         run.problems.append(str(error))
     run.pace = {epoch: row for epoch, row in read_pace(log_dir).items() if epoch in run.epochs}
-    run.summary = _text(log_dir / "model.txt")
+    run.model = _text(log_dir / "model.txt")
     if name := changes_file(run.start):
         run.changes = _text(log_dir / name)
     run.results = results_of(save_dir)
@@ -88,21 +92,7 @@ def read_run(save_dir: Path, log_dir: Path, has_ended: bool = False) -> RunFiles
         run.details = load_details(log_dir)
     except UserError as error:
         run.problems.append(str(error))
-    run.state = _state(run, has_ended)
     return run
-
-
-def _state(run, has_ended):
-    """How far the run has come, in words."""
-    wanted, done = run.at("trainer", "epochs"), run.epochs[-1] if run.epochs else 0
-    epochs = f"epoch {done} of {wanted}" if isinstance(wanted, int) else f"epoch {done}"
-    if has_ended or run.start.get("ended"):
-        return f"ended after {epochs}" if done else "ended before its first epoch was complete"
-    if not run.starts:
-        return f"reached {epochs}" if done else "has no complete epoch"
-    if is_being_trained(run.save_dir):
-        return f"is being trained; {epochs} is complete" if done else "is being trained; no epoch is complete yet"
-    return f"stopped before its end; {epochs} is complete" if done else "stopped before its first epoch was complete"
 
 
 def _read(run, path):

@@ -46,6 +46,30 @@ def test_a_cell_shows_what_happened(tmp_path):
     assert told[0] == "job/c damaged: config.json: holds no object" and "saved up to batch 17" in told[1]
 
 
+def test_a_row_says_which_checkpoint_was_tested(tmp_path):
+    result = {"epoch": 3, "samples": 9, "loss": 0.5, "accuracy": 0.625}
+    for run, seed, name in (("a", 1, "model_best.pth"), ("b", 2, "checkpoint-epoch3.pth")):
+        folder = make_run(tmp_path, run, seed=seed)
+        epoch = {"epoch": 2} if name == "model_best.pth" else {}
+        (folder / "test_results.json").write_text(json.dumps({name: {"test": result | epoch}}))
+    make_run(tmp_path, "c", optimizer__args__lr=1.0)
+    rows, names, _ = comparison(tmp_path)
+    assert names[3:7] == ["best", "best_epoch", "test_accuracy", "test_epoch"]
+    assert notes(rows, [], 200) == [
+        "job: a group has test results of model_best.pth and of checkpoint-epoch3.pth",
+    ]
+    single, _ = ordered(rows_of(read_runs(tmp_path)), "run")
+    head, *lines = (line.split() for line in table_text(single, [*names[:7], "test_checkpoint"], 200).splitlines())
+    assert head[3:] == ["val_accuracy", "at", "test_accuracy", "tested", "test_checkpoint"]
+    assert [line[3:] for line in lines] == [
+        ["0.75", "2", "0.625", "2", "model_best.pth"],
+        ["0.75", "2", "0.625", "3", "checkpoint-epoch3.pth"],
+        ["0.75", "2", "-", "-", "-"],
+    ]
+    again, _ = ordered(rows_of(read_runs(tmp_path)), "run")  # from the index
+    assert [row.cells["test_epoch"] for row in again] == [2, 3, None]
+
+
 def test_control_characters_and_wide_letters_keep_the_table_whole(tmp_path):
     make_run(tmp_path, "a", arch__args__note="\x1b[2Jx\n")
     make_run(tmp_path, "b", arch__args__note="漢字" * 40)

@@ -26,6 +26,7 @@ def test_the_end_of_a_run_fits_80_columns(changes, tmp_path, monkeypatch):
     best = finished().checkpoint_dir / "model_best.pth"
     best.parent.mkdir(parents=True)
     best.touch()
+    (tmp_path / "test.py").touch()
     assert max(map(len, run_report(finished(**changes)).splitlines())) <= 80
 
 
@@ -41,6 +42,15 @@ def test_without_a_best_model_the_last_checkpoint_is_measured_and_a_stopped_run_
     assert lines[0] == "training stops: enough" and "best" not in "".join(lines[1:3])
     assert lines[-1].endswith("python test.py -r saved/models/Mnist_LeNet/20261121_172805")
     assert lines[-2].endswith("python train.py -r saved/models/Mnist_LeNet/20261121_172805 --set ...")
+
+
+def test_a_project_without_test_py_is_not_told_to_run_it_and_its_own_script_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train tsn.py").touch()
+    monkeypatch.setattr("sys.argv", ["train tsn.py", "-c", "x"])
+    lines = run_report(finished(stop_reason="enough")).splitlines()
+    assert "test.py" not in "".join(lines)
+    assert lines[-1].startswith("resume python 'train tsn.py' -r saved/models/Mnist_LeNet/")
 
 
 class Jobs(dict):

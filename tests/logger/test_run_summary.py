@@ -141,9 +141,11 @@ def test_the_test_result_is_that_of_the_best_model_else_of_the_newest_checkpoint
         "model_best.pth": {"valid": {"loss": 9.0}},
     }
     (folder / "test_results.json").write_text(json.dumps(results))
-    assert summarize(folder).test == {"loss": 1.5}
+    run = summarize(folder)
+    assert (run.test, run.test_checkpoint, run.test_epoch) == ({"loss": 1.5}, "checkpoint-epoch10.pth", 10)
     (folder / "test_results.json").write_text(json.dumps(results | {"model_best.pth": {"test": {"loss": 3}}}))
-    assert summarize(folder).test == {"loss": 3.0}
+    run = summarize(folder)
+    assert (run.test, run.test_checkpoint, run.test_epoch) == ({"loss": 3.0}, "model_best.pth", None)
 
 
 def test_configs_are_flattened_to_what_set_takes():

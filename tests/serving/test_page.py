@@ -11,6 +11,7 @@ import uvicorn
 from base.data.outputs import Output
 from base.data.texts import TextInput
 from base.trained_model import TrainedModel
+from docs.readme_pictures import draw_three
 from helpers import PROJECT
 from parse_config import ConfigParser
 from serve import bound_port
@@ -23,9 +24,6 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"),
     pytest.mark.filterwarnings("default"),  # of playwright
 ]
-# a three, in parts of the canvas from its left and its top
-THREE = [(0.35, 0.25), (0.45, 0.18), (0.58, 0.2), (0.64, 0.3), (0.58, 0.42), (0.48, 0.48)]
-THREE += [(0.6, 0.54), (0.67, 0.66), (0.6, 0.78), (0.46, 0.83), (0.34, 0.76)]
 
 
 @pytest.fixture(scope="module")
@@ -80,14 +78,7 @@ def opened(address, shown="#drawing:not([hidden])", **options):
 )
 def test_a_three_that_is_drawn_is_read(address, options, tmp_path):
     with opened(address, **options) as page:
-        box = page.locator("#canvas").bounding_box()
-        places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in THREE]
-        page.mouse.move(*places[0])
-        page.mouse.down()
-        for place in places[1:]:
-            page.mouse.move(*place, steps=4)
-        page.mouse.up()
-        page.wait_for_function("document.querySelector('.best span')?.textContent === '3'", timeout=30_000)
+        draw_three(page)
         page.screenshot(path=tmp_path / "page.png", full_page=True)
         assert page.evaluate("document.documentElement.scrollWidth") <= options["viewport"]["width"]
         ink, paper = page.evaluate("(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))")

@@ -1,9 +1,14 @@
 """That the benchmarks measure what they say: the same work, paired, with an honest interval."""
 
+import ast
 import asyncio
 import contextlib
+import importlib
 import importlib.util
 import json
+import os
+import re
+import subprocess
 import sys
 import unittest.mock
 
@@ -41,6 +46,46 @@ def test_the_default_job_comes_to_the_weights_of_a_hand_written_loop_bit_for_bit
         results[0]["valid_accuracy"] == pytest.approx(results[1]["valid_accuracy"], abs=1e-12)
         and results[0]["valid_accuracy"] > 0.97
     )
+
+
+def test_each_benchmark_can_be_started_from_any_folder(tmp_path):
+    text = (PROJECT / "benchmarks" / "README.md").read_text()
+    names = sorted(set(re.findall(r"python benchmarks/(\w+)\.py", text)))
+    assert len(names) > 8
+    program = """
+import pathlib, runpy, sys
+project, *names = sys.argv[1:]
+path = sys.path[1:]
+for name in names:
+    for module in [name for name, module in sys.modules.items() if project in str(getattr(module, "__file__", None))]:
+        if "site-packages" not in sys.modules[module].__file__:
+            del sys.modules[module]  # so that each has to find the project by itself
+    sys.path[:] = [f"{project}/benchmarks", *path]
+    runpy.run_path(f"{project}/benchmarks/{name}.py", run_name="imported")
+print(len(names))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, PROJECT, *names],
+        cwd=tmp_path,
+        env=without_path(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and done.stdout.endswith(f"{len(names)}\n"), done.stderr
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_what_a_benchmark_imports_of_the_project_is_there(path):
+    ours = {path.stem for path in PROJECT.iterdir()}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in ours:
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                assert hasattr(module, alias.name), f"{path.name}, line {node.lineno}: {node.module}.{alias.name}"
+
+
+def without_path():
+    return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
 
 
 def test_pairs_are_run_in_the_order_a_b_b_a():

@@ -17,6 +17,7 @@ PAGES = sorted((PROJECT / "docs").glob("*.md"))
 EXAMPLES = [
     pytest.param(block, id=f"{page.stem}-{i}")
     for page in PAGES
+    if page.stem != "your_job"  # which names classes of its own: test_readme.py trains with them
     for i, block in enumerate(re.findall(r"```json\n(.*?)```", page.read_text(), re.S))
 ]
 

@@ -72,11 +72,12 @@ def test_folders_called_data_at_any_depth_are_copied(tmp_path, monkeypatch):
         (template / "model" / name).mkdir(parents=True)
         (template / "model" / name / "words.txt").touch()
     (template / "config.json").write_text('{"name": "x"}')
-    for name in ("README.md", "docs/README.md"):
-        (template / "project" / name).parent.mkdir(parents=True, exist_ok=True)
-        (template / "project" / name).touch()
+    for name in ("project/README.md", "docs/README.md"):
+        (template / name).parent.mkdir()
+        (template / name).touch()
     monkeypatch.setattr(scaffold.template, "TEMPLATE", template)
-    monkeypatch.setattr(scaffold.template, "FRAMEWORK", [])
+    monkeypatch.setattr(scaffold.template, "FRAMEWORK", ["docs"])
+    monkeypatch.setattr(scaffold.template, "FRAMEWORK_OWN", [])
     monkeypatch.setattr(scaffold.template, "YOURS", ["model", "config.json"])
     new_project.main(tmp_path / "made", git=False)
     assert len(list((tmp_path / "made").rglob("words.txt"))) == 2
@@ -103,12 +104,13 @@ def test_its_readme_names_it_and_the_rooms_that_are_the_users(project):
 def test_its_pages_name_no_file_that_only_the_template_has(project):
     left_behind = [path.relative_to(PROJECT).as_posix() for path in PROJECT.glob("examples/*/*.*")]
     left_behind += [f"benchmarks/{path.name}" for path in PROJECT.glob("benchmarks/*.*")]
-    left_behind += ["MIGRATING.md", "SECURITY.md", "jobs.md", "new_project.py", "project/"]
+    left_behind += ["MIGRATING.md", "SECURITY.md", "jobs.md", "updating.md", "new_project.py", "project/"]
     assert "examples/gan/trainer.py" in left_behind
     for path in [*project.glob("docs/*.md"), project / "README.md", project / "config.schema.json"]:
         text = " ".join(path.read_text().split()).replace("my_project/", "")
         for place in left_behind:
             alone = text.replace(f"the template's `{place}`, which new projects do without", "")
+            alone = alone.replace("in a clone of the template, after `git pull`: ```bash python new_project.py", "")
             assert place not in alone, (path.name, place)
 
 
@@ -127,9 +129,15 @@ def test_its_manifest_holds_the_checksum_of_each_file_of_the_framework(project):
     for place, checksum in manifest["files"].items():
         assert hashlib.sha256((project / place).read_bytes()).hexdigest() == checksum, place
     tracked = set(git(project, "ls-files").splitlines())
-    rooms = ("model/", "data_loader/", "trainer/", "data/", "notebooks/", "saved/", "tests/")
+    rooms = ("model/", "data_loader/", "trainer/", "data/", "notebooks/", "saved/")
     own = {
+        ".devcontainer/devcontainer.json",
+        ".dockerignore",
+        ".editorconfig",
+        ".github/workflows/test.yml",
         ".gitignore",
+        ".pre-commit-config.yaml",
+        "Dockerfile",
         "LICENSE",
         "README.md",
         "config.json",

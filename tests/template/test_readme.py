@@ -1,11 +1,14 @@
 """The README's commands work as written, and what it says of files and keys is true."""
 
 import csv
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 
 import pytest
 from worlds import run_forked
@@ -15,8 +18,14 @@ from utils.files import read_json
 
 README = (PROJECT / "README.md").read_text()
 LINES = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines()]
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
+YOUR_JOB = (PROJECT / "docs" / "your_job.md").read_text()
 COMMANDS = [" ".join(line.partition(" #")[0].split()) for line in LINES if line and line[0] != "#"]
+UV = [command for command in COMMANDS if command.startswith("uv ")]
+
+
+def blocks(page, language):
+    """The code of a language in a page."""
+    return re.findall(rf"```{language}\n(.*?)```", page, re.S)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +69,30 @@ def test_the_first_three_commands_clone_train_and_test(tmp_path):
         assert command in plan.stdout and "-r requirements.txt -c constraints.txt" in plan.stdout
 
 
-@pytest.mark.parametrize("command", COMMANDS[3:])
+def test_the_commands_of_uv_work_as_written(folder, tmp_path):
+    """Without a network: the packages that uv would install are those of this environment."""
+    venv, install = UV[0].split(" && ")
+    environment = {**os.environ, "UV_OFFLINE": "1", "UV_CACHE_DIR": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+
+    def uv(command, at, **variables):
+        words = shlex.split(command)
+        done = subprocess.run(words, cwd=at, env={**environment, **variables}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    shutil.copy(PROJECT / "pyproject.toml", tmp_path)
+    uv(venv, tmp_path)
+    assert (tmp_path / ".venv" / "pyvenv.cfg").exists()
+    assert "Checked " in uv(install, PROJECT, VIRTUAL_ENV=sys.prefix)  # and nothing is missing
+    before = {path.name for path in folder.iterdir()}
+    (folder / ".venv").symlink_to(sys.prefix)
+    assert "epoch 3/3" in uv(UV[1], folder)
+    (folder / ".venv").unlink()
+    assert {path.name for path in folder.iterdir()} == before  # no lock file, which would hold addresses
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS[3:] if command not in UV])
 def test_command_works_as_written(command, folder, tmp_path):
     (first, *_) = sorted((folder / "saved/models/Mnist_LeNet").iterdir())
     words = shlex.split(command.replace("<run>", first.name).replace("../my_project", str(tmp_path / "my_project")))
@@ -72,8 +104,10 @@ def test_command_works_as_written(command, folder, tmp_path):
 
 def test_each_verb_has_a_picture_that_make_pictures_draws_and_that_loads_fast():
     drawn = re.findall(r"!\[[^]]+\]\((docs/\w+\.png)\)", README)
+    for verb in ("train", "test", "predict", "export", "serve", "sweep", "compare"):
+        assert re.search(rf"\| (\*\*)?`{verb}\.py` ", README), verb
     program = (PROJECT / "docs" / "readme_pictures.py").read_text()
-    assert len(drawn) == 6
+    assert len(drawn) == 8
     for place in drawn:
         (name,) = re.findall(r"docs/(\w+)", place)
         assert f'DOCS / "{name}.png"' in program and 1_000 < (PROJECT / place).stat().st_size < 150_000, place
@@ -96,11 +130,11 @@ def test_every_command_that_a_user_is_promised_is_there():
 
 def test_examples_of_a_model_a_trainer_and_a_loader_run(tmp_path):
     folder = copy_project(tmp_path / "project")
-    model, loader, trainer = (block for block in PYTHON if block.count("class ") == 1)
+    model, loader, trainer = blocks(YOUR_JOB, "python")
     for place, code in (("model/model", model), ("data_loader/data_loaders", loader), ("trainer/trainer", trainer)):
         with open(folder / f"{place}.py", "a") as file:
             file.write("\n\n" + code.replace("1e-5", "1.0"))
-    sections = re.findall(r"```json\n(.*?)```", README, re.S)
+    sections = blocks(YOUR_JOB, "json")
     (folder / "mine.json").write_text('{"base": "config.json", ' + ", ".join(sections) + "}")
     short = ("--set", "trainer.epochs=1", "--set", "trainer.len_epoch=3")
     assert "TwoLayers: " in run_forked("train.py", "-c", "mine.json", *short, cwd=folder).stdout
@@ -116,7 +150,7 @@ def test_examples_of_a_model_a_trainer_and_a_loader_run(tmp_path):
 
 
 def test_the_notebook_cell_trains(folder):
-    (cell,) = (block for block in PYTHON if "build(" in block)
+    (cell,) = blocks(README, "python")
     before = set((folder / "saved/models/Mnist_LeNet").iterdir())
     run_forked("-c", cell, cwd=folder)
     (made,) = set((folder / "saved/models/Mnist_LeNet").iterdir()) - before
@@ -131,6 +165,19 @@ def test_the_reading_order_names_ten_files_and_their_lines():
     for name, lines in rows:
         real = len((PROJECT / name).read_text().splitlines())
         assert abs(int(lines) - real) <= 0.1 * real, f"{name} has {real} lines"
+
+
+def test_what_hurts_elsewhere_names_public_reports_and_tests_that_are_there():
+    table = README.partition("## What hurts elsewhere")[2].partition("\n\n|")[2].partition("\n\n")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+    assert 10 <= len(rows) <= 15
+    for hurts, here, shown in rows:
+        reports = re.findall(r"\[[\w -]+ (\d+)\]\(https://github\.com/[\w-]+/[\w-]+/(?:issues|pull)/(\d+)\)", hurts)
+        assert reports and all(one == other for one, other in reports), hurts
+        ((name, place),) = re.findall(r"^\[`(test_\w+)`\]\((tests/[\w/]+\.py)\)$", shown)
+        assert f"\ndef {name}(" in (PROJECT / place).read_text(), name
+        for command in re.findall(r"`(python \S+\.py)", here):
+            assert command in "\n".join(COMMANDS), here
 
 
 def test_every_room_and_command_is_named():

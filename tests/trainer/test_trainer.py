@@ -73,7 +73,7 @@ def test_averages_weigh_the_last_small_batch_by_its_samples(tmp_path, accumulate
     config["optimizer"] = {"type": "SGD", "args": {"lr": 0.0}}
     model = torch.nn.Linear(4, 3)
     trainer = tiny_trainer(config, trainer_class=Frozen, model=model, schedule=None)
-    dataset = trainer.data_loader.dataset.dataset
+    dataset = trainer.data_loader.dataset
     dataset.jitter = 0.0
     trainer.train()
     for prefix, sampler in (("", trainer.data_loader.sampler), ("val_", trainer.data_loader.valid_sampler)):

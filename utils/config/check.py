@@ -24,14 +24,17 @@ from utils.config.components import (
     nested_specs,
     objects_in,
     specs_in,
+    watched,
 )
 from utils.config.files import deep_merge, set_by_path
 from utils.config.forms import form_errors
-from utils.config.schema import KNOWN_KEYS, OTHER_LOADERS, SECTION_MODELS, Config, Flag, TrainerSettings
+from utils.config.optimizer_args import refused_by_optimizer
+from utils.config.schema import KNOWN_KEYS, SECTION_MODELS, Config, Flag, TrainerSettings
 from utils.config.types import argument_errors, find_by_import, find_in_source, renamed
 from utils.duration import is_duration
 from utils.errors import UserError, brief, refuse, shortened, shown
 from utils.nearest import did_you_mean, nearest, resembles
+from utils.old_forms.config import in_todays_terms
 from utils.rules import nothing_to_validate, validated_twice
 
 _MAX_ERRORS = 20  # in one message
@@ -60,8 +63,12 @@ def check_config(
 
 
 def check_types(config: dict[str, Any], parts: dict[str, Part]) -> None:
-    """Import every type and bind its args, without building anything. Raises UserError with all errors."""
-    _raise_first(error for component in _components(config, parts) for error in _errors_of(*component, find_by_import))
+    """Import every type and bind its args; torch's optimizers look at theirs. Raises UserError with all errors."""
+    _raise_first(
+        error
+        for component in _components(config, parts)
+        for error in _errors_of(*component, find_by_import) or refused_by_optimizer(*component)
+    )
 
 
 @contextlib.contextmanager
@@ -123,7 +130,8 @@ def key_errors(
     errors = [f"{key}: {error}" for key, error in misplaced.items() if error]
     errors += [f"{key}: no such key; did you mean {meant!r}?" for key, meant in misspelt.items()]
     meant = {".".join([*key.split(".")[:-1], name]) for key, name in misspelt.items()}
-    checked = config if whole else {key: config[key] for key in ("name", "n_gpu", "trainer", "cli") if key in config}
+    todays = config if whole else in_todays_terms(config)[0]
+    checked = todays if whole else {key: todays[key] for key in ("name", "n_gpu", "trainer", "cli") if key in todays}
     for kind, line in form_errors(Config, checked):
         if _place_of(line) not in (*meant, *misplaced) and (whole or kind != "missing"):
             errors.append(line)
@@ -143,14 +151,13 @@ def _unknown_keys(config, whole):
         for key in section if isinstance(section, dict) else ():
             if key in known or key == "$schema":
                 continue
-            # a project with scripts of its own may have a valid_loader or a test_loader
-            free = [name for name in known if name not in section and (whole or name not in OTHER_LOADERS)]
-            meant = resembles(key, free)
+            free = [name for name in known if name not in section]
+            meant = resembles(key, free) if whole else None  # a project with scripts of its own is only warned
             if whole and not meant:
                 bare = key.rstrip("0123456789")  # "arch1" where there is no "arch"
                 meant = bare if bare in free else resembles(key, known)
             if meant:
-                misspelt[prefix + key] = (whole and nearest(key, known)) or meant
+                misspelt[prefix + key] = nearest(key, known) or meant
             else:
                 own.append(prefix + key)
     return misspelt, own
@@ -258,16 +265,6 @@ def _flag_errors(config, parts):
 
 
 # Rules that need source files or the disk
-
-
-def watched(config: dict[str, Any]) -> dict[str, str]:
-    """Return {path: name} of the values that the config monitors."""
-    monitors = {"trainer.monitor": dict_at(config, "trainer").get("monitor")}
-    for i, callback in enumerate(entries(config.get("callbacks"))):
-        monitors[f"callbacks.{i}.args.monitor"] = args_of({"callback": callback}, "callback").get("monitor")
-    watched = {path: monitor[4:] for path, monitor in monitors.items() if str(monitor).startswith(("min ", "max "))}
-    of_scheduler = dict_at(config, "lr_scheduler").get("monitor")
-    return watched | ({"lr_scheduler.monitor": of_scheduler} if isinstance(of_scheduler, str) else {})
 
 
 def _monitor_errors(config, parts, also_logged):

@@ -9,12 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from utils.config.components import dict_at, entries
 from utils.config.files import deep_merge, parse_assignment, places_of, read_config, set_by_path, split_path
 from utils.config.plain import path_error, require_plain, require_savable
-from utils.config.schema import KNOWN_KEYS, Flag
 from utils.config.train_flags import Variant, variants_of
 from utils.device import chosen_device
 from utils.distributed.launch import is_own_launch, launch_id, restarts
@@ -22,6 +19,7 @@ from utils.distributed.world import is_main
 from utils.errors import UserError, brief, in_one_line, shown
 from utils.files import differences, read_json_beside
 from utils.nearest import nearest
+from utils.old_forms.flags import as_typed, declared_keys, default_not_given
 from utils.runs.checkpoint import find_checkpoint, load_checkpoint, newest_run
 from utils.runs.run_folder import IS_TRAINED, is_being_trained, run_of_launch, seen_runs
 
@@ -70,6 +68,7 @@ def read_command_line(args: argparse.ArgumentParser | argparse.Namespace, option
     assignments += [(flag.target, getattr(parsed, place, None)) for place, flag in flags.items() if flag]
     assignments = [(target, value) for target, value in assignments if value is not None]
     assignments += map(parse_assignment, getattr(parsed, "_set", None) or ())
+    parsed = as_typed(parsed)
     _require_usable(parsed)
     device = chosen_device(parsed.device) if getattr(parsed, "device", None) else None
     given = read_config(parsed.config) if parsed.config else {}
@@ -91,7 +90,7 @@ def read_command_line(args: argparse.ArgumentParser | argparse.Namespace, option
             resume = checkpoint = None
 
     variants = variants_of(parsed, _set_all(config, assignments)[0])
-    final, errors = _set_all(config, [*assignments, *_first_of(variants)])
+    final, errors = _set_all(config, [*assignments, *_first_of(variants)], options)
     return CommandLine(
         final,
         differences(config, final),
@@ -124,12 +123,18 @@ def _flags_of_config():
     if named.resume and named.resume != "auto":
         path = newest_run(_save_dir(config)) if named.resume == "latest" else Path(named.resume)
         config = deep_merge(_config_beside(path), config)
-    flags = {}
-    for i, entry in enumerate(entries(config.get("cli"))):
-        flags[f"cli.{i}"] = None
-        with contextlib.suppress(ValidationError):  # the config's check reports it
-            flags[f"cli.{i}"] = Flag.model_validate(entry)
-    return flags
+    return {f"cli.{i}": _flag(entry) for i, entry in enumerate(entries(config.get("cli")))}
+
+
+def _flag(entry):
+    """The Flag that an entry of "cli" describes; None for a malformed one, which the config's check reports."""
+    # Here and below, since --help without flags of a config need not wait for pydantic.
+    from utils.config.schema import Flag
+
+    try:
+        return Flag.model_validate(entry)
+    except ValueError:
+        return None
 
 
 def _config_beside(path):
@@ -164,7 +169,9 @@ def _parse(parser, options, flags):
     for place, flag in flags.items():
         if flag is not None:
             _add_flag(parser, place, flag)
-    parsed, unknown = in_one_line(parser).parse_known_args()
+    with default_not_given(parser) as default:
+        parsed, unknown = in_one_line(parser).parse_known_args()
+    parsed.config = parsed.config or (default if parsed.resume in (None, "auto") else None)
     if unknown and None not in flags.values():
         raise UserError("\n".join(_unknown_words(parser, unknown, parsed.config)))
     return parsed
@@ -210,6 +217,8 @@ def _unknown_words(parser, words, config):
 
 def _instead_of(flag, value, flags, config):
     """Suggestions for an unknown flag. flags: {name: flag} of the known ones."""
+    from utils.config.schema import KNOWN_KEYS
+
     name = flag.lstrip("-").replace("-", "_")
     places = places_of(name, config, KNOWN_KEYS)
     if len(places) in (1, 2, 3) and name not in flags:
@@ -244,13 +253,19 @@ def _require_usable(parsed):
 # The checkpoint and its config
 
 
-def _set_all(config, assignments):
-    """(a copy of the config with all values set that can be set, a line for each that cannot be)."""
+def _set_all(config, assignments, options=()):
+    """(a copy of the config with all values set that can be set, a line for each that cannot be).
+
+    options: of the script, whose targets are keys of the config, too.
+    """
+    from utils.config.schema import KNOWN_KEYS
+
+    known = declared_keys(options, KNOWN_KEYS)
     changed, errors = deep_merge({}, config), []
     for target, value in assignments:
         try:
             require_plain(value, ".".join(map(str, split_path(target))))
-            set_by_path(changed, target, value, KNOWN_KEYS)
+            set_by_path(changed, target, value, known)
         except UserError as error:
             errors.append(str(error))
     return changed, errors

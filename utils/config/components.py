@@ -9,7 +9,7 @@ from typing import Any
 
 from utils.config.files import names_several
 from utils.epoch_metrics import METHODS
-from utils.errors import UserError, brief
+from utils.errors import MissingSection, UserError, brief
 from utils.rules import loader_errors, rate_errors
 
 
@@ -186,6 +186,16 @@ def metric_names(config: dict[str, Any]) -> dict[str, str]:
     return {path: name for path, name in names.items() if isinstance(name, str)}
 
 
+def watched(config: dict[str, Any]) -> dict[str, str]:
+    """Return {path: name} of the values that the config monitors."""
+    monitors = {"trainer.monitor": dict_at(config, "trainer").get("monitor")}
+    for i, callback in enumerate(entries(config.get("callbacks"))):
+        monitors[f"callbacks.{i}.args.monitor"] = args_of({"callback": callback}, "callback").get("monitor")
+    watched = {path: monitor[4:] for path, monitor in monitors.items() if str(monitor).startswith(("min ", "max "))}
+    of_scheduler = dict_at(config, "lr_scheduler").get("monitor")
+    return watched | ({"lr_scheduler.monitor": of_scheduler} if isinstance(of_scheduler, str) else {})
+
+
 def last_word(name: object) -> str:
     """Return the name of a class without its module; "" if it is not text."""
     return name.rpartition(".")[2] if isinstance(name, str) else ""
@@ -196,5 +206,6 @@ def as_spec(path: str, section: object) -> dict[str, Any]:
     spec = {"type": section} if isinstance(section, str) else section
     if not isinstance(spec, dict) or not isinstance(spec.get("type"), str):
         example = '{"type": ..., "args": {...}}'
-        raise UserError(f"{path}: got {brief(section)}; it should be an object such as {example}")
+        kind = MissingSection if section is None else UserError
+        raise kind(f"{path}: got {brief(section)}; it should be an object such as {example}")
     return spec

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.config.components import PARTS, args_of, dict_at
-from utils.config.schema import RunSettings
 from utils.config.types import find_in_source
 from utils.distributed.world import is_main
 from utils.errors import UserError
@@ -86,6 +85,8 @@ def variants_of(parsed: argparse.Namespace, config: dict[str, Any]) -> list[Vari
         return []
     if len(asked) > 1:
         raise UserError(f"--{', --'.join(asked)}: give one of them at a time")
+    from utils.config.schema import RunSettings  # with pydantic, for which --help need not wait
+
     ((key, value),) = asked.items()
     name = str(config.get("name", RunSettings.model_fields["name"].default))
     if key == "fold":

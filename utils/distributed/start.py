@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from utils.distributed.launch import OWN_LAUNCH, world_size
 from utils.errors import UserError
-from utils.stop_signal import heeded, leave_closed_terminal
+from utils.stop_signal import KILL, heeded, leave_closed_terminal
 
 if TYPE_CHECKING:
     from utils.config.schema import RunSettings
@@ -91,7 +91,7 @@ def _run(number, folder, save_seconds):
         _end(processes, stop.sigval, save_seconds)
         raise
     finally:
-        processes.close(signal.SIGKILL)
+        processes.close(KILL)
 
 
 def _end(processes, number, save_seconds):
@@ -112,10 +112,10 @@ def _end(processes, number, save_seconds):
     ended = time.monotonic()
     for heard in heeded():
         signal.signal(heard, signal.SIG_IGN)  # all that is left is quick
-    processes.close(signal.SIGKILL)  # waits for those that were killed at once
+    processes.close(KILL)  # waits for those that were killed at once
     result = processes.wait(timeout=0)
     failures = result.failures if result else {}
-    killed = [f"rank {rank}" for rank, failure in sorted(failures.items()) if failure.exitcode == -signal.SIGKILL]
+    killed = [f"rank {rank}" for rank, failure in sorted(failures.items()) if failure.exitcode == -KILL]
     leave_closed_terminal()
     if killed:
         remedy = (

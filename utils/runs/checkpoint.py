@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.distributed.sharded_checkpoint import NOTE_BYTES, delete_unnamed, note_of, read_shards, verify_shards
 from utils.errors import CheckpointError, Refused
-from utils.files import delete_left_over, replacing
+from utils.files import delete_left_over, delete_unless_in_use, replacing
 from utils.runs.safetensors_io import read_safetensors
 from utils.runs.torch_file import read_torch_file
 from utils.untrusted import as_count, as_number, plain, require_harmless
@@ -98,7 +98,7 @@ def _read(path):
         state = read_safetensors(path) if is_safetensors else read_torch_file(path)
         require_harmless(state, path.stat().st_size)
     else:
-        from utils.runs.old_checkpoint import load_old_checkpoint
+        from utils.old_forms.checkpoint import load_old_checkpoint
 
         state = load_old_checkpoint(path)
     is_state_dict = isinstance(state, dict) and state and all(hasattr(value, "layout") for value in state.values())
@@ -342,7 +342,7 @@ def prune_checkpoints(folder: str | Path, keep_last: int | None = None) -> None:
     old = [path for path in saved if progress_of(path)[1] == 0][:-keep_last] if keep_last else []
     old += [path for path in saved[:-_KEPT_WITHIN_EPOCHS] if progress_of(path)[1]]
     for path in old:
-        path.unlink(missing_ok=True)
+        delete_unless_in_use(path)
     if any(Path(folder).glob("*.shards")) or any(Path(folder).glob(".*.shards.tmp")):
         files = filter(Path.is_file, Path(folder).glob("[!.]*"))  # callbacks may name checkpoints as they like
         notes = [note_of(_ending_of(path)[0]) for path in files]

@@ -8,9 +8,9 @@ arguments of the right kind. The bytes of each storage are counted, and each ten
 
 import math
 import pickletools
-from collections.abc import Collection
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from utils.errors import Refused
 
@@ -84,14 +84,17 @@ _CHEAP = {
 class Claims:
     """The sizes that pickles claim.
 
-    records: names of classes that the reader maps to inert records. most_instructions: in all pickles together.
+    stand_in: returns what the reader puts in the place of the class of a name, or None for a name that is refused.
+    most_instructions: in all pickles together.
     """
 
-    def __init__(self, records: Collection[str], most_instructions: int) -> None:
+    def __init__(self, stand_in: Callable[[str], Any], most_instructions: int) -> None:
         self.storages: dict[str, _Storage] = {}
         self.expanded_bytes = 0
         """Of tensors with more elements than their storages have."""
-        self._records = records
+        self.records: set[str] = set()
+        """The names in the pickles that have a stand-in."""
+        self._stand_in = stand_in
         self._left = most_instructions
 
     def read(self, file: BinaryIO) -> None:
@@ -155,8 +158,9 @@ class Claims:
         return taken
 
     def _global(self, name):
-        known = (*_BYTES_OF_ELEMENT, *_COPIES, *_TENSORS, *_CHEAP, *self._records)
-        if name not in known and _itemsize(name) is None:
+        if self._stand_in(name) is not None:
+            self.records.add(name)
+        elif name not in (*_BYTES_OF_ELEMENT, *_COPIES, *_TENSORS, *_CHEAP) and _itemsize(name) is None:
             raise Refused(f"it refers to {name if name.isprintable() else repr(name)}"[:200])
         return _Global(name)
 
@@ -178,7 +182,7 @@ class Claims:
             _require(all(isinstance(one, kind) for one, kind in zip(arguments, _CHEAP[name], strict=False)))
             _require(name != "_codecs.encode" or arguments[1] == "latin1")  # punycode takes quadratic time
             return _BUILT
-        _require(name in self._records)
+        _require(name in self.records)
         _require(all(value is None or isinstance(value, (str, bool, _Built)) for value in arguments))
         return _RECORD
 

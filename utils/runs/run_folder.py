@@ -11,6 +11,7 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,7 @@ def _samples_per_step(config):
 
 # ---- one process trains a run
 
+HAS_LOCKS = find_spec("fcntl") is not None  # not on Windows
 IS_TRAINED = "another process trains this run"
 WAS_TRAINED = "another process has trained this run since -r auto looked"
 
@@ -161,8 +163,8 @@ class RunLock:
     """Lock of the run in the folder, held while this object lives, so that no other process trains the run.
 
     asks: only look; several processes may do so at once. Raises UserError if another process trains the run. A file
-    system without locks gives no protection. The lock belongs to this open file, so that others may open and close
-    the file, as a copy of the folder does.
+    system without locks, and Windows, give no protection. The lock belongs to this open file, so that others may open
+    and close the file, as a copy of the folder does.
     """
 
     def __init__(self, folder: str | Path, asks: bool = False) -> None:
@@ -280,7 +282,7 @@ def refuse_second(folder: Path, seen: Collection[str]) -> None:
     if other is None:
         return
     if folder.name not in seen:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # Windows keeps the lock, which is open
     run = folder.parent / Path(other).parts[0]
     raise UserError(f"{run}: {WAS_TRAINED}; give the same command again")
 

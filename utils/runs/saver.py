@@ -10,6 +10,7 @@ from typing import Any
 
 from utils.distributed.sharded_checkpoint import with_shards_saved
 from utils.distributed.world import barrier, broadcast, is_main, world_size
+from utils.files import delete_unless_in_use
 from utils.runs.checkpoint import copy_checkpoint, prune_checkpoints, save_checkpoint, set_aside_overtaken
 from utils.untrusted import plain
 
@@ -78,7 +79,7 @@ class CheckpointSaver:
             copy_checkpoint(paths[0], path)
         self.newest = paths[-1]
         for path in replaced:
-            path.unlink(missing_ok=True)
+            delete_unless_in_use(path)
         prune_checkpoints(self.folder, self.keep_last)
 
     def check(self) -> None:

@@ -10,7 +10,7 @@ import os
 import struct
 import warnings
 import zipfile
-from collections.abc import Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,31 +27,33 @@ _NAME_LENGTH_AT = 26  # in the 30 bytes before an entry's name; its extra field'
 _ZIP64, _UNICODE_PATH = 0x0001, 0x7075  # kinds of extra fields
 
 
-def read_torch_file(path: Path, records: Collection[str] = ()) -> Any:
+def read_torch_file(path: Path, stand_in: Callable[[str], Any] = lambda name: None) -> Any:
     """Return torch.load(path, weights_only=True), tensors on the CPU, using a small multiple of the file's size.
 
-    records: names of classes that safe_globals maps to inert stand-ins. Raises Refused for a file that claims more
-    than it holds, and errors of many kinds for one that is not torch's.
+    stand_in: returns the inert stand-in for the class of a dotted name, None for a name that is refused. Raises Refused
+    for a file that claims more than it holds, and errors of many kinds for one that is not torch's.
     """
     import torch
 
-    _require_sound(path, records)
-    with warnings.catch_warnings():
+    stand_ins: list[Any] = [(stand_in(name), name) for name in require_sound(path, stand_in)]
+    with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Validating sparse tensor invariants", UserWarning)
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _require_sound(path, records):
+def require_sound(path: Path, stand_in: Callable[[str], Any]) -> list[str]:
+    """Return the names in the file for which there is a stand-in. Raises as read_torch_file does."""
     with open(path, "rb") as file:
         num_bytes = os.fstat(file.fileno()).st_size
         read = _read_archive if file.read(4) == b"PK\3\4" else _read_pickles
         file.seek(0)
-        claims = read(file, num_bytes, records)
+        claims = read(file, num_bytes, stand_in)
     if claims.expanded_bytes > num_bytes + _EXPANDED_BYTES:
         raise Refused("its tensors are larger than their storages")
+    return sorted(claims.records)
 
 
-def _read_archive(file, num_bytes, records):
+def _read_archive(file, num_bytes, stand_in):
     """Claims of a zip archive: the pickle is one entry, and each storage another one."""
     _require_one_directory(file, num_bytes)
     with zipfile.ZipFile(file) as archive:
@@ -75,7 +77,7 @@ def _read_archive(file, num_bytes, records):
     if end > num_bytes:
         raise Refused("its entries are larger than the file")
     pickled = _content(file, entries["data.pkl"])
-    claims = Claims(records, _INSTRUCTIONS + _INSTRUCTIONS_PER_BYTE * len(pickled))
+    claims = Claims(stand_in, _INSTRUCTIONS + _INSTRUCTIONS_PER_BYTE * len(pickled))
     claims.read(io.BytesIO(pickled))
     for key, storage in claims.storages.items():
         if storage.num_bytes != entries[f"data/{key}"].file_size:
@@ -124,9 +126,9 @@ def _require_one_directory(file, num_bytes):
         raise Refused("its directory is not at its end")
 
 
-def _read_pickles(file, num_bytes, records):
+def _read_pickles(file, num_bytes, stand_in):
     """Claims of a file of torch before 1.6: several pickles, followed by the bytes of all storages."""
-    claims = Claims(records, _INSTRUCTIONS + _INSTRUCTIONS_PER_BYTE * num_bytes)
+    claims = Claims(stand_in, _INSTRUCTIONS + _INSTRUCTIONS_PER_BYTE * num_bytes)
     for _ in range(_PICKLES_BEFORE_STORAGES):
         claims.read(file)
     if sum(storage.num_bytes for storage in claims.storages.values()) > num_bytes - file.tell():

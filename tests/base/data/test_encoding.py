@@ -56,7 +56,7 @@ def test_a_file_gives_the_features_of_training_from_the_spec_alone(train, one_ho
 
 def test_float_of_a_model_does_not_round_the_arithmetic(train):
     trained = loader(train)
-    raw = torch.as_tensor(trained.dataset.dataset.arrays[0])
+    raw = torch.as_tensor(trained.dataset.arrays[0])
     assert torch.equal(torch.nn.Sequential(build_input(trained.input.spec())).float()(raw), trained.input(raw))
 
 

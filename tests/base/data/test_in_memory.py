@@ -245,7 +245,7 @@ def test_device_residence_needs_data_that_can_move():
     with pytest.raises(UserError, match="device_resident: needs an InMemoryDataset and num_workers 0"):
         BaseDataLoader(InMemoryDataset(images()), 2, False, 0, 2, device_resident=True)
     loader = BaseDataLoader(InMemoryDataset(images()), 2, False, 4, 0, device_resident=True).to(torch.device("cpu"))
-    assert isinstance(loader.dataset.dataset.arrays[0], torch.Tensor) and len(next(iter(loader))[0]) == 2
+    assert isinstance(loader.dataset.arrays[0], torch.Tensor) and len(next(iter(loader))[0]) == 2
     assert len(next(iter(loader.split_validation()))[0]) == 2
 
 

@@ -166,7 +166,7 @@ def test_array_files_that_cannot_be_read_are_examples_with_their_errors(tmp_path
     assert [isinstance(raw, UserError) for _, raw in found] == [True] * 5 + [False]
     assert "no whole .npz" not in str(found[1][1]) and "not a whole .npz file" in str(found[1][1])
     assert (
-        "other.npy: the raw examples are uint8 (1, 8); they should be pixels" in str(found[4][1])
+        "other.npy: the raw examples are uint8 (2, 8); they should be pixels" in str(found[4][1])
         and found[5][1].dtype.isnative
     )
 

@@ -426,7 +426,7 @@ def test_targets_are_a_column_if_asked_for(arrays):
 
 def test_npy_files_are_mapped(arrays):
     loader = ArrayDataLoader(f"{arrays}/images.npy", f"{arrays}/labels.npy", 6)
-    assert isinstance(loader.dataset.dataset.arrays[0].base, np.memmap)
+    assert isinstance(loader.dataset.arrays[0].base, np.memmap)
 
 
 def test_arrays_split_by_class_and_by_group(arrays):

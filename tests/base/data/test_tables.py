@@ -111,16 +111,16 @@ def test_rows_are_encoded_by_a_state_and_not_by_what_the_table_holds_today(files
         (features, labels), (features_now, labels_now) = whole(old), whole(new)
         assert torch.equal(labels, labels_now) and torch.equal(features[:, 1], features_now[:, 1])
         assert features_now[:, 0].mean() > 1000
-    codes = today.dataset.dataset.arrays[0][:, 3]
+    codes = today.dataset.arrays[0][:, 3]
     assert codes[3] == 0 and (np.delete(codes, 3) > 0).all()
 
 
 def test_loading_a_state_of_its_own_does_nothing(files, monkeypatch):
     loader = trained(files[0])
-    before = loader.dataset.dataset.arrays
+    before = loader.dataset.arrays
     monkeypatch.setattr(TableInput, "rows", None)
     loader.load_state_dict(loader.state_dict())
-    assert loader.dataset.dataset.arrays is before
+    assert loader.dataset.arrays is before
 
 
 def test_a_standardized_target_keeps_its_scale(files):
@@ -227,9 +227,9 @@ def test_states_of_another_form_are_refused_in_one_line(files, change):
 
 def test_a_state_of_an_earlier_version_leaves_the_table_as_it_is(files):
     loader = trained(files[0])
-    before = loader.dataset.dataset.arrays
+    before = loader.dataset.arrays
     loader.load_state_dict({"samples": 40, "fingerprint": "", "classes": ["cat", "dog", "emu"]})
-    assert loader.dataset.dataset.arrays is before
+    assert loader.dataset.arrays is before
 
 
 @pytest.mark.parametrize("arguments", [{}, {"training": False, "test_path": None}])
@@ -257,8 +257,8 @@ def test_a_validation_table_follows_the_state_of_a_checkpoint(files):
 
 def test_rows_can_be_sent_to_worker_processes(files):
     loader = trained(files[0], training=False, test_path=files[1])
-    copy = pickle.loads(pickle.dumps(loader.dataset.dataset))
-    assert len(copy) == 12 and all(map(torch.equal, copy[3], loader.dataset.dataset[3]))
+    copy = pickle.loads(pickle.dumps(loader.dataset))
+    assert len(copy) == 12 and all(map(torch.equal, copy[3], loader.dataset[3]))
 
 
 def test_a_table_that_grows_while_a_run_begins_is_refused(files):
@@ -335,6 +335,6 @@ def test_rows_stay_on_their_device_when_a_state_is_loaded(files):
     state = trained(files[0]).state_dict()
     written(rows().assign(area=rows()["area"] * 10), files[0])
     loader = trained(files[0], device_resident=True).to(torch.device("meta"))
-    assert loader.dataset.dataset[0][0].is_meta
+    assert loader.dataset[0][0].is_meta
     loader.load_state_dict(state)
-    assert loader.dataset.dataset[0][0].is_meta
+    assert loader.dataset[0][0].is_meta

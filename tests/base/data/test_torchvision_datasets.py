@@ -57,7 +57,7 @@ def test_cifar_of_torchvision_is_read_through_pil():
     loader = BaseDataLoader(Cifar(transforms.ToTensor()), 4, False, 0, 0)
     loader.set_epoch(1)
     images, labels = next(iter(batches_of(loader)))
-    expected = torch.from_numpy(loader.dataset.dataset.data[:4].transpose(0, 3, 1, 2)) / 255
+    expected = torch.from_numpy(loader.dataset.data[:4].transpose(0, 3, 1, 2)) / 255
     assert torch.equal(images, expected) and labels.tolist() == [0, 1, 2, 3]
     loader = BaseDataLoader(Cifar(None), 4, False, 0, 0)
     with pytest.raises(DataError, match="sample 0 is tuple of Image, int; make tensors of images"):

@@ -62,7 +62,7 @@ def test_resident_data_trains_to_the_same_weights_as_data_that_is_copied(tmp_pat
     trainers = [cuda_trainer(tmp_path / str(resident), resident) for resident in (False, True)]
     for trainer in trainers:
         trainer.train()
-    assert trainers[1].data_loader.dataset.dataset.arrays[0].is_cuda
+    assert trainers[1].data_loader.dataset.arrays[0].is_cuda
     assert all(map(torch.equal, *(trainer.model.parameters() for trainer in trainers)))
 
 

@@ -30,7 +30,7 @@ class Scaled(BaseDataLoader):
 
     def load_state_dict(self, state):
         self.mean = state["mean"]
-        self.dataset.dataset.arrays[0] = self.raw - self.mean
+        self.dataset.arrays[0] = self.raw - self.mean
         super().load_state_dict(state)
 
 

@@ -1,0 +1,1 @@
+"""The steps of moving an older project in, for scaffold/adopt.py."""

@@ -1,0 +1,169 @@
+"""What is left to do in a project that was moved in: what its own code does that the framework does not allow."""
+
+import ast
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from scaffold.adopting.kept_classes import Work
+from scaffold.adopting.ours import members
+from scaffold.adopting.reading import Source
+from scaffold.adopting.stock import fingerprints
+from scaffold.adopting.tree import Tree
+from utils.errors import UserError, shortened
+
+_SECONDS = 120  # for one --check, which builds nothing
+_MAX_CONFIGS = 8
+_SAVERS = {
+    "_save_checkpoint": "saves by itself; without it the framework saves, and what has state_dict is saved too",
+    "_resume_checkpoint": "restores by itself; without it the framework restores what it saved",
+}
+
+
+def work_in(sources: dict[str, Source]) -> list[Work]:
+    """Return what the project's own code does that the framework does not allow, or does better."""
+    work = []
+    trainers = _subclasses(sources, "BaseTrainer")
+    for source in sources.values():
+        for node in ast.walk(source.tree):
+            place = f"{source.place}:{getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load" and not _reads_resume(node):
+                reason = (
+                    "torch.load reads tensors and plain values alone; a checkpoint of the old template, which holds "
+                )
+                reason += "its pickled config, is read by utils.runs.checkpoint.load_checkpoint(path)"
+                work.append(Work(place, reason))
+            elif isinstance(node, ast.ClassDef) and node.name in trainers:
+                work += _work_in_trainer(source, node)
+    return work
+
+
+def _reads_resume(call):
+    """Whether a call of torch.load is the stock test.py's, which the framework takes care of."""
+    return "resume" in ast.unparse(call) or any(keyword.arg == "weights_only" for keyword in call.keywords)
+
+
+def _work_in_trainer(source, node):
+    """What a trainer of the project has that collides with the framework's BaseTrainer."""
+    stock = {name.partition(".")[2] for name in fingerprints() if name.startswith("BaseTrainer.")} | {"_train_epoch"}
+    for item in node.body:
+        if not isinstance(item, (ast.FunctionDef, ast.AsyncFunctionDef)) or item.name.startswith("__"):
+            continue
+        place = f"{source.place}:{item.lineno}"
+        if item.name in _SAVERS:
+            yield Work(place, f"{node.name}.{item.name} {_SAVERS[item.name]}; delete it unless it does more")
+        elif item.name not in stock and item.name in members("BaseTrainer"):
+            yield Work(place, f"{node.name}.{item.name}: BaseTrainer has something of this name; call yours otherwise")
+
+
+def _subclasses(sources, base):
+    """The names of the project's classes that are derived from a class, also through others."""
+    found, size = {base}, 0
+    while len(found) > size:
+        size = len(found)
+        for source in sources.values():
+            for node in ast.walk(source.tree):
+                if (
+                    isinstance(node, ast.ClassDef)
+                    and {ast.unparse(item).rpartition(".")[2] for item in node.bases} & found
+                ):
+                    found.add(node.name)
+    return found - {base}
+
+
+def scripts_of(sources: dict[str, Source]) -> list[str]:
+    """Return the project's scripts at its top that read a config with ConfigParser, train.py first."""
+    found = []
+    for place, source in sources.items():
+        calls = [ast.unparse(node.func) for node in ast.walk(source.tree) if isinstance(node, ast.Call)]
+        if "/" not in place and {"ConfigParser.from_args", "ConfigParser"} & set(calls):
+            found.append(place)
+    trains = [place for place in found if "train" in place]
+    return sorted(trains or found, key=lambda place: (place != "train.py", place))
+
+
+def configs_of(tree: Tree) -> list[str]:
+    """Return the paths of the project's configs: JSON files with a trainer and an arch, or with several of these."""
+    found = []
+    for place in tree.tracked:
+        if place.endswith(".json") and tree.exists(place) and (text := tree.read(place)) and '"trainer"' in text:
+            try:
+                content = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(content, dict) and isinstance(content.get("trainer"), dict) and "name" in content:
+                found.append(place)
+    return sorted(found, key=lambda place: (place != "config.json", place.count("/"), place))
+
+
+def check(tree: Tree, script: str, config: str) -> tuple[str, list[str]]:
+    """Return the command that checks a config in the moved project, and the errors that it reports."""
+    flag = "-c" if re.search(r"""["']-c["']""", tree.read(script) or "") else "--config"
+    command = ["python", script, flag, config, "--check"]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment |= {"PYTHONDONTWRITEBYTECODE": "1", "CUDA_VISIBLE_DEVICES": "", "MPLBACKEND": "Agg"}
+    try:
+        done = subprocess.run(
+            [sys.executable, *command[1:]],
+            cwd=tree.folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return shlex.join(command), [f"it did not end within {_SECONDS} s"]
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    if done.returncode == 0:
+        return shlex.join(command), []
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")] or lines[-1:]
+    hidden = str(tree.folder)
+    return shlex.join(command), [line.replace(hidden, str(tree.project)) for line in errors] or ["it failed silently"]
+
+
+def read_newest_checkpoint(project: Path, configs: list[str]) -> tuple[str, str | None] | None:
+    """Return the project's newest checkpoint and why it cannot be read, None if it can; None without a checkpoint."""
+    folders = {project / "saved"}
+    for config in configs:
+        found = re.search(r'"save_dir"\s*:\s*"([^"]+)"', (project / config).read_text(errors="replace"))
+        folders |= {project / found[1]} if found else set()
+    paths = [path for folder in folders if folder.is_dir() for path in folder.rglob("*.pth") if path.is_file()]
+    if not paths:
+        return None
+    from utils.runs.checkpoint import load_checkpoint
+
+    newest = max(paths, key=lambda path: path.stat().st_mtime)
+    shown = os.path.relpath(newest, project)
+    try:
+        load_checkpoint(newest)
+    except UserError as error:
+        return shown, shortened(str(error).splitlines()[0])
+    return shown, None
+
+
+def checked(tree: Tree, sources: dict[str, Source]) -> tuple[list[str], list[Work]]:
+    """Check the project's configs with its script, and read its newest checkpoint. Returns lines, and the work."""
+    scripts, configs = scripts_of(sources), configs_of(tree)
+    told, work = [], []
+    for config in configs[:_MAX_CONFIGS] if scripts else []:
+        command, errors = check(tree, scripts[0], config)
+        told.append(f"{command}: {'no errors' if not errors else f'{len(errors)} left to do'}")
+        known = {item.reason for item in work}  # a package that is not installed stops every check
+        reasons = [f"--check says: {error}" for error in errors]
+        work += [Work(config, reason) for reason in reasons if reason not in known]
+    if configs[_MAX_CONFIGS:] and scripts:
+        told.append(
+            f"{len(configs) - _MAX_CONFIGS} more configs were not checked: python {scripts[0]} -c <config> --check"
+        )
+    if not scripts:
+        told.append("no script reads a config with ConfigParser, so none was checked")
+    if found := read_newest_checkpoint(tree.project, configs):
+        told.append(f"{found[0]}: {'can be read' if found[1] is None else 'cannot be read'}")
+        work += [Work(found[0], found[1])] if found[1] else []
+    return told, work

@@ -1,0 +1,136 @@
+"""The framework's files in a project that is moved in, beside what stays the project's own."""
+
+import json
+import re
+import shutil
+import tempfile
+from pathlib import Path, PurePosixPath
+
+from scaffold.adopting.reading import ROOMS, Source
+from scaffold.adopting.tree import Tree
+from scaffold.template import FRAMEWORK, LEFT_BEHIND, TEMPLATE, write_manifest
+
+# The scripts that an older project has of its own, and what only works with the framework's.
+_THEIRS = {"train.py", "test.py", "series.py", "Makefile"}
+# Commands with the rooms that they need: installed together, or not at all.
+_COMMANDS = [
+    ("compare.py", "comparing"),
+    ("serve.py", "serving"),
+    ("sweep.py", "sweeping"),
+    ("export.py",),
+    ("predict.py",),
+]
+_MERGED = "requirements.txt"
+_OWN = "since the project has its own"
+
+
+class Installed:
+    """What was installed. files: paths. left: {path: why it was left out}. requirements: lines on merging."""
+
+    def __init__(self) -> None:
+        self.files: list[str] = []
+        self.left: dict[str, str] = {}
+        self.requirements: list[str] = []
+
+
+def files_of_framework() -> dict[str, Path]:
+    """Return the template's files that a project gets, {path in the project: file}."""
+    found = {}
+    for item in FRAMEWORK:
+        if (TEMPLATE / item).is_dir():
+            with tempfile.TemporaryDirectory() as folder:
+                for path in _listed(TEMPLATE / item, Path(folder) / item):
+                    found[f"{item}/{path}"] = TEMPLATE / item / path
+        else:
+            found[item] = TEMPLATE / item
+    return found
+
+
+def _listed(source, target):
+    """Paths of the files in a folder that a project gets; target: for an empty copy."""
+    shutil.copytree(source, target, ignore=LEFT_BEHIND, copy_function=lambda _, to: Path(to).touch())
+    return sorted(path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file())
+
+
+def to_be_moved(sources: dict[str, Source], framework: dict[str, Source], room: str) -> dict[str, str]:
+    """Return {old module: new module} of the project's files in base/, logger/ and utils/ that are in the way.
+
+    Such a file has the name of one of the framework's modules without being the template's.
+    """
+    ours = {PurePosixPath(place).with_suffix("").as_posix() for place in files_of_framework()}
+    ours |= {parent.as_posix() for place in ours for parent in PurePosixPath(place).parents}
+    moved = {}
+    for place, source in sources.items():
+        path = PurePosixPath(place).with_suffix("")
+        if place not in framework and path.parts[0] in ROOMS and path.as_posix() in ours:
+            moved[source.module] = f"{room}.{'_'.join(path.parts)}"
+    return moved
+
+
+def install(tree: Tree, framework: dict[str, Source]) -> Installed:
+    """Replace the template's files in the copy by the framework's, and write its manifest."""
+    installed, offered = Installed(), files_of_framework()
+    for place in framework:
+        tree.remove(place)
+    left_out = {item: _OWN if tree.exists(item) else "for the template's own train.py" for item in _THEIRS}
+    for command in _COMMANDS:
+        if taken := [item for item in command if tree.exists(item)]:
+            left_out |= dict.fromkeys(command, f"since the project has its own {taken[0]}")
+    for place, path in offered.items():
+        top = place.partition("/")[0]
+        if top in left_out:
+            installed.left[top] = left_out[top]
+        elif place == _MERGED and tree.exists(place):
+            installed.requirements = _merge_requirements(tree, path)
+        elif top not in (*ROOMS, "parse_config.py") and tree.exists(place):
+            installed.left[place] = _OWN
+        else:
+            tree.write(place, _index(path) if place == "docs/README.md" else path.read_bytes())
+            installed.files.append(place)
+    tree.write("template.json", _manifest(tree, installed))
+    return installed
+
+
+def _index(path):
+    """The index of the pages without those that only the template has."""
+    lines = path.read_text().splitlines(keepends=True)
+    return "".join(line for line in lines if line[0] in "#|\n" and "(jobs.md)" not in line)
+
+
+def _manifest(tree, installed):
+    """The text of template.json for what was installed; "left_out" lists what the project has or does without."""
+    with tempfile.TemporaryDirectory() as folder:
+        for place in installed.files:
+            target = Path(folder) / place
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(tree.folder / place, target)
+        write_manifest(Path(folder))
+        content = json.loads((Path(folder) / "template.json").read_text())
+    content["left_out"] = sorted({*installed.left, *([_MERGED] if _MERGED not in installed.files else [])})
+    return json.dumps(content, indent=4) + "\n"
+
+
+def _merge_requirements(tree, path):
+    """Give the packages that the framework needs the framework's versions, and keep the others."""
+    needed = {_package(line): line for line in path.read_text().splitlines() if _package(line)}
+    lines, told = [], []
+    for line in (tree.read(_MERGED) or "").splitlines():
+        package = _package(line)
+        if package in needed:
+            if line.strip() != needed[package]:
+                told.append(f"{line.strip()} -> {needed[package]}")
+            lines.append(needed.pop(package))
+        else:
+            lines.append(line)
+            if package and "==" in line:
+                told.append(f"{line.strip()} is kept; a version of that age may not install on today's Python")
+    lines += needed.values()
+    told += [f"{line} is added" for line in needed.values()]
+    tree.write(_MERGED, "\n".join(lines) + "\n")
+    return told
+
+
+def _package(line):
+    """The normalized name of the package that a line of requirements.txt asks for; "" for another line."""
+    found = re.match(r"\s*([A-Za-z0-9][\w.-]*)", line)
+    return re.sub(r"[-_.]+", "-", found[1]).lower() if found and "://" not in line else ""

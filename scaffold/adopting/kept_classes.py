@@ -1,0 +1,124 @@
+"""What a project had changed in a class of the template: kept as a subclass of the framework's, whole, or as work."""
+
+import ast
+import textwrap
+from typing import NamedTuple
+
+from scaffold.adopting.ours import CLASSES, members, read_attributes, stored_attributes
+from scaffold.adopting.reading import Source
+from scaffold.adopting.stock import fingerprints, own_units
+from scaffold.adopting.trainer_init import init_override
+
+# A project's own version of these classes is kept as a whole: it needs nothing of the framework.
+_WHOLE = {"BaseDataLoader", "BaseModel"}
+_HEAVY = 15  # statements of a project's own in what the framework's BaseTrainer does itself: that is another trainer
+_OVERRIDABLE = {"ConfigParser": {"init_obj", "init_ftn", "initialize", "get_logger", "__getitem__"}}
+_INSTEAD = {
+    "BaseTrainer.train": "the framework runs the epochs; make what was added a callback (docs/callbacks.md), or "
+    "move it to _train_epoch",
+    "BaseTrainer._save_checkpoint": "the framework saves, and each attribute of the trainer that has state_dict and "
+    "load_state_dict with it (docs/trainers.md)",
+    "BaseTrainer._resume_checkpoint": "the framework restores what it has saved (docs/runs.md)",
+    "BaseTrainer": "the framework does this itself; override it in your trainer if it should be done differently",
+    "ConfigParser": "the framework reads the command line, and makes a run's folders when they are first asked for; "
+    "others are made where they are used, such as config.save_dir.parents[2] / 'samples' / config.save_dir.name",
+    "MetricTracker": "the framework's averages are used",
+    "TensorboardWriter": "the framework's writer is used; another destination is a tracker (docs/trackers.md)",
+}
+
+
+class Work(NamedTuple):
+    """Something that is left to do by hand. place: "file:line". reason: what, and why."""
+
+    place: str
+    reason: str
+
+
+class Classes:
+    """The template's classes in one file of a project.
+
+    used: names that the project's code uses. stored: attributes of self that it sets. derived: {class: the methods that
+    are kept, as text}, of those whose changes are kept in a subclass. whole: classes that are kept as a whole. work:
+    what is not kept.
+    """
+
+    def __init__(self, source: Source, used: set[str], stored: set[str]) -> None:
+        self.source, self._used, self._stored = source, used, stored
+        self.derived: dict[str, str] = {}
+        self.whole: set[str] = set()
+        self.work: list[Work] = []
+
+    def keep(self, node: ast.ClassDef) -> str | None:
+        """Return the code that keeps what is the project's of a class; None if that is nothing."""
+        name = node.name
+        methods = [item for item in node.body if isinstance(item, (ast.FunctionDef, ast.AsyncFunctionDef))]
+        own = {method.name: own_units(f"{name}.{method.name}", method) for method in methods}
+        stock = {method.name for method in methods if f"{name}.{method.name}" in fingerprints()}
+        if name not in CLASSES:  # the framework has it for old projects alone
+            return self.source.text_of(node) if name in self._used and any(own.values()) else None
+        if name in _WHOLE and any(own[method] for method in stock):
+            self.whole.add(name)
+            return self.source.text_of(node)
+        if name == "BaseTrainer":
+            init = next((method for method in methods if method.name == "__init__"), None)
+            override, left = init_override(self.source, init) if isinstance(init, ast.FunctionDef) else (None, [])
+            heavy = len(left) + sum(len(own[method]) for method in stock - {"__init__"})
+            if heavy > _HEAVY:
+                reason = (
+                    f"{name} has {heavy} statements of its own where the framework's trains, saves and restores, so it "
+                )
+                reason += (
+                    "is kept as a whole; to get what the framework does, move them to your trainer (docs/trainers.md)"
+                )
+                self.work.append(Work(f"{self.source.place}:{node.lineno}", reason))
+                self.whole.add(name)
+                return self.source.text_of(node)
+            self._leave(f"{name}.__init__", left)
+        texts = {ast.unparse(item): self.source.text_of(item) for item in node.body if isinstance(item, ast.Assign)}
+        kept = []
+        for method in methods:
+            if name == "BaseTrainer" and method.name == "__init__":
+                texts |= {method.name: override} if override else {}
+            elif method.name not in stock and method.name in members(name):
+                reason = f"{name}.{method.name}: the framework's {name} has something of this name; choose another"
+                self.work.append(Work(f"{self.source.place}:{method.lineno}", reason))
+            elif method.name in stock and own[method.name] and method.name not in _OVERRIDABLE.get(name, ()):
+                self._leave(f"{name}.{method.name}", [unit.line for unit in own[method.name]])
+            elif method.name not in stock or own[method.name] or self._lost(name, method.name):
+                texts[method.name] = self.source.text_of(method)
+                kept.append(method)
+        if not texts:
+            return None
+        body = "\n\n".join(textwrap.indent(textwrap.dedent(text.expandtabs(4)), "    ") for text in texts.values())
+        code = f"class {name}(Framework{name}):\n{body}"
+        self.derived[name] = f", a subclass with {', '.join(texts)}"
+        self._check_attributes(name, kept, ast.parse(code))
+        return code
+
+    def _lost(self, name, method):
+        """Whether the project calls a method of the template's class that the framework's does not have."""
+        return method in self._used and method not in members(name) and not method.startswith("__")
+
+    def _check_attributes(self, name, methods, code):
+        """List attributes as work that kept methods read, and that nothing else sets any more."""
+        functions = {item.name: item for item in ast.walk(code) if isinstance(item, ast.FunctionDef)}
+        known = members(name) | self._stored | functions.keys()
+        known |= {"device", "loss", "metrics"} if name == "BaseTrainer" else set()
+        for method in methods:
+            others = [function for other, function in functions.items() if other != method.name]
+            set_elsewhere = {attribute for function in others for attribute in stored_attributes(function)}
+            for attribute, line in read_attributes(method).items():
+                magic = attribute.startswith("__") and attribute.endswith("__")
+                if attribute not in known | set_elsewhere and not magic:
+                    reason = f"{name}.{method.name} reads self.{attribute}, which the framework's {name} does not set"
+                    self.work.append(Work(f"{self.source.place}:{line}", reason))
+
+    def _leave(self, function, lines):
+        """List lines of a function that are not kept as work."""
+        if not lines:
+            return
+        different = sorted(set(lines))
+        named = ", ".join(map(str, different[:8])) + (", ..." if len(different) > 8 else "")
+        what = f"line{'s' if len(different) > 1 else ''} {named} of {function}"
+        reason = _INSTEAD.get(function) or _INSTEAD[function.partition(".")[0]]
+        self.work.append(Work(f"{self.source.place}:{different[0]}", f"{what}: {reason}"))

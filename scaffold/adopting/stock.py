@@ -1,0 +1,126 @@
+"""What the old template's own files consisted of, to tell a project's changes from them.
+
+fingerprints.json holds, for each function of victoresque/pytorch-template from 2018 to 2020, digests of its
+statements; of no statement can the text be told from its digest. A statement of a function that is not among them is
+the project's. Names of variables count; comments, docstrings, layout, quotes, long texts and calls that only log or
+print do not.
+"""
+
+import ast
+import functools
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+_FINGERPRINTS = Path(__file__).with_name("fingerprints.json")
+_LONG = 40  # letters; a longer text is a message
+_LOGS = {"debug", "info", "warning", "warn", "error", "critical"}
+
+
+class Unit(NamedTuple):
+    """A statement, the head of a compound one, or one entry of a dict that is assigned.
+
+    function: its name, with its class: "BaseTrainer.train". inner: whether it lies in another statement.
+    """
+
+    function: str
+    node: ast.AST
+    line: int
+    digest: str
+    inner: bool
+
+
+@functools.cache
+def fingerprints() -> dict[str, frozenset[str]]:
+    """Return the digests of the statements of each function of the old template."""
+    known = json.loads(_FINGERPRINTS.read_text())
+    return {function: frozenset(digests.split()) for function, digests in known.items()}
+
+
+@functools.cache
+def stock_names() -> frozenset[str]:
+    """Return the names of the old template's classes and functions outside classes."""
+    return frozenset(function.partition(".")[0] for function in fingerprints())
+
+
+def fingerprints_of(trees: list[ast.Module]) -> dict[str, str]:
+    """Return the content of fingerprints.json for files of the template, in any number of versions."""
+    found: dict[str, set[str]] = {}
+    for node in (node for tree in trees for node in tree.body):
+        parts = node.body if isinstance(node, ast.ClassDef) else [node]
+        for part in parts:
+            if isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                name = f"{node.name}.{part.name}" if isinstance(node, ast.ClassDef) else part.name
+                found.setdefault(name, set()).update(unit.digest for unit in units(name, part))
+    return {name: " ".join(sorted(digests)) for name, digests in sorted(found.items())}
+
+
+def own_units(function: str, node: ast.AST) -> list[Unit]:
+    """Return the units of a function that no version of the old template had; all, if it had no such function."""
+    known = fingerprints().get(function, frozenset())
+    return [unit for unit in units(function, node) if unit.digest not in known]
+
+
+def units(function: str, node: ast.AST, inner: bool = False) -> Iterator[Unit]:
+    """Yield the units of a function, in order; the first is its signature."""
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        head = ["def", _plain(node.args), [_plain(decorator) for decorator in node.decorator_list]]
+        yield Unit(function, node, node.lineno, _digest(head), inner)
+        yield from _units_of_body(function, node.body, inner)
+        return
+    if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict) and len(node.value.keys) > 1:
+        targets = [_plain(target) for target in node.targets]
+        for key, value in zip(node.value.keys, node.value.values, strict=True):
+            yield Unit(function, node, value.lineno, _digest([targets, _plain(key), _plain(value)]), inner)
+        return
+    bodies = [
+        name for name in ("body", "orelse", "finalbody", "handlers") if isinstance(getattr(node, name, None), list)
+    ]
+    head = {name: _plain(value) for name, value in ast.iter_fields(node) if name not in bodies}
+    if not isinstance(node, ast.Try):
+        yield Unit(function, node, getattr(node, "lineno", 0), _digest([type(node).__name__, head]), inner)
+    for name in bodies:
+        yield from _units_of_body(function, getattr(node, name), inner=True)
+
+
+def _units_of_body(function, body, inner):
+    for statement in body:
+        if not is_silent(statement):
+            yield from units(function, statement, inner)
+
+
+def is_silent(statement: ast.AST) -> bool:
+    """Whether a statement does nothing that training depends on: a docstring, pass, print, or a line of the log."""
+    if isinstance(statement, ast.Pass):
+        return True
+    if not isinstance(statement, ast.Expr):
+        return False
+    value = statement.value
+    if isinstance(value, ast.Constant):
+        return True
+    if not isinstance(value, ast.Call):
+        return False
+    called = value.func
+    if isinstance(called, ast.Name):
+        return called.id == "print"
+    return isinstance(called, ast.Attribute) and called.attr in _LOGS and "logg" in ast.unparse(called.value)
+
+
+def _plain(node):
+    """The node as lists, dicts and texts, the same in all versions of Python: without what is empty."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) > _LONG:
+        return "..."
+    if isinstance(node, ast.AST):
+        fields = {name: _plain(value) for name, value in ast.iter_fields(node) if name not in ("ctx", "kind")}
+        if isinstance(node, ast.arg):
+            fields.pop("annotation", None)
+        return [type(node).__name__, {name: value for name, value in fields.items() if value not in (None, [])}]
+    if isinstance(node, list):
+        return [_plain(item) for item in node]
+    return node if node is None else repr(node)
+
+
+def _digest(plain):
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:10]

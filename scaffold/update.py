@@ -1,0 +1,154 @@
+"""Bring the framework of a project up to date: python new_project.py --update ../my_project.
+
+A file that is as the project got it is replaced. One that the user has changed is merged: its changes since the
+project's version of the template, and those of the template. The manifest then holds the checksums of the template's
+files, of merged ones too, so that the next update knows them as changed.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from scaffold import history, template
+from scaffold.changes import change_files
+from scaffold.git import run_git, uncommitted
+from scaffold.line_endings import is_equal, with_lines_of
+from scaffold.manifest import read_manifest
+from scaffold.plan import MARKER, make_plan
+from utils.errors import UserError, shown
+
+ROOMS = ["data_loader", "model", "trainer"]
+_ORDER = ["added", "replaced", "renamed", "removed", "merged", "absent", "kept", "CONFLICT"]
+_NO_TESTS = 5  # an exit status of pytest
+
+
+def update(project: str | Path, rooms: Iterable[str] = (), dry_run: bool = False, force: bool = False) -> int:
+    """Bring the framework of a project up to date, and run its tests. Returns the exit status.
+
+    rooms: those of the user's folders, of ROOMS, whose files are merged with the template's, too.
+    dry_run: only say what would be done.
+    force: update also a project that is not committed, or newer than the template.
+
+    Returns 1 if there are conflicts or the tests fail. Raises UserError, and then has changed nothing.
+    """
+    project, rooms = Path(project).resolve(), list(rooms)
+    manifest = read_manifest(project)
+    if not force:
+        _refuse_newer(project, manifest.version)
+    plan = make_plan(project, manifest, rooms)
+    risk = uncommitted(project) or _not_kept(project, plan.merged)
+    if risk and not (force or dry_run):
+        raise UserError(f"{shown(project)}: {risk}; commit it first, or add --force")
+    left_rooms = _left_rooms(project, manifest, rooms)
+    if not dry_run:
+        _carry_out(project, plan, left_rooms)
+
+    _tell(project, manifest.version, plan.lines)
+    _tell_of_rooms(left_rooms)
+    if dry_run:
+        print("nothing has been changed" + (f"; the project {risk}" if risk else ""))
+        return 0
+    if plan.conflicts:
+        print(f"resolve the conflicts, marked by {MARKER.decode()}, in {shown(', '.join(plan.conflicts))}")
+        print("then: make test; git diff shows all changes, and git stash -u takes them back")
+        return 1
+    if not plan.writes and not plan.removals:
+        print("it is up to date")
+        return 0
+    return _run_tests(project, new_packages=not plan.writes.keys().isdisjoint({"requirements.txt", "constraints.txt"}))
+
+
+def _refuse_newer(project, version):
+    """Raise UserError if the project comes from a version that the template's history does not hold."""
+    if version is None or not history.has_history():
+        return
+    commit = history.commit_of(version)
+    remedy = f"{'git fetch --unshallow' if history.is_shallow() else 'git pull'} in {template.TEMPLATE}, or add --force"
+    if commit is None:
+        raise UserError(f"{shown(project)}: comes from {shown(version)}, unknown to this template; {remedy}")
+    if history.is_newer(commit):
+        raise UserError(f"{shown(project)}: comes from {shown(version)}, newer than this template; {remedy}")
+
+
+def _not_kept(project, places):
+    """Which of the files that will be merged git does not keep, in words; None if it keeps all."""
+    kept = set(run_git(project, "ls-files", "-z", "--", ".").stdout.split("\0"))
+    for place in places:
+        if Path(os.path.realpath(project / place)).relative_to(project).as_posix() not in kept:
+            return f"has uncommitted work: {shown(place)}, which git ignores"
+    return None
+
+
+def _carry_out(project, plan, left_rooms):
+    """Change the project's files as planned, and its manifest."""
+    versions = {room: version for room, (version, _) in left_rooms.items()}
+    before, after = (project / template.MANIFEST).read_bytes(), template.manifest_of(plan.recorded, versions).encode()
+    if plan.writes or plan.removals or not is_equal(before, after):
+        change_files(project, {**plan.writes, template.MANIFEST: with_lines_of(before, after)}, plan.removals)
+
+
+def _tell(project, version, lines):
+    """Say what happens to each file, what needs attention last."""
+    print(
+        f"{shown(project.name)}: from {version or 'an unknown version'} to {template.template_version() or 'this one'}"
+    )
+    for what, text in sorted(lines, key=lambda line: _ORDER.index(line[0])):
+        print(f"  {what:<9} {shown(text)}")
+    if not history.has_history():
+        print("the template's git history cannot be read, so renamed files are removed and added, not followed")
+    counts = Counter(what for what, _ in lines)
+    print(", ".join(f"{counts[what]} {what}" for what in _ORDER if counts[what]) or "no file of the framework differs")
+
+
+def _left_rooms(project, manifest, rooms):
+    """{folder of the user's: (version, files)}: what the template has changed since the version that it comes from.
+
+    rooms: those that are merged now. Files that the user no longer has do not count.
+    """
+    left = {}
+    for room in ROOMS:
+        version = manifest.rooms.get(room, manifest.version)
+        if room not in rooms and (commit := history.commit_of(version)):
+            changed = [place for place in history.changed_since(commit, [room]) if (project / place).exists()]
+            left |= {room: (version, changed)} if changed else {}
+    return left
+
+
+def _tell_of_rooms(left_rooms):
+    """Say which of the user's files, left alone, the template has changed in its own job."""
+    show = f"git -C {shlex.quote(str(template.TEMPLATE))} diff"
+    for room, (version, files) in left_rooms.items():
+        print(f"yours, left alone, though changed in the template: {', '.join(files)}")
+        print(f"  to see how: {show} {history.commit_of(version):.10} -- {room}")
+    if left_rooms:
+        print(f"  to merge: add --rooms {' '.join(left_rooms)}")
+
+
+def _run_tests(project, new_packages):
+    """Run the project's tests in its environment, else in this one. Returns the exit status."""
+    own = [project / ".venv" / place for place in ("bin/python", "Scripts/python.exe")]
+    pythons = [*(str(path) for path in own if path.is_file()), sys.executable]
+    python = next(filter(_has_pytest, pythons), None)
+    if new_packages:
+        print("the framework's requirements have changed: make test installs them")
+    if python is None:
+        print("the tests have not been run: pytest is not installed; make test installs it")
+        return 0
+    print(f"the project's tests, with {python}:", flush=True)
+    status = subprocess.run([python, "-m", "pytest"], cwd=project).returncode
+    if status in (0, _NO_TESTS):
+        print("updated; look at it with git diff, then commit")
+        return 0
+    print("updated, but the tests fail; git diff shows all changes, and git stash -u takes them back")
+    return 1
+
+
+def _has_pytest(python):
+    try:
+        return subprocess.run([python, "-c", "import pytest"], capture_output=True).returncode == 0
+    except OSError:  # an environment that was moved or made for another machine
+        return False

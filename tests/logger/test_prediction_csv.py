@@ -1,0 +1,75 @@
+"""Predictions as CSV."""
+
+import csv
+import io
+
+import pytest
+import torch
+
+from base.data.inputs import Examples
+from base.data.outputs import Output
+from base.trained_model import Predictions
+from logger.prediction_csv import PredictionCsv, csv_lines
+from utils.errors import UserError
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        [["a.png", "b.png"], [0.1, 1e-30], [True, False]],
+        [["a,b", 'say "no"', "two\nlines", "\r", "", " "], [1, None, float("nan"), -0.5, "[1, 2]", "é"]],
+    ],
+)
+def test_lines_are_those_of_the_csv_module(columns):
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(zip(*columns, strict=True))
+    assert csv_lines(columns) == text.getvalue()
+
+
+def written(parts):
+    text = io.StringIO(newline="")
+    table = PredictionCsv(text)
+    for part in parts:
+        table.add(part)
+    table.finish()
+    return list(csv.reader(io.StringIO(text.getvalue(), newline="")))
+
+
+def predictions(names, outputs, target=None, errors=(), output=None, top=1):
+    examples = Examples(names, errors={names.index(name): UserError(f"{name}: no") for name in errors})
+    return Predictions(examples, outputs, outputs, target, output or Output(["no", "yes"]), top)
+
+
+BROKEN = predictions(["x", "y"], torch.empty(0), errors=["x", "y"])
+
+
+def test_the_header_comes_first_even_if_the_first_examples_cannot_be_read():
+    part = predictions(["a", "b"], torch.tensor([[0.0, 5.0]]), torch.tensor([0]), errors=["a"])
+    header, *rows = written([BROKEN, part])
+    assert header == ["source", "prediction", "probability", "target", "right", "error"]
+    assert [[row[0], row[1], row[-1]] for row in rows] == [
+        ["x", "", "x: no"],
+        ["y", "", "y: no"],
+        ["a", "", "a: no"],
+        ["b", "yes", ""],
+    ]
+    assert rows[3][3:5] == ["no", "False"]
+    assert written([BROKEN]) == [["source", "error"], ["x", "x: no"], ["y", "y: no"]]
+
+
+def test_probabilities_give_the_same_float32_again():
+    outputs = torch.randn(200, 2, generator=torch.Generator().manual_seed(0)) * 5
+    part = predictions([str(number) for number in range(200)], outputs, top=2)
+    header, *rows = written([part])
+    assert header == ["source", "prediction", "probability", "prediction_2", "probability_2", "error"]
+    for column, place in ((2, 0), (4, 1)):
+        read = torch.tensor([float(row[column]) for row in rows])
+        assert torch.equal(read, outputs.softmax(1).topk(2).values[:, place])
+    assert all(len(row[2]) <= 12 for row in rows)
+
+
+def test_arrays_are_json_and_what_is_unknown_is_empty():
+    images = predictions(["a", "b"], torch.tensor([[[1.0, 2.0]]]), errors=["a"], output=Output())
+    assert written([images])[1:] == [["a", "", "a: no"], ["b", "[[1.0, 2.0]]", ""]]
+    unknown = predictions(["a", "b"], torch.tensor([[0.0, float("nan")], [0.0, 1.0]]), torch.tensor([1, -1]))
+    assert [row[1:5] for row in written([unknown])[1:]] == [["", "nan", "yes", "False"], ["yes", "0.731058598", "", ""]]

@@ -1,0 +1,141 @@
+"""Old forms of ConfigParser, and old values of a config in today's terms."""
+
+import argparse
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.nearest import resembles
+from utils.runs.checkpoint import checksum_of
+
+if TYPE_CHECKING:
+    from utils.config.schema import TrainerSettings
+
+_KEYS_OF_OLD = {"epochs", "save_dir", "save_period", "verbosity", "monitor", "early_stop", "tensorboard"}
+
+
+class OldConfigForms:
+    """What ConfigParser has for old scripts: initialize, a parser as its first argument, and pickling."""
+
+    config: dict[str, Any]
+    saved: dict[str, Any]
+    own_keys: list[str]
+    parts: Any
+    resume: Path | None
+    init_obj: Callable[..., Any]
+    get_logger: Callable[..., Any]
+
+    @property
+    def trainer_settings(self) -> "TrainerSettings":
+        """The section "trainer" (TrainerSettings) with its defaults. Raises UserError."""
+        from utils.config.forms import read_section
+        from utils.config.schema import TrainerSettings
+
+        todays = self.config if self.parts else in_todays_terms(self.config)[0]
+        return read_section(TrainerSettings, todays["trainer"], "trainer")
+
+    def initialize(self, name: str, module: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return config.init_obj(name, module, ...), which was called initialize until 2020."""
+        return self.init_obj(name, module, *args, **kwargs)
+
+    def adapt_to_script(self) -> None:
+        """Warn of keys that mean something else here, and let the script's torch.load read an old checkpoint.
+
+        Only for a script of a project's own, which gives no parts.
+        """
+        if self.parts:
+            return
+        lines = [*resemblances(self.own_keys, self.config), *in_todays_terms(self.config)[1]]
+        for line in lines:
+            self.get_logger("config").warning("%s", line)
+        if self.resume is not None and not checksum_of(self.resume):
+            from utils.old_forms.checkpoint import let_torch_read
+
+            let_torch_read(self.resume)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return plain values, so that what a _save_checkpoint of a project's own pickles can be read again."""
+        return {"_config": self.saved, "resume": None if self.resume is None else str(self.resume)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        config: Any = type(self)(state.get("_config") or state.get("config") or {}, state.get("resume"))
+        vars(self).update(vars(config))
+
+
+def takes_parser(init: Callable[..., None]) -> Callable[..., None]:
+    """Return ConfigParser.__init__ that also takes (args, options, timestamp), as until September 2019.
+
+    args: an ArgumentParser, or what its parse_args returned.
+    """
+
+    @functools.wraps(init)
+    def init_with_parser(self, *args: Any, **kwargs: Any) -> None:
+        first = kwargs.get("args", args[0] if args else None)
+        if not isinstance(first, (argparse.ArgumentParser, argparse.Namespace)):
+            return init(self, *args, **kwargs)
+        options = kwargs.get("options", args[1] if len(args) > 1 else None)
+        vars(self).update(vars(type(self).from_args(first, options or ())))
+
+    return init_with_parser
+
+
+def resemblances(own_keys: Iterable[str], config: dict[str, Any]) -> Iterator[str]:
+    """Yield a line for each key of a project's own that resembles one of the framework's that the config lacks."""
+    from utils.config.schema import KNOWN_KEYS, OTHER_LOADERS
+
+    for path in own_keys:
+        *parents, key = path.split(".")
+        section = config.get(parents[0], {}) if parents else config
+        free = [name for name in KNOWN_KEYS[tuple(parents)] if name not in section and name not in OTHER_LOADERS]
+        if meant := resembles(key, free):
+            yield f"{path}: is kept as a key of this project's own; the framework's is called {meant!r}"
+
+
+def in_todays_terms(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return (the config with old values as today's, a line for each value that only the project understands).
+
+    For projects with scripts of their own. The config itself stays as it is.
+    """
+    from utils.config.forms import form_errors
+    from utils.config.schema import TrainerSettings
+
+    todays = dict(config)
+    name = config.get("name")
+    if isinstance(name, str) and ("/" in name or "\\" in name):  # a run's folder is in models/<name>/
+        todays["name"] = "-".join(part for part in name.replace("\\", "/").split("/") if part.strip("."))
+    if not isinstance(config.get("trainer"), dict):
+        return todays, []
+    todays["trainer"] = trainer = _todays_trainer(config["trainer"], config.get("visualization"))
+    lines = []
+    for _, line in [*form_errors(TrainerSettings, trainer, where=["trainer"])]:
+        key = line.partition(":")[0].split(".")[1]
+        if key in trainer and key not in _KEYS_OF_OLD:
+            del trainer[key]
+            lines.append(f"{line}; its value is left to this project's trainer")
+    return todays, lines
+
+
+def _todays_trainer(section, visualization):
+    """The section "trainer" with the names and values of today."""
+    trainer = dict(section)
+    for old, new in (("save_freq", "save_period"), ("tensorboardX", "tensorboard")):
+        if old in trainer and new not in trainer:
+            trainer[new] = trainer[old]
+    if isinstance(visualization, dict) and "tensorboardX" in visualization:
+        trainer.setdefault("tensorboard", visualization["tensorboardX"])
+    if trainer.get("tensorboard") in (0, 1):
+        trainer["tensorboard"] = bool(trainer["tensorboard"])
+    monitor = trainer.get("monitor")
+    if isinstance(monitor, str):
+        words = monitor.split()
+        if len(words) == 1 and words != ["off"] and trainer.get("monitor_mode") in ("min", "max", "off"):
+            words = [trainer["monitor_mode"], *words] if trainer["monitor_mode"] != "off" else ["off"]
+        trainer["monitor"] = " ".join(words)
+    for key in ("epochs", "save_period", "early_stop"):
+        if isinstance(trainer.get(key), float) and trainer[key].is_integer():
+            trainer[key] = int(trainer[key])
+    early_stop = trainer.get("early_stop", 0)
+    if early_stop is None or early_stop is False or (type(early_stop) in (int, float) and early_stop < 0):
+        trainer["early_stop"] = 0
+    return trainer

@@ -7,8 +7,7 @@ import numpy as np
 
 from base.data.arrays import read_array
 from base.data.labels import text_of
-from scaffold.tasks.images import OPTIMIZER as IMAGE_OPTIMIZER
-from scaffold.tasks.images import convolutions
+from scaffold.tasks.images import OPTIMIZER, convolutions
 from scaffold.tasks.looking import (
     SCHEDULE,
     Split,
@@ -19,7 +18,7 @@ from scaffold.tasks.looking import (
     shares,
 )
 from scaffold.tasks.plan import Plan, loaders_file, room, with_r_squared
-from scaffold.tasks.rows import ABOUT, OPTIMIZER, table_net
+from scaffold.tasks.rows import ABOUT, table_net
 from utils.errors import UserError, brief, shown
 
 # names that people give to (data, target, data to test on, target to test on)
@@ -58,7 +57,7 @@ def plan(command: str, data: str, target: str | None = None, group: str | None =
         else None,
     )
     out_features = 1 if classes is None else len(classes)
-    arch, batch_size, length, about_model, dtype = _network(rows, split, out_features)
+    arch, optimizer, batch_size, length, about_model, dtype = _network(rows, split, out_features)
     args: dict[str, Any] = {"data": places["data"], "target": places["target"], "batch_size": batch_size, **split.args}
     args |= {} if dtype is None else {"dtype": dtype}
     if classes is not None:
@@ -79,7 +78,7 @@ def plan(command: str, data: str, target: str | None = None, group: str | None =
         "seed": 123,
         "arch": arch,
         "data_loader": {"type": "ArrayDataLoader", "args": args},
-        "optimizer": OPTIMIZER if arch["type"] == "TableNet" else IMAGE_OPTIMIZER,
+        "optimizer": optimizer,
         "loss": "torch.nn.MSELoss" if classes is None else "cross_entropy",
         "metrics": metrics,
         "lr_scheduler": SCHEDULE,
@@ -219,17 +218,18 @@ def _groups(data: str, group: str, length: int) -> tuple[str, np.ndarray]:
 
 def _network(
     rows: np.ndarray, split: Split, out_features: int
-) -> tuple[dict[str, Any], int, dict[str, int], str, str | None]:
-    """(section arch, batch size, duration, what to say about the model, dtype of the loader or None)."""
+) -> tuple[dict[str, Any], dict[str, Any], int, dict[str, int], str, str | None]:
+    """(sections arch and optimizer, batch size, duration, what to say about the model, dtype of the loader or None)."""
     shape, num_train = rows.shape[1:], len(split.train)
     dtype = "float32" if rows.dtype.kind in "biu" and rows.dtype != np.uint8 else None
     last = len(shape) == 3 and shape[2] in (1, 3, 4) and shape[0] not in (1, 3, 4)
     height, width = shape[:2] if last else shape[-2:] if len(shape) in (2, 3) else (0, 0)
     channels = 1 if len(shape) == 2 else shape[2] if last else shape[0]
     if min(height, width) < _SMALLEST_IMAGE or channels > 4:
-        arch, batch_size, length = table_net(num_train, out_features, int(np.prod(shape)))
+        arch, optimizer, batch_size, length = table_net(num_train, out_features, int(np.prod(shape)))
         arch["args"]["standardize"] = True
-        return arch, batch_size, length, f"{ABOUT}; it scales each number by its mean and deviation in training", dtype
+        about = f"{ABOUT}; it scales each number by its mean and deviation in training"
+        return arch, optimizer, batch_size, length, about, dtype
     arch, batch_size, length = convolutions(num_train, out_features, channels, height, width)
     some = np.asarray(rows[split.train[:: -(-num_train // _LOOKED_AT)]], np.float64)
     some = some / 255 if rows.dtype == np.uint8 else some  # as the loader does
@@ -237,7 +237,7 @@ def _network(
     if last:
         arch["args"]["channels_are_last"] = True
     about = f"a small convolutional network, since a sample {_shape(shape)} is like an image"
-    return arch, batch_size, length, about, dtype
+    return arch, OPTIMIZER, batch_size, length, about, dtype
 
 
 def _short(number: float) -> float:

@@ -20,7 +20,7 @@ from scaffold.tasks.looking import (
     shares,
 )
 from scaffold.tasks.plan import Plan, loaders_file, room, with_r_squared
-from scaffold.tasks.rows import ABOUT, OPTIMIZER, table_net
+from scaffold.tasks.rows import ABOUT, table_net
 from utils.errors import UserError, brief, shortened, shown
 from utils.nearest import did_you_mean
 
@@ -60,7 +60,7 @@ def plan(command: str, data: str, target: str | None = None, group: str | None =
         has_gaps = bool(_gaps(tested, kinds))
     codes = [len(set(table.texts(column).tolist())) + 1 for column in kinds.categorical]
     out_features = len(classes) if is_class else 1
-    arch, batch_size, length = table_net(len(split.train), out_features, len(kinds.numeric), codes)
+    arch, optimizer, batch_size, length = table_net(len(split.train), out_features, len(kinds.numeric), codes)
     args, reading = _loader_args(data, target, is_class, kinds, left_out, table.form, has_gaps or bool(gaps))
     args |= {"batch_size": batch_size, **split.args}
 
@@ -78,7 +78,7 @@ def plan(command: str, data: str, target: str | None = None, group: str | None =
         "seed": 123,
         "arch": arch,
         "data_loader": {"type": "TableDataLoader", "args": args},
-        "optimizer": OPTIMIZER,
+        "optimizer": optimizer,
         "loss": "cross_entropy" if is_class else "torch.nn.MSELoss",
         "metrics": metrics,
         "lr_scheduler": SCHEDULE,

@@ -24,16 +24,19 @@ docs: .venv/installed
 	$(BIN)/python -m utils.config.docs
 
 ifneq ($(wildcard docs/readme_pictures.py),)  # in the template alone
-.PHONY: pictures test-spawn test-lowest
+.PHONY: pictures results test-spawn test-lowest
 pictures: .venv/installed-dev
 	$(BIN)/python docs/readme_pictures.py $(RUN)
+
+results: .venv/installed
+	$(BIN)/python docs/results.py $(ROW) $(SEEDS)
 
 test-spawn: START_METHOD ?= spawn
 test-spawn: .venv/installed-dev  # with spawned worker processes, as on macOS and Windows; forkserver: as Python 3.14
 	START_METHOD=$(START_METHOD) PYTHONPATH=tests/start_method $(BIN)/python -m pytest $(TESTS)
 
-test-lowest: .venv-lowest/installed  # with the lowest versions that the requirements allow
-	.venv-lowest/bin/python -m pytest $(TESTS)
+test-lowest: .venv-lowest/installed  # with the lowest versions that the requirements allow, which warn of newer ones
+	.venv-lowest/bin/python -m pytest -W default $(TESTS)
 
 .venv-lowest/installed: requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv .venv-lowest

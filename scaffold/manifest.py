@@ -20,15 +20,17 @@ class Manifest:
     version: of the template; None if that is unknown.
     files: {path: SHA-256} of the framework's files as the project got them.
     rooms: {folder of the user's: version that its files come from}, if that is another one.
+    left_out: files and folders of the framework that a project which was moved in does without, or has of its own.
     """
 
     version: str | None
     files: dict[str, str]
     rooms: dict[str, str]
+    left_out: list[str]
 
 
 def read_manifest(project: Path) -> Manifest:
-    """Return the manifest of a project, without paths in the user's folders. Raises UserError."""
+    """Return the manifest of a project. Raises UserError."""
     path = project / MANIFEST
     if not project.is_dir():
         raise UserError(f"{shown(project)}: is no folder; give the folder of a project")
@@ -42,8 +44,7 @@ def read_manifest(project: Path) -> Manifest:
         raise UserError(f"{shown(path)}: cannot be read: {reason}; {_RESTORE}") from None
     if problem := _problem(content):
         raise UserError(f"{shown(path)}: {problem}; {_RESTORE}")
-    files = {place: checksum for place, checksum in content["files"].items() if not is_the_users(place)}
-    return Manifest(content["version"], files, content.get("rooms", {}))
+    return Manifest(content["version"], content["files"], content.get("rooms", {}), content.get("left_out", []))
 
 
 def is_the_users(place: str) -> bool:
@@ -60,6 +61,9 @@ def _problem(content: Any) -> str | None:
     rooms = content.get("rooms", {})
     if not isinstance(rooms, dict) or not all(isinstance(version, str) for version in rooms.values()):
         return f"rooms: got {brief(rooms)}; it should be an object of folders and versions"
+    left_out = content.get("left_out", [])
+    if not isinstance(left_out, list) or not all(isinstance(place, str) for place in left_out):
+        return f"left_out: got {brief(left_out)}; it should be a list of paths"
     if not isinstance(content["files"], dict) or not content["files"]:
         return f"files: got {brief(content['files'])}; it should be an object of paths and checksums"
     for place, checksum in content["files"].items():

@@ -48,6 +48,11 @@ def make_plan(project: Path, manifest: Manifest, rooms: list[str]) -> Plan:
     commit = history.commit_of(manifest.version)
     renames = history.renames_since(commit) if commit else {}
     sums = _sums_at(commit, template.FRAMEWORK_OWN) | manifest.files
+    if manifest.left_out:
+        left_out = {*manifest.left_out, *template.FRAMEWORK_OWN}
+        for place in [place for place in {*ours, *sums} if {place, place.partition("/")[0]} & left_out]:
+            for known in (ours, sums, plan.recorded):
+                known.pop(place, None)
     for room in rooms:
         version = manifest.rooms.get(room, manifest.version)
         if not (came_with := history.commit_of(version)):

@@ -67,7 +67,8 @@ _PICTURES = (
     "sweep.png",
     "overhead.png",
 )
-_PAGES = ("jobs.md", "new_projects.md", "updating.md")  # of docs/, on what a project does not have
+# of docs/, on the template's own jobs, and on making and updating projects
+_PAGES = ("jobs.md", "new_projects.md", "results.md", "results.py", "updating.md")
 _LEFTOVERS = ("__pycache__", "*.py[cod]", ".*cache", ".hypothesis", ".ipynb_checkpoints")
 LEFT_BEHIND = shutil.ignore_patterns(*_LEFTOVERS, *_PAGES, *_PICTURES)
 
@@ -132,16 +133,14 @@ def write_manifest(target: Path) -> None:
     (target / MANIFEST).write_text(manifest_of(contents(target, [*FRAMEWORK, *FRAMEWORK_OWN])), encoding="utf-8")
 
 
-def manifest_of(files: dict[str, bytes], rooms: dict[str, str] | None = None) -> str:
+def manifest_of(files: dict[str, bytes], **further: Any) -> str:
     """Return the text of template.json: the version of the template, and the SHA-256 of each file of the framework.
 
-    rooms: {folder of the user's: version that its files come from}, if that is another one.
+    further: entries, of which those that are empty are left out.
     """
-    content: dict[str, Any] = {"version": template_version()}
-    if rooms:
-        content["rooms"] = rooms
-    content["files"] = {place: hashlib.sha256(files[place]).hexdigest() for place in sorted(files)}
-    return json.dumps(content, indent=4) + "\n"
+    sums = {place: hashlib.sha256(files[place]).hexdigest() for place in sorted(files)}
+    entries = {name: value for name, value in further.items() if value}
+    return json.dumps({"version": template_version(), **entries, "files": sums}, indent=4) + "\n"
 
 
 def template_version() -> str | None:

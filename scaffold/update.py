@@ -37,18 +37,20 @@ def update(project: str | Path, rooms: Iterable[str] = (), dry_run: bool = False
     """
     project, rooms = Path(project).resolve(), list(rooms)
     manifest = read_manifest(project)
+    if rooms and manifest.left_out:
+        raise UserError(f"--rooms: {shown(project)} was moved in by --adopt; its rooms do not come from the template")
     if not force:
         _refuse_newer(project, manifest.version)
     plan = make_plan(project, manifest, rooms)
     risk = uncommitted(project) or _not_kept(project, plan.merged)
     if risk and not (force or dry_run):
         raise UserError(f"{shown(project)}: {risk}; commit it first, or add --force")
-    left_rooms = _left_rooms(project, manifest, rooms)
+    old_rooms = {} if manifest.left_out else _old_rooms(manifest, rooms)
     if not dry_run:
-        _carry_out(project, plan, left_rooms)
+        _carry_out(project, plan, rooms=old_rooms, left_out=manifest.left_out)
 
     _tell(project, manifest.version, plan.lines)
-    _tell_of_rooms(left_rooms)
+    _tell_of_rooms(project, old_rooms)
     if dry_run:
         print("nothing has been changed" + (f"; the project {risk}" if risk else ""))
         return 0
@@ -59,7 +61,9 @@ def update(project: str | Path, rooms: Iterable[str] = (), dry_run: bool = False
     if not plan.writes and not plan.removals:
         print("it is up to date")
         return 0
-    return _run_tests(project, new_packages=not plan.writes.keys().isdisjoint({"requirements.txt", "constraints.txt"}))
+    if not plan.writes.keys().isdisjoint({"requirements.txt", "constraints.txt"}):
+        print("the framework's requirements have changed: make test installs them")
+    return _run_tests(project, old_rooms)
 
 
 def _refuse_newer(project, version):
@@ -83,19 +87,31 @@ def _not_kept(project, places):
     return None
 
 
-def _carry_out(project, plan, left_rooms):
-    """Change the project's files as planned, and its manifest."""
-    versions = {room: version for room, (version, _) in left_rooms.items()}
-    before, after = (project / template.MANIFEST).read_bytes(), template.manifest_of(plan.recorded, versions).encode()
+def _carry_out(project, plan, **entries):
+    """Change the project's files as planned, and its manifest. entries: further ones of the manifest."""
+    before, after = (project / template.MANIFEST).read_bytes(), template.manifest_of(plan.recorded, **entries).encode()
     if plan.writes or plan.removals or not is_equal(before, after):
         change_files(project, {**plan.writes, template.MANIFEST: with_lines_of(before, after)}, plan.removals)
 
 
+def _old_rooms(manifest, rooms):
+    """{folder of the user's: version that it comes from}, of those in which the template has changed files since.
+
+    rooms: those that are merged now.
+    """
+    old = {}
+    for room in ROOMS:
+        version = manifest.rooms.get(room, manifest.version)
+        commit = None if room in rooms else history.commit_of(version)
+        if commit and history.changed_since(commit, [room]):
+            old[room] = version
+    return old
+
+
 def _tell(project, version, lines):
     """Say what happens to each file, what needs attention last."""
-    print(
-        f"{shown(project.name)}: from {version or 'an unknown version'} to {template.template_version() or 'this one'}"
-    )
+    origin, now = version or "an unknown version", template.template_version() or "this one"
+    print(shown(f"{project.name}: from {origin} to {now}"))
     for what, text in sorted(lines, key=lambda line: _ORDER.index(line[0])):
         print(f"  {what:<9} {shown(text)}")
     if not history.has_history():
@@ -104,46 +120,38 @@ def _tell(project, version, lines):
     print(", ".join(f"{counts[what]} {what}" for what in _ORDER if counts[what]) or "no file of the framework differs")
 
 
-def _left_rooms(project, manifest, rooms):
-    """{folder of the user's: (version, files)}: what the template has changed since the version that it comes from.
-
-    rooms: those that are merged now. Files that the user no longer has do not count.
-    """
-    left = {}
-    for room in ROOMS:
-        version = manifest.rooms.get(room, manifest.version)
-        if room not in rooms and (commit := history.commit_of(version)):
-            changed = [place for place in history.changed_since(commit, [room]) if (project / place).exists()]
-            left |= {room: (version, changed)} if changed else {}
-    return left
-
-
-def _tell_of_rooms(left_rooms):
-    """Say which of the user's files, left alone, the template has changed in its own job."""
+def _tell_of_rooms(project, old_rooms):
+    """Name files of the user's that are left as the project got them, though the template has changed them."""
     show = f"git -C {shlex.quote(str(template.TEMPLATE))} diff"
-    for room, (version, files) in left_rooms.items():
-        print(f"yours, left alone, though changed in the template: {', '.join(files)}")
-        print(f"  to see how: {show} {history.commit_of(version):.10} -- {room}")
-    if left_rooms:
-        print(f"  to merge: add --rooms {' '.join(left_rooms)}")
+    for room, version in old_rooms.items():
+        commit = history.commit_of(version) or version
+        if files := [place for place in history.changed_since(commit, [room]) if _as_got(project, place, commit)]:
+            print(f"yours, left alone, though changed in the template: {', '.join(files)}")
+            print(f"  to see how: {show} {commit:.10} -- {room}; to merge: add --rooms {room}")
 
 
-def _run_tests(project, new_packages):
+def _as_got(project, place, commit):
+    """Whether a file of the user's is as the project got it, or at least calls the framework's loop."""
+    path, content = project / place, history.content_at(commit, place)
+    if content is None or not path.is_file():
+        return False
+    return place.startswith("trainer/") or is_equal(path.read_bytes(), content)
+
+
+def _run_tests(project, old_rooms):
     """Run the project's tests in its environment, else in this one. Returns the exit status."""
     own = [project / ".venv" / place for place in ("bin/python", "Scripts/python.exe")]
-    pythons = [*(str(path) for path in own if path.is_file()), sys.executable]
-    python = next(filter(_has_pytest, pythons), None)
-    if new_packages:
-        print("the framework's requirements have changed: make test installs them")
+    python = next(filter(_has_pytest, [*(str(path) for path in own if path.is_file()), sys.executable]), None)
     if python is None:
         print("the tests have not been run: pytest is not installed; make test installs it")
         return 0
     print(f"the project's tests, with {python}:", flush=True)
-    status = subprocess.run([python, "-m", "pytest"], cwd=project).returncode
-    if status in (0, _NO_TESTS):
+    if subprocess.run([python, "-m", "pytest"], cwd=project).returncode in (0, _NO_TESTS):
         print("updated; look at it with git diff, then commit")
         return 0
     print("updated, but the tests fail; git diff shows all changes, and git stash -u takes them back")
+    if old_rooms:
+        print(f"rooms of yours may be too old for the framework; --force --rooms {' '.join(old_rooms)} merges them")
     return 1
 
 

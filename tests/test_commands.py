@@ -204,6 +204,7 @@ def test_deterministic_switch_reaches_torch(tmp_path):
 
 # tests/template/test_jobs.py runs these, some on data that it makes.
 TESTED_THERE = ("char_lm", "cifar_resnet", "image_folder", "autoencoder", "mlp", "tabular")
+TESTED_THERE += ("fashion_mnist", "mnist1d", "ucr")
 
 
 @pytest.mark.command

@@ -224,17 +224,19 @@ def test_data_of_no_samples_are_refused(dataset):
         BaseDataLoader(dataset, 4, False, 0, 0)
 
 
+def noisy(image):
+    return image + torch.randn(4) + float(np.random.rand()) + random.random()
+
+
+class Noisy(TinyData):
+    def __getitem__(self, index):
+        return noisy(self.features[index]), self.labels[index]
+
+
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 @pytest.mark.parametrize("in_memory", [False, True])
 def test_samples_are_the_same_whatever_reads_them(in_memory):
     """Any number of workers, and of threads in the process that reads."""
-
-    def noisy(image):
-        return image + torch.randn(4) + float(np.random.rand()) + random.random()
-
-    class Noisy(TinyData):
-        def __getitem__(self, index):
-            return noisy(self.features[index]), self.labels[index]
 
     data = TinyData()
     threads = torch.get_num_threads()

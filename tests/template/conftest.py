@@ -39,5 +39,5 @@ def project(template, tmp_path):
 def tested(monkeypatch):
     """The folders whose tests an update has run, which are not really run."""
     folders = []
-    monkeypatch.setattr(scaffold.update, "_run_tests", lambda folder, **_: folders.append(folder) or 0)
+    monkeypatch.setattr(scaffold.update, "_run_tests", lambda folder, *_: folders.append(folder) or 0)
     return folders

@@ -26,9 +26,11 @@ from examples.cifar_resnet.model import SmallResNet
 from examples.gan.model import Gan, real_loss, taken_for_real
 from examples.mlp.data import MnistByRatio
 from examples.mlp.model import ShrinkingMlp
+from examples.tabular.baselines import baselines
 from examples.tabular.data import write_tables
 from examples.tabular.model import RSquared, TableMlp
 from helpers import PROJECT, run, same
+from made_sets import made_fashion, made_mnist1d, made_series
 from parse_config import PARTS, ConfigParser
 from trainer import Trainer
 from utils import UserError
@@ -92,6 +94,9 @@ JOBS = {
     "char_lm": lambda folder: {"data_loader.args.block_size": 32},
     "tabular": made_table,
     "image_folder": made_images,
+    "mnist1d": lambda folder: UNVALIDATED | made_mnist1d(folder),
+    "fashion_mnist": lambda folder: UNVALIDATED | made_fashion(folder),
+    "ucr": lambda folder: UNVALIDATED | made_series(folder),
 }
 
 
@@ -376,6 +381,21 @@ def test_diabetes_tables_are_all_rows_of_the_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(UserError, match="pip install scikit-learn"):
         write_tables(tmp_path / "other")
+
+
+def test_baselines_are_those_of_the_same_tables(tmp_path):
+    made_table(tmp_path / "data")
+    values = baselines(tmp_path / "data")
+    train, test = (
+        np.loadtxt(tmp_path / "data" / f"{part}.csv", delimiter=",", skiprows=1) for part in ("train", "test")
+    )
+    weights = np.linalg.lstsq(np.c_[train[:, :-1], np.ones(len(train))], train[:, -1], rcond=None)[0]
+    target = test[:, -1]
+    errors = target - np.c_[test[:, :-1], np.ones(len(test))] @ weights
+    share = 1 - np.square(errors).sum() / np.square(target - target.mean()).sum()
+    assert values["LinearRegression"] == pytest.approx(share) and values["mean"] < 0.1
+    with pytest.raises(UserError, match="make it: python"):
+        baselines(tmp_path)
 
 
 def test_more_classes_than_the_model_has_are_refused_before_the_run(tmp_path):

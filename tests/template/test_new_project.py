@@ -61,8 +61,9 @@ def test_it_is_made_from_any_folder_with_its_data(project):
     assert [path.name for path in (project / "tests").iterdir()] == ["test_project.py"]
     assert [path.name for path in (project / "data").iterdir()] == ["mnist"]
     assert {path.name for path in (project / "docs").glob("*.png")} == {"drawing.png", "serve.png"}
-    assert not (project / "docs" / "jobs.md").exists() and not list((project / "docs").glob("*.py"))
-    assert "No rule" in make(project, "pictures").stderr
+    assert not {"jobs.md", "results.md"} & {path.name for path in (project / "docs").iterdir()}
+    assert not list((project / "docs").glob("*.py"))
+    assert all("No rule" in make(project, target).stderr for target in ("pictures", "results"))
 
 
 @pytest.mark.old_defect(20)
@@ -104,7 +105,8 @@ def test_its_readme_names_it_and_the_rooms_that_are_the_users(project):
 def test_its_pages_name_no_file_that_only_the_template_has(project):
     left_behind = [path.relative_to(PROJECT).as_posix() for path in PROJECT.glob("examples/*/*.*")]
     left_behind += [f"benchmarks/{path.name}" for path in PROJECT.glob("benchmarks/*.*")]
-    left_behind += ["MIGRATING.md", "SECURITY.md", "jobs.md", "updating.md", "new_project.py", "project/"]
+    left_behind += ["MIGRATING.md", "SECURITY.md", "jobs.md", "new_project.py", "project/", "scaffold/"]
+    left_behind += ["new_projects.md", "results.md", "updating.md"]
     assert "examples/gan/trainer.py" in left_behind
     for path in [*project.glob("docs/*.md"), project / "README.md", project / "config.schema.json"]:
         text = " ".join(path.read_text().split()).replace("my_project/", "")

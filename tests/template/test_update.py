@@ -57,7 +57,6 @@ def test_an_unchanged_project_gets_the_framework_of_a_new_one_and_keeps_all_else
     ):
         assert f"  {line}" in lines
     assert "1 added, 5 replaced, 1 renamed, 2 removed" in lines
-    assert "yours, left alone, though changed in the template: trainer/trainer.py" in lines
 
     commit(project, {})
     assert update(project) == 0 and tested == [project]
@@ -89,7 +88,11 @@ def test_conflicts_stay_in_the_file_and_are_told_until_they_are_resolved(templat
     assert (project / "train.py").read_text() == changed(FIRST["train.py"], 3)  # only the user has changed it
     assert not list(project.rglob("*.rej")) and not list(project.rglob("*.orig"))
     out = capsys.readouterr().out
-    assert "\n  CONFLICT  base/core.py\n" in out and "marked by <<<<<<< yours, in base/core.py\n" in out
+    assert (
+        "  train.py" not in out
+        and "\n  CONFLICT  base/core.py\n" in out
+        and "marked by <<<<<<< yours, in base/core.py\n" in out
+    )
 
     commit(project, {})
     with pytest.raises(UserError, match=r"base/core\.py: has conflicts of an earlier update; resolve them first"):
@@ -125,6 +128,7 @@ def test_changes_follow_a_renamed_file_and_a_removed_one_is_left_to_the_user(tem
         "merged    base/tools.py",
     ):
         assert f"\n  {line}\n" in out, out
+    assert "  test.py" not in out  # removed by the user alone
     recorded = read_json(project / "template.json")["files"].keys()
     assert not recorded & {"base/gone.py", "base/new.py", "base/helper.py"} and recorded >= {
         "base/tools.py",
@@ -136,7 +140,7 @@ def test_changes_follow_a_renamed_file_and_a_removed_one_is_left_to_the_user(tem
     assert update(project) == 0 and (project / "base/gone.py").read_text() == "gone = 'mine'\n"
 
 
-def test_rooms_are_merged_if_asked_for_from_the_version_that_they_come_from(template, project, tested):
+def test_rooms_are_merged_if_asked_for_from_the_version_that_they_come_from(template, project, tested, capsys):
     mine = changed(FIRST["trainer/trainer.py"], 9)
     commit(project, {"trainer/trainer.py": mine, "trainer/own.py": "own\n"})
     model = (project / "model/model.py").read_bytes()
@@ -144,6 +148,10 @@ def test_rooms_are_merged_if_asked_for_from_the_version_that_they_come_from(temp
     commit(template, SECOND)
     assert update(project) == 0 and (project / "trainer/trainer.py").read_text() == mine
     assert read_json(project / "template.json")["rooms"] == {"model": first, "trainer": first}
+    out = capsys.readouterr().out  # also of the one that has changes of the user's, for it calls the framework's loop
+    assert all(
+        f"though changed in the template: {place}\n" in out for place in ("model/model.py", "trainer/trainer.py")
+    )
     commit(project, {})
     commit(template, THIRD)
     assert update(project, rooms=["trainer"]) == 0
@@ -151,6 +159,28 @@ def test_rooms_are_merged_if_asked_for_from_the_version_that_they_come_from(temp
     assert (project / "trainer/own.py").read_text() == "own\n" and (project / "model/model.py").read_bytes() == model
     manifest = read_json(project / "template.json")
     assert manifest["rooms"] == {"model": first} and not any(place.startswith("trainer") for place in manifest["files"])
+
+
+def test_what_a_project_that_was_moved_in_does_without_is_not_brought_in(template, project, tested):
+    manifest = read_json(project / "template.json") | {"left_out": ["docs", "train.py", "base/new.py"]}
+    own = {
+        "train.py": "my own\n",
+        "tests/test_project.py": "my own\n",
+        "docs/README.md": None,
+        "docs/picture.png": None,
+    }
+    manifest["files"] = {place: value for place, value in manifest["files"].items() if place not in own}
+    commit(project, own | {"template.json": json.dumps(manifest)})
+    commit(template, SECOND | {"train.py": "train = 2\n", "docs/new.md": "new\n"})
+    with pytest.raises(UserError, match="was moved in by --adopt; its rooms do not come from the template"):
+        update(project, rooms=["trainer"])
+    assert update(project) == 0
+    assert (project / "base/core.py").read_text() == SECOND["base/core.py"]
+    assert not list((project / "docs").iterdir()) and not (project / "base/new.py").exists()
+    assert all((project / place).read_text() == "my own\n" for place in ("train.py", "tests/test_project.py"))
+    after = read_json(project / "template.json")
+    assert after.keys() == {"version", "left_out", "files"} and after["left_out"] == manifest["left_out"]
+    assert after["files"].keys() == {"base/core.py", "base/tools.py", "test.py"}
 
 
 def test_a_dry_run_says_the_same_and_changes_nothing(template, project, tested, capsys):
@@ -227,7 +257,7 @@ def test_its_own_tests_run_in_its_own_environment_and_failures_are_told(template
     assert update(project) == 1
     out = capfd.readouterr().out
     assert f"the project's tests, with {sys.executable}:\n" in out and "1 failed, 1 passed" in out
-    assert "updated, but the tests fail" in out
+    assert "updated, but the tests fail" in out and "too old for the framework; --force --rooms model trainer" in out
 
 
 def test_folders_may_be_links_within_the_project_and_a_project_a_part_of_a_repository(template, tmp_path, tested):

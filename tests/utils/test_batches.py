@@ -63,12 +63,13 @@ def test_a_sample_that_cannot_be_read_is_named(dataset, message, num_workers):
     assert "\n" not in str(error.value)
 
 
+class Ragged(TinyData):
+    def __getitem__(self, index):
+        return torch.zeros(index), 0
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_samples_that_do_not_fit_together_are_one_line(num_workers):
-    class Ragged(TinyData):
-        def __getitem__(self, index):
-            return torch.zeros(index), 0
-
     loader = BaseDataLoader(Ragged(), 4, False, 0, num_workers)
     with pytest.raises(
         DataError, match=r"^data_loader: sample \d+ is tuple of .*, and sample \d+ is .*; give all the same shape"

@@ -93,24 +93,29 @@ def test_random_transforms_of_torchvision_are_drawn_per_sample(compose):
     assert batch.shape == (200, 1, 8, 8) and len(batch.unique(dim=0)) == 25  # all offsets from (0, 0) to (4, 4)
 
 
+class Single(torch.utils.data.Dataset):
+    """The images as single samples."""
+
+    def __init__(self, transform):
+        self.transform = transform
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        return self.transform(images()[index]), index
+
+
 def test_a_batch_equals_what_a_dataset_of_single_samples_gives():
     """Both paths, whatever the number of workers, draw the same for the same (seed, epoch, sample)."""
     transform = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.RandomCrop(8, padding=2), v2.RandomErasing()])
-
-    class Single(torch.utils.data.Dataset):
-        def __len__(self):
-            return 12
-
-        def __getitem__(self, index):
-            return transform(images()[index]), index
-
     seed_everything(3)
     loaders = [
         BaseDataLoader(InMemoryDataset(images(), torch.arange(12), transform=transform), 5, True, 0, 0),
         BaseDataLoader(InMemoryDataset(images(), torch.arange(12), transform=transform), 5, True, 0, 2),
-        BaseDataLoader(Single(), 5, True, 0, 0),
-        BaseDataLoader(Single(), 5, True, 0, 1),
-        BaseDataLoader(Single(), 5, True, 0, 2),
+        BaseDataLoader(Single(transform), 5, True, 0, 0),
+        BaseDataLoader(Single(transform), 5, True, 0, 1),
+        BaseDataLoader(Single(transform), 5, True, 0, 2),
     ]
     epochs = []
     for epoch in (1, 2):
@@ -140,14 +145,23 @@ def test_a_transform_that_draws_for_each_sample_itself_gets_whole_batches():
         InMemoryDataset(images(), transform=[v2.RandomCrop(4), flip, v2.RandomCrop(2)])
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
-@pytest.mark.parametrize("draw", [lambda: torch.rand(()), np.random.rand, random.random])
-def test_a_batch_transform_that_draws_without_saying_so_is_refused(draw, num_workers):
-    def noisy(batch):
-        return batch + float(draw())
+def noisy_by_torch(batch):
+    return batch + torch.rand(())
 
+
+def noisy_by_numpy(batch):
+    return batch + np.random.rand()
+
+
+def noisy_by_python(batch):
+    return batch + random.random()
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("noisy", [noisy_by_torch, noisy_by_numpy, noisy_by_python])
+def test_a_batch_transform_that_draws_without_saying_so_is_refused(noisy, num_workers):
     loader = BaseDataLoader(InMemoryDataset(images(), batch_transform=noisy), 6, False, 0, num_workers)
-    with pytest.raises(UserError, match="batch_transform: noisy draws random numbers; give it as transform"):
+    with pytest.raises(UserError, match=f"batch_transform: {noisy.__name__} draws random numbers; give it as tran"):
         list(batches_of(loader))
 
 

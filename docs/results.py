@@ -1,0 +1,75 @@
+"""Repeat a row of docs/results.md: make results ROW=mnist_lenet [SEEDS=5]. It trains each seed, and tests each run."""
+
+import json
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent
+# | `name` | `python train.py ...` | ...
+ROW = re.compile(r"^\| `(\w+)` \| `python (train\.py [^`]+)` \|", re.M)
+
+
+def main(name="", seeds="5"):
+    """Train the row's command with that many seeds, test each run, and print the mean and the deviation."""
+    rows = commands()
+    if name not in rows:
+        refuse(f"ROW: got {name!r}; give one of {', '.join(rows)}")
+    if not re.fullmatch(r"[2-9]|[1-9]\d+", seeds):
+        refuse(f"SEEDS: got {seeds!r}; give a number of seeds, 2 or more")
+    start = time.monotonic()
+    series = ours(*shlex.split(rows[name]), "--seeds", seeds)
+    seconds = (time.monotonic() - start) / len(series["runs"])
+    tests = [test(Path(run["folder"])) for run in series["runs"]]
+    print(f"\n{name}: {len(tests)} seeds, {seconds:.0f} s each")
+    for key in tests[0]:
+        print(f"{key}: {summary([result[key] for result in tests])}")
+
+
+def commands():
+    """The command of each row of the page, {name: "train.py ..."}."""
+    return dict(ROW.findall((DOCS / "results.md").read_text()))
+
+
+def test(run):
+    """The values that test.py measures of the best model of a run, or of its last one if it keeps no best."""
+    best = run / "model_best.pth"
+    return ours("test.py", "-r", str(best if best.exists() else run))["values"]
+
+
+def summary(values):
+    """The mean of the values, their standard deviation (of a sample, n - 1), and the values."""
+    listed = ", ".join(f"{value:.4f}" for value in values)
+    return f"{statistics.fmean(values):.4f} ± {statistics.stdev(values):.4f} ({listed})"
+
+
+def ours(*words):
+    """Run a command of the project with --json, and return the object in its last line of output."""
+    print("$ python", shlex.join(words), flush=True)
+    with subprocess.Popen(
+        [sys.executable, *words, "--json"], cwd=DOCS.parent, stdout=subprocess.PIPE, text=True
+    ) as run:
+        line = ""
+        for line in run.stdout:
+            if not line.startswith("{"):
+                print(line, end="", flush=True)
+    if run.returncode:
+        sys.exit(run.returncode)
+    return json.loads(line)
+
+
+def refuse(message):
+    """End with an error."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except KeyboardInterrupt:  # the command that was running has ended by it, too
+        sys.exit(130)

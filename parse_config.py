@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Self
 
-if "." in __name__:  # an old project whose framework lies within a package
+if __name__.partition(".")[0] not in ("parse_config", "utils"):  # an old project's framework lies within a package
     from .utils.old_forms.nested import lead_to_top
 
     lead_to_top(__name__, __file__)
@@ -115,7 +115,8 @@ class ConfigParser(OldConfigForms):
         with clean_exit():
             given = read_command_line(args, options)
             try:
-                merged = cls(given.config, given.resume, None, None, parts, given.new_run, given.device, also_logged)
+                further = {"parts": parts, "also_logged": also_logged} if parts else {}
+                merged = cls(given.config, given.resume, **further)  # a subclass may take no more than an old one
             except UserError as error:
                 raise UserError("\n".join([*given.errors, str(error)])) from None
             refuse(given.errors)
@@ -123,7 +124,8 @@ class ConfigParser(OldConfigForms):
                 print(json.dumps(merged.config, indent=4))
                 raise SystemExit(0)
             merged._checkpoint, merged._seen, merged.variants = given.checkpoint, given.seen, given.variants
-            merged._overridden = given.overridden
+            merged._overridden, merged._device = given.overridden, given.device
+            merged.continues &= not given.new_run
             with imports_kept():
                 check_types(merged.config, merged.parts)
             for line in renamed_types(merged.config, merged.parts):
@@ -152,9 +154,8 @@ class ConfigParser(OldConfigForms):
         module: by default the one that PARTS names. Further arguments are passed on; one that the config also gives is
         refused. Raises UserError.
         """
-        if isinstance(name, dict):  # the section itself, as in some old projects
-            return self._build("type", name, module, args, kwargs)
-        return self._build(name, self.get(name), module, args, kwargs)
+        path, section = ("type", name) if isinstance(name, dict) else (name, self.get(name))  # old projects give both
+        return self._build(path, section, module, args, kwargs)
 
     def build(self, path: str, spec: Any, *args: Any, **kwargs: Any) -> Any:
         """Build the object that a spec {"type", "args"} describes, wherever in a section it is, as init_obj does.

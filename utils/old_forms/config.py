@@ -11,6 +11,7 @@ from utils.config.schema import KNOWN_KEYS, OTHER_LOADERS, TrainerSettings
 from utils.nearest import resembles
 from utils.runs.checkpoint import checksum_of
 
+_OLD_KEYS = {"save_freq": "save_period", "tensorboardX": "tensorboard"}
 _KEYS_OF_OLD = {"epochs", "save_dir", "save_period", "verbosity", "monitor", "early_stop", "tensorboard"}
 
 
@@ -70,7 +71,7 @@ def resemblances(own_keys: Iterable[str], config: dict[str, Any]) -> Iterator[st
         *parents, key = path.split(".")
         section = config.get(parents[0], {}) if parents else config
         free = [name for name in KNOWN_KEYS[tuple(parents)] if name not in section and name not in OTHER_LOADERS]
-        if meant := resembles(key, free):
+        if key not in _OLD_KEYS and (meant := resembles(key, free)):
             yield f"{path}: is kept as a key of this project's own; the framework's is called {meant!r}"
 
 
@@ -98,7 +99,7 @@ def in_todays_terms(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 def _todays_trainer(section, visualization):
     """The section "trainer" with the names and values of today."""
     trainer = dict(section)
-    for old, new in (("save_freq", "save_period"), ("tensorboardX", "tensorboard")):
+    for old, new in _OLD_KEYS.items():
         if old in trainer and new not in trainer:
             trainer[new] = trainer[old]
     if isinstance(visualization, dict) and "tensorboardX" in visualization:

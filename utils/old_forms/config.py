@@ -88,9 +88,9 @@ def in_todays_terms(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         return todays, []
     todays["trainer"] = trainer = _todays_trainer(config["trainer"], config.get("visualization"))
     lines = []
-    for _, line in [*form_errors(TrainerSettings, trainer, where=["trainer"])]:
+    for kind, line in [*form_errors(TrainerSettings, trainer, where=["trainer"])]:
         key = line.partition(":")[0].split(".")[1]
-        if key in trainer and key not in _KEYS_OF_OLD:
+        if kind != "rule" and key in trainer and key not in _KEYS_OF_OLD:
             del trainer[key]
             lines.append(f"{line}; its value is left to this project's trainer")
     return todays, lines

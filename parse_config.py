@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Self
 
-if "." in __name__:  # an old project whose framework lies within a package
+if __name__.partition(".")[0] not in ("parse_config", "utils"):  # an old project's framework lies within a package
     from .utils.old_forms.nested import lead_to_top
 
     lead_to_top(__name__, __file__)
@@ -27,7 +27,7 @@ from utils.config.types import call, find_type, look_up, signature_of
 from utils.distributed.world import decided_by_main, is_main
 from utils.errors import UserError, clean_exit, end_on_user_errors, refuse, shortened, shown
 from utils.files import delete_left_over, differences, write_json
-from utils.old_forms.config import OldConfigForms, in_todays_terms, takes_parser
+from utils.old_forms.config import OldConfigForms, takes_parser
 from utils.runs.checkpoint import load_checkpoint, with_shards
 from utils.runs.environment import RunRecord
 from utils.runs.run_folder import RunLock, claim_run_folder, is_run_folder, make_log_folder, refuse_second
@@ -93,7 +93,7 @@ class ConfigParser(OldConfigForms):
         self.keeps_nothing = False  # whether save_dir is deleted when the command ends, or is not made at all
         self.own_limit = None  # then trainer.limit_train_batches as the config gives it
         self._checkpoint = self._seen = None  # what from_args has read; the runs that -r auto has looked at
-        self.variants = []  # the runs that --folds or --seeds ask for
+        self.variants = []  # runs that --folds or --seeds ask for
         self.own_keys = check_config(self._config, self.parts, also_logged, begins=resume is None)
         self._as_read = deep_merge({}, self._config)
 
@@ -117,7 +117,8 @@ class ConfigParser(OldConfigForms):
             from utils.config.check import check_types, imports_kept, renamed_types
 
             try:
-                merged = cls(given.config, given.resume, None, None, parts, given.new_run, given.device, also_logged)
+                checks = {"parts": parts, "also_logged": also_logged} if parts else {}
+                merged = cls(given.config, given.resume, **checks)  # a subclass may take no more than an old one
             except UserError as error:
                 raise UserError("\n".join([*given.errors, str(error)])) from None
             refuse(given.errors)
@@ -126,12 +127,12 @@ class ConfigParser(OldConfigForms):
                 raise SystemExit(0)
             merged._checkpoint, merged._seen = given.checkpoint, given.seen
             merged._overridden, merged.variants = given.overridden, given.variants
+            merged._device, merged.continues = given.device, merged.continues and not given.new_run
             with imports_kept():
                 check_types(merged.config, merged.parts)
-            for line in renamed_types(merged.config, merged.parts):
+            own = [f"own keys: {shortened(', '.join(merged.own_keys))}"] if merged.own_keys else []
+            for line in [*renamed_types(merged.config, merged.parts), *own]:
                 merged.get_logger("config").info("%s", line)
-            if merged.own_keys:
-                merged.get_logger("config").info("own keys: %s", shortened(", ".join(merged.own_keys)))
             merged.adapt_to_script()
             if given.check:
                 further = "; --check --data looks at the data and the first batch too" if given.can_check_data else ""
@@ -155,9 +156,8 @@ class ConfigParser(OldConfigForms):
         module: by default the one that PARTS names. Further arguments are passed on; one that the config also gives is
         refused. Raises UserError.
         """
-        if isinstance(name, dict):  # the section itself, as in some old projects
-            return self._build("type", name, module, args, kwargs)
-        return self._build(name, self.get(name), module, args, kwargs)
+        path, section = ("type", name) if isinstance(name, dict) else (name, self.get(name))  # old projects give both
+        return self._build(path, section, module, args, kwargs)
 
     def build(self, path: str, spec: Any, *args: Any, **kwargs: Any) -> Any:
         """Build the object that a spec {"type", "args"} describes, wherever in a section it is, as init_obj does.
@@ -305,7 +305,7 @@ class ConfigParser(OldConfigForms):
             save_dir = self.resume.parent
         else:
             root = self.get("trainer", {}).get("save_dir", TrainerSettings.model_fields["save_dir"].default)
-            save_dir = claim_run_folder(root, in_todays_terms(self.saved)[0].get("name", "run"), self._run_id)
+            save_dir = claim_run_folder(root, self.run_name, self._run_id)
         try:
             self._lock = RunLock(save_dir)
             if self._seen is not None:
@@ -318,8 +318,8 @@ class ConfigParser(OldConfigForms):
             self._record = RunRecord(save_dir)
             self._record.begin(self.resume, self._overridden, log_dir)
         except OSError as error:
-            place = shown(error.filename or save_dir)
-            raise UserError(f"{place}: cannot write the run's files: {error.strerror or error}") from None
+            reason = f"cannot write the run's files: {error.strerror or error}"
+            raise UserError(f"{shown(error.filename or save_dir)}: {reason}") from None
         logger = self.get_logger("config")
         if self._record.damaged:
             logger.warning("environment.json was damaged and was moved to %s", self._record.damaged)

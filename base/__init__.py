@@ -29,3 +29,7 @@ __all__ = [
 
 class BaseTrainer(OldTrainerForms, _BaseTrainer):
     """BaseTrainer of base/base_trainer.py; a project of the old template may use its old forms, too."""
+
+    @classmethod
+    def __subclasshook__(cls, kind: type) -> bool:
+        return issubclass(kind, _BaseTrainer) if cls is BaseTrainer else NotImplemented

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from base import BaseTrainer
+import base.base_trainer
 from helpers import TinyData, metrics_rows, ran, tiny_config, tiny_trainer
 from parse_config import ConfigParser
 from trainer import Trainer
@@ -15,7 +15,7 @@ from utils.runs.checkpoint import load_checkpoint
 
 @pytest.mark.old_defect(19)
 def test_trainer_without_train_epoch_cannot_be_made():
-    class Empty(BaseTrainer):
+    class Empty(base.base_trainer.BaseTrainer):
         pass
 
     with pytest.raises(TypeError, match="abstract"):

@@ -4,6 +4,7 @@ The classes that such a pickle names are mapped to the inert stand-ins below, an
 file's choosing can run.
 """
 
+import functools
 import struct
 from pathlib import Path
 from typing import Any
@@ -57,17 +58,21 @@ def _numpy_scalar(dtype, data):
     return struct.unpack(codes[dtype.args[0]], data)[0]
 
 
+NUMPY = {
+    "numpy.dtype": _NumpyType,
+    "numpy.core.multiarray.scalar": _numpy_scalar,
+    "numpy._core.multiarray.scalar": _numpy_scalar,
+    "_codecs.encode": lambda text, encoding: text.encode("latin1"),
+}
+"""What stands in for the classes and functions by which a number of NumPy is pickled."""
 _STAND_INS = {
+    **NUMPY,
     "argparse.Namespace": _Record,
     "logging.getLogger": _Record,  # how a Logger is pickled
     "pathlib.PosixPath": _Record,
     "pathlib.WindowsPath": _Record,
     "pathlib._local.PosixPath": _Record,
     "pathlib._local.WindowsPath": _Record,
-    "numpy.dtype": _NumpyType,
-    "numpy.core.multiarray.scalar": _numpy_scalar,
-    "numpy._core.multiarray.scalar": _numpy_scalar,
-    "_codecs.encode": lambda text, encoding: text.encode("latin1"),
 }
 _OF_ANY_MODULE = {"ConfigParser": OldConfig, "Logger": _Record}  # projects moved these classes
 
@@ -142,8 +147,12 @@ def let_torch_read(path: Path) -> None:
     """
     torch.serialization.add_safe_globals([(stand_in(name), name) for name in require_sound(path, stand_in)])
     if not torch.cuda.is_available():
-        torch.serialization.register_package(15, lambda storage: None, _on_cpu)  # before torch's own, of priority 20
+        _put_on_cpu()
 
 
-def _on_cpu(storage, location):
-    return storage if location.startswith("cuda") else None
+@functools.cache  # torch cannot register the same twice
+def _put_on_cpu():
+    def restored(storage, location):
+        return storage if location.startswith("cuda") else None
+
+    torch.serialization.register_package(15, lambda storage: None, restored)  # before torch's own, of priority 20

@@ -12,6 +12,7 @@ from utils.runs.checkpoint import checksum_of
 if TYPE_CHECKING:
     from utils.config.schema import TrainerSettings
 
+_OLD_KEYS = {"save_freq": "save_period", "tensorboardX": "tensorboard"}
 _KEYS_OF_OLD = {"epochs", "save_dir", "save_period", "verbosity", "monitor", "early_stop", "tensorboard"}
 
 
@@ -34,6 +35,12 @@ class OldConfigForms:
 
         todays = self.config if self.parts else in_todays_terms(self.config)[0]
         return read_section(TrainerSettings, todays["trainer"], "trainer")
+
+    @property
+    def run_name(self) -> str:
+        """The name of the run's folder; that of an old config may hold slashes."""
+        todays = self.config if self.parts else in_todays_terms(self.saved)[0]
+        return todays.get("name", "run")
 
     def initialize(self, name: str, module: Any, *args: Any, **kwargs: Any) -> Any:
         """Return config.init_obj(name, module, ...), which was called initialize until 2020."""
@@ -88,7 +95,7 @@ def resemblances(own_keys: Iterable[str], config: dict[str, Any]) -> Iterator[st
         *parents, key = path.split(".")
         section = config.get(parents[0], {}) if parents else config
         free = [name for name in KNOWN_KEYS[tuple(parents)] if name not in section and name not in OTHER_LOADERS]
-        if meant := resembles(key, free):
+        if key not in _OLD_KEYS and (meant := resembles(key, free)):
             yield f"{path}: is kept as a key of this project's own; the framework's is called {meant!r}"
 
 
@@ -108,9 +115,9 @@ def in_todays_terms(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         return todays, []
     todays["trainer"] = trainer = _todays_trainer(config["trainer"], config.get("visualization"))
     lines = []
-    for _, line in [*form_errors(TrainerSettings, trainer, where=["trainer"])]:
+    for kind, line in [*form_errors(TrainerSettings, trainer, where=["trainer"])]:
         key = line.partition(":")[0].split(".")[1]
-        if key in trainer and key not in _KEYS_OF_OLD:
+        if kind != "rule" and key in trainer and key not in _KEYS_OF_OLD:
             del trainer[key]
             lines.append(f"{line}; its value is left to this project's trainer")
     return todays, lines
@@ -119,7 +126,7 @@ def in_todays_terms(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 def _todays_trainer(section, visualization):
     """The section "trainer" with the names and values of today."""
     trainer = dict(section)
-    for old, new in (("save_freq", "save_period"), ("tensorboardX", "tensorboard")):
+    for old, new in _OLD_KEYS.items():
         if old in trainer and new not in trainer:
             trainer[new] = trainer[old]
     if isinstance(visualization, dict) and "tensorboardX" in visualization:

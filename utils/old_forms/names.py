@@ -61,7 +61,10 @@ _NAMES = {"get_instance": get_instance, "Logger": Logger, "Timer": Timer}
 
 
 def _let_torch_read_loggers():
-    """Let torch.load(path) of a script read checkpoints in which such a Logger is pickled; it runs no code."""
+    """Let torch.load(path) of a script read the checkpoints of that time, in which such a Logger is pickled."""
     import torch
 
-    torch.serialization.add_safe_globals([(Logger, place) for place in _PLACES_OF_LOGGER])
+    from utils.old_forms.checkpoint import NUMPY
+
+    pickled: list[Any] = [(Logger, place) for place in _PLACES_OF_LOGGER]
+    torch.serialization.add_safe_globals([*pickled, *((stand_in, name) for name, stand_in in NUMPY.items())])

@@ -148,7 +148,7 @@ def _placed(model, config):
 
 def _one_by_one(log: dict[Any, Any], metric_ftns: Sequence[Any]) -> Iterator[tuple[str, Any]]:
     """Yield (name, value) of a log: each metric of a list under its name, numbers as Python's, names as text."""
-    names = [metric.__name__ for metric in metric_ftns]
+    names = [getattr(metric, "__name__", type(metric).__name__) for metric in metric_ftns]
     for key, value in log.items():
         if isinstance(key, str) and key.endswith("metrics") and len(_listed(value)) == len(names) > 0:
             prefix = key.removesuffix("metrics")

@@ -210,7 +210,7 @@ def test_weights_only_is_a_new_run_from_epoch_1_and_goes_on_without_the_file(pro
     )
     (project / "weights.pth").write_bytes(source.read_bytes())
     stop = (
-        "import sys, runpy; from base import BaseTrainer as B; run = B._finish_epoch\n"
+        "import sys, runpy; from base.base_trainer import BaseTrainer as B; run = B._finish_epoch\n"
         'def stop(self, *a, **k):\n    self.stop("enough")\n    return run(self, *a, **k)\n'
         'B._finish_epoch = stop; sys.argv = sys.argv[1:]; runpy.run_path("train.py", run_name="__main__")'
     )

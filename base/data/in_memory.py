@@ -63,6 +63,7 @@ class InMemoryDataset(Dataset):
         if len(set(lengths)) != 1:
             rows = ", ".join(map(str, lengths))
             raise UserError(f"the arrays of a dataset must have the same number of rows; got {rows}")
+        self._sent = []
         self._transforms = _Transforms(transform, batch_transform)
         self.draws_for_batches = self._transforms.draws_for_batches
 
@@ -86,8 +87,13 @@ class InMemoryDataset(Dataset):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state for worker processes that are not forked: memory maps by file name, the rest as tensors."""
-        return {**vars(self), "arrays": [_reopener(array) or _as_tensor(array) for array in self.arrays]}
+        """Return the state for worker processes that are not forked: memory maps by file name, the rest as tensors.
+
+        Torch shares a tensor's memory with a process by an open file, which must be there until the process has begun.
+        So the tensors live on in this object.
+        """
+        self._sent = [_reopener(array) or _as_tensor(array) for array in self.arrays]
+        return {**vars(self), "arrays": self._sent, "_sent": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         arrays = [array() if isinstance(array, functools.partial) else array for array in state["arrays"]]

@@ -58,9 +58,10 @@ def _members(parameter):
     """The types in a parameter's annotation, a union of them; "Tensor" for torch's, and "list" for one of anything."""
     text = re.sub(r"^<class '([\w.]*\bTensor)'>$", r"\1", str(parameter.annotation)).strip("'\"")
     text = re.sub(r"\b(?:\w+\.)+Tensor\b", "Tensor", text)
-    if union := re.fullmatch(r"(?:typing\.)?(Optional|Union)\[(.*\bTensor\b.*)\]", text):
+    text = re.sub(r"\b(?:typing\.)?[lL]ist\[\w+\]", "list", text)
+    if union := re.fullmatch(r"(?:typing\.)?(Optional|Union)\[(.*)\]", text):
         text = union[2].replace(", ", " | ").replace("NoneType", "None") + " | None" * (union[1] == "Optional")
-    return re.split(r"\s*\|\s*", re.sub(r"\blist\[\w+\]", "list", text))
+    return re.split(r"\s*\|\s*", text)
 
 
 def _takes_tensor(members):

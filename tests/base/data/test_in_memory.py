@@ -1,5 +1,6 @@
 import pickle
 import random
+import weakref
 
 import numpy as np
 import pytest
@@ -143,6 +144,15 @@ def test_a_transform_that_draws_for_each_sample_itself_gets_whole_batches():
         assert torch.equal(first, again) and 0 < flipped.sum() < 12
     with pytest.raises(UserError, match="draws_per_sample stands between two"):
         InMemoryDataset(images(), transform=[v2.RandomCrop(4), flip, v2.RandomCrop(2)])
+
+
+def test_what_is_sent_to_a_new_process_lives_until_that_has_begun():
+    """Torch sends an open file, and closes it with the tensor; a spawned worker then ended with status 1."""
+    dataset = InMemoryDataset(images(), torch.arange(12))
+    for array in map(weakref.ref, dataset.__getstate__()["arrays"]):
+        assert array() is not None
+    again = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(again[3][0], dataset[3][0]) and again._sent == []
 
 
 def noisy_by_torch(batch):

@@ -20,6 +20,10 @@ from utils.config.types import argument_errors, call
         ("str", ["x"], [1]),
         ("tuple[float, float]", [[1, 2], "x"], []),
         ("int | Path", [1, "x"], []),
+        ("Optional[int]", [3, None], ["3", [3], 0.5]),
+        ("Union[float, list[float]]", [0.1, [0.1, 0.2]], [None, "0.1"]),  # as torch 2.8 writes it
+        ("typing.Union[int, List[int], NoneType]", [3, [3], None], ["3"]),
+        ("Union[float, tuple[float, float]]", ["not read"], []),
     ],
 )
 def test_values_are_checked_where_the_annotation_is_plain(annotation, good, bad):

@@ -6,6 +6,7 @@ from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer
 from base.data.in_memory import InMemoryDataset, memory_map, whole_batch
 from base.trained_model import TrainedModel
+from utils.device import exact_float
 from utils.errors import UserError
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "InMemoryDataset",
     "TrainedModel",
     "UserError",
+    "exact_float",
     "memory_map",
     "whole_batch",
 ]

@@ -10,8 +10,7 @@ Those of this file leave out targets that are ignore_index, by default -100 as i
 import torch
 from torch import nn
 
-from base import UserError
-from utils.device import exact_float
+from base import UserError, exact_float
 
 
 def accuracy(output: torch.Tensor, target: torch.Tensor, ignore_index: int = -100) -> torch.Tensor:

@@ -200,6 +200,8 @@ class NonFiniteWatch:
 def _entries(gradient):
     """The gradient, or this process's shard of it, as a dense tensor of real numbers."""
     dense = gradient.coalesce().values() if gradient.is_sparse else local(gradient)
+    if dense.device.type == "mps" and dense.dtype in (torch.float16, torch.bfloat16):
+        dense = dense.float()  # some of torch's kernels for it set such gradients to 0: pytorch/pytorch#184286
     return torch.view_as_real(dense) if dense.is_complex() else dense
 
 

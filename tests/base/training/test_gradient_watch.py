@@ -2,8 +2,9 @@ import math
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from base.training.nonfinite import NonFiniteWatch
+from base.training.nonfinite import NonFiniteWatch, _entries
 
 
 def read(watch):
@@ -76,3 +77,9 @@ def test_state_goes_on_in_another_one():
     other.load_state_dict(watch.state_dict())
     other.look([torch.tensor([1.0])])
     assert read(other) == [True, False]
+
+
+def test_half_precision_on_mps_is_checked_in_a_copy_since_its_kernel_may_set_gradients_to_zero():
+    with FakeTensorMode():
+        for device, expected in (("mps", torch.float32), ("cpu", torch.bfloat16)):
+            assert _entries(torch.empty(2, dtype=torch.bfloat16, device=device)).dtype is expected

@@ -11,6 +11,7 @@ from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer as _BaseTrainer
 from base.data.in_memory import InMemoryDataset, memory_map, whole_batch
 from base.trained_model import TrainedModel
+from utils.device import exact_float
 from utils.errors import UserError
 from utils.old_forms.trainer import OldTrainerForms
 
@@ -22,6 +23,7 @@ __all__ = [
     "InMemoryDataset",
     "TrainedModel",
     "UserError",
+    "exact_float",
     "memory_map",
     "whole_batch",
 ]

@@ -23,7 +23,7 @@ from utils.batches import batches_of
 from utils.config.components import PARTS
 from utils.config.schema import RunSettings, TrainerSettings
 from utils.config.types import build
-from utils.device import prepare_device
+from utils.device import exact_float, prepare_device
 from utils.errors import UserError, shortened, shown
 from utils.nested import describe, halves
 from utils.rules import precision_error
@@ -211,12 +211,14 @@ class TrainedModel:
         """Return the model's input (B, ...) for raw examples (B, ...), which it takes as they are without an input."""
         if isinstance(raw, np.ndarray) and not raw.flags.writeable:
             raw = raw.copy()  # torch would warn
-        rows: torch.Tensor = to_device(torch.as_tensor(raw), self.device)
+        rows: torch.Tensor = torch.as_tensor(raw)
+        if rows.dtype != torch.float64 or exact_float(self.device) is torch.float64:  # else it is prepared on the CPU
+            rows = to_device(rows, self.device)
         if self._input is None:
             return rows
         self._input.require(rows)
         with torch.no_grad():
-            return self._input(rows)
+            return to_device(self._input(rows), self.device)
 
     def predict(self, examples: Any, batch_size: int = 64, top: int = 1) -> list[dict[str, Any]]:
         """Return a dict for each example: its "prediction", and the "probability" of a class.

@@ -160,12 +160,17 @@ class PredictionGrid:
         """Add Predictions. Outputs of the same shape as the inputs are images, and are drawn below these."""
         if self._path is None or len(self._images) >= EXAMPLES_DRAWN:
             return
-        good = [row for row in part.rows if "error" not in row]
-        for row, image, output in zip(good, part.data, part.outputs, strict=False):
-            if len(self._images) < EXAMPLES_DRAWN:
-                both = [image, output] if image.shape == output.shape else [image]
-                self._images.append(torch.cat([one.float().cpu() for one in both], dim=1))
-                self._labels.append(_caption(row))
+        good = [row for row in part.rows if "error" not in row][: EXAMPLES_DRAWN - len(self._images)]
+        for row, image, output in zip(
+            good, *(_on_cpu(rows[: len(good)]) for rows in (part.data, part.outputs)), strict=True
+        ):
+            both = [image, output] if image.shape == output.shape else [image]
+            self._images.append(torch.cat([one.float() for one in both], dim=1))
+            self._labels.append(_caption(row))
+
+
+def _on_cpu(rows):
+    return rows.cpu() if isinstance(rows, torch.Tensor) else rows
 
 
 @dataclasses.dataclass
@@ -199,10 +204,11 @@ def errors_first(parts: Iterable[Any]) -> Iterator[Errors]:
             yield Errors([row for row in part.rows if "error" in row], torch.empty(0), [])
         if good and (part.target is None or any("target" in row and "right" not in row for row in good)):
             raise UserError("--errors: needs classes and their targets, as --split, a table or class folders give them")
-        for place, row in enumerate(good):
-            if row.get("right", True):
-                continue
-            tensors = [one[place].cpu().clone() for one in (part.outputs, part.data)]  # a view would keep its batch
+        wrong = [place for place, row in enumerate(good) if not row.get("right", True)]
+        tensors = [one[wrong].cpu() for one in (part.outputs, part.data)] if wrong else [[], []]
+        for place, output, image in zip(wrong, *tensors, strict=True):
+            row = good[place]
+            tensors = output.clone(), image.clone()  # a view would keep its batch
             kept = [float(np.nan_to_num(row["probability"])), -next(number), row, *tensors]
             if left := _push(drawn, kept, EXAMPLES_DRAWN):
                 _push(others, [*left[:-1], None], MOST_ERRORS - EXAMPLES_DRAWN)

@@ -10,7 +10,7 @@ Those of this file leave out targets that are ignore_index, by default -100 as i
 import torch
 from torch import nn
 
-from base import UserError
+from base import UserError, exact_float
 
 
 def accuracy(output: torch.Tensor, target: torch.Tensor, ignore_index: int = -100) -> torch.Tensor:
@@ -48,8 +48,7 @@ def _share(hits, target, ignore_index):
     counted = target != ignore_index
     if ignore_index >= 0:  # else no class has this number, and it is never hit
         hits = hits & counted
-    # in double precision, so that averages give exact counts; MPS has only single
-    number = hits.count_nonzero().to(torch.float32 if hits.device.type == "mps" else torch.float64)
+    number = hits.count_nonzero().to(exact_float(hits.device))  # so that averages give exact counts
     return number / counted.count_nonzero()
 
 

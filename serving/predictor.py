@@ -66,7 +66,7 @@ class Predictor:
             return [{"prediction": text} for text in continuations(self._model, raw)]
         if len({np.shape(one) for one in raw}) > 1:
             raise UserError("examples of unequal shapes")
-        outputs = self._model.outputs(np.stack(raw))
+        outputs = self._model.outputs(np.stack(raw)).cpu()  # in one read
         if not bool(outputs.isfinite().all()):
             raise UserError("the model's output is not finite for this example")
         rows = self._model.output.describe(outputs, max(tops))

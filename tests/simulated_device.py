@@ -1,13 +1,15 @@
 """A second device without hardware: tensors that compute on the CPU, and that torch takes for those of a device "sim".
 
 Importing this file makes "sim" the process's accelerator, so only processes started for it import it. As on a GPU,
-tensors of the two devices do not mix, and what is read back to the CPU would wait for the device: `transfers` counts
-that by line of the project. Streams and pinned memory do nothing. It needs torch's Python backend, torch 2.9 or later.
+tensors of the two devices do not mix, and copies wait for the device unless they go to it and are non_blocking:
+`transfers` counts those by line of the project. Streams and pinned memory do nothing. It needs torch's Python backend,
+torch 2.9 or later.
 """
 
 import collections
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
@@ -15,7 +17,9 @@ from torch.utils.backend_registration import _DummyBackendModule, _setup_private
 
 PROJECT = Path(__file__).resolve().parents[1]
 transfers: collections.Counter = collections.Counter()
-"""{"base/training/evaluate.py:60 function": number of reads} since it was last cleared."""
+"""{"base/training/evaluate.py:60 function": number of copies that wait} since it was last cleared."""
+has_doubles = True
+"""Whether the device computes in double precision; mps does not."""
 
 _MAY_MIX = ("aten::copy_", "aten::_local_scalar_dense", "aten::equal", "aten::_foreach_copy_")
 _CPU = torch.device("cpu")
@@ -36,6 +40,9 @@ class _Module(_DummyBackendModule):
     def set_rng_state(self, state, device=None):
         pass
 
+    def empty_cache(self):
+        pass
+
     def _lazy_init(self):
         pass
 
@@ -45,6 +52,8 @@ class SimTensor(torch.Tensor):
 
     @staticmethod
     def __new__(cls, held):
+        if held.dtype == torch.float64 and not has_doubles:
+            raise TypeError("the device does not support float64")
         made = torch.Tensor._make_wrapper_subclass(
             cls,
             held.shape,
@@ -122,6 +131,8 @@ def _count():
 
 
 def _to_copy(self, *, dtype=None, layout=None, device=None, pin_memory=None, non_blocking=False, memory_format=None):
+    if not isinstance(self, SimTensor) and not non_blocking:
+        _count()
     how = {} if memory_format in (None, torch.preserve_format) else {"memory_format": memory_format}
     return SimTensor(_unwrap(self).to(_CPU, dtype, copy=True, **how))
 
@@ -135,11 +146,12 @@ def _empty_strided(size, stride, dtype=None, layout=None, device=None, pin_memor
 
 
 def _copy(self, source, non_blocking=False):
-    if isinstance(self, SimTensor):
-        self.held.copy_(_unwrap(source))
-    else:
+    if isinstance(self, SimTensor) != isinstance(source, SimTensor) and not (
+        non_blocking and isinstance(self, SimTensor)
+    ):
         _count()
-        self.copy_(_unwrap(source))
+    held: Any = _unwrap(self)
+    held.copy_(_unwrap(source))
     return self
 
 
@@ -155,4 +167,5 @@ for _operator, _function in (
     _library.impl(_operator, _function, "PrivateUse1")
 _all_operators = torch.library.Library("_", "IMPL")
 _all_operators.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")  # autocast does nothing
+torch.accelerator.synchronize = lambda device=None: None
 torch.Tensor.pin_memory = lambda self, device=None: self  # all memory here is the CPU's

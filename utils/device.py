@@ -1,5 +1,6 @@
 """Choose the device that a run computes on: the CPU, or an accelerator of torch's (cuda, mps, xpu, ...)."""
 
+import functools
 import logging
 import os
 import re
@@ -62,3 +63,28 @@ def chosen_device(text: str) -> str:
 def copies_ahead(device: "torch.device") -> bool:
     """Whether copies from pinned memory to the device need not wait for it, and are safe."""
     return device.type not in ("cpu", "mps", "meta")
+
+
+def copied_ahead(tensor: "torch.Tensor", device: "torch.device") -> "torch.Tensor":
+    """Return a tensor of the CPU on the device, without waiting for the device where that is safe."""
+    ahead = copies_ahead(device)
+    return (tensor.pin_memory() if ahead else tensor).to(device, non_blocking=ahead)
+
+
+def exact_float(device: "torch.device") -> "torch.dtype":
+    """Return the dtype for sums that have to be exact: double precision, or single where the device has no other."""
+    import torch
+
+    return torch.float64 if _has_doubles(device.type) else torch.float32
+
+
+@functools.cache
+def _has_doubles(kind):
+    """Whether that kind of device computes in double precision; mps and some of Intel's GPUs do not."""
+    import torch
+
+    try:
+        torch.zeros((), dtype=torch.float64, device=kind).add_(1)
+    except (TypeError, RuntimeError):
+        return False
+    return True

@@ -251,7 +251,10 @@ def _fetched(groups):
     """The numbers of lists of tensors, each list of one dtype and all on one device, after one transfer."""
     import torch
 
+    from utils.device import exact_float
+
     stacks = [torch.stack([one if one.dim() == 0 else one.reshape(()) for one in group]) for group in groups]
-    if len(stacks) == 1 or stacks[0].device.type == "mps" or any(stack.is_complex() for stack in stacks):
-        return [number for stack in stacks for number in stack.tolist()]  # MPS has no double precision
+    holds_all = exact_float(stacks[0].device) is torch.float64 and not any(stack.is_complex() for stack in stacks)
+    if len(stacks) == 1 or not holds_all:
+        return [number for stack in stacks for number in stack.tolist()]
     return torch.cat([stack.double() for stack in stacks]).tolist()

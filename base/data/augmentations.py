@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+from utils.device import copied_ahead
+
 
 class RandomShift:
     """Shifts each image of a batch (B, C, H, W) by up to `most` pixels along both axes and fills with zeros.
@@ -25,5 +27,5 @@ class RandomShift:
         if self.flip:
             columns = torch.where(torch.rand(number, 1) < 0.5, columns.flip(1), columns)
         places = rows[:, :, None] * (width + 2 * self.most) + columns[:, None, :]
-        places = places.to(images.device).view(number, 1, -1).expand(-1, channels, -1)
+        places = copied_ahead(places, images.device).view(number, 1, -1).expand(-1, channels, -1)
         return F.pad(images, [self.most] * 4).flatten(2).gather(2, places).view_as(images)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from utils.device import copies_ahead
+from utils.device import copied_ahead
 from utils.errors import UserError, shortened
 
 if TYPE_CHECKING:
@@ -262,8 +262,4 @@ def _as_tensor(array):
 def _rows(array, indices):
     if isinstance(array, np.ndarray):
         return torch.from_numpy(array.take(indices, axis=0))
-    indices = torch.as_tensor(indices)
-    if array.device.type != "cpu":  # a copy from pinned memory does not wait
-        ahead = copies_ahead(array.device)
-        indices = (indices.pin_memory() if ahead else indices).to(array.device, non_blocking=ahead)
-    return array.index_select(0, indices)
+    return array.index_select(0, copied_ahead(torch.as_tensor(indices), array.device))

@@ -17,6 +17,7 @@ from torch.utils.data import TensorDataset, default_collate
 from base.data.in_memory import InMemoryDataset, whole_batch
 from base.data.seeded import unseeded
 from utils.batches import collate
+from utils.device import exact_float
 from utils.errors import UserError
 from utils.nested import num_samples
 
@@ -98,11 +99,6 @@ class CountedTargets:
             return counts.count_nonzero()
         weights = self.weight.to(target.device)[torch.where(counts, target, 0)] * counts
         return weights.sum(dtype=exact_float(target.device))
-
-
-def exact_float(device: torch.device) -> torch.dtype:
-    """Return the dtype for sums that have to be exact: double precision; MPS has only single."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _count_of(place: str, function: Any, loader: Any) -> Count | None:

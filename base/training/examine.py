@@ -68,10 +68,12 @@ class Examination:
         elif output.numel() == target.numel() and output.ndim <= 2 and self._is_of_values(target):
             self._add_values(output, target)
         elif isinstance(data, torch.Tensor) and data.shape == output.shape and _is_drawable(data):
-            room = _IMAGES - len(self._images)
-            self._images += [(_small(one), _small(made)) for one, made in zip(data[:room], output[:room], strict=True)]
+            if room := _IMAGES - len(self._images):
+                both = zip(data[:room].cpu(), output[:room].cpu(), strict=True)
+                self._images += [(_small(one), _small(made)) for one, made in both]
         elif isinstance(data, torch.Tensor) and data.ndim == 2 and not data.is_floating_point():
-            self._tokens += data[: _TEXTS - len(self._tokens)].tolist()
+            room = _TEXTS - len(self._tokens)
+            self._tokens += data[:room].tolist() if room else []
 
     def details(self, checkpoint: str) -> TestDetails:
         """Return the TestDetails of all batches. checkpoint: its file name."""
@@ -132,9 +134,12 @@ def _class_numbers(meaning: Output, output, target):
     numbers = target.reshape(len(target), -1)
     if names is None or len(names) < 2 or numbers.shape[1] != 1:
         return None
-    if target.is_floating_point() and (len(names) > 2 or not bool(((target == 0) | (target == 1)).all())):
+    if target.is_floating_point() and len(names) > 2:
         return None
-    return numbers[:, 0].long().cpu()
+    numbers = numbers[:, 0].cpu()
+    if target.is_floating_point() and not bool(((numbers == 0) | (numbers == 1)).all()):
+        return None
+    return numbers.long()
 
 
 class _ClassCounts:
@@ -151,7 +156,7 @@ class _ClassCounts:
     def add(self, sources, data, target, probabilities):
         """Count a batch. target: (B,) int64; others than numbers of classes are not counted."""
         size = len(self._names)
-        confidence, predicted = (part.cpu() for part in probabilities.max(dim=1))
+        confidence, predicted = probabilities.cpu().max(dim=1)
         counts = confidence.isfinite() & (target >= 0) & (target < size)
         wrong = (counts & (predicted != target)).nonzero()[:, 0]
         self._num_mistakes += len(wrong)
@@ -171,13 +176,12 @@ class _ClassCounts:
         """Keep the most confident of all mistakes; of equal ones the first."""
         order = confidence[wrong].argsort(descending=True, stable=True)[:MOST_MISTAKES]
         last = self._mistakes[-1][0] if len(self._mistakes) == MOST_MISTAKES else 0.0
-        drawable = _is_drawable(data)
-        for i in wrong[order].tolist():
-            key = -confidence[i].item()
-            if key < last or len(self._mistakes) < MOST_MISTAKES:
-                picture = _small(data[i]) if drawable else None
-                found = (key, self._num_seen + i, sources[i], int(target[i]), int(predicted[i]), picture)
-                self._mistakes.append(found)
+        kept = [i for i in wrong[order].tolist() if len(self._mistakes) < MOST_MISTAKES or -confidence[i] < last]
+        images = data[kept].cpu() if kept and _is_drawable(data) else [None] * len(kept)
+        for i, image in zip(kept, images, strict=True):
+            picture = None if image is None else _small(image)
+            found = (-confidence[i].item(), self._num_seen + i, sources[i], int(target[i]), int(predicted[i]), picture)
+            self._mistakes.append(found)
         self._mistakes = sorted(self._mistakes, key=lambda one: one[:2])[:MOST_MISTAKES]
 
     def result(self):

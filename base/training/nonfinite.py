@@ -87,6 +87,8 @@ class NonFiniteWatch:
         for device, entries in by_device.items():
             if device not in self._flags or len(self._flags[device][1]) <= self._num_flagged:
                 self._make_flags(device)
+            if device.type == "mps":
+                entries = _safe_on_mps(entries)
             _, views, one = self._flags[device]
             found.append(views[self._num_flagged])
             torch._amp_foreach_non_finite_check_and_unscale_(  # pyright: ignore[reportPrivateImportUsage]
@@ -199,8 +201,16 @@ class NonFiniteWatch:
 
 def _entries(gradient):
     """The gradient, or this process's shard of it, as a dense tensor of real numbers."""
-    dense = gradient.coalesce().values() if gradient.is_sparse else local(gradient)
+    if gradient.is_sparse:
+        dense = gradient.coalesce().values()
+    else:
+        dense = gradient if type(gradient) is torch.Tensor else local(gradient)  # not asked each plain one, for speed
     return torch.view_as_real(dense) if dense.is_complex() else dense
+
+
+def _safe_on_mps(entries):
+    """The tensors, those of half precision as copies, since some versions of torch set these to 0 (pytorch#184286)."""
+    return [one.float() if one.dtype in (torch.float16, torch.bfloat16) else one for one in entries]
 
 
 def _merged_faults(of_processes):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from base.training.counted import exact_float
+from utils.device import exact_float
 from utils.distributed.parallel import average_gradients, exchange_gradients
 from utils.distributed.shards import is_sharded, sharded_like, whole
 from utils.distributed.world import Part, largest, total_of, world_size

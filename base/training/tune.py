@@ -4,6 +4,7 @@ import contextlib
 import copy
 import itertools
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,7 +105,9 @@ def find_batch_size(trainer: "Trainer") -> int:
         try:
             _training_step(trainer)(*samples_of((data, target), chosen))
             torch.accelerator.synchronize(device)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:  # torch.OutOfMemoryError is one; MPS and libraries of CUDA raise plain ones
+            if not re.search("out of memory|ALLOC_FAILED", str(error)):
+                raise
             return False
         finally:
             trainer.optimizer.zero_grad()

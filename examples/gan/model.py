@@ -43,7 +43,7 @@ class Gan(BaseModel):
 
 def taken_for_real(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Return the share of images that the discriminator takes for real. output (N,) logits; the target is ignored."""
-    return (output > 0).double().mean()
+    return (output > 0).float().mean()
 
 
 def real_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -51,7 +51,7 @@ class RSquared(nn.Module):
                 f"metrics: RSquared: the output is {tuple(output.shape)} and the target {tuple(target.shape)}; give "
                 "both the same shape"
             )
-        target, error = target.double(), output.double() - target
+        target, error = target.to(self.sums.dtype), output.to(self.sums.dtype) - target
         self.sums += torch.stack(
             [torch.ones_like(target).sum(), target.sum(), target.square().sum(), error.square().sum()]
         )

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from utils.device import exact_float
 from utils.distributed.shards import is_sharded, sharded_like
 from utils.errors import UserError, shortened
 from utils.runs.schedule_state import load_schedule
@@ -18,15 +19,21 @@ _MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeErro
 def on_device(criterion: Any, device: torch.device) -> Any:
     """Return the loss or metric, with the tensors that it holds, such as class weights, moved to the device.
 
-    These are the parameters, buffers and plain attributes of a module, and the bound arguments of a function.
+    These are the parameters, buffers and plain attributes of a module, and the bound arguments of a function. On a
+    device without double precision they become single.
     """
     holders: list[Any] = [criterion.keywords] if isinstance(criterion, functools.partial) else []
     if isinstance(criterion, torch.nn.Module):
-        criterion = criterion.to(device)
+        criterion = (criterion if exact_float(device) is torch.float64 else criterion.float()).to(device)
         holders += map(vars, criterion.modules())
     for held in holders:
-        held.update({name: value.to(device) for name, value in held.items() if isinstance(value, torch.Tensor)})
+        tensors = {name: value for name, value in held.items() if isinstance(value, torch.Tensor)}
+        held.update({name: _moved(value, device) for name, value in tensors.items()})
     return criterion
+
+
+def _moved(tensor, device):
+    return tensor.to(device, exact_float(device) if tensor.dtype == torch.float64 else tensor.dtype)
 
 
 def unwrapped(model: torch.nn.Module) -> torch.nn.Module:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from base import BaseDataLoader, InMemoryDataset
+from base.data.augmentations import RandomShift
 from base.training.saving import SavePoints
 from helpers import tiny_config
 from model.metric import MacroF1
@@ -19,7 +20,8 @@ def cuda_trainer(save_dir, device_resident=False, resume=None, **switches):
     seed_everything(5)
     device = torch.device("cuda:0")
     images = torch.randint(256, (64, 3, 8, 8), dtype=torch.uint8)
-    dataset = InMemoryDataset(images, torch.arange(64) % 4, batch_transform=lambda batch: batch.float().div_(255))
+    transforms = [RandomShift(1, flip=True), lambda batch: batch.float().div_(255)]
+    dataset = InMemoryDataset(images, torch.arange(64) % 4, batch_transform=transforms)
     loader = BaseDataLoader(dataset, 8, True, 16, 0, device_resident=device_resident).to(device)
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.Linear(288, 4)).to(device)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)

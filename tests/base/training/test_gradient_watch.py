@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from base.training.nonfinite import NonFiniteWatch
 
@@ -76,3 +77,14 @@ def test_state_goes_on_in_another_one():
     other.load_state_dict(watch.state_dict())
     other.look([torch.tensor([1.0])])
     assert read(other) == [True, False]
+
+
+def test_half_precision_on_mps_is_checked_in_a_copy(monkeypatch):
+    """Since some of torch's kernels for it set such gradients to 0."""
+    checked = []
+    kernel = "torch._amp_foreach_non_finite_check_and_unscale_"
+    monkeypatch.setattr(kernel, lambda entries, found, scale: checked.append(entries[0].dtype))
+    with FakeTensorMode():
+        for device in ("mps", "cpu"):
+            NonFiniteWatch("stop").look([torch.empty(2, dtype=torch.bfloat16, device=device)])
+    assert checked == [torch.float32, torch.bfloat16]

@@ -112,7 +112,3 @@ def _write_readme(plan: Plan, target: Path) -> None:
         assert text.count(before) == 1, before
         text = text.replace(before, after)
     readme.write_text(text)
-    index = target / "docs" / "README.md"
-    if not plan.keeps_mnist:
-        notebook = ", and in a\nnotebook: [first_steps.ipynb](../notebooks/first_steps.ipynb)"
-        index.write_text(index.read_text().replace(notebook, ""))

@@ -14,7 +14,7 @@ from scaffold.adopting.kept_classes import Work
 from scaffold.adopting.reading import Source
 from scaffold.adopting.tree import Tree, copied
 from scaffold.git import run_git
-from scaffold.template import TEMPLATE, template_version
+from scaffold.template import MANIFEST, TEMPLATE, template_version
 from utils.errors import UserError
 
 _MAX_SHOWN = 12  # lines of a list
@@ -51,8 +51,8 @@ def require_adoptable(project: Path) -> None:
         raise UserError(f"--adopt {project}: no such folder")
     if project.is_relative_to(TEMPLATE):
         raise UserError(f"--adopt {project}: lies inside the template; give a project outside {TEMPLATE}")
-    if (project / "template.json").exists():
-        raise UserError(f"--adopt {project}: has a template.json, so it has this framework already; use --update")
+    if (project / MANIFEST).exists():
+        raise UserError(f"--adopt {project}: has a {MANIFEST}, so it has this framework already; use --update")
     if run_git(project, "rev-parse", "--show-toplevel").returncode:
         raise UserError(f"--adopt {project}: is not in a git repository; run git init, git add -A and git commit first")
     if run_git(project, "rev-parse", "-q", "--verify", "HEAD").returncode:
@@ -67,7 +67,7 @@ def require_adoptable(project: Path) -> None:
 def move(tree: Tree) -> tuple[list[str], list[Work]]:
     """Make the move in the copy. Returns the lines of the report, and the work that is left."""
     sources, unread = reading.read_sources(tree)
-    framework = require_family(tree, sources)
+    framework = require_family(tree, sources, unread)
     room = next(name for name in (_ROOM, *(f"{_ROOM}{i}" for i in range(2, 100))) if not tree.exists(name))
     age, evidence = reading.age_of(sources)
     changes = {place: found for place, source in framework.items() if (found := reading.changes_in(source))}
@@ -77,23 +77,29 @@ def move(tree: Tree) -> tuple[list[str], list[Work]]:
     own = {place: source for place, source in sources.items() if place not in framework}
     rewritten, missing = _rewrite_imports(tree, own, names)
     _export(tree, kept)
+    tree.require_only_tracked_changes()
     told, errors = checked(tree, own)
     work = [Work(place, f"{why}; it was left as it is") for place, why in unread.items()]
     work += [*kept.work, *missing, *work_in(own), *_notebooks(tree), *errors]
-    tree.require_only_tracked_changes()
     head = f"{tree.project}: the template's age: {age} ({evidence})"
     return [head, *_report(changes, kept, names, installed, rewritten, told, work)], work
 
 
-def require_family(tree: Tree, sources: dict[str, Source]) -> dict[str, Source]:
-    """Return the old template's files among the sources. Raises UserError if there are none."""
+def require_family(tree: Tree, sources: dict[str, Source], unread: dict[str, str]) -> dict[str, Source]:
+    """Return the old template's files among the sources. Raises UserError if there are none.
+
+    unread: why some files cannot be read, by place.
+    """
     if reading.base_trainer_of(sources) is not None:
         return reading.framework_of(sources)
+    broken = [f"{place} {why}" for place, why in unread.items() if place.startswith("base/")]
     if place := reading.nested_base(sources):
-        folder = Path(place).parent.parent.as_posix()
         reason = (
-            f"its base/ lies in {folder}/, and only projects with base/ at their top can be moved in; see MIGRATING.md"
+            f"its base/ lies in {Path(place).parent.parent.as_posix()}/, and only projects with base/ at their top "
         )
+        reason += "can be moved in; see MIGRATING.md"
+    elif broken:
+        reason = f"{broken[0]}; correct that first"
     else:
         reason = "has no base/ with a BaseTrainer, so it was not made from victoresque/pytorch-template"
     raise UserError(f"--adopt {tree.project}: {reason}")

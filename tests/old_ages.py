@@ -63,7 +63,7 @@ from utils import read_json
 class ConfigParser:
     def __init__(self, {given}):
         self._log_dir = setup_logging()
-
+{own_init}
 {from_args}    def {build}(self, name, module, *args):
         return getattr(module, self.config[name]['type'])(*args)
 
@@ -183,7 +183,7 @@ CONFIG = {
     "optimizer": {"type": "SGD", "args": {"lr": 0.1}},
     "trainer": {"epochs": 2, "save_dir": "saved/", "save_period": 1, "verbosity": 2, "monitor": "off"},
 }
-OWN = {"own_init": "", "own_train": "", "own_state": "", "own_methods": "", "parser_methods": ""}
+OWN = {"own_init": "", "own_train": "", "own_state": "", "own_methods": "", "parser_methods": "", "parser_init": ""}
 
 
 def files_of(age, **own):
@@ -210,7 +210,9 @@ def files_of(age, **own):
     return JOB | {
         "base/base_trainer.py": TRAINER.format(**trainer, **own).lstrip(),
         "logger/visualization.py": WRITER.format(name=writer).lstrip(),
-        "parse_config.py": PARSER.format(build=build, own_methods=own["parser_methods"], **parser).lstrip(),
+        "parse_config.py": PARSER.format(
+            build=build, own_methods=own["parser_methods"], own_init=own["parser_init"], **parser
+        ).lstrip(),
         "utils/util.py": UTIL.lstrip(),
         "train.py": SCRIPT.format(**script),
         "trainer/trainer.py": LOOP.format(**loop),

@@ -53,7 +53,7 @@ class Host:
         launch += ["--rdzv-backend=c10d", f"--rdzv-endpoint=10.77.0.1:{29400 + attempt}", f"--rdzv-id={attempt}"]
         serves = int(self.address == "10.77.0.1")  # which torchrun cannot see, where both have one host name
         launch += [
-            f"--rdzv-conf=is_host={serves},join_timeout=60,read_timeout=2",
+            f"--rdzv-conf=is_host={serves},join_timeout=60,read_timeout=60",
             f"--local-addr={self.address}",
             "train.py",
         ]

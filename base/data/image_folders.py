@@ -132,7 +132,7 @@ class ImageFolderDataLoader(BaseDataLoader):
         used = np.unique(self._labels())
         new = np.zeros(len(self.classes), np.int64)
         new[used] = _numbers([self.classes[number] for number in used], known, self._served, "the model is trained on")
-        for dataset in {self.dataset.dataset, self.valid_dataset}:
+        for dataset in {self.dataset, self.valid_dataset}:
             if isinstance(dataset, InMemoryDataset):
                 labels = dataset.arrays[1]
                 if isinstance(labels, torch.Tensor):  # moved to the device

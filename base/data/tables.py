@@ -245,7 +245,7 @@ class TableDataLoader(BaseDataLoader):
 
     @property
     def _rows(self) -> "_Rows":
-        rows = self.dataset.dataset
+        rows = self.dataset
         assert isinstance(rows, _Rows)
         return rows
 

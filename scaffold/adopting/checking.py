@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from scaffold.adopting.kept_classes import Work
+from scaffold.adopting.named import wrong_names
 from scaffold.adopting.ours import members
 from scaffold.adopting.reading import Source
 from scaffold.adopting.stock import fingerprints
@@ -153,10 +154,11 @@ def checked(tree: Tree, sources: dict[str, Source]) -> tuple[list[str], list[Wor
     told, work = [], []
     for config in configs[:_MAX_CONFIGS] if scripts else []:
         command, errors = check(tree, scripts[0], config)
+        errors = [f"--check says: {error}" for error in errors]
+        errors += wrong_names(json.loads(tree.read(config) or "{}"), sources[scripts[0]], sources)
         told.append(f"{command}: {'no errors' if not errors else f'{len(errors)} left to do'}")
         known = {item.reason for item in work}  # a package that is not installed stops every check
-        reasons = [f"--check says: {error}" for error in errors]
-        work += [Work(config, reason) for reason in reasons if reason not in known]
+        work += [Work(config, error) for error in errors if error not in known]
     if configs[_MAX_CONFIGS:] and scripts:
         told.append(
             f"{len(configs) - _MAX_CONFIGS} more configs were not checked: python {scripts[0]} -c <config> --check"

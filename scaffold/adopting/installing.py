@@ -1,14 +1,13 @@
 """The framework's files in a project that is moved in, beside what stays the project's own."""
 
-import json
+import functools
+import os
 import re
-import shutil
-import tempfile
 from pathlib import Path, PurePosixPath
 
 from scaffold.adopting.reading import ROOMS, Source
 from scaffold.adopting.tree import Tree
-from scaffold.template import FRAMEWORK, LEFT_BEHIND, TEMPLATE, write_manifest
+from scaffold.template import FRAMEWORK, LEFT_BEHIND, MANIFEST, TEMPLATE, as_copied, manifest_of
 
 # The scripts that an older project has of its own, and what only works with the framework's.
 _THEIRS = {"train.py", "test.py", "series.py", "Makefile"}
@@ -33,23 +32,19 @@ class Installed:
         self.requirements: list[str] = []
 
 
+@functools.cache
 def files_of_framework() -> dict[str, Path]:
     """Return the template's files that a project gets, {path in the project: file}."""
     found = {}
     for item in FRAMEWORK:
-        if (TEMPLATE / item).is_dir():
-            with tempfile.TemporaryDirectory() as folder:
-                for path in _listed(TEMPLATE / item, Path(folder) / item):
-                    found[f"{item}/{path}"] = TEMPLATE / item / path
-        else:
+        if (TEMPLATE / item).is_file():
             found[item] = TEMPLATE / item
+        for folder, folders, files in os.walk(TEMPLATE / item):
+            ignored = LEFT_BEHIND(folder, [*folders, *files])
+            folders[:] = sorted(set(folders) - ignored)
+            paths = [Path(folder) / name for name in sorted(set(files) - ignored)]
+            found |= {path.relative_to(TEMPLATE).as_posix(): path for path in paths}
     return found
-
-
-def _listed(source, target):
-    """Paths of the files in a folder that a project gets; target: for an empty copy."""
-    shutil.copytree(source, target, ignore=LEFT_BEHIND, copy_function=lambda _, to: Path(to).touch())
-    return sorted(path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file())
 
 
 def to_be_moved(sources: dict[str, Source], framework: dict[str, Source], room: str) -> dict[str, str]:
@@ -85,29 +80,16 @@ def install(tree: Tree, framework: dict[str, Source]) -> Installed:
         elif top not in (*ROOMS, "parse_config.py") and tree.exists(place):
             installed.left[place] = _OWN
         else:
-            tree.write(place, _index(path) if place == "docs/README.md" else path.read_bytes())
+            tree.write(place, as_copied(place, path.read_bytes()))
             installed.files.append(place)
-    tree.write("template.json", _manifest(tree, installed))
+    tree.write(MANIFEST, _manifest(tree, installed))
     return installed
-
-
-def _index(path):
-    """The index of the pages without those that only the template has."""
-    lines = path.read_text().splitlines(keepends=True)
-    return "".join(line for line in lines if line[0] in "#|\n" and "(jobs.md)" not in line)
 
 
 def _manifest(tree, installed):
     """The text of template.json for what was installed; "left_out" lists what the project has or does without."""
-    with tempfile.TemporaryDirectory() as folder:
-        for place in installed.files:
-            target = Path(folder) / place
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(tree.folder / place, target)
-        write_manifest(Path(folder))
-        content = json.loads((Path(folder) / "template.json").read_text())
-    content["left_out"] = sorted({*installed.left, *([_MERGED] if _MERGED not in installed.files else [])})
-    return json.dumps(content, indent=4) + "\n"
+    files = {place: (tree.folder / place).read_bytes() for place in installed.files}
+    return manifest_of(files, left_out=sorted({*installed.left, *({_MERGED} - files.keys())}))
 
 
 def _merge_requirements(tree, path):

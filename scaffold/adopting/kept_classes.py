@@ -1,9 +1,11 @@
 """What a project had changed in a class of the template: kept as a subclass of the framework's, whole, or as work."""
 
 import ast
+import re
 import textwrap
 from typing import NamedTuple
 
+from scaffold.adopting.kept_folders import folder_property
 from scaffold.adopting.ours import CLASSES, members, read_attributes, stored_attributes
 from scaffold.adopting.reading import Source
 from scaffold.adopting.stock import fingerprints, own_units
@@ -20,11 +22,22 @@ _INSTEAD = {
     "load_state_dict with it (docs/trainers.md)",
     "BaseTrainer._resume_checkpoint": "the framework restores what it has saved (docs/runs.md)",
     "BaseTrainer": "the framework does this itself; override it in your trainer if it should be done differently",
-    "ConfigParser": "the framework reads the command line, and makes a run's folders when they are first asked for; "
-    "others are made where they are used, such as config.save_dir.parents[2] / 'samples' / config.save_dir.name",
+    "ConfigParser": "the framework reads the command line, and makes a run's folders when they are first asked for; do "
+    "other things in the script",
     "MetricTracker": "the framework's averages are used",
-    "TensorboardWriter": "the framework's writer is used; another destination is a tracker (docs/trackers.md)",
+    "TensorboardWriter": "the framework's writer is used; what it lacks, self.writer.writer has, which is torch's",
 }
+# What the framework does for every attribute that has state_dict and load_state_dict.
+_SAVERS = {"BaseTrainer._save_checkpoint", "BaseTrainer._resume_checkpoint"}
+_SAVED = re.compile(
+    r"""(['"]\w+['"]: |state\[['"]\w+['"]\] = )self\.\w+\.state_dict\(\),?"""
+    r"""|self\.\w+\.load_state_dict\(checkpoint\[['"]\w+['"]\]\)"""
+    r"""|if self\.\w+( is not None)?:|if ['"]\w+['"] in checkpoint(\.keys\(\))?:"""
+)
+_ANOTHER = (
+    "BaseTrainer has {} statements of its own where the framework's trains, saves and restores, so it is kept as a "
+    "whole; to get what the framework does, move them to your trainer (docs/trainers.md)"
+)
 
 
 class Work(NamedTuple):
@@ -51,42 +64,46 @@ class Classes:
     def keep(self, node: ast.ClassDef) -> str | None:
         """Return the code that keeps what is the project's of a class; None if that is nothing."""
         name = node.name
-        methods = [item for item in node.body if isinstance(item, (ast.FunctionDef, ast.AsyncFunctionDef))]
+        methods = [item for item in node.body if isinstance(item, ast.FunctionDef)]
         own = {method.name: own_units(f"{name}.{method.name}", method) for method in methods}
         stock = {method.name for method in methods if f"{name}.{method.name}" in fingerprints()}
         if name not in CLASSES:  # the framework has it for old projects alone
             return self.source.text_of(node) if name in self._used and any(own.values()) else None
-        if name in _WHOLE and any(own[method] for method in stock):
+        init = next((method for method in methods if method.name == "__init__"), None)
+        override, left = init_override(self.source, init) if name == "BaseTrainer" and init else (None, [])
+        heavy = len(left) + sum(len(own[method]) for method in stock - {"__init__"}) if name == "BaseTrainer" else 0
+        if heavy > _HEAVY or (name in _WHOLE and any(own[method] for method in stock)):
+            if heavy:
+                self.work.append(Work(f"{self.source.place}:{node.lineno}", _ANOTHER.format(heavy)))
             self.whole.add(name)
             return self.source.text_of(node)
-        if name == "BaseTrainer":
-            init = next((method for method in methods if method.name == "__init__"), None)
-            override, left = init_override(self.source, init) if isinstance(init, ast.FunctionDef) else (None, [])
-            heavy = len(left) + sum(len(own[method]) for method in stock - {"__init__"})
-            if heavy > _HEAVY:
-                reason = (
-                    f"{name} has {heavy} statements of its own where the framework's trains, saves and restores, so it "
-                )
-                reason += (
-                    "is kept as a whole; to get what the framework does, move them to your trainer (docs/trainers.md)"
-                )
-                self.work.append(Work(f"{self.source.place}:{node.lineno}", reason))
-                self.whole.add(name)
-                return self.source.text_of(node)
-            self._leave(f"{name}.__init__", left)
+        self._leave(f"{name}.__init__", set(left))
+        return self._derive(node, methods, own, stock, init, override)
+
+    def _derive(self, node, methods, own, stock, init, override):
+        """The code of a subclass with what is the project's of a class; override: the code of its constructor."""
+        name = node.name
         texts = {ast.unparse(item): self.source.text_of(item) for item in node.body if isinstance(item, ast.Assign)}
-        kept = []
+        kept, changed, superfluous = [], {}, set()
         for method in methods:
-            if name == "BaseTrainer" and method.name == "__init__":
+            if name == "BaseTrainer" and method is init:
                 texts |= {method.name: override} if override else {}
             elif method.name not in stock and method.name in members(name):
                 reason = f"{name}.{method.name}: the framework's {name} has something of this name; choose another"
                 self.work.append(Work(f"{self.source.place}:{method.lineno}", reason))
+            elif name == "ConfigParser" and method.name not in stock and (made := folder_property(method, init)):
+                texts[method.name], lines = made
+                superfluous |= lines
             elif method.name in stock and own[method.name] and method.name not in _OVERRIDABLE.get(name, ()):
-                self._leave(f"{name}.{method.name}", [unit.line for unit in own[method.name]])
+                lines = {unit.line for unit in own[method.name]}
+                saved = {line for line in lines if _SAVED.fullmatch(self.source.lines[line - 1].strip())}
+                superfluous |= saved if f"{name}.{method.name}" in _SAVERS else set()
+                changed[method.name] = lines
             elif method.name not in stock or own[method.name] or self._lost(name, method.name):
                 texts[method.name] = self.source.text_of(method)
                 kept.append(method)
+        for method, lines in changed.items():
+            self._leave(f"{name}.{method}", lines - superfluous)
         if not texts:
             return None
         body = "\n\n".join(textwrap.indent(textwrap.dedent(text.expandtabs(4)), "    ") for text in texts.values())
@@ -117,7 +134,7 @@ class Classes:
         """List lines of a function that are not kept as work."""
         if not lines:
             return
-        different = sorted(set(lines))
+        different = sorted(lines)
         named = ", ".join(map(str, different[:8])) + (", ..." if len(different) > 8 else "")
         what = f"line{'s' if len(different) > 1 else ''} {named} of {function}"
         reason = _INSTEAD.get(function) or _INSTEAD[function.partition(".")[0]]

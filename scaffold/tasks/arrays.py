@@ -7,18 +7,18 @@ import numpy as np
 
 from base.data.arrays import read_array
 from base.data.labels import text_of
-from scaffold.tasks.images import convolutions
+from scaffold.tasks.images import OPTIMIZER, convolutions
 from scaffold.tasks.looking import (
     SCHEDULE,
     Split,
     choose_split,
-    duration,
     duration_text,
     measures,
     require_kind,
     shares,
 )
 from scaffold.tasks.plan import Plan, loaders_file, room, with_r_squared
+from scaffold.tasks.rows import ABOUT, table_net
 from utils.errors import UserError, brief, shown
 
 # names that people give to (data, target, data to test on, target to test on)
@@ -57,7 +57,7 @@ def plan(command: str, data: str, target: str | None = None, group: str | None =
         else None,
     )
     out_features = 1 if classes is None else len(classes)
-    arch, batch_size, length, about_model, dtype = _network(rows, split, out_features)
+    arch, optimizer, batch_size, length, about_model, dtype = _network(rows, split, out_features)
     args: dict[str, Any] = {"data": places["data"], "target": places["target"], "batch_size": batch_size, **split.args}
     args |= {} if dtype is None else {"dtype": dtype}
     if classes is not None:
@@ -78,7 +78,7 @@ def plan(command: str, data: str, target: str | None = None, group: str | None =
         "seed": 123,
         "arch": arch,
         "data_loader": {"type": "ArrayDataLoader", "args": args},
-        "optimizer": {"type": "AdamW", "args": {"lr": 0.003, "weight_decay": 0.1}, "decay_biases_and_norms": False},
+        "optimizer": optimizer,
         "loss": "torch.nn.MSELoss" if classes is None else "cross_entropy",
         "metrics": metrics,
         "lr_scheduler": SCHEDULE,
@@ -218,19 +218,18 @@ def _groups(data: str, group: str, length: int) -> tuple[str, np.ndarray]:
 
 def _network(
     rows: np.ndarray, split: Split, out_features: int
-) -> tuple[dict[str, Any], int, dict[str, int], str, str | None]:
-    """(section arch, batch size, duration, what to say about the model, dtype of the loader or None)."""
+) -> tuple[dict[str, Any], dict[str, Any], int, dict[str, int], str, str | None]:
+    """(sections arch and optimizer, batch size, duration, what to say about the model, dtype of the loader or None)."""
     shape, num_train = rows.shape[1:], len(split.train)
     dtype = "float32" if rows.dtype.kind in "biu" and rows.dtype != np.uint8 else None
     last = len(shape) == 3 and shape[2] in (1, 3, 4) and shape[0] not in (1, 3, 4)
     height, width = shape[:2] if last else shape[-2:] if len(shape) in (2, 3) else (0, 0)
     channels = 1 if len(shape) == 2 else shape[2] if last else shape[0]
     if min(height, width) < _SMALLEST_IMAGE or channels > 4:
-        batch_size = 16 if num_train < 500 else 32 if num_train < 5_000 else 128
-        args = {"n_numeric": int(np.prod(shape)), "out_features": out_features, "dropout": 0.2, "standardize": True}
-        length = duration(num_train, batch_size, 4_000, most_epochs=100)
-        about = "a linear model plus a small network; it scales each number by its mean and deviation in training"
-        return {"type": "TableNet", "args": args}, batch_size, length, about, dtype
+        arch, optimizer, batch_size, length = table_net(num_train, out_features, int(np.prod(shape)))
+        arch["args"]["standardize"] = True
+        about = f"{ABOUT}; it scales each number by its mean and deviation in training"
+        return arch, optimizer, batch_size, length, about, dtype
     arch, batch_size, length = convolutions(num_train, out_features, channels, height, width)
     some = np.asarray(rows[split.train[:: -(-num_train // _LOOKED_AT)]], np.float64)
     some = some / 255 if rows.dtype == np.uint8 else some  # as the loader does
@@ -238,7 +237,7 @@ def _network(
     if last:
         arch["args"]["channels_are_last"] = True
     about = f"a small convolutional network, since a sample {_shape(shape)} is like an image"
-    return arch, batch_size, length, about, dtype
+    return arch, OPTIMIZER, batch_size, length, about, dtype
 
 
 def _short(number: float) -> float:

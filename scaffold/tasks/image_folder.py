@@ -8,7 +8,7 @@ import numpy as np
 
 from base.data.class_folders import find_images
 from base.data.image_files import image_size
-from scaffold.tasks.images import convolutions
+from scaffold.tasks.images import OPTIMIZER, convolutions
 from scaffold.tasks.looking import SCHEDULE, choose_split, duration_text, measures, require_kind, shares
 from scaffold.tasks.plan import Plan, loaders_file, room
 from utils.errors import UserError, shortened, shown
@@ -47,7 +47,7 @@ def plan(command: str, data: str, test: str | None = None) -> Plan:
         "seed": 123,
         "arch": arch,
         "data_loader": {"type": "ImageFolderDataLoader", "args": args},
-        "optimizer": {"type": "AdamW", "args": {"lr": 0.003, "weight_decay": 0.05}, "decay_biases_and_norms": False},
+        "optimizer": OPTIMIZER,
         "loss": {"type": "torch.nn.CrossEntropyLoss", "args": {"label_smoothing": 0.05}},
         "metrics": metrics,
         "lr_scheduler": SCHEDULE,

@@ -5,6 +5,8 @@ from typing import Any
 
 from scaffold.tasks.looking import duration
 
+OPTIMIZER = {"type": "AdamW", "args": {"lr": 0.003, "weight_decay": 0.05}, "decay_biases_and_norms": False}
+
 _OPERATIONS = 6e12  # multiplications of a training: about two minutes on two CPU cores
 _WIDTH = 32
 

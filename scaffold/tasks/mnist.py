@@ -19,7 +19,7 @@ def plan(command: str, data: str | None = None) -> Plan:
         counts = [f"{len(read_mnist(place, training)[0]):,}" for training in (True, False)]
     except UserError as error:
         raise UserError(re.sub(r"^data_dir: ", "--data: ", str(error))) from None
-    config = json.loads((TEMPLATE / "config.json").read_text())
+    config = json.loads((TEMPLATE / "config.json").read_text(encoding="utf-8"))
     config = {key: value for key, value in config.items() if key not in ("$schema", "name", "description")}
     if data is not None:
         config["data_loader"]["args"]["data_dir"] = data

@@ -13,7 +13,7 @@ ROOMS = Path(__file__).parent / "rooms"
 
 _LINE = 100  # letters of a section of a config on one line
 _JOB = "The rooms now hold a complete job, LeNet on MNIST:\nreplace it with yours."
-_OWN_JOB = "The rooms now hold\nthe job described above: change it, or replace it."
+_OWN_JOB = "The rooms now hold the job described above:\nchange it, or replace it."
 _LOADERS = '''"""YOURS: the classes that "data_loader" in a config names. A loader yields (data, target) batches.
 
 config.json names {name}, which is in {place}. To change how the data are read or prepared, write a
@@ -47,9 +47,9 @@ class Plan:
 def apply_plan(plan: Plan, target: Path, name: str) -> None:
     """Turn a copy of the template in the target folder into a project for the plan's task."""
     for place, content in plan.rooms.items():
-        (target / place).write_text(content)
+        (target / place).write_text(content, encoding="utf-8")
     config = {"$schema": "./config.schema.json", "name": name, **plan.config}
-    (target / "config.json").write_text(as_text(config) + "\n")
+    (target / "config.json").write_text(as_text(config) + "\n", encoding="utf-8")
     if not plan.keeps_mnist:
         shutil.rmtree(target / "data")
         shutil.rmtree(target / "notebooks")
@@ -76,18 +76,22 @@ def loaders_file(name: str, place: str) -> str:
 
 def room(name: str) -> str:
     """Return the content of a file in rooms/."""
-    return (ROOMS / name).read_text()
+    return (ROOMS / name).read_text(encoding="utf-8")
 
 
 def with_r_squared() -> str:
     """Return the template's model/metric.py with the metric RSquared of examples/tabular."""
-    example = (TEMPLATE / "examples" / "tabular" / "model.py").read_text()
-    return (TEMPLATE / "model" / "metric.py").read_text() + "\n\n" + example[example.index("class RSquared") :]
+    example = (TEMPLATE / "examples" / "tabular" / "model.py").read_text(encoding="utf-8")
+    return (
+        (TEMPLATE / "model" / "metric.py").read_text(encoding="utf-8")
+        + "\n\n"
+        + example[example.index("class RSquared") :]
+    )
 
 
 def _write_readme(plan: Plan, target: Path) -> None:
     readme = target / "README.md"
-    text = readme.read_text()
+    text = readme.read_text(encoding="utf-8")
     found = [f"- {line}" for line in plan.found]
     choices = [f"- **{part}**: {choice}" for part, choice in plan.choices.items()]
     about = [
@@ -111,4 +115,4 @@ def _write_readme(plan: Plan, target: Path) -> None:
     for before, after in changes.items():
         assert text.count(before) == 1, before
         text = text.replace(before, after)
-    readme.write_text(text)
+    readme.write_text(text, encoding="utf-8")

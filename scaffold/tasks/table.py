@@ -13,15 +13,14 @@ from base.data.table_format import TableFormat
 from scaffold.tasks.looking import (
     MIN_SAMPLES,
     SCHEDULE,
-    Split,
     choose_split,
-    duration,
     duration_text,
     measures,
     require_kind,
     shares,
 )
 from scaffold.tasks.plan import Plan, loaders_file, room, with_r_squared
+from scaffold.tasks.rows import ABOUT, table_net
 from utils.errors import UserError, brief, shortened, shown
 from utils.nearest import did_you_mean
 
@@ -60,11 +59,11 @@ def plan(command: str, data: str, target: str | None = None, group: str | None =
         tested.require_columns([target, *kinds.numeric, *kinds.categorical], "--test")
         has_gaps = bool(_gaps(tested, kinds))
     codes = [len(set(table.texts(column).tolist())) + 1 for column in kinds.categorical]
-    args, reading = _loader_args(data, target, is_class, kinds, left_out, table.form, has_gaps or bool(gaps), split)
-
     out_features = len(classes) if is_class else 1
-    batch_size = args["batch_size"]
-    length = duration(len(split.train), batch_size, steps=4_000, most_epochs=100)
+    arch, optimizer, batch_size, length = table_net(len(split.train), out_features, len(kinds.numeric), codes)
+    args, reading = _loader_args(data, target, is_class, kinds, left_out, table.form, has_gaps or bool(gaps))
+    args |= {"batch_size": batch_size, **split.args}
+
     if is_class:
         metrics, monitor, why = measures(len(classes), counts, few=True)
         described = shares(classes, counts)
@@ -77,16 +76,9 @@ def plan(command: str, data: str, target: str | None = None, group: str | None =
     config = {
         "description": f"Predicts the column {target} of a table",
         "seed": 123,
-        "arch": {
-            "type": "TableNet",
-            "args": {"n_numeric": len(kinds.numeric), "codes": codes, "out_features": out_features, "dropout": 0.2},
-        },
+        "arch": arch,
         "data_loader": {"type": "TableDataLoader", "args": args},
-        "optimizer": {
-            "type": "AdamW",
-            "args": {"lr": 0.003, "weight_decay": 0.1},
-            "decay_biases_and_norms": False,
-        },
+        "optimizer": optimizer,
         "loss": "cross_entropy" if is_class else "torch.nn.MSELoss",
         "metrics": metrics,
         "lr_scheduler": SCHEDULE,
@@ -102,7 +94,7 @@ def plan(command: str, data: str, target: str | None = None, group: str | None =
         "task": f"{name_of_task}, since {target} {_why_class(table, target, is_class)}",
         "features": reading,
         "split": split.text,
-        "model": "a linear model plus a small network, so that simple relations are found first",
+        "model": ABOUT,
         "metrics": why,
         "training": duration_text(length, f"with {batch_size} rows in a batch; the learning rate falls to 0"),
     }
@@ -282,16 +274,10 @@ def _loader_args(
     left_out: dict[str, str],
     form: TableFormat,
     has_gaps: bool,
-    split: Split,
 ) -> tuple[dict[str, Any], str]:
     """The arguments of the TableDataLoader, and what to say about the features."""
-    num_train = len(split.train)
-    args: dict[str, Any] = {
-        "path": data,
-        "target": target,
-        "task": "classification" if is_class else "regression",
-        "batch_size": 16 if num_train < 500 else 32 if num_train < 5_000 else 128 if num_train < 50_000 else 512,
-    }
+    task = "classification" if is_class else "regression"
+    args: dict[str, Any] = {"path": data, "target": target, "task": task}
     args |= {key: value for key, value in form.arguments().items() if value != TableFormat().arguments()[key]}
     if len(kinds.numeric) + len(kinds.categorical) <= _MAX_LISTED:
         args |= {"numeric": kinds.numeric, "categorical": kinds.categorical}
@@ -303,7 +289,7 @@ def _loader_args(
         args["standardize_target"] = True
     filled = "; missing numbers become the median, and a missing category is one of its own" if has_gaps else ""
     scaled = "numbers are scaled to mean 0 and deviation 1 of the training part"
-    return args | split.args, f"{scaled}, and each category is a feature of 0 and 1{filled}"
+    return args, f"{scaled}, and each category is a feature of 0 and 1{filled}"
 
 
 def _left_out_lines(left_out: dict[str, str]) -> list[str]:

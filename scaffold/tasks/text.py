@@ -57,7 +57,7 @@ def plan(command: str, data: str, test: str | None = None) -> Plan:
         f"{len(blocks):,} blocks of {_BLOCK_SIZE} bytes",
     ]
     rooms = {
-        "model/model.py": _MODEL.read_text().replace('"""A small', '"""YOURS: a small', 1),
+        "model/model.py": _MODEL.read_text(encoding="utf-8").replace('"""A small', '"""YOURS: a small', 1),
         "data_loader/data_loaders.py": loaders_file("TextDataLoader", "base/data/texts.py"),
     }
     return Plan(command, found, choices, config, rooms, '--prompt "The "')

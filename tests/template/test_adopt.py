@@ -79,7 +79,8 @@ def test_a_project_of_each_age_is_recognised_and_an_unchanged_one_leaves_no_work
 def changed(tmp_path):
     """The files of a project that had changed its trainer and had helpers of its own."""
     own = {"own_init": OWN_INIT, "own_train": "            found['rate'] = self.rate()\n", "own_methods": OWN_METHOD}
-    files = files_of(AFTER, own_state="            'schedule': self.schedule.state_dict(),\n", **own)
+    state = "            'schedule': self.schedule.state_dict(),\n            'rates': self.rates,\n"
+    files = files_of(AFTER, own_state=state, **own)
     files["utils/util.py"] += HELPERS
     files["utils/seed.py"] = "from .util import ensure_dir\n\n\ndef mine():\n    return ensure_dir\n"
     loop = files["trainer/trainer.py"].replace(
@@ -101,7 +102,7 @@ def test_changes_live_on_in_files_of_the_project_or_are_listed(changed, tmp_path
     adopt(project)
     report = capsys.readouterr().out
     lines = changed["base/base_trainer.py"].splitlines()
-    train, saved = (number for number, line in enumerate(lines, 1) if "found['rate']" in line or "'schedule'" in line)
+    train, saved = (number for number, line in enumerate(lines, 1) if "found['rate']" in line or "'rates'" in line)
     assert [line.split(": ")[0:2] for line in work_of(report)] == [
         [f"base/base_trainer.py:{train}", f"line {train} of BaseTrainer.train"],
         [f"base/base_trainer.py:{saved}", f"line {saved} of BaseTrainer._save_checkpoint"],
@@ -144,6 +145,16 @@ def test_it_trains_after_the_move_which_is_one_commit_that_can_be_undone(changed
     assert content(project) == before
     git(project, *reset)
     assert content(project) == before and git(project, "rev-list", "--count", "HEAD") == "1\n"
+
+
+@pytest.mark.parametrize("age", [BEFORE, MIDDLE])
+@pytest.mark.usefixtures("stock", "unchecked")
+def test_projects_of_the_earlier_ages_train_after_the_move(age, tmp_path):
+    project = repository(tmp_path / "old", files_of(age))
+    adopt(project)
+    run_forked("train.py", "-c", "config.json", "--set", "trainer.tensorboard=false", cwd=project)
+    (run_folder,) = (project / "saved/models/Lines").iterdir()
+    assert (run_folder / "checkpoint-epoch2.pth").exists()
 
 
 @pytest.mark.usefixtures("stock", "unchecked")
@@ -212,14 +223,27 @@ def test_another_split_and_another_trainer_are_kept_as_a_whole(tmp_path, capsys)
 
 @pytest.mark.usefixtures("stock", "unchecked")
 def test_own_methods_of_the_config_are_kept_and_what_they_miss_is_listed(tmp_path, capsys):
+    folder = "        root = Path(self.config['trainer']['save_dir'])\n"
+    folder += "        self.__sample_dir = root / 'samples' / run_id\n"
+    folder += "        self.sample_dir.mkdir()\n        self.seen = 3\n"
     methods = "\n    @property\n    def sample_dir(self):\n        return self.__sample_dir\n"
-    methods += "\n    def init_all(self, names):\n        return [self.init_obj(name) for name in names]\n"
-    project = repository(tmp_path / "old", files_of(AFTER, parser_methods=methods))
+    methods += "\n    def init_all(self, names):\n        return [self.init_obj(name) for name in names + self.seen]\n"
+    files = files_of(AFTER, parser_init=folder, parser_methods=methods)
+    files["parse_config.py"] = "from pathlib import Path\n" + files["parse_config.py"]
+    project = repository(tmp_path / "old", files)
     adopt(project)
     assert "from own.parse_config import ConfigParser\n" in (project / "train.py").read_text()
-    assert "def init_all(self, names):" in (project / "own/parse_config.py").read_text()
-    (work,) = work_of(capsys.readouterr().out)
-    assert work.endswith("sample_dir reads self.__sample_dir, which the framework's ConfigParser does not set")
+    kept = (project / "own/parse_config.py").read_text()
+    path = "        path = Path(self.config['trainer']['save_dir']) / 'samples' / self.save_dir.name\n"
+    assert (
+        f"def sample_dir(self):\n{path}        path.mkdir(parents=True, exist_ok=True)\n        return path\n" in kept
+    )
+    assert "from pathlib import Path\n" in kept and "def init_all(self, names):" in kept
+    lines = files["parse_config.py"].splitlines()
+    assert [line.partition(": ")[0] for line in work_of(capsys.readouterr().out)] == [
+        f"parse_config.py:{lines.index('        self.seen = 3') + 1}",
+        f"parse_config.py:{len(lines)}",
+    ]
 
 
 @pytest.mark.usefixtures("stock", "unchecked")
@@ -253,14 +277,20 @@ def test_what_its_code_may_not_do_here_is_listed_with_its_place(tmp_path, capsys
 @pytest.mark.usefixtures("stock")
 def test_errors_in_configs_and_checkpoints_are_listed(tmp_path, capsys):
     wrong = {**CONFIG, "trainer": {**CONFIG["trainer"], "epochs": "ten"}}
+    wrong["arch"] = {"type": "Nett", "args": {}}
+    wrong["data_loader"] = {"type": "Lines", "args": {"batchsize": 5}}
     project = repository(tmp_path / "old", files_of(AFTER) | {"config.json": json.dumps(wrong)})
     (project / "saved").mkdir()
     shutil.copy(PROJECT / "tests/template/old_checkpoint/model_best.pth", project / "saved")
     adopt(project, dry_run=True)
     report = capsys.readouterr().out
-    assert "python train.py -c config.json --check: 1 left to do\nsaved/model_best.pth: can be read\n" in report
-    (work,) = work_of(report)
-    assert work.startswith("config.json: --check says: trainer.epochs: ")
+    assert "python train.py -c config.json --check: 3 left to do\nsaved/model_best.pth: can be read\n" in report
+    work = work_of(report)
+    assert work[0].startswith("config.json: --check says: trainer.epochs: ")
+    assert sorted(work[1:]) == [
+        "config.json: arch.type: got 'Nett'; model.model has no such name; did you mean 'Net'?",
+        "config.json: data_loader.args.batchsize: Lines takes no such argument; did you mean 'batch_size'?",
+    ]
 
 
 @pytest.mark.usefixtures("stock", "unchecked")
@@ -313,6 +343,11 @@ def another(project):
     git(project, "commit", "-q", "-m", "another")
 
 
+def of_python_2(project):
+    (project / "base/base_trainer.py").write_text("print 'x'\n")
+    git(project, "commit", "-q", "-a", "-m", "older")
+
+
 def ours(project):
     (project / "template.json").touch()
 
@@ -332,6 +367,7 @@ def no_commit(project):
         (uncommitted, "has uncommitted work (new.py); commit, stash or ignore it first"),
         (nested, "its base/ lies in hw/, and only projects with base/ at their top can be moved in"),
         (another, "has no base/ with a BaseTrainer, so it was not made from victoresque/pytorch-template"),
+        (of_python_2, "base/base_trainer.py:1 is not code of today's Python"),
         (ours, "has a template.json, so it has this framework already; use --update"),
         (no_repository, "is not in a git repository; run git init"),
         (no_commit, "its repository has no commit yet"),

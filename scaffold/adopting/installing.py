@@ -20,7 +20,6 @@ _COMMANDS = [
     ("predict.py",),
 ]
 _MERGED = "requirements.txt"
-_INDEX = "docs/README.md"
 _OWN = "since the project has its own"
 
 
@@ -81,22 +80,16 @@ def install(tree: Tree, framework: dict[str, Source]) -> Installed:
         elif top not in (*ROOMS, "parse_config.py") and tree.exists(place):
             installed.left[place] = _OWN
         else:
-            tree.write(place, _index(path) if place == _INDEX else path.read_bytes())
+            tree.write(place, as_copied(place, path.read_bytes()))
             installed.files.append(place)
     tree.write(MANIFEST, _manifest(tree, installed))
     return installed
 
 
-def _index(path):
-    """The index of the pages as new projects have it, without the lines on their notebook."""
-    lines = as_copied(_INDEX, path.read_bytes()).splitlines(keepends=True)
-    return b"".join(line for line in lines if line[:1] in b"#|\n")
-
-
 def _manifest(tree, installed):
     """The text of template.json for what was installed; "left_out" lists what the project has or does without."""
-    files = {place: (tree.folder / place).read_bytes() for place in installed.files if place != _INDEX}
-    return manifest_of(files, left_out=sorted({*installed.left, *({_MERGED, _INDEX} - files.keys())}))
+    files = {place: (tree.folder / place).read_bytes() for place in installed.files}
+    return manifest_of(files, left_out=sorted({*installed.left, *({_MERGED} - files.keys())}))
 
 
 def _merge_requirements(tree, path):

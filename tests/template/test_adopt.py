@@ -195,7 +195,6 @@ def test_what_it_installs_is_the_framework_and_its_manifest_beside_what_is_the_p
         "series.py",
         "serve.py",
         "serving",
-        "docs/README.md",
         "docs/config.md",
         "requirements.txt",
     }

@@ -13,12 +13,13 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from scaffold import history, template
-from scaffold.changes import change_files
+from scaffold import template
 from scaffold.git import run_git, uncommitted
-from scaffold.line_endings import is_equal, with_lines_of
-from scaffold.manifest import read_manifest
-from scaffold.plan import MARKER, make_plan
+from scaffold.updating import history
+from scaffold.updating.changes import change_files
+from scaffold.updating.line_endings import is_equal, with_lines_of
+from scaffold.updating.manifest import read_manifest
+from scaffold.updating.plan import MARKER, make_plan
 from utils.errors import UserError, shown
 
 ROOMS = ["data_loader", "model", "trainer"]

@@ -12,8 +12,8 @@ from worlds import run_forked
 import new_project
 import scaffold.template
 from helpers import PROJECT, SHORT, run
-from scaffold.history import commit_of
 from scaffold.update import update
+from scaffold.updating.history import commit_of
 from utils.errors import UserError
 from utils.files import read_json
 

@@ -9,8 +9,8 @@ import pytest
 from small_template import CORE, FIRST, SECOND, THIRD, changed, commit, files, git, snapshot, write
 
 from helpers import run_here
-from scaffold.changes import change_files
 from scaffold.update import update
+from scaffold.updating.changes import change_files
 from utils.errors import UserError
 from utils.files import read_json
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from scaffold import template
 from scaffold.git import run_git
-from scaffold.line_endings import has_checksum
+from scaffold.updating.line_endings import has_checksum
 
 
 def commit_of(version: str | None) -> str | None:

@@ -6,10 +6,11 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scaffold import history, template
+from scaffold import template
 from scaffold.git import merge
-from scaffold.line_endings import has_checksum, is_equal, is_text, with_lines_of, with_unix_lines
-from scaffold.manifest import Manifest, is_the_users
+from scaffold.updating import history
+from scaffold.updating.line_endings import has_checksum, is_equal, is_text, with_lines_of, with_unix_lines
+from scaffold.updating.manifest import Manifest, is_the_users
 from utils.errors import UserError, shown
 
 MARKER = b"<<<<<<< yours"  # how a conflict begins

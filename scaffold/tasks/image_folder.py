@@ -70,7 +70,7 @@ def plan(command: str, data: str, test: str | None = None) -> Plan:
         "split": split.text,
         "model": "a small convolutional network, trained from scratch; for trained weights see docs/fine_tuning.md",
         "metrics": why,
-        "training": duration_text(length, "about three minutes on two CPU cores; the learning rate falls to 0"),
+        "training": duration_text(length, "at most about three minutes on two CPU cores; the learning rate falls to 0"),
     }
     smallest, largest = sizes.min(axis=0), sizes.max(axis=0)
     found = [

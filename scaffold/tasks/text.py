@@ -50,7 +50,7 @@ def plan(command: str, data: str, test: str | None = None) -> Plan:
         "split": split.text.replace("samples", "blocks"),
         "model": "a causal transformer of two layers, the smallest that learns words and their order in minutes",
         "metrics": "bits of information in the next byte, given those before it: 8 for noise, about 2 for a good model",
-        "training": duration_text(length, "about three minutes on two CPU cores; the learning rate falls to 0"),
+        "training": duration_text(length, "at most about three minutes on two CPU cores; the learning rate falls to 0"),
     }
     found = [
         f"{len(blocks) * _BLOCK_SIZE:,} bytes of text in {text.count(10) + 1:,} lines, {len(set(text))} different ones",

@@ -82,8 +82,8 @@ def in_todays_terms(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """
     todays = dict(config)
     name = config.get("name")
-    if isinstance(name, str) and ("/" in name or "\\" in name):  # a run's folder is in models/<name>/
-        todays["name"] = "-".join(part for part in name.replace("\\", "/").split("/") if part.strip("."))
+    if isinstance(name, str) and "/" in name and all(part.strip(".") for part in name.split("/")):
+        todays["name"] = name.replace("/", "-")  # a run's folder is in models/<name>/; "../x" and "/x" are refused
     if not isinstance(config.get("trainer"), dict):
         return todays, []
     todays["trainer"] = trainer = _todays_trainer(config["trainer"], config.get("visualization"))

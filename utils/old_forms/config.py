@@ -81,9 +81,8 @@ def in_todays_terms(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     For projects with scripts of their own. The config itself stays as it is.
     """
     todays = dict(config)
-    name = config.get("name")
-    if isinstance(name, str) and "/" in name and all(part.strip(".") for part in name.split("/")):
-        todays["name"] = name.replace("/", "-")  # a run's folder is in models/<name>/; "../x" and "/x" are refused
+    if "name" in config:
+        todays["name"] = run_name(config)
     if not isinstance(config.get("trainer"), dict):
         return todays, []
     todays["trainer"] = trainer = _todays_trainer(config["trainer"], config.get("visualization"))
@@ -94,6 +93,13 @@ def in_todays_terms(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
             del trainer[key]
             lines.append(f"{line}; its value is left to this project's trainer")
     return todays, lines
+
+
+def run_name(config: dict[str, Any]) -> Any:
+    """Return the name of the folder of a job's runs: without slashes, unless it leads elsewhere, and so is refused."""
+    name = config.get("name", "run")
+    leads_on = isinstance(name, str) and "/" in name and all(part.strip(".") for part in name.split("/"))
+    return name.replace("/", "-") if leads_on else name
 
 
 def _todays_trainer(section, visualization):

@@ -27,7 +27,7 @@ from utils.config.types import call, find_type, look_up, signature_of
 from utils.distributed.world import decided_by_main, is_main
 from utils.errors import UserError, clean_exit, end_on_user_errors, refuse, shortened, shown
 from utils.files import delete_left_over, differences, write_json
-from utils.old_forms.config import OldConfigForms, takes_parser
+from utils.old_forms.config import OldConfigForms, run_name, takes_parser
 from utils.runs.checkpoint import load_checkpoint, with_shards
 from utils.runs.environment import RunRecord
 from utils.runs.run_folder import RunLock, claim_run_folder, is_run_folder, make_log_folder, refuse_second
@@ -305,7 +305,7 @@ class ConfigParser(OldConfigForms):
             save_dir = self.resume.parent
         else:
             root = self.get("trainer", {}).get("save_dir", TrainerSettings.model_fields["save_dir"].default)
-            save_dir = claim_run_folder(root, self.run_name, self._run_id)
+            save_dir = claim_run_folder(root, run_name(self.saved), self._run_id)
         try:
             self._lock = RunLock(save_dir)
             if self._seen is not None:

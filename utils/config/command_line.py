@@ -60,13 +60,11 @@ def read_command_line(args: argparse.ArgumentParser | argparse.Namespace, option
     A parser gets --set, --check, --print-config, the options, which have flags, type and target, and the flags that the
     config itself names in "cli". Raises UserError.
     """
-    flags, parsed = {}, args
-    if isinstance(args, argparse.ArgumentParser):
-        flags = _flags_of_config()
-        parsed = _parse(args, options, flags)
-    assignments = [(option.target, getattr(parsed, _dest(option), None)) for option in options]
-    assignments += [(flag.target, getattr(parsed, place, None)) for place, flag in flags.items() if flag]
-    assignments = [(target, value) for target, value in assignments if value is not None]
+    flags = _flags_of_config() if isinstance(args, argparse.ArgumentParser) else {}
+    parsed = _parse(args, options, flags) if isinstance(args, argparse.ArgumentParser) else args
+    places = [(option.target, _dest(option)) for option in options]
+    places += [(flag.target, place) for place, flag in flags.items() if flag]
+    assignments = [(target, value) for target, place in places if (value := getattr(parsed, place, None)) is not None]
     assignments += map(parse_assignment, getattr(parsed, "_set", None) or ())
     parsed = as_typed(parsed)
     _require_usable(parsed)
@@ -348,6 +346,4 @@ def _checkpoint_of_launch(parsed, given, assignments):
     save_dir = _save_dir(deep_merge(_config_beside(named), given), assignments)
     roots = {Path(save_dir), *(beside.resolve().parents[2:3] if beside else ())}
     run, since = run_of_launch(roots, launch_id()) or (None, None)
-    if run is None or not any(run.glob("*.pth")):
-        return None
-    return _find(run, "", since=since)
+    return None if run is None or not any(run.glob("*.pth")) else _find(run, "", since=since)

@@ -36,12 +36,6 @@ class OldConfigForms:
         todays = self.config if self.parts else in_todays_terms(self.config)[0]
         return read_section(TrainerSettings, todays["trainer"], "trainer")
 
-    @property
-    def run_name(self) -> str:
-        """The name of the run's folder; that of an old config may hold slashes."""
-        todays = self.config if self.parts else in_todays_terms(self.saved)[0]
-        return todays.get("name", "run")
-
     def initialize(self, name: str, module: Any, *args: Any, **kwargs: Any) -> Any:
         """Return config.init_obj(name, module, ...), which was called initialize until 2020."""
         return self.init_obj(name, module, *args, **kwargs)
@@ -108,9 +102,8 @@ def in_todays_terms(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     from utils.config.schema import TrainerSettings
 
     todays = dict(config)
-    name = config.get("name")
-    if isinstance(name, str) and ("/" in name or "\\" in name):  # a run's folder is in models/<name>/
-        todays["name"] = "-".join(part for part in name.replace("\\", "/").split("/") if part.strip("."))
+    if "name" in config:
+        todays["name"] = run_name(config)
     if not isinstance(config.get("trainer"), dict):
         return todays, []
     todays["trainer"] = trainer = _todays_trainer(config["trainer"], config.get("visualization"))
@@ -121,6 +114,13 @@ def in_todays_terms(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
             del trainer[key]
             lines.append(f"{line}; its value is left to this project's trainer")
     return todays, lines
+
+
+def run_name(config: dict[str, Any]) -> Any:
+    """Return the name of the folder of a job's runs: without slashes, unless it leads elsewhere, and so is refused."""
+    name = config.get("name", "run")
+    leads_on = isinstance(name, str) and "/" in name and all(part.strip(".") for part in name.split("/"))
+    return name.replace("/", "-") if leads_on else name
 
 
 def _todays_trainer(section, visualization):

@@ -78,11 +78,12 @@ def load_checkpoint(path: str | Path, shards: bool = True) -> dict[str, Any]:
     shards: also read sharded tensors, as whole ones; with_shards can read them later. Files without a checksum are
     read too: those of plain torch.save, which may be a state_dict alone, those of the old template, and .safetensors.
     """
-    path = Path(path)
     try:
-        state = _read(path)
+        state = _read(path := Path(path))
     except CheckpointError:
         raise
+    except FileNotFoundError:  # since it was found: a run that still trains deletes its older ones
+        raise CheckpointError(f"{path}: was deleted while it was read; give a newer checkpoint") from None
     except Exception as error:  # a damaged or hostile file makes torch's reader raise errors of any kind
         name = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"it refers to {name[1]}" if name else "its content is not that of a checkpoint"

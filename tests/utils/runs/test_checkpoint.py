@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from utils.runs import checkpoint
 from utils.runs.checkpoint import (
     FORMAT,
     CheckpointError,
@@ -337,3 +338,12 @@ def test_what_could_not_be_read_again_is_not_saved(tmp_path, value):
     with pytest.raises(CheckpointError, match="cannot be saved"):
         save_checkpoint({"state_dict": {}, "attributes": {"mine": value}}, tmp_path / "a.pth")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_that_its_run_deletes_while_it_is_read_is_said_to_be_gone(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint-epoch1.pth"
+    save_checkpoint({"epoch": 1}, path)
+    read = checkpoint.read_torch_file
+    monkeypatch.setattr(checkpoint, "read_torch_file", lambda place: (place.unlink(), read(place))[1])
+    with pytest.raises(CheckpointError, match=r"checkpoint-epoch1.pth: was deleted while it was read; give a newer"):
+        load_checkpoint(path)

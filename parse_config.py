@@ -23,6 +23,7 @@ from utils.config.command_line import read_command_line
 from utils.config.components import OWN_SECTION, PARTS, Part, as_spec, metric_name
 from utils.config.files import deep_merge, read_config, set_by_path
 from utils.config.plain import require_savable
+from utils.config.references import with_references
 from utils.config.types import call, find_type, look_up, signature_of
 from utils.distributed.world import decided_by_main, is_main
 from utils.errors import UserError, clean_exit, end_on_user_errors, refuse, shortened, shown
@@ -79,9 +80,7 @@ class ConfigParser(OldConfigForms):
 
         self._config = deep_merge({}, config)
         self.resume = Path(resume) if resume else None
-        self.parts = parts or {}
-        self._run_id = run_id
-        self._device = device
+        self.parts, self._run_id, self._device = parts or {}, run_id, device
         whole = self.resume is not None and self.resume.suffix != ".safetensors"
         self.continues = whole and not new_run and is_run_folder(self.resume.parent)
         self._save_dir = self._log_dir = None
@@ -90,6 +89,7 @@ class ConfigParser(OldConfigForms):
             if value is not None:
                 set_by_path(self._config, target, value, KNOWN_KEYS)
         self._overridden = differences(config, self._config)
+        self._config = with_references(self._config)
         self.keeps_nothing = False  # whether save_dir is deleted when the command ends, or is not made at all
         self.own_limit = None  # then trainer.limit_train_batches as the config gives it
         self._checkpoint = self._seen = None  # what from_args has read; the runs that -r auto has looked at

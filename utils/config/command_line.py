@@ -12,6 +12,7 @@ from typing import Any
 from utils.config.components import dict_at, entries
 from utils.config.files import deep_merge, parse_assignment, places_of, read_config, set_by_path, split_path
 from utils.config.plain import path_error, require_plain, require_savable
+from utils.config.references import with_references
 from utils.config.train_flags import Variant, variants_of
 from utils.device import chosen_device
 from utils.distributed.launch import is_own_launch, launch_id, restarts
@@ -252,10 +253,7 @@ def _require_usable(parsed):
 
 
 def _set_all(config, assignments, options=()):
-    """(a copy of the config with all values set that can be set, a line for each that cannot be).
-
-    options: of the script, whose targets are keys of the config, too.
-    """
+    """(a copy of the config with all values set that can be set, a line for each other). options: of the script."""
     from utils.config.schema import KNOWN_KEYS
 
     known = declared_keys(options, KNOWN_KEYS)
@@ -266,6 +264,8 @@ def _set_all(config, assignments, options=()):
             set_by_path(changed, target, value, known)
         except UserError as error:
             errors.append(str(error))
+    with contextlib.suppress(UserError):  # which ConfigParser raises
+        changed = with_references(changed)
     return changed, errors
 
 

@@ -1,6 +1,8 @@
 """predict.py, export.py and serve.py with a run that is being trained, and with checkpoints of other projects."""
 
 import fcntl
+import json
+import shutil
 
 import pytest
 
@@ -74,11 +76,18 @@ def test_of_a_run_that_is_being_trained_the_newest_checkpoint_is_used_and_a_line
 ):
     verb, *words = words
     words += [tmp_path / "weights.safetensors"] if words[-1] == "--out" else []
-    with open(default_run / ".lock", "w") as lock:
+    run, record = tmp_path / "run", tmp_path / "run" / "environment.json"
+    shutil.copytree(default_run, run)
+    ended = json.loads(record.read_text())
+    record.write_text(json.dumps([*ended[:-1], {key: value for key, value in ended[-1].items() if key != "ended"}]))
+    with open(run / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        done = run_here(verb, "-r", default_run, *words)
+        done = run_here(verb, "-r", run, *words)
         said = done.stderr + caplog.text
-        named = run_here(verb, "-r", default_run / "checkpoint-epoch1.pth", *words)
-    line = f"{default_run}: is still being trained; checkpoint-epoch1.pth, its newest checkpoint, is used"
+        named = run_here(verb, "-r", run / "checkpoint-epoch1.pth", *words)
+        record.write_text(json.dumps(ended))  # a notebook that has trained it holds the lock still
+        after = run_here(verb, "-r", run, *words)
+    line = f"{run}: is still being trained; checkpoint-epoch1.pth, its newest checkpoint, is used"
     assert said.count(line) == 1 and line not in named.stderr
+    assert "being trained" not in after.stderr
     assert "being trained" not in run_here(verb, "-r", default_run, *words).stderr

@@ -58,10 +58,15 @@ def public_names(module: str) -> list[str]:
     defined = [
         name
         for name, node in names.items()
-        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) or (isinstance(node, tuple) and node[1])
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) or (isinstance(node, tuple) and _is_no_module(*node))
     ]
     inherited = [name for star in names.get("*", ()) if star != module for name in public_names(star)]
     return [name for name in dict.fromkeys(defined + inherited) if not name.startswith("_")]
+
+
+def _is_no_module(module, name):
+    """Whether an import brings a class or a function, as far as files show it: `from torch import nn` does not."""
+    return bool(name) and source_of(f"{module}.{name}") is None
 
 
 def modules_below(package: str) -> Iterator[str]:

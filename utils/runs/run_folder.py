@@ -17,6 +17,7 @@ from typing import Any
 
 from utils.errors import UserError, shown
 from utils.files import read_json_beside
+from utils.runs.environment import last_start
 
 
 def claim_run_folder(root: str | Path, name: str, run_id: str | None = None) -> Path:
@@ -237,7 +238,9 @@ def is_being_trained(folder: Path) -> bool:
 
 def training_note(where: str | Path, checkpoint: Path) -> str | None:
     """Return a line if a run folder, or "latest", was taken for this checkpoint and is still being trained."""
-    if Path(where) == checkpoint or not is_being_trained(checkpoint.parent):
+    folder = checkpoint.parent
+    # a notebook that has trained the run holds its lock
+    if Path(where) == checkpoint or "ended" in last_start(folder) or not is_being_trained(folder):
         return None
     return (
         f"{shown(checkpoint.parent)}: is still being trained; {shown(checkpoint.name)}, its newest checkpoint, is used"

@@ -154,7 +154,7 @@ def _report(changes, kept, names, installed: Installed, rewritten: list[Rewritte
     """The lines of the report after its first."""
     lines = []
     for place, found in changes.items():
-        lines += ["", f"{place} has {len(found)} of the project's own statements in the template's functions:"]
+        lines += ["", f"{place} has {len(found)} changes in the template's functions:"]
         lines += _cut([f"  {line:>5}  {where}: {text}" for line, where, text in found])
     lines += ["", *kept.told] if kept.told else []
     lines += [f"moved to make room for the framework's: {old} -> {new}" for old, new in names.moved.items()]

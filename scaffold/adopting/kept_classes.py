@@ -8,7 +8,7 @@ from typing import NamedTuple
 from scaffold.adopting.kept_folders import folder_property
 from scaffold.adopting.ours import CLASSES, members, read_attributes, stored_attributes
 from scaffold.adopting.reading import Source
-from scaffold.adopting.stock import fingerprints, own_units
+from scaffold.adopting.stock import fingerprints, lines_of_gaps, own_units
 from scaffold.adopting.trainer_init import init_override
 
 # A project's own version of these classes is kept as a whole: it needs nothing of the framework.
@@ -69,15 +69,18 @@ class Classes:
         stock = {method.name for method in methods if f"{name}.{method.name}" in fingerprints()}
         if name not in CLASSES:  # the framework has it for old projects alone
             return self.source.text_of(node) if name in self._used and any(own.values()) else None
+        gaps = {method.name: lines_of_gaps(f"{name}.{method.name}", method) for method in methods}
         init = next((method for method in methods if method.name == "__init__"), None)
         override, left = init_override(self.source, init) if name == "BaseTrainer" and init else (None, [])
         heavy = len(left) + sum(len(own[method]) for method in stock - {"__init__"}) if name == "BaseTrainer" else 0
-        if heavy > _HEAVY or (name in _WHOLE and any(own[method] for method in stock)):
+        if heavy > _HEAVY or (name in _WHOLE and any(own[method] or gaps[method] for method in stock)):
             if heavy:
                 self.work.append(Work(f"{self.source.place}:{node.lineno}", _ANOTHER.format(heavy)))
             self.whole.add(name)
             return self.source.text_of(node)
         self._leave(f"{name}.__init__", set(left))
+        for method, lines in gaps.items():
+            self._leave(f"{name}.{method}", set(lines), "statements of the template are missing before ")
         return self._derive(node, methods, own, stock, init, override)
 
     def _derive(self, node, methods, own, stock, init, override):
@@ -130,12 +133,12 @@ class Classes:
                     reason = f"{name}.{method.name} reads self.{attribute}, which the framework's {name} does not set"
                     self.work.append(Work(f"{self.source.place}:{line}", reason))
 
-    def _leave(self, function, lines):
-        """List lines of a function that are not kept as work."""
+    def _leave(self, function, lines, what=""):
+        """List lines of a function that are not kept as work; what: what they are, if not the project's own."""
         if not lines:
             return
         different = sorted(lines)
         named = ", ".join(map(str, different[:8])) + (", ..." if len(different) > 8 else "")
-        what = f"line{'s' if len(different) > 1 else ''} {named} of {function}"
+        what += f"line{'s' if len(different) > 1 else ''} {named} of {function}"
         reason = _INSTEAD.get(function) or _INSTEAD[function.partition(".")[0]]
         self.work.append(Work(f"{self.source.place}:{different[0]}", f"{what}: {reason}"))

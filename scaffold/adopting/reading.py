@@ -5,11 +5,12 @@ import re
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from scaffold.adopting.stock import fingerprints, own_units, stock_names
+from scaffold.adopting.stock import fingerprints, lines_of_gaps, own_units, stock_names
 from scaffold.adopting.tree import Tree
 
 ROOMS = ("base", "logger", "utils")
 BEFORE, MIDDLE, AFTER = "before 2019-09", "from 2019-09 to 2020-11", "after 2020-11"
+_GONE = "statements of the template are missing before this line"
 _WITH_PARSER = {"init_obj", "initialize", "from_args"}
 
 
@@ -150,4 +151,5 @@ def changes_in(source: Source) -> list[tuple[int, str, str]]:
             if where not in fingerprints():
                 continue
             found += [(unit.line, where, source.lines[unit.line - 1].strip()) for unit in own_units(where, function)]
+            found += [(line, where, _GONE) for line in lines_of_gaps(where, function)]
     return sorted(set(found))

@@ -70,7 +70,7 @@ def test_a_project_of_each_age_is_recognised_and_an_unchanged_one_leaves_no_work
     adopt(project, dry_run=True)
     report = capsys.readouterr().out
     assert report.startswith(f"{project}: the template's age: {age} (")
-    assert "nothing is left to do by hand" in report and "own statements" not in report
+    assert "nothing is left to do by hand" in report and "changes in the" not in report
     assert "nothing was changed (--dry-run)" in report and content(project) == before
     assert git(project, "status", "--porcelain") == "" and git(project, "rev-list", "--count", "HEAD") == "1\n"
 

@@ -1,0 +1,63 @@
+"""--adopt loses nothing that a project had changed in the template's files: it is kept, or listed as work."""
+
+import ast
+
+import pytest
+from old_ages import AFTER, MIDDLE, files_of, repository, stock  # noqa: F401 (a fixture)
+
+import scaffold.adopt
+from scaffold.adopt import adopt
+from scaffold.adopting.stock import lines_of_gaps
+
+pytestmark = pytest.mark.usefixtures("stock")
+
+
+@pytest.fixture(autouse=True)
+def _light(monkeypatch):
+    """Leave out the processes that check configs."""
+    for who in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{who}_NAME", "me")
+        monkeypatch.setenv(f"GIT_{who}_EMAIL", "me@example.org")
+    monkeypatch.setattr(scaffold.adopt, "checked", lambda tree, sources: ([], []))
+
+
+def adopted(tmp_path, capsys, files, dry_run=False):
+    """(the project, the report) of a move."""
+    project = repository(tmp_path / "old", files)
+    adopt(project, dry_run=dry_run)
+    return project, capsys.readouterr().out
+
+
+def line_of(text, part):
+    """The number of the first line that has a part."""
+    return next(number for number, line in enumerate(text.splitlines(), 1) if part in line)
+
+
+def test_a_split_without_the_templates_shuffle_is_kept_as_a_whole(tmp_path, capsys):
+    files = files_of(AFTER)
+    loader = files["base/base_data_loader.py"].replace("        np.random.shuffle(order)\n", "")
+    project, report = adopted(tmp_path, capsys, files | {"base/base_data_loader.py": loader})
+    assert "of base/base_data_loader.py: BaseDataLoader as a whole" in report
+    line = line_of(loader, "return order")
+    assert f"{line}  BaseDataLoader._split_sampler: statements of the template are missing before this line" in report
+    assert loader.split("class ")[1] in (project / "own/base_data_loader.py").read_text()
+
+
+def test_statements_that_are_missing_or_in_another_order_are_work(tmp_path, capsys):
+    files = files_of(MIDDLE)
+    text = files["base/base_trainer.py"].replace("        torch.save(state, 'x.pth')\n", "")
+    _, report = adopted(tmp_path, capsys, files | {"base/base_trainer.py": text}, dry_run=True)
+    line = line_of(text, "        }")
+    place = f"base/base_trainer.py:{line}: statements of the template are missing before line {line} of BaseTrainer."
+    assert f"{place}_save_checkpoint: the framework saves" in report
+
+
+def test_a_statement_that_was_replaced_is_the_projects_and_not_missing(tmp_path):
+    (node,) = ast.parse(files_of(AFTER)["base/base_data_loader.py"]).body[-1:]
+    function = next(item for item in node.body if item.name == "_split_sampler")
+    assert lines_of_gaps("BaseDataLoader._split_sampler", function) == []
+    seed, shuffle = function.body[1:3]
+    function.body[1:3] = [shuffle, seed]
+    assert lines_of_gaps("BaseDataLoader._split_sampler", function)
+    function.body[1:3] = [seed, ast.parse("order.sort()").body[0]]
+    assert lines_of_gaps("BaseDataLoader._split_sampler", function) == []

@@ -364,7 +364,7 @@ def no_commit(project):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (uncommitted, "has uncommitted work (new.py); commit, stash or ignore it first"),
+        (uncommitted, "has uncommitted work, such as new.py; commit, stash or ignore it first"),
         (nested, "its base/ lies in hw/, and only projects with base/ at their top can be moved in"),
         (another, "has no base/ with a BaseTrainer, so it was not made from victoresque/pytorch-template"),
         (of_python_2, "base/base_trainer.py:1 is not code of today's Python"),

@@ -6,8 +6,10 @@ import pytest
 from old_ages import AFTER, MIDDLE, files_of, repository, stock  # noqa: F401 (a fixture)
 
 import scaffold.adopt
+from helpers import PROJECT
 from scaffold.adopt import adopt
 from scaffold.adopting.stock import lines_of_gaps
+from utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("stock")
 
@@ -61,3 +63,28 @@ def test_a_statement_that_was_replaced_is_the_projects_and_not_missing(tmp_path)
     assert lines_of_gaps("BaseDataLoader._split_sampler", function)
     function.body[1:3] = [seed, ast.parse("order.sort()").body[0]]
     assert lines_of_gaps("BaseDataLoader._split_sampler", function) == []
+
+
+def test_a_file_with_a_name_of_the_frameworks_is_put_aside_and_the_report_says_where(tmp_path, capsys):
+    theirs = {
+        "logger/logger_config.json": '{"version": 1, "mine": true}',
+        "utils/seed.py": "print 'Python 2'\n",
+        "utils/broken.py": "print 'Python 2'\n",
+    }
+    project, report = adopted(tmp_path, capsys, files_of(AFTER) | theirs)
+    for place in ("logger/logger_config.json", "utils/seed.py"):
+        assert (project / "own/old" / place).read_text() == theirs[place]
+        assert (project / place).read_bytes() == (PROJECT / place).read_bytes()
+    taken = "as the framework's is at its place; take from it what you need"
+    assert f"logger/logger_config.json: the project's own is now own/old/logger/logger_config.json, {taken}\n" in report
+    old = "is not code of today's Python; it"
+    assert f"utils/seed.py:1: {old} is now own/old/utils/seed.py, {taken}\n" in report
+    assert f"utils/broken.py:1: {old} was left as it is\n" in report
+    assert (project / "utils/broken.py").read_text() == theirs["utils/broken.py"]
+
+
+def test_work_that_is_not_committed_elsewhere_in_the_repository_is_refused(tmp_path):
+    repository(tmp_path, {f"old/{place}": text for place, text in files_of(AFTER).items()})
+    (tmp_path / "beside.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"uncommitted work, such as beside\.txt"):
+        adopt(tmp_path / "old")

@@ -33,7 +33,7 @@ def adopt(project: str | Path, dry_run: bool = False) -> None:
     require_adoptable(project)
     before = run_git(project, "rev-parse", "--short", "HEAD").stdout.strip()
     with copied(project) as tree:
-        report, work = move(tree)
+        report, work = move(tree, dry_run)
         print("\n".join(report))
         if dry_run:
             print("\nnothing was changed (--dry-run)")
@@ -63,8 +63,11 @@ def require_adoptable(project: Path) -> None:
         raise UserError(f"--adopt {project}: git does not know you; set user.name and user.email")
 
 
-def move(tree: Tree) -> tuple[list[str], list[Work]]:
-    """Make the move in the copy. Returns the lines of the report, and the work that is left."""
+def move(tree: Tree, dry_run: bool = False) -> tuple[list[str], list[Work]]:
+    """Make the move in the copy. Returns the lines of the report, and the work that is left.
+
+    dry_run: do not run the project's script to check its configs.
+    """
     sources, unread = reading.read_sources(tree)
     framework = require_family(tree, sources, unread)
     room = next(name for name in (_ROOM, *(f"{_ROOM}{i}" for i in range(2, 100))) if not tree.exists(name))
@@ -78,7 +81,7 @@ def move(tree: Tree) -> tuple[list[str], list[Work]]:
     rewritten, missing = _rewrite_imports(tree, own, names)
     _export(tree, kept)
     tree.require_only_tracked_changes()
-    told, errors = checked(tree, own)
+    told, errors = checked(tree, own, dry_run)
     work = [Work(place, f"{why}; it {_fate(place, installed)}") for place, why in unread.items()]
     read = installed.aside.keys() - {place.partition(":")[0] for place in unread}
     work += [Work(place, f"the project's own {_fate(place, installed)}") for place in sorted(read)]

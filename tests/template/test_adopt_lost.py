@@ -20,7 +20,7 @@ def _light(monkeypatch):
     for who in ("AUTHOR", "COMMITTER"):
         monkeypatch.setenv(f"GIT_{who}_NAME", "me")
         monkeypatch.setenv(f"GIT_{who}_EMAIL", "me@example.org")
-    monkeypatch.setattr(scaffold.adopt, "checked", lambda tree, sources: ([], []))
+    monkeypatch.setattr(scaffold.adopt, "checked", lambda *given: ([], []))
 
 
 def adopted(tmp_path, capsys, files, dry_run=False):

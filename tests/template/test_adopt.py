@@ -4,6 +4,8 @@ import ast
 import hashlib
 import json
 import shutil
+import subprocess
+from types import SimpleNamespace
 
 import pytest
 from old_ages import AFTER, BEFORE, CONFIG, MIDDLE, files_of, git, repository, stock  # noqa: F401 (a fixture)
@@ -297,8 +299,15 @@ NAMES = [
 
 @pytest.mark.usefixtures("stock")
 def test_errors_in_configs_and_checkpoints_are_listed(wrong, monkeypatch, capsys):
-    said = [["trainer.epochs: got 'ten'"], []]
-    monkeypatch.setattr(checking, "check", lambda tree, command: said.pop(0))
+    said = ["a warning\nerror: trainer.epochs: got 'ten'\n", ""]
+
+    def checks(command, **options):
+        assert command[1:] == ["train.py", "-c", ["config.json", "other.json"][-len(said)], "--check"]
+        stderr = said.pop(0)
+        return subprocess.CompletedProcess(command, 2 if stderr else 0, "", stderr)
+
+    replaced = SimpleNamespace(**{**vars(subprocess), "run": checks})
+    monkeypatch.setattr(checking, "subprocess", replaced)
     adopt(wrong)
     report = capsys.readouterr().out
     assert "python train.py -c config.json --check: 3 left to do\n" in report

@@ -88,3 +88,21 @@ def test_work_that_is_not_committed_elsewhere_in_the_repository_is_refused(tmp_p
     (tmp_path / "beside.txt").write_text("mine")
     with pytest.raises(UserError, match=r"uncommitted work, such as beside\.txt"):
         adopt(tmp_path / "old")
+
+
+def test_a_second_project_in_a_folder_keeps_its_parser(tmp_path, capsys):
+    files = files_of(AFTER)
+    files |= {f"legacy/{name}": files[name] for name in ("parse_config.py", "train.py")}
+    project, report = adopted(tmp_path, capsys, files)
+    for place in ("legacy/parse_config.py", "legacy/train.py"):
+        assert (project / place).read_text() == files[place]
+    assert not (project / "own").exists() and "nothing is left to do by hand" in report
+
+
+def test_a_parser_in_a_folder_is_the_templates_if_code_elsewhere_imports_it(tmp_path, capsys):
+    files = files_of(AFTER)
+    files["tools/parse_config.py"] = files.pop("parse_config.py")
+    files["train.py"] = files["train.py"].replace("from parse_config", "from tools.parse_config")
+    project, _ = adopted(tmp_path, capsys, files)
+    assert not (project / "tools/parse_config.py").exists()
+    assert "from parse_config import ConfigParser\n" in (project / "train.py").read_text()

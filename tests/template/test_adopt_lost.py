@@ -106,3 +106,28 @@ def test_a_parser_in_a_folder_is_the_templates_if_code_elsewhere_imports_it(tmp_
     project, _ = adopted(tmp_path, capsys, files)
     assert not (project / "tools/parse_config.py").exists()
     assert "from parse_config import ConfigParser\n" in (project / "train.py").read_text()
+
+
+@pytest.mark.parametrize("first", ["", "from utils.util import (\n    inf_loop,\n    read_json,\n)\n"])
+def test_attributes_of_modules_are_rewritten_where_they_are(first, tmp_path, capsys):
+    look = f"import utils.util\n{first}\nx = 1\nutils.util.ensure_dir('x')"
+    project, report = adopted(tmp_path, capsys, files_of(AFTER) | {"look.py": look})
+    expected = f"import utils\n{first and 'from utils import inf_loop, read_json'}\n\nx = 1\nutils.ensure_dir('x')"
+    assert (project / "look.py").read_text() == (expected if first else expected.replace("\n\n", "\n", 1))
+    assert "nothing is left to do by hand" in report
+
+
+def test_relative_imports_of_a_file_that_moves_become_absolute(tmp_path, capsys):
+    files = files_of(AFTER) | {"utils/helpers.py": "def f():\n    return 1\n", "utils/tools.py": "g = 2\n"}
+    files["utils/seed.py"] = "from .helpers import f as h\nfrom . import tools\nfrom .util import read_json\n"
+    files["utils/seed.py"] += "from .tools import *\nfrom .seed_of import s\n"
+    files["utils/seed_of.py"] = "s = 1\n"
+    project, _ = adopted(tmp_path, capsys, files)
+    lines = (project / "own/utils_seed.py").read_text().splitlines()
+    assert lines == [
+        "from utils.helpers import f as h",
+        "from utils import tools",
+        "from utils import read_json",
+        "from utils.tools import *",
+        "from utils.seed_of import s",
+    ]

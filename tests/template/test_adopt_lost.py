@@ -131,3 +131,39 @@ def test_relative_imports_of_a_file_that_moves_become_absolute(tmp_path, capsys)
         "from utils.tools import *",
         "from utils.seed_of import s",
     ]
+
+
+def test_what_a_file_did_when_it_was_imported_is_work(tmp_path, capsys):
+    files = files_of(AFTER)
+    acts = "torch.backends.cudnn.deterministic = True\nif torch.cuda.is_available():\n    torch.manual_seed(7)\n"
+    files["base/base_trainer.py"] = "import torch\n" + acts + files["base/base_trainer.py"]
+    files["logger/logger.py"] += "\n\nlogging.captureWarnings(True)\nHANDLERS = []\n"
+    files["utils/util.py"] += "try:\n    import tqdm\nexcept ImportError:\n    tqdm = None\n"
+    _, report = adopted(tmp_path, capsys, files, dry_run=True)
+    found = [
+        line.split(". ", 1)[1].split(" is not kept; it ran")[0]
+        for line in report.splitlines()
+        if " is not kept" in line
+    ]
+    assert sorted(found) == [
+        "base/base_trainer.py:2: `torch.backends.cudnn.deterministic = True`",
+        "base/base_trainer.py:3: `if torch.cuda.is_available():`",
+        f"logger/logger.py:{line_of(files['logger/logger.py'], 'capture')}: `logging.captureWarnings(True)`",
+    ]
+    assert "left to do by hand: 3\n" in report
+
+
+def test_what_the_body_of_a_class_has_besides_methods_is_kept_or_work(tmp_path, capsys):
+    files = files_of(AFTER)
+    body = "    rate: float = 0.1\n\n    class Inner:\n        pass\n\n    async def wait(self):\n        return 1\n\n"
+    body += "    for _ in range(3):\n        print(_)\n\n"
+    text = files["base/base_trainer.py"].replace("class BaseTrainer:\n", f"class BaseTrainer(Mixin):\n{body}")
+    loader = files["base/base_data_loader.py"].replace("(DataLoader):", "(DataLoader, Mixin):")
+    files |= {"base/base_trainer.py": text, "base/base_data_loader.py": loader}
+    project, report = adopted(tmp_path, capsys, files)
+    kept = (project / "own/base_trainer.py").read_text()
+    for part in ("    rate: float = 0.1\n", "    class Inner:\n        pass\n", "    async def wait(self):\n"):
+        assert part in kept
+    assert f"base/base_trainer.py:{line_of(text, 'Mixin')}: BaseTrainer loses Mixin: add it to a class" in report
+    assert f"base/base_trainer.py:{line_of(text, 'for _')}: BaseTrainer loses `for _ in range(3):`: add" in report
+    assert "of base/base_data_loader.py: BaseDataLoader as a whole" in report

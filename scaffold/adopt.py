@@ -193,4 +193,4 @@ def _message(work, before):
     if not work:
         return head
     listed = [f"- {place}: {reason}" for place, reason in work]
-    return "\n".join([head, "", f"Left to do by hand (lines of the template's files are those of {before}):", *listed])
+    return "\n".join([head, "", f"Left to do by hand (line numbers refer to commit {before}):", *listed])

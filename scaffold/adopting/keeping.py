@@ -66,7 +66,7 @@ class Kept:
         if kept:
             self._write(source, kept, classes, package, parser, ours)
         for node in source.tree.body:
-            if not (kept and _is_call(node)) and _acts(node):
+            if _acts(node) and not any(source.text_of(node) in text for text in self.files.values()):
                 what = shortened(ast.unparse(node).splitlines()[0])
                 self.work.append(Work(f"{source.place}:{node.lineno}", f"`{what}` is not kept; {_AT_IMPORT}"))
 

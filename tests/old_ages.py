@@ -190,6 +190,7 @@ CONFIG = {
     "optimizer": {"type": "SGD", "args": {"lr": 0.1}},
     "trainer": {"epochs": 2, "save_dir": "saved/", "save_period": 1, "verbosity": 2, "monitor": "off"},
 }
+WHOLE = {"BaseDataLoader._split_sampler", "BaseTrainer.train", "BaseTrainer._save_checkpoint", "MetricTracker.update"}
 OWN = {"own_init": "", "own_train": "", "own_state": "", "own_methods": "", "parser_methods": "", "parser_init": ""}
 
 
@@ -240,7 +241,8 @@ def fingerprints_of(trees):
                 name = f"{node.name}.{part.name}" if isinstance(node, ast.ClassDef) else part.name
                 digests = " ".join(unit.digest for unit in fingerprinted.units(name, part))
                 found.setdefault(name, set()).add(digests)
-    return {name: sorted(versions) for name, versions in sorted(found.items())}
+    statements = {name: " ".join(sorted(set(" ".join(digests).split()))) for name, digests in sorted(found.items())}
+    return {"statements": statements, "versions": {name: sorted(found[name]) for name in WHOLE & found.keys()}}
 
 
 @pytest.fixture

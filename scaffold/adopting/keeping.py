@@ -138,7 +138,9 @@ def _in_order(source, kept):
 
 def _is_call(node):
     """Whether a statement outside functions is one that _in_order keeps."""
-    return isinstance(node, ast.Expr) and not is_silent(node)
+    if not isinstance(node, ast.Expr) or is_silent(node):
+        return False
+    return not ast.unparse(node).startswith("logging.basicConfig(")  # the template's, and the framework sets the log up
 
 
 def _acts(node):

@@ -1,9 +1,9 @@
 """What the old template's own files consisted of, to tell a project's changes from them.
 
-fingerprints.json holds, for each function of victoresque/pytorch-template from 2018 to 2020, a line for each of its
-versions: digests of its statements, in order. The digests do not reveal the statements. A statement of a function that
-no version has is the project's; so is the removal of one. Names of variables count; comments, docstrings, layout,
-quotes, long texts and calls that only log or print do not.
+fingerprints.json holds, for each function of victoresque/pytorch-template from 2018 to 2020, digests of its
+statements. The digests do not reveal the statements. A statement of a function that is not among them is the project's.
+Of some functions it holds whole versions, too, in order, to see what a project removed. Names of variables count;
+comments, docstrings, layout, quotes, long texts and calls that only log or print do not.
 """
 
 import ast
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 _FINGERPRINTS = Path(__file__).with_name("fingerprints.json")
 _LONG = 40  # letters; a longer text is a message
-_COMPLETE = ("BaseDataLoader.", "MetricTracker.", "BaseTrainer.train", "BaseTrainer._save", "BaseTrainer._resume")
+_CLOSE = 0.75  # of 1; a function less alike is of another version
 _LOGS = {"debug", "info", "warning", "warn", "error", "critical"}
 
 
@@ -34,16 +34,17 @@ class Unit(NamedTuple):
 
 
 @functools.cache
-def versions() -> dict[str, list[list[str]]]:
-    """Return the digests of the statements of each version of each function of the old template, in order."""
-    known = json.loads(_FINGERPRINTS.read_text())
-    return {function: [digests.split() for digests in found] for function, found in known.items()}
+def fingerprints() -> dict[str, frozenset[str]]:
+    """Return the digests of the statements of each function of the old template."""
+    known = json.loads(_FINGERPRINTS.read_text())["statements"]
+    return {function: frozenset(digests.split()) for function, digests in known.items()}
 
 
 @functools.cache
-def fingerprints() -> dict[str, frozenset[str]]:
-    """Return the digests of the statements of each function of the old template, of all versions together."""
-    return {function: frozenset(digest for one in found for digest in one) for function, found in versions().items()}
+def versions() -> dict[str, list[list[str]]]:
+    """Return the digests of whole versions of some functions of the old template, in order."""
+    known = json.loads(_FINGERPRINTS.read_text())["versions"]
+    return {function: [digests.split() for digests in found] for function, found in known.items()}
 
 
 @functools.cache
@@ -61,15 +62,17 @@ def own_units(function: str, node: ast.AST) -> list[Unit]:
 def lines_of_gaps(function: str, node: ast.AST) -> list[int]:
     """Return the lines of a function before which statements of the old template were removed or put elsewhere.
 
-    It is compared with the version that it is closest to. Of the functions in _COMPLETE alone: what the others lack,
-    the framework does in another way.
+    It is compared with the version that it is closest to. Nothing is found in functions of which no version is known,
+    and in those that have little in common with any.
     """
-    if function not in versions() or not function.startswith(_COMPLETE):
+    if function not in versions():
         return []
     found = list(units(function, node))
     digests = [unit.digest for unit in found]
     compared = [difflib.SequenceMatcher(None, version, digests, autojunk=False) for version in versions()[function]]
     closest, lines = max(compared, key=lambda one: one.ratio()), []
+    if closest.ratio() < _CLOSE and function != "BaseDataLoader._split_sampler":
+        return []
     for kind, _, _, start, end in closest.get_opcodes():
         replaced = any(digest not in fingerprints()[function] for digest in digests[start:end])
         if kind == "delete" or (kind == "replace" and not replaced):

@@ -13,7 +13,7 @@ from scaffold.adopting.keeping import Kept
 from scaffold.adopting.kept_classes import Work
 from scaffold.adopting.reading import Source
 from scaffold.adopting.tree import Tree, copied
-from scaffold.git import run_git
+from scaffold.git import run_git, uncommitted
 from scaffold.template import MANIFEST, TEMPLATE, template_version
 from utils.errors import UserError
 
@@ -33,14 +33,14 @@ def adopt(project: str | Path, dry_run: bool = False) -> None:
     require_adoptable(project)
     before = run_git(project, "rev-parse", "--short", "HEAD").stdout.strip()
     with copied(project) as tree:
-        report, work = move(tree)
+        report, work = move(tree, dry_run)
         print("\n".join(report))
         if dry_run:
             print("\nnothing was changed (--dry-run)")
             return
         commit = tree.commit(_message(work, before))
     here = shlex.join(["git", "-C", str(project)])
-    print(f"\ncommitted as {commit}; lines of the template's files are those of {before}, as in")
+    print(f"\ncommitted as {commit}; line numbers refer to commit {before}, as in")
     print(f"  {here} show {before}:./base/base_trainer.py")
     print(f"undo: {here} reset --hard {before}, or, to keep later commits, {here} revert {commit}")
 
@@ -57,15 +57,17 @@ def require_adoptable(project: Path) -> None:
         raise UserError(f"--adopt {project}: is not in a git repository; run git init, git add -A and git commit first")
     if run_git(project, "rev-parse", "-q", "--verify", "HEAD").returncode:
         raise UserError(f"--adopt {project}: its repository has no commit yet; git add -A and git commit first")
-    if changes := run_git(project, "status", "--porcelain").stdout.splitlines():
-        first = f"{changes[0][3:]} and {len(changes) - 1} more" if len(changes) > 1 else changes[0][3:]
-        raise UserError(f"--adopt {project}: has uncommitted work ({first}); commit, stash or ignore it first")
+    if why := uncommitted(Path(run_git(project, "rev-parse", "--show-toplevel").stdout.rstrip("\n"))):
+        raise UserError(f"--adopt {project}: {why}; commit, stash or ignore it first")
     if run_git(project, "var", "GIT_COMMITTER_IDENT").returncode:
         raise UserError(f"--adopt {project}: git does not know you; set user.name and user.email")
 
 
-def move(tree: Tree) -> tuple[list[str], list[Work]]:
-    """Make the move in the copy. Returns the lines of the report, and the work that is left."""
+def move(tree: Tree, dry_run: bool = False) -> tuple[list[str], list[Work]]:
+    """Make the move in the copy. Returns the lines of the report, and the work that is left.
+
+    dry_run: do not run the project's script to check its configs.
+    """
     sources, unread = reading.read_sources(tree)
     framework = require_family(tree, sources, unread)
     room = next(name for name in (_ROOM, *(f"{_ROOM}{i}" for i in range(2, 100))) if not tree.exists(name))
@@ -73,16 +75,27 @@ def move(tree: Tree) -> tuple[list[str], list[Work]]:
     changes = {place: found for place, source in framework.items() if (found := reading.changes_in(source))}
     kept = Kept(sources, framework, room)
     names = Names(sources, framework, kept, to_be_moved(sources, framework, room))
-    installed = install(tree, framework)
+    moved = {names.source(module).place for module in names.moved}
+    installed = install(tree, framework, moved, room)
     own = {place: source for place, source in sources.items() if place not in framework}
     rewritten, missing = _rewrite_imports(tree, own, names)
     _export(tree, kept)
     tree.require_only_tracked_changes()
-    told, errors = checked(tree, own)
-    work = [Work(place, f"{why}; it was left as it is") for place, why in unread.items()]
+    told, errors = checked(tree, own, dry_run)
+    work = [Work(place, f"{why}; it {_fate(place, installed)}") for place, why in unread.items()]
+    read = installed.aside.keys() - {place.partition(":")[0] for place in unread}
+    work += [Work(place, f"the project's own {_fate(place, installed)}") for place in sorted(read)]
     work += [*kept.work, *missing, *work_in(own), *_notebooks(tree), *errors]
     head = f"{tree.project}: the template's age: {age} ({evidence})"
     return [head, *_report(changes, kept, names, installed, rewritten, told, work)], work
+
+
+def _fate(place, installed):
+    """What became of a file that was not rewritten; place: its path, and a line or none."""
+    place = place.partition(":")[0]
+    if new := installed.aside.get(place):
+        return f"is now {new}, as the framework's is at its place; take from it what you need"
+    return "was left as it is"
 
 
 def require_family(tree: Tree, sources: dict[str, Source], unread: dict[str, str]) -> dict[str, Source]:
@@ -154,7 +167,7 @@ def _report(changes, kept, names, installed: Installed, rewritten: list[Rewritte
     """The lines of the report after its first."""
     lines = []
     for place, found in changes.items():
-        lines += ["", f"{place} has {len(found)} of the project's own statements in the template's functions:"]
+        lines += ["", f"{place} has {len(found)} changes in the template's functions:"]
         lines += _cut([f"  {line:>5}  {where}: {text}" for line, where, text in found])
     lines += ["", *kept.told] if kept.told else []
     lines += [f"moved to make room for the framework's: {old} -> {new}" for old, new in names.moved.items()]
@@ -180,4 +193,4 @@ def _message(work, before):
     if not work:
         return head
     listed = [f"- {place}: {reason}" for place, reason in work]
-    return "\n".join([head, "", f"Left to do by hand (lines of the template's files are those of {before}):", *listed])
+    return "\n".join([head, "", f"Left to do by hand (line numbers refer to commit {before}):", *listed])

@@ -44,12 +44,19 @@ PREPARE = """    def _prepare_device(self, wanted):
         return torch.device('cuda:0' if wanted else 'cpu')
 """
 LOADER = """
+import numpy as np
 from torch.utils.data import DataLoader
 
 
 class BaseDataLoader(DataLoader):
     def __init__(self, dataset, batch_size, shuffle, validation_split, num_workers):
         self.given = dataset, batch_size, shuffle, validation_split, num_workers
+
+    def _split_sampler(self, split):
+        order = np.arange(len(self.given[0]))
+        np.random.seed(0)
+        np.random.shuffle(order)
+        return order[split:]
 
     def split_validation(self):
         return None
@@ -183,6 +190,7 @@ CONFIG = {
     "optimizer": {"type": "SGD", "args": {"lr": 0.1}},
     "trainer": {"epochs": 2, "save_dir": "saved/", "save_period": 1, "verbosity": 2, "monitor": "off"},
 }
+WHOLE = {"BaseDataLoader._split_sampler", "BaseTrainer.train", "BaseTrainer._save_checkpoint", "MetricTracker.update"}
 OWN = {"own_init": "", "own_train": "", "own_state": "", "own_methods": "", "parser_methods": "", "parser_init": ""}
 
 
@@ -223,6 +231,20 @@ def files_of(age, **own):
 DEVICE = "        self.device = self._prepare_device(config['n_gpu'])\n"
 
 
+def fingerprints_of(trees):
+    """The content of fingerprints.json for files of the template, in any number of versions."""
+    found = {}
+    for node in (node for tree in trees for node in tree.body):
+        parts = node.body if isinstance(node, ast.ClassDef) else [node]
+        for part in parts:
+            if isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                name = f"{node.name}.{part.name}" if isinstance(node, ast.ClassDef) else part.name
+                digests = " ".join(unit.digest for unit in fingerprinted.units(name, part))
+                found.setdefault(name, set()).add(digests)
+    statements = {name: " ".join(sorted(set(" ".join(digests).split()))) for name, digests in sorted(found.items())}
+    return {"statements": statements, "versions": {name: sorted(found[name]) for name in WHOLE & found.keys()}}
+
+
 @pytest.fixture
 def stock(tmp_path, monkeypatch):
     """Takes the framework files of the three miniatures for the old template's."""
@@ -231,12 +253,12 @@ def stock(tmp_path, monkeypatch):
         text for age in (BEFORE, MIDDLE, AFTER) for place, text in files_of(age).items() if place.startswith(framework)
     ]
     path = tmp_path / "fingerprints.json"
-    path.write_text(json.dumps(fingerprinted.fingerprints_of([ast.parse(text) for text in texts])))
+    path.write_text(json.dumps(fingerprints_of([ast.parse(text) for text in texts])))
     monkeypatch.setattr(fingerprinted, "_FINGERPRINTS", path)
-    for cached in (fingerprinted.fingerprints, fingerprinted.stock_names):
+    for cached in (fingerprinted.versions, fingerprinted.fingerprints, fingerprinted.stock_names):
         cached.cache_clear()
     yield
-    for cached in (fingerprinted.fingerprints, fingerprinted.stock_names):
+    for cached in (fingerprinted.versions, fingerprinted.fingerprints, fingerprinted.stock_names):
         cached.cache_clear()
 
 

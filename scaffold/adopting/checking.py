@@ -101,10 +101,14 @@ def configs_of(tree: Tree) -> list[str]:
     return sorted(found, key=lambda place: (place != "config.json", place.count("/"), place))
 
 
-def check(tree: Tree, script: str, config: str) -> tuple[str, list[str]]:
-    """Return the command that checks a config in the moved project, and the errors that it reports."""
+def command_of(tree: Tree, script: str, config: str) -> list[str]:
+    """Return the command that checks a config in the moved project."""
     flag = "-c" if re.search(r"""["']-c["']""", tree.read(script) or "") else "--config"
-    command = ["python", script, flag, config, "--check"]
+    return ["python", script, flag, config, "--check"]
+
+
+def check(tree: Tree, command: list[str]) -> list[str]:
+    """Return the errors that a check reports. It runs the project's own script, which may write into the project."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= {"PYTHONDONTWRITEBYTECODE": "1", "CUDA_VISIBLE_DEVICES": "", "MPLBACKEND": "Agg"}
     try:
@@ -119,13 +123,13 @@ def check(tree: Tree, script: str, config: str) -> tuple[str, list[str]]:
             timeout=_SECONDS,
         )
     except subprocess.TimeoutExpired:
-        return shlex.join(command), [f"it did not end within {_SECONDS} s"]
+        return [f"it did not end within {_SECONDS} s"]
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     if done.returncode == 0:
-        return shlex.join(command), []
+        return []
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")] or lines[-1:]
     hidden = str(tree.folder)
-    return shlex.join(command), [line.replace(hidden, str(tree.project)) for line in errors] or ["it failed silently"]
+    return [line.replace(hidden, str(tree.project)) for line in errors] or ["it failed silently"]
 
 
 def read_newest_checkpoint(project: Path, configs: list[str]) -> tuple[str, str | None] | None:
@@ -148,17 +152,21 @@ def read_newest_checkpoint(project: Path, configs: list[str]) -> tuple[str, str 
     return shown, None
 
 
-def checked(tree: Tree, sources: dict[str, Source]) -> tuple[list[str], list[Work]]:
-    """Check the project's configs with its script, and read its newest checkpoint. Returns lines, and the work."""
+def checked(tree: Tree, sources: dict[str, Source], dry_run: bool) -> tuple[list[str], list[Work]]:
+    """Check the project's configs, and read its newest checkpoint. Returns lines of the report, and the work.
+
+    dry_run: look at the configs alone; their --check, which runs the project's script, is left to the user.
+    """
     scripts, configs = scripts_of(sources), configs_of(tree)
     told, work = [], []
     for config in configs[:_MAX_CONFIGS] if scripts else []:
-        command, errors = check(tree, scripts[0], config)
-        errors = [f"--check says: {error}" for error in errors]
+        command = command_of(tree, scripts[0], config)
+        errors = [] if dry_run else [f"--check says: {error}" for error in check(tree, command)]
         errors += wrong_names(json.loads(tree.read(config) or "{}"), sources[scripts[0]], sources)
-        told.append(f"{command}: {'no errors' if not errors else f'{len(errors)} left to do'}")
-        known = {item.reason for item in work}  # a package that is not installed stops every check
-        work += [Work(config, error) for error in errors if error not in known]
+        known = {item.reason: item.place for item in work}  # a package that is not installed stops every check
+        found = [Work(config, error) for error in errors if error not in known]
+        told.append(f"{shlex.join(command)}: {_outcome(len(found), [known[e] for e in errors if e in known], dry_run)}")
+        work += found
     if configs[_MAX_CONFIGS:] and scripts:
         told.append(
             f"{len(configs) - _MAX_CONFIGS} more configs were not checked: python {scripts[0]} -c <config> --check"
@@ -169,3 +177,12 @@ def checked(tree: Tree, sources: dict[str, Source]) -> tuple[list[str], list[Wor
         told.append(f"{found[0]}: {'can be read' if found[1] is None else 'cannot be read'}")
         work += [Work(found[0], found[1])] if found[1] else []
     return told, work
+
+
+def _outcome(new, as_in, dry_run):
+    """What came of a check, in words; as_in: the configs that have the rest of its errors, too."""
+    parts = [f"{new} left to do"] if new else []
+    parts += [f"{len(as_in)} as in {' and '.join(sorted(set(as_in)))}"] if as_in else []
+    if dry_run:
+        return ", ".join(["not run (--dry-run)", *parts])
+    return ", ".join(parts) or "no errors"

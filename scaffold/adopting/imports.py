@@ -38,7 +38,7 @@ class Names:
         self._export_files_that_stay(framework)
 
     def _export_files_that_stay(self, framework):
-        """Let the packages go on exporting what they had exported of the project's own files."""
+        """Keep exporting from the packages what they had exported of the project's own files."""
         for source in framework.values():
             if source.module not in ROOMS:
                 continue
@@ -109,6 +109,16 @@ def rewrite(source: Source, names: Names) -> tuple[str, list[Rewritten], list[Wo
     The work is what it imports that the framework does not have.
     """
     lines, done, work = list(source.lines), [], []
+    for node in ast.walk(source.tree):  # before imports are rewritten, which moves lines
+        if isinstance(node, ast.Attribute) and isinstance(node.value, (ast.Name, ast.Attribute)):
+            module, index = ast.unparse(node.value), node.lineno - 1
+            package = names.package_of(module)
+            home = names.home(module, node.attr) if module in {*PACKAGES, *names.replaced} else None
+            if module in names.replaced - set(PACKAGES):  # utils.util.f, after import utils.util
+                lines[index] = lines[index].replace(f"{module}.{node.attr}", f"{package}.{node.attr}")
+            if home not in (None, module, *PACKAGES):
+                reason = f"{module}.{node.attr} is the framework's there; yours is {home}.{node.attr}"
+                work.append(Work(f"{source.place}:{node.lineno}", reason))
     for node in sorted(_imports_in(source.tree), key=lambda node: -node.lineno):
         if source.place in names.kept.files and (node.names[0].asname or "").startswith("Framework"):
             continue  # what a kept class is derived from
@@ -131,17 +141,7 @@ def rewrite(source: Source, names: Names) -> tuple[str, list[Rewritten], list[Wo
         written = [new[0] + comment, *new[1:]] if new else ["pass"]
         lines[first : last + 1] = [f"{head}{line}{end}" for line in written]
         done.append(Rewritten(f"{source.place}:{node.lineno}", before, "; ".join(new) or "nothing of it is used"))
-    for node in ast.walk(source.tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, (ast.Name, ast.Attribute)):
-            module, index = ast.unparse(node.value), node.lineno - 1
-            package = names.package_of(module)
-            home = names.home(module, node.attr) if module in {*PACKAGES, *names.replaced} else None
-            if module in names.replaced - set(PACKAGES):  # utils.util.f, after import utils.util
-                lines[index] = lines[index].replace(f"{module}.{node.attr}", f"{package}.{node.attr}")
-            if home not in (None, module, *PACKAGES):
-                reason = f"{module}.{node.attr} is the framework's there; yours is {home}.{node.attr}"
-                work.append(Work(f"{source.place}:{node.lineno}", reason))
-    return "\n".join(lines), done[::-1], work[::-1]
+    return "\n".join(lines), done[::-1], sorted(work, key=lambda item: int(item.place.rpartition(":")[2]))
 
 
 def _imports_in(tree):
@@ -151,8 +151,10 @@ def _imports_in(tree):
 def _from(source, node, names):
     """The statements that replace `from ... import ...`, None if it stays, and what it asks for in vain."""
     module = absolute(source, node)
+    relocated = bool(node.level and module) and source.module in names.moved  # its folder is another one now
     if not concerned(module, names):
-        return None, []
+        listed = ", ".join(f"{alias.name} as {alias.asname}" if alias.asname else alias.name for alias in node.names)
+        return [f"from {module} import {listed}"] if relocated else None, []
     if node.names[0].name == "*":
         return _star(source, module, names)
     homes, missing, lines = {}, [], []
@@ -172,7 +174,7 @@ def _from(source, node, names):
         homes.setdefault(home or module, []).append(text)
     lines += [f"from {home} import {', '.join(texts)}" for home, texts in homes.items()]
     same = not lines or lines == [f"from {module} import {', '.join(homes.get(module, []))}"]
-    return (None if same else lines), missing
+    return (None if same and not (relocated and lines) else lines), missing
 
 
 def _star(source, module, names):

@@ -8,8 +8,11 @@ from scaffold.adopting.kept_classes import Classes, Work
 from scaffold.adopting.ours import CLASSES, bound_names, names_of, stored_attributes
 from scaffold.adopting.reading import ROOMS, Source, absolute
 from scaffold.adopting.stock import is_silent, own_units, stock_names
+from utils.errors import shortened
 
 _LOG = "the framework sets the log up; logger/logger_config.json says what is written where"
+
+_AT_IMPORT = "it ran when the file was imported: put it where your script starts, if it is needed"
 
 
 class Kept:
@@ -62,6 +65,10 @@ class Kept:
         kept |= {name: text for name, text in _constants(source).items() if name in used}
         if kept:
             self._write(source, kept, classes, package, parser, ours)
+        for node in source.tree.body:
+            if _acts(node) and not any(source.text_of(node) in text for text in self.files.values()):
+                what = shortened(ast.unparse(node).splitlines()[0])
+                self.work.append(Work(f"{source.place}:{node.lineno}", f"`{what}` is not kept; {_AT_IMPORT}"))
 
     def _write(self, source, kept, classes, package, parser, ours):
         """Write the file of what is kept: the imports that it needs, then its statements in their order."""
@@ -121,7 +128,7 @@ def _in_order(source, kept):
             names = {node.name}
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
             names = bound_names(ast.Module([node], []))
-        elif isinstance(node, ast.Expr) and not is_silent(node):
+        elif _is_call(node):
             yield source.text_of(node)
             continue
         else:
@@ -129,12 +136,35 @@ def _in_order(source, kept):
         yield from (kept[name] for name in sorted(names & kept.keys()))
 
 
+def _is_call(node):
+    """Whether a statement outside functions is one that _in_order keeps."""
+    if not isinstance(node, ast.Expr) or is_silent(node):
+        return False
+    return not ast.unparse(node).startswith("logging.basicConfig(")  # the template's, and the framework sets the log up
+
+
+def _acts(node):
+    """Whether a statement outside functions does more than give names to values."""
+    if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+        return False
+    if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test):
+        return False
+    if isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        return any(isinstance(target, (ast.Attribute, ast.Subscript)) for target in targets)
+    if isinstance(node, ast.stmt) and not isinstance(node, ast.Expr):
+        return any(_acts(inner) for inner in ast.iter_child_nodes(node)) or isinstance(node, ast.Delete)
+    if isinstance(node, ast.ExceptHandler):
+        return any(_acts(inner) for inner in node.body)
+    return _is_call(node)
+
+
 def _imports(source, needed):
     """The import statements of a file that bind needed names, with absolute names of modules.
 
     What a call outside functions uses is needed, too.
     """
-    calls = [node for node in source.tree.body if isinstance(node, ast.Expr) and not is_silent(node)]
+    calls = [node for node in source.tree.body if _is_call(node)]
     needed = needed | {name.id for call in calls for name in ast.walk(call) if isinstance(name, ast.Name)}
     lines = []
     for node in source.tree.body:

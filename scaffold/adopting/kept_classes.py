@@ -8,12 +8,15 @@ from typing import NamedTuple
 from scaffold.adopting.kept_folders import folder_property
 from scaffold.adopting.ours import CLASSES, members, read_attributes, stored_attributes
 from scaffold.adopting.reading import Source
-from scaffold.adopting.stock import fingerprints, own_units
+from scaffold.adopting.stock import fingerprints, is_silent, lines_of_gaps, own_units
 from scaffold.adopting.trainer_init import init_override
+from utils.errors import shortened
 
 # A project's own version of these classes is kept as a whole: it needs nothing of the framework.
 _WHOLE = {"BaseDataLoader", "BaseModel"}
 _HEAVY = 15  # statements of a project's own in what the framework's BaseTrainer does itself: that is another trainer
+_BASES = {"object", "Module", "DataLoader", "ABC", "ABCMeta"}  # that a class of the template may have
+_KEPT = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Assign, ast.AnnAssign, ast.ClassDef)  # in the body of a class
 _OVERRIDABLE = {"ConfigParser": {"init_obj", "init_ftn", "initialize", "get_logger", "__getitem__"}}
 _INSTEAD = {
     "BaseTrainer.train": "the framework runs the epochs; make what was added a callback (docs/callbacks.md), or "
@@ -34,6 +37,7 @@ _SAVED = re.compile(
     r"""|self\.\w+\.load_state_dict\(checkpoint\[['"]\w+['"]\]\)"""
     r"""|if self\.\w+( is not None)?:|if ['"]\w+['"] in checkpoint(\.keys\(\))?:"""
 )
+_BY_HAND = "add it to a class of your own that is derived from the framework's, if it is needed"
 _ANOTHER = (
     "BaseTrainer has {} statements of its own where the framework's trains, saves and restores, so it is kept as a "
     "whole; to get what the framework does, move them to your trainer (docs/trainers.md)"
@@ -64,26 +68,31 @@ class Classes:
     def keep(self, node: ast.ClassDef) -> str | None:
         """Return the code that keeps what is the project's of a class; None if that is nothing."""
         name = node.name
-        methods = [item for item in node.body if isinstance(item, ast.FunctionDef)]
+        methods = [item for item in node.body if isinstance(item, (ast.FunctionDef, ast.AsyncFunctionDef))]
         own = {method.name: own_units(f"{name}.{method.name}", method) for method in methods}
         stock = {method.name for method in methods if f"{name}.{method.name}" in fingerprints()}
         if name not in CLASSES:  # the framework has it for old projects alone
             return self.source.text_of(node) if name in self._used and any(own.values()) else None
+        gaps = {method.name: lines_of_gaps(f"{name}.{method.name}", method) for method in methods}
         init = next((method for method in methods if method.name == "__init__"), None)
         override, left = init_override(self.source, init) if name == "BaseTrainer" and init else (None, [])
         heavy = len(left) + sum(len(own[method]) for method in stock - {"__init__"}) if name == "BaseTrainer" else 0
-        if heavy > _HEAVY or (name in _WHOLE and any(own[method] for method in stock)):
+        lost = list(_lost_of(node))
+        if heavy > _HEAVY or (name in _WHOLE and (lost or any(own[method] or gaps[method] for method in stock))):
             if heavy:
                 self.work.append(Work(f"{self.source.place}:{node.lineno}", _ANOTHER.format(heavy)))
             self.whole.add(name)
             return self.source.text_of(node)
+        self.work += [Work(f"{self.source.place}:{line}", f"{name} loses {what}: {_BY_HAND}") for line, what in lost]
         self._leave(f"{name}.__init__", set(left))
+        for method, lines in gaps.items():
+            self._leave(f"{name}.{method}", set(lines), "statements of the template are missing before ")
         return self._derive(node, methods, own, stock, init, override)
 
     def _derive(self, node, methods, own, stock, init, override):
         """The code of a subclass with what is the project's of a class; override: the code of its constructor."""
         name = node.name
-        texts = {ast.unparse(item): self.source.text_of(item) for item in node.body if isinstance(item, ast.Assign)}
+        texts = {ast.unparse(item): self.source.text_of(item) for item in node.body if isinstance(item, _KEPT[2:])}
         kept, changed, superfluous = [], {}, set()
         for method in methods:
             if name == "BaseTrainer" and method is init:
@@ -118,7 +127,7 @@ class Classes:
 
     def _check_attributes(self, name, methods, code):
         """List attributes as work that kept methods read, and that nothing else sets any more."""
-        functions = {item.name: item for item in ast.walk(code) if isinstance(item, ast.FunctionDef)}
+        functions = {item.name: item for item in ast.walk(code) if isinstance(item, _KEPT[:2])}
         known = members(name) | self._stored | functions.keys()
         known |= {"device", "loss", "metrics"} if name == "BaseTrainer" else set()
         for method in methods:
@@ -130,12 +139,23 @@ class Classes:
                     reason = f"{name}.{method.name} reads self.{attribute}, which the framework's {name} does not set"
                     self.work.append(Work(f"{self.source.place}:{line}", reason))
 
-    def _leave(self, function, lines):
-        """List lines of a function that are not kept as work."""
+    def _leave(self, function, lines, what=""):
+        """List lines of a function that are not kept as work; what: what they are, if not the project's own."""
         if not lines:
             return
         different = sorted(lines)
         named = ", ".join(map(str, different[:8])) + (", ..." if len(different) > 8 else "")
-        what = f"line{'s' if len(different) > 1 else ''} {named} of {function}"
+        what += f"line{'s' if len(different) > 1 else ''} {named} of {function}"
         reason = _INSTEAD.get(function) or _INSTEAD[function.partition(".")[0]]
         self.work.append(Work(f"{self.source.place}:{different[0]}", f"{what}: {reason}"))
+
+
+def _lost_of(node):
+    """(line, what) of each part of a class that a subclass of the framework's would not have."""
+    given = [*node.bases, *(keyword.value for keyword in node.keywords), *node.decorator_list]
+    for item in given:
+        if item in node.decorator_list or ast.unparse(item).rpartition(".")[2] not in _BASES:
+            yield item.lineno, ast.unparse(item)
+    for item in node.body:
+        if not isinstance(item, _KEPT) and not is_silent(item):
+            yield item.lineno, f"`{shortened(ast.unparse(item).splitlines()[0])}`"

@@ -5,10 +5,11 @@ import copy
 
 from scaffold.adopting.ours import bound_names
 
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
 _RUN_IDS = {"run_id", "timestamp"}
 
 
-def folder_property(method: ast.FunctionDef, init: ast.FunctionDef | None) -> tuple[str, set[int]] | None:
+def folder_property(method: _Function, init: _Function | None) -> tuple[str, set[int]] | None:
     """Return the code of a property for a folder, and the lines of the constructor that it makes superfluous.
 
     method: of the project's ConfigParser. None unless it is a property that returns an attribute to which the

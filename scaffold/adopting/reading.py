@@ -5,11 +5,12 @@ import re
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from scaffold.adopting.stock import fingerprints, own_units, stock_names
+from scaffold.adopting.stock import fingerprints, lines_of_gaps, own_units, stock_names
 from scaffold.adopting.tree import Tree
 
 ROOMS = ("base", "logger", "utils")
 BEFORE, MIDDLE, AFTER = "before 2019-09", "from 2019-09 to 2020-11", "after 2020-11"
+_GONE = "statements of the template are missing before this line"
 _WITH_PARSER = {"init_obj", "initialize", "from_args"}
 
 
@@ -65,17 +66,35 @@ def framework_of(sources: dict[str, Source]) -> dict[str, Source]:
     """Return the files among the sources that are the old template's, changed or not, by path.
 
     They are the files of base/, logger/ and utils/ that define one of its classes or functions, the __init__.py of
-    these rooms, and the file with its ConfigParser, wherever that is.
+    these rooms, and the file with its ConfigParser: at the top, in a room, or in another folder if code outside that
+    folder imports it.
     """
-    return {place: source for place, source in sources.items() if _is_framework(source)}
+    return {place: source for place, source in sources.items() if _is_framework(source, sources)}
 
 
-def _is_framework(source):
+def _is_framework(source, sources):
     parent, name = PurePosixPath(source.place).parent.as_posix(), PurePosixPath(source.place).name
     defined = source.definitions()
     if isinstance(defined.get("ConfigParser"), ast.ClassDef):
-        return bool(_WITH_PARSER & _methods(defined["ConfigParser"]).keys()) or name == "parse_config.py"
+        theirs = bool(_WITH_PARSER & _methods(defined["ConfigParser"]).keys()) or name == "parse_config.py"
+        return theirs and (parent in (".", *ROOMS) or _is_imported(source, sources))
     return parent in ROOMS and (name == "__init__.py" or bool(defined.keys() & stock_names()))
+
+
+def _is_imported(source, sources):
+    """Whether code outside the folder of a file imports it."""
+    folder = PurePosixPath(source.place).parent
+    for other in sources.values():
+        if folder in PurePosixPath(other.place).parents:
+            continue
+        for node in ast.walk(other.tree):
+            if isinstance(node, ast.Import) and source.module in {alias.name for alias in node.names}:
+                return True
+            if isinstance(node, ast.ImportFrom):
+                module = absolute(other, node)
+                if source.module in {module, *(f"{module}.{alias.name}" for alias in node.names)}:
+                    return True
+    return False
 
 
 def _methods(node):
@@ -150,4 +169,5 @@ def changes_in(source: Source) -> list[tuple[int, str, str]]:
             if where not in fingerprints():
                 continue
             found += [(unit.line, where, source.lines[unit.line - 1].strip()) for unit in own_units(where, function)]
+            found += [(line, where, _GONE) for line in lines_of_gaps(where, function)]
     return sorted(set(found))

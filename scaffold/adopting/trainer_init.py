@@ -42,7 +42,7 @@ _SET |= {
 }
 
 
-def init_override(source: Source, method: ast.FunctionDef) -> tuple[str | None, list[int]]:
+def init_override(source: Source, method: ast.FunctionDef | ast.AsyncFunctionDef) -> tuple[str | None, list[int]]:
     """Return the code of a constructor that keeps what the project had added, and the lines that it cannot keep.
 
     None where the framework's constructor will do. A statement is kept that is the project's as a whole and sets

@@ -61,7 +61,7 @@ class Tree:
         copy.unlink()
         copy.mkdir()
         for entry in original.iterdir():
-            (copy / entry.name).symlink_to(entry.resolve())
+            _link(copy / entry.name, entry)
 
     def python_files(self) -> list[str]:
         """Return the paths of all code of the copy that git knows or the move has written."""
@@ -128,7 +128,7 @@ def copied(project: Path) -> Iterator[Tree]:
 def _mirror(source, target, code, folders, inside=Path()):
     """Copy the files in `code`, and link all others; folders without code are linked as a whole."""
     target.mkdir(parents=True)
-    for entry in os.scandir(source):
+    for entry in list(os.scandir(source)):
         place = inside / entry.name
         if entry.name in (".git", "__pycache__"):
             continue
@@ -137,4 +137,13 @@ def _mirror(source, target, code, folders, inside=Path()):
         elif place.as_posix() in code:
             shutil.copyfile(entry.path, target / entry.name)
         else:
-            (target / entry.name).symlink_to(Path(entry.path).resolve())
+            _link(target / entry.name, Path(entry.path))
+
+
+def _link(path, original):
+    """Make a link to a file or folder. Raises UserError where the system does not allow that."""
+    try:
+        path.symlink_to(original.resolve(), target_is_directory=original.is_dir())
+    except OSError as error:
+        reason = f"cannot be linked from a working copy ({error.strerror}); on Windows, turn on developer mode"
+        raise UserError(f"{original}: {reason}, see docs/systems.md") from None

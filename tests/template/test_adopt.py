@@ -4,6 +4,8 @@ import ast
 import hashlib
 import json
 import shutil
+import subprocess
+from types import SimpleNamespace
 
 import pytest
 from old_ages import AFTER, BEFORE, CONFIG, MIDDLE, files_of, git, repository, stock  # noqa: F401 (a fixture)
@@ -12,6 +14,7 @@ from worlds import run_forked
 import scaffold.adopt
 from helpers import PROJECT, run
 from scaffold.adopt import adopt
+from scaffold.adopting import checking
 from scaffold.adopting.stock import own_units
 from utils.errors import UserError
 from utils.files import read_json
@@ -48,7 +51,7 @@ def _identity(monkeypatch):
 @pytest.fixture
 def unchecked(monkeypatch):
     """Leave out the processes that check configs."""
-    monkeypatch.setattr(scaffold.adopt, "checked", lambda tree, sources: ([], []))
+    monkeypatch.setattr(scaffold.adopt, "checked", lambda *given: ([], []))
 
 
 def content(folder):
@@ -70,7 +73,7 @@ def test_a_project_of_each_age_is_recognised_and_an_unchanged_one_leaves_no_work
     adopt(project, dry_run=True)
     report = capsys.readouterr().out
     assert report.startswith(f"{project}: the template's age: {age} (")
-    assert "nothing is left to do by hand" in report and "own statements" not in report
+    assert "nothing is left to do by hand" in report and "changes in the" not in report
     assert "nothing was changed (--dry-run)" in report and content(project) == before
     assert git(project, "status", "--porcelain") == "" and git(project, "rev-list", "--count", "HEAD") == "1\n"
 
@@ -274,23 +277,55 @@ def test_what_its_code_may_not_do_here_is_listed_with_its_place(tmp_path, capsys
     assert "load_checkpoint(path)" in work[2] and "delete it unless it does more" in work[3]
 
 
-@pytest.mark.usefixtures("stock")
-def test_errors_in_configs_and_checkpoints_are_listed(tmp_path, capsys):
+@pytest.fixture
+def wrong(tmp_path):
+    """A project with errors in its config, some of which a second config has, too."""
     wrong = {**CONFIG, "trainer": {**CONFIG["trainer"], "epochs": "ten"}}
     wrong["arch"] = {"type": "Nett", "args": {}}
+    other = {**CONFIG, "arch": wrong["arch"]}
     wrong["data_loader"] = {"type": "Lines", "args": {"batchsize": 5}}
-    project = repository(tmp_path / "old", files_of(AFTER) | {"config.json": json.dumps(wrong)})
+    files = files_of(AFTER) | {"config.json": json.dumps(wrong), "other.json": json.dumps(other)}
+    project = repository(tmp_path / "old", files)
     (project / "saved").mkdir()
     shutil.copy(PROJECT / "tests/template/old_checkpoint/model_best.pth", project / "saved")
-    adopt(project, dry_run=True)
+    return project
+
+
+NAMES = [
+    "config.json: arch.type: got 'Nett'; model.model has no such name; did you mean 'Net'?",
+    "config.json: data_loader.args.batchsize: Lines takes no such argument; did you mean 'batch_size'?",
+]
+
+
+@pytest.mark.usefixtures("stock")
+def test_errors_in_configs_and_checkpoints_are_listed(wrong, monkeypatch, capsys):
+    said = ["a warning\nerror: trainer.epochs: got 'ten'\n", ""]
+
+    def checks(command, **options):
+        assert command[1:] == ["train.py", "-c", ["config.json", "other.json"][-len(said)], "--check"]
+        stderr = said.pop(0)
+        return subprocess.CompletedProcess(command, 2 if stderr else 0, "", stderr)
+
+    replaced = SimpleNamespace(**{**vars(subprocess), "run": checks})
+    monkeypatch.setattr(checking, "subprocess", replaced)
+    adopt(wrong)
     report = capsys.readouterr().out
-    assert "python train.py -c config.json --check: 3 left to do\nsaved/model_best.pth: can be read\n" in report
+    assert "python train.py -c config.json --check: 3 left to do\n" in report
+    assert "python train.py -c other.json --check: 1 as in config.json\nsaved/model_best.pth: can be read\n" in report
     work = work_of(report)
-    assert work[0].startswith("config.json: --check says: trainer.epochs: ")
-    assert sorted(work[1:]) == [
-        "config.json: arch.type: got 'Nett'; model.model has no such name; did you mean 'Net'?",
-        "config.json: data_loader.args.batchsize: Lines takes no such argument; did you mean 'batch_size'?",
-    ]
+    assert work[0] == "config.json: --check says: trainer.epochs: got 'ten'" and sorted(work[1:]) == NAMES
+
+
+@pytest.mark.usefixtures("stock")
+def test_a_dry_run_runs_no_code_of_the_project(wrong, capsys):
+    script = wrong / "train.py"
+    script.write_text(script.read_text() + "\nopen('saved/ran.txt', 'w').close()\n")
+    git(wrong, "commit", "-q", "-a", "-m", "writes")
+    adopt(wrong, dry_run=True)
+    report = capsys.readouterr().out
+    assert not (wrong / "saved/ran.txt").exists()
+    assert "python train.py -c config.json --check: not run (--dry-run), 2 left to do\n" in report
+    assert sorted(work_of(report)) == NAMES
 
 
 @pytest.mark.usefixtures("stock", "unchecked")
@@ -364,7 +399,7 @@ def no_commit(project):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (uncommitted, "has uncommitted work (new.py); commit, stash or ignore it first"),
+        (uncommitted, "has uncommitted work, such as new.py; commit, stash or ignore it first"),
         (nested, "its base/ lies in hw/, and only projects with base/ at their top can be moved in"),
         (another, "has no base/ with a BaseTrainer, so it was not made from victoresque/pytorch-template"),
         (of_python_2, "base/base_trainer.py:1 is not code of today's Python"),

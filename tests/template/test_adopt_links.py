@@ -18,7 +18,7 @@ def _light(monkeypatch):
     for who in ("AUTHOR", "COMMITTER"):
         monkeypatch.setenv(f"GIT_{who}_NAME", "me")
         monkeypatch.setenv(f"GIT_{who}_EMAIL", "me@example.org")
-    monkeypatch.setattr(scaffold.adopt, "checked", lambda tree, sources: ([], []))
+    monkeypatch.setattr(scaffold.adopt, "checked", lambda *given: ([], []))
 
 
 @pytest.fixture
@@ -54,3 +54,13 @@ def test_a_folder_that_is_a_link_is_refused(tmp_path, outside):
     with pytest.raises(UserError, match="docs: is a link, and files would be written through it; replace it"):
         adopt(project)
     assert os.listdir(outside) == ["requirements.txt"] and not (project / "template.json").exists()
+
+
+def test_a_system_without_links_is_named_in_one_line(tmp_path, monkeypatch):
+    def refuse(path, target, target_is_directory=False):
+        raise OSError(22, "A required privilege is not held by the client")
+
+    project = repository(tmp_path / "old", files_of(AFTER) | {"data/raw.bin": "1"})
+    monkeypatch.setattr("pathlib.Path.symlink_to", refuse)
+    with pytest.raises(UserError, match=r"cannot be linked from a working copy \(A required .* see docs/systems\.md$"):
+        adopt(project)

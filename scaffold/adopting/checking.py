@@ -118,7 +118,7 @@ def check(tree: Tree, command: list[str]) -> list[str]:
             env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             timeout=_SECONDS,
         )
@@ -136,7 +136,9 @@ def read_newest_checkpoint(project: Path, configs: list[str]) -> tuple[str, str 
     """Return the project's newest checkpoint and why it cannot be read, None if it can; None without a checkpoint."""
     folders = {project / "saved"}
     for config in configs:
-        found = re.search(r'"save_dir"\s*:\s*"([^"]+)"', (project / config).read_text(errors="replace"))
+        found = re.search(
+            r'"save_dir"\s*:\s*"([^"]+)"', (project / config).read_text(encoding="utf-8", errors="replace")
+        )
         folders |= {project / found[1]} if found else set()
     paths = [path for folder in folders if folder.is_dir() for path in folder.rglob("*.pth") if path.is_file()]
     if not paths:

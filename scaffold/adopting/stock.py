@@ -36,14 +36,14 @@ class Unit(NamedTuple):
 @functools.cache
 def fingerprints() -> dict[str, frozenset[str]]:
     """Return the digests of the statements of each function of the old template."""
-    known = json.loads(_FINGERPRINTS.read_text())["statements"]
+    known = json.loads(_FINGERPRINTS.read_text(encoding="utf-8"))["statements"]
     return {function: frozenset(digests.split()) for function, digests in known.items()}
 
 
 @functools.cache
 def versions() -> dict[str, list[list[str]]]:
     """Return the digests of whole versions of some functions of the old template, in order."""
-    known = json.loads(_FINGERPRINTS.read_text())["versions"]
+    known = json.loads(_FINGERPRINTS.read_text(encoding="utf-8"))["versions"]
     return {function: [digests.split() for digests in found] for function, found in known.items()}
 
 

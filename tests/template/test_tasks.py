@@ -335,6 +335,11 @@ def bad(data, tmp_path_factory):
     write_table(folder / "wide.csv", [range(6_000)] * 2, [f"c{i}" for i in range(6_000)])
     write_table(folder / "same.csv", [[i, "a"] for i in range(30)], ["x", "y"])
     write_table(folder / "gap.csv", [[i, "" if i == 4 else "ab"[i % 2]] for i in range(30)], ["x", "y"])
+    write_table(folder / "hole.csv", [[i, "" if i == 4 else i + 0.5] for i in range(30)], ["x", "y"])
+    write_table(folder / "class.csv", [[i, "abc"[i % 3]] for i in range(30)], ["x", "y"])
+    write_table(folder / "words.csv", [["many" if i == 2 else i, "ab"[i % 2]] for i in range(30)], ["x", "y"])
+    write_table(folder / "two.csv", [[i, "ab"[i % 2]] for i in range(30)], ["x", "y"])
+    write_table(folder / "number.csv", [[i, i + 0.5] for i in range(30)], ["x", "y"])
     write_table(folder / "texts.csv", [[i, f"text {i}"] for i in range(30)], ["x", "y"])
     write_table(folder / "narrow.csv", [[i] for i in range(30)], ["x"])
     write_table(folder / "groups.csv", [[i, i % 2, i % 3] for i in range(30)], ["x", "y", "who"])
@@ -374,6 +379,19 @@ REFUSED = [
     ("--task table --data {bad}/wide.csv --target c0", "has 6,000 columns; a table may have 5,000"),
     ("--task table --data {bad}/same.csv --target y", "all rows of {bad}/same.csv have the same 'y': 'a'"),
     ("--task table --data {bad}/gap.csv --target y", "row 5, column 'y': a value is missing; remove the row"),
+    ("--task table --data {bad}/hole.csv --target y", "row 5, column 'y': a value is missing; remove the row"),
+    (
+        "--task table --data {bad}/two.csv --target y --test {bad}/class.csv",
+        "row 3 (and in 9 more), column 'y': 'c' is no",
+    ),
+    (
+        "--task table --data {bad}/two.csv --target y --test {bad}/words.csv",
+        "row 3, column 'x': 'many' is not a number",
+    ),
+    (
+        "--task table --data {bad}/number.csv --target y --test {bad}/hole.csv",
+        "hole.csv: row 5, column 'y': a value is",
+    ),
     ("--task table --data {bad}/texts.csv --target y", "column 'y' of {bad}/texts.csv holds 30 different texts"),
     ("--task table --data {bad}/narrow.csv --target x", "has a single column"),
     ("--task table --data {bad}/groups.csv --target y --group who", "--group: there are 3 groups"),

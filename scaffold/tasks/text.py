@@ -46,7 +46,7 @@ def plan(command: str, data: str, test: str | None = None) -> Plan:
     }
     text = blocks[:, 1:].tobytes()
     choices = {
-        "samples": f"blocks of {_BLOCK_SIZE} bytes; so any language and encoding will do",
+        "samples": f"blocks of {_BLOCK_SIZE} bytes; so any language will do",
         "split": split.text.replace("samples", "blocks"),
         "model": "a causal transformer of two layers, the smallest that learns words and their order in minutes",
         "metrics": "bits of information in the next byte, given those before it: 8 for noise, about 2 for a good model",

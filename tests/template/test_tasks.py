@@ -12,6 +12,7 @@ from PIL import Image
 from worlds import run_forked
 
 import new_project
+from base.data.image_folders import ImageFolderDataLoader
 from base.data.splits import samples_to_serve
 from helpers import PROJECT, SHORT, run, run_here
 from parse_config import PARTS, ConfigParser
@@ -233,6 +234,23 @@ def test_folders_called_train_and_test_are_parts_and_not_classes(data, tmp_path)
     args = plan_for("--task", "image-folder", "--data", tmp_path).config["data_loader"]["args"]
     assert args["folder"] == str(tmp_path / "train") and args["test_folder"] == str(tmp_path / "test")
     assert "test_split" not in args and args["image_size"] == 12 and args["augment"]
+
+
+def test_a_folder_called_val_beside_one_to_test_on_is_validated_on(data, tmp_path, monkeypatch):
+    for part in ("train", "val", "test"):
+        for name in ("cat", "dog")[: 1 if part == "val" else 2]:
+            (tmp_path / part).mkdir(exist_ok=True)
+            (tmp_path / part / name).symlink_to(data / "photos" / name)
+    plan = plan_for("--task", "image-folder", "--data", tmp_path)
+    config = plan.config
+    args = config["data_loader"]["args"]
+    assert args["test_folder"] == str(tmp_path / "test") and "validation_split" not in args
+    assert "48 samples to train on, 24 to validate on; these and the test data are given" in plan.choices["split"]
+    served = [ImageFolderDataLoader(**config[key]["args"]) for key in ("data_loader", "valid_data_loader")]
+    assert [len(loader.dataset) for loader in served] == [48, 24] and served[0].split_validation() is None
+    (tmp_path / "test").rename(tmp_path / "other")
+    args = plan_for("--task", "image-folder", "--data", tmp_path).config["data_loader"]["args"]
+    assert args["test_folder"] == str(tmp_path / "val") and args["validation_split"] == 0.2
 
 
 def test_images_whose_classes_may_be_digits_are_not_mirrored(data, tmp_path):

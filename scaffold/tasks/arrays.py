@@ -19,7 +19,7 @@ from scaffold.tasks.looking import (
 )
 from scaffold.tasks.plan import Plan, loaders_file, room, with_r_squared
 from scaffold.tasks.rows import ABOUT, table_net
-from utils.errors import UserError, brief, shown
+from utils.errors import UserError, brief, shortened, shown
 
 # names that people give to (data, target, data to test on, target to test on)
 _NAMES = [
@@ -32,6 +32,7 @@ _NAMES = [
     ("images", "labels", "", ""),
     ("features", "labels", "", ""),
 ]
+_KEYS = ("data", "target", "test_data", "test_target")  # of what _NAMES lists
 _MAX_FEATURES = 100_000
 _FEW_CLASSES = 20
 _LOOKED_AT = 10_000  # samples, of data that may be larger than memory
@@ -41,7 +42,7 @@ _SMALLEST_IMAGE = 8  # pixels
 def plan(command: str, data: str, target: str | None = None, group: str | None = None) -> Plan:
     """Return the plan for arrays. target, group: the name of an array in the .npz file, or a .npy file."""
     require_kind(data, "arrays")
-    places = _places(data, target)
+    places = _places(data, target, group)
     rows, targets = read_array(places["data"], "--data"), _targets(places["target"])
     _require_fitting(rows, targets, places)
     classes, labels = _classes(targets)
@@ -101,6 +102,7 @@ def plan(command: str, data: str, target: str | None = None, group: str | None =
     found = [
         f"{shown(places['data'])}: {len(rows):,} samples {_shape(rows.shape[1:])} of {rows.dtype}",
         f"{shown(places['target'])}: {described}",
+        *_unused(places, data, group),
     ]
     rooms = {
         "model/model.py": room("table_model.py" if arch["type"] == "TableNet" else "image_model.py"),
@@ -111,36 +113,42 @@ def plan(command: str, data: str, target: str | None = None, group: str | None =
     return Plan(command, found, choices, config, rooms, shlex.quote(shown(places["data"])))
 
 
-def _places(data: str, target: str | None) -> dict[str, str]:
-    """{"data", "target" and perhaps "test_data", "test_target": place of the array, as read_array takes it}."""
+def _places(data: str, target: str | None, group: str | None) -> dict[str, str]:
+    """{"data", "target" and perhaps "test_data", "test_target": place of the array, as read_array takes it}.
+
+    group: the array of groups, which is no data.
+    """
     if not data.endswith(".npz"):
         if target is None:
             raise UserError(f"--target: say which .npy file holds the targets of {shown(data)}")
         return {"data": data, "target": _beside(data, target)}
     names = _names_in(data)
     lower = {name.lower(): name for name in names}
+    named = (row for row in _NAMES if row[0] in lower and row[1] in lower)
+    usual = next((row for row in named if target is None or lower[row[1]] == target), None)
+    if usual is not None:
+        number = 4 if usual[2] in lower and usual[3] in lower else 2
+        return {key: f"{data}:{lower[name]}" for key, name in zip(_KEYS[:number], usual, strict=False)}
     if target is None:
-        usual = next((row for row in _NAMES if row[0] in lower and row[1] in lower), None)
-        if usual is None:
-            raise UserError(
-                f"--target: say which array of {shown(data)} to predict; there are {', '.join(map(shown, names))}"
-            )
-        keys = (
-            ("data", "target", "test_data", "test_target")
-            if usual[2] in lower and usual[3] in lower
-            else ("data", "target")
-        )
-        return {key: f"{data}:{lower[name]}" for key, name in zip(keys, usual, strict=False)}
-    place = _beside(data, target)
-    others = [name for name in names if name != target and name.lower() not in ("group", "groups")]
+        listed = ", ".join(map(shown, names))
+        raise UserError(f"--target: say which array of {shown(data)} to predict; there are {listed}")
+    others = [name for name in names if name not in (target, group) and name.lower() not in ("group", "groups")]
     if len(others) != 1:
-        usual = [name for name in others if name.lower() in {row[0] for row in _NAMES}]
-        if len(usual) != 1:
+        others = [name for name in others if name.lower() in {row[0] for row in _NAMES}]
+        if len(others) != 1:
             raise UserError(
                 f"--data: {shown(data)} holds {', '.join(map(shown, names))}; save data as 'x' and target as 'y'"
             )
-        others = usual
-    return {"data": f"{data}:{others[0]}", "target": place}
+    return {"data": f"{data}:{others[0]}", "target": _beside(data, target)}
+
+
+def _unused(places: dict[str, str], data: str, group: str | None) -> list[str]:
+    """A line on the arrays of the .npz file that are neither learned from nor tested on."""
+    if not data.endswith(".npz"):
+        return []
+    used = {place.removeprefix(f"{data}:") for place in places.values()} | {group}
+    names = [shown(name) for name in _names_in(data) if name not in used]
+    return [f"left out: {shortened(', '.join(names))}, of the same file"] if names else []
 
 
 def _beside(data: str, name: str) -> str:

@@ -275,6 +275,19 @@ def test_arrays_are_found_by_their_names_or_by_the_flag(data, tmp_path):
     assert args["test_data"].endswith(":X_test") and "test_split" not in args
 
 
+def test_flags_for_arrays_leave_the_usual_names_as_they_are_and_what_is_unused_is_said(data, tmp_path):
+    x, y = (np.load(data / "rows.npz")[name] for name in "xy")
+    np.savez(tmp_path / "c.npz", x_train=x, y_train=y, x_test=x, y_test=y, weight=y)
+    plan = plan_for("--task", "arrays", "--data", tmp_path / "c.npz", "--target", "y_train")
+    args = plan.config["data_loader"]["args"]
+    assert args["test_data"].endswith(":x_test") and args["test_target"].endswith(":y_test")
+    assert plan.found[2:] == ["left out: weight, of the same file"]
+    np.savez(tmp_path / "s.npz", signal=x, y=y, subject=np.arange(60) // 5)
+    plan = plan_for("--task", "arrays", "--data", tmp_path / "s.npz", "--target", "y", "--group", "subject")
+    args = plan.config["data_loader"]["args"]
+    assert args["data"].endswith(":signal") and args["groups"].endswith(":subject") and len(plan.found) == 2
+
+
 @pytest.mark.parametrize(
     ("shape", "model"),
     [((9, 10), "ConvNet"), ((3, 9, 9), "ConvNet"), ((9, 9, 3), "ConvNet"), ((4, 100), "TableNet"), ((5,), "TableNet")],

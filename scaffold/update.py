@@ -48,10 +48,10 @@ def update(project: str | Path, rooms: Iterable[str] = (), dry_run: bool = False
         raise UserError(f"{shown(project)}: {risk}; commit it first, or add --force")
     old_rooms = {} if manifest.left_out else _old_rooms(manifest, rooms)
     if not dry_run:
-        _carry_out(project, plan, rooms=old_rooms, left_out=manifest.left_out)
+        _carry_out(project, plan, rooms=old_rooms, left_out=manifest.left_out, of_task=manifest.of_task)
 
     _tell(project, manifest.version, plan.lines)
-    _tell_of_rooms(project, old_rooms)
+    _tell_of_rooms(project, old_rooms, manifest.of_task)
     if dry_run:
         print("nothing has been changed" + (f"; the project {risk}" if risk else ""))
         return 0
@@ -104,7 +104,7 @@ def _old_rooms(manifest, rooms):
     for room in ROOMS:
         version = manifest.rooms.get(room, manifest.version)
         commit = None if room in rooms else history.commit_of(version)
-        if commit and history.changed_since(commit, [room]):
+        if commit and set(history.changed_since(commit, [room])) - {*manifest.of_task}:
             old[room] = version
     return old
 
@@ -121,12 +121,16 @@ def _tell(project, version, lines):
     print(", ".join(f"{counts[what]} {what}" for what in _ORDER if counts[what]) or "no file of the framework differs")
 
 
-def _tell_of_rooms(project, old_rooms):
-    """Name files of the user's that are left as the project got them, though the template has changed them."""
+def _tell_of_rooms(project, old_rooms, of_task):
+    """Name files of the user's that are left as the project got them, though the template has changed them.
+
+    of_task: those that the template does not have.
+    """
     show = f"git -C {shlex.quote(str(template.TEMPLATE))} diff"
     for room, version in old_rooms.items():
         commit = history.commit_of(version) or version
-        if files := [place for place in history.changed_since(commit, [room]) if _as_got(project, place, commit)]:
+        changed = [place for place in history.changed_since(commit, [room]) if place not in of_task]
+        if files := [place for place in changed if _as_got(project, place, commit)]:
             print(f"yours, left alone, though changed in the template: {', '.join(files)}")
             print(f"  to see how: {show} {commit:.10} -- {room}; to merge: add --rooms {room}")
 

@@ -59,6 +59,10 @@ def make_plan(project: Path, manifest: Manifest, rooms: list[str]) -> Plan:
         if not (came_with := history.commit_of(version)):
             raise UserError(f"--rooms {room}: cannot be merged, for the template's history lacks {shown(version)}")
         sums |= _sums_at(came_with, history.files_at(came_with, room))
+    for place in manifest.of_task:
+        if ours.pop(place, None) is not None:
+            plan.lines.append(("kept", f"{place}: made by --task, so the template has no newer one"))
+        sums.pop(place, None)
     mine = {place: _read(project, place) for place in {*sums, *ours}}
 
     for place, checksum in sorted(sums.items()):

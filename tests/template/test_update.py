@@ -12,6 +12,7 @@ from worlds import run_forked
 import new_project
 import scaffold.template
 from helpers import PROJECT, SHORT, run
+from scaffold.tasks.plan import Plan
 from scaffold.update import update
 from scaffold.updating.history import commit_of
 from utils.errors import UserError
@@ -159,6 +160,23 @@ def test_rooms_are_merged_if_asked_for_from_the_version_that_they_come_from(temp
     assert (project / "trainer/own.py").read_text() == "own\n" and (project / "model/model.py").read_bytes() == model
     manifest = read_json(project / "template.json")
     assert manifest["rooms"] == {"model": first} and not any(place.startswith("trainer") for place in manifest["files"])
+
+
+def test_files_that_a_task_has_written_are_not_merged_with_those_of_the_default_job(template, tmp_path, tested, capsys):
+    project, rooms = tmp_path / "tables", {"model/model.py": "class TableNet: ...\n"}
+    plan = Plan("command", ["rows"], {"model": "small"}, {"seed": 1}, rooms, "x", keeps_mnist=True)
+    write(template, {"project/README.md": (PROJECT / "project" / "README.md").read_text()})
+    new_project.main(project, plan=plan)
+    commit(template, SECOND | {"model/loss.py": "loss = 2\n"})
+    assert update(project) == 0
+    assert "though changed in the template: model" not in capsys.readouterr().out
+    commit(project, {})
+    commit(template, THIRD | {"model/model.py": changed(FIRST["model/model.py"], 8, "'theirs'")})
+    assert update(project, rooms=["model", "trainer"]) == 0
+    assert (project / "model/model.py").read_text() == rooms["model/model.py"]
+    assert (project / "model/loss.py").read_text() == "loss = 2\n"
+    assert "  kept      model/model.py: made by --task" in capsys.readouterr().out
+    assert read_json(project / "template.json")["of_task"] == ["model/model.py"]
 
 
 def test_what_a_project_that_was_moved_in_does_without_is_not_brought_in(template, project, tested):

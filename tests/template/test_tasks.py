@@ -418,6 +418,7 @@ REFUSED = [
     ("--data {bad}/three.csv", "--data: say with --task what the data are: image-folder, table, text, arrays, mnist"),
     ("--task tables --data x", "--task: invalid choice: 'tables'"),
     ("--task text --data {data}/poem.txt --target x", "--target: is for --task table and --task arrays"),
+    ("--task table --data {bad}/\udcff.csv", ".csv: is not in UTF-8, in which configs are; rename it"),
     ("--task table --data {bad}/none.csv", "none.csv: there is no such file"),
     ("--task image-folder --data {bad}/none", "none: there is no such folder"),
     (

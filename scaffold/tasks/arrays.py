@@ -9,7 +9,6 @@ from base.data.arrays import read_array
 from base.data.labels import text_of
 from scaffold.tasks.images import OPTIMIZER, convolutions
 from scaffold.tasks.looking import (
-    SCHEDULE,
     Split,
     choose_split,
     duration_text,
@@ -17,7 +16,7 @@ from scaffold.tasks.looking import (
     require_kind,
     shares,
 )
-from scaffold.tasks.plan import Plan, loaders_file, room, with_r_squared
+from scaffold.tasks.plan import ABOUT_R_SQUARED, Plan, config_for, loaders_file, room, with_r_squared
 from scaffold.tasks.rows import ABOUT, table_net
 from utils.errors import UserError, brief, shortened, shown
 
@@ -68,29 +67,23 @@ def plan(command: str, data: str, target: str | None = None, group: str | None =
     else:
         args |= {"target_dtype": "float32", "target_as_column": targets.ndim == 1}
         metrics, monitor = [{"type": "RSquared", "name": "R2"}], "min val_loss"
-        why = "R2, the share of the target's variance that is explained: 1 is perfect, and 0 is as good as the mean"
+        why = ABOUT_R_SQUARED
         mean, std = float(targets[split.train].mean()), float(targets[split.train].std())
         if std == 0:
             raise UserError(f"--target: {shown(places['target'])}: all targets to train on are equal, {mean:g}")
         described = f"numbers from {targets.min():g} to {targets.max():g}, on average {mean:g}"
         arch["args"] |= {"target_mean": _short(mean), "target_std": _short(std)}
-    config = {
-        "description": "Predicts one array from another",
-        "seed": 123,
-        "arch": arch,
-        "data_loader": {"type": "ArrayDataLoader", "args": args},
-        "optimizer": optimizer,
-        "loss": "torch.nn.MSELoss" if classes is None else "cross_entropy",
-        "metrics": metrics,
-        "lr_scheduler": SCHEDULE,
-        "trainer": {
-            **length,
-            "save_dir": "saved/",
-            "keep_last": 1,
-            "monitor": monitor,
-            "histograms_every_epochs": 20,
-        },
-    }
+    config = config_for(
+        "Predicts one array from another",
+        arch=arch,
+        loaders={"data_loader": {"type": "ArrayDataLoader", "args": args}},
+        optimizer=optimizer,
+        loss="torch.nn.MSELoss" if classes is None else "cross_entropy",
+        metrics=metrics,
+        length=length,
+        monitor=monitor,
+        histograms=20,
+    )
     task = "regression, since the target holds" if classes is None else "classification, since the target holds"
     choices = {
         "task": f"{task} {'numbers' if classes is None else 'texts or whole numbers of which each occurs often'}",

@@ -9,8 +9,8 @@ import numpy as np
 from base.data.class_folders import find_images
 from base.data.image_files import image_size
 from scaffold.tasks.images import OPTIMIZER, convolutions
-from scaffold.tasks.looking import SCHEDULE, choose_split, duration_text, measures, require_kind, shares
-from scaffold.tasks.plan import Plan, loaders_file, room
+from scaffold.tasks.looking import choose_split, duration_text, measures, require_kind, shares
+from scaffold.tasks.plan import Plan, config_for, loaders_file, room
 from utils.errors import UserError, shortened, shown
 
 _TRAIN = ("train", "training")
@@ -49,24 +49,18 @@ def plan(command: str, data: str, test: str | None = None) -> Plan:
         same = {key: value for key, value in args.items() if key not in ("test_folder", "augment")}
         loaders["valid_data_loader"] = {"type": loader, "args": {**same, "test_folder": valid, "training": False}}
     metrics, monitor, why = measures(len(classes), counts, few=(num_valid or len(files) // 5) < 200)
-    config = {
-        "description": f"Tells {len(classes)} classes of images apart",
-        "seed": 123,
-        "arch": arch,
-        **loaders,
-        "optimizer": OPTIMIZER,
-        "loss": {"type": "torch.nn.CrossEntropyLoss", "args": {"label_smoothing": 0.05}},
-        "metrics": metrics,
-        "lr_scheduler": SCHEDULE,
-        "trainer": {
-            **length,
-            "save_dir": "saved/",
-            "keep_last": 1,
-            "monitor": monitor,
-            "histograms_every_epochs": 5,
-            "channels_last": True,
-        },
-    }
+    config = config_for(
+        f"Tells {len(classes)} classes of images apart",
+        arch=arch,
+        loaders=loaders,
+        optimizer=OPTIMIZER,
+        loss={"type": "torch.nn.CrossEntropyLoss", "args": {"label_smoothing": 0.05}},
+        metrics=metrics,
+        length=length,
+        monitor=monitor,
+        histograms=5,
+        channels_last=True,
+    )
     changed = (
         "shifted by up to an eighth and mirrored at random in training, as photographs may be"
         if augment

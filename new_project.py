@@ -38,7 +38,7 @@ def main(target: str | Path, name: str | None = None, git: bool = True, plan: Pl
         copy_template(target, name)
         if plan is not None:
             apply_plan(plan, target, name)
-        write_manifest(target)
+        write_manifest(target, of_task=[] if plan is None else sorted(plan.rooms))
     except BaseException as error:
         for path in list(target.iterdir()) if existed else [made]:
             if path.is_dir():
@@ -85,7 +85,7 @@ _NEW = {"name", "no_git", "task", "data", "target", "group", "test"}  # flags of
 if __name__ == "__main__":
     summary = "Start a project of your own from this template, move an old one in, or bring one up to date."
     parser = argparse.ArgumentParser(description=summary)
-    parser.add_argument("path", help="folder to make, which must not exist yet or be empty; or that of the project")
+    parser.add_argument("path", help="folder to make, which must not exist yet or be empty; or the project's folder")
     verbs = parser.add_mutually_exclusive_group()
     verbs.add_argument("--adopt", action="store_true", help="move in a project of victoresque/pytorch-template")
     verbs.add_argument("--update", action="store_true", help="bring the framework of a project up to date")
@@ -95,7 +95,7 @@ if __name__ == "__main__":
     moving = parser.add_argument_group("to adopt or update (MIGRATING.md, docs/updating.md)")
     moving.add_argument("--dry-run", action="store_true", help="only say what would be done")
     moving.add_argument("--force", action="store_true", help="update what is not committed, or is newer")
-    moving.add_argument("--rooms", nargs="+", choices=ROOMS, default=[], help="of yours, which to update as well")
+    moving.add_argument("--rooms", nargs="+", choices=ROOMS, default=[], help="your folders to merge, too")
     given = in_one_line(parser).parse_args()
     with clean_exit():
         refuse_several("new_project.py")

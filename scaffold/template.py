@@ -55,7 +55,7 @@ OWN_FILES = "project"
 # Those of them that are the framework's, too: they fit any job.
 FRAMEWORK_OWN = ["tests/test_project.py"]
 MANIFEST = "template.json"
-# of the template's own job and figures, and what draws them
+# Files that stay in the template: pictures of its own job, and what draws them
 _PICTURES = (
     "readme_pictures.py",
     "curves.png",
@@ -67,7 +67,7 @@ _PICTURES = (
     "sweep.png",
     "overhead.png",
 )
-# of docs/, on the template's own jobs, and on making and updating projects
+# Pages that stay in the template: on its own jobs, and on making and updating projects
 _PAGES = ("jobs.md", "new_projects.md", "results.md", "results.py", "updating.md")
 _LEFTOVERS = ("__pycache__", "*.py[cod]", ".*cache", ".hypothesis", ".ipynb_checkpoints")
 LEFT_BEHIND = shutil.ignore_patterns(*_LEFTOVERS, *_PAGES, *_PICTURES)
@@ -128,9 +128,10 @@ def contents(folder: Path, items: list[str]) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(paths)}
 
 
-def write_manifest(target: Path) -> None:
-    """Write template.json for a project whose framework has just been copied."""
-    (target / MANIFEST).write_text(manifest_of(contents(target, [*FRAMEWORK, *FRAMEWORK_OWN])), encoding="utf-8")
+def write_manifest(target: Path, **further: Any) -> None:
+    """Write template.json for a project whose framework has just been copied. further: entries, as of manifest_of."""
+    files = contents(target, [*FRAMEWORK, *FRAMEWORK_OWN])
+    (target / MANIFEST).write_text(manifest_of(files, **further), encoding="utf-8")
 
 
 def manifest_of(files: dict[str, bytes], **further: Any) -> str:

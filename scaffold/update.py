@@ -20,6 +20,7 @@ from scaffold.updating.changes import change_files
 from scaffold.updating.line_endings import is_equal, with_lines_of
 from scaffold.updating.manifest import read_manifest
 from scaffold.updating.plan import MARKER, make_plan
+from scaffold.updating.requirements import REQUIREMENTS, missing_requirements
 from utils.errors import UserError, shown
 
 ROOMS = ["data_loader", "model", "trainer"]
@@ -46,25 +47,29 @@ def update(project: str | Path, rooms: Iterable[str] = (), dry_run: bool = False
     risk = uncommitted(project) or _not_kept(project, plan.merged)
     if risk and not (force or dry_run):
         raise UserError(f"{shown(project)}: {risk}; commit it first, or add --force")
+    commit = history.commit_of(manifest.version)
     old_rooms = {} if manifest.left_out else _old_rooms(manifest, rooms)
     if not dry_run:
-        _carry_out(project, plan, rooms=old_rooms, left_out=manifest.left_out)
+        _carry_out(project, plan, rooms=old_rooms, left_out=manifest.left_out, of_task=manifest.of_task)
 
     _tell(project, manifest.version, plan.lines)
-    _tell_of_rooms(project, old_rooms)
+    _tell_of_rooms(project, old_rooms, manifest.of_task)
+    tests = _how_to_test(project, manifest)
+    if REQUIREMENTS in manifest.left_out and (missing := missing_requirements(project, commit)):
+        print(f"add to {REQUIREMENTS}, which is yours: {', '.join(missing)}")
     if dry_run:
         print("nothing has been changed" + (f"; the project {risk}" if risk else ""))
         return 0
     if plan.conflicts:
         print(f"resolve the conflicts, marked by {MARKER.decode()}, in {shown(', '.join(plan.conflicts))}")
-        print("then: make test; git diff shows all changes, and git stash -u takes them back")
+        print(f"then: {tests}; git diff shows all changes, and git stash -u takes them back")
         return 1
     if not plan.writes and not plan.removals:
         print("it is up to date")
         return 0
-    if not plan.writes.keys().isdisjoint({"requirements.txt", "constraints.txt"}):
-        print("the framework's requirements have changed: make test installs them")
-    return _run_tests(project, old_rooms)
+    if not plan.writes.keys().isdisjoint({REQUIREMENTS, "constraints.txt"}):
+        print(f"the framework's requirements have changed: {tests} installs them")
+    return _run_tests(project, old_rooms, tests)
 
 
 def _refuse_newer(project, version):
@@ -104,7 +109,7 @@ def _old_rooms(manifest, rooms):
     for room in ROOMS:
         version = manifest.rooms.get(room, manifest.version)
         commit = None if room in rooms else history.commit_of(version)
-        if commit and history.changed_since(commit, [room]):
+        if commit and set(history.changed_since(commit, [room])) - {*manifest.of_task}:
             old[room] = version
     return old
 
@@ -121,12 +126,16 @@ def _tell(project, version, lines):
     print(", ".join(f"{counts[what]} {what}" for what in _ORDER if counts[what]) or "no file of the framework differs")
 
 
-def _tell_of_rooms(project, old_rooms):
-    """Name files of the user's that are left as the project got them, though the template has changed them."""
+def _tell_of_rooms(project, old_rooms, of_task):
+    """Name files of the user's that are left as the project got them, though the template has changed them.
+
+    of_task: those that the template does not have.
+    """
     show = f"git -C {shlex.quote(str(template.TEMPLATE))} diff"
     for room, version in old_rooms.items():
         commit = history.commit_of(version) or version
-        if files := [place for place in history.changed_since(commit, [room]) if _as_got(project, place, commit)]:
+        changed = [place for place in history.changed_since(commit, [room]) if place not in of_task]
+        if files := [place for place in changed if _as_got(project, place, commit)]:
             print(f"yours, left alone, though changed in the template: {', '.join(files)}")
             print(f"  to see how: {show} {commit:.10} -- {room}; to merge: add --rooms {room}")
 
@@ -139,12 +148,21 @@ def _as_got(project, place, commit):
     return place.startswith("trainer/") or is_equal(path.read_bytes(), content)
 
 
-def _run_tests(project, old_rooms):
-    """Run the project's tests in its environment, else in this one. Returns the exit status."""
+def _how_to_test(project, manifest):
+    """The command that installs what the project requires, and runs its tests."""
+    has_makefile = (project / "Makefile").is_file() and "Makefile" not in manifest.left_out
+    return "make test" if has_makefile else f"pip install -r {REQUIREMENTS} && python -m pytest"
+
+
+def _run_tests(project, old_rooms, tests):
+    """Run the project's tests in its environment, else in this one. Returns the exit status.
+
+    tests: the command that installs what they need.
+    """
     own = [project / ".venv" / place for place in ("bin/python", "Scripts/python.exe")]
     python = next(filter(_has_pytest, [*(str(path) for path in own if path.is_file()), sys.executable]), None)
     if python is None:
-        print("the tests have not been run: pytest is not installed; make test installs it")
+        print(f"the tests have not been run: pytest is not installed; run {tests.replace('&&', 'pytest &&')}")
         return 0
     print(f"the project's tests, with {python}:", flush=True)
     if subprocess.run([python, "-m", "pytest"], cwd=project).returncode in (0, _NO_TESTS):

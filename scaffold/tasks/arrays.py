@@ -9,7 +9,6 @@ from base.data.arrays import read_array
 from base.data.labels import text_of
 from scaffold.tasks.images import OPTIMIZER, convolutions
 from scaffold.tasks.looking import (
-    SCHEDULE,
     Split,
     choose_split,
     duration_text,
@@ -17,9 +16,9 @@ from scaffold.tasks.looking import (
     require_kind,
     shares,
 )
-from scaffold.tasks.plan import Plan, loaders_file, room, with_r_squared
+from scaffold.tasks.plan import ABOUT_R_SQUARED, Plan, config_for, loaders_file, room, with_r_squared
 from scaffold.tasks.rows import ABOUT, table_net
-from utils.errors import UserError, brief, shown
+from utils.errors import UserError, brief, shortened, shown
 
 # names that people give to (data, target, data to test on, target to test on)
 _NAMES = [
@@ -32,6 +31,7 @@ _NAMES = [
     ("images", "labels", "", ""),
     ("features", "labels", "", ""),
 ]
+_KEYS = ("data", "target", "test_data", "test_target")  # of what _NAMES lists
 _MAX_FEATURES = 100_000
 _FEW_CLASSES = 20
 _LOOKED_AT = 10_000  # samples, of data that may be larger than memory
@@ -41,7 +41,7 @@ _SMALLEST_IMAGE = 8  # pixels
 def plan(command: str, data: str, target: str | None = None, group: str | None = None) -> Plan:
     """Return the plan for arrays. target, group: the name of an array in the .npz file, or a .npy file."""
     require_kind(data, "arrays")
-    places = _places(data, target)
+    places = _places(data, target, group)
     rows, targets = read_array(places["data"], "--data"), _targets(places["target"])
     _require_fitting(rows, targets, places)
     classes, labels = _classes(targets)
@@ -67,29 +67,23 @@ def plan(command: str, data: str, target: str | None = None, group: str | None =
     else:
         args |= {"target_dtype": "float32", "target_as_column": targets.ndim == 1}
         metrics, monitor = [{"type": "RSquared", "name": "R2"}], "min val_loss"
-        why = "R2, the share of the target's variance that is explained: 1 is perfect, and 0 is as good as the mean"
+        why = ABOUT_R_SQUARED
         mean, std = float(targets[split.train].mean()), float(targets[split.train].std())
         if std == 0:
             raise UserError(f"--target: {shown(places['target'])}: all targets to train on are equal, {mean:g}")
         described = f"numbers from {targets.min():g} to {targets.max():g}, on average {mean:g}"
         arch["args"] |= {"target_mean": _short(mean), "target_std": _short(std)}
-    config = {
-        "description": "Predicts one array from another",
-        "seed": 123,
-        "arch": arch,
-        "data_loader": {"type": "ArrayDataLoader", "args": args},
-        "optimizer": optimizer,
-        "loss": "torch.nn.MSELoss" if classes is None else "cross_entropy",
-        "metrics": metrics,
-        "lr_scheduler": SCHEDULE,
-        "trainer": {
-            **length,
-            "save_dir": "saved/",
-            "keep_last": 1,
-            "monitor": monitor,
-            "histograms_every_epochs": 20,
-        },
-    }
+    config = config_for(
+        "Predicts one array from another",
+        arch=arch,
+        loaders={"data_loader": {"type": "ArrayDataLoader", "args": args}},
+        optimizer=optimizer,
+        loss="torch.nn.MSELoss" if classes is None else "cross_entropy",
+        metrics=metrics,
+        length=length,
+        monitor=monitor,
+        histograms=20,
+    )
     task = "regression, since the target holds" if classes is None else "classification, since the target holds"
     choices = {
         "task": f"{task} {'numbers' if classes is None else 'texts or whole numbers of which each occurs often'}",
@@ -101,6 +95,7 @@ def plan(command: str, data: str, target: str | None = None, group: str | None =
     found = [
         f"{shown(places['data'])}: {len(rows):,} samples {_shape(rows.shape[1:])} of {rows.dtype}",
         f"{shown(places['target'])}: {described}",
+        *_unused(places, data, group),
     ]
     rooms = {
         "model/model.py": room("table_model.py" if arch["type"] == "TableNet" else "image_model.py"),
@@ -111,36 +106,42 @@ def plan(command: str, data: str, target: str | None = None, group: str | None =
     return Plan(command, found, choices, config, rooms, shlex.quote(shown(places["data"])))
 
 
-def _places(data: str, target: str | None) -> dict[str, str]:
-    """{"data", "target" and perhaps "test_data", "test_target": place of the array, as read_array takes it}."""
+def _places(data: str, target: str | None, group: str | None) -> dict[str, str]:
+    """{"data", "target" and perhaps "test_data", "test_target": place of the array, as read_array takes it}.
+
+    group: the array of groups, which is no data.
+    """
     if not data.endswith(".npz"):
         if target is None:
             raise UserError(f"--target: say which .npy file holds the targets of {shown(data)}")
         return {"data": data, "target": _beside(data, target)}
     names = _names_in(data)
     lower = {name.lower(): name for name in names}
+    named = (row for row in _NAMES if row[0] in lower and row[1] in lower)
+    usual = next((row for row in named if target is None or lower[row[1]] == target), None)
+    if usual is not None:
+        number = 4 if usual[2] in lower and usual[3] in lower else 2
+        return {key: f"{data}:{lower[name]}" for key, name in zip(_KEYS[:number], usual, strict=False)}
     if target is None:
-        usual = next((row for row in _NAMES if row[0] in lower and row[1] in lower), None)
-        if usual is None:
-            raise UserError(
-                f"--target: say which array of {shown(data)} to predict; there are {', '.join(map(shown, names))}"
-            )
-        keys = (
-            ("data", "target", "test_data", "test_target")
-            if usual[2] in lower and usual[3] in lower
-            else ("data", "target")
-        )
-        return {key: f"{data}:{lower[name]}" for key, name in zip(keys, usual, strict=False)}
-    place = _beside(data, target)
-    others = [name for name in names if name != target and name.lower() not in ("group", "groups")]
+        listed = ", ".join(map(shown, names))
+        raise UserError(f"--target: say which array of {shown(data)} to predict; there are {listed}")
+    others = [name for name in names if name not in (target, group) and name.lower() not in ("group", "groups")]
     if len(others) != 1:
-        usual = [name for name in others if name.lower() in {row[0] for row in _NAMES}]
-        if len(usual) != 1:
+        others = [name for name in others if name.lower() in {row[0] for row in _NAMES}]
+        if len(others) != 1:
             raise UserError(
                 f"--data: {shown(data)} holds {', '.join(map(shown, names))}; save data as 'x' and target as 'y'"
             )
-        others = usual
-    return {"data": f"{data}:{others[0]}", "target": place}
+    return {"data": f"{data}:{others[0]}", "target": _beside(data, target)}
+
+
+def _unused(places: dict[str, str], data: str, group: str | None) -> list[str]:
+    """A line on the arrays of the .npz file that are neither learned from nor tested on."""
+    if not data.endswith(".npz"):
+        return []
+    used = {place.removeprefix(f"{data}:") for place in places.values()} | {group}
+    names = [shown(name) for name in _names_in(data) if name not in used]
+    return [f"left out: {shortened(', '.join(names))}, of the same file"] if names else []
 
 
 def _beside(data: str, name: str) -> str:

@@ -45,6 +45,9 @@ def plan_from(arguments: argparse.Namespace) -> Plan | None:
     for name in given.keys() - {"data", *_TAKES[task]}:
         takers = " and ".join(f"--task {other}" for other in TASKS if name in _TAKES[other])
         raise UserError(f"--{name}: is for {takers}")
+    for name, value in given.items():
+        if any("\ud800" <= letter <= "\udfff" for letter in absolute(value)):  # bytes that are no UTF-8
+            raise UserError(f"--{name}: {shown(value)}: is not in UTF-8, in which configs are; rename it")
     words = ["--task", task, *(word for name, value in given.items() for word in (f"--{name}", value))]
     paths = {name: absolute(given.pop(name)) for name in ("data", "test") if name in given}
     module = importlib.import_module(f"scaffold.tasks.{task.replace('-', '_')}")

@@ -59,23 +59,29 @@ def choose_split(
     stratify: tuple[Any, Sequence | np.ndarray] | None = None,
     groups: tuple[Any, Sequence | np.ndarray] | None = None,
     tested: dict[str, str] | None = None,
+    num_valid: int = 0,
 ) -> Split:
     """Return the parts to train, validate and test on.
 
     place: of the data, for messages.
     stratify, groups: (value of the loader's argument, class or group of each sample), if there are any.
     tested: the loader's argument that names test data of their own, and its value.
+    num_valid: number of samples of validation data of their own, beside test data; 0 if there are none.
 
     Raises UserError for too few samples or groups.
     """
     if num_samples < MIN_SAMPLES:
         few = f"has {num_samples} samples; parts to train, validate and test on need {MIN_SAMPLES}"
         raise UserError(f"--data: {shown(place)}: {few}")
+    if tested and num_valid:
+        text = f"{num_samples:,} samples to train on, {num_valid:,} to validate on; these and the test data are given"
+        return Split({**tested}, text, np.arange(num_samples))
     by: dict[str, Any] = {}
     why = "drawn at random"
     if groups is not None:
         require_groups(groups[1])
-        by, why = {"groups": groups[1]}, "all samples of a group are in one part, so that none is measured by its like"
+        by = {"groups": groups[1]}
+        why = "all samples of a group are in one part, so that no group is both trained and tested on"
     elif stratify is not None and _can_stratify(num_samples, stratify[1]):
         by, why = {"stratify": stratify[1]}, "each part has the same share of each class"
     elif stratify is not None:

@@ -6,11 +6,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from scaffold.tasks.looking import SCHEDULE
 from scaffold.template import TEMPLATE
 
 ROOMS = Path(__file__).parent / "rooms"
 """The files of which some become rooms of a new project."""
 
+ABOUT_R_SQUARED = "R2, the share of the target's variance that is explained: 1 is perfect, and 0 is as good as the mean"
 _LINE = 100  # letters of a section of a config on one line
 _JOB = "The rooms now hold a complete job, LeNet on MNIST:\nreplace it with yours."
 _OWN_JOB = "The rooms now hold the job described above:\nchange it, or replace it."
@@ -67,6 +69,38 @@ def as_text(value: Any, indent: int = 0) -> str:
         return f"[\n{inner}" + f",\n{inner}".join(parts) + f"\n{outer}]"
     parts = [f"{json.dumps(key, ensure_ascii=False)}: {as_text(item, indent + 4)}" for key, item in value.items()]
     return f"{{\n{inner}" + f",\n{inner}".join(parts) + f"\n{outer}}}"
+
+
+def config_for(
+    description: str,
+    *,
+    arch: dict[str, Any],
+    loaders: dict[str, Any],
+    optimizer: dict[str, Any],
+    loss: Any,
+    metrics: list[Any],
+    length: dict[str, int],
+    monitor: str,
+    histograms: int,
+    **trainer: Any,
+) -> dict[str, Any]:
+    """Return a config without name, in the order of its sections.
+
+    loaders: {section of a loader: its value}. length: from duration(). histograms: epochs from one to the next.
+    trainer: further keys of that section.
+    """
+    keys = {"save_dir": "saved/", "keep_last": 1, "monitor": monitor, "histograms_every_epochs": histograms}
+    return {
+        "description": description,
+        "seed": 123,
+        "arch": arch,
+        **loaders,
+        "optimizer": optimizer,
+        "loss": loss,
+        "metrics": metrics,
+        "lr_scheduler": SCHEDULE,
+        "trainer": {**length, **keys, **trainer},
+    }
 
 
 def loaders_file(name: str, place: str) -> str:

@@ -12,14 +12,13 @@ from base.data.table_file import Table
 from base.data.table_format import TableFormat
 from scaffold.tasks.looking import (
     MIN_SAMPLES,
-    SCHEDULE,
     choose_split,
     duration_text,
     measures,
     require_kind,
     shares,
 )
-from scaffold.tasks.plan import Plan, loaders_file, room, with_r_squared
+from scaffold.tasks.plan import ABOUT_R_SQUARED, Plan, config_for, loaders_file, room, with_r_squared
 from scaffold.tasks.rows import ABOUT, table_net
 from utils.errors import UserError, brief, shortened, shown
 from utils.nearest import did_you_mean
@@ -55,9 +54,7 @@ def plan(command: str, data: str, target: str | None = None, group: str | None =
     )
     gaps, has_gaps = _gaps(table, kinds), False
     if test is not None:
-        tested = Table(test, "--test", table.form)
-        tested.require_columns([target, *kinds.numeric, *kinds.categorical], "--test")
-        has_gaps = bool(_gaps(tested, kinds))
+        has_gaps = bool(_gaps(_tested(test, table.form, target, kinds, classes), kinds))
     codes = [len(set(table.texts(column).tolist())) + 1 for column in kinds.categorical]
     out_features = len(classes) if is_class else 1
     arch, optimizer, batch_size, length = table_net(len(split.train), out_features, len(kinds.numeric), codes)
@@ -69,27 +66,21 @@ def plan(command: str, data: str, target: str | None = None, group: str | None =
         described = shares(classes, counts)
     else:
         metrics, monitor = [{"type": "RSquared", "name": "R2"}], "min val_loss"
-        why = "R2, the share of the target's variance that is explained: 1 is perfect, and 0 is as good as the mean"
-        numbers = table.numbers([target])[:, 0]
+        why = ABOUT_R_SQUARED
+        numbers = _present_numbers(table, target)
         described = f"numbers from {numbers.min():g} to {numbers.max():g}, on average {numbers.mean():g}"
     name_of_task = "classification" if is_class else "regression"
-    config = {
-        "description": f"Predicts the column {target} of a table",
-        "seed": 123,
-        "arch": arch,
-        "data_loader": {"type": "TableDataLoader", "args": args},
-        "optimizer": optimizer,
-        "loss": "cross_entropy" if is_class else "torch.nn.MSELoss",
-        "metrics": metrics,
-        "lr_scheduler": SCHEDULE,
-        "trainer": {
-            **length,
-            "save_dir": "saved/",
-            "keep_last": 1,
-            "monitor": monitor,
-            "histograms_every_epochs": 20,
-        },
-    }
+    config = config_for(
+        f"Predicts the column {target} of a table",
+        arch=arch,
+        loaders={"data_loader": {"type": "TableDataLoader", "args": args}},
+        optimizer=optimizer,
+        loss="cross_entropy" if is_class else "torch.nn.MSELoss",
+        metrics=metrics,
+        length=length,
+        monitor=monitor,
+        histograms=20,
+    )
     choices = {
         "task": f"{name_of_task}, since {target} {_why_class(table, target, is_class)}",
         "features": reading,
@@ -257,6 +248,25 @@ def _present(table: Table, column: str) -> np.ndarray:
     texts = table.texts(column)
     table.require(column, texts != "", "is missing", "; each row needs a group")
     return texts
+
+
+def _present_numbers(table: Table, target: str) -> np.ndarray:
+    """The numbers of a target. Raises UserError for rows that lack theirs."""
+    numbers = table.numbers([target])[:, 0]
+    table.require(target, ~np.isnan(numbers), "is missing", "; remove the row, or fill in its number")
+    return numbers
+
+
+def _tested(path: str, form: TableFormat, target: str, kinds: Kinds, classes: list[str]) -> Table:
+    """The table to test on. classes: of the training data; none for a target of numbers. Raises UserError."""
+    table = Table(path, "--test", form)
+    table.require_columns([target, *kinds.numeric, *kinds.categorical], "--test")
+    table.numbers(kinds.numeric)
+    if classes:
+        table.require(target, np.isin(table.texts(target).astype(str), classes), "is no class of the training data")
+    else:
+        _present_numbers(table, target)
+    return table
 
 
 def _gaps(table: Table, kinds: Kinds) -> dict[str, int]:

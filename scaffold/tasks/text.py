@@ -6,8 +6,8 @@ import numpy as np
 
 from base.data.local_files import local_file
 from base.data.texts import read_blocks
-from scaffold.tasks.looking import MIN_SAMPLES, SCHEDULE, choose_split, duration, duration_text, require_kind
-from scaffold.tasks.plan import Plan, loaders_file
+from scaffold.tasks.looking import MIN_SAMPLES, choose_split, duration, duration_text, require_kind
+from scaffold.tasks.plan import Plan, config_for, loaders_file
 from scaffold.template import TEMPLATE
 from utils.errors import UserError, shown
 
@@ -27,26 +27,20 @@ def plan(command: str, data: str, test: str | None = None) -> Plan:
     split = choose_split(len(blocks), data, tested=tested)
     length = duration(len(split.train), _BATCH_SIZE, _STEPS, most_epochs=40)
     args = {"path": data, "block_size": _BLOCK_SIZE, "batch_size": _BATCH_SIZE, **split.args}
-    config = {
-        "description": "Continues a text",
-        "seed": 123,
-        "arch": {"type": "CharTransformer", "args": {"width": 96, "n_heads": 4, "n_layers": 2, "dropout": 0.2}},
-        "data_loader": {"type": "TextDataLoader", "args": args},
-        "optimizer": {"type": "AdamW", "args": {"lr": 0.003, "weight_decay": 0.1}, "decay_biases_and_norms": False},
-        "loss": "torch.nn.CrossEntropyLoss",
-        "metrics": [{"type": "model.bits_per_character", "name": "bits"}],
-        "lr_scheduler": SCHEDULE,
-        "trainer": {
-            **length,
-            "save_dir": "saved/",
-            "keep_last": 1,
-            "monitor": "min val_loss",
-            "histograms_every_epochs": 10,
-        },
-    }
+    config = config_for(
+        "Continues a text",
+        arch={"type": "CharTransformer", "args": {"width": 96, "n_heads": 4, "n_layers": 2, "dropout": 0.2}},
+        loaders={"data_loader": {"type": "TextDataLoader", "args": args}},
+        optimizer={"type": "AdamW", "args": {"lr": 0.003, "weight_decay": 0.1}, "decay_biases_and_norms": False},
+        loss="torch.nn.CrossEntropyLoss",
+        metrics=[{"type": "model.bits_per_character", "name": "bits"}],
+        length=length,
+        monitor="min val_loss",
+        histograms=10,
+    )
     text = blocks[:, 1:].tobytes()
     choices = {
-        "samples": f"blocks of {_BLOCK_SIZE} bytes; so any language and encoding will do",
+        "samples": f"blocks of {_BLOCK_SIZE} bytes; so any language will do",
         "split": split.text.replace("samples", "blocks"),
         "model": "a causal transformer of two layers, the smallest that learns words and their order in minutes",
         "metrics": "bits of information in the next byte, given those before it: 8 for noise, about 2 for a good model",

@@ -10,6 +10,7 @@ from utils.errors import UserError, brief, shown
 from utils.files import read_json_beside
 
 _NEVER_OURS = {*(PurePosixPath(item).parts[0].lower() for item in YOURS), "saved"}
+_LISTS = ("left_out", "of_task")  # entries that are lists of paths
 _RESTORE = f"restore it: git checkout {MANIFEST}"
 
 
@@ -21,12 +22,14 @@ class Manifest:
     files: {path: SHA-256} of the framework's files as the project got them.
     rooms: {folder of the user's: version that its files come from}, if that is another one.
     left_out: files and folders of the framework that a project which was moved in does without, or has of its own.
+    of_task: files of the rooms that --task has written, which the template does not have.
     """
 
     version: str | None
     files: dict[str, str]
     rooms: dict[str, str]
     left_out: list[str]
+    of_task: list[str]
 
 
 def read_manifest(project: Path) -> Manifest:
@@ -44,7 +47,8 @@ def read_manifest(project: Path) -> Manifest:
         raise UserError(f"{shown(path)}: cannot be read: {reason}; {_RESTORE}") from None
     if problem := _problem(content):
         raise UserError(f"{shown(path)}: {problem}; {_RESTORE}")
-    return Manifest(content["version"], content["files"], content.get("rooms", {}), content.get("left_out", []))
+    lists = [content.get(name, []) for name in _LISTS]
+    return Manifest(content["version"], content["files"], content.get("rooms", {}), *lists)
 
 
 def is_the_users(place: str) -> bool:
@@ -61,9 +65,10 @@ def _problem(content: Any) -> str | None:
     rooms = content.get("rooms", {})
     if not isinstance(rooms, dict) or not all(isinstance(version, str) for version in rooms.values()):
         return f"rooms: got {brief(rooms)}; it should be an object of folders and versions"
-    left_out = content.get("left_out", [])
-    if not isinstance(left_out, list) or not all(isinstance(place, str) for place in left_out):
-        return f"left_out: got {brief(left_out)}; it should be a list of paths"
+    for name in _LISTS:
+        places = content.get(name, [])
+        if not isinstance(places, list) or not all(isinstance(place, str) for place in places):
+            return f"{name}: got {brief(places)}; it should be a list of paths"
     if not isinstance(content["files"], dict) or not content["files"]:
         return f"files: got {brief(content['files'])}; it should be an object of paths and checksums"
     for place, checksum in content["files"].items():

@@ -49,9 +49,11 @@ def make_plan(project: Path, manifest: Manifest, rooms: list[str]) -> Plan:
     commit = history.commit_of(manifest.version)
     renames = history.renames_since(commit) if commit else {}
     sums = _sums_at(commit, template.FRAMEWORK_OWN) | manifest.files
+    without: set[str] = set()  # files of left_out
     if manifest.left_out:
         left_out = {*manifest.left_out, *template.FRAMEWORK_OWN}
-        for place in [place for place in {*ours, *sums} if {place, place.partition("/")[0]} & left_out]:
+        without = {place for place in {*ours, *sums, *renames} if {place, place.partition("/")[0]} & left_out}
+        for place in without:
             for known in (ours, sums, plan.recorded):
                 known.pop(place, None)
     for room in rooms:
@@ -59,6 +61,10 @@ def make_plan(project: Path, manifest: Manifest, rooms: list[str]) -> Plan:
         if not (came_with := history.commit_of(version)):
             raise UserError(f"--rooms {room}: cannot be merged, for the template's history lacks {shown(version)}")
         sums |= _sums_at(came_with, history.files_at(came_with, room))
+    for place in manifest.of_task:
+        if ours.pop(place, None) is not None:
+            plan.lines.append(("kept", f"{place}: made by --task, so the template has no newer one"))
+        sums.pop(place, None)
     mine = {place: _read(project, place) for place in {*sums, *ours}}
 
     for place, checksum in sorted(sums.items()):
@@ -80,9 +86,15 @@ def make_plan(project: Path, manifest: Manifest, rooms: list[str]) -> Plan:
         else:
             plan.lines.append(("kept", f"{place}: no longer in the template, now yours"))
 
+    formers = {new: old for old, new in renames.items()}
     for place in sorted(ours.keys() - sums.keys() - plan.writes.keys()):
-        content = mine[place]
-        if _is_free(project, place):
+        content, former = mine[place], formers.get(place, "")
+        removed = former in sums and mine[former] is None
+        if content is None and (removed or former in without):
+            plan.lines.append(
+                ("absent", f"{place}: was {former}, which you {'have removed' if removed else 'do without'}")
+            )
+        elif _is_free(project, place):
             plan.lines.append(("added", place))
             plan.writes[place] = ours[place]
         elif content is None or not is_equal(content, ours[place]):

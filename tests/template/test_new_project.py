@@ -301,7 +301,7 @@ def test_within_a_repository_it_gets_none_of_its_own(tmp_path, capsys):
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_what_fails_half_way_leaves_nothing(tmp_path, monkeypatch, error):
-    def fail(target):
+    def fail(target, of_task):
         raise error
 
     monkeypatch.setattr(new_project, "write_manifest", fail)

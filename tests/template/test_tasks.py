@@ -12,6 +12,7 @@ from PIL import Image
 from worlds import run_forked
 
 import new_project
+from base.data.image_folders import ImageFolderDataLoader
 from base.data.splits import samples_to_serve
 from helpers import PROJECT, SHORT, run, run_here
 from parse_config import PARTS, ConfigParser
@@ -116,11 +117,38 @@ def test_it_trains_is_measured_and_predicts(job, data, tmp_path):
     assert len(told.splitlines()) > 1
 
 
+# pytest, with the commands that the tests run in this process, since each would import the libraries for itself
+IN_ONE_PROCESS = """
+import contextlib, gc, os, runpy, subprocess, sys
+import pytest
+
+in_a_process = subprocess.run
+
+def run(command, cwd=None, **options):
+    if command[0] != sys.executable:
+        return in_a_process(command, cwd=cwd, **options)
+    before, sys.argv, status = sys.argv, command[1:], 0
+    try:
+        with contextlib.chdir(cwd or "."):
+            runpy.run_path(command[1], run_name="__main__")
+    except SystemExit as ended:
+        status = ended.code or 0
+    finally:
+        sys.argv = before
+    gc.collect()  # a run's lock ends with its config
+    print("ran", command[1])
+    return subprocess.CompletedProcess(command, status, "", "")
+
+subprocess.run = run
+sys.exit(pytest.main(["-q", "-s", "-p", "no:randomly"]))
+"""
+
+
 @pytest.mark.slow
 def test_the_tests_and_the_lint_of_a_made_project_pass(data, tmp_path):
     made(tmp_path / "project", "--task", "table", "--data", data / "trees.csv", "--target", "tree")
-    done = run("-m", "pytest", "-q", "-p", "no:randomly", cwd=tmp_path / "project")
-    assert "3 passed" in done.stdout
+    done = run_forked("-c", IN_ONE_PROCESS, cwd=tmp_path / "project")
+    assert "3 passed" in done.stdout and done.stdout.count("ran train.py") == 3
     run("-m", "ruff", "check", ".", cwd=tmp_path / "project")
     run("-m", "ruff", "format", "--check", ".", cwd=tmp_path / "project")
 
@@ -235,6 +263,23 @@ def test_folders_called_train_and_test_are_parts_and_not_classes(data, tmp_path)
     assert "test_split" not in args and args["image_size"] == 12 and args["augment"]
 
 
+def test_a_folder_called_val_beside_one_to_test_on_is_validated_on(data, tmp_path, monkeypatch):
+    for part in ("train", "val", "test"):
+        for name in ("cat", "dog")[: 1 if part == "val" else 2]:
+            (tmp_path / part).mkdir(exist_ok=True)
+            (tmp_path / part / name).symlink_to(data / "photos" / name)
+    plan = plan_for("--task", "image-folder", "--data", tmp_path)
+    config = plan.config
+    args = config["data_loader"]["args"]
+    assert args["test_folder"] == str(tmp_path / "test") and "validation_split" not in args
+    assert "48 samples to train on, 24 to validate on; these and the test data are given" in plan.choices["split"]
+    served = [ImageFolderDataLoader(**config[key]["args"]) for key in ("data_loader", "valid_data_loader")]
+    assert [len(loader.dataset) for loader in served] == [48, 24] and served[0].split_validation() is None
+    (tmp_path / "test").rename(tmp_path / "other")
+    args = plan_for("--task", "image-folder", "--data", tmp_path).config["data_loader"]["args"]
+    assert args["test_folder"] == str(tmp_path / "val") and args["validation_split"] == 0.2
+
+
 def test_images_whose_classes_may_be_digits_are_not_mirrored(data, tmp_path):
     for name, place in (("0", "cat"), ("1", "dog")):
         (tmp_path / name).symlink_to(data / "photos" / place)
@@ -255,6 +300,19 @@ def test_arrays_are_found_by_their_names_or_by_the_flag(data, tmp_path):
     np.savez(tmp_path / "c.npz", X_train=arrays["x"], y_train=arrays["y"], X_test=arrays["x"], y_test=arrays["y"])
     args = plan_for("--task", "arrays", "--data", tmp_path / "c.npz").config["data_loader"]["args"]
     assert args["test_data"].endswith(":X_test") and "test_split" not in args
+
+
+def test_flags_for_arrays_leave_the_usual_names_as_they_are_and_what_is_unused_is_said(data, tmp_path):
+    x, y = (np.load(data / "rows.npz")[name] for name in "xy")
+    np.savez(tmp_path / "c.npz", x_train=x, y_train=y, x_test=x, y_test=y, weight=y)
+    plan = plan_for("--task", "arrays", "--data", tmp_path / "c.npz", "--target", "y_train")
+    args = plan.config["data_loader"]["args"]
+    assert args["test_data"].endswith(":x_test") and args["test_target"].endswith(":y_test")
+    assert plan.found[2:] == ["left out: weight, of the same file"]
+    np.savez(tmp_path / "s.npz", signal=x, y=y, subject=np.arange(60) // 5)
+    plan = plan_for("--task", "arrays", "--data", tmp_path / "s.npz", "--target", "y", "--group", "subject")
+    args = plan.config["data_loader"]["args"]
+    assert args["data"].endswith(":signal") and args["groups"].endswith(":subject") and len(plan.found) == 2
 
 
 @pytest.mark.parametrize(
@@ -335,6 +393,11 @@ def bad(data, tmp_path_factory):
     write_table(folder / "wide.csv", [range(6_000)] * 2, [f"c{i}" for i in range(6_000)])
     write_table(folder / "same.csv", [[i, "a"] for i in range(30)], ["x", "y"])
     write_table(folder / "gap.csv", [[i, "" if i == 4 else "ab"[i % 2]] for i in range(30)], ["x", "y"])
+    write_table(folder / "hole.csv", [[i, "" if i == 4 else i + 0.5] for i in range(30)], ["x", "y"])
+    write_table(folder / "class.csv", [[i, "abc"[i % 3]] for i in range(30)], ["x", "y"])
+    write_table(folder / "words.csv", [["many" if i == 2 else i, "ab"[i % 2]] for i in range(30)], ["x", "y"])
+    write_table(folder / "two.csv", [[i, "ab"[i % 2]] for i in range(30)], ["x", "y"])
+    write_table(folder / "number.csv", [[i, i + 0.5] for i in range(30)], ["x", "y"])
     write_table(folder / "texts.csv", [[i, f"text {i}"] for i in range(30)], ["x", "y"])
     write_table(folder / "narrow.csv", [[i] for i in range(30)], ["x"])
     write_table(folder / "groups.csv", [[i, i % 2, i % 3] for i in range(30)], ["x", "y", "who"])
@@ -355,6 +418,7 @@ REFUSED = [
     ("--data {bad}/three.csv", "--data: say with --task what the data are: image-folder, table, text, arrays, mnist"),
     ("--task tables --data x", "--task: invalid choice: 'tables'"),
     ("--task text --data {data}/poem.txt --target x", "--target: is for --task table and --task arrays"),
+    ("--task table --data {bad}/\udcff.csv", ".csv: is not in UTF-8, in which configs are; rename it"),
     ("--task table --data {bad}/none.csv", "none.csv: there is no such file"),
     ("--task image-folder --data {bad}/none", "none: there is no such folder"),
     (
@@ -374,6 +438,19 @@ REFUSED = [
     ("--task table --data {bad}/wide.csv --target c0", "has 6,000 columns; a table may have 5,000"),
     ("--task table --data {bad}/same.csv --target y", "all rows of {bad}/same.csv have the same 'y': 'a'"),
     ("--task table --data {bad}/gap.csv --target y", "row 5, column 'y': a value is missing; remove the row"),
+    ("--task table --data {bad}/hole.csv --target y", "row 5, column 'y': a value is missing; remove the row"),
+    (
+        "--task table --data {bad}/two.csv --target y --test {bad}/class.csv",
+        "row 3 (and in 9 more), column 'y': 'c' is no",
+    ),
+    (
+        "--task table --data {bad}/two.csv --target y --test {bad}/words.csv",
+        "row 3, column 'x': 'many' is not a number",
+    ),
+    (
+        "--task table --data {bad}/number.csv --target y --test {bad}/hole.csv",
+        "hole.csv: row 5, column 'y': a value is",
+    ),
     ("--task table --data {bad}/texts.csv --target y", "column 'y' of {bad}/texts.csv holds 30 different texts"),
     ("--task table --data {bad}/narrow.csv --target x", "has a single column"),
     ("--task table --data {bad}/groups.csv --target y --group who", "--group: there are 3 groups"),

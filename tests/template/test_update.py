@@ -11,7 +11,9 @@ from worlds import run_forked
 
 import new_project
 import scaffold.template
+import scaffold.update
 from helpers import PROJECT, SHORT, run
+from scaffold.tasks.plan import Plan
 from scaffold.update import update
 from scaffold.updating.history import commit_of
 from utils.errors import UserError
@@ -161,6 +163,23 @@ def test_rooms_are_merged_if_asked_for_from_the_version_that_they_come_from(temp
     assert manifest["rooms"] == {"model": first} and not any(place.startswith("trainer") for place in manifest["files"])
 
 
+def test_files_that_a_task_has_written_are_not_merged_with_those_of_the_default_job(template, tmp_path, tested, capsys):
+    project, rooms = tmp_path / "tables", {"model/model.py": "class TableNet: ...\n"}
+    plan = Plan("command", ["rows"], {"model": "small"}, {"seed": 1}, rooms, "x", keeps_mnist=True)
+    write(template, {"project/README.md": (PROJECT / "project" / "README.md").read_text()})
+    new_project.main(project, plan=plan)
+    commit(template, SECOND | {"model/loss.py": "loss = 2\n"})
+    assert update(project) == 0
+    assert "though changed in the template: model" not in capsys.readouterr().out
+    commit(project, {})
+    commit(template, THIRD | {"model/model.py": changed(FIRST["model/model.py"], 8, "'theirs'")})
+    assert update(project, rooms=["model", "trainer"]) == 0
+    assert (project / "model/model.py").read_text() == rooms["model/model.py"]
+    assert (project / "model/loss.py").read_text() == "loss = 2\n"
+    assert "  kept      model/model.py: made by --task" in capsys.readouterr().out
+    assert read_json(project / "template.json")["of_task"] == ["model/model.py"]
+
+
 def test_what_a_project_that_was_moved_in_does_without_is_not_brought_in(template, project, tested):
     manifest = read_json(project / "template.json") | {"left_out": ["docs", "train.py", "base/new.py"]}
     own = {
@@ -181,6 +200,36 @@ def test_what_a_project_that_was_moved_in_does_without_is_not_brought_in(templat
     after = read_json(project / "template.json")
     assert after.keys() == {"version", "left_out", "files"} and after["left_out"] == manifest["left_out"]
     assert after["files"].keys() == {"base/core.py", "base/tools.py", "test.py"}
+
+
+def test_a_file_that_was_removed_or_left_out_does_not_come_back_under_another_name(template, project, tested, capsys):
+    commit(project, {"base/helper.py": None})
+    left_out = read_json(project / "template.json") | {"left_out": ["base/core.py"]}
+    commit(project, {"base/core.py": None, "template.json": json.dumps(left_out)})
+    commit(template, SECOND | {"base/core.py": None, "base/kernel.py": CORE})
+    assert update(project) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "  absent    base/tools.py: was base/helper.py, which you have removed" in lines
+    assert "  absent    base/kernel.py: was base/core.py, which you do without" in lines
+    commit(project, {})
+    commit(template, {"base/tools.py": "tools = 3\n", "base/kernel.py": "kernel = 3\n"})
+    assert update(project) == 0
+    assert not (project / "base/tools.py").exists() and not (project / "base/kernel.py").exists()
+
+
+def test_a_project_without_our_makefile_and_requirements_is_told_what_to_install(
+    template, project, monkeypatch, capsys
+):
+    monkeypatch.setattr(scaffold.update, "_has_pytest", lambda python: False)
+    commit(template, {"requirements.txt": "torch>=2\nnumpy>=1\ntqdm>=4\n"})
+    manifest = read_json(project / "template.json")
+    manifest |= {"left_out": ["requirements.txt"], "version": git(template, "rev-parse", "HEAD").strip()}
+    commit(project, {"requirements.txt": "Torch==2.1\nnumpy\ntqdm\nmine\n", "template.json": json.dumps(manifest)})
+    commit(template, SECOND | {"requirements.txt": "torch>=3\nnumpy>=1\ntqdm>=4\npydantic>=2  # new\n"})
+    assert update(project) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "add to requirements.txt, which is yours: pydantic>=2, torch>=3" in lines
+    assert lines[-1].endswith("not installed; run pip install -r requirements.txt pytest && python -m pytest")
 
 
 def test_a_dry_run_says_the_same_and_changes_nothing(template, project, tested, capsys):

@@ -15,7 +15,7 @@ class TableNet(BaseModel):
     Input (N, n_numeric + len(codes)): numbers, then the code of each category. Output (N, out_features).
 
     n_numeric: columns of numbers.
-    codes: number of codes of each categorical column, which becomes as many features of 0 and 1; code 0 becomes none.
+    codes: number of codes of each categorical column, which becomes features of 0 and 1; code 0 sets all of them to 0.
     out_features: classes, or 1 for a number.
     width: outputs of each hidden layer. n_layers: hidden layers; 0 leaves the linear model alone.
     dropout: share of entries set to 0.

@@ -152,7 +152,7 @@ def test_test_samples_that_training_did_not_set_aside_are_refused(places):
         state = cls(**args | trained).state_dict()
         changed = {"data_loader": {"type": cls.__name__, "args": args | tested}}
         with pytest.raises(
-            UserError, match="^--split test: data_loader sets other samples aside: test_split, stratify"
+            UserError, match=r"^--split test: data_loader sets other samples aside: test_split, stratify"
         ):
             split_loader(changed, "test", None, CPU, state)
     del state["part"]  # as earlier versions saved it

@@ -157,7 +157,7 @@ def test_test_samples_that_training_did_not_set_aside_are_refused(places):
             split_loader(changed, "test", None, CPU, state)
     del state["part"]  # as earlier versions saved it
     assert len(split_loader(config, "test", None, CPU, state)[0].sampler) == 8
-    assert split_loader(config, "valid", None, CPU, state)
+    assert len(split_loader(config, "valid", None, CPU, state)[0]) == 1
 
 
 def test_a_changed_test_split_is_a_change_for_training_too(places):

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Sampler
 from torch.utils.data.dataloader import default_collate
 
-from base.data.fingerprint import fingerprint
+from base.data.fingerprint import fingerprint, fingerprint_of_part
 from base.data.in_memory import InMemoryDataset, whole_batch
 from base.data.sampler import BalancedSampler, EpochSampler
 from base.data.seeded import SeededDataset, SeededLoader, makes_whole_batches
@@ -153,7 +153,8 @@ class BaseDataLoader(SeededLoader):
     def state_dict(self) -> dict[str, Any]:
         """Return what the numbers in a checkpoint mean, and which samples they are of; plain values only."""
         samples, order = len(self.valid_dataset), fingerprint(self.valid_dataset)
-        state = {"samples": samples, "fingerprint": order, "classes": self._class_names()}
+        part = fingerprint_of_part(self._split_within, samples)
+        state = {"samples": samples, "fingerprint": order, "part": part, "classes": self._class_names()}
         return state if self.input is None else state | {"input": self.input.spec()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -171,13 +172,23 @@ class BaseDataLoader(SeededLoader):
         names = getattr(self, "classes", getattr(self.valid_dataset, "classes", None))  # torchvision's have them
         return None if names is None else [name if isinstance(name, (int, float)) else str(name) for name in names]
 
-    def changes_since(self, state: dict[str, Any]) -> str | None:
-        """Return a line on how the samples differ from those of a state that is loaded, or None if they do not."""
+    def changes_since(self, state: dict[str, Any], serves_test: bool = False) -> str | None:
+        """Return a line on how the samples differ from those of a state that is loaded, or None if they do not.
+
+        serves_test: whether this loader serves the test samples, which the loader of the state should have set aside.
+        """
         now, then = self.state_dict(), state.get("samples")
-        if then is None or all(now[key] == state.get(key) for key in ("samples", "fingerprint")):
+        if then is None:
             return None
-        number = f"{now['samples']} samples, not {then}"
-        return f"data_loader has {'other samples, or another order' if now['samples'] == then else number}"
+        if any(now[key] != state.get(key) for key in ("samples", "fingerprint")):
+            number = f"{now['samples']} samples, not {then}"
+            return f"data_loader has {'other samples, or another order' if now['samples'] == then else number}"
+        if serves_test and self._split_within is None:  # a subclass that divides its samples itself
+            return None
+        part = fingerprint_of_part(self._split_within, then, others=serves_test)
+        if state.get("part", part) != part:  # earlier versions did not save it
+            return "data_loader sets other samples aside: test_split, stratify or groups differ from the checkpoint's"
+        return None
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         """Set the epoch of the next pass, which begins with batch `start_batch`."""

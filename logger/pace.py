@@ -1,10 +1,11 @@
 """pace.csv: how long each epoch took. Unlike metrics.csv, it differs between runs that are the same."""
 
+import logging
 import time
 from pathlib import Path
 
 from utils.distributed.world import is_main
-from utils.errors import UserError, shown
+from utils.errors import shown
 from utils.files import open_to_append, read_beside
 
 
@@ -40,9 +41,9 @@ class EpochClock:
 def record_pace(log_dir: Path, epoch: int, seconds: float, batches: int) -> None:
     """Append the seconds of an epoch, with its validation, and the batches trained on; 0 if they were not counted.
 
-    Of an epoch that is saved before its end, those up to there; a later line of the epoch takes their place.
+    For an epoch saved before its end, this is the time up to the save; a later line for the epoch replaces it.
 
-    Of several processes the first one writes. Raises UserError if it cannot.
+    Of several processes the first one writes. If it cannot, it logs a warning: the run needs no times.
     """
     if not is_main():
         return
@@ -52,7 +53,7 @@ def record_pace(log_dir: Path, epoch: int, seconds: float, batches: int) -> None
             head = "" if file.tell() else "epoch,seconds,batches\n"
             file.write(f"{head}{epoch},{seconds:.6g},{batches}\n".encode())
     except OSError as error:
-        raise UserError(f"{shown(path)}: cannot be written: {error.strerror or error}") from None
+        logging.getLogger("train").warning("%s: cannot be written: %s", shown(path), error.strerror or error)
 
 
 def read_pace(log_dir: Path) -> dict[int, tuple[float, int]]:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 KINDS = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia", "npu", "mlu")
 """The kinds of device that a config can name; "auto" takes whatever accelerator torch has."""
 
+# mps: "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64"
+# xpu: "Required aspect fp64 is not supported on the device"
+_NO_DOUBLES = re.compile(r"(float64|fp64|double).*support|support.*(float64|fp64|double)", re.IGNORECASE | re.DOTALL)
+
 
 def prepare_device(n_gpu: int, name: str = "auto") -> "tuple[torch.device, list[int]]":
     """Return (torch.device, numbers of the accelerators to use) for at most n_gpu of them.
@@ -75,16 +79,18 @@ def exact_float(device: "torch.device") -> "torch.dtype":
     """Return the dtype for sums that have to be exact: double precision, or single where the device has no other."""
     import torch
 
-    return torch.float64 if _has_doubles(device.type) else torch.float32
+    return torch.float64 if _has_doubles(device) else torch.float32
 
 
 @functools.cache
-def _has_doubles(kind):
-    """Whether that kind of device computes in double precision; mps and some of Intel's GPUs do not."""
+def _has_doubles(device):
+    """Whether the device computes in double precision; mps and some of Intel's GPUs do not."""
     import torch
 
     try:
-        torch.zeros((), dtype=torch.float64, device=kind).add_(1)
-    except (TypeError, RuntimeError):
+        torch.zeros((), dtype=torch.float64, device=device).add_(1)
+    except (TypeError, RuntimeError) as error:
+        if not _NO_DOUBLES.search(str(error)):  # such as one for a lack of memory, which says nothing of the device
+            raise
         return False
     return True

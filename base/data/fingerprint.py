@@ -30,6 +30,17 @@ def fingerprint(dataset: Any) -> str:
     return digest.hexdigest()
 
 
+def fingerprint_of_part(samples: Any, total: int, others: bool = False) -> str:
+    """Return a hash of which of `total` samples are used, in any order.
+
+    samples: (M,) their indices; None for all. others: hash those that are not used instead.
+    """
+    used = np.full(total, samples is None)
+    if samples is not None:
+        used[np.asarray(samples)] = True
+    return hashlib.blake2b(np.packbits(used != others).tobytes(), digest_size=16).hexdigest()
+
+
 def _add(digest: Any, value: Any) -> None:
     if isinstance(value, torch.Tensor):
         value = _few(value).cpu().numpy()

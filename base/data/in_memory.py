@@ -63,7 +63,7 @@ class InMemoryDataset(Dataset):
         if len(set(lengths)) != 1:
             rows = ", ".join(map(str, lengths))
             raise UserError(f"the arrays of a dataset must have the same number of rows; got {rows}")
-        self._sent = []
+        self._sent: list[tuple[Any, Any]] = []  # each array, and what was sent of it
         self._transforms = _Transforms(transform, batch_transform)
         self.draws_for_batches = self._transforms.draws_for_batches
 
@@ -90,10 +90,11 @@ class InMemoryDataset(Dataset):
         """Return the state for worker processes that are not forked: memory maps by file name, the rest as tensors.
 
         Torch shares a tensor's memory with a process by an open file, which must be there until the process has begun.
-        So the tensors live on in this object.
+        So the tensors live on in this object, and all processes share them.
         """
-        self._sent = [_reopener(array) or _as_tensor(array) for array in self.arrays]
-        return {**vars(self), "arrays": self._sent, "_sent": []}
+        known = {id(array): sent for array, sent in self._sent}
+        self._sent = [(array, _reopener(array) or _sent_again(known.get(id(array)), array)) for array in self.arrays]
+        return {**vars(self), "arrays": [sent for _, sent in self._sent], "_sent": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         arrays = [array() if isinstance(array, functools.partial) else array for array in state["arrays"]]
@@ -257,6 +258,14 @@ def _as_tensor(array):
     if isinstance(array, torch.Tensor):
         return array
     return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _sent_again(sent, array):
+    """A tensor of the array to send; the one sent before, since each new one would take as much shared memory."""
+    if not (isinstance(sent, torch.Tensor) and isinstance(array, np.ndarray)):
+        return _as_tensor(array)
+    np.copyto(sent.numpy(), array)  # which may have been changed in place
+    return sent
 
 
 def _rows(array, indices):

@@ -91,7 +91,9 @@ class Output:
         predicted = [names[one] if part == part else None for one, part in zip(number, share, strict=True)]
         columns = {"prediction": predicted, "probability": share}
         if target is not None and target.numel() == len(predicted):
-            targets = [int(one) if 0 <= one < len(names) else None for one in target.flatten().tolist()]
+            # a target between two classes, such as 0.7, is none of them
+            values = target.flatten().tolist()
+            targets = [int(one) if 0 <= one < len(names) and one == int(one) else None for one in values]
             columns["target"] = [None if one is None else names[one] for one in targets]
             found = zip(targets, number, predicted, strict=True)
             columns["right"] = [None if t is None else name is not None and t == n for t, n, name in found]

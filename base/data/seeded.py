@@ -19,7 +19,7 @@ _MASK = 2**64 - 1
 
 
 class SeededDataset(Dataset):
-    """A dataset read through a SampleSeeder. A SeededLoader reads every dataset so; the attribute dataset holds yours.
+    """A dataset read through a SampleSeeder. A SeededLoader reads its dataset in this way.
 
     The augmentation of a sample is thus the same with any number of workers, and after a resume. A dataset whose
     __getitems__ makes whole batches is seeded once a batch. Each of several processes reads its part of a batch.
@@ -84,30 +84,42 @@ def _reader(dataset):
 
 
 class SeededLoader(DataLoader):
-    """A DataLoader that reads its dataset through a SeededDataset. Its attribute dataset is the dataset itself."""
+    """A DataLoader that reads its dataset through a SeededDataset. Its attribute dataset is the dataset itself.
 
-    _opens = False  # whether torch is opening an iterator
+    dataset: map-style, or a SeededDataset of one. kwargs: passed to DataLoader.
+    """
+
+    # two underscores, so that an attribute of a subclass cannot replace them
+    __seeded: SeededDataset | None = None
+    __is_opening = False  # whether torch is opening an iterator
+
+    def __init__(self, dataset: Any, **kwargs: Any) -> None:
+        self.__seeded = dataset if isinstance(dataset, SeededDataset) else SeededDataset(dataset)
+        self.__given = self.__seeded.dataset
+        super().__init__(self.__seeded, **kwargs)
 
     @property
     def dataset(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The dataset, as it was given; only the iterators of torch get the SeededDataset."""
-        return self._dataset if self._opens else unseeded(self._dataset)
+        return self.__seeded if self.__is_opening else self.__given
 
     @dataset.setter
     def dataset(self, dataset: Any) -> None:
-        self._dataset = dataset
+        if self.__seeded is None:  # a subclass, before our constructor; torch's assigns the dataset it reads, or a copy
+            self.__given = dataset
 
     @property
     def seeded(self) -> SeededDataset:
         """The SeededDataset that the iterators read."""
-        return self._dataset
+        assert self.__seeded is not None
+        return self.__seeded
 
-    def __iter__(self) -> Any:
-        self._opens = True
+    def _get_iterator(self) -> Any:
+        self.__is_opening = True
         try:
-            return super().__iter__()
+            return super()._get_iterator()
         finally:
-            self._opens = False
+            self.__is_opening = False
 
 
 def unseeded(dataset: Any) -> Any:

@@ -167,10 +167,11 @@ def split_loader(
     if state and isinstance(loader, BaseDataLoader):
         load_state(name, loader, state)
         set_aside = split == "test" and bool(args.get("test_split"))
-        changed = loader.changes_since(state) if name == "data_loader" and (split != "test" or set_aside) else None
+        is_same_source = name == "data_loader" and (split != "test" or set_aside)
+        changed = loader.changes_since(state, serves_test=set_aside) if is_same_source else None
         if changed and set_aside:
             what = "so the model may be trained on some of what test_split sets aside now"
-            raise UserError(f"--split test: {changed}, {what}; give test data of their own")
+            raise UserError(f"--split test: {changed}, {what}; name separate test data")
         if changed:
             logging.getLogger("data").warning("changed since the checkpoint: %s", changed)
     part = loader.split_validation() if split == "valid" and name == "data_loader" else loader.as_validation()

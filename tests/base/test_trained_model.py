@@ -169,6 +169,8 @@ def test_outputs_are_read_as_what_they_are():
         assert [row["right"] for row in rows] == [True, False] and rows[1]["target"] == "no"
     one = Output(names).describe(torch.tensor([[-1.0], [1.0]]))
     assert [row["prediction"] for row in one] == names and one[1]["probability"] == pytest.approx(0.731059, abs=1e-6)
+    soft = Output(names).describe(given, target=torch.tensor([0.7, 1.0]))
+    assert "target" not in soft[0] and "right" not in soft[0] and soft[1]["target"] == names[1]
     share = Output(names, is_probability=True).describe(torch.tensor([0.9]))
     assert share[0] == {"prediction": "yes", "probability": pytest.approx(0.9)}
     value = Output(mean=10.0, std=2.0).describe(torch.tensor([[1.5]]), target=torch.tensor([[1.0]]))

@@ -54,3 +54,14 @@ def test_a_part_that_is_trained_again_is_not_counted_twice(tmp_path, monkeypatch
     now.append(15.0)
     clock.record(clock.seconds, step=101)
     assert read_pace(tmp_path) == {3: (1.0, 1)}
+
+
+def test_a_table_that_cannot_be_written_is_a_warning_and_the_run_ends_as_usual(tmp_path, capsys):
+    config = tiny_config(tmp_path)
+    trainer = tiny_trainer(config)
+    (trainer.config.log_dir / "pace.csv").mkdir()
+    trainer.add_callback(Ticks([0.0], stop_at=7))  # within the second epoch
+    trainer.train()
+    assert trainer.saver.newest.is_file() and trainer.step == 7
+    assert capsys.readouterr().out.count("pace.csv: cannot be written: ") == 2
+    assert (trainer.config.log_dir / "info.log").read_text().count("WARNING") == 2

@@ -155,6 +155,21 @@ def test_what_is_sent_to_a_new_process_lives_until_that_has_begun():
     assert torch.equal(again[3][0], dataset[3][0]) and again._sent == []
 
 
+def test_all_new_processes_share_one_copy_of_the_arrays():
+    """Each of eight spawned workers took a copy of its own."""
+    labels = np.arange(12)
+    read_only = labels.copy()
+    read_only.flags.writeable = False
+    dataset = InMemoryDataset(labels, read_only)
+    first = [tensor.share_memory_() for tensor in dataset.__getstate__()["arrays"]]  # as torch does to send it
+    labels[0] = 7
+    second = dataset.__getstate__()["arrays"]
+    assert [tensor.data_ptr() for tensor in second] == [tensor.data_ptr() for tensor in first]
+    assert second[0][0] == 7 and second[1].tolist() == list(range(12))
+    dataset.arrays[0] = labels + 1
+    assert dataset.__getstate__()["arrays"][0].tolist() == [8, *range(2, 13)]
+
+
 def noisy_by_torch(batch):
     return batch + torch.rand(())
 

@@ -3,7 +3,9 @@ import random
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader, Dataset, MapDataPipe
 
+from base import BaseDataLoader
 from base.data.seeded import SampleSeeder
 from utils.seed import seed_everything
 
@@ -100,3 +102,50 @@ def test_indices_may_be_numpys():
     seeder.set_epoch(1)
     for draw in DRAWS.values():
         assert seeder.map(draw, np.arange(3), range(3)) == seeder.map(draw, [0, 1, 2], range(3))
+
+
+class Drawing(Dataset):
+    """Each sample is a random number."""
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return torch.rand(())
+
+
+class Pipe(Drawing, MapDataPipe):
+    pass
+
+
+class OfTorch(BaseDataLoader):
+    """Opens its iterators as torch's DataLoader does, and has attributes of its own."""
+
+    def __init__(self, dataset):
+        self._dataset = self._opens = "of the project"
+        self.dataset = dataset
+        assert self.dataset is dataset
+        super().__init__(self.dataset, 3, shuffle=False, validation_split=0, num_workers=0)
+
+    def __iter__(self):
+        return DataLoader.__iter__(self)
+
+
+class OpensAgain(BaseDataLoader):
+    def __iter__(self):
+        return self._get_iterator()
+
+
+@pytest.mark.parametrize("dataset", [Drawing, Pipe])
+def test_every_way_to_open_a_loader_reads_the_seeded_dataset(dataset):
+    found = []
+    plain = [
+        cls(dataset(), 3, shuffle=False, validation_split=0, num_workers=0) for cls in (BaseDataLoader, OpensAgain)
+    ]
+    for loader in [*plain, OfTorch(dataset())]:
+        torch.manual_seed(len(found))
+        loader.seeded.seeder.seed = 3
+        loader.set_epoch(2)
+        found.append(torch.cat(list(loader)))
+        assert type(loader.dataset) is dataset
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])

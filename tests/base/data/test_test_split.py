@@ -142,3 +142,27 @@ def test_data_that_have_changed_since_training_are_refused(places, tmp_path):
     config["data_loader"]["args"] |= {"data": f"{tmp_path}/more.npz:x", "target": f"{tmp_path}/more.npz:y"}
     with pytest.raises(UserError, match=r"^--split test: data_loader has 50 samples, not 40, so the model may"):
         split_loader(config, "test", None, CPU, state)
+
+
+def test_test_samples_that_training_did_not_set_aside_are_refused(places):
+    cls, config = config_of("table", places)
+    args = config["data_loader"]["args"]
+    persons = {"groups": "person", "stratify": None}
+    for trained, tested in (({"test_split": 0.0}, {}), ({}, {"test_split": 0.25}), ({}, persons), (persons, {})):
+        state = cls(**args | trained).state_dict()
+        changed = {"data_loader": {"type": cls.__name__, "args": args | tested}}
+        with pytest.raises(
+            UserError, match=r"^--split test: data_loader sets other samples aside: test_split, stratify"
+        ):
+            split_loader(changed, "test", None, CPU, state)
+    del state["part"]  # as earlier versions saved it
+    assert len(split_loader(config, "test", None, CPU, state)[0].sampler) == 8
+    assert len(split_loader(config, "valid", None, CPU, state)[0]) == 1
+
+
+def test_a_changed_test_split_is_a_change_for_training_too(places):
+    cls, config = config_of("arrays", places)
+    args = config["data_loader"]["args"]
+    loader = cls(**args)
+    assert loader.changes_since(loader.state_dict()) is None
+    assert "sets other samples aside" in cls(**args | {"test_split": 0.0}).changes_since(loader.state_dict())

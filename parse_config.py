@@ -22,7 +22,7 @@ from logger import TrackerList, setup_logging
 from utils.config.command_line import read_command_line
 from utils.config.components import OWN_SECTION, PARTS, Part, as_spec, metric_name
 from utils.config.files import deep_merge, read_config, set_by_path
-from utils.config.plain import require_savable
+from utils.config.plain import as_savable, require_savable
 from utils.config.references import with_references
 from utils.config.types import call, find_type, look_up, signature_of
 from utils.distributed.world import decided_by_main, is_main
@@ -241,8 +241,8 @@ class ConfigParser(OldConfigForms):
 
     @property
     def saved(self) -> dict[str, Any]:
-        """The config that the run's files keep: without what a script of a project's own has written into it since."""
-        return self._config if self.parts else self._as_read
+        """The config as it is now, for the run's files; what they cannot hold is as it was read, or is left out."""
+        return self._config if self.parts else as_savable(self._config, self._as_read)[0]
 
     @property
     def settings(self) -> "RunSettings":
@@ -321,11 +321,12 @@ class ConfigParser(OldConfigForms):
             reason = f"cannot write the run's files: {error.strerror or error}"
             raise UserError(f"{shown(error.filename or save_dir)}: {reason}") from None
         logger = self.get_logger("config")
-        if self._record.damaged:
-            logger.warning("environment.json was damaged and was moved to %s", self._record.damaged)
-        before, now = self._record.threads
-        if None not in (before, now) and before != now:
-            logger.warning("threads: %d now, %d before; on a CPU the last bits of all numbers may differ", now, before)
+        others = [] if self.parts else as_savable(self._config, self._as_read)[1]
+        unsaved = (
+            [f"cannot be saved, so it is not in the checkpoints: {shortened(', '.join(others))}"] if others else []
+        )
+        for line in [*self._record.warnings(), *unsaved]:
+            logger.warning("%s", line)
         return save_dir, log_dir, self._record.has_ended
 
     def _part_of(self, path, module):

@@ -1,10 +1,11 @@
 """Old forms of ConfigParser, and old values of a config in today's terms."""
 
 import argparse
+import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from utils.nearest import resembles
 from utils.runs.checkpoint import checksum_of
@@ -17,7 +18,7 @@ _KEYS_OF_OLD = {"epochs", "save_dir", "save_period", "verbosity", "monitor", "ea
 
 
 class OldConfigForms:
-    """What ConfigParser has for old scripts: initialize, a parser as its first argument, and pickling."""
+    """What ConfigParser has for old scripts: initialize, a parser as its first argument, pickling and copies."""
 
     config: dict[str, Any]
     saved: dict[str, Any]
@@ -54,6 +55,19 @@ class OldConfigForms:
             from utils.old_forms.checkpoint import let_torch_read
 
             let_torch_read(self.resume)
+
+    def __copy__(self) -> Self:
+        """Return a config that shares everything with this one. A pickled one, as below, holds less."""
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return a config with sections of its own; a run that has a folder is the same run."""
+        other = memo[id(self)] = self.__copy__()
+        for name in ("_config", "_as_read", "variants"):
+            setattr(other, name, copy.deepcopy(vars(self)[name], memo))
+        return other
 
     def __getstate__(self) -> dict[str, Any]:
         """Return plain values, so that what a _save_checkpoint of a project's own pickles can be read again."""

@@ -322,9 +322,7 @@ class ConfigParser(OldConfigForms):
             raise UserError(f"{shown(error.filename or save_dir)}: {reason}") from None
         logger = self.get_logger("config")
         others = [] if self.parts else as_savable(self._config, self._as_read)[1]
-        unsaved = (
-            [f"cannot be saved, so it is not in the checkpoints: {shortened(', '.join(others))}"] if others else []
-        )
+        unsaved = [f"values of the config that cannot be saved: {shortened(', '.join(others))}"] if others else []
         for line in [*self._record.warnings(), *unsaved]:
             logger.warning("%s", line)
         return save_dir, log_dir, self._record.has_ended

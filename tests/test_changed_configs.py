@@ -41,13 +41,14 @@ def test_a_run_keeps_what_a_script_writes_into_the_config_and_names_what_it_cann
     config["arch"]["args"]["num_classes"] = np.int64(3)
     config["optimizer"]["args"]["lr"] = np.float64(0.5)
     config["trainer"]["epochs"] = torch.tensor(4)
-    config.config |= {"sizes": (3, np.int32(4)), "own": logging.getLogger("own"), "part": {7: 1, "names": ["a", {1}]}}
+    own = {"sizes": (3, np.int32(4)), "own": logging.getLogger("own"), "part": {7: 1, "names": ["a", {1}]}}
+    config.config.update(own)
     expected["optimizer"] = {"type": "SGD", "args": {"lr": 0.5, "momentum": 0.9}}
     expected["trainer"] = config["trainer"] | {"epochs": 2}
     assert config.saved == expected and type(config.saved["optimizer"]["args"]["lr"]) is float
     assert read_json(config.save_dir / "config.json") == expected
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "cannot be saved" in line]
-    assert line.endswith("checkpoints: trainer.epochs, own, part.7, part.names.1")
+    assert line.endswith("cannot be saved: trainer.epochs, own, part.7, part.names.1")
 
 
 def test_a_config_that_a_script_has_made_too_large_is_kept_as_it_was_read(tmp_path):

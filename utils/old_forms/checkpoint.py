@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from utils.files import read_json_beside
-from utils.runs.torch_file import read_torch_file, require_sound
+from utils.runs.torch_file import newly_allowed, read_torch_file, refusing, require_sound
 from utils.untrusted import require_harmless
 
 
@@ -141,11 +141,16 @@ def further_states(checkpoint: dict[str, Any]) -> str:
 
 
 def let_torch_read(path: Path) -> None:
-    """Let torch.load(path) of a script read an old checkpoint, which has been read once, still running no code.
+    """Let torch.load(path) of a script read an old checkpoint, still without running code of the file.
 
     torch then gets the stand-ins for the names in this file, and tensors of a GPU are put on the CPU if there is none.
+    Does nothing for a .safetensors, which torch.load cannot read. Raises CheckpointError for a file that is refused.
     """
-    torch.serialization.add_safe_globals([(stand_in(name), name) for name in require_sound(path, stand_in)])
+    if path.suffix == ".safetensors" or not path.is_file():
+        return
+    with refusing(path):
+        names = require_sound(path, stand_in)
+    torch.serialization.add_safe_globals(newly_allowed((stand_in(name), name) for name in names))
     if not torch.cuda.is_available():
         _put_on_cpu()
 

@@ -58,15 +58,11 @@ def _numpy_scalar(dtype, data):
     return struct.unpack(codes[dtype.args[0]], data)[0]
 
 
-NUMPY = {
+_STAND_INS = {
     "numpy.dtype": _NumpyType,
     "numpy.core.multiarray.scalar": _numpy_scalar,
     "numpy._core.multiarray.scalar": _numpy_scalar,
     "_codecs.encode": lambda text, encoding: text.encode("latin1"),
-}
-"""What stands in for the classes and functions by which a number of NumPy is pickled."""
-_STAND_INS = {
-    **NUMPY,
     "argparse.Namespace": _Record,
     "logging.getLogger": _Record,  # how a Logger is pickled
     "pathlib.PosixPath": _Record,

@@ -28,10 +28,10 @@ from utils.config.types import call, find_type, look_up, signature_of
 from utils.distributed.world import decided_by_main, is_main
 from utils.errors import UserError, clean_exit, end_on_user_errors, refuse, shortened, shown
 from utils.files import delete_left_over, differences, write_json
-from utils.old_forms.config import OldConfigForms, run_name, takes_parser
+from utils.old_forms.config import OldConfigForms, takes_parser
 from utils.runs.checkpoint import load_checkpoint, with_shards
 from utils.runs.environment import RunRecord
-from utils.runs.run_folder import RunLock, claim_run_folder, is_run_folder, make_log_folder, refuse_second
+from utils.runs.run_folder import RunLock, claim_run_folder, is_run_folder, make_log_folder, refuse_second, run_name
 
 if TYPE_CHECKING:
     import argparse

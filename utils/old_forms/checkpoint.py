@@ -121,21 +121,6 @@ def _plain(value):
     return "/".join(map(str, value.args)) if isinstance(value, _Record) else value
 
 
-_ENTRIES = {
-    *("format", "arch", "epoch", "batch", "step", "validated_step", "left_out", "state_dict", "trained_state_dict"),
-    *("optimizer", "monitor_best", "best_epoch", "not_improved_count", "attributes", "rng", "log", "config"),
-    *("stop_reason", "of_other_processes", "shards", "logger"),
-}
-
-
-def further_states(checkpoint: dict[str, Any]) -> str:
-    """Return the names of entries that a _save_checkpoint of a project's own has added, as text; "" if there are none.
-
-    Such as the states of a discriminator and its optimizer.
-    """
-    return ", ".join(sorted(repr(name) for name in checkpoint if name not in _ENTRIES))
-
-
 def let_torch_read(path: Path) -> None:
     """Let torch.load(path) of a script read an old checkpoint, still without running code of the file.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from utils.nearest import resembles
 from utils.runs.checkpoint import checksum_of
+from utils.runs.run_folder import run_name
 
 if TYPE_CHECKING:
     from utils.config.schema import TrainerSettings
@@ -128,13 +129,6 @@ def in_todays_terms(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
             del trainer[key]
             lines.append(f"{line}; its value is left to this project's trainer")
     return todays, lines
-
-
-def run_name(config: dict[str, Any]) -> Any:
-    """Return the name of the folder of a job's runs: without slashes, unless it leads elsewhere, and so is refused."""
-    name = config.get("name", "run")
-    leads_on = isinstance(name, str) and "/" in name and all(part.strip(".") for part in name.split("/"))
-    return name.replace("/", "-") if leads_on else name
 
 
 def _todays_trainer(section, visualization):

@@ -22,16 +22,16 @@ from logger import TrackerList, setup_logging
 from utils.config.command_line import read_command_line
 from utils.config.components import OWN_SECTION, PARTS, Part, as_spec, metric_name
 from utils.config.files import deep_merge, read_config, set_by_path
-from utils.config.plain import require_savable
+from utils.config.plain import as_savable, require_savable
 from utils.config.references import with_references
 from utils.config.types import call, find_type, look_up, signature_of
 from utils.distributed.world import decided_by_main, is_main
 from utils.errors import UserError, clean_exit, end_on_user_errors, refuse, shortened, shown
 from utils.files import delete_left_over, differences, write_json
-from utils.old_forms.config import OldConfigForms, run_name, takes_parser
+from utils.old_forms.config import OldConfigForms, takes_parser
 from utils.runs.checkpoint import load_checkpoint, with_shards
 from utils.runs.environment import RunRecord
-from utils.runs.run_folder import RunLock, claim_run_folder, is_run_folder, make_log_folder, refuse_second
+from utils.runs.run_folder import RunLock, claim_run_folder, is_run_folder, make_log_folder, refuse_second, run_name
 
 if TYPE_CHECKING:
     import argparse
@@ -241,8 +241,8 @@ class ConfigParser(OldConfigForms):
 
     @property
     def saved(self) -> dict[str, Any]:
-        """The config that the run's files keep: without what a script of a project's own has written into it since."""
-        return self._config if self.parts else self._as_read
+        """The config as it is now, for the run's files; what they cannot hold is as it was read, or is left out."""
+        return self._config if self.parts else as_savable(self._config, self._as_read)[0]
 
     @property
     def settings(self) -> "RunSettings":
@@ -321,11 +321,10 @@ class ConfigParser(OldConfigForms):
             reason = f"cannot write the run's files: {error.strerror or error}"
             raise UserError(f"{shown(error.filename or save_dir)}: {reason}") from None
         logger = self.get_logger("config")
-        if self._record.damaged:
-            logger.warning("environment.json was damaged and was moved to %s", self._record.damaged)
-        before, now = self._record.threads
-        if None not in (before, now) and before != now:
-            logger.warning("threads: %d now, %d before; on a CPU the last bits of all numbers may differ", now, before)
+        others = [] if self.parts else as_savable(self._config, self._as_read)[1]
+        unsaved = [f"values of the config that cannot be saved: {shortened(', '.join(others))}"] if others else []
+        for line in [*self._record.warnings(), *unsaved]:
+            logger.warning("%s", line)
         return save_dir, log_dir, self._record.has_ended
 
     def _part_of(self, path, module):

@@ -30,7 +30,17 @@ __all__ = [
 
 
 class BaseTrainer(OldTrainerForms, _BaseTrainer):
-    """BaseTrainer of base/base_trainer.py; a project of the old template may use its old forms, too."""
+    """Trains a model epoch by epoch. A subclass writes _train_epoch; train() does the rest.
+
+    model: nn.Module on its device.
+    criterion: callable (output, target) -> 0-dim tensor.
+    metric_ftns: callables (output, target) -> number, each with a __name__.
+    optimizer: of the model's parameters.
+    config: ConfigParser; its section "trainer" is read here.
+    config_after_resume, train_logger: only for projects of the old template; see OldTrainerForms.
+
+    What is saved, and how to resume within an epoch, is told in base/base_trainer.py.
+    """
 
     @classmethod
     def __subclasshook__(cls, kind: type) -> bool:

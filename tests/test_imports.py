@@ -63,6 +63,20 @@ def test_no_two_files_need_each_other():
     graphlib.TopologicalSorter(needs).prepare()  # raises CycleError with the names
 
 
+def test_the_room_of_old_forms_tells_what_leads_to_it():
+    told = (PROJECT / "utils/old_forms/__init__.py").read_text()
+    files = [
+        *PROJECT.glob("*.py"),
+        *(path for room in ("base", "logger", "utils") for path in (PROJECT / room).rglob("*.py")),
+    ]
+    leading = [path.relative_to(PROJECT) for path in files if "old_forms" in path.read_text()]
+    leading = [path for path in leading if path.parent.name != "old_forms"]
+    assert [
+        path for path in leading if f"{path}" not in told and f"{path.parent}/ " not in told.replace("\n", " ")
+    ] == []
+    assert len(leading) > 5
+
+
 def imported_by(*arguments):
     """(what the command came to, the modules that it has imported)."""
     done = subprocess.run([sys.executable, "-X", "importtime", *arguments], cwd=PROJECT, capture_output=True, text=True)

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     import torch
 
 
+NAN_OF_WRITER = float("nan")
+"""The average of a name that was never updated in a tracker with a writer; an object of its own, unlike math.nan."""
+
+
 class MetricTracker:
     """Weighted averages by name. Values may be 0-dim tensors on any device; they are read only when asked for.
 
@@ -21,8 +25,7 @@ class MetricTracker:
     must ask for them together.
 
     keys: names that can be updated.
-    writer: if given, every update also writes a scalar at once, which waits for the device; and a name that was never
-        updated has the average 0.0, as in the old template, whose trainers give a writer.
+    writer: if given, every update also writes a scalar at once, which waits for the device.
     finite_only: leave a batch's value out of the averages if it is nan or infinite in any process.
     over_epoch: metrics that are computed over the whole epoch.
 
@@ -111,7 +114,7 @@ class MetricTracker:
         return averages if self.over_epoch is None else averages | self.over_epoch.result()
 
     def _average(self, key):
-        before_first = math.nan if self.writer is None else 0.0
+        before_first = math.nan if self.writer is None else NAN_OF_WRITER
         return self._sums[key] / self._weights[key] if self._weights[key] else before_first
 
     @property

@@ -13,7 +13,6 @@ from utils.distributed.shards import mesh_of
 from utils.distributed.world import barrier, gather_to_main, is_main, rank, world_size
 from utils.errors import UserError, shortened
 from utils.files import differences
-from utils.old_forms.checkpoint import further_states
 from utils.runs.checkpoint import (
     BEST_MODEL,
     FORMAT,
@@ -27,6 +26,7 @@ from utils.runs.checkpoint import (
     with_shards,
 )
 from utils.runs.earlier import upgraded_states
+from utils.runs.entries import further_states
 from utils.runs.run_folder import refuse_other_batch
 from utils.runs.schedule_state import refuse_old_steps
 from utils.runs.weights import class_name, load_optimizer, load_state, load_weights, unwrapped

@@ -2,6 +2,7 @@
 
 import argparse
 import collections
+import inspect
 import logging
 import sys
 import types
@@ -19,6 +20,7 @@ from helpers import PROJECT, TinyData, metrics_rows, tiny_config
 from parse_config import ConfigParser, CustomArgs
 from utils import MetricTracker, UserError, read_json, write_json
 from utils.config.check import check_config
+from utils.errors import CheckpointError
 from utils.runs.checkpoint import load_checkpoint
 
 
@@ -253,13 +255,14 @@ def written_into(config):
 
 
 @pytest.mark.parametrize("kind", [Old, Saving])
-def test_a_run_keeps_the_config_as_it_was_read(job, monkeypatch, kind):
-    read = read_json(job)
+def test_a_run_keeps_the_config_with_what_its_script_has_written(job, monkeypatch, kind):
+    kept = read_json(job)
+    kept["optimizer"]["args"]["weight_decay"], kept["trainer"]["num_classes"] = 0.0, 3
     config = written_into(ConfigParser.from_args(parser_of(monkeypatch, "-c", job)))
     trainer = old_trainer(config, kind)
     trainer.train()
     path = trainer.checkpoint_dir / "checkpoint-epoch2.pth"
-    assert read_json(trainer.checkpoint_dir / "config.json") == read == load_checkpoint(path)["config"]
+    assert read_json(trainer.checkpoint_dir / "config.json") == kept == load_checkpoint(path)["config"]
     again = written_into(ConfigParser.from_args(parser_of(monkeypatch, "-r", path, "--set", "trainer.epochs=3")))
     resumed = old_trainer(again, kind)
     resumed.train()
@@ -361,22 +364,73 @@ def test_an_old_test_script_loads_an_old_checkpoint_by_itself(old_file, monkeypa
         torch.load(old_file("somewhere", "Payload"))
 
 
+def test_reading_a_file_by_ourselves_leaves_what_the_script_may_read(old_file, monkeypatch):
+    path = old_file()
+    ConfigParser.from_args(parser_of(monkeypatch, "-r", path))
+    allowed = set(torch.serialization.get_safe_globals())
+    load_checkpoint(path)
+    assert set(torch.serialization.get_safe_globals()) == allowed and torch.load(path)["monitor_best"] == 0.25
+
+
+def test_a_file_that_torch_cannot_read_is_left_to_the_trainer_or_refused_in_one_line(tmp_path, old_file):
+    config = ConfigParser(tiny_config(tmp_path), tmp_path / "weights.safetensors")
+    config.resume.write_bytes(b"no archive")
+    config.adapt_to_script()
+    ConfigParser(tiny_config(tmp_path), tmp_path / "none.pth").adapt_to_script()
+    damaged = old_file()
+    damaged.write_bytes(damaged.read_bytes()[:-400])
+    with pytest.raises(CheckpointError, match=r"old.pth: refused: its directory is not at its end; only"):
+        ConfigParser(tiny_config(tmp_path), damaged).adapt_to_script()
+
+
 def test_a_logger_of_2018_is_read_too(old_file):
     from utils import Logger  # as the train.py of that time does
 
     logger = Logger()
     logger.add_entry({"loss": 1.0})
-    path = old_file("logger.logger", "Logger")
+    path = old_file("logger.logger", "Logger", monitor_best=0.25)
+    assert "numpy" not in str(torch.serialization.get_safe_globals())
     assert torch.load(path)["epoch"] == 1 and str(logger) == '{\n    "1": {\n        "loss": 1.0\n    }\n}'
 
 
 # ---- K
 
 
-def test_a_name_that_is_never_updated_is_zero_in_a_tracker_with_a_writer():
+@pytest.mark.parametrize("name", ["val_loss", "val_extra"])
+def test_a_name_that_is_never_updated_is_logged_as_zero_but_never_monitored_so(tmp_path, name):
     writer = types.SimpleNamespace(add_scalar=lambda name, value: None)
-    assert MetricTracker("loss", writer=writer).result() == {"loss": 0.0}
-    assert np.isnan(MetricTracker("loss").result()["loss"])
+    tracker = MetricTracker(name, "own", writer=writer)
+    assert np.isnan(tracker.avg(name)) and np.isnan(MetricTracker("own").avg("own"))
+    trainer = old_trainer(ConfigParser(tiny_config(tmp_path, monitor="min val_loss")), log=tracker.result())
+    trainer.train()
+    row = metrics_rows(trainer)[-1]
+    assert float(row["own"]) == 0.0
+    assert trainer.mnt_best == (float("inf") if name == "val_loss" else 0.5)
+    assert name == "val_loss" or float(row["val_extra"]) == 0.0
+
+
+def test_a_trainer_without_train_epoch_is_refused_before_anything_is_written(tmp_path):
+    class Misspelt(BaseTrainer):
+        def _train_epok(self, epoch):
+            return {}
+
+    class Evaluator(BaseTrainer):
+        pass
+
+    for kind, end in ((Misspelt, "; is '_train_epok' meant to be it?"), (Evaluator, "")):
+        model = torch.nn.Linear(4, 3)
+        trainer = kind(model, None, [], torch.optim.SGD(model.parameters()), ConfigParser(tiny_config(tmp_path)))
+        with pytest.raises(UserError) as raised:
+            trainer.train()
+        assert str(raised.value) == f"{kind.__name__}: has no _train_epoch, so it cannot train{end}"
+    assert not [*tmp_path.iterdir()]
+
+
+def test_the_exported_trainer_describes_its_parameters():
+    parameters = inspect.signature(BaseTrainer).parameters
+    assert [*parameters][:5] == ["model", "criterion", "metric_ftns", "optimizer", "config"]
+    assert "torch.nn.Module" in str(parameters["model"]) and "_train_epoch" in BaseTrainer.__doc__
+    assert all(f"{name}" in BaseTrainer.__doc__ for name in parameters)
 
 
 def test_an_evaluator_can_be_built_and_has_the_weights_of_the_checkpoint(tmp_path):

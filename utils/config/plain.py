@@ -51,6 +51,42 @@ def require_savable(config: Any, place: object) -> None:
     require_plain(config, place, MAX_SAVED, MAX_SAVED)
 
 
+def as_savable(config: dict[str, Any], as_read: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return (what a checkpoint may hold of a config that a script has changed, the paths of the other values).
+
+    NumPy's numbers become Python's, and tuples lists. Where as_read has a value for one of the paths, it is used.
+    """
+    others: list[str] = []
+    saved = _savable(config, as_read, (), others)
+    try:
+        require_savable(saved, "the config")
+    except UserError:  # such as too many values
+        return as_read, ["all that was changed since it was read"]
+    return saved, others
+
+
+_OTHER = object()
+
+
+def _savable(value, as_read, where, others):
+    """The value, a dict without its other entries; as_read in its place, or _OTHER, if it cannot be saved."""
+    if type(value).__module__ == "numpy" and hasattr(value, "dtype") and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, dict) and len(where) < MAX_DEPTH:
+        read = as_read if isinstance(as_read, dict) else {}
+        others += [".".join(map(str, (*where, key))) for key in value if key_error(key)]
+        kept = {key: one for key, one in value.items() if not key_error(key)}
+        entries = {key: _savable(one, read.get(key, _OTHER), (*where, key), others) for key, one in kept.items()}
+        return {key: entry for key, entry in entries.items() if entry is not _OTHER}
+    if isinstance(value, (list, tuple)) and len(where) < MAX_DEPTH:
+        entries = [_savable(one, _OTHER, (*where, i), others) for i, one in enumerate(value)]
+        return entries if not any(entry is _OTHER for entry in entries) else as_read
+    if type(value) in (type(None), bool, int, float, str) and not _value_error(value):
+        return value
+    others.append(".".join(map(str, where)))
+    return as_read
+
+
 def _value_error(value):
     """The error of a value, its keys included but not what they hold; None if there is none."""
     match value:

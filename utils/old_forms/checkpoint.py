@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from utils.files import read_json_beside
-from utils.runs.torch_file import read_torch_file, require_sound
+from utils.runs.torch_file import newly_allowed, read_torch_file, refusing, require_sound
 from utils.untrusted import require_harmless
 
 
@@ -58,15 +58,11 @@ def _numpy_scalar(dtype, data):
     return struct.unpack(codes[dtype.args[0]], data)[0]
 
 
-NUMPY = {
+_STAND_INS = {
     "numpy.dtype": _NumpyType,
     "numpy.core.multiarray.scalar": _numpy_scalar,
     "numpy._core.multiarray.scalar": _numpy_scalar,
     "_codecs.encode": lambda text, encoding: text.encode("latin1"),
-}
-"""What stands in for the classes and functions by which a number of NumPy is pickled."""
-_STAND_INS = {
-    **NUMPY,
     "argparse.Namespace": _Record,
     "logging.getLogger": _Record,  # how a Logger is pickled
     "pathlib.PosixPath": _Record,
@@ -125,27 +121,17 @@ def _plain(value):
     return "/".join(map(str, value.args)) if isinstance(value, _Record) else value
 
 
-_ENTRIES = {
-    *("format", "arch", "epoch", "batch", "step", "validated_step", "left_out", "state_dict", "trained_state_dict"),
-    *("optimizer", "monitor_best", "best_epoch", "not_improved_count", "attributes", "rng", "log", "config"),
-    *("stop_reason", "of_other_processes", "shards", "logger"),
-}
-
-
-def further_states(checkpoint: dict[str, Any]) -> str:
-    """Return the names of entries that a _save_checkpoint of a project's own has added, as text; "" if there are none.
-
-    Such as the states of a discriminator and its optimizer.
-    """
-    return ", ".join(sorted(repr(name) for name in checkpoint if name not in _ENTRIES))
-
-
 def let_torch_read(path: Path) -> None:
-    """Let torch.load(path) of a script read an old checkpoint, which has been read once, still running no code.
+    """Let torch.load(path) of a script read an old checkpoint, still without running code of the file.
 
     torch then gets the stand-ins for the names in this file, and tensors of a GPU are put on the CPU if there is none.
+    Does nothing for a .safetensors, which torch.load cannot read. Raises CheckpointError for a file that is refused.
     """
-    torch.serialization.add_safe_globals([(stand_in(name), name) for name in require_sound(path, stand_in)])
+    if path.suffix == ".safetensors" or not path.is_file():
+        return
+    with refusing(path):
+        names = require_sound(path, stand_in)
+    torch.serialization.add_safe_globals(newly_allowed((stand_in(name), name) for name in names))
     if not torch.cuda.is_available():
         _put_on_cpu()
 

@@ -1,13 +1,15 @@
 """Old forms of ConfigParser, and old values of a config in today's terms."""
 
 import argparse
+import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from utils.nearest import resembles
 from utils.runs.checkpoint import checksum_of
+from utils.runs.run_folder import run_name
 
 if TYPE_CHECKING:
     from utils.config.schema import TrainerSettings
@@ -17,7 +19,7 @@ _KEYS_OF_OLD = {"epochs", "save_dir", "save_period", "verbosity", "monitor", "ea
 
 
 class OldConfigForms:
-    """What ConfigParser has for old scripts: initialize, a parser as its first argument, and pickling."""
+    """What ConfigParser has for old scripts: initialize, a parser as its first argument, pickling and copies."""
 
     config: dict[str, Any]
     saved: dict[str, Any]
@@ -54,6 +56,19 @@ class OldConfigForms:
             from utils.old_forms.checkpoint import let_torch_read
 
             let_torch_read(self.resume)
+
+    def __copy__(self) -> Self:
+        """Return a config that shares everything with this one. A pickled one, as below, holds less."""
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return a config with sections of its own; a run that has a folder is the same run."""
+        other = memo[id(self)] = self.__copy__()
+        for name in ("_config", "_as_read", "variants"):
+            setattr(other, name, copy.deepcopy(vars(self)[name], memo))
+        return other
 
     def __getstate__(self) -> dict[str, Any]:
         """Return plain values, so that what a _save_checkpoint of a project's own pickles can be read again."""
@@ -114,13 +129,6 @@ def in_todays_terms(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
             del trainer[key]
             lines.append(f"{line}; its value is left to this project's trainer")
     return todays, lines
-
-
-def run_name(config: dict[str, Any]) -> Any:
-    """Return the name of the folder of a job's runs: without slashes, unless it leads elsewhere, and so is refused."""
-    name = config.get("name", "run")
-    leads_on = isinstance(name, str) and "/" in name and all(part.strip(".") for part in name.split("/"))
-    return name.replace("/", "-") if leads_on else name
 
 
 def _todays_trainer(section, visualization):

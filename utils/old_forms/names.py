@@ -64,7 +64,6 @@ def _let_torch_read_loggers():
     """Let torch.load(path) of a script read the checkpoints of that time, in which such a Logger is pickled."""
     import torch
 
-    from utils.old_forms.checkpoint import NUMPY
+    from utils.runs.torch_file import newly_allowed
 
-    pickled: list[Any] = [(Logger, place) for place in _PLACES_OF_LOGGER]
-    torch.serialization.add_safe_globals([*pickled, *((stand_in, name) for name, stand_in in NUMPY.items())])
+    torch.serialization.add_safe_globals(newly_allowed((Logger, place) for place in _PLACES_OF_LOGGER))

@@ -3,15 +3,20 @@
 import importlib
 import inspect
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from utils.device import prepare_device
 from utils.errors import UserError
+from utils.metric_tracker import NAN_OF_WRITER
+from utils.nearest import nearest
 from utils.old_forms.config import OldConfigForms
 from utils.old_forms.flags import is_typed
 from utils.runs.weights import load_weights, unwrapped
+
+if TYPE_CHECKING:
+    import torch
 
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -53,15 +58,16 @@ class OldTrainerForms:
     device = _Device()
 
     metric_ftns: Sequence[Any]
+    mnt_metric: str
     checkpoint_dir: Path
     saver: Any
 
     def __init__(
         self,
-        model: Any,
-        criterion: Any,
-        metric_ftns: Any,
-        optimizer: Any,
+        model: "torch.nn.Module",
+        criterion: "Callable[[Any, Any], torch.Tensor] | None",
+        metric_ftns: Sequence[Any],
+        optimizer: "torch.optim.Optimizer | None",
         config: Any,
         config_after_resume: Any = None,
         train_logger: Any = None,
@@ -90,11 +96,22 @@ class OldTrainerForms:
     def _prepare_device(self, n_gpu_use: int) -> Any:
         return prepare_device(n_gpu_use)
 
+    def train(self) -> None:
+        """Train as BaseTrainer does. Raises UserError, before anything is written, without a _train_epoch."""
+        if type(self)._train_epoch is OldTrainerForms._train_epoch and "_train_epoch" not in vars(self):
+            self._train_epoch(1)
+        super().train()  # pyright: ignore[reportAttributeAccessIssue]
+
     def _train_epoch(self, epoch: int) -> dict[str, Any]:
-        raise UserError(f"{type(self).__name__}: has no _train_epoch, so it cannot train")
+        own = {name for kind in _own_classes(type(self)) for name in vars(kind) if callable(vars(kind)[name])}
+        meant = nearest("_train_epoch", own)
+        hint = f"; is {meant!r} meant to be it?" if meant else ""
+        raise UserError(f"{type(self).__name__}: has no _train_epoch, so it cannot train{hint}")
 
     def _finish_epoch(self, log: dict[Any, Any], seconds: float) -> None:
-        log = dict(_one_by_one(log, self.metric_ftns))
+        # where nothing was measured the old template logged 0.0, which a monitor would take for the best value
+        zeros = {key: 0.0 for key, value in log.items() if value is NAN_OF_WRITER and key != self.mnt_metric}
+        log = dict(_one_by_one(log | zeros, self.metric_ftns))
         if hasattr(self.train_logger, "add_entry"):
             self.train_logger.add_entry(log)
         super()._finish_epoch(log, seconds)  # pyright: ignore[reportAttributeAccessIssue]

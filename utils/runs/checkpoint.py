@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.distributed.sharded_checkpoint import NOTE_BYTES, delete_unnamed, note_of, read_shards, verify_shards
-from utils.errors import CheckpointError, Refused
+from utils.errors import CheckpointError
 from utils.files import delete_left_over, delete_unless_in_use, replacing
 from utils.runs.safetensors_io import read_safetensors
-from utils.runs.torch_file import read_torch_file
+from utils.runs.torch_file import read_torch_file, refusing
 from utils.untrusted import as_count, as_number, plain, require_harmless
 
 if TYPE_CHECKING:
@@ -78,17 +78,8 @@ def load_checkpoint(path: str | Path, shards: bool = True) -> dict[str, Any]:
     shards: also read sharded tensors, as whole ones; with_shards can read them later. Files without a checksum are
     read too: those of plain torch.save, which may be a state_dict alone, those of the old template, and .safetensors.
     """
-    try:
-        state = _read(path := Path(path))
-    except CheckpointError:
-        raise
-    except FileNotFoundError:  # since it was found: a run that still trains deletes its older ones
-        raise CheckpointError(f"{path}: was deleted while it was read; give a newer checkpoint") from None
-    except Exception as error:  # a damaged or hostile file makes torch's reader raise errors of any kind
-        name = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it refers to {name[1]}" if name else "its content is not that of a checkpoint"
-        reason = error if isinstance(error, Refused) else reason
-        raise CheckpointError(f"{path}: refused: {reason}; only tensors and plain values are read") from error
+    with refusing(path := Path(path)):
+        state = _read(path)
     state = _require_kinds(state, path)
     return with_shards(state, path) if shards else state
 

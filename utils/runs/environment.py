@@ -4,7 +4,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -35,12 +35,14 @@ class RunRecord:
         """Whether the run has ended, and nothing was trained since."""
         return bool(self._starts) and self._starts[-1].get("ended") is not None
 
-    @property
-    def threads(self) -> tuple[int | None, int | None]:
-        """(torch's threads in the previous start, in this one), None where the number is unknown."""
+    def warnings(self) -> Iterator[str]:
+        """Yield a line each for a damaged record and for another number of torch's threads than in the last start."""
+        if self.damaged:
+            yield f"environment.json was damaged and was moved to {self.damaged}"
         counts = [start.get("threads") for start in self._starts[-2:]]
         before, now = counts if len(counts) == 2 else (None, None)
-        return before if type(before) is int else None, now
+        if type(before) is int and now is not None and before != now:
+            yield f"threads: {now} now, {before} before; on a CPU the last bits of all numbers may differ"
 
     def begin(self, resumed_from: Path | None, overridden: Sequence[str] = (), log_dir: Path | None = None) -> None:
         """Record this start, and the changes to the project's files that are in no commit.

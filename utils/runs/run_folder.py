@@ -20,6 +20,13 @@ from utils.files import read_json_beside
 from utils.runs.environment import last_start
 
 
+def run_name(config: dict[str, Any]) -> Any:
+    """Return the name of the folder of a job's runs: without slashes, unless it leads elsewhere, and so is refused."""
+    name = config.get("name", "run")
+    leads_on = isinstance(name, str) and "/" in name and all(part.strip(".") for part in name.split("/"))
+    return name.replace("/", "-") if leads_on else name
+
+
 def claim_run_folder(root: str | Path, name: str, run_id: str | None = None) -> Path:
     """Make and return the checkpoint folder of a new run; no two runs ever get the same one.
 

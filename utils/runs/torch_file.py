@@ -4,17 +4,19 @@ torch's reader allocates memory by the sizes that a file states: those of the ar
 storages and tensors in its pickle. A small file could so take any amount of memory.
 """
 
+import contextlib
 import encodings.cp437  # noqa: F401  zipfile needs it, and a stranger's file should import nothing
 import io
 import os
+import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from utils.errors import Refused
+from utils.errors import CheckpointError, Refused
 from utils.runs.pickle_claims import Claims
 
 _INSTRUCTIONS = 2_000_000
@@ -27,6 +29,22 @@ _NAME_LENGTH_AT = 26  # in the 30 bytes before an entry's name; its extra field'
 _ZIP64, _UNICODE_PATH = 0x0001, 0x7075  # kinds of extra fields
 
 
+@contextlib.contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Raise each error of reading the file as a CheckpointError, in one line that names the file."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except FileNotFoundError:  # since it was found: a run that still trains deletes its older ones
+        raise CheckpointError(f"{path}: was deleted while it was read; give a newer checkpoint") from None
+    except Exception as error:  # a damaged or hostile file makes torch's reader raise errors of any kind
+        name = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it refers to {name[1]}" if name else "its content is not that of a checkpoint"
+        reason = error if isinstance(error, Refused) else reason
+        raise CheckpointError(f"{path}: refused: {reason}; only tensors and plain values are read") from error
+
+
 def read_torch_file(path: Path, stand_in: Callable[[str], Any] = lambda name: None) -> Any:
     """Return torch.load(path, weights_only=True), tensors on the CPU, using a small multiple of the file's size.
 
@@ -35,10 +53,18 @@ def read_torch_file(path: Path, stand_in: Callable[[str], Any] = lambda name: No
     """
     import torch
 
-    stand_ins: list[Any] = [(stand_in(name), name) for name in require_sound(path, stand_in)]
+    stand_ins = newly_allowed((stand_in(name), name) for name in require_sound(path, stand_in))
     with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Validating sparse tensor invariants", UserWarning)
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def newly_allowed(pairs: Iterable[tuple[Any, str]]) -> list[Any]:
+    """Return the (class, name) pairs that torch.load does not allow yet: leaving safe_globals removes what it added."""
+    import torch
+
+    before = set(torch.serialization.get_safe_globals())
+    return [pair for pair in pairs if pair not in before]
 
 
 def require_sound(path: Path, stand_in: Callable[[str], Any]) -> list[str]:

@@ -44,4 +44,4 @@ class BaseTrainer(OldTrainerForms, _BaseTrainer):
 
     @classmethod
     def __subclasshook__(cls, kind: type) -> bool:
-        return issubclass(kind, _BaseTrainer) if cls is BaseTrainer else NotImplemented
+        return _BaseTrainer in kind.__mro__ if cls is BaseTrainer else NotImplemented

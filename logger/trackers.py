@@ -163,6 +163,59 @@ class Mlflow(BaseTracker):
             self.client.log_batch(self.run_id, params=params[i : i + 100])
 
 
+class Trackio(BaseTracker):
+    """A run of trackio, which keeps its data on this machine (TRACKIO_DIR) and draws them with `trackio show`.
+
+    project: name of the project there.
+    name: name of the run; None for the run folder's.
+    group: name of a group of runs.
+    space: a Space of Hugging Face to send the data to, as "user/space"; None for this machine alone.
+    """
+
+    needs_package = "trackio"
+
+    def __init__(
+        self, project: str, name: str | None = None, group: str | None = None, space: str | None = None
+    ) -> None:
+        self.project, self.group, self.space = project, group, space
+        self.run_name = name
+        self.run: Any = None
+
+    def start(self, log_dir: Path, config: dict[str, Any]) -> None:
+        import trackio  # pyright: ignore[reportMissingImports]
+
+        self.run_name = self.run_name or log_dir.name
+        self.run = trackio.init(
+            self.project,
+            name=self.run_name,
+            group=self.group,
+            space_id=self.space,
+            config=config,
+            resume="allow",
+            embed=False,
+            auto_log_gpu=False,
+            auto_log_cpu=False,
+        )
+
+    def add_rows(self, rows: list[tuple[int, dict[str, float]]]) -> None:
+        for step, row in rows:
+            self.run.log(row, step=step)
+
+    def add_image(self, tag: str, image: "np.ndarray", step: int) -> None:
+        import trackio  # pyright: ignore[reportMissingImports]
+
+        self.run.log({tag: trackio.Image(image)}, step=step)
+
+    def close(self, outcome: str) -> None:
+        self.run.finish()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"run_name": self.run_name}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.run_name = None if state["run_name"] is None else str(state["run_name"])[:250]
+
+
 def _id(text):
     """A run's id from a checkpoint. Raises ValueError for anything else."""
     if text is not None and not (isinstance(text, str) and re.fullmatch(r"[\w-]{1,64}", text)):

@@ -441,6 +441,24 @@ def test_wandb_offline_goes_on_in_the_same_run(tmp_path):
     assert rows == rows_of(resumed)
 
 
+@pytest.mark.filterwarnings("ignore")  # of trackio's own imports
+def test_trackio_continues_the_same_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    pytest.importorskip("trackio")
+    from trackio.sqlite_storage import SQLiteStorage
+
+    tracker = {"type": "Trackio", "args": {"project": "tiny"}}
+    first = tiny_trainer(job(tmp_path, tracker, "JsonLines"), trainer_class=stopping_at(7))
+    first.train()
+    newest, _ = find_checkpoint(first.checkpoint_dir)
+    resumed = tiny_trainer(changed(job(tmp_path, tracker, "JsonLines")), resume=newest)
+    resumed.train()
+    name = resumed.config.log_dir.name
+    assert SQLiteStorage.get_runs("tiny") == [name]
+    points = [(row["step"], row["loss/train"]) for row in SQLiteStorage.get_logs("tiny", name) if "loss/train" in row]
+    assert points == [(row["step"], row["loss/train"]) for row in rows_of(resumed)]
+
+
 @pytest.mark.filterwarnings("ignore")  # of MLflow's about what it uses of SQLAlchemy
 def test_mlflow_goes_on_in_the_same_run(tmp_path):
     pytest.importorskip("mlflow")

@@ -1,5 +1,6 @@
 """How a table's rows become tensors: learned from its training part, and kept with the model that is trained on it."""
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -130,10 +131,11 @@ class TableInput(Input):
 
         output: names the column of the targets, which the file may have. Only some thousand rows are in memory, unless
         the file is compressed. Raises UserError for a file that is no table, lacks a column, or has too many rows that
-        cannot be read.
+        cannot be read. Categories that training did not hold are named in a warning at the end.
         """
         source = table_source(file, "source", allow_urls=False)
         column = None if output is None else output.column
+        new = {}  # {categorical column: (rows with a category that training did not hold, the first such category)}
 
         def check(table):
             self._require_columns(table)
@@ -141,6 +143,12 @@ class TableInput(Input):
                 table.require_columns([column], "source")
 
         def read(table):
+            table.read_texts(self.categorical)
+            for name, codes in zip(self.categorical, self.codes(table), strict=True):
+                texts = table.texts(name)
+                if (is_new := (codes == 0) & (texts != "")).any():
+                    number, first = new.get(name, (0, texts[is_new.argmax()]))
+                    new[name] = number + int(is_new.sum()), first
             if output is None or column is None or column not in table.names:
                 return self._unchecked(table), None
             encoding = TargetEncoding(column, output.classes, output.mean, output.std)
@@ -148,6 +156,12 @@ class TableInput(Input):
             return self._unchecked(table), encoding.values(table, known, optional=True)
 
         yield from examples_in(source, "source", self.form, read, check)
+        for name, (number, first) in new.items():
+            rows = f"{number:,} rows hold categories" if number > 1 else "1 row holds a category"
+            logging.getLogger("data").warning(
+                "%s: column %s: %s that training did not, such as %s; computed as unknown",
+                *(shown(file), brief(name), rows, brief(first)),
+            )
 
     def _require_columns(self, table):
         table.require_columns([*self.numeric, *self.categorical], "source", TRAINED_ON)

@@ -149,7 +149,7 @@ def _imports_in(tree):
 
 
 def _from(source, node, names):
-    """The statements that replace `from ... import ...`, None if it stays, and what it asks for in vain."""
+    """The statements that replace `from ... import ...`, None if it stays, and the names that are not there."""
     module = absolute(source, node)
     relocated = bool(node.level and module) and source.module in names.moved  # its folder is another one now
     if not concerned(module, names):
@@ -211,7 +211,7 @@ def _one_import(names, module, node, name):
 
 
 def _plain(node, names):
-    """The statements that replace `import ...`, None if it stays, and what it asks for in vain."""
+    """The statements that replace `import ...`, None if it stays, and the names that are not there."""
     lines = []
     for alias in node.names:
         module = names.moved.get(alias.name, alias.name)

@@ -88,7 +88,7 @@ class Kept:
         self.files[place] = "\n\n".join([head, *imports, *(f"\n{text}" for text in texts)]) + "\n"
         module = place.removesuffix(".py").replace("/", ".")
         for name in kept:
-            if parser or name in ours:  # the framework goes on using its own
+            if parser or name in ours:  # the framework keeps using its own
                 self.names[source.module, name] = self.names[package, name] = module
             else:
                 self.names[source.module, name] = package

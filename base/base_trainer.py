@@ -155,7 +155,6 @@ class BaseTrainer(ABC):
                 with contextlib.suppress(Stopped):
                     self._run_epochs()
                 self._end()
-            self.config.record_end()
 
     # ---- how a run begins and ends
 
@@ -226,6 +225,7 @@ class BaseTrainer(ABC):
         self.saver.wait()
         self._callbacks.call("on_train_end", self)
         self.saver.wait()  # for a save by a callback
+        self.config.record_end()
         tell_end(self)
 
     # ---- the epochs

@@ -8,7 +8,7 @@ if "." in __name__:  # an old project whose framework lies within a package
 from logger.base_tracker import BaseTracker, TrackerList
 from logger.csv_log import CsvLog
 from logger.logger import require_log_files, setup_logging
-from logger.pace import EpochClock, record_pace
+from logger.pace import EpochClock
 from logger.visualization import TensorboardWriter
 
 __all__ = [
@@ -17,7 +17,6 @@ __all__ = [
     "EpochClock",
     "TensorboardWriter",
     "TrackerList",
-    "record_pace",
     "require_log_files",
     "setup_logging",
 ]

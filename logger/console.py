@@ -64,7 +64,7 @@ def tell_end(trainer: "BaseTrainer") -> None:
         from logger.report import write_report
 
         try:
-            write_report(trainer.checkpoint_dir, trainer.config.log_dir, has_ended=True)
+            write_report(trainer.checkpoint_dir, trainer.config.log_dir)
         except UserError as error:  # the run is complete without it
             trainer.logger.warning("no report: %s", error)
     trainer.logger.info(run_report(trainer))

@@ -115,7 +115,9 @@ def setup_logging(save_dir: str | Path | None = None, log_config: str | Path = _
     """
     root = logging.getLogger()
     early = [record for handler in root.handlers if isinstance(handler, _EarlyRecords) for record in handler.buffer]
-    config = {"disable_existing_loggers": False, **_without_factories(read_json(log_config), log_config)}
+    config = {"disable_existing_loggers": False, **read_json(log_config)}
+    if Path(log_config) != _CONFIG:
+        _refuse_factories(config, log_config)
     files = {name for name, handler in config["handlers"].items() if "filename" in handler}
     for name in files:
         if save_dir is None:
@@ -145,15 +147,14 @@ _MODULES = ("logging", "logging.handlers", "logger.logger")
 _EXTERNAL = ("ext://sys.stdout", "ext://sys.stderr")
 
 
-def _without_factories(config: Any, place: str | Path) -> Any:
-    """The config of logging. Raises UserError if it would call anything but a class of logging or of this file."""
+def _refuse_factories(config: Any, place: str | Path) -> None:
+    """Raise UserError if a config of logging would call anything but a class of logging or of this file."""
     for key, value in _pairs(config):
         if key == "()" or (key == "class" and not _is_of_logging(value)):
             rule = f"only classes of {', '.join(_MODULES)} are allowed here, and no factories"
             raise UserError(f"{shown(place)}: {brief(value)}: {rule}")
         if isinstance(value, str) and value.startswith("ext://") and value not in _EXTERNAL:
             raise UserError(f"{shown(place)}: {brief(value)}: only {' and '.join(_EXTERNAL)} are allowed")
-    return config
 
 
 def _pairs(value: Any) -> Iterator[tuple[Any, Any]]:

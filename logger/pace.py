@@ -33,27 +33,21 @@ class EpochClock:
         return self._seconds_before + time.perf_counter() - self._started
 
     def record(self, seconds: float, step: int) -> None:
-        """Record the seconds of the epoch, or of its part up to this step, if the clock was started."""
-        if self._log_dir is not None:
-            record_pace(self._log_dir, self._epoch, seconds, step - self._first_step)
+        """Append the seconds of the epoch, with its validation, and its batches up to this step; 0 if not counted.
 
+        For an epoch saved before its end, this is the time up to the save; a later line for the epoch replaces it.
 
-def record_pace(log_dir: Path, epoch: int, seconds: float, batches: int) -> None:
-    """Append the seconds of an epoch, with its validation, and the batches trained on; 0 if they were not counted.
-
-    For an epoch saved before its end, this is the time up to the save; a later line for the epoch replaces it.
-
-    Of several processes the first one writes. If it cannot, it logs a warning: the run needs no times.
-    """
-    if not is_main():
-        return
-    path = log_dir / "pace.csv"
-    try:
-        with open_to_append(path) as file:
-            head = "" if file.tell() else "epoch,seconds,batches\n"
-            file.write(f"{head}{epoch},{seconds:.6g},{batches}\n".encode())
-    except OSError as error:
-        logging.getLogger("train").warning("%s: cannot be written: %s", shown(path), error.strerror or error)
+        Of several processes the first one writes. If it cannot, it logs a warning: the run needs no times.
+        """
+        if self._log_dir is None or not is_main():
+            return
+        path = self._log_dir / "pace.csv"
+        try:
+            with open_to_append(path) as file:
+                head = "" if file.tell() else "epoch,seconds,batches\n"
+                file.write(f"{head}{self._epoch},{seconds:.6g},{step - self._first_step}\n".encode())
+        except OSError as error:
+            logging.getLogger("train").warning("%s: cannot be written: %s", shown(path), error.strerror or error)
 
 
 def read_pace(log_dir: Path) -> dict[int, tuple[float, int]]:

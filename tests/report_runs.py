@@ -2,7 +2,7 @@
 
 import random
 
-from logger import CsvLog, record_pace
+from logger import CsvLog, EpochClock
 from logger.examined import NUM_BINS, Classes, Mistake, Picture, TestDetails, Values, save_details
 from utils.files import write_json
 
@@ -29,7 +29,9 @@ def make_run(root, name="job", epochs=3, ended=True, starts=({},), **config):
     table = CsvLog(log_dir / "metrics.csv")
     for epoch in range(1, epochs + 1):
         table.append({"epoch": epoch, "loss": 1 / epoch, "lr": 0.1**epoch, "val_loss": 2 / epoch})
-        record_pace(log_dir, epoch, seconds=2.0, batches=10)
+        clock = EpochClock()
+        clock.start(log_dir, epoch, batches_done=0, step=0)
+        clock.record(seconds=2.0, step=10)
     return save_dir, log_dir
 
 

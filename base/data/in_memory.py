@@ -120,7 +120,8 @@ class _Transforms:
         if any(map(_draws_per_sample, self._per_sample)):
             raise UserError("transform: one with draws_per_sample stands between two that take one sample at a time")
         self.draws_for_batches = any(map(_draws_per_sample, [*functions, *batch_functions]))
-        self._watched = [function for function in batch_functions if not _draws_per_sample(function)]
+        # those that do not say whether they draw random numbers
+        self._watched = [function for function in batch_functions if not hasattr(function, "draws_per_sample")]
 
     def __call__(self, batch: torch.Tensor, indices: Sequence[int], seeder: "SampleSeeder | None") -> torch.Tensor:
         """Return the batch of the samples at indices, transformed; seeder is a SampleSeeder, or None."""

@@ -105,6 +105,8 @@ class Input(torch.nn.Module):
 
     suffixes: tuple[str, ...] = ()
     """Endings of the files that read can read, such as ".png"."""
+    draws_per_sample = False
+    """An input draws no random numbers, since predictions and exports use it too."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__()

@@ -11,13 +11,10 @@ from utils.files import write_whole
 from utils.runs.run_folder import is_run_folder, make_log_folder
 
 
-def write_report(save_dir: Path, log_dir: Path, has_ended: bool = False) -> Path:
-    """Write the report of a run from its files, and return its path.
-
-    save_dir: folder of the checkpoints. has_ended: the run ends now, which its files do not say yet.
-    """
+def write_report(save_dir: Path, log_dir: Path) -> Path:
+    """Write the report of a run from its files, and return its path. save_dir: folder of the checkpoints."""
     path = log_dir / "report.html"
-    text = page(read_run(save_dir, log_dir, has_ended))
+    text = page(read_run(save_dir, log_dir))
     write_whole(text.encode("utf-8", "backslashreplace"), path, "the report")
     return path
 

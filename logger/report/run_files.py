@@ -22,16 +22,14 @@ _MOST_SHOWN = 150_000  # characters of a text
 class RunFiles:
     """What the files of a run say; what is not there is empty.
 
-    summary: how far the run came, and its best value. has_ended: it has ended now, which its files do not say yet.
-    columns: {name: a number for each of the epochs, nan where there is none} of metrics.csv. pace: as read_pace
-    returns it, for these epochs. starts: of environment.json. results: as results_of returns them. problems: a line
-    for each file that cannot be read.
+    summary: how far the run came, and its best value. columns: {name: a number for each of the epochs, nan where there
+    is none} of metrics.csv. pace: as read_pace returns it, for these epochs. starts: of environment.json. results: as
+    results_of returns them. problems: a line for each file that cannot be read.
     """
 
     save_dir: Path
     log_dir: Path
     summary: RunSummary
-    has_ended: bool = False
     config: dict[str, Any] = field(default_factory=dict)
     starts: list[dict[str, Any]] = field(default_factory=list)
     epochs: list[int] = field(default_factory=list)
@@ -60,7 +58,7 @@ class RunFiles:
         """How far the run has come, in words that follow "this run"."""
         state, done, planned = self.summary.state, self.summary.epoch, self.summary.epochs
         epochs = f"epoch {done}" if planned is None else f"epoch {done} of {planned}"
-        if self.has_ended or state == "finished":
+        if state == "finished":
             return f"ended after {epochs}" if done else "ended before its first epoch was complete"
         if not self.starts:
             return f"reached {epochs}" if done else "has no complete epoch"
@@ -69,9 +67,9 @@ class RunFiles:
         return f"stopped before its {f'end; {epochs} is' if done else 'first epoch was'} complete"
 
 
-def read_run(save_dir: Path, log_dir: Path, has_ended: bool = False) -> RunFiles:
-    """Return the RunFiles of a run. has_ended: it ends now, which its files do not say yet."""
-    run = RunFiles(save_dir, log_dir, summarize(save_dir).with_present_state(), has_ended)
+def read_run(save_dir: Path, log_dir: Path) -> RunFiles:
+    """Return the RunFiles of a run."""
+    run = RunFiles(save_dir, log_dir, summarize(save_dir).with_present_state())
     config = _read(run, save_dir / "config.json")
     run.config = config if isinstance(config, dict) else {}
     starts = _read(run, save_dir / "environment.json")

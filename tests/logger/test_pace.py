@@ -4,7 +4,7 @@ import types
 
 from base import BaseCallback
 from helpers import tiny_config, tiny_trainer
-from logger.pace import EpochClock, read_pace, record_pace
+from logger.pace import EpochClock, read_pace
 
 
 class Ticks(BaseCallback):
@@ -42,10 +42,11 @@ def test_an_epoch_that_was_stopped_within_has_the_time_of_all_its_parts(tmp_path
 def test_a_part_that_is_trained_again_is_not_counted_twice(tmp_path, monkeypatch):
     now = [10.0]
     monkeypatch.setattr("logger.pace.time", types.SimpleNamespace(perf_counter=lambda: now[-1]))
-    for batches, seconds in ((2, 1.0), (4, 3.0)):
-        record_pace(tmp_path, 3, seconds, batches)
     clock = EpochClock()
     clock.record(1.0, step=1)  # not started: nothing to record
+    clock.start(tmp_path, 3, batches_done=0, step=100)
+    for batches, seconds in ((2, 1.0), (4, 3.0)):
+        clock.record(seconds, step=100 + batches)
     clock.start(tmp_path, 3, batches_done=3, step=103)  # a checkpoint between the two lines
     now.append(14.0)
     clock.record(clock.seconds, step=108)

@@ -38,6 +38,7 @@ from utils.old_forms.config import in_todays_terms
 from utils.rules import nothing_to_validate, validated_twice
 
 _MAX_ERRORS = 20  # in one message
+_ALSO_LOGGED = "trainer.also_logged names what a trainer or callback of yours logs"
 
 
 def check_config(
@@ -274,7 +275,7 @@ def _monitor_errors(config, parts, also_logged):
     logged = ["loss", *metric_names(config).values()]
     if _has_validation_data(config, parts) is not False:
         logged += [f"val_{name}" for name in logged]
-    logged += also_logged
+    logged += [*also_logged, *entries(dict_at(config, "trainer").get("also_logged"))]
     no_split = "; data_loader.args.validation_split sets no samples aside, and there is no valid_data_loader"
     misspelt = [
         name
@@ -286,7 +287,8 @@ def _monitor_errors(config, parts, also_logged):
         bare = name.removeprefix("val_")
         of_misspelt = misspelt and (not nearest(name, right) or nearest(bare, misspelt))  # that error is enough
         if name not in logged and not of_misspelt:
-            meant = no_split if bare in logged else did_you_mean(name, right)
+            own = "" if nearest(name, right) else f"; {_ALSO_LOGGED}"
+            meant = no_split if bare in logged else f"{did_you_mean(name, right)}{own}"
             yield f"{path}: nothing called {brief(name)} is logged{meant}"
 
 

@@ -92,7 +92,7 @@ def read_command_line(args: argparse.ArgumentParser | argparse.Namespace, option
     final, errors = _set_all(config, [*assignments, *_first_of(variants)], options)
     return CommandLine(
         final,
-        differences(config, final),
+        differences(_set_all(config, ())[0], final),
         errors,
         resume,
         checkpoint,

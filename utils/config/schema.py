@@ -211,6 +211,8 @@ class TrainerSettings(forms.Section):
         r"^(off|(min|max) \S+)$", "it should be 'off', 'min <name>' or 'max <name>', such as 'min val_loss'"
     ) = "off"
     """The value by which a model is best, as "min val_loss" or "max val_accuracy"; "off" keeps no best model."""
+    also_logged: list[forms.Line] | None = None
+    """Names that your trainer or callback logs besides the loss and the metrics, so that `monitor` may use them."""
     early_stop: Annotated[int, Field(ge=0)] = 0
     """Number of epochs without an improvement of the monitored value after which to stop; 0 never stops early."""
     tensorboard: bool = True
@@ -235,13 +237,11 @@ class TrainerSettings(forms.Section):
     """Arithmetic: "fp32" is torch's default, in which cuDNN may round convolutions; "tf32" also rounds matrix products
     on CUDA; "bf16" and "fp16" use torch's autocast, "fp16" with gradient scaling and on CUDA only."""
     channels_last: bool = False
-    """Keep convolution weights, and so the activations, in channels-last memory format, in which convolutions are
-    fastest."""
+    """Keep weights of convolutions in channels-last memory format, in which convolutions are fastest."""
     compile: Literal[
         False, True, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs", "dynamic"
     ] = False
-    """Compile the model with torch.compile. `true` or the name of one of its modes makes kernels for each batch shape;
-    "dynamic" makes kernels for any shape, for data with batches of many shapes."""
+    """torch.compile the model: true or one of its modes for each batch shape, "dynamic" for batches of any shape."""
     fused: bool | None = None
     """Use the fused kernel of the optimizer; null uses it where torch has one that fits the model."""
     cudnn_benchmark: bool = False

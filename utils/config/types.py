@@ -21,6 +21,7 @@ from utils.nearest import did_you_mean, nearest
 
 _LIBRARIES = ("torch", "torchvision", "torchmetrics")
 _EXAMPLES = "examples"  # a folder of the project; any section may name its files in full, as "examples.gan.model.Gan"
+_OWN_ROOMS = ("model", "trainer")  # a section of a library's classes may name the project's in full, from these folders
 
 # Where the files of earlier versions are now, so that their configs and checkpoints can be used.
 _MOVED = {
@@ -243,10 +244,12 @@ def _home(name, module, part):
         if source_of(library) is None:
             raise UserError(f"{name!r} needs the package {library}, which is not installed: pip install {library}")
         return place, attribute
-    if place and (not room or is_library(room)):
-        raise UserError(f"{name!r} is not allowed; give a name of {module}")
-    if place.startswith(f"{_EXAMPLES}.") or place in part.ready:
+    in_full = (*_OWN_ROOMS, _EXAMPLES) if is_library(room) else (_EXAMPLES,)
+    if place in part.ready or any(place.startswith(f"{folder}.") for folder in in_full):
         return place, attribute
+    if place and (not room or is_library(room)):
+        own = f", or in full one of the project, such as '{_OWN_ROOMS[1]}.mine.{attribute}'" if room else ""
+        raise UserError(f"{name!r} is not allowed; give a name of {module}{own}")
     if not place or home == module:
         if part.ready and find_definition(module, attribute) is None:  # which reads the source: a library's is large
             return next((other for other in part.ready if attribute in public_names(other)), module), attribute

@@ -66,6 +66,14 @@ def test_all_errors_are_reported_and_no_chain_of_references_becomes_large():
     assert set(with_references({**doubled, "v0": ""}).values()) == {""}
 
 
+def read(monkeypatch, *words):
+    monkeypatch.setattr("sys.argv", ["train.py", *words])
+    parser = argparse.ArgumentParser()
+    for flags in (("-c", "--config"), ("-r", "--resume"), ("-d", "--device")):
+        parser.add_argument(*flags)
+    return read_command_line(parser, [])
+
+
 def test_flags_count_before_references_and_a_run_keeps_their_values(tmp_path, monkeypatch):
     config = {
         "name": "w${optimizer.args.lr}",
@@ -74,13 +82,10 @@ def test_flags_count_before_references_and_a_run_keeps_their_values(tmp_path, mo
     }
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config))
-    monkeypatch.setattr("sys.argv", ["train.py", "-c", str(path), "--set", "optimizer.args.lr=0.5"])
-    parser = argparse.ArgumentParser()
-    parser.add_argument("-c", "--config")
-    parser.add_argument("-r", "--resume")
-    parser.add_argument("-d", "--device")
-    given = read_command_line(parser, [])
+    given = read(monkeypatch, "-c", str(path), "--set", "optimizer.args.lr=0.5")
     assert given.config["name"] == "w0.5" and not given.errors
+    assert given.overridden == ['name: "w0.1" -> "w0.5"', "optimizer.args.lr: 0.1 -> 0.5"]
+    assert read(monkeypatch, "-c", str(path)).overridden == []
 
     made = ConfigParser(read_config(path), modification={"optimizer.args.lr": 0.25})
     assert made["name"] == "w0.25" and made["trainer"]["save_period"] == 1

@@ -234,6 +234,20 @@ def test_names_that_a_room_imports_from_elsewhere_are_out_of_a_configs_reach(tmp
     assert resolve("own", module, OWN_SECTION) is module.own
 
 
+@pytest.mark.parametrize(("section", "base"), [("optimizer", "SGD"), ("lr_scheduler", "lr_scheduler.StepLR")])
+def test_an_optimizer_or_schedule_of_the_project_is_named_in_full(tmp_path, monkeypatch, section, base):
+    source = f"import torch\nclass Mine(torch.optim.{base}): pass\nclass No: pass\n"
+    own, part = project(tmp_path, monkeypatch, source).module, PARTS[section]
+    monkeypatch.setattr(utils.config.types, "_OWN_ROOMS", ("model", own.partition(".")[0]))
+    assert find_in_source(f"{own}.Mine", part).kind == "class"
+    module = importlib.import_module(part.module)
+    assert resolve(f"{own}.Mine", module, part).__name__ == "Mine"
+    with pytest.raises(UserError, match=r"wrong kind of class; a torch\.optim\..* is needed"):
+        resolve(f"{own}.No", module, part)
+    with pytest.raises(UserError, match=rf"give a name of {part.module}, or in full one of the project, such as "):
+        resolve("mine.Mine", module, part)
+
+
 def test_inherited_constructor_is_the_one_checked(tmp_path, monkeypatch):
     source = "class A:\n    def __init__(self, width, depth=2): pass\nclass B(A):\n    pass\n"
     part = project(tmp_path, monkeypatch, source)

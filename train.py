@@ -77,7 +77,7 @@ def main(config: ConfigParser, flags: argparse.Namespace = NONE_GIVEN, show: Sho
 
 
 if __name__ == "__main__":
-    # no abbreviations, since series.py recognises its own flags when it passes the others on
+    # --folds and --seeds cannot be abbreviated, since series.py has to recognise them
     parser = argparse.ArgumentParser(description="Train the model that a config describes.", allow_abbrev=False)
     add_train_flags(parser)
     with json_flag(parser) as show, clean_exit():

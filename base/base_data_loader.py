@@ -81,7 +81,7 @@ class BaseDataLoader(SeededLoader):
     ) -> None:
         refuse(size_errors({"batch_size": batch_size, "num_workers": num_workers}))
         if not (collate_fn is None or callable(collate_fn)):
-            raise UserError(f"collate_fn: got {brief(collate_fn)}; the sixth argument is a function; name further ones")
+            raise UserError(f"collate_fn: got {brief(collate_fn)}, no function; give further arguments by name")
         if not hasattr(dataset, "__len__"):
             raise UserError("dataset: has no length, so no samples can be set aside; use torch's DataLoader for it")
         if valid_dataset is not None and len(valid_dataset) != len(dataset):
@@ -127,8 +127,8 @@ class BaseDataLoader(SeededLoader):
     def as_validation(self, beside: "BaseDataLoader | None" = None) -> SeededLoader:
         """Return a DataLoader over the training samples as validation sees them: each once, in a fixed order.
 
-        beside: the loader to train on, if this one is to validate; its state is used here too. Raises UserError if the
-        two do not go together.
+        beside: the training loader, if this one validates beside it; its state is loaded. Raises UserError if the two
+        do not go together.
         """
         if beside is not None and beside.valid_sampler is not None:
             raise UserError(validated_twice({"validation_split": beside.validation_split, **beside._split_by}))
@@ -151,7 +151,7 @@ class BaseDataLoader(SeededLoader):
         return self
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the numbers in a checkpoint mean, and which samples they are of; plain values only."""
+        """Return the names of the classes, the input, and a fingerprint of the samples, as plain values."""
         samples, order = len(self.valid_dataset), fingerprint(self.valid_dataset)
         part = fingerprint_of_part(self._split_within, samples)
         state = {"samples": samples, "fingerprint": order, "part": part, "classes": self._class_names()}
@@ -217,10 +217,9 @@ class BaseDataLoader(SeededLoader):
         return SeededLoader(sampler=sampler, **kwargs)
 
     def _collate_fn_for(self, dataset):
-        ready = self._collate_fn is default_collate and makes_whole_batches(dataset)
-        if ready:
-            return whole_batch
-        return collate if self._collate_fn is default_collate else self._collate_fn
+        if self._collate_fn is not default_collate:
+            return self._collate_fn
+        return whole_batch if makes_whole_batches(dataset) else collate
 
     def _split_sampler(self, split: float) -> tuple[Sampler | None, Sampler | None]:
         """Return (sampler of the training part, sampler of the validation part); both None if nothing is set aside.

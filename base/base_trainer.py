@@ -47,10 +47,8 @@ class BaseTrainer(ABC):
     optimizer: of the model's parameters.
     config: ConfigParser; its section "trainer" is read here.
 
-    Every attribute that has state_dict and load_state_dict (a scheduler, a second model, a scaler) is saved with
-    each checkpoint under its name, and restored when train() starts.
-
-    A plain value, or a list or dict of such objects, is not saved.
+    Attributes that have state_dict and load_state_dict, such as a scheduler or a second model, are saved in each
+    checkpoint under their names and restored by train(). Plain values, and lists or dicts of such objects, are not.
 
     A run resumes at the start of an epoch. To resume after any batch, a subclass sets resumes_within_epochs = True; its
     _train_epoch skips the first self.batches_done batches and calls _count_batch and _save_if_due after each batch.
@@ -72,7 +70,7 @@ class BaseTrainer(ABC):
 
         self.model, self.optimizer = model, optimizer
         self.criterion, self.metric_ftns = criterion, metric_ftns
-        self.averaged_model: torch.nn.Module | None = None  # validated and saved in the model's place
+        self.averaged_model: torch.nn.Module | None = None  # if set, validated and saved instead of model
 
         self.epochs, self.save_period = settings.epochs, settings.save_period
         self.epoch = self._start_epoch = 1
@@ -90,11 +88,11 @@ class BaseTrainer(ABC):
         self.not_improved_count, self.best_epoch = 0, 0
 
         self.torch_seed = torch.initial_seed()
-        self.resume_rng: dict[str, Any] | None = None  # if set, checkpoints save it, not the current one
+        self.resume_rng: dict[str, Any] | None = None  # if set, the random state to save, not the current one
         self.saved_log: dict[str, Any] = {}  # log of the last saved epoch
         self.stop_signal = StopSignal()
         self.stop_reason: str | None = None  # why training ends early
-        self.is_whole = False  # whether memory holds the state after batches_done batches, and may be saved
+        self.is_whole = False  # between two batches, so that an error may be followed by a save
         self._to_restore = {}  # {attribute: state} of the checkpoint, not loaded yet
         self._unsavable = set()  # names of attributes that cannot be saved
         self._must_be_finite = finite_state(unwrapped(model))
@@ -165,14 +163,14 @@ class BaseTrainer(ABC):
 
     @contextlib.contextmanager
     def _opened_run(self):
-        """A context in which the run's folders and writers are open; an error before any progress removes them."""
+        """A context in which the run's writers are open; an error before the first log point removes its folders."""
         with removed_if_empty(self.checkpoint_dir, self.config.log_dir, lambda: has_logged_nothing(self)), self.writer:
             self._unsavable = find_unsavable(self)
             yield
 
     @contextlib.contextmanager
     def _saving_on_error(self):
-        """A context that, on an error, saves the batches done and logs how to resume; it closes the saver."""
+        """A context that saves on an error, logs how to resume, and closes the saver at its end."""
         try:
             yield
         except (KeyboardInterrupt, SystemExit) as error:
@@ -186,14 +184,15 @@ class BaseTrainer(ABC):
             if self.save_points.save_before(error):
                 tell_how_to_resume(self)
             if isinstance(error, DataError) and self.stop_signal.received:
-                self.stop_signal.end()  # the signal ended the loader's workers too, which caused the error
+                self.stop_signal.end()  # which has also ended the loader's workers, and so caused the error
             raise
         finally:
             self.saver.close(self.logger)
 
     def _begin(self) -> bool:
-        """Restore the attributes and start the callbacks; returns False if all is done, even on_train_end."""
+        """Restore the attributes and call on_train_start; returns whether epochs or on_train_end are left to run."""
         self.epoch = self.start_epoch
+        # restored last, since that deletes the points written after the checkpoint
         writer_state = {"writer": self._to_restore.pop("writer")} if "writer" in self._to_restore else {}
         self._restore_attributes()
         complete_last_save(self)
@@ -202,13 +201,13 @@ class BaseTrainer(ABC):
         self.stop_reason = any_of(self.stop_reason)
         if self.stop_reason and not self._begin_without_epochs():
             return False
-        restore_attributes(self, writer_state)  # only now: it deletes points written after the checkpoint
+        restore_attributes(self, writer_state)
         set_later_epochs_aside(self)
         self.writer.start(self.config.saved, self.step)
         return True
 
     def _begin_without_epochs(self) -> bool:
-        """Prepare a run that has no epoch left; returns whether its on_train_end is still to come."""
+        """Prepare a run that has no epoch left; returns whether on_train_end has not run yet."""
         self.logger.warning("nothing left to train: %s", self.stop_reason)
         if self.config.has_ended:
             return False
@@ -318,7 +317,7 @@ class BaseTrainer(ABC):
         self.save_now([BEST_MODEL, checkpoint_name(epoch)] if save_best else [checkpoint_name(epoch)], epoch)
 
     def save_now(self, names: Sequence[str], epoch: int) -> None:
-        """Write a checkpoint under these names, with async_save in the background. epoch: the last complete one."""
+        """Write a checkpoint under these names; with async_save, in the background. epoch: the last complete one."""
         self.saver.wait()  # so that memory never holds more than one copy
         if self.settings.on_nonfinite != "ignore":
             self._require_finite()

@@ -43,11 +43,16 @@ if TYPE_CHECKING:
 
 _SAVED_APART = ("model", "optimizer", "averaged_model", "_trackers")  # the writer saves the trackers
 
+# {key of a checkpoint: attribute}
+_BEST = {"monitor_best": "mnt_best", "best_epoch": "best_epoch", "not_improved_count": "not_improved_count"}
 
-# In Trainer: _callbacks, lr_scheduler, nonfinite, optim_step, stream, train_metrics, update_metrics, valid_metrics
-# and writer; criterion if it is a module, and data_loader if it has a state.
+
 def stateful_attributes(trainer: "BaseTrainer") -> dict[str, Any]:
-    """{name: attribute} of the attributes with state_dict and load_state_dict, except the models and the optimizer."""
+    """{name: attribute} of the attributes with state_dict and load_state_dict, except the models and the optimizer.
+
+    Of a Trainer these are _callbacks, lr_scheduler, nonfinite, optim_step, stream, train_metrics, update_metrics,
+    valid_metrics and writer; criterion if it is a module, and data_loader if it has a state.
+    """
     return {
         name: unwrapped(value)
         for name, value in vars(trainer).items()
@@ -75,11 +80,10 @@ def find_unsavable(trainer: "BaseTrainer") -> set[str]:
 def gather_state(trainer: "BaseTrainer", epoch: int, unsavable: Collection[str] = ()) -> dict[str, Any]:
     """Everything that must survive a restart, {name: state}; complete in the first process only.
 
-    epoch: the last complete one.
-    unsavable: names of attributes to leave out.
+    epoch: the last complete one. unsavable: names of attributes to leave out.
     """
     model, evaluated = unwrapped(trainer.model), evaluated_model(trainer)
-    # includes the gradients of an open window of batches
+    # includes optim_step with the gradients of an open accumulation window
     this_rank, *other_ranks = gather_to_main(_state_of_this_rank(trainer, unsavable))
     attributes = {
         name: value.state_dict()
@@ -96,9 +100,7 @@ def gather_state(trainer: "BaseTrainer", epoch: int, unsavable: Collection[str] 
         "left_out": sorted(trainer.skipped_batches),
         "state_dict": evaluated.state_dict(),  # what test.py and deployment use
         "optimizer": trainer.optimizer.state_dict(),
-        "monitor_best": trainer.mnt_best,
-        "best_epoch": trainer.best_epoch,
-        "not_improved_count": trainer.not_improved_count,
+        **{key: getattr(trainer, name) for key, name in _BEST.items()},
         "attributes": this_rank["attributes"] | attributes,
         "rng": this_rank["rng"],
         "log": trainer.saved_log,  # of the epoch
@@ -191,8 +193,7 @@ def _restore_model_and_optimizer(trainer, checkpoint, before, changed):
 def _restore_data(trainer, states):
     """Load the state of a BaseDataLoader; returns a line if its samples have changed since the checkpoint, else None.
 
-    This is done before the first batch is read, and so not with the other attributes. The state of another loader is
-    its position, and waits for them.
+    It must be there before the first batch is read. The state of other loaders, a position, waits for train().
     """
     loader = getattr(trainer, "data_loader", None)
     if not isinstance(loader, BaseDataLoader) or "data_loader" not in states:
@@ -236,9 +237,8 @@ def _restore_best(trainer, checkpoint, before):
     if was[0] == now[0] and was != now:
         trainer.logger.warning("%s is measured in another way now, so its best value starts afresh", trainer.mnt_metric)
     if was == now:
-        trainer.mnt_best = checkpoint.get("monitor_best", trainer.mnt_best)
-        trainer.best_epoch = checkpoint.get("best_epoch", 0)
-        trainer.not_improved_count = checkpoint.get("not_improved_count", 0)
+        for key, name in _BEST.items():
+            setattr(trainer, name, checkpoint.get(key, getattr(trainer, name)))
     if checkpoint.get("stop_reason") and before == trainer.config.saved:
         remedy = "to train further, raise trainer.epochs or change what ended the run"
         trainer.stop(f"{shortened(checkpoint['stop_reason'])}; {remedy}")
@@ -313,7 +313,7 @@ def complete_last_save(trainer: "BaseTrainer") -> None:
 
 
 def set_later_epochs_aside(trainer: "BaseTrainer") -> None:
-    """Rename checkpoints later than the one resumed from; model_best.pth is the best of the rest."""
+    """Rename checkpoints later than the one resumed from; restore model_best.pth from those that are left."""
     if not (trainer.config.continues and is_main()):
         return
     folder, logger = trainer.checkpoint_dir, trainer.logger

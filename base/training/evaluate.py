@@ -38,9 +38,9 @@ def evaluate(
     first_loss: contextlib.AbstractContextManager[Any] | None = None,
     observe: Callable[[Any, Any, Any], None] | None = None,
 ) -> dict[str, float]:
-    """Run the model over the loader; returns {name: average over all samples, or what counts of them}.
+    """Run the model over the loader; returns {name: average}, weighted by samples or by what counts of them.
 
-    tracker: MetricTracker of those names.
+    tracker: MetricTracker of the loss and the metrics; its values are replaced.
     precision: value of trainer.precision.
     after_batch: called after each batch; it may raise to end the evaluation.
     limit: number of batches to read; None for all.
@@ -51,19 +51,21 @@ def evaluate(
     same_buffers(model)
     tracker.reset()
     tracker.counts = counts_of(criterion, metric_ftns, data_loader)
+    reduction, watch = reduction_of(criterion), first_loss or contextlib.nullcontext()
     with torch.no_grad():
         for batch_idx, batch in enumerate(itertools.islice(batches_of(data_loader), limit)):
             data, target = to_device(halves(batch), device)
             try:
                 with autocast(precision, device):
                     output = model(data)
-                    with (batch_idx == 0 and first_loss) or contextlib.nullcontext():
+                    with watch:
                         loss = criterion(output, target)
             except Exception as error:
                 explain(error, data, target, model)
                 raise
+            watch = contextlib.nullcontext()
             part = part_of_batch(data_loader, batch_idx)
-            record(tracker, metric_ftns, loss, output, target, reduction_of(criterion), part)
+            record(tracker, metric_ftns, loss, output, target, reduction, part)
             if observe is not None:
                 observe(data, target, output)
             if after_batch is not None:
@@ -100,12 +102,12 @@ def record(
     """
     samples = num_counted(target, part)
     counts = tracker.counts if samples else {}
-    sizes = counts and {name: count(target) for name, count in counts.items()}
+    sizes = {name: count(target) for name, count in counts.items()}
     size = sizes.get("loss", samples)
     tracker.update("loss", loss / num_samples(target) if reduction == "sum" else loss, n=size)
     if not metric_ftns:
         return
-    # where steps may be skipped, a batch that is not finite in one process counts in none
+    # with on_nonfinite "skip", a batch whose loss is not finite in one process counts in none
     left_out = tracker.over_epoch is not None and tracker.finite_only and not all(gather(bool(loss.isfinite())))
     with torch.no_grad():
         if tracker.over_epoch is not None:
@@ -123,7 +125,7 @@ def num_counted(target: Any, part: Part | None) -> int:
 
 
 def reduction_of(criterion: Callable[..., Any]) -> str:
-    """ "sum" or "mean": how the criterion reduces over a batch. Raises UserError for reduction "none"."""
+    """How the criterion reduces over a batch, "sum" or "mean". Raises UserError for reduction "none"."""
     given = getattr(criterion, "keywords", {}).get("reduction")  # of a functools.partial
     reduction = given or getattr(criterion, "reduction", None)
     if reduction == "none":
@@ -142,7 +144,7 @@ def split_loader(
 
     split: "train", "valid" or "test".
     batch_size: by default the config's.
-    state: what the checkpoint holds of its data loader, such as the order of the classes and the scales, to be used.
+    state: state of the data loader in the checkpoint, such as the order of the classes, to load.
 
     Raises UserError if there is no such split, or if its data do not fit the checkpoint.
     """

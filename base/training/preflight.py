@@ -110,7 +110,7 @@ def left_alone(model: torch.nn.Module, loader: Any) -> Iterator[None]:
 
 
 def has_logged_nothing(trainer: Any) -> bool:
-    """Whether a run of no checkpoint has not come to its first line of progress; False for a loop of one's own."""
+    """Whether a new run has not reached its first log point; False for a custom loop, whose progress is unknown."""
     if trainer.config.resume is not None or world_size() > 1 or getattr(trainer, "has_own_loop", True):
         return False
     return trainer.step <= trainer.log_step

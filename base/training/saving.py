@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class Stopped(Exception):
-    """Raised to end an epoch before its last batch, after a save."""
+    """Raised to end training within an epoch, after a save."""
 
 
 class SavePoints:
-    """Saves a trainer at the end of an epoch, between two batches, and before an error ends the run.
+    """Saves a trainer at the end of an epoch, between two batches and on an error; and stops it.
 
     trainer: the BaseTrainer; its monitor, mnt_..., early_stop, save_period and settings say when to save.
     """
@@ -46,7 +46,7 @@ class SavePoints:
             trainer.stop(f"{self._no_better()}; train on with --set trainer.early_stop=...")
 
     def begin(self) -> None:
-        """Start the rounds in which the processes agree on saves and stops."""
+        """Start the rounds in which the processes agree on saves and stops; a custom loop may do without."""
         self._agreement = agreement()
 
     def end(self) -> None:
@@ -54,7 +54,7 @@ class SavePoints:
         self._agreement.close()
 
     def ask_at_epoch_end(self, log: dict[str, Any]) -> None:
-        """Request the files to save this epoch in; stop the run if it has not improved for too long.
+        """Ask for the checkpoints of this epoch; stop the run if it has not improved for too long.
 
         log: {name: number} of the epoch. Whichever process ends the run, all of them save this epoch.
         """
@@ -68,8 +68,8 @@ class SavePoints:
             trainer.stop(self._no_better())
         trainer.stop_reason = any_of(trainer.stop_reason)
         last = trainer.epoch >= trainer.epochs or trainer.stop_reason is not None
-        fails = trainer.monitor != "off" and not logs_monitored  # require_monitored raises once the epoch is saved
-        if trainer.epoch % trainer.save_period == 0 or last or fails:
+        ends = trainer.monitor != "off" and not logs_monitored  # require_monitored raises, once the epoch is saved
+        if trainer.epoch % trainer.save_period == 0 or last or ends:
             trainer.save_as(checkpoint_name(trainer.epoch))
 
     def require_monitored(self, log: dict[str, Any]) -> None:
@@ -95,7 +95,7 @@ class SavePoints:
         return f"no better {self.trainer.mnt_metric} for {self.trainer.not_improved_count} epochs"
 
     def between_batches(self) -> None:
-        """Save if save_every_steps or save_every_minutes says so; save and end the run if a signal or stop() asks."""
+        """Save every save_every_steps batches; then stop_if_asked."""
         trainer = self.trainer
         trainer.saver.check()
         every = trainer.settings.save_every_steps
@@ -104,7 +104,7 @@ class SavePoints:
         self.stop_if_asked()
 
     def stop_if_asked(self) -> None:
-        """Save if it is time to; save and end the run if a signal or stop() asks. Call it only between batches."""
+        """Save every save_every_minutes; save and end the run if a signal or stop() asks. Call it between batches."""
         trainer = self.trainer
         if not trainer.resumes_within_epochs:
             return
@@ -126,8 +126,8 @@ class SavePoints:
         trainer = self.trainer
         trainer.saver.wait()
         path = trainer.checkpoint_dir / checkpoint_name(trainer.epoch - 1, trainer.batches_done)
-        is_trained = trainer.epoch > 1 or trainer.batches_done > 0
-        if trainer.resumes_within_epochs and is_trained and path != trainer.saver.newest:
+        has_trained = trainer.epoch > 1 or trainer.batches_done > 0
+        if trainer.resumes_within_epochs and has_trained and path != trainer.saver.newest:
             trainer.save_now([path.name], trainer.epoch - 1)
             if trainer.batches_done:
                 trainer.epoch_clock.record(trainer.epoch_clock.seconds, trainer.step)

@@ -170,7 +170,7 @@ def test_it_is_read_with_the_random_numbers_of_each_sample_all_the_same(workers)
 
 
 def test_a_sixth_argument_that_is_no_function_is_refused_in_one_line():
-    with pytest.raises(UserError, match=r"^collate_fn: got True; the sixth argument is a function; name further ones$"):
+    with pytest.raises(UserError, match=r"^collate_fn: got True, no function; give further arguments by name$"):
         BaseDataLoader(TinyData(), 8, True, 0.2, 0, True)
     assert len(BaseDataLoader(TinyData(), 8, True, 0.2, 0, None)) == 5
 

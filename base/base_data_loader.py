@@ -88,6 +88,7 @@ class BaseDataLoader(SeededLoader):
             raise UserError(f"valid_dataset: has {len(valid_dataset)} samples, but the dataset has {len(dataset)}")
         self.validation_split = validation_split
         self.shuffle = shuffle
+        samples = samples if samples is None else np.asarray(samples)
         self._split_within = samples
         self.n_samples = len(dataset if samples is None else samples)
         self.valid_dataset = dataset if valid_dataset is None else valid_dataset

@@ -1,12 +1,17 @@
-"""Built-in callbacks: early stopping, keeping the best checkpoints, a time limit, freezing parameters."""
+"""Built-in callbacks: early stopping, the best checkpoints, a time limit, freezing parameters, further validation."""
 
 import math
 import re
 import time
 from typing import TYPE_CHECKING, Any
 
-from base import BaseCallback
-from utils import UserError
+from base import BaseCallback, BaseDataLoader
+from base.training.batch_stream import require_shared
+from base.training.checkpoints import evaluated_model
+from base.training.evaluate import evaluate
+from utils import MetricTracker, UserError
+from utils.config.components import PARTS
+from utils.config.types import build
 from utils.distributed.parallel import needs_all_gradients
 from utils.distributed.world import is_main
 from utils.duration import RunLength
@@ -17,6 +22,7 @@ from utils.untrusted import as_count, as_list, as_number
 
 if TYPE_CHECKING:
     from base.base_trainer import BaseTrainer
+    from trainer.trainer import Trainer
 
 
 class EarlyStopping(BaseCallback):
@@ -168,6 +174,38 @@ class TimeLimit(BaseCallback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.before = as_number(state["seconds"])
         self.started = time.monotonic()
+
+
+class ValidateOn(BaseCallback):
+    """Validates on further data after each epoch, and logs the loss and the metrics as "<name>_loss" and so on.
+
+    name: of the data, as "noisy".
+    data_loader: {"type", "args"} of a loader all of whose samples are used, as in the section "valid_data_loader".
+    every_epochs: epochs between two validations. The last epoch has one, too.
+    """
+
+    def __init__(self, name: str, data_loader: dict, every_epochs: int = 1) -> None:
+        require(name.isidentifier() and name != "val", "name", name, 'a word such as "noisy"')
+        require(every_epochs >= 1, "every_epochs", every_epochs, "at least 1")
+        self.name, self.spec, self.every_epochs = name, data_loader, every_epochs
+        self._loader: Any = None
+
+    def check(self, trainer: "Trainer") -> None:
+        if not hasattr(trainer, "valid_metrics"):
+            raise UserError("ValidateOn needs a Trainer, which says how a batch is evaluated")
+        loader = build("data_loader", self.spec, PARTS["valid_data_loader"]).to(trainer.device)
+        if isinstance(trainer.data_loader, BaseDataLoader):
+            loader.load_state_dict(trainer.data_loader.state_dict())  # the same classes, and the same scales
+        self._loader = loader.as_validation()
+        require_shared("data_loader", self._loader)
+
+    def on_epoch_end(self, trainer: "Trainer", log: dict[str, Any]) -> None:
+        if log["epoch"] % self.every_epochs and log["epoch"] < trainer.epochs:
+            return
+        parts = evaluated_model(trainer), trainer.criterion, trainer.metric_ftns, self._loader, trainer.device
+        tracker = MetricTracker.of(trainer.metric_ftns, trainer.device)
+        values = evaluate(*parts, tracker, trainer.settings.precision)
+        log |= {f"{self.name}_{key}": value for key, value in values.items()}
 
 
 class Freeze(BaseCallback):

@@ -8,10 +8,11 @@ import time
 import pytest
 import torch
 
+import data_loader.data_loaders
 import trainer.callbacks
-from base import BaseCallback
+from base import BaseCallback, BaseDataLoader
 from base.base_callback import HOOKS
-from helpers import changed, run_here, same, tiny_config, tiny_model, tiny_trainer
+from helpers import TinyData, changed, metrics_rows, run_here, same, tiny_config, tiny_model, tiny_trainer
 from trainer import Trainer
 from utils import UserError
 from utils.runs.checkpoint import find_checkpoint, load_checkpoint
@@ -83,6 +84,55 @@ def notes(own):
     own(Diary)
     Diary.notes = []
     return Diary
+
+
+class SecondSet(BaseDataLoader):
+    def __init__(self, count):
+        super().__init__(TinyData(jitter=0), 7, shuffle=False, validation_split=0, num_workers=0, samples=range(count))
+
+
+def test_a_second_validation_set_is_logged_by_name_and_may_be_monitored(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_loader.data_loaders, "SecondSet", SecondSet, raising=False)
+    callback = {
+        "type": "ValidateOn",
+        "args": {"name": "few", "data_loader": {"type": "SecondSet", "args": {"count": 9}}},
+    }
+    monitored = {"monitor": "max few_accuracy", "also_logged": ["few_accuracy"]}
+    trainer = tiny_trainer({**tiny_config(tmp_path, **monitored), "callbacks": [callback]})
+    trainer.train()
+    last, data = metrics_rows(trainer)[-1], TinyData(jitter=0)
+    with torch.no_grad():
+        output = trainer.model.eval()(data.features[:9])
+    assert float(last["few_accuracy"]) == (output.argmax(1) == data.labels[:9]).double().mean()
+    assert float(last["few_loss"]) == pytest.approx(torch.nn.functional.cross_entropy(output, data.labels[:9]).item())
+    without = tiny_trainer(tiny_config(tmp_path / "without"))
+    without.train()
+    assert same(without.model.state_dict(), trainer.model.state_dict())
+
+    rare = tiny_trainer(
+        {**tiny_config(tmp_path, epochs=3), "callbacks": [callback | {"args": callback["args"] | {"every_epochs": 2}}]}
+    )
+    rare.train()
+    assert [bool(row["few_loss"]) for row in metrics_rows(rare)] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"name": "val"}, r"^callbacks.0.args.name: .* a word such as"),
+        ({"data_loader": {"type": "Nothing"}}, r"^callbacks.0: data_loader.type: .* has no 'Nothing'"),
+        (
+            {"data_loader": {"type": "SecondSet", "args": {"cuont": 3}}},
+            r"^callbacks.0: data_loader.args.cuont: no such",
+        ),
+    ],
+)
+def test_a_second_validation_set_that_cannot_be_is_refused_before_the_run(tmp_path, monkeypatch, args, message):
+    monkeypatch.setattr(data_loader.data_loaders, "SecondSet", SecondSet, raising=False)
+    given = {"name": "few", "data_loader": {"type": "SecondSet", "args": {"count": 9}}, **args}
+    with pytest.raises(UserError, match=message):
+        tiny_trainer({**tiny_config(tmp_path), "callbacks": [{"type": "ValidateOn", "args": given}]}).train()
+    assert not any(tmp_path.iterdir())
 
 
 def test_hooks_are_called_at_their_moments_in_the_order_of_the_list(tmp_path, notes):

@@ -177,6 +177,15 @@ def test_outputs_are_read_as_what_they_are():
     assert value == [{"prediction": 13.0, "target": 12.0}]
 
 
+@pytest.mark.parametrize("top", [1, 3])
+def test_of_equally_probable_classes_the_first_is_predicted_as_accuracy_counts_it(top):
+    outputs = torch.zeros(2, 10)  # of which topk names another one
+    outputs[1, 4:7] = 1.0  # as outputs in bfloat16 often are
+    rows = Output(list("0123456789")).describe(outputs, top, outputs.argmax(dim=1))
+    assert [(row["prediction"], row["right"]) for row in rows] == [("0", True), ("4", True)]
+    assert top == 1 or [[name for name, _ in row["top"]] for row in rows] == [["0", "1", "2"], ["4", "5", "6"]]
+
+
 def test_raw_examples_of_unequal_shape_are_named():
     model = TrainedModel(torch.nn.Identity(), Doubled(1.0), Output(), torch.device("cpu"))
     with pytest.raises(UserError, match=r"raw examples of shape \(2,\) and \(3,\)"):

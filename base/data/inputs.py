@@ -171,8 +171,8 @@ class ImageInput(Input):
     margin: pixels around such a drawing.
     white: the value that becomes white in grey files of 16 or 32 bits, as for read_image of base/data/image_files.py.
 
-    A file is turned upright, put on white if it is transparent, and converted to the channels. Without background it is
-    scaled and cropped to the size around its centre.
+    A file is turned upright, put on white or black if it is transparent, and converted to the channels. Without
+    background it is scaled and cropped to the size around its centre.
     """
 
     def __init__(

@@ -16,6 +16,7 @@ def main(flags: argparse.Namespace) -> int:
     """Predict for each example and write what was asked for; returns the exit status, 1 if a file was not read."""
     # Imported here, so that --help need not wait for torch.
     from base.data.sources import Sources, refuse_overwriting
+    from base.generate import continued_files, continues_texts
     from base.trained_model import TrainedModel
     from logger.predictions import PredictionGrid, PredictionWriter, errors_first
 
@@ -27,6 +28,9 @@ def main(flags: argparse.Namespace) -> int:
         if flags.split:
             loader = model.loader(flags.split, flags.batch_size)
             found, total = model.predict_split(loader, flags.split, flags.top), len(loader.sampler)
+        elif model.has_input and continues_texts(model):
+            found = continued_files(model, flags.sources, flags.length, flags.temperature, flags.seed)
+            total = None
         else:
             sources = Sources(flags.sources, model.input if model.has_input else None, model.output)
             found, total = model.predict_raw(sources, flags.batch_size, flags.top), sources.total
@@ -49,8 +53,7 @@ def data_config(path: str | None) -> dict | None:
 
 def generate(model: "TrainedModel", flags: argparse.Namespace) -> int:
     """Print the text that continues the prompt, or draw samples of the model."""
-    from base.generate import continued, samples_of
-    from logger.pictures import draw_batches
+    from base.generate import continued, draw_samples
 
     if flags.prompt is not None:
         found = continued(model, flags.prompt, flags.length, flags.temperature, flags.seed)
@@ -60,7 +63,7 @@ def generate(model: "TrainedModel", flags: argparse.Namespace) -> int:
         print()
     else:
         path = Path(flags.grid or "samples.png")
-        draw_batches(path, {"samples": (samples_of(model, flags.samples, flags.seed), [""] * flags.samples)})
+        draw_samples(model, flags.samples, path, flags.seed)
         print(f"drawn in {path}")
     return 0
 
@@ -70,6 +73,11 @@ def refuse_wrong(flags: argparse.Namespace) -> None:
     asked = [flags.sources, flags.split, flags.prompt is not None, flags.samples is not None]
     if sum(map(bool, asked)) != 1:
         raise UserError("give either files, folders, patterns or - to predict for, or --split, --prompt or --samples")
+    if flags.prompt is not None or flags.samples is not None:
+        others = {"--out": flags.out, "--save-outputs": flags.save_outputs, "--json": flags.json}
+        others |= {"--errors": flags.errors, "--grid": flags.prompt is not None and flags.grid}
+        if useless := [flag for flag, value in others.items() if value]:
+            raise UserError(f"{', '.join(useless)}: of no use with --prompt or --samples; leave it out")
     for flag, value, least in (
         ("--top", flags.top, 1),
         ("--batch-size", flags.batch_size, 1),

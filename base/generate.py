@@ -2,15 +2,24 @@
 
 import codecs
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 
+from base.data.inputs import Input
+from base.data.local_files import local_file
+from base.data.outputs import Output
+from base.data.sources import Sources
 from base.data.texts import TextInput
-from base.trained_model import TrainedModel, require_one_output
-from utils.errors import UserError
+from base.trained_model import Predictions, TrainedModel, require_one_output
+from logger.pictures import draw_batches
+from utils.errors import UserError, shown
+
+MOST_SAMPLES = 1000  # which a picture has room for
 
 
 @dataclass
@@ -53,6 +62,45 @@ def continued(
         raise UserError("--prompt: is not text in UTF-8") from None
     decoder, drawn = codecs.getincrementaldecoder("utf-8")("replace"), _drawn(trained, [start])
     return (decoder.decode(byte, final=not byte) for _, byte in itertools.chain(drawn, [(0, b"")]))
+
+
+class _Prompts(Input):
+    """Text files as prompts: raw (T,) bytes."""
+
+    suffixes = (".txt",)
+
+    def read(self, file: str | BinaryIO) -> np.ndarray:
+        """Return the bytes (T,) of a file. Raises UserError if it cannot be read, or is empty."""
+        path = Path(local_file(str(file), "", "the text"))
+        try:
+            text = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{shown(path)}: cannot be read: {error.strerror or error}") from None
+        if not text:
+            raise UserError(f"{shown(path)}: is empty; a text is continued from its last letters")
+        return np.frombuffer(text, np.uint8)
+
+
+class _Texts(Output):
+    """Outputs (B, T) uint8 that are the bytes of texts."""
+
+    def columns(self, outputs: torch.Tensor, top: int = 1, target: Any = None) -> dict[str, list[Any]]:
+        """Return the texts as predictions."""
+        return {"prediction": [bytes(text).decode("utf-8", "replace") for text in outputs.tolist()]}
+
+
+def continued_files(
+    trained: TrainedModel, sources: Iterable[str], length: int = 200, temperature: float = 0.8, seed: int = 0
+) -> Iterator[Predictions]:
+    """Yield Predictions for text files: the text that follows each. sources: as for Sources. Others: see Prompt."""
+    for part in Sources(sources, _Prompts(), Output()):
+        for place in range(len(part)):
+            one = part.part(place, place + 1)
+            outputs = torch.empty(0)
+            for raw in one.raw:
+                prompt = Prompt(raw.tobytes(), length, temperature, seed)
+                outputs = torch.tensor([[byte[0] for _, byte in _drawn(trained, [prompt])]], dtype=torch.uint8)
+            yield Predictions(one, outputs, torch.as_tensor(one.raw.copy()), None, _Texts())
 
 
 def continuations(trained: TrainedModel, prompts: Sequence[Prompt]) -> list[str]:
@@ -115,3 +163,12 @@ def samples_of(trained: TrainedModel, number: int, seed: int = 0) -> torch.Tenso
     latent = torch.randn(number, size, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         return model.generate(latent.to(trained.device)).cpu()
+
+
+def draw_samples(trained: TrainedModel, number: int, path: Path, seed: int = 0) -> None:
+    """Draw samples into a PNG. Raises UserError for more than MOST_SAMPLES, and if it cannot be written."""
+    if path.suffix.lower() != ".png":
+        raise UserError(f"--grid: {shown(path)}: should end in .png")
+    if number > MOST_SAMPLES:
+        raise UserError(f"--samples: got {number}; it should be at most {MOST_SAMPLES}")
+    draw_batches(path, {"samples": (samples_of(trained, number, seed), [""] * number)}, number)

@@ -23,6 +23,7 @@ def model_card(trained: TrainedModel, file: Path) -> str:
     arch = config["arch"] if isinstance(config["arch"], dict) else {"type": config["arch"]}
     parameters = sum(parameter.numel() for parameter in trained.model.parameters())
     environment = last_start(path.parent)
+    is_of_classes = trained.output.classes is not None or trained.output.numbered is not None
     lines = [
         f"# {config.get('name', 'A model')}",
         "",
@@ -54,7 +55,11 @@ def model_card(trained: TrainedModel, file: Path) -> str:
         "",
         "- How it does on data of another source than its test data.",
         "- Whether the data are free of errors, and whom they represent.",
-        "- Whether its probabilities can be taken at their word: they were not calibrated.",
+        *(
+            ["- Whether its probabilities can be taken at their word: they were not calibrated."]
+            if is_of_classes
+            else []
+        ),
         "",
         "## The config",
         "",
@@ -73,9 +78,19 @@ def _input(trained):
 
 
 def _output(trained):
-    classes = trained.output.classes
+    """What the numbers of the exported file mean, which are the model's own."""
+    output = trained.output
+    classes = output.classes
+    if classes is None and output.numbered is None:
+        if (output.mean, output.std) == (0.0, 1.0):
+            return "numbers, in the unit of the training targets."
+        return f"standardized numbers; times {output.std:.9g} plus {output.mean:.9g}, they are in the targets' unit."
+    if output.numbered == "one":
+        names = "classes 0 and 1" if classes is None else f"classes {' and '.join(map(str, classes))}"
+        which = "the" if output.is_probability else "its sigmoid is the"
+        return f"one number for the {names}: {which} probability of the second."
     if classes is None:
-        return "numbers, in the unit of the training targets."
+        return "one number for each class; the classes have no names."
     more = f" and {len(classes) - _CLASSES_NAMED} more" if len(classes) > _CLASSES_NAMED else ""
     return f"one number for each of {len(classes)} classes: {', '.join(map(str, classes[:_CLASSES_NAMED]))}{more}."
 

@@ -14,13 +14,13 @@ _PER_ROW, _ROWS = 8, 4
 EXAMPLES_DRAWN = _PER_ROW * _ROWS
 
 
-def draw_batches(path: Path, by_part: dict[str, Any]) -> None:
+def draw_batches(path: Path, by_part: dict[str, Any], most: int = EXAMPLES_DRAWN) -> None:
     """Draw the first images of batches into a PNG: batches_figure. Raises UserError if it cannot be written."""
-    save_figure(batches_figure(by_part), path)
+    save_figure(batches_figure(by_part, most), path)
 
 
-def batches_figure(by_part: dict[str, Any]) -> "Figure":
-    """Return a figure of the first 32 images of batches, each under its label.
+def batches_figure(by_part: dict[str, Any], most: int = EXAMPLES_DRAWN) -> "Figure":
+    """Return a figure of the first images of batches, at most so many of each, each image under its label.
 
     by_part: {title: (images, labels)} with images (N, 1 or 3, H, W), whose values are stretched to [0, 1], and labels
         (N,) or a list of texts; labels of another shape are left out.
@@ -29,7 +29,7 @@ def batches_figure(by_part: dict[str, Any]) -> "Figure":
     """
     from matplotlib.figure import Figure
 
-    parts = {title: _first(title, batch) for title, batch in by_part.items()}
+    parts = {title: _first(title, batch, most) for title, batch in by_part.items()}
     rows = {title: -(-len(images) // _PER_ROW) for title, (images, _) in parts.items()}
     figure = Figure(figsize=(_PER_ROW, 1.3 * sum(rows.values()) + 0.4 * len(rows)), layout="constrained")
     panels = figure.subfigures(len(parts), 1, height_ratios=list(rows.values()), squeeze=False)[:, 0]
@@ -65,15 +65,15 @@ def save_figure(figure: "Figure", path: Path) -> None:
         figure.savefig(file, format="png", dpi=120)
 
 
-def _first(title, batch):
-    """(images with values in [0, 1], texts) of a batch, as many as there is room for."""
+def _first(title, batch, most):
+    """(images with values in [0, 1], texts) of a batch, at most so many."""
     images: Any
     images, labels = batch if isinstance(batch, (list, tuple)) and len(batch) == 2 else (batch, None)
     shape = tuple(getattr(images, "shape", ()))
     if len(shape) != 4 or shape[1] not in (1, 3):
         what = f"a tensor of shape {shape}" if shape else f"a {type(images).__name__}"
         raise UserError(f"the {title} batch: has {what} first; images (N, 1 or 3, H, W) can be drawn")
-    images = images[:EXAMPLES_DRAWN].detach().cpu().float()
+    images = images[:most].detach().cpu().float()
     low, high = images.min(), images.max()
     texts = [""] * len(images)
     if isinstance(labels, list):

@@ -23,6 +23,7 @@ TRAINED_ON = "which the model is trained on; give it tables that have it, or tra
 
 _LARGEST = float(np.finfo(np.float32).max)
 _SHOWN_CATEGORIES = 1000
+_NEW_CATEGORIES = 3  # in a message
 _MIN_ROWS = 10  # of a table in which a column without a single known category is a mistake
 
 
@@ -135,7 +136,7 @@ class TableInput(Input):
         """
         source = table_source(file, "source", allow_urls=False)
         column = None if output is None else output.column
-        new = {}  # {categorical column: (rows with a category that training did not hold, the first such category)}
+        new = {}  # {categorical column: (rows with a category that training did not hold, the first such categories)}
 
         def check(table):
             self._require_columns(table)
@@ -143,24 +144,28 @@ class TableInput(Input):
                 table.require_columns([column], "source")
 
         def read(table):
-            table.read_texts(self.categorical)
+            raw, target = self._unchecked(table), None
+            if output is not None and column in table.names:
+                encoding = TargetEncoding(output.column or "", output.classes, output.mean, output.std)
+                known = "the model does not know; to predict without targets, leave the column out"
+                target = encoding.values(table, known, optional=True)
+            count(table)  # last, since a table with an error is read again in parts
+            return raw, target
+
+        def count(table):
             for name, codes in zip(self.categorical, self.codes(table), strict=True):
                 texts = table.texts(name)
                 if (is_new := (codes == 0) & (texts != "")).any():
-                    number, first = new.get(name, (0, texts[is_new.argmax()]))
+                    number, first = new.get(name, (0, []))
+                    first = list(dict.fromkeys([*first, *texts[is_new]]))[: _NEW_CATEGORIES + 1]
                     new[name] = number + int(is_new.sum()), first
-            if output is None or column is None or column not in table.names:
-                return self._unchecked(table), None
-            encoding = TargetEncoding(column, output.classes, output.mean, output.std)
-            known = "the model does not know; to predict without targets, leave the column out"
-            return self._unchecked(table), encoding.values(table, known, optional=True)
 
         yield from examples_in(source, "source", self.form, read, check)
         for name, (number, first) in new.items():
             rows = f"{number:,} rows hold categories" if number > 1 else "1 row holds a category"
             logging.getLogger("data").warning(
                 "%s: column %s: %s that training did not, such as %s; computed as unknown",
-                *(shown(file), brief(name), rows, brief(first)),
+                *(shown(file), brief(name), rows, _some(first)),
             )
 
     def _require_columns(self, table):
@@ -252,6 +257,12 @@ class TableInput(Input):
         elif self.categorical:
             parts.append(codes.float())
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+
+def _some(names):
+    """The first few names, for a message."""
+    more = ", ..." if len(names) > _NEW_CATEGORIES else ""
+    return ", ".join(map(brief, names[:_NEW_CATEGORIES])) + more
 
 
 def fit_input(table: Table, train: np.ndarray, kinds: Kinds, fill: str | None, one_hot: bool) -> TableInput:

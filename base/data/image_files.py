@@ -26,6 +26,7 @@ _FORMATS = (
 _NUM_PROBED = 16
 _DARK = 4096  # 16-bit images below it keep at most 16 of 256 shades, and are often those of a camera of 12 bits
 _WHITE = 65535
+_ALMOST_WHITE = 250  # of 255
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -71,7 +72,9 @@ def read_image(
 
 
 def rgb_image(file: str | BinaryIO, white: float | None = None) -> Image.Image:
-    """Return the image upright, as RGB. What is transparent becomes white. Of several frames, the first is read.
+    """Return the image upright, as RGB. Of several frames, the first is read.
+
+    What is transparent becomes white, or black if all that can be seen is white.
 
     white: the value that becomes white in images of one channel with more than 8 bits. By default it is 65535 for 16
         bits and 1.0 for floats from 0 to 1.
@@ -136,9 +139,17 @@ def _to_rgb(image, white):
     if image.mode.startswith("I") or image.mode == "F":
         image = _to_8_bits(image, white)
     if image.has_transparency_data:
-        paper = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(paper, image.convert("RGBA"))
+        on_white = _on_paper(image, "white")
+        if on_white.convert("L").getextrema()[0] < _ALMOST_WHITE:
+            return on_white
+        on_black = _on_paper(image, "black")
+        return on_black if on_black.getbbox() else on_white
     return image.convert("RGB")
+
+
+def _on_paper(image, colour):
+    paper = Image.new("RGBA", image.size, colour)
+    return Image.alpha_composite(paper, image.convert("RGBA")).convert("RGB")
 
 
 def _to_8_bits(image, white):

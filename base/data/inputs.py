@@ -173,8 +173,8 @@ class ImageInput(Input):
     margin: pixels around such a drawing.
     white: the value that becomes white in grey files of 16 or 32 bits, as for read_image of base/data/image_files.py.
 
-    A file is turned upright, put on white if it is transparent, and converted to the channels. Without background it is
-    scaled and cropped to the size around its centre.
+    A file is turned upright, put on white or black if it is transparent, and converted to the channels. Without
+    background it is scaled and cropped to the size around its centre.
     """
 
     def __init__(
@@ -244,13 +244,18 @@ class ImageInput(Input):
         return as_drawn(pixels, self.size, self.background, self.margin)[None]
 
     def require(self, raw: torch.Tensor) -> None:
-        """Raise UserError unless raw is (B, channels, height, width) of whole numbers."""
+        """Raise UserError unless raw is (B, channels, height, width) of whole numbers from 0 to 255."""
         if tuple(raw.shape[1:]) != self.raw_shape or raw.is_floating_point() or raw.dtype == torch.bool:
             given = f"{raw.dtype}".removeprefix("torch.")
             raise UserError(
                 f"the raw examples are {given} {tuple(raw.shape)}; they should be pixels from 0 to 255, uint8 (N, "
                 f"{', '.join(map(str, self.raw_shape))}), as the model prepares them itself"
             )
+        if raw.dtype != torch.uint8 and raw.numel():
+            values = (raw if raw.stride(0) else raw[:1]).long()  # one row if it is expanded
+            low, high = int(values.min()), int(values.max())
+            if low < 0 or high > 255:
+                raise UserError(f"the raw examples hold numbers from {low} to {high}; pixels are from 0 to 255")
 
     def forward(self, raw: torch.Tensor) -> torch.Tensor:
         """Return float32 (B, channels, height, width) for uint8 of that shape."""
@@ -288,18 +293,28 @@ class ArrayInput(Input):
             raise UserError(f"an example should hold integers, as the model's training data do: {self.raw_dtype}")
         return row.astype(self.raw_dtype or np.float32)
 
-    def forward(self, raw: torch.Tensor) -> torch.Tensor:
-        """Return the rows (B, ...) in the dtype. Raises UserError for others than the training data's."""
+    def require(self, raw: torch.Tensor) -> None:
+        """Raise UserError for raw rows of another kind than the training data's."""
         if self.dtype is not None:
-            return raw.to(getattr(torch, self.dtype))
-        trained_on = raw.dtype if self.raw_dtype is None else getattr(torch, self.raw_dtype)
+            return
+        trained_on = self._trained_on(raw)
         for kind in ((torch.uint8,), _INDICES):
             if (raw.dtype in kind) != (trained_on in kind):
                 remedy = "convert them: they would mean something else to the model"
                 raise UserError(f"the raw examples are {raw.dtype}, and the model is trained on {trained_on}; {remedy}")
+
+    def forward(self, raw: torch.Tensor) -> torch.Tensor:
+        """Return the rows (B, ...) in the dtype. Raises UserError for others than the training data's."""
+        if self.dtype is not None:
+            return raw.to(getattr(torch, self.dtype))
+        self.require(raw)
+        trained_on = self._trained_on(raw)
         if trained_on == torch.uint8:
             return raw.float().div_(255)
         return raw.long() if trained_on in _INDICES else raw.float()
+
+    def _trained_on(self, raw):
+        return raw.dtype if self.raw_dtype is None else getattr(torch, self.raw_dtype)
 
 
 def build_input(spec: dict[str, Any]) -> Input:

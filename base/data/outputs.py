@@ -86,7 +86,7 @@ class Output:
                 values = zip(self._values(target), known.tolist(), strict=True)
                 columns["target"] = [value if is_known else None for value, is_known in values]
             return columns
-        shares, numbers = probabilities.cpu().topk(min(top, len(names)), dim=1)
+        shares, numbers = _largest(probabilities.cpu(), top)
         share, number = shares[:, 0].tolist(), numbers[:, 0].tolist()
         predicted = [names[one] if part == part else None for one, part in zip(number, share, strict=True)]
         columns = {"prediction": predicted, "probability": share}
@@ -106,6 +106,13 @@ class Output:
         """(B, ...) numbers in the unit of the target, as a list of numbers or of lists of them."""
         values = numbers.detach().cpu().to(torch.float64).numpy() * self.std + self.mean
         return values.reshape(-1).tolist() if values.size == len(values) else values.tolist()
+
+
+def _largest(rows, number):
+    """(values, indices) of the largest entries of each row; of equal ones the first comes first, as in argmax."""
+    if number == 1:
+        return rows.max(dim=1, keepdim=True)
+    return tuple(part[:, :number] for part in rows.sort(dim=1, descending=True, stable=True))
 
 
 def rows_of(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:

@@ -125,7 +125,7 @@ def refuse_overwriting(sources: Iterable[str], outputs: Iterable[str | None]) ->
     """Raise UserError if a file to write is one of the sources, or in a folder of them; None is no file."""
     written = [path for path in outputs if path is not None and os.path.exists(path)]
     for source in sources if written else ():
-        for place in [source] if os.path.exists(source) else glob.glob(source, recursive=True):
+        for place in [source] if os.path.exists(source) else _matching(source):
             for path in written:
                 folder = os.path.dirname(os.path.abspath(path))
                 if os.path.samefile(place, path) or (os.path.isdir(place) and _is_below(folder, place)):
@@ -159,15 +159,21 @@ def _rows(source, input):
     if rows.ndim == 0 or rows.dtype.kind not in "biuf" or rows.dtype.itemsize > 8:
         raise UserError(f"source: {shown(source)} holds {rows.dtype} {rows.shape}; it should hold numbers (N, ...)")
     dtype = rows.dtype.newbyteorder("=")
-    if input is not None:
-        try:
-            input.require(torch.as_tensor(np.array(rows[:1], dtype)).expand(rows.shape))  # which reads one row alone
-        except UserError as error:
-            raise UserError(f"{shown(source)}: {error}") from None
+    _require(input, torch.as_tensor(np.array(rows[:1], dtype)).expand(rows.shape), source)  # which reads one row alone
     at_once = max(1, _BYTES_AT_ONCE // max(1, rows[:1].nbytes))
     for start in range(0, len(rows), at_once):
         block = np.array(rows[start : start + at_once], dtype)
+        _require(input, torch.as_tensor(block), source)
         yield Examples([f"{source}:{i}" for i in range(start, start + len(block))], block)
+
+
+def _require(input, rows, source):
+    """Raise UserError, naming the source, if these cannot be raw examples."""
+    try:
+        if input is not None:
+            input.require(rows)
+    except UserError as error:
+        raise UserError(f"{shown(source)}: {error}") from None
 
 
 def _place(source):
@@ -176,9 +182,13 @@ def _place(source):
         return source
     try:
         with np.load(source, allow_pickle=False) as arrays:
-            return f"{source}:{arrays.files[0]}" if len(arrays.files) == 1 else source
+            names = arrays.files
     except Exception as error:  # NumPy's readers raise many kinds for a damaged file
-        raise UserError(f"source: {shown(source)}: not a whole .npz file: {shortened(error)}") from error
+        raise UserError(f"{shown(source)}: not a whole .npz file: {shortened(error)}") from error
+    if len(names) != 1:
+        listed = shortened(", ".join(names) or "nothing")
+        raise UserError(f"{shown(source)}: holds {len(names)} arrays, {listed}; name one, as in {shown(source)}:name")
+    return f"{source}:{names[0]}"
 
 
 def _files(source, input):
@@ -190,11 +200,17 @@ def _files(source, input):
             raise UserError(f"{shown(source)}: the folder holds no files that end in {', '.join(suffixes)}")
         return found
     if not os.path.exists(source) and any(sign in source for sign in "*?["):
-        found = sorted(glob.glob(source, recursive=True))
+        found = sorted(_matching(source))
         if not found:
             raise UserError(f"{shown(source)}: no file matches the pattern")
         return [file for one in found for file in (_files(one, input) if os.path.isdir(one) else [one])]
     return [source]
+
+
+def _matching(pattern):
+    """The files that match a pattern; the folder that it begins with may have a name such as "set[1]"."""
+    folder, name = os.path.split(pattern)
+    return glob.glob(os.path.join(glob.escape(folder), name) if os.path.isdir(folder) else pattern, recursive=True)
 
 
 def names_in(loader: Any, split: str) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import itertools
 import os
 from collections.abc import Callable, Iterator
 
@@ -15,6 +16,7 @@ from utils.errors import UserError, shortened, shown
 
 _ROWS_AT_ONCE = 4096
 _MAX_ERRORS = 100  # rows of a file that cannot be read, after which the others are hardly worth it
+_END = "\x00\x01\x00"  # put after the last line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,8 +114,8 @@ def _table_parts(source, argument, form):
 
 
 def _parts(file, source, argument, form):
-    rows = csv.reader(file, delimiter=form.separator, skipinitialspace=True)
-    rows = (row for row in rows if len(row) > 1 or (row and row[0].strip()))
+    rows = csv.reader(itertools.chain(file, [_END]), delimiter=form.separator, skipinitialspace=True)
+    rows = _closed(row for row in rows if len(row) > 1 or (row and row[0].strip()))
     header, first, pending = next(rows, None), 1, []
     if header is None:
         raise UserError(f"{argument}: {shown(source)} is empty")
@@ -124,6 +126,16 @@ def _parts(file, source, argument, form):
             first, pending = first + len(pending), []
     if pending or first == 1:
         yield TablePart(source, argument, form, header, pending, first)
+
+
+def _closed(rows):
+    """The rows before the one that holds _END alone; if that is a part of another, it is within quotation marks."""
+    for row in rows:
+        if row == [_END]:
+            return
+        if row[-1].endswith(_END):
+            raise csv.Error("it ends within a value")
+        yield row
 
 
 def _is_packed(source):

@@ -8,6 +8,7 @@ from logger.report.elements import escape
 
 _WIDTH, _HEIGHT = 360, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 10, 26, 40
+_BESIDE_TICKS, _DIGIT = 25, 7  # the label of the axis and gaps; a digit
 _MOST_MARKED = 30  # points of a line that are drawn one by one
 _MOST_POINTS = 400  # of a line
 _LARGEST = 1e100
@@ -29,10 +30,12 @@ def draw(chart: Chart) -> str:
     if not points and not corners:
         return ""
     xs, ys = zip(*points, *corners, strict=True)
-    space = _Space(_padded(*(chart.limits or (min(xs), max(xs)))), _padded(*(chart.limits or (min(ys), max(ys)))))
+    x, y = _padded(*(chart.limits or (min(xs), max(xs)))), _padded(*(chart.limits or (min(ys), max(ys))))
     if corners and not chart.limits:
-        space = _Space((min(xs), max(xs)), (0.0, max(ys) * 1.05 or 1.0))
-    body = [*_axes(chart, space), *_bars(chart, space)]
+        x, y = (min(xs), max(xs)), (0.0, max(ys) * 1.05 or 1.0)
+    rows = _rows(y, chart.log_y)
+    space = _Space(x, y, max([_LEFT, *(_BESIDE_TICKS + _DIGIT * len(text) for _, text in rows)]))
+    body = [*_axes(chart, space, rows), *_bars(chart, space)]
     for line in lines:
         body += _line(line, space, chart.log_y)
     body += _legend(lines)
@@ -41,16 +44,16 @@ def draw(chart: Chart) -> str:
 
 
 class _Space:
-    """Where values are drawn. x, y: (lowest, highest)."""
+    """Where values are drawn. x, y: (lowest, highest). left: column of the vertical axis."""
 
-    def __init__(self, x, y) -> None:
-        self.x, self.y = x, y
+    def __init__(self, x, y, left) -> None:
+        self.x, self.y, self.left = x, y, left
 
     def at(self, x, y):
         """(column, row) of a point, cut to the picture."""
         across = (x - self.x[0]) / (self.x[1] - self.x[0])
         up = (y - self.y[0]) / (self.y[1] - self.y[0])
-        column = _LEFT + min(1.02, max(-0.02, across)) * (_WIDTH - _LEFT - _RIGHT)
+        column = self.left + min(1.02, max(-0.02, across)) * (_WIDTH - self.left - _RIGHT)
         row = _HEIGHT - _BOTTOM - min(1.02, max(-0.02, up)) * (_HEIGHT - _TOP - _BOTTOM)
         return f"{column:.1f}".removesuffix(".0"), f"{row:.1f}".removesuffix(".0")
 
@@ -86,26 +89,29 @@ def ticks(low: float, high: float, whole: bool = False, most: int = 6) -> list[f
     return [(first + i) * step for i in range(int(high / step - first) + 1)]
 
 
-def _axes(chart, space) -> Iterator[str]:
+def _rows(y, log_y):
+    """[(place, text), ...] of the ticks between y = (lowest, highest)."""
+    if not log_y:
+        return [(value, f"{value:.6g}") for value in ticks(*y)]
+    low, high = math.floor(y[0]), math.ceil(y[1])
+    rows = [(math.log10(f) + e, f * 10.0**e) for e in range(low, high + 1) for f in (1, 2, 5)]
+    rows = [(place, f"{value:.6g}") for place, value in rows if y[0] <= place <= y[1]]
+    return rows if len(rows) <= 7 else [row for row in rows if row[0] == round(row[0])]
+
+
+def _axes(chart, space, rows) -> Iterator[str]:
     """The frame, the ticks with a grid, and the labels."""
-    bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
-    if chart.log_y:
-        low, high = math.floor(space.y[0]), math.ceil(space.y[1])
-        rows = [(math.log10(f) + e, f * 10.0**e) for e in range(low, high + 1) for f in (1, 2, 5)]
-        rows = [(place, value) for place, value in rows if space.y[0] <= place <= space.y[1]]
-        rows = rows if len(rows) <= 7 else [row for row in rows if row[0] == round(row[0])]
-    else:
-        rows = [(value, value) for value in ticks(*space.y)]
-    for place, value in rows:
+    bottom, right, left = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT, space.left
+    for place, text in rows:
         _, y = space.at(space.x[0], place)
-        yield f'<path class="grid" d="M{_LEFT} {y}H{right}"/>'
-        yield f'<text x="{_LEFT - 5}" y="{y}" dy=".35em" class="end">{value:.6g}</text>'
+        yield f'<path class="grid" d="M{left} {y}H{right}"/>'
+        yield f'<text x="{left - 5}" y="{y}" dy=".35em" class="end">{text}</text>'
     for value in ticks(*space.x, whole=chart.whole_x):
         x, _ = space.at(value, space.y[0])
         yield f'<path class="grid" d="M{x} {_TOP}V{bottom}"/>'
         yield f'<text x="{x}" y="{bottom + 14}" class="middle">{value:.6g}</text>'
-    yield f'<path class="axis" d="M{_LEFT} {_TOP}V{bottom}H{right}"/>'
-    yield f'<text x="{(_LEFT + right) // 2}" y="{_HEIGHT - 8}" class="middle">{escape(chart.x_label)}</text>'
+    yield f'<path class="axis" d="M{left} {_TOP}V{bottom}H{right}"/>'
+    yield f'<text x="{(left + right) // 2}" y="{_HEIGHT - 8}" class="middle">{escape(chart.x_label)}</text>'
     if chart.y_label:
         turned = f'transform="translate(11 {(_TOP + bottom) // 2}) rotate(-90)"'
         yield f'<text {turned} class="middle">{escape(chart.y_label)}</text>'

@@ -140,6 +140,30 @@ def test_a_model_card_tells_what_was_measured_and_how_to_load_it(default_run, tm
         assert f"m{ending}" in model_card(TrainedModel.load(default_run), tmp_path / f"m{ending}")
 
 
+@pytest.mark.parametrize(
+    ("output", "line"),
+    [
+        (Output(), "numbers, in the unit of the training targets."),
+        (Output(mean=5.0, std=2.0), "standardized numbers; times 2 plus 5, they are in the targets' unit."),
+        (Output(numbered="many"), "one number for each class; the classes have no names."),
+        (
+            Output(["no", "yes"], numbered="one"),
+            "one number for the classes no and yes: its sigmoid is the probability of the second.",
+        ),
+        (
+            Output(numbered="one", is_probability=True),
+            "one number for the classes 0 and 1: the probability of the second.",
+        ),
+    ],
+)
+def test_a_model_card_says_what_the_numbers_of_the_file_mean(output, line, default_run, tmp_path):
+    trained = TrainedModel.load(default_run)
+    trained.output = output
+    card = model_card(trained, tmp_path / "m.onnx")
+    assert f"- Output: {line}\n" in card
+    assert ("its probabilities" in card) == (output.numbered is not None)
+
+
 def test_what_differs_too_much_is_not_written(default_run, images, tmp_path, monkeypatch):
     monkeypatch.setattr(base.export, "_load_torch", lambda path: lambda raw: np.zeros((len(raw), 10)))
     (tmp_path / "m.pt2").write_bytes(b"the file before")

@@ -16,8 +16,6 @@ from tqdm import tqdm
 from base import BaseDataLoader, InMemoryDataset
 from base.data.inputs import ArrayInput, Examples, Input
 from base.data.outputs import Output
-from base.data.texts import TextInput
-from base.generate import continued, samples_of
 from base.trained_model import Predictions, TrainedModel
 from helpers import PROJECT, run_here, tiny_config
 from logger.predictions import Errors, PredictionGrid, PredictionWriter, errors_first
@@ -112,6 +110,10 @@ def test_json_lines_hold_one_object_for_each_example(default_run, digits):
         (("a.png", "--out", "p.txt"), "--out: p.txt: should end in .csv"),
         (("a.png", "--out", "/none/p.csv"), "/none/p.csv: cannot save the predictions: there is no such folder"),
         (("a.png", "--grid", "/none/g.png"), "--grid: /none: there is no such folder"),
+        (("--samples", "4", "--out", "p.csv", "--json"), "--out, --json: of no use with --prompt or --samples"),
+        (("--prompt", "a", "--grid", "g.png"), "--grid: of no use with --prompt or --samples"),
+        (("--samples", "4", "--grid", "g.jpg"), "--grid: g.jpg: should end in .png"),
+        (("--samples", "1001"), "--samples: got 1001; it should be at most 1000"),
         (("/none/*.png",), "/none/*.png: no file matches the pattern"),
     ],
 )
@@ -177,6 +179,15 @@ def test_outputs_are_read_as_what_they_are():
     assert value == [{"prediction": 13.0, "target": 12.0}]
 
 
+@pytest.mark.parametrize("top", [1, 3])
+def test_of_equally_probable_classes_the_first_is_predicted_as_accuracy_counts_it(top):
+    outputs = torch.zeros(2, 10)  # of which topk names another one
+    outputs[1, 4:7] = 1.0  # as outputs in bfloat16 often are
+    rows = Output(list("0123456789")).describe(outputs, top, outputs.argmax(dim=1))
+    assert [(row["prediction"], row["right"]) for row in rows] == [("0", True), ("4", True)]
+    assert top == 1 or [[name for name, _ in row["top"]] for row in rows] == [["0", "1", "2"], ["4", "5", "6"]]
+
+
 def test_raw_examples_of_unequal_shape_are_named():
     model = TrainedModel(torch.nn.Identity(), Doubled(1.0), Output(), torch.device("cpu"))
     with pytest.raises(UserError, match=r"raw examples of shape \(2,\) and \(3,\)"):
@@ -193,43 +204,6 @@ def test_tiny_jobs_without_an_arch_are_refused_in_a_line(tmp_path):
     save_checkpoint({"state_dict": {}, "config": tiny_config(tmp_path)}, tmp_path / "a.pth")
     with pytest.raises(UserError, match="holds no config with an arch"):
         TrainedModel.load(tmp_path / "a.pth")
-
-
-class Successor(torch.nn.Module):
-    """The next byte is the last one plus one, nearly for certain."""
-
-    def forward(self, tokens):
-        logits = torch.zeros(len(tokens), 256, tokens.shape[1])
-        return logits.scatter(1, ((tokens + 1) % 256)[:, None], 20.0)
-
-
-def test_a_model_of_texts_continues_a_prompt():
-    model = TrainedModel(Successor(), TextInput(3), Output(), torch.device("cpu"))
-    assert "".join(continued(model, "xyab", length=5, temperature=0)) == "cdefg"
-    drawn = ["".join(continued(model, "é", length=30, temperature=9, seed=seed)) for seed in (1, 1, 2)]
-    assert drawn[0] == drawn[1] != drawn[2]
-    with pytest.raises(UserError, match=r"^--prompt: give at least one letter"):
-        list(continued(model, ""))
-    with pytest.raises(UserError, match=r"^--prompt: is not text in UTF-8$"):
-        continued(model, b"\xff".decode(errors="surrogateescape"))  # as the command line has it
-    assert "".join(continued(model, "a", length=2, temperature=1e-320)) == "bc"
-    with pytest.raises(UserError, match=r"^--prompt: continues a text, and this model was not"):
-        list(continued(TrainedModel(Successor(), Doubled(1.0), Output(), torch.device("cpu")), "a"))
-
-
-class Painter(torch.nn.Module):
-    latent_size = 2
-
-    def generate(self, latent):
-        return latent.view(-1, 1, 1, 2)
-
-
-def test_a_model_that_generates_draws_samples_by_a_seed():
-    model = TrainedModel(Painter(), None, Output(), torch.device("cpu"))
-    assert samples_of(model, 4).shape == (4, 1, 1, 2)
-    assert torch.equal(samples_of(model, 4, seed=1), samples_of(model, 4, seed=1))
-    with pytest.raises(UserError, match=r"^--samples: the model generates nothing"):
-        samples_of(TrainedModel(Successor(), None, Output(), torch.device("cpu")), 4)
 
 
 def made(model, output=None):

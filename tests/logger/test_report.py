@@ -12,8 +12,8 @@ from helpers import run_here
 from logger.csv_log import CsvLog
 from logger.examined import NUM_BINS, Classes, load_details
 from logger.report import write_report
-from logger.report.charts import calibration_error, confusions, curve_charts, histogram, scores
-from logger.report.svg import ticks
+from logger.report.charts import Chart, Line, calibration_error, confusions, curve_charts, histogram, scores
+from logger.report.svg import draw, ticks
 from utils import UserError
 from utils.files import write_json
 
@@ -250,6 +250,16 @@ def test_scores_and_the_calibration_error_are_those_of_their_definitions():
     assert all(map(math.isnan, third))
     assert calibration_error(classes) == pytest.approx((0.6 + 1.8) / 6)
     assert confusions(classes) == [("a", "b", 2, 0.5), ("b", "a", 1, 0.5)]
+
+
+@pytest.mark.parametrize("largest", [1.0, 700_000.0, 7_000_000.0, 1.2e-7])
+def test_the_numbers_beside_an_axis_do_not_cover_its_label(largest):
+    svg = draw(
+        Chart("predictions", "target", y_label="prediction", lines=[Line("", [(0.0, -largest), (1.0, largest)])])
+    )
+    ends = re.findall(r'<text x="(\d+)" y="[^"]*" dy=".35em" class="end">([^<]*)</text>', svg)
+    label = int(re.search(r"translate\((\d+) ", svg)[1]) + 6  # half of its height
+    assert len(ends) >= 3 and min(int(x) - 6.2 * len(text) for x, text in ends) > label
 
 
 def test_charts_have_the_values_of_the_table_and_a_learning_rate_that_falls_far_is_on_a_log_scale():

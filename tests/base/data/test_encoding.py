@@ -154,11 +154,11 @@ def test_a_missing_value_in_use_asks_for_a_value_and_not_for_an_argument_of_trai
 
 def test_categories_that_training_did_not_hold_are_named_once_at_the_end(train, tmp_path, caplog):
     trained = loader(train)
-    rows = ["1,5;1;Bonn", "1,5;1;Rom", "1,5;1;Paris", "1,5;1;", "1,5;1;Rom"]
+    rows = ["1,5;1;Bonn", "1,5;1;Rom", "1,5;1;Paris", "much;1;Rom", "1,5;1;", "1,5;1;Rom"]  # of which one is read again
     (tmp_path / "new.csv").write_text("\n".join(["time;size;town", *rows]), encoding="utf-8")
     named(trained.input.examples(str(tmp_path / "new.csv")))
     (record,) = caplog.records
-    what = "column 'town': 3 rows hold categories that training did not, such as 'Rom'; computed as unknown"
+    what = "column 'town': 3 rows hold categories that training did not, such as 'Rom', 'Paris'; computed as unknown"
     assert record.getMessage() == f"{tmp_path}/new.csv: {what}"
     caplog.clear()
     named(trained.input.examples(train))

@@ -94,6 +94,15 @@ def test_what_is_transparent_becomes_white(tmp_path, mode):
     assert read(path) == [[153, 32, 64, 255]] * 3  # 153 is 60 % of 255, below black that covers 40 %
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_white_strokes_on_transparency_are_put_on_black(tmp_path, mode):
+    strokes = Image.fromarray(np.dstack([np.full((4, 4, 3), 255, np.uint8), RAMP]))
+    strokes.convert(mode).save(tmp_path / "x.png")
+    assert read(tmp_path / "x.png") == [RAMP[0].tolist()] * 3
+    Image.new(mode, (4, 4)).save(tmp_path / "x.png")  # nothing can be seen
+    assert read(tmp_path / "x.png") == [[255] * 4] * 3
+
+
 def test_a_transparent_colour_becomes_white(tmp_path):
     path = tmp_path / "x.png"
     Image.fromarray(RAMP).save(path, transparency=64)

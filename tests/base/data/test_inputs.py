@@ -171,6 +171,46 @@ def test_array_files_that_cannot_be_read_are_examples_with_their_errors(tmp_path
     )
 
 
+def test_numbers_that_are_no_pixels_are_refused_and_the_other_files_read(tmp_path):
+    for name, numbers, dtype in (("much", [300], "u2"), ("below", [-1], "i8"), ("all", [0, 255], "u2")):
+        np.save(tmp_path / f"{name}.npy", np.resize(np.array(numbers, dtype), (2, 1, 28, 28)))
+    rows = np.zeros((2, 1, 28, 28), np.int64)
+    rows[1, 0, 0, 0] = 256
+    np.save(tmp_path / "late.npy", rows)
+    found = [
+        raw for _, raw in examples_of([f"{tmp_path}/{n}.npy" for n in ("much", "below", "late", "all")], digits_input())
+    ]
+    assert [str(error) for error in found[:3]] == [
+        f"{tmp_path}/{name}.npy: the raw examples hold numbers from {given}; pixels are from 0 to 255"
+        for name, given in (("much", "300 to 300"), ("below", "-1 to -1"), ("late", "0 to 256"))
+    ]
+    assert [raw.shape for raw in found[3:]] == [(1, 28, 28)] * 2
+
+
+def test_an_array_of_another_kind_is_an_example_with_its_error(tmp_path):
+    np.save(tmp_path / "pixels.npy", np.zeros((2, 3), np.uint8))
+    np.save(tmp_path / "numbers.npy", np.zeros((2, 3), np.float32))
+    input = ArrayInput(None, "float32", [3])
+    (name, error), *others = examples_of([f"{tmp_path}/pixels.npy", f"{tmp_path}/numbers.npy"], input)
+    assert (
+        str(error).startswith(f"{name}: the raw examples are torch.uint8, and the model is trained on")
+        and len(others) == 2
+    )
+
+
+def test_of_an_archive_of_several_arrays_one_is_to_be_named(tmp_path):
+    np.savez(tmp_path / "two.npz", a=np.zeros(2), b=np.zeros(2))
+    ((_, error),) = examples_of([f"{tmp_path}/two.npz"], ArrayInput())
+    assert str(error) == f"{tmp_path}/two.npz: holds 2 arrays, a, b; name one, as in {tmp_path}/two.npz:name"
+
+
+def test_a_pattern_may_begin_with_a_folder_that_reads_like_one(tmp_path):
+    (tmp_path / "set[1]").mkdir()
+    Image.fromarray(drawing()).save(tmp_path / "set[1]" / "a.png")
+    (found,) = examples_of([f"{tmp_path}/set[1]/*.png"], digits_input())
+    assert found[0] == f"{tmp_path}/set[1]/a.png"
+
+
 def test_folders_are_looked_at_before_the_first_example(tmp_path):
     Image.fromarray(drawing()).save(tmp_path / "a.png")
     (tmp_path / "empty").mkdir()

@@ -51,6 +51,7 @@ def test_a_file_that_is_another_table_is_refused_as_a_whole(tmp_path):
         (["1,Ulm"], "size,place", "has no column 'town'"),
         (["1;Ulm"], "size;town", 'give "separator": ";"'),
         ([], "size,town", "has no rows"),
+        (['1,"Ulm', "2,Ulm"], "size,town", "it ends within a value; is a quotation mark not closed"),
         (['1,"Ulm'] + ["1,Ulm"] * 30_000, "size,town", "is a quotation mark not closed"),
     ):
         with pytest.raises(UserError, match=error):

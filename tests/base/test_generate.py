@@ -1,0 +1,70 @@
+"""Models that generate continue texts, and draw samples."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from base.data.inputs import ArrayInput
+from base.data.outputs import Output
+from base.data.texts import TextInput
+from base.generate import continued, continued_files, draw_samples, samples_of
+from base.trained_model import TrainedModel
+from logger.predictions import PredictionWriter
+from utils import UserError
+
+
+class Successor(torch.nn.Module):
+    """The next byte is the last one plus one, nearly for certain."""
+
+    def forward(self, tokens):
+        logits = torch.zeros(len(tokens), 256, tokens.shape[1])
+        return logits.scatter(1, ((tokens + 1) % 256)[:, None], 20.0)
+
+
+def test_a_model_of_texts_continues_a_prompt():
+    model = TrainedModel(Successor(), TextInput(3), Output(), torch.device("cpu"))
+    assert "".join(continued(model, "xyab", length=5, temperature=0)) == "cdefg"
+    drawn = ["".join(continued(model, "é", length=30, temperature=9, seed=seed)) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    with pytest.raises(UserError, match=r"^--prompt: give at least one letter"):
+        list(continued(model, ""))
+    with pytest.raises(UserError, match=r"^--prompt: is not text in UTF-8$"):
+        continued(model, b"\xff".decode(errors="surrogateescape"))  # as the command line has it
+    assert "".join(continued(model, "a", length=2, temperature=1e-320)) == "bc"
+    with pytest.raises(UserError, match=r"^--prompt: continues a text, and this model was not"):
+        list(continued(TrainedModel(Successor(), ArrayInput(), Output(), torch.device("cpu")), "a"))
+
+
+def test_a_model_of_texts_continues_text_files(tmp_path, capsys):
+    model = TrainedModel(Successor(), TextInput(3), Output(), torch.device("cpu"))
+    (tmp_path / "ab.txt").write_text("ab")
+    (tmp_path / "xyz.txt").write_text("rst")
+    (tmp_path / "empty.txt").write_text("")
+    with PredictionWriter(f"{tmp_path}/p.csv", True) as writer:
+        for part in writer.counted(continued_files(model, [str(tmp_path)], length=3, temperature=0)):
+            writer.add(part)
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row.get("prediction") for row in rows] == ["cde", None, "uvw"] and writer.num_errors == 1
+    assert rows[0]["source"] == f"{tmp_path}/ab.txt" and rows[1]["error"].startswith(f"{tmp_path}/empty.txt: is empty")
+    assert (tmp_path / "p.csv").read_text().splitlines()[1] == f"{tmp_path}/ab.txt,cde,"
+
+
+class Painter(torch.nn.Module):
+    latent_size = 2
+
+    def generate(self, latent):
+        return latent.view(-1, 1, 1, 2)
+
+
+def test_a_model_that_generates_draws_samples_by_a_seed(tmp_path):
+    model = TrainedModel(Painter(), None, Output(), torch.device("cpu"))
+    assert samples_of(model, 4).shape == (4, 1, 1, 2)
+    assert torch.equal(samples_of(model, 4, seed=1), samples_of(model, 4, seed=1))
+    for number, rows in ((4, 1), (40, 5)):  # all of them are drawn
+        draw_samples(model, number, tmp_path / "s.png")
+        with Image.open(tmp_path / "s.png") as picture:
+            assert picture.height == round(120 * (1.3 * rows + 0.4))
+    with pytest.raises(UserError, match=r"^--samples: the model generates nothing"):
+        samples_of(TrainedModel(Successor(), None, Output(), torch.device("cpu")), 4)

@@ -233,10 +233,17 @@ def _how_it_ended(exitcode):
 
 def _in_one_line(error):
     """ "ValueError: no such colour (my_data.py:31)", with the innermost line that is not a library's."""
-    text = str(error) if "Original Traceback" in str(error) else "".join(traceback.format_exception(error))
+    text = str(error) if "Original Traceback" in str(error) else "".join(_without_notes(error).format())
     places = [place for place in re.findall(r'File "(.+)", line (\d+)', text) if "site-packages" not in place[0]]
     place = f" ({':'.join(places[-1])})" if places else ""
     return text.strip().splitlines()[-1] + place
+
+
+def _without_notes(error):
+    """The traceback without what was added by add_note(), as by pickle in Python 3.14: it comes after the error."""
+    told = traceback.TracebackException.from_exception(error)
+    told.__notes__ = None
+    return told
 
 
 def file_of(dataset: Any, index: int) -> str | None:

@@ -63,6 +63,14 @@ def test_a_sample_that_cannot_be_read_is_named(dataset, message, num_workers):
     assert "\n" not in str(error.value)
 
 
+def test_notes_of_an_error_do_not_take_the_place_of_its_message():
+    """Python 3.14 adds notes to the errors of pickle, such as "when serializing dict item 'f'"."""
+    error = ValueError("a broken picture")
+    error.add_note("when reading a picture")
+    with pytest.raises(DataError, match=r"^data_loader: sample 7: ValueError: a broken picture \(.*:\d+\)$"):
+        list(batches_of(BaseDataLoader(Raising(error), 4, False, 0, 0)))
+
+
 class Ragged(TinyData):
     def __getitem__(self, index):
         return torch.zeros(index), 0

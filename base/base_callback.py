@@ -1,6 +1,5 @@
 """BaseCallback: code that runs at set points of training, listed in the config's "callbacks"."""
 
-import inspect
 import math
 from collections import Counter
 from collections.abc import Iterable
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.distributed.world import broadcast
 from utils.errors import UserError
+from utils.signatures import signature
 
 if TYPE_CHECKING:
     from base.base_trainer import BaseTrainer
@@ -150,7 +150,7 @@ def _call(place, method, arguments):
     except UserError as error:
         if type(error) is not UserError or not place:
             raise
-        names_it = str(error).partition(":")[0] in inspect.signature(type(method.__self__)).parameters
+        names_it = str(error).partition(":")[0] in signature(type(method.__self__)).parameters
         raise UserError(f"{place}.args.{error}" if names_it else f"{place}: {error}") from error
 
 

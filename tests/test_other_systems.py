@@ -28,6 +28,8 @@ WINDOWS = """
     import importlib, json, os, runpy, signal, sys
     import matplotlib.pyplot, onnxscript, optuna, torch.distributed.elastic.multiprocessing, torch.utils.data, uvicorn
     import torch.utils.tensorboard
+    from multiprocessing import resource_tracker
+    resource_tracker.ensure_running()  # Linux needs it to spawn, and it needs the signals
     for name in ("fcntl", "grp", "pwd", "resource", "termios"):
         sys.modules[name] = None
     kept = {"SIGABRT", "SIGFPE", "SIGILL", "SIGINT", "SIGSEGV", "SIGTERM", "SIG_DFL", "SIG_IGN"}

@@ -29,7 +29,8 @@ from helpers import PROJECT
 from logger import CsvLog
 from utils.files import write_json
 
-_START_METHOD = os.environ.get("START_METHOD", "fork")  # make test-spawn sets another
+# Of the workers of loaders: python's default, which is "fork" up to 3.13, unless make test-spawn sets another.
+START_METHOD = os.environ.get("START_METHOD", multiprocessing.get_all_start_methods()[0])
 _PATIENCE_SECONDS = 120
 PATIENCE = 40  # seconds, for what has to be over in a few, on a machine that does other things too
 _server = multiprocessing.get_context("forkserver")
@@ -225,7 +226,7 @@ def _command(command, folder, environment, descriptors):
     os.environ.update(environment)
     os.chdir(folder)
     tempfile.tempdir = None  # that of the environment
-    multiprocessing.set_start_method(_START_METHOD, force=True)  # of the workers of loaders, as python does
+    multiprocessing.set_start_method(START_METHOD, force=True)  # of the workers of loaders, as python does
     rooms = {path.stem for place in (PROJECT, PROJECT / "tests") for path in place.iterdir()}
     for name in [name for name in sys.modules if name.partition(".")[0] in rooms]:
         del sys.modules[name]
@@ -249,7 +250,7 @@ def _command(command, folder, environment, descriptors):
 def _process(sender, environment, path, name, arguments):
     gc.freeze()  # the objects of the libraries, which a collection need not look at
     os.environ.update(environment)
-    multiprocessing.set_start_method(_START_METHOD, force=True)  # of the workers of loaders, as in one of torchrun's
+    multiprocessing.set_start_method(START_METHOD, force=True)  # of the workers of loaders, as in one of torchrun's
     import torch
 
     torch.set_num_threads(1)

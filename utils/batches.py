@@ -25,19 +25,25 @@ class DataError(UserError):
 
 def batches_of(loader: Iterable[Any]) -> Iterator[Any]:
     """Return an iterator, already started, over the loader's batches. It raises DataError for any error in reading."""
+    num_workers = getattr(loader, "num_workers", 0)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _reporting_dead_workers() if num_workers else contextlib.nullcontext():
             warnings.filterwarnings("ignore", "Got pickle error")  # torch's, in five lines
             iterator = iter(loader)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        if not getattr(loader, "num_workers", 0):
+        if not num_workers:
             raise
         remedy = "define functions at the top of a file instead of lambda or within others, or set num_workers to 0"
         raise DataError(
             f"data_loader: cannot be sent to its worker processes: {_in_one_line(error)}; {remedy}"
         ) from error
+    except RuntimeError as error:
+        workers = getattr(getattr(loader, "_iterator", None), "_workers", ())  # those kept since the last pass
+        if not workers:
+            raise
+        raise DataError(f"data_loader: {_describe(error, loader, workers)}") from error
     workers = getattr(iterator, "_workers", ())  # torch has no public way to ask for a loader's processes
-    return _named_errors(_watching_workers(iterator) if workers else iterator, workers)
+    return _named_errors(_watching_workers(iterator) if workers else iterator, loader, workers)
 
 
 def inf_loop(data_loader: Iterable[Any]) -> Iterator[Any]:
@@ -141,7 +147,7 @@ def _parts(value):
         yield from _parts(part)
 
 
-def _named_errors(iterator, workers):
+def _named_errors(iterator, loader, workers):
     try:
         yield from iterator
     except DataError:
@@ -149,7 +155,7 @@ def _named_errors(iterator, workers):
     except UserError as error:
         raise DataError(str(error)) from error
     except Exception as error:
-        raise DataError(f"data_loader: {_describe(error, workers)}") from error
+        raise DataError(f"data_loader: {_describe(error, loader, workers)}") from error
 
 
 def _watching_workers(iterator):
@@ -203,12 +209,13 @@ class _DeadWorkers:
         self._is_waiting = False
 
 
-def _describe(error, workers):
+def _describe(error, loader, workers):
     if "Original Traceback" in str(error):  # a worker is alive and has raised it
         return _in_one_line(error)
     if "timed out" in str(error):
         for worker in workers:
             worker.kill()  # it may not react to a request to end
+        loader._iterator = None  # so that the next pass starts others
         return f"{error}: a worker hangs, or data_loader.args.timeout is too short"
     for worker in workers:
         worker.join(0.1)
@@ -226,10 +233,17 @@ def _how_it_ended(exitcode):
 
 def _in_one_line(error):
     """ "ValueError: no such colour (my_data.py:31)", with the innermost line that is not a library's."""
-    text = str(error) if "Original Traceback" in str(error) else "".join(traceback.format_exception(error))
+    text = str(error) if "Original Traceback" in str(error) else "".join(_without_notes(error).format())
     places = [place for place in re.findall(r'File "(.+)", line (\d+)', text) if "site-packages" not in place[0]]
     place = f" ({':'.join(places[-1])})" if places else ""
     return text.strip().splitlines()[-1] + place
+
+
+def _without_notes(error):
+    """The traceback without what was added by add_note(), as by pickle in Python 3.14: it comes after the error."""
+    told = traceback.TracebackException.from_exception(error)
+    told.__notes__ = None
+    return told
 
 
 def file_of(dataset: Any, index: int) -> str | None:

@@ -1,6 +1,5 @@
 """BatchStream: the batches of an epoch, from any position on."""
 
-import inspect
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +13,7 @@ from utils import inf_loop
 from utils.batches import batches_of
 from utils.distributed.world import Part, part_of_batch, world_size
 from utils.errors import UserError
+from utils.signatures import signature
 
 
 class BatchStream:
@@ -153,7 +153,7 @@ def limited(batches: int | None, limit: float | None) -> int | None:
 
 
 def _parameters_of(function):
-    return () if function is None else inspect.signature(function).parameters
+    return () if function is None else signature(function).parameters
 
 
 def _stateful_dataset(loader: Any) -> Any:

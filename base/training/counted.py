@@ -20,6 +20,7 @@ from utils.batches import collate
 from utils.device import exact_float
 from utils.errors import UserError
 from utils.nested import num_samples
+from utils.signatures import signature
 
 if TYPE_CHECKING:
     from trainer.trainer import Trainer
@@ -135,7 +136,7 @@ def _setting(inner, bound, name):
         return bound[name]
     if hasattr(inner, name) or not inspect.isroutine(inner):
         return getattr(inner, name, None)
-    parameter = inspect.signature(inner).parameters.get(name)
+    parameter = signature(inner).parameters.get(name)
     return None if parameter is None or parameter.default is parameter.empty else parameter.default
 
 

@@ -10,12 +10,13 @@ from torch.overrides import TorchFunctionMode
 from base.training.loss_kinds import LOSSES, NEAR, problem_of, shape_of
 from utils.errors import UserError
 from utils.nested import describe
+from utils.signatures import signature
 
 
 def require_two_arguments(criterion: Any) -> None:
     """Raise UserError if the loss needs more than the output and the target with which it is called."""
     try:
-        parameters = inspect.signature(getattr(criterion, "forward", criterion)).parameters.values()
+        parameters = signature(getattr(criterion, "forward", criterion)).parameters.values()
     except (TypeError, ValueError):
         return
     kinds = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -92,7 +93,7 @@ def _is_doubtful(tensors, output, target):
 def named_arguments(function: Any, arguments: tuple, keywords: Mapping[str, Any]) -> dict[str, Any]:
     """Return {parameter: value} of a call; the keywords alone if the function does not tell its parameters."""
     try:
-        return inspect.signature(function).bind(*arguments, **keywords).arguments
+        return signature(function).bind(*arguments, **keywords).arguments
     except (TypeError, ValueError):
         return dict(keywords)
 

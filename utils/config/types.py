@@ -18,6 +18,7 @@ from utils.config.components import OWN_SECTION, Part, as_spec
 from utils.config.source import Definition, derives, find_definition, modules_below, public_names, source_of
 from utils.errors import UserError, brief, refuse, shown
 from utils.nearest import did_you_mean, nearest
+from utils.signatures import signature
 
 _LIBRARIES = ("torch", "torchvision", "torchmetrics")
 _EXAMPLES = "examples"  # a folder of the project; any section may name its files in full, as "examples.gan.model.Gan"
@@ -150,7 +151,7 @@ def signature_of(found: Any) -> tuple[inspect.Parameter, ...]:
     if inspect.isclass(found) and found.__init__ is _import("torch.nn.Module").__init__:
         return ()  # its signature accepts any keyword, and its body none
     try:
-        return tuple(inspect.signature(found).parameters.values())
+        return tuple(signature(found).parameters.values())
     except ValueError:
         return (inspect.Parameter("keywords", inspect.Parameter.VAR_KEYWORD),)
 

@@ -1,14 +1,12 @@
 """new_project.py --task: what it finds in data, what it writes, and that the project trains, tests and predicts."""
 
-import argparse
-import csv
-import io
 import json
 import re
 
 import numpy as np
 import pytest
 from PIL import Image
+from task_plans import plan_for, write_table
 from worlds import run_forked
 
 import new_project
@@ -16,21 +14,13 @@ from base.data.image_folders import ImageFolderDataLoader
 from base.data.splits import samples_to_serve
 from helpers import PROJECT, SHORT, run, run_here
 from parse_config import PARTS, ConfigParser
-from scaffold.tasks.choose import TASKS, add_task_flags, plan_from
+from scaffold.tasks.choose import TASKS
 from scaffold.tasks.looking import choose_split, duration, fitting_task
 from scaffold.tasks.plan import as_text
 from scaffold.tasks.rooms.image_model import ConvNet
 from scaffold.tasks.rooms.table_model import TableNet
 from utils import UserError
 from utils.config.check import check_types
-from utils.errors import in_one_line
-
-
-def plan_for(*words):
-    parser = in_one_line(argparse.ArgumentParser())
-    parser.add_argument("path")
-    add_task_flags(parser)
-    return plan_from(parser.parse_args(["made", *map(str, words)]))
 
 
 def made(target, *words):
@@ -38,13 +28,6 @@ def made(target, *words):
     plan = plan_for(*words)
     new_project.main(target, git=False, plan=plan)
     return plan
-
-
-def write_table(path, rows, header, separator=",", encoding="utf-8"):
-    text = io.StringIO()
-    csv.writer(text, delimiter=separator, lineterminator="\n").writerows([header, *rows])
-    path.write_bytes(text.getvalue().encode(encoding))
-    return path
 
 
 def flowers(number=60, gaps=False):
@@ -219,37 +202,6 @@ def test_classes_are_stratified_and_numbers_are_not(data):
     )
 
 
-@pytest.mark.parametrize(("number", "task"), [(20, "classification"), (21, "regression")])
-def test_a_target_of_few_whole_numbers_is_one_of_classes(tmp_path, number, task):
-    path = write_table(tmp_path / "t.csv", [[i * 0.5, i % number] for i in range(200)], ["x", "target"])
-    plan = plan_for("--task", "table", "--data", path)  # a column of that name need not be named
-    assert plan.config["data_loader"]["args"]["task"] == task
-
-
-@pytest.mark.parametrize(
-    ("separator", "encoding", "decimal", "mark"),
-    [(";", "utf-8", ",", ""), ("\t", "cp1252", ".", "?"), (",", "utf-16", ".", "-"), ("|", "utf-8", ".", "")],
-)
-def test_how_a_file_is_written_is_found(tmp_path, separator, encoding, decimal, mark):
-    rows = [
-        [f"{i}.5".replace(".", decimal) if i != 3 else mark, f"Köln {i % 2}", "ja" if i % 3 else "nein"]
-        for i in range(40)
-    ]
-    path = write_table(tmp_path / "t.csv", rows, ["größe", "Ort", "Ziel"], separator, encoding)
-    args = plan_for("--task", "table", "--data", path, "--target", "Ziel").config["data_loader"]["args"]
-    assert args.get("separator", ",") == separator and args.get("encoding", "utf-8") == encoding
-    assert args.get("decimal", ".") == decimal and args.get("missing", [""]) == [mark]
-    assert args["numeric"] == ["größe"] and args["fill"] == "median"
-
-
-def test_a_metric_for_classes_of_different_sizes_is_added(tmp_path):
-    path = write_table(
-        tmp_path / "t.csv", [[i, "rare" if i % 10 == 0 else "often"] for i in range(100)], ["x", "target"]
-    )
-    plan = plan_for("--task", "table", "--data", path)
-    assert plan.config["metrics"] == ["accuracy", {"type": "MacroF1", "args": {"num_classes": 2}}]
-
-
 # images, arrays, texts
 
 
@@ -327,16 +279,6 @@ def test_the_model_fits_the_shape_of_the_samples(tmp_path, shape, model):
     import torch
 
     assert made(torch.rand(6, *shape)).shape == (6, 2)
-
-
-def test_categories_become_features_of_0_and_1_and_unknown_ones_none():
-    import torch
-
-    net = TableNet(n_numeric=1, codes=[3, 2], n_layers=0)
-    torch.nn.init.ones_(net.linear.bias)
-    weights = net.linear.weight.data.copy_(torch.tensor([[10.0, 1.0, 2.0, 4.0]]))
-    rows = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 2, 1], [0, 7, 0]])
-    assert net(rows).flatten().tolist() == [11, 2, 7, 3] and weights.shape == (1, 4)
 
 
 def test_mnist_can_be_in_a_folder_of_its_own(tmp_path):

@@ -13,6 +13,7 @@ from utils.errors import UserError, shortened, shown
 MIN_SAMPLES = 20  # fewer make no three parts of which anything could be said
 _SHOWN_CLASSES = 10
 _MAX_SET_ASIDE = 10_000  # samples; more do not make a measurement much better
+_LEAST_EPOCHS = 5
 _IMBALANCED = 3  # times as many samples in the largest class as in the smallest
 _IDX = ("train-images-idx3-ubyte", "train-images-idx3-ubyte.gz")
 _ENDINGS = {
@@ -140,17 +141,25 @@ def measures(num_classes: int, counts: Sequence[int], few: bool) -> tuple[list[A
     return metrics, f"max val_{name}", f"{why}; the best epoch is that of the highest val_{name}"
 
 
-def duration(num_train: int, batch_size: int, steps: int, most_epochs: int) -> dict[str, int]:
-    """Return epochs, and len_epoch if one pass is long, of a training of about that many optimizer steps."""
+def duration(num_train: int, batch_size: int, steps: int, most_epochs: int, least_steps: int = 0) -> dict[str, int]:
+    """Return epochs, and len_epoch if one pass is long or short, of a training of about that many optimizer steps.
+
+    most_epochs: make fewer steps rather than more epochs. least_steps: but make at least these.
+    """
     in_epoch = -(-num_train // batch_size)
     epochs = min(most_epochs, round(steps / in_epoch))
-    return {"epochs": epochs} if epochs >= 5 else {"epochs": 5, "len_epoch": -(-steps // 5)}
+    if epochs < _LEAST_EPOCHS:
+        return {"epochs": _LEAST_EPOCHS, "len_epoch": -(-steps // _LEAST_EPOCHS)}
+    if epochs * in_epoch < least_steps:
+        return {"epochs": epochs, "len_epoch": -(-least_steps // epochs)}
+    return {"epochs": epochs}
 
 
 def duration_text(length: dict[str, int], why: str) -> str:
     """Return what to say about a duration."""
     if "len_epoch" in length:
-        return f"{length['epochs']} epochs of {length['len_epoch']:,} batches, not of all data, {why}"
+        passes = "not of all data" if length["epochs"] == _LEAST_EPOCHS else "more than one pass over the data"
+        return f"{length['epochs']} epochs of {length['len_epoch']:,} batches, {passes}, {why}"
     return f"{length['epochs']} epochs, {why}"
 
 

@@ -15,7 +15,7 @@ from base.data.splits import samples_to_serve
 from helpers import PROJECT, SHORT, run, run_here
 from parse_config import PARTS, ConfigParser
 from scaffold.tasks.choose import TASKS
-from scaffold.tasks.looking import choose_split, duration, fitting_task
+from scaffold.tasks.looking import choose_split, duration, duration_text, fitting_task
 from scaffold.tasks.plan import as_text
 from scaffold.tasks.rooms.image_model import ConvNet
 from scaffold.tasks.rooms.table_model import TableNet
@@ -306,6 +306,17 @@ def test_long_epochs_are_cut():
     assert duration(1_000, 10, steps=2_000, most_epochs=100) == {"epochs": 20}
     assert duration(1_000, 10, steps=99_000, most_epochs=100) == {"epochs": 100}
     assert duration(1_000_000, 10, steps=2_000, most_epochs=100) == {"epochs": 5, "len_epoch": 400}
+    assert "not of all data" in duration_text({"epochs": 5, "len_epoch": 400}, "")
+
+
+def test_an_epoch_of_few_samples_is_several_passes_so_that_there_are_steps_enough(tmp_path):
+    assert duration(96, 16, steps=4_000, most_epochs=100, least_steps=2_000) == {"epochs": 100, "len_epoch": 20}
+    assert duration(320, 16, steps=4_000, most_epochs=100, least_steps=2_000) == {"epochs": 100}
+    path = write_table(tmp_path / "t.csv", [[i, "ab"[i % 2]] for i in range(30)], ["x", "target"])
+    plan = plan_for("--task", "table", "--data", path)
+    trainer = plan.config["trainer"]
+    assert trainer["epochs"] * trainer["len_epoch"] == 2_000
+    assert "100 epochs of 20 batches, more than one pass" in plan.choices["training"]
 
 
 def test_a_task_is_guessed_from_the_data(data):

@@ -13,6 +13,7 @@ import new_project
 from base.data.image_folders import ImageFolderDataLoader
 from base.data.splits import samples_to_serve
 from helpers import PROJECT, SHORT, run, run_here
+from made_sets import made_fashion
 from parse_config import PARTS, ConfigParser
 from scaffold.tasks.choose import TASKS
 from scaffold.tasks.looking import choose_split, duration, duration_text, fitting_task
@@ -359,6 +360,7 @@ def bad(data, tmp_path_factory):
     (folder / "short.txt").write_text("too short")
     (folder / "zeros.txt").write_bytes(bytes(5_000))
     (folder / "torn.npz").write_bytes(b"PK\x03\x04torn")
+    made_fashion(folder / "fashion")
     np.savez(folder / "odd.npz", a=np.zeros((30, 2)), b=np.zeros(30))
     np.savez(folder / "lengths.npz", x=np.zeros((30, 2)), y=np.zeros(20))
     np.savez(folder / "equal.npz", x=np.zeros((30, 2)), y=np.zeros(30))
@@ -421,6 +423,7 @@ REFUSED = [
     ("--task arrays --data {bad}/nan.npz", "holds values that are not finite"),
     ("--task arrays --data {data}/trees.csv --target y", "trees.csv"),
     ("--task mnist --data {data}/photos", "--data: no train-images-idx3-ubyte.gz in"),
+    ("--task mnist --data {bad}/fashion", "put the original file in its place; save images that are not MNIST's as "),
 ]
 
 

@@ -71,9 +71,7 @@ def choose_split(
 
     Raises UserError for too few samples or groups.
     """
-    if num_samples < MIN_SAMPLES:
-        few = f"has {num_samples} samples; parts to train, validate and test on need {MIN_SAMPLES}"
-        raise UserError(f"--data: {shown(place)}: {few}")
+    require_samples(num_samples, place)
     if tested and num_valid:
         text = f"{num_samples:,} samples to train on, {num_valid:,} to validate on; these and the test data are given"
         return Split({**tested}, text, np.arange(num_samples))
@@ -98,6 +96,13 @@ def choose_split(
     num_test = num_samples - len(train) - len(valid)
     test = "the test data are given" if tested else f"{num_test:,} to test on"
     return Split(args, f"{len(train):,} samples to train on, {len(valid):,} to validate on, {test}; {why}", train)
+
+
+def require_samples(num_samples: int, place: str) -> None:
+    """Raise UserError unless there are samples enough for three parts. place: of the data."""
+    if num_samples < MIN_SAMPLES:
+        few = f"has {num_samples} samples; parts to train, validate and test on need {MIN_SAMPLES}"
+        raise UserError(f"--data: {shown(place)}: {few}")
 
 
 def _set_aside(num_samples: int, tenth_from: int = 10_000) -> float | int:

@@ -363,6 +363,7 @@ def bad(data, tmp_path_factory):
     made_fashion(folder / "fashion")
     np.savez(folder / "odd.npz", a=np.zeros((30, 2)), b=np.zeros(30))
     np.savez(folder / "lengths.npz", x=np.zeros((30, 2)), y=np.zeros(20))
+    np.savez(folder / "none.npz", x=np.zeros((0, 2)), y=np.zeros(0))
     np.savez(folder / "equal.npz", x=np.zeros((30, 2)), y=np.zeros(30))
     np.savez(folder / "nan.npz", x=np.full((30, 2), np.nan), y=np.arange(30) % 2)
     return folder
@@ -419,6 +420,7 @@ REFUSED = [
     ("--task arrays --data {bad}/torn.npz", "torn.npz: not a whole .npz file of arrays"),
     ("--task arrays --data {bad}/odd.npz", "--target: say which array of {bad}/odd.npz to predict; there are a, b"),
     ("--task arrays --data {bad}/lengths.npz", "has 30 samples, and the target 20"),
+    ("--task arrays --data {bad}/none.npz", "none.npz:x: has 0 samples; parts to train, validate and test on need 20"),
     ("--task arrays --data {bad}/equal.npz", "all samples have the same target: 0.0"),
     ("--task arrays --data {bad}/nan.npz", "holds values that are not finite"),
     ("--task arrays --data {data}/trees.csv --target y", "trees.csv"),

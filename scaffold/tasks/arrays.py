@@ -14,6 +14,7 @@ from scaffold.tasks.looking import (
     duration_text,
     measures,
     require_kind,
+    require_samples,
     shares,
 )
 from scaffold.tasks.plan import ABOUT_R_SQUARED, Plan, config_for, loaders_file, room, with_r_squared
@@ -182,6 +183,7 @@ def _require_fitting(rows: np.ndarray, targets: np.ndarray, places: dict[str, st
         )
     if len(rows) != len(targets):
         raise UserError(f"{where} has {len(rows):,} samples, and the target {len(targets):,}; both should have as many")
+    require_samples(len(rows), places["data"])
     if (number := int(np.prod(rows.shape[1:]))) > _MAX_FEATURES:
         raise UserError(f"{where} has {number:,} numbers in a sample; at most {_MAX_FEATURES:,} will do")
     if rows.dtype.kind == "f" and not np.isfinite(rows[:_LOOKED_AT]).all():

@@ -13,6 +13,7 @@ from utils.errors import UserError, shortened, shown
 MIN_SAMPLES = 20  # fewer make no three parts of which anything could be said
 _SHOWN_CLASSES = 10
 _MAX_SET_ASIDE = 10_000  # samples; more do not make a measurement much better
+_LEAST_EPOCHS = 5
 _IMBALANCED = 3  # times as many samples in the largest class as in the smallest
 _IDX = ("train-images-idx3-ubyte", "train-images-idx3-ubyte.gz")
 _ENDINGS = {
@@ -70,9 +71,7 @@ def choose_split(
 
     Raises UserError for too few samples or groups.
     """
-    if num_samples < MIN_SAMPLES:
-        few = f"has {num_samples} samples; parts to train, validate and test on need {MIN_SAMPLES}"
-        raise UserError(f"--data: {shown(place)}: {few}")
+    require_samples(num_samples, place)
     if tested and num_valid:
         text = f"{num_samples:,} samples to train on, {num_valid:,} to validate on; these and the test data are given"
         return Split({**tested}, text, np.arange(num_samples))
@@ -97,6 +96,13 @@ def choose_split(
     num_test = num_samples - len(train) - len(valid)
     test = "the test data are given" if tested else f"{num_test:,} to test on"
     return Split(args, f"{len(train):,} samples to train on, {len(valid):,} to validate on, {test}; {why}", train)
+
+
+def require_samples(num_samples: int, place: str) -> None:
+    """Raise UserError unless there are samples enough for three parts. place: of the data."""
+    if num_samples < MIN_SAMPLES:
+        few = f"has {num_samples} samples; parts to train, validate and test on need {MIN_SAMPLES}"
+        raise UserError(f"--data: {shown(place)}: {few}")
 
 
 def _set_aside(num_samples: int, tenth_from: int = 10_000) -> float | int:
@@ -140,17 +146,25 @@ def measures(num_classes: int, counts: Sequence[int], few: bool) -> tuple[list[A
     return metrics, f"max val_{name}", f"{why}; the best epoch is that of the highest val_{name}"
 
 
-def duration(num_train: int, batch_size: int, steps: int, most_epochs: int) -> dict[str, int]:
-    """Return epochs, and len_epoch if one pass is long, of a training of about that many optimizer steps."""
+def duration(num_train: int, batch_size: int, steps: int, most_epochs: int, least_steps: int = 0) -> dict[str, int]:
+    """Return epochs, and len_epoch if one pass is long or short, of a training of about that many optimizer steps.
+
+    most_epochs: make fewer steps rather than more epochs. least_steps: but make at least these.
+    """
     in_epoch = -(-num_train // batch_size)
     epochs = min(most_epochs, round(steps / in_epoch))
-    return {"epochs": epochs} if epochs >= 5 else {"epochs": 5, "len_epoch": -(-steps // 5)}
+    if epochs < _LEAST_EPOCHS:
+        return {"epochs": _LEAST_EPOCHS, "len_epoch": -(-steps // _LEAST_EPOCHS)}
+    if epochs * in_epoch < least_steps:
+        return {"epochs": epochs, "len_epoch": -(-least_steps // epochs)}
+    return {"epochs": epochs}
 
 
 def duration_text(length: dict[str, int], why: str) -> str:
     """Return what to say about a duration."""
     if "len_epoch" in length:
-        return f"{length['epochs']} epochs of {length['len_epoch']:,} batches, not of all data, {why}"
+        passes = "not of all data" if length["epochs"] == _LEAST_EPOCHS else "more than one pass over the data"
+        return f"{length['epochs']} epochs of {length['len_epoch']:,} batches, {passes}, {why}"
     return f"{length['epochs']} epochs, {why}"
 
 

@@ -18,7 +18,9 @@ def plan(command: str, data: str | None = None) -> Plan:
     try:
         counts = [f"{len(read_mnist(place, training)[0]):,}" for training in (True, False)]
     except UserError as error:
-        raise UserError(re.sub(r"^data_dir: ", "--data: ", str(error))) from None
+        text = re.sub(r"^(data_dir: )?", "--data: ", str(error))
+        other = "; save images that are not MNIST's as x_train, y_train, x_test and y_test in a .npz file"
+        raise UserError(text + f"{other}, for --task arrays" * ("MD5" in text)) from None
     config = json.loads((TEMPLATE / "config.json").read_text(encoding="utf-8"))
     config = {key: value for key, value in config.items() if key not in ("$schema", "name", "description")}
     if data is not None:

@@ -1,5 +1,6 @@
 """--task table: predict a column of a CSV file from the others."""
 
+import re
 import shlex
 from collections import Counter
 from typing import Any
@@ -11,7 +12,6 @@ from base.data.local_files import local_file
 from base.data.table_file import Table
 from base.data.table_format import TableFormat
 from scaffold.tasks.looking import (
-    MIN_SAMPLES,
     choose_split,
     duration_text,
     measures,
@@ -20,15 +20,14 @@ from scaffold.tasks.looking import (
 )
 from scaffold.tasks.plan import ABOUT_R_SQUARED, Plan, config_for, loaders_file, room, with_r_squared
 from scaffold.tasks.rows import ABOUT, table_net
+from scaffold.tasks.table_reading import form_text, read_table, with_marks
 from utils.errors import UserError, brief, shortened, shown
 from utils.nearest import did_you_mean
 
-MAX_COLUMNS = 5_000
 _MAX_CATEGORIES = 200  # of a column; more are texts rather than categories
 _MAX_LISTED = 100  # columns that the config names one by one
 _MAX_LINES = 5  # on columns that are left out
 _FEW_NUMBERS = 20  # different whole numbers that are still taken for classes
-_MARKS = {"?", "-", "--", "---", ".", "*", "#", "N.A.", "n.a.", "n/d", "missing", "unknown"}
 _USUAL_TARGETS = ("target", "label", "class")
 
 
@@ -40,7 +39,7 @@ def plan(command: str, data: str, target: str | None = None, group: str | None =
     if group is not None:
         table.require_columns([group], "--group")
     others = [target, *([] if group is None else [group])]
-    table, missing_marks = _with_marks(table, others)
+    table, missing_marks = with_marks(table, others)
     kinds, left_out = _features(table, others)
     is_class = _is_class(table, target)
     labels = table.texts(target)
@@ -90,7 +89,7 @@ def plan(command: str, data: str, target: str | None = None, group: str | None =
         "training": duration_text(length, f"with {batch_size} rows in a batch; the learning rate falls to 0"),
     }
     found = [
-        f"{len(table):,} rows and {len(table.names):,} columns{_form_text(table.form, missing_marks)}",
+        f"{len(table):,} rows and {len(table.names):,} columns{form_text(table.form, missing_marks)}",
         f"{target}: {described}",
         *kind_lines(
             {"numeric columns": kinds.numeric, "categorical columns": _with_sizes(kinds.categorical, codes)},
@@ -108,61 +107,6 @@ def plan(command: str, data: str, target: str | None = None, group: str | None =
     return Plan(command, found, choices, config, rooms, shlex.quote(shown(data)))
 
 
-def read_table(path: str) -> Table:
-    """Return the table, read with the separator, the encoding and the decimal point that fit it best."""
-    local_file(path, "--data", "the table")
-    first_error = None
-    for encoding in ("utf-8", "utf-16", "cp1252"):
-        for separator in (",", ";", "\t", "|"):
-            try:
-                table = Table(path, "--data", TableFormat(separator=separator, encoding=encoding))
-            except UserError as error:
-                first_error = first_error or error
-                continue
-            if len(table.names) > MAX_COLUMNS:
-                raise UserError(
-                    f"--data: {table.place}: has {len(table.names):,} columns; a table may have {MAX_COLUMNS:,}. "
-                    "Save so many numbers as an array, for --task arrays"
-                )
-            if len(table.names) > 1:
-                return _with_decimals(_large_enough(table))
-            if encoding != "utf-16":  # as which any file can be read that is none
-                alone = "has a single column; a table has one to predict, and one to learn from"
-                raise UserError(f"--data: {table.place}: {alone}")
-    assert first_error is not None
-    raise first_error
-
-
-def _large_enough(table: Table) -> Table:
-    if len(table) < MIN_SAMPLES:
-        raise UserError(
-            f"--data: {table.place}: has {len(table)} rows; parts to train, validate and test on need {MIN_SAMPLES}"
-        )
-    return table
-
-
-def _with_decimals(table: Table) -> Table:
-    """The table with the decimal point and the thousands separator with which most columns are numbers."""
-    best, most = table, _num_numeric(table)
-    for decimal, thousands in ((",", None), (".", ","), (",", ".")):
-        if most == len(table.names):
-            break
-        other = Table(table.place, "--data", _changed(table.form, decimal=decimal, thousands=thousands))
-        if (number := _num_numeric(other)) > most:
-            best, most = other, number
-    return best
-
-
-def _num_numeric(table: Table) -> int:
-    names = [name for name in table.names if table.names.count(name) == 1]
-    table.read_numbers(names)
-    return sum(table.are_numbers(name)[0].mean() > 0.5 for name in names)
-
-
-def _changed(form: TableFormat, **changes: Any) -> TableFormat:
-    return TableFormat.of({**form.arguments(), **changes})
-
-
 def _target(table: Table, target: str | None) -> str:
     """The column to predict. Raises UserError if it is not there, or not named."""
     if target is None:
@@ -177,44 +121,46 @@ def _target(table: Table, target: str | None) -> str:
     return target
 
 
-def _with_marks(table: Table, others: list[str]) -> tuple[Table, list[str]]:
-    """The table read with the texts that stand among its numbers for missing ones, and these texts."""
-    marks = set()
-    columns = [name for name in table.names if name not in others and table.names.count(name) == 1]
-    table.read_numbers(columns)
-    for column in columns:
-        numbers, missing = table.are_numbers(column)
-        if numbers.mean() > 0.5 and not (numbers | missing).all():
-            strays = set(table.texts(column)[~(numbers | missing)].tolist())
-            marks |= strays if strays <= _MARKS else set()
-    if not marks:
-        return table, []
-    found = sorted(marks)
-    return Table(table.place, "--data", _changed(table.form, missing=found)), found
-
-
 def _features(table: Table, others: list[str]) -> tuple[Kinds, dict[str, str]]:
     """The columns to learn from, and {column: why it is left out}."""
-    kinds, left_out = kinds_and_odd(table, others)
-    categorical = []
-    for column in kinds.categorical:
-        number = len(set(table.texts(column).tolist()))
-        if number > _MAX_CATEGORIES:
-            left_out[column] = f"holds {number} different texts"
-        else:
-            categorical.append(column)
-    used = {*others, *left_out, *kinds.numeric, *categorical}
-    left_out |= {column: "is empty" for column in table.names if column not in used}
-    if not kinds.numeric and not categorical:
+    try:
+        kinds, left_out = kinds_and_odd(table, others)
+    except UserError as error:  # whose remedies are arguments of a config, of which there is none yet
+        text = re.sub(r"^(numeric|path): ", "--data: ", str(error))
+        stray = "; leave the cell empty if it stands for a missing value, else correct it"
+        raise UserError(re.sub(r'; if it stands for a missing value, give "missing".*', stray, text)) from None
+    used: dict[str, list[str]] = {"numeric": [], "categorical": []}
+    for kind in used:
+        for column in getattr(kinds, kind):
+            number = _num_different(table, column, kind)
+            if number == 1:
+                left_out[column] = "holds a single value"
+            elif kind == "categorical" and number > _MAX_CATEGORIES:
+                left_out[column] = f"holds {number} different texts"
+            else:
+                used[kind].append(column)
+    seen = {*others, *left_out, *used["numeric"], *used["categorical"]}
+    left_out |= {column: "is empty" for column in table.names if column not in seen}
+    if not used["numeric"] and not used["categorical"]:
         listed = ", ".join(f"{column} {why}" for column, why in left_out.items())
         raise UserError(f"--data: {table.place} has no column to learn from: {shortened(listed)}")
-    return Kinds(kinds.numeric, categorical), left_out
+    return Kinds(**used), left_out
+
+
+def _num_different(table: Table, column: str, kind: str) -> int:
+    """The number of different values: of numbers without missing ones, as these will become one of the others."""
+    if kind == "categorical":
+        return len(set(table.texts(column).tolist()))
+    numbers = table.numbers([column])[:, 0]
+    return len(np.unique(numbers[~np.isnan(numbers)]))
 
 
 def _is_class(table: Table, target: str) -> bool:
     """Whether a column holds classes: texts, or a few whole numbers."""
     is_number, missing = table.are_numbers(target)
     if not (is_number | missing).all() or not is_number.any():
+        if is_number.mean() > 0.5 and len(set(table.texts(target).tolist())) > _FEW_NUMBERS:
+            table.require(target, is_number | missing, "stands among numbers", "; correct it, or remove the row")
         return True
     numbers = table.numbers([target])[:, 0]
     numbers = numbers[~np.isnan(numbers)]
@@ -305,16 +251,6 @@ def _loader_args(
 def _left_out_lines(left_out: dict[str, str]) -> list[str]:
     lines = [f"left out: {shown(column)}, which {why}" for column, why in left_out.items()]
     return lines if len(lines) <= _MAX_LINES else [*lines[:_MAX_LINES], f"left out: {len(lines) - _MAX_LINES} more"]
-
-
-def _form_text(form: TableFormat, marks: list[str]) -> str:
-    """How the file is written, where that is not as usual."""
-    usual = TableFormat()
-    said = [f"{key} {getattr(form, key)!r}" for key in ("separator", "encoding", "decimal", "thousands")
-            if getattr(form, key) != getattr(usual, key)]  # fmt: skip
-    if marks:
-        said.append(f"{' and '.join(map(repr, marks))} for missing values")
-    return f", with {', '.join(said)}" if said else ""
 
 
 def _with_sizes(columns: list[str], codes: list[int]) -> list[str]:

@@ -63,11 +63,16 @@ def test_a_row_is_trained_and_tested_and_its_mean_and_deviation_are_printed(prog
         folders = [{"folder": str(tmp_path / name)} for name in "ab"]
         return {"runs": folders} if words[0] == "train.py" else {"values": {"accuracy": 0.5 + 0.1 * len(ran)}}
 
+    times = [(1.0, 0.5), (20.0, 1.5)]  # user's and system's seconds of the commands that have ended
+    ended = [types.SimpleNamespace(children_user=user, children_system=system) for user, system in times]
     monkeypatch.setattr(program, "ours", ours)
+    monkeypatch.setattr(program.os, "times", iter(ended).__next__)
     program.main("mnist_lenet", "2")
     best, last = tmp_path / "a" / "model_best.pth", tmp_path / "b"
     assert ran == ["train.py -c config.json --seeds 2", f"test.py -r {best}", f"test.py -r {last}"]
-    assert "\naccuracy: 0.7500 ± 0.0707 (0.7000, 0.8000)\n" in capsys.readouterr().out  # 0.1 / sqrt(2)
+    printed = capsys.readouterr().out
+    assert "\naccuracy: 0.7500 ± 0.0707 (0.7000, 0.8000)\n" in printed  # 0.1 / sqrt(2)
+    assert "\nmnist_lenet: 2 seeds, 10 s of processor time to train each\n" in printed
 
 
 @pytest.mark.parametrize(

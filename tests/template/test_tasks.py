@@ -1,36 +1,27 @@
 """new_project.py --task: what it finds in data, what it writes, and that the project trains, tests and predicts."""
 
-import argparse
-import csv
-import io
 import json
 import re
 
 import numpy as np
 import pytest
 from PIL import Image
+from task_plans import plan_for, write_table
 from worlds import run_forked
 
 import new_project
 from base.data.image_folders import ImageFolderDataLoader
 from base.data.splits import samples_to_serve
 from helpers import PROJECT, SHORT, run, run_here
+from made_sets import made_fashion
 from parse_config import PARTS, ConfigParser
-from scaffold.tasks.choose import TASKS, add_task_flags, plan_from
-from scaffold.tasks.looking import choose_split, duration, fitting_task
+from scaffold.tasks.choose import TASKS
+from scaffold.tasks.looking import choose_split, duration, duration_text, fitting_task
 from scaffold.tasks.plan import as_text
 from scaffold.tasks.rooms.image_model import ConvNet
 from scaffold.tasks.rooms.table_model import TableNet
 from utils import UserError
 from utils.config.check import check_types
-from utils.errors import in_one_line
-
-
-def plan_for(*words):
-    parser = in_one_line(argparse.ArgumentParser())
-    parser.add_argument("path")
-    add_task_flags(parser)
-    return plan_from(parser.parse_args(["made", *map(str, words)]))
 
 
 def made(target, *words):
@@ -38,13 +29,6 @@ def made(target, *words):
     plan = plan_for(*words)
     new_project.main(target, git=False, plan=plan)
     return plan
-
-
-def write_table(path, rows, header, separator=",", encoding="utf-8"):
-    text = io.StringIO()
-    csv.writer(text, delimiter=separator, lineterminator="\n").writerows([header, *rows])
-    path.write_bytes(text.getvalue().encode(encoding))
-    return path
 
 
 def flowers(number=60, gaps=False):
@@ -219,37 +203,6 @@ def test_classes_are_stratified_and_numbers_are_not(data):
     )
 
 
-@pytest.mark.parametrize(("number", "task"), [(20, "classification"), (21, "regression")])
-def test_a_target_of_few_whole_numbers_is_one_of_classes(tmp_path, number, task):
-    path = write_table(tmp_path / "t.csv", [[i * 0.5, i % number] for i in range(200)], ["x", "target"])
-    plan = plan_for("--task", "table", "--data", path)  # a column of that name need not be named
-    assert plan.config["data_loader"]["args"]["task"] == task
-
-
-@pytest.mark.parametrize(
-    ("separator", "encoding", "decimal", "mark"),
-    [(";", "utf-8", ",", ""), ("\t", "cp1252", ".", "?"), (",", "utf-16", ".", "-"), ("|", "utf-8", ".", "")],
-)
-def test_how_a_file_is_written_is_found(tmp_path, separator, encoding, decimal, mark):
-    rows = [
-        [f"{i}.5".replace(".", decimal) if i != 3 else mark, f"Köln {i % 2}", "ja" if i % 3 else "nein"]
-        for i in range(40)
-    ]
-    path = write_table(tmp_path / "t.csv", rows, ["größe", "Ort", "Ziel"], separator, encoding)
-    args = plan_for("--task", "table", "--data", path, "--target", "Ziel").config["data_loader"]["args"]
-    assert args.get("separator", ",") == separator and args.get("encoding", "utf-8") == encoding
-    assert args.get("decimal", ".") == decimal and args.get("missing", [""]) == [mark]
-    assert args["numeric"] == ["größe"] and args["fill"] == "median"
-
-
-def test_a_metric_for_classes_of_different_sizes_is_added(tmp_path):
-    path = write_table(
-        tmp_path / "t.csv", [[i, "rare" if i % 10 == 0 else "often"] for i in range(100)], ["x", "target"]
-    )
-    plan = plan_for("--task", "table", "--data", path)
-    assert plan.config["metrics"] == ["accuracy", {"type": "MacroF1", "args": {"num_classes": 2}}]
-
-
 # images, arrays, texts
 
 
@@ -329,16 +282,6 @@ def test_the_model_fits_the_shape_of_the_samples(tmp_path, shape, model):
     assert made(torch.rand(6, *shape)).shape == (6, 2)
 
 
-def test_categories_become_features_of_0_and_1_and_unknown_ones_none():
-    import torch
-
-    net = TableNet(n_numeric=1, codes=[3, 2], n_layers=0)
-    torch.nn.init.ones_(net.linear.bias)
-    weights = net.linear.weight.data.copy_(torch.tensor([[10.0, 1.0, 2.0, 4.0]]))
-    rows = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 2, 1], [0, 7, 0]])
-    assert net(rows).flatten().tolist() == [11, 2, 7, 3] and weights.shape == (1, 4)
-
-
 def test_mnist_can_be_in_a_folder_of_its_own(tmp_path):
     plan = plan_for("--task", "mnist", "--data", PROJECT / "data")
     assert plan.config["data_loader"]["args"]["data_dir"] == str(PROJECT / "data") and not plan.keeps_mnist
@@ -364,6 +307,17 @@ def test_long_epochs_are_cut():
     assert duration(1_000, 10, steps=2_000, most_epochs=100) == {"epochs": 20}
     assert duration(1_000, 10, steps=99_000, most_epochs=100) == {"epochs": 100}
     assert duration(1_000_000, 10, steps=2_000, most_epochs=100) == {"epochs": 5, "len_epoch": 400}
+    assert "not of all data" in duration_text({"epochs": 5, "len_epoch": 400}, "")
+
+
+def test_an_epoch_of_few_samples_is_several_passes_so_that_there_are_steps_enough(tmp_path):
+    assert duration(96, 16, steps=4_000, most_epochs=100, least_steps=2_000) == {"epochs": 100, "len_epoch": 20}
+    assert duration(320, 16, steps=4_000, most_epochs=100, least_steps=2_000) == {"epochs": 100}
+    path = write_table(tmp_path / "t.csv", [[i, "ab"[i % 2]] for i in range(30)], ["x", "target"])
+    plan = plan_for("--task", "table", "--data", path)
+    trainer = plan.config["trainer"]
+    assert trainer["epochs"] * trainer["len_epoch"] == 2_000
+    assert "100 epochs of 20 batches, more than one pass" in plan.choices["training"]
 
 
 def test_a_task_is_guessed_from_the_data(data):
@@ -406,8 +360,10 @@ def bad(data, tmp_path_factory):
     (folder / "short.txt").write_text("too short")
     (folder / "zeros.txt").write_bytes(bytes(5_000))
     (folder / "torn.npz").write_bytes(b"PK\x03\x04torn")
+    made_fashion(folder / "fashion")
     np.savez(folder / "odd.npz", a=np.zeros((30, 2)), b=np.zeros(30))
     np.savez(folder / "lengths.npz", x=np.zeros((30, 2)), y=np.zeros(20))
+    np.savez(folder / "none.npz", x=np.zeros((0, 2)), y=np.zeros(0))
     np.savez(folder / "equal.npz", x=np.zeros((30, 2)), y=np.zeros(30))
     np.savez(folder / "nan.npz", x=np.full((30, 2), np.nan), y=np.arange(30) % 2)
     return folder
@@ -464,10 +420,12 @@ REFUSED = [
     ("--task arrays --data {bad}/torn.npz", "torn.npz: not a whole .npz file of arrays"),
     ("--task arrays --data {bad}/odd.npz", "--target: say which array of {bad}/odd.npz to predict; there are a, b"),
     ("--task arrays --data {bad}/lengths.npz", "has 30 samples, and the target 20"),
+    ("--task arrays --data {bad}/none.npz", "none.npz:x: has 0 samples; parts to train, validate and test on need 20"),
     ("--task arrays --data {bad}/equal.npz", "all samples have the same target: 0.0"),
     ("--task arrays --data {bad}/nan.npz", "holds values that are not finite"),
     ("--task arrays --data {data}/trees.csv --target y", "trees.csv"),
     ("--task mnist --data {data}/photos", "--data: no train-images-idx3-ubyte.gz in"),
+    ("--task mnist --data {bad}/fashion", "put the original file in its place; save images that are not MNIST's as "),
 ]
 
 

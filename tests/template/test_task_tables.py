@@ -1,0 +1,90 @@
+"""new_project.py --task table: tables as people and programs write them, and the network for their rows."""
+
+import pytest
+from task_plans import plan_for, write_table
+
+from scaffold.tasks.rooms.table_model import TableNet
+from utils import UserError
+
+
+@pytest.mark.parametrize(("number", "task"), [(20, "classification"), (21, "regression")])
+def test_a_target_of_few_whole_numbers_is_one_of_classes(tmp_path, number, task):
+    path = write_table(tmp_path / "t.csv", [[i * 0.5, i % number] for i in range(200)], ["x", "target"])
+    plan = plan_for("--task", "table", "--data", path)  # a column of that name need not be named
+    assert plan.config["data_loader"]["args"]["task"] == task
+
+
+@pytest.mark.parametrize(
+    ("separator", "encoding", "decimal", "mark"),
+    [(";", "utf-8", ",", ""), ("\t", "cp1252", ".", "?"), (",", "utf-16", ".", "-"), ("|", "utf-8", ".", "")],
+)
+def test_how_a_file_is_written_is_found(tmp_path, separator, encoding, decimal, mark):
+    rows = [
+        [f"{i}.5".replace(".", decimal) if i != 3 else mark, f"Köln {i % 2}", "ja" if i % 3 else "nein"]
+        for i in range(40)
+    ]
+    path = write_table(tmp_path / "t.csv", rows, ["größe", "Ort", "Ziel"], separator, encoding)
+    args = plan_for("--task", "table", "--data", path, "--target", "Ziel").config["data_loader"]["args"]
+    assert args.get("separator", ",") == separator and args.get("encoding", "utf-8") == encoding
+    assert args.get("decimal", ".") == decimal and args.get("missing", [""]) == [mark]
+    assert args["numeric"] == ["größe"] and args["fill"] == "median"
+
+
+def test_a_metric_for_classes_of_different_sizes_is_added(tmp_path):
+    path = write_table(
+        tmp_path / "t.csv", [[i, "rare" if i % 10 == 0 else "often"] for i in range(100)], ["x", "target"]
+    )
+    plan = plan_for("--task", "table", "--data", path)
+    assert plan.config["metrics"] == ["accuracy", {"type": "MacroF1", "args": {"num_classes": 2}}]
+
+
+def test_categories_become_features_of_0_and_1_and_unknown_ones_none():
+    import torch
+
+    net = TableNet(n_numeric=1, codes=[3, 2], n_layers=0)
+    torch.nn.init.ones_(net.linear.bias)
+    weights = net.linear.weight.data.copy_(torch.tensor([[10.0, 1.0, 2.0, 4.0]]))
+    rows = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 2, 1], [0, 7, 0]])
+    assert net(rows).flatten().tolist() == [11, 2, 7, 3] and weights.shape == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("decimal", "sign"), [(".", "'"), (",", " "), (",", "\u00a0"), (".", "\u2019"), (",", "."), (".", ",")]
+)
+def test_a_thousands_separator_is_found(tmp_path, decimal, sign):
+    rows = [[f"{1 + i}{sign}{i:03}{decimal}5", "ab"[i % 2]] for i in range(40)]
+    path = write_table(tmp_path / "t.csv", rows, ["size", "target"], ";")
+    args = plan_for("--task", "table", "--data", path).config["data_loader"]["args"]
+    assert (args.get("decimal", "."), args["thousands"], args["numeric"]) == (decimal, sign, ["size"])
+
+
+def test_columns_that_hold_a_single_value_are_left_out(tmp_path):
+    rows = [[i, 5, "same", 3 if i == 4 else "", "ab"[i % 2]] for i in range(40)]
+    path = write_table(tmp_path / "t.csv", rows, ["x", "five", "word", "once", "target"])
+    plan = plan_for("--task", "table", "--data", path)
+    args = plan.config["data_loader"]["args"]
+    assert args["numeric"] == ["x"] and not args["categorical"] and "fill" not in args
+    for column in ("five", "word", "once"):
+        assert f"left out: {column}, which holds a single value" in plan.found
+    path = write_table(tmp_path / "t.csv", [row[1:] for row in rows], ["five", "word", "once", "target"])
+    with pytest.raises(UserError, match="has no column to learn from: five holds a single value"):
+        plan_for("--task", "table", "--data", path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([[i, "?" if i == 2 else i + 0.5] for i in range(40)], "row 3, column 'target': '?' stands among numbers; "),
+        (
+            [["about 5" if i == 2 else i, "ab"[i % 2]] for i in range(40)],
+            "row 3, column 'x': 'about 5' stands among numbers; leave the cell empty if it stands for a missing value, "
+            "else correct it",
+        ),
+    ],
+    ids=["target", "feature"],
+)
+def test_a_text_among_numbers_is_refused_with_what_to_do_in_the_file(tmp_path, rows, message):
+    path = write_table(tmp_path / "t.csv", rows, ["x", "target"])
+    with pytest.raises(UserError) as raised:
+        plan_for("--task", "table", "--data", path)
+    assert message in str(raised.value) and "numeric" not in str(raised.value)

@@ -17,6 +17,7 @@ import test
 import utils.device
 from base.data.arrays import ArrayDataLoader
 from base.data.image_folders import ImageFolderDataLoader
+from base.data.in_memory import InMemoryDataset
 from base.data.tables import TableDataLoader
 from base.data.texts import TextDataLoader
 from base.generate import continued, samples_of
@@ -85,6 +86,15 @@ def test_a_loader_brings_the_batches_of_the_cpu_and_waits_for_nothing(data, kind
     assert {tensor.device for batch in there for tensor in batch} == {SIM} and len(here) == len(there) > 2
     for one, other in zip(here, there, strict=True):
         assert all(torch.equal(left, right.cpu()) for left, right in zip(one, other, strict=True))
+
+
+def test_data_of_double_precision_get_single_where_the_device_has_no_other(single_precision):
+    values, phases = np.arange(6.0), np.arange(6) * 1j
+    resident = InMemoryDataset(values, phases, np.arange(6)).to(SIM).__getitems__([1, 2])
+    moved = to_device(tuple(torch.from_numpy(array[1:3]) for array in (values, phases, np.arange(6))), SIM)
+    for batch in (resident, moved):
+        assert [part.dtype for part in batch] == [torch.float32, torch.complex64, torch.int64]
+        assert [part.tolist() for part in batch] == [[1.0, 2.0], [1j, 2j], [1, 2]]
 
 
 METRICS = {

@@ -99,7 +99,7 @@ class Trainer(BaseTrainer):
             reduction=self.reduction,
             clip_norm=settings.clip_norm,
             clip_value=settings.clip_value,
-            scaler=grad_scaler(settings.precision, device),
+            scaler=grad_scaler(settings.precision, device, optimizer),
             watch=self.nonfinite if self.nonfinite.checks_gradients else None,
             skip_nonfinite=self.nonfinite.skips,
             buffers=model.buffers(),

@@ -82,6 +82,14 @@ def exact_float(device: "torch.device") -> "torch.dtype":
     return torch.float64 if _has_doubles(device) else torch.float32
 
 
+def held_dtype(device: "torch.device", dtype: "torch.dtype") -> "torch.dtype":
+    """Return the dtype in which the device holds such numbers: of double precision, single where it has no other."""
+    import torch
+
+    single = {torch.float64: torch.float32, torch.complex128: torch.complex64}.get(dtype)
+    return dtype if single is None or _has_doubles(device) else single
+
+
 @functools.cache
 def _has_doubles(device):
     """Whether the device computes in double precision; mps and some of Intel's GPUs do not."""

@@ -1,6 +1,5 @@
 """Average numbers over an epoch, each batch weighted by its samples, or by what a loss or metric counts instead."""
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
@@ -94,12 +93,16 @@ class MetricTracker:
 
         n may also be a sum of weights. A value over 0 samples is left out, whatever it is.
         """
-        if key not in self._window:
+        if key not in self._unread:
             raise ValueError(f"metric {key!r} is not tracked; tracked are {', '.join(self.keys)}")
         if self.writer is not None:
             self.writer.add_scalar(key, float(value))
         values, counts = self._unread[key]
-        values.append(value.detach() if getattr(value, "requires_grad", False) else value)
+        if getattr(value, "is_cpu", False) and value.dim() == 0:
+            value = value.item()  # on the CPU nothing waits, and it is faster than to keep the tensor
+        elif getattr(value, "requires_grad", False):
+            value = value.detach()
+        values.append(value)
         counts.append(n)
 
     def avg(self, key: str) -> float:
@@ -145,18 +148,19 @@ class MetricTracker:
         read_together([self])
 
     def _waiting(self):
-        """(all unread values, the counts that may be tensors too)."""
-        counts = [counts for _, counts in self._unread.values() if set(map(type, counts)) - {int}]
-        return [value for values in (*(values for values, _ in self._unread.values()), *counts) for value in values]
+        """The values and counts of the keys where some of them may be tensors."""
+        parts = (part for values, counts in self._unread.values() for part in ((values, float), (counts, int)))
+        return [value for values, kind in parts if not _are_all(values, kind) for value in values]
 
     def _take(self, numbers):
         """Move the unread values into the window. numbers: an iterator of the values of _waiting()."""
-        values = {key: [next(numbers) for _ in values] for key, (values, _) in self._unread.items()}
-        for key, (_, counts) in self._unread.items():
-            if set(map(type, counts)) - {int}:
+        for key, (values, counts) in self._unread.items():
+            if not _are_all(values, float):
+                values = [next(numbers) for _ in values]
+            if not _are_all(counts, int):
                 counts = [as_weight(next(numbers)) for _ in counts]
             # a mean over nothing, such as that of targets that are all ignored, is nan
-            self._window[key] += [(value if n else 0.0, n) for value, n in zip(values[key], counts, strict=True)]
+            self._window[key] += [(value if n else 0.0, n) for value, n in zip(values, counts, strict=True)]
             self._unread[key] = [], []
 
     def _require_numbers(self):
@@ -206,6 +210,10 @@ class MetricTracker:
         return state
 
 
+def _are_all(values, kind):
+    return set(map(type, values)) <= {kind}
+
+
 def _finite(window):
     return [math.isfinite(value) for value, _ in window]
 
@@ -218,45 +226,57 @@ def _total(window, key, masks):
     return sum(value * n for value, n in window if n), sum(n for _, n in window)
 
 
-def read_together(trackers: Sequence[MetricTracker], others: "Sequence[float | torch.Tensor]" = ()) -> list[float]:
-    """Read all waiting values of the trackers, and other numbers, in one transfer per device; returns the others.
+def read_together(trackers: Sequence[MetricTracker], flags: "Sequence[torch.Tensor]" = ()) -> list[list[float]]:
+    """Read all waiting values of the trackers, and the flags, in one transfer per device; returns those of the flags.
+
+    flags: 1-dim tensors, one for each device.
 
     Raises UserError for a value that is not a number.
     """
-    waiting = [tracker._waiting() for tracker in trackers]
+    waiting = [value for tracker in trackers for value in tracker._waiting()]
     try:
-        numbers = iter(read_numbers([*itertools.chain.from_iterable(waiting), *others]))
+        numbers, found = read_numbers(waiting, flags)
     except (TypeError, ValueError, RuntimeError):
         for tracker in trackers:
             tracker._require_numbers()
         raise
+    numbers = iter(numbers)
     for tracker in trackers:
         tracker._take(numbers)
-    return list(numbers)
+    return found
 
 
-def read_numbers(values: "Sequence[float | torch.Tensor]") -> list[float]:
-    """Return numbers and 0-dim tensors as floats; the tensors of one device are transferred together."""
-    groups = {}
+def read_numbers(
+    values: "Sequence[float | torch.Tensor]", flags: "Sequence[torch.Tensor]" = ()
+) -> tuple[list[float], list[list[float]]]:
+    """Return (numbers and 0-dim tensors as floats, [the numbers of each 1-dim tensor]).
+
+    The tensors of one device are transferred together.
+    """
+    groups: dict[Any, dict[Any, list[int]]] = {tensor.device: {} for tensor in flags}
     for position, value in enumerate(values):
         if hasattr(value, "detach"):  # a tensor; NumPy scalars also have a device
             groups.setdefault(value.device, {}).setdefault(value.dtype, []).append(position)
     fetched = list(values)
-    for by_dtype in groups.values():
+    found = {}
+    for device, by_dtype in groups.items():
         positions = [position for group in by_dtype.values() for position in group]
-        numbers = _fetched([[values[position] for position in group] for group in by_dtype.values()])
-        for position, value in zip(positions, numbers, strict=True):
+        of_device = [tensor for tensor in flags if tensor.device == device]
+        numbers = _fetched([[values[position] for position in group] for group in by_dtype.values()], of_device)
+        for position, value in zip(positions, numbers, strict=False):
             fetched[position] = value
-    return [float(value) for value in fetched]
+        found[device] = numbers[len(positions) :]
+    return [float(value) for value in fetched], [found[tensor.device] for tensor in flags]
 
 
-def _fetched(groups):
-    """The numbers of lists of tensors, each list of one dtype and all on one device, after one transfer."""
+def _fetched(groups, flags):
+    """The numbers of lists of 0-dim tensors, each list of one dtype, and of 1-dim tensors; all are on one device."""
     import torch
 
     from utils.device import exact_float
 
     stacks = [torch.stack([one if one.dim() == 0 else one.reshape(()) for one in group]) for group in groups]
+    stacks += flags
     holds_all = exact_float(stacks[0].device) is torch.float64 and not any(stack.is_complex() for stack in stacks)
     if len(stacks) == 1 or not holds_all:
         return [number for stack in stacks for number in stack.tolist()]

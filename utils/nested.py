@@ -27,8 +27,8 @@ def num_samples(target: Any) -> int:
     number per sample, or tensors whose rows are the samples, as torch's default_collate returns it. Raises UserError
     if the parts differ in length, or have none.
     """
-    if getattr(target, "shape", None):
-        return target.shape[0]  # several times as fast as a tensor's len()
+    if shape := getattr(target, "shape", None):
+        return shape[0]  # several times as fast as a tensor's len()
     if isinstance(target, Mapping) and target:
         return num_samples(next(iter(target.values())))
     if not isinstance(target, (list, tuple)):

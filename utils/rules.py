@@ -77,7 +77,7 @@ def optimizer_error(name: str) -> str | None:
 
 
 def precision_error(precision: str, device: str) -> str | None:
-    """Return the error of a precision on a kind of device, "cpu", "cuda" or "mps"; None if there is none."""
-    if precision == "fp16" and device != "cuda":
-        return f"'fp16' needs a CUDA GPU, and this run is on {device}; use 'bf16' or 'fp32'"
+    """Return the error of a precision on a kind of device, such as "cpu" or "cuda"; None if there is none."""
+    if precision == "fp16" and device not in ("cuda", "mps", "xpu"):
+        return f"'fp16' needs a GPU (cuda, mps or xpu), and this run is on {device}; use 'bf16' or 'fp32'"
     return None

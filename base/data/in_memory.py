@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from utils.device import copied_ahead
+from utils.device import copied_ahead, held_dtype
 from utils.errors import UserError, shortened
 
 if TYPE_CHECKING:
@@ -82,8 +82,13 @@ class InMemoryDataset(Dataset):
         return tuple(rows)
 
     def to(self, device: torch.device | str) -> Self:
-        """Move the arrays to the device, where batches are then made and transformed. Returns the dataset."""
-        self.arrays = [_as_tensor(array).to(device) for array in self.arrays]
+        """Move the arrays to the device, where batches are then made and transformed. Returns the dataset.
+
+        Numbers of double precision become those of single precision where the device has no other.
+        """
+        device = torch.device(device)
+        tensors = map(_as_tensor, self.arrays)
+        self.arrays = [tensor.to(device, held_dtype(device, tensor.dtype)) for tensor in tensors]
         return self
 
     def __getstate__(self) -> dict[str, Any]:

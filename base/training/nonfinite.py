@@ -50,7 +50,7 @@ class NonFiniteWatch:
         self.action = action
         self.stream: Any = stream  # None if only gradients are checked
         self.logger: Any = logger
-        self._flags = {}  # {device: (flags, [view of each flag], 1.0)}
+        self._flags: dict[int, _Flags] = {}  # by the number of the device, -1 for the CPU
         self._num_flagged = 0
         self.begin_epoch()
 
@@ -81,20 +81,21 @@ class NonFiniteWatch:
     def look(self, gradients: Iterable[torch.Tensor]) -> list[torch.Tensor]:
         """Check the gradients of an optimizer step; returns a 0-dim flag for each device, 0.0 if all are finite."""
         by_device = {}
-        for gradient in gradients:
-            by_device.setdefault(gradient.device, []).append(_entries(gradient))
-        found = []
-        for device, entries in by_device.items():
-            if device not in self._flags or len(self._flags[device][1]) <= self._num_flagged:
-                self._make_flags(device)
-            if device.type == "mps":
-                entries = _safe_on_mps(entries)
-            _, views, one = self._flags[device]
-            found.append(views[self._num_flagged])
-            torch._amp_foreach_non_finite_check_and_unscale_(  # pyright: ignore[reportPrivateImportUsage]
-                entries, found[-1], one
-            )
+        for gradient in gradients:  # for each parameter at each step: it has to be fast
+            by_device.setdefault(gradient.get_device(), []).append(_entries(gradient))
+        found = [self._checked(number, entries) for number, entries in by_device.items()]
         self._num_flagged += 1
+        return found
+
+    def _checked(self, number, entries):
+        """The flag of an optimizer step on a device."""
+        flags = self._flags.get(number)
+        if flags is None or len(flags.views) <= self._num_flagged:
+            flags = self._flags[number] = _Flags(entries[0].device, max(256, 2 * self._num_flagged), flags)
+        if flags.on_mps:
+            entries = _safe_on_mps(entries)
+        found = flags.views[self._num_flagged]
+        torch._amp_foreach_non_finite_check_and_unscale_(entries, found, flags.one)  # pyright: ignore[reportPrivateImportUsage]
         return found
 
     def report(self, epoch: int, tracker: MetricTracker, *others: MetricTracker) -> None:
@@ -120,10 +121,10 @@ class NonFiniteWatch:
         self.batches, self.updates = [], []
         self._clear_flags()
 
-    def faults(self, losses: Sequence[float], flags: Sequence[float]) -> list[tuple[list[int], str]]:
+    def faults(self, losses: Sequence[float], flags: Sequence[Sequence[float]]) -> list[tuple[list[int], str]]:
         """[(batches, what is not finite), ...] since the last report, in order; at most one an optimizer step.
 
-        losses: one for each batch. flags: one for each optimizer step and device, above 0 if it is not finite.
+        losses: one for each batch. flags: for each device, one for each optimizer step, above 0 if it is not finite.
         """
         bad = [(i, loss) for i, loss in zip(self.batches, losses, strict=False) if not math.isfinite(loss)]
         faults = {batch: ([batch], f"the loss is {loss}") for batch, loss in bad}
@@ -175,18 +176,12 @@ class NonFiniteWatch:
         return nonfinite_samples(loader, [i for batch in batches for i in self.stream.samples(epoch, batch)])
 
     def _waiting(self):
-        """The flags on the devices that have not been read."""
-        return [flag for _, flags, _ in self._flags.values() for flag in flags[: self._num_flagged]]
+        """The flags of each device that have not been read."""
+        return [flags.all[: self._num_flagged] for flags in self._flags.values()] if self._num_flagged else []
 
     def _all_found(self, flags):
         """Whether the gradient of each step since the last report was not finite. flags: the values of _waiting()."""
-        return self._found + [any(flags[step :: self._num_flagged]) for step in range(self._num_flagged)]
-
-    def _make_flags(self, device):
-        flags = torch.zeros(max(256, 2 * self._num_flagged), device=device)
-        if device in self._flags:
-            flags[: self._num_flagged] = self._flags[device][0][: self._num_flagged]
-        self._flags[device] = flags, list(flags), torch.ones((), device=device)
+        return self._found + [any(of_step) for of_step in zip([0.0] * self._num_flagged, *flags, strict=True)]
 
     def _clear_flags(self):
         self._reset_flags()
@@ -194,9 +189,21 @@ class NonFiniteWatch:
 
     def _reset_flags(self):
         if self._num_flagged:
-            for flags, _, _ in self._flags.values():
-                flags.zero_()
+            for flags in self._flags.values():
+                flags.all.zero_()
         self._num_flagged = 0
+
+
+class _Flags:
+    """The flags of the optimizer steps on a device: `all` (number,), and each as a 0-dim view. before: those so far."""
+
+    def __init__(self, device: torch.device, number: int, before: "_Flags | None") -> None:
+        self.all = torch.zeros(number, device=device)
+        if before is not None:
+            self.all[: len(before.all)] = before.all
+        self.views = list(self.all)
+        self.one = torch.ones((), device=device)
+        self.on_mps = device.type == "mps"
 
 
 def _entries(gradient):

@@ -232,7 +232,8 @@ class OptimStep:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def _gradients(self):
-        return [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        groups = self.optimizer.param_groups
+        return [grad for group in groups for p in group["params"] if (grad := p.grad) is not None]
 
 
 def _exact(size):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from utils.device import copies_ahead
+from utils.device import copies_ahead, exact_float, held_dtype
 from utils.distributed.shards import FUSED_SHARDABLE, is_sharded
 from utils.errors import UserError
 from utils.nested import map_tensors
@@ -20,19 +20,21 @@ if TYPE_CHECKING:
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _AS_IS = contextlib.nullcontext()
-_FUSED = ("Adam", "AdamW", "SGD")  # torch.optim's classes whose fused kernel runs on the CPU and on CUDA alike
+_FUSED = ("Adam", "AdamW", "SGD")  # torch.optim's classes whose fused kernel runs on each of these devices
+_FUSED_ON = ("cpu", "cuda", "xpu")  # mps has them too, but see grad_scaler
 
 
 def to_device(value: Any, device: torch.device) -> Any:
     """The tensor on the device, or a dict, list or tuple with all of its tensors there.
 
-    The copy is asynchronous where that is safe.
+    The copy is asynchronous where that is safe. Numbers of double precision become those of single precision where
+    the device has no other.
     """
     if not isinstance(value, torch.Tensor):
         return map_tensors(lambda part: _moved(part, device), value)
     if value.device == device:
         return value
-    return value.to(device, non_blocking=copies_ahead(device))
+    return value.to(device, held_dtype(device, value.dtype), non_blocking=copies_ahead(device))
 
 
 def _moved(part, device):
@@ -47,6 +49,8 @@ def apply_switches(model: torch.nn.Module, settings: "TrainerSettings", device: 
     """
     if error := precision_error(settings.precision, device.type):
         raise UserError(f"trainer.precision: {error}")
+    if settings.precision == "fp16" and device.type == "xpu" and exact_float(device) is not torch.float64:
+        raise UserError("trainer.precision: the scaler of 'fp16' needs float64, which this device lacks; use 'bf16'")
     if settings.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
         raise UserError(f"trainer.precision: {torch.cuda.get_device_name(device)} has no bf16; use 'fp16' or 'fp32'")
     if settings.compile:
@@ -80,9 +84,13 @@ def autocast(precision: str, device: torch.device) -> contextlib.AbstractContext
     return torch.autocast(device.type, _DTYPES[precision])
 
 
-def grad_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler | None:
-    """The GradScaler that float16 needs; None for other precisions."""
-    return torch.amp.GradScaler(device.type) if precision == "fp16" else None
+def grad_scaler(precision: str, device: torch.device, optimizer: Any) -> torch.amp.GradScaler | None:
+    """The GradScaler that float16 needs; None for other precisions. Raises UserError if the optimizer ignores it."""
+    if precision != "fp16":
+        return None
+    if device.type == "mps" and any(group.get("fused") for group in optimizer.param_groups):  # pytorch#186360
+        raise UserError("trainer.fused: on mps some versions of torch ignore the scaler of 'fp16'; set it to false")
+    return torch.amp.GradScaler(device.type)
 
 
 def fused_option(section: dict[str, Any], wanted: bool | None, model: torch.nn.Module) -> dict[str, bool]:
@@ -97,7 +105,7 @@ def fused_option(section: dict[str, Any], wanted: bool | None, model: torch.nn.M
         own_choice = any(key in given for key in ("fused", "foreach", "differentiable"))
         parameters = list(model.parameters())
         dense = not any(getattr(module, "sparse", False) for module in model.modules())
-        fits = dense and all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+        fits = dense and all(p.device.type in _FUSED_ON and p.is_floating_point() for p in parameters)
         wanted = known and fits and not own_choice
     return {"fused": True} if wanted else {}
 

@@ -235,7 +235,7 @@ class TrainerSettings(forms.Section):
     """Largest absolute value of each entry of the gradient; a larger one is clipped."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     """Arithmetic: "fp32" is torch's default, in which cuDNN may round convolutions; "tf32" also rounds matrix products
-    on CUDA; "bf16" and "fp16" use torch's autocast, "fp16" with gradient scaling and on CUDA only."""
+    on CUDA; "bf16" and "fp16" use torch's autocast, "fp16" with gradient scaling and on GPUs only."""
     channels_last: bool = False
     """Keep weights of convolutions in channels-last memory format, in which convolutions are fastest."""
     compile: Literal[

@@ -1,6 +1,7 @@
 """How one of several processes joins the others, on which device, and how all of them end when one does."""
 
 import contextlib
+import functools
 import gc
 import logging
 import os
@@ -18,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
+from utils.device import accelerator
 from utils.distributed import contact, messages
 from utils.distributed.launch import is_main, meeting_folder, rank, who, world_size
 from utils.distributed.messages import gather, is_first_to_say
@@ -67,6 +69,7 @@ def joined(config: dict[str, Any], resume: str | None, device: str | None) -> It
 
 def process_device(n_gpu: int, name: str) -> torch.device:
     """See world.process_device."""
+    _tell_of_idle(name, n_gpu)
     local_rank, on_host = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     found = torch.cuda.device_count() if name in ("auto", "cuda") and n_gpu else 0
     if n_gpu > 1 and (min(n_gpu, found) or n_gpu) != on_host:
@@ -84,6 +87,17 @@ def process_device(n_gpu: int, name: str) -> torch.device:
     if found < on_host:
         raise UserError(f"{_count(on_host)} on this host, and torch finds {found} CUDA devices; start one for each")
     return torch.device(f"cuda:{local_rank}")
+
+
+@functools.cache
+def _tell_of_idle(name, n_gpu):
+    """Say, once, that several processes do not use an accelerator that one process would use."""
+    kind, found = accelerator()
+    if name == "auto" and n_gpu and found and kind != "cuda" and is_main():
+        several = f"{found} {kind.upper()} device{'s' if found > 1 else ''} unused"
+        logging.getLogger("train").warning(
+            "device: several processes train on CUDA GPUs or on the CPU; here on the CPU, with %s", several
+        )
 
 
 def _join(config, device_name):

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 import base.training.precision
-from base.training.precision import autocast, fused_option
+from base.training.precision import apply_switches, autocast, fused_option, grad_scaler
 from helpers import same, tiny_config, tiny_trainer
 from utils import UserError
+from utils.config.schema import TrainerSettings
 from utils.runs.checkpoint import load_checkpoint
 from utils.runs.weights import load_optimizer
 
@@ -66,9 +67,25 @@ def test_a_resume_with_switches_equals_a_straight_run(tmp_path, switches):
 
 
 def test_fp16_without_cuda_is_refused_before_there_is_a_run_folder(tmp_path):
-    with pytest.raises(UserError, match=r"trainer.precision: 'fp16' needs a CUDA GPU, .* on cpu; use 'bf16'"):
+    with pytest.raises(UserError, match=r"trainer.precision: 'fp16' needs a GPU .* on cpu; use 'bf16'"):
         trained(tmp_path, "half", precision="fp16")
     assert not (tmp_path / "half").exists()
+
+
+def test_fp16_is_refused_where_its_scaler_cannot_do_its_work(monkeypatch):
+    model = torch.nn.Linear(2, 2)
+    settings = TrainerSettings(epochs=1, precision="fp16")
+    for device in ("mps", "xpu", "cuda"):
+        monkeypatch.setattr(base.training.precision, "exact_float", lambda device: torch.float64)
+        apply_switches(model, settings, torch.device(device))
+    monkeypatch.setattr(base.training.precision, "exact_float", lambda device: torch.float32)
+    with pytest.raises(UserError, match=r"^trainer.precision: .* needs float64, which this device lacks; use 'bf16'$"):
+        apply_switches(model, settings, torch.device("xpu"))
+    fused, plain = (torch.optim.SGD(model.parameters(), fused=fused) for fused in (True, False))
+    with pytest.raises(UserError, match=r"^trainer.fused: on mps .* ignore the scaler of 'fp16'; set it to false$"):
+        grad_scaler("fp16", torch.device("mps"), fused)
+    assert grad_scaler("bf16", torch.device("mps"), fused) is None
+    assert grad_scaler("fp16", torch.device("mps"), plain) is not None
 
 
 def test_compile_without_a_compiler_is_refused_with_the_way_on(tmp_path, monkeypatch):

@@ -39,3 +39,15 @@ def test_a_decision_of_the_first_process_is_its_result_or_its_error():
 
     with pytest.raises(UserError, match="here: no"):
         world.decided_by_main(refuse)
+
+
+def test_several_processes_say_that_they_leave_an_accelerator_that_is_not_cuda_alone(monkeypatch, caplog):
+    from utils.distributed import process_group
+
+    monkeypatch.setattr(process_group, "accelerator", lambda: ("xpu", 2))
+    process_group._tell_of_idle.cache_clear()
+    assert [process_group.process_device(1, name).type for name in ("auto", "auto", "cpu")] == ["cpu"] * 3
+    assert caplog.messages == [
+        "device: several processes train on CUDA GPUs or on the CPU; here on the CPU, with 2 XPU devices unused"
+    ]
+    process_group._tell_of_idle.cache_clear()

@@ -7,6 +7,7 @@ import logging
 import os
 import types
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,20 @@ def _no_flush_in_tests_of_training(request, monkeypatch):
     """Save without waiting for the disk in tests/base, whose many short runs no power cut meets; others flush."""
     if request.path.is_relative_to(request.config.rootpath / "tests" / "base"):
         monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _unpack_mnist_once():
+    """Unpack the project's own MNIST once in a process, which a hundred short runs read."""
+    from base.data import mnist_files
+    from helpers import PROJECT
+
+    read, own = mnist_files._read, functools.cache(mnist_files._read)
+
+    def read_or_copy(data_dir, name):
+        return own(data_dir, name).clone() if Path(data_dir).resolve() == PROJECT / "data" else read(data_dir, name)
+
+    mnist_files._read = read_or_copy
 
 
 @pytest.fixture(autouse=True)

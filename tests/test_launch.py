@@ -24,7 +24,7 @@ from torch.distributed.elastic import multiprocessing
 from torch.distributed.elastic.multiprocessing.api import RunProcsResult
 from worlds import small_job, start_forked
 
-from helpers import copy_project, same
+from helpers import copy_project, run, same
 from utils.distributed.start import _set_unless_given, start_processes
 from utils.errors import UserError
 from utils.runs.checkpoint import load_checkpoint
@@ -64,7 +64,7 @@ def project(tmp_path_factory):
     folder = copy_project(tmp_path_factory.mktemp("launch") / "project")
     (folder / "trainer" / "killer.py").write_text(_KILLER)
     job(folder, "left", killed_at=10**6)
-    ended(folder, started(folder, "train.py", "-c", "left.json"), 0)
+    run(*TORCHRUN, "train.py", "-c", "left.json", cwd=folder)  # real processes, to whose bits forked ones have to come
     return folder
 
 
@@ -84,7 +84,7 @@ def job(folder, name, killed_at, samples=50, workers=0, processes=2, **settings)
 
 
 def started(folder, *arguments):
-    """The process of `python *arguments`, whose output goes into the file output; those that it starts are real."""
+    """The process of `python *arguments`, whose output goes into the file output."""
     (folder / "temporary").mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch, open(folder / "output", "w") as file:
         patch.setenv("TMPDIR", str(folder / "temporary"))

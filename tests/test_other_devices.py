@@ -1,12 +1,8 @@
 """Training, loading, testing and predicting on an accelerator that is not CUDA, simulated in a process of its own."""
 
-import subprocess
-import sys
-
 import pytest
 import torch.utils.backend_registration
-
-from helpers import PROJECT
+from worlds import run_forked
 
 pytestmark = pytest.mark.slow
 
@@ -17,6 +13,4 @@ pytestmark = pytest.mark.slow
 )
 @pytest.mark.parametrize("file", ["simulated_device_cases.py", "simulated_device_uses.py"])
 def test_all_works_on_another_device_and_waits_for_it_at_reports_alone(file):
-    cases = [sys.executable, "-m", "pytest", f"tests/{file}", "-n", "0", "-q", "--tb=short"]
-    done = subprocess.run(cases, cwd=PROJECT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_forked("-m", "pytest", f"tests/{file}", "-n", "0", "-q", "--tb=short", timeout=900)

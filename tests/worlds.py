@@ -1,10 +1,8 @@
-"""Processes for tests, forked from one that has imported the libraries already, so that each starts in no time.
+"""Worlds of several processes for tests: in_world runs a function, or train.py, in each, as torchrun does.
 
-run_forked and start_forked run a command as `python` does. in_world runs a function, or a whole command such as
-train.py, in each of several processes, as torchrun does.
+They are forked from the server of tests/forked.py, which has imported the libraries and the rooms of the project.
 """
 
-import atexit
 import contextlib
 import gc
 import importlib.util
@@ -13,81 +11,21 @@ import multiprocessing
 import os
 import pickle
 import runpy
-import signal
 import socket
-import subprocess
 import sys
-import tempfile
 import time
 import traceback
-from multiprocessing import reduction
-from pathlib import Path
 
 import numpy as np
+from forked import SERVER, START_METHOD, draw_seeds, run_forked, start_forked
 
 from helpers import PROJECT
 from logger import CsvLog
 from utils.files import write_json
 
-# Of the workers of loaders: python's default, which is "fork" up to 3.13, unless make test-spawn sets another.
-START_METHOD = os.environ.get("START_METHOD", multiprocessing.get_all_start_methods()[0])
+__all__ = ["run_forked", "start_forked"]  # of forked, for the tests that run both
 _PATIENCE_SECONDS = 120
 PATIENCE = 40  # seconds, for what has to be over in a few, on a machine that does other things too
-_server = multiprocessing.get_context("forkserver")
-_LIBRARIES = [
-    "pydantic",
-    "pytest",
-    "safetensors.torch",
-    "tensorboard.backend.event_processing.event_accumulator",
-    "torch.distributed.checkpoint",
-    "torch.distributed.fsdp",
-    "torch.utils.tensorboard",
-    "torchmetrics",
-    "torchvision",
-]
-_ROOMS = [
-    "base.data.arrays",
-    "data_loader.data_loaders",
-    "examples.tabular.model",
-    "model.loss",
-    "model.metric",
-    "model.model",
-    "parse_config",
-    "trainer.callbacks",
-    "trainer.trainer",
-    "worlds",
-]
-_server.set_forkserver_preload(_LIBRARIES + _ROOMS)
-
-
-def run_forked(*arguments, cwd=PROJECT, status=0, timeout=300, output=None):
-    """helpers.run without the seconds that importing the libraries takes; arguments: a script, "-c" or "-m", and more.
-
-    output: a file for what the process prints, which is then not returned.
-    """
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
-        process = start_forked(*arguments, cwd=cwd, output=output or out, errors=errors)
-        process.join(timeout)
-        if process.is_alive():
-            process.kill()
-            raise subprocess.TimeoutExpired(arguments, timeout)
-        texts = [(file.seek(0), file.read())[1] for file in (out, errors)]
-    done = subprocess.CompletedProcess(arguments, process.exitcode, *texts)
-    assert done.returncode == status, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done
-
-
-def start_forked(*arguments, cwd, output, errors):
-    """The multiprocessing.Process that does what `python *arguments` does, in a session of its own.
-
-    It imports the project's own modules itself, from where `python` would find them. output, errors: the open files
-    that are its standard output and error.
-    """
-    descriptors = [reduction.DupFd(file.fileno()) for file in (output, errors)]
-    arguments = list(map(str, arguments))
-    process = _server.Process(target=_command, args=(arguments, Path(cwd).resolve(), dict(os.environ), descriptors))
-    process.start()
-    return process
 
 
 class Ended:
@@ -108,11 +46,11 @@ def in_world(size, function, *arguments, environment=(), patience=_PATIENCE_SECO
     port = _free_port()
     processes, ends = [], []
     for rank in range(size):
-        receiver, sender = _server.Pipe(duplex=False)
+        receiver, sender = SERVER.Pipe(duplex=False)
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
         place |= {"MASTER_ADDR": "127.0.0.1", **dict(environment)}
         call = function.__code__.co_filename, function.__name__, arguments
-        process = _server.Process(target=_process, args=(sender, {k: str(v) for k, v in place.items()}, *call))
+        process = SERVER.Process(target=_process, args=(sender, {k: str(v) for k, v in place.items()}, *call))
         process.start()
         sender.close()
         processes.append((process, receiver))
@@ -213,42 +151,10 @@ def rows_of(folder, name="small"):
     return [{key: float(value) for key, value in row.items()} for row in CsvLog(log / "metrics.csv").rows()]
 
 
-def _command(command, folder, environment, descriptors):
-    """Do what `python <command>` does, in this forked process, with the files as its standard output and error."""
-    gc.freeze()
-    os.setsid()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal; pytest may run in the background
-    for number, descriptor in enumerate(descriptors, start=1):
-        os.dup2(descriptor.detach(), number)
-    sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)  # noqa: SIM115
-    sys.stderr = sys.__stderr__ = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(folder)
-    tempfile.tempdir = None  # that of the environment
-    multiprocessing.set_start_method(START_METHOD, force=True)  # of the workers of loaders, as python does
-    rooms = {path.stem for place in (PROJECT, PROJECT / "tests") for path in place.iterdir()}
-    for name in [name for name in sys.modules if name.partition(".")[0] in rooms]:
-        del sys.modules[name]
-    sys.argv = command if command[0] not in ("-c", "-m") else [command[0], *command[2:]]
-    begin = folder if sys.argv[0] in ("-c", "-m") else (folder / command[0]).resolve().parent
-    sys.path = [str(begin), *(path for path in sys.path if Path(path) not in (PROJECT, PROJECT / "tests"))]
-    try:
-        if command[0] == "-c":
-            exec(compile(command[1], "<string>", "exec"), {"__name__": "__main__"})
-        elif command[0] == "-m":
-            runpy.run_module(command[1], run_name="__main__", alter_sys=True)
-        else:
-            runpy.run_path(command[0], run_name="__main__")
-    except Exception:
-        sys.excepthook(*sys.exc_info())
-        sys.exit(1)
-    finally:
-        atexit._run_exitfuncs()  # which multiprocessing leaves out
-
-
 def _process(sender, environment, path, name, arguments):
     gc.freeze()  # the objects of the libraries, which a collection need not look at
+    draw_seeds()
+    os.fsync = lambda descriptor: None  # as tests/conftest.py does, for many short runs that no power cut meets
     os.environ.update(environment)
     multiprocessing.set_start_method(START_METHOD, force=True)  # of the workers of loaders, as in one of torchrun's
     import torch

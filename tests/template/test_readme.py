@@ -21,6 +21,9 @@ LINES = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for li
 YOUR_JOB = (PROJECT / "docs" / "your_job.md").read_text()
 COMMANDS = [" ".join(line.partition(" #")[0].split()) for line in LINES if line and line[0] != "#"]
 UV = [command for command in COMMANDS if command.startswith("uv ")]
+PYTHON = [command for command in COMMANDS[3:] if command not in UV]
+FIRST = {command.removeprefix("python -m ").removeprefix("python ").split()[0]: command for command in PYTHON[::-1]}
+"""{script or module: the first command that runs it}."""
 
 
 def blocks(page, language):
@@ -92,14 +95,16 @@ def test_the_commands_of_uv_work_as_written(folder, tmp_path):
     assert {path.name for path in folder.iterdir()} == before  # no lock file, which would hold addresses
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS[3:] if command not in UV])
+@pytest.mark.parametrize("command", PYTHON)
 def test_command_works_as_written(command, folder, tmp_path):
+    """The first command of each script in a real process; its others, and a sweep with its trials, in forked ones."""
     (first, *_) = sorted((folder / "saved/models/Mnist_LeNet").iterdir())
     words = shlex.split(command.replace("<run>", first.name).replace("../my_project", str(tmp_path / "my_project")))
     assert words[0] == "python"
     if words[1] == "serve.py":
         return serve_for_a_moment(words[1:], folder)
-    run(*words[1:], cwd=folder)
+    is_real = command in FIRST.values() and words[1] != "sweep.py"
+    (run if is_real else run_forked)(*words[1:], cwd=folder)
 
 
 def test_each_verb_has_a_picture_that_make_pictures_draws_and_that_loads_fast():

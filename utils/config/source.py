@@ -52,7 +52,8 @@ def derives(module: str, name: str, bases: Collection[str]) -> bool:
     return False
 
 
-def public_names(module: str) -> list[str]:
+@functools.cache
+def public_names(module: str) -> tuple[str, ...]:
     """Return the names of the classes and functions that a module's source defines or imports."""
     names = _read(module)
     defined = [
@@ -61,7 +62,7 @@ def public_names(module: str) -> list[str]:
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)) or (isinstance(node, tuple) and _is_no_module(*node))
     ]
     inherited = [name for star in names.get("*", ()) if star != module for name in public_names(star)]
-    return [name for name in dict.fromkeys(defined + inherited) if not name.startswith("_")]
+    return tuple(name for name in dict.fromkeys(defined + inherited) if not name.startswith("_"))
 
 
 def _is_no_module(module, name):

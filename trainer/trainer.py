@@ -75,7 +75,7 @@ class Trainer(BaseTrainer):
             raise UserError("data_loader: has no length; give the number of batches in an epoch as trainer.len_epoch")
         self.len_epoch = self.stream.len_epoch
         self.valid_batches = limited(num_batches(self.valid_data_loader), settings.limit_valid_batches)
-        # a _train_epoch that resumes within epochs, as its class declares, is trusted to follow the settings too
+        # a class that declares resumes_within_epochs is trusted to follow the settings, too
         self.has_own_loop = self.overrides("_train_epoch") and not type(self).resumes_within_epochs
         self._ignored_settings = SETTINGS_OF_EPOCH if self.has_own_loop else ()
         self.resumes_within_epochs = self.stream.keeps_position and not self.has_own_loop
@@ -91,8 +91,7 @@ class Trainer(BaseTrainer):
         self.train_metrics, self.valid_metrics = metric_trackers(self)
         self.update_metrics = MetricTracker("grad_norm", finite_only=settings.on_nonfinite == "skip")
         self.nonfinite = NonFiniteWatch(settings.on_nonfinite, self.stream, self.logger)
-        self._has_looked = False  # at a first batch
-        self._valid_watch: LossWatch | None = LossWatch("validation")  # for the first batch
+        self._is_first_train = self._is_first_valid = True  # whether the next batch is the first of this process
         self.optim_step = OptimStep(
             optimizer,
             accumulate=settings.accumulate,
@@ -156,16 +155,16 @@ class Trainer(BaseTrainer):
                 self._callbacks.call("on_step_end", self)
                 bar.update()
                 if (batch_idx + 1) % self.log_step == 0 and batch_idx + 1 < self.len_epoch:
-                    self._log_batch(batch_idx, epoch, bar)
+                    self._log_batch(epoch, batch_idx, bar)
                 self._validate_if_due(epoch)
                 self._save_if_due()
             self._end_batches(epoch, bar)
 
         averages = {**self.train_metrics.result(), "lr": self._lr}
-        self.resume_rng = rng_state()  # a save during the validation resumes from these
+        self.resume_rng = rng_state()  # a save within the validation resumes at its start
         validation = self._valid_epoch(epoch) if self.do_validation else {}
         log = averages | {f"val_{name}": value for name, value in validation.items()}
-        # after the validation: a run stopped within it resumes there and would write the points twice
+        # not before the validation: a run that is stopped within it would write these points again when resumed
         self._show_tables(epoch, mode="train")
         self.is_whole = False
         if self.schedule_interval == "epoch":
@@ -174,7 +173,7 @@ class Trainer(BaseTrainer):
         return log
 
     def _begin_epoch(self, epoch):
-        self._ignored_settings = ()  # this loop follows all settings, also when an override calls it
+        self._ignored_settings = ()  # this loop follows all settings, so an override that calls it needs no warning
         self.is_whole = True
         self.model.train()
         if self.batches_done == 0:
@@ -183,17 +182,17 @@ class Trainer(BaseTrainer):
             self.nonfinite.begin_epoch()
             self.optim_step.reset()
         self.save_points.stop_if_asked()
-        self._validate_if_due(epoch)  # the run may have stopped between this batch and its validation
+        self._validate_if_due(epoch)  # a resumed run may have stopped before the validation of its last batch
 
     def _end_batches(self, epoch, bar):
-        """Step with an open window's batches, if the loader ended early, and log batches not logged yet."""
+        """Finish an open accumulation window, if the loader ended early, and log the remaining batches."""
         self._warn_if_short(epoch)
         self.is_whole = False
         if self.optim_step.finish():
             self._after_update(self.batches_done - 1)
         self.is_whole = True
-        if self.nonfinite.batches:  # batches not logged yet
-            self._log_batch(self.batches_done - 1, epoch, bar)
+        if self.nonfinite.batches:  # those not logged yet
+            self._log_batch(epoch, self.batches_done - 1, bar)
 
     def compute_loss(self, data: Any, target: Any) -> tuple[torch.Tensor | dict[str, torch.Tensor], Any]:
         """(loss, output) of one training batch. Override it for Mixup, several losses, distillation.
@@ -202,7 +201,7 @@ class Trainer(BaseTrainer):
         loss: a 0-dim tensor; or a dict of them: "loss" is minimized, the others, means over the batch, are logged by
         name.
         output: passed to the metrics, with the target.
-        A class whose loss is the criterion's of the target may say so by trains_on_criterion = True: docs/trainers.md.
+        Set trains_on_criterion = True in the class if the loss is the criterion's, plus terms: docs/trainers.md.
         """
         output = self.model(data)
         return self.criterion(output, target), output
@@ -213,13 +212,14 @@ class Trainer(BaseTrainer):
         part = self.stream.part(self.epoch, batch_idx) if others else None
         for name, value in others.items():
             self.train_metrics.update_extra(name, value, num_counted(target, part))
-        if self.optim_step.step(loss, self.optim_step.size_of(target), batch_idx + 1 == self.len_epoch):  # backward
+        last = batch_idx + 1 == self.len_epoch
+        if self.optim_step.step(loss, self.optim_step.size_of(target), last):  # backward; True after an optimizer step
             self._after_update(batch_idx)
         return loss, output
 
     def losses(self, data: Any, target: Any, metrics: Sequence[Any] = ()) -> tuple[torch.Tensor, Any, dict[str, Any]]:
-        """Call compute_loss; returns (loss to minimize, output, {name: other loss}). metrics: tried on the first."""
-        first, self._has_looked = not self._has_looked, True
+        """Call compute_loss; returns (loss to minimize, output, {name: other loss}). metrics: to try out first."""
+        first, self._is_first_train = self._is_first_train, False
         with autocast(self.settings.precision, self.device):
             loss, output = compute_first_loss(self, data, target, metrics) if first else self.compute_loss(data, target)
         others = {}
@@ -242,7 +242,9 @@ class Trainer(BaseTrainer):
         is_due = every is not None and self.step % every == 0 and self.step != self.validated_step
         if not (is_due and self.do_validation and 0 < self.batches_done < self.len_epoch):
             return
+        self.resume_rng = rng_state()  # a save within resumes at the start of this validation
         result = self._evaluate()
+        self.resume_rng = None
         self.validated_step = self.step
         self.model.train()
         self.logger.info("    step %d: %s", self.step, "  ".join(f"val_{k} {v:.4f}" for k, v in result.items()))
@@ -252,9 +254,8 @@ class Trainer(BaseTrainer):
 
     def _evaluate(self):
         """Validate; returns {name: average}. A signal may end the run between two batches."""
-        before = self.resume_rng
-        self.resume_rng = before or rng_state()  # a save within resumes at the start of this validation
-        watch, self._valid_watch = self._valid_watch, None
+        watch = LossWatch("validation") if self._is_first_valid else None
+        self._is_first_valid = False
         parts = evaluated_model(self), self.criterion, self.metric_ftns, self.valid_data_loader, self.device
         result = evaluate(
             *parts,
@@ -265,7 +266,6 @@ class Trainer(BaseTrainer):
             first_loss=watch,
         )
         self._callbacks.call("on_valid_end", self, {f"val_{name}": value for name, value in result.items()})
-        self.resume_rng = before
         return result
 
     def _after_update(self, batch_idx):
@@ -277,7 +277,7 @@ class Trainer(BaseTrainer):
 
     def _warn_if_short(self, epoch):
         """Warn of a loader that ended before its stated length."""
-        skipped = [batch_idx + 1 for at, batch_idx in self.skipped_batches if at == epoch]
+        skipped = [batch_idx + 1 for skipped_epoch, batch_idx in self.skipped_batches if skipped_epoch == epoch]
         if max(self.batches_done, *skipped, 0) < self.len_epoch:
             gave = f"{self.batches_done} batches, although its length is {self.len_epoch}"
             self.logger.warning("epoch %d: data_loader gave %s", epoch, gave)
@@ -288,7 +288,7 @@ class Trainer(BaseTrainer):
             if (epoch, batch_idx) not in self.skipped_batches:
                 yield batch_idx, batch
 
-    def _log_batch(self, batch_idx, epoch, bar):
+    def _log_batch(self, epoch, batch_idx, bar):
         """Log the batches since the last report; only here does the loop wait for the device."""
         self.nonfinite.report(epoch, self.train_metrics, self.update_metrics)
         latest: dict[str, Any] = self.train_metrics.collect()
@@ -332,7 +332,7 @@ class Trainer(BaseTrainer):
             show_images(self.writer, "input", data, step=self._step_of(epoch, 1))
 
     def _require_finite(self):
-        if self.batches_done and not self.nonfinite.skips:  # at an epoch's end all are checked already
+        if self.batches_done and not self.nonfinite.skips:  # 0 at an epoch's end, where all are checked
             self.nonfinite.report(self.epoch, self.train_metrics, self.update_metrics)
         super()._require_finite()
 

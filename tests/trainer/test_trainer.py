@@ -164,7 +164,7 @@ def reads(monkeypatch):
 def test_no_step_waits_for_the_device_between_log_points(tmp_path, reads, switches, monkeypatch):
     trainer = tiny_trainer(tiny_config(tmp_path, epochs=1, log_step=10**6, **switches), schedule=None)
     trainer.len_epoch = 100  # so that no batch is the epoch's last one, which is a log point
-    trainer._has_looked, trainer._valid_watch = True, None  # at the first batches, which waits
+    trainer._is_first_train = trainer._is_first_valid = False  # looking at first batches waits
     reads.clear()
     at_step = []
 

@@ -226,16 +226,20 @@ class TrainedModel:
         examples: files and raw examples, in a list, or raw examples (N, ...) as an array or a tensor.
         top: number of most probable classes to list under "top". Raises UserError for a file that cannot be read.
         """
-        found = self.predict_raw(self._parts_of(examples, batch_size), batch_size, top)
-        return [row for part in found for row in self.output.describe(part.outputs, top)]
+        outputs = [self.outputs(raw).cpu() for raw in self._parts_of(examples, batch_size)]
+        rows = []
+        for _, alike in itertools.groupby(outputs, key=lambda part: part.shape[1:]):
+            rows += self.output.describe(torch.cat(list(alike)), top)  # in one go, which costs less than a batch each
+        return rows
 
     def _parts_of(self, examples, batch_size):
+        """Raw examples (B, ...), batch_size at a time."""
         for start in range(0, len(examples), batch_size):
             part = examples[start : start + batch_size]
             if not isinstance(part, (np.ndarray, torch.Tensor)):
                 raw = [self.input.read(str(one)) if isinstance(one, (str, Path)) else np.asarray(one) for one in part]
                 part = Examples.joined([Examples([0], one[None]) for one in raw]).raw
-            yield Examples(range(len(part)), part)  # pyright: ignore[reportArgumentType], a tensor does, too
+            yield part
 
     def predict_files(self, sources: Iterable[str], batch_size: int = 64, top: int = 1) -> Iterator[Predictions]:
         """Yield Predictions for files, folders, patterns, arrays and "-", as Sources of base/data/sources.py."""
@@ -244,10 +248,8 @@ class TrainedModel:
     def predict_raw(self, parts: Iterable[Examples], batch_size: int = 64, top: int = 1) -> Iterator[Predictions]:
         """Yield Predictions, a batch at a time, for Examples."""
         for batch in in_batches(parts, batch_size):
-            outputs, data = torch.empty(0), torch.empty(0)
-            if len(batch.raw):
-                data = self.prepared(batch.raw)
-                outputs = self._one_output(data)
+            data = self.prepared(batch.raw) if len(batch.raw) else torch.empty(0)
+            outputs = self._one_output(data) if len(batch.raw) else data
             target = None if batch.target is None else torch.as_tensor(batch.target)
             yield Predictions(batch, outputs, data, target, self.output, top)
 

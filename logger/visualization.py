@@ -291,7 +291,8 @@ def _session(config):
     """
     from torch.utils.tensorboard.summary import hparams
 
-    values = {path: value for path, value in config_values(config) if path not in ("$schema", "description")}
+    compared = {name: value for name, value in config.items() if name not in ("$schema", "description", "cli")}
+    values = dict(config_values(compared))
     for path, value in values.items():
         if value is None or isinstance(value, bool):  # for torch, true is 1 and null is nothing
             values[path] = json.dumps(value)

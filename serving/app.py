@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import json
 import logging
 import os
 import time
@@ -35,6 +36,7 @@ PAGE = Path(__file__).with_name("page.html")
 MAX_WAITING = 1024  # examples
 MAX_PIXELS = 50_000_000  # of an image file
 MAX_HELD_BYTES = 256_000_000  # of the bodies of all requests
+MAX_SHOWN_LETTERS = 10_000  # of an example, on the page
 _SMALL_BODY = 16_384  # bytes; the examples of larger ones are read side by side before they join a batch
 
 
@@ -139,6 +141,7 @@ def create_app(model: TrainedModel, max_bytes: int = 16_000_000, timeout_seconds
     @app.get("/model")
     async def describe() -> dict[str, Any]:
         """What the model takes and gives."""
+        example = getattr(model.input, "example", None)
         return {
             "name": model.config.get("name"),
             "classes": model.output.classes,
@@ -146,7 +149,7 @@ def create_app(model: TrainedModel, max_bytes: int = 16_000_000, timeout_seconds
             "drawing": getattr(model.input, "background", None),
             "schema": model.input.schema(),
             "options": options_of(model.input),
-            "example": getattr(model.input, "example", None),
+            "example": example if len(json.dumps(example)) <= MAX_SHOWN_LETTERS else None,
         }
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
@@ -166,12 +169,11 @@ def prepare(model: TrainedModel, processes: int = 1) -> None:
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns from here on, and refuses twice as many
     warnings.filterwarnings("ignore", module="PIL")  # clients would fill the log, and memory with what has been said
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
-    example = getattr(model.input, "example", None)
-    shape = getattr(model.input, "raw_shape", None)
+    example, shape = getattr(model.input, "example", None), getattr(model.input, "raw_shape", None)
+    if example is None and shape is not None:
+        example = np.zeros(shape).tolist()
     if example is not None:
         model.outputs(model.input.parse(example)[None])
-    elif shape is not None:
-        model.outputs(np.zeros((1, *shape), np.uint8))
 
 
 def _error(status, text, headers=None):

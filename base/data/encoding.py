@@ -11,7 +11,7 @@ import torch
 from base.data.column_kinds import Kinds
 from base.data.inputs import Examples, Input
 from base.data.outputs import Output
-from base.data.table_file import Table, table_source
+from base.data.table_file import IN_USE, Table, table_source
 from base.data.table_format import TableFormat
 from base.data.table_parts import examples_in
 from base.data.target_encoding import TargetEncoding, is_list, scale_of
@@ -134,14 +134,14 @@ class TableInput(Input):
         the file is compressed. Raises UserError for a file that is no table, lacks a column, or has too many rows that
         cannot be read. Categories that training did not hold are named in a warning at the end.
         """
-        source = table_source(file, "source", allow_urls=False)
+        source = table_source(file, IN_USE, allow_urls=False)
         column = None if output is None else output.column
         new = {}  # {categorical column: (rows with a category that training did not hold, the first such categories)}
 
         def check(table):
             self._require_columns(table)
             if column in table.names:
-                table.require_columns([column], "source")
+                table.require_columns([column], IN_USE)
 
         def read(table):
             raw, target = self._unchecked(table), None
@@ -160,7 +160,7 @@ class TableInput(Input):
                     first = list(dict.fromkeys([*first, *texts[is_new]]))[: _NEW_CATEGORIES + 1]
                     new[name] = number + int(is_new.sum()), first
 
-        yield from examples_in(source, "source", self.form, read, check)
+        yield from examples_in(source, IN_USE, self.form, read, check)
         for name, (number, first) in new.items():
             rows = f"{number:,} rows hold categories" if number > 1 else "1 row holds a category"
             logging.getLogger("data").warning(
@@ -169,7 +169,7 @@ class TableInput(Input):
             )
 
     def _require_columns(self, table):
-        table.require_columns([*self.numeric, *self.categorical], "source", TRAINED_ON)
+        table.require_columns([*self.numeric, *self.categorical], IN_USE, TRAINED_ON)
         self._require_known(table)
 
     def parse(self, value: Any) -> np.ndarray:

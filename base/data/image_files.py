@@ -140,7 +140,7 @@ def _to_rgb(image, white):
         image = _to_8_bits(image, white)
     if image.has_transparency_data:
         on_white = _on_paper(image, "white")
-        if on_white.convert("L").getextrema()[0] < _ALMOST_WHITE:
+        if np.asarray(on_white).min() < _ALMOST_WHITE:
             return on_white
         on_black = _on_paper(image, "black")
         return on_black if on_black.getbbox() else on_white

@@ -121,15 +121,25 @@ class Input(torch.nn.Module):
         raise UserError(f"{shown(place)}: {type(self).__name__} reads no files; give the raw examples as a .npy file")
 
     def parse(self, value: Any) -> np.ndarray:
-        """Return the raw example for a value of JSON. Raises UserError if it is none."""
+        """Return the raw example for a value of JSON, float32. Raises UserError if it is none."""
+        return self._parsed(value, "float32")
+
+    def _parsed(self, value: Any, dtype: str) -> np.ndarray:
+        """The array of numbers that a value of JSON is, in a dtype of NumPy."""
         try:
             with np.errstate(over="raise"):
                 array = np.array(value)
                 if array.dtype.kind not in "biuf":
                     raise TypeError
-                return array.astype(np.float32)
+                if np.dtype(dtype).kind not in "iu":
+                    return array.astype(dtype)
         except (TypeError, ValueError, OverflowError, FloatingPointError):
             raise UserError("an example should be an array of numbers, all rows of equal length") from None
+        limits = np.iinfo(dtype)
+        if not ((array == array.round()) & (array >= limits.min) & (array <= limits.max)).all():
+            wanted = f"integers from {limits.min} to {limits.max}, as the model's training data do: {dtype}"
+            raise UserError(f"an example should hold {wanted}")
+        return array.astype(dtype)
 
     def schema(self) -> dict[str, Any]:
         """Return the JSON schema of what parse takes."""
@@ -285,13 +295,15 @@ class ArrayInput(Input):
 
     def parse(self, value: Any) -> np.ndarray:
         """Return the raw row for nested lists of numbers. Raises UserError if it has another shape."""
-        row = super().parse(value)
+        row = self._parsed(value, self.raw_dtype or "float32")
         if self.raw_shape is not None and row.shape != tuple(self.raw_shape):
             raise UserError(f"an example should be an array {tuple(self.raw_shape)}; got {row.shape}")
-        integers = self.raw_dtype is not None and "int" in self.raw_dtype
-        if integers and not (row == row.round()).all():
-            raise UserError(f"an example should hold integers, as the model's training data do: {self.raw_dtype}")
-        return row.astype(self.raw_dtype or np.float32)
+        return row
+
+    @property
+    def example(self) -> Any:
+        """An example for parse, zeros; None if the shape is not known."""
+        return None if self.raw_shape is None else np.zeros(self.raw_shape, int).tolist()
 
     def require(self, raw: torch.Tensor) -> None:
         """Raise UserError for raw rows of another kind than the training data's."""

@@ -25,8 +25,12 @@ from utils.nearest import did_you_mean
 NULLS = ("NA", "N/A", "n/a", "#N/A", "<NA>", "NULL", "null", "None", "nan", "NaN", "NAN", "-nan", "-NaN")
 """What other programs write among numbers for a missing one. Among texts, they are texts like any other."""
 
+IN_USE = "source"
+"""The argument that names a file to predict for, which is to be written as the training table was."""
+
 _UNPACK = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}
 _FETCH_SECONDS = 60
+_LOOKED_AT = 1000  # bytes
 _NOT_A_NUMBER = "is not a number"
 _TRUTH = {"true": 1.0, "True": 1.0, "TRUE": 1.0, "false": 0.0, "False": 0.0, "FALSE": 0.0}
 
@@ -54,7 +58,7 @@ class Table:
         if content is not None:
             self._content = content
         else:
-            self._content: Any = _decoded(_content(source, argument, self._where), form.encoding, self._where)
+            self._content: Any = _decoded(_content(source, argument, self._where), form, argument, self._where)
         self._numbers, self._missing, self._texts = {}, {}, {}
         header = next(self._rows(), None)
         if header is None:
@@ -148,7 +152,7 @@ class Table:
             given = "a value" if text == "" else text if self.form.number(text) in (np.inf, -np.inf) else brief(text)
             more = f" (and in {len(wrong) - 1} more)" if len(wrong) > 1 else ""
             if what == _NOT_A_NUMBER:
-                do = how_to_read(self.texts(column)[wrong], self.form) or do
+                do = self._do(how_to_read(self.texts(column)[wrong], self.form)) or do
             raise UserError(
                 f"{self.place}: row {wrong[0] + self._first}{more}, column {brief(column)}: {given} {what}{do}"
             )
@@ -180,14 +184,16 @@ class Table:
                 f"{self._where}: not a CSV table: {_in_one_line(error)}; is a quotation mark not closed?"
             ) from None
 
+    def _do(self, remedy):
+        """What would do about how the file is written: the remedy in training, and another one in use."""
+        return self.form.as_trained() if remedy and self.argument == IN_USE else remedy
+
     def _require_separator(self):
         if len(self.names) == 1:
             for other in (";", "\t", "|", ","):
                 if other in self.names[0]:
-                    raise UserError(
-                        f"{self._where}: its header is one name, {brief(self.names[0])}; "
-                        f'give "separator": {as_json(other)}'
-                    )
+                    do = self._do(f'; give "separator": {as_json(other)}')
+                    raise UserError(f"{self._where}: its header is one name, {brief(self.names[0])}{do}")
 
     def _count_rows(self):
         """The number of rows. Raises UserError for one that is longer or shorter than the header."""
@@ -252,20 +258,21 @@ def _only_file(content, where):
         return archive.read(names[0])
 
 
-def _decoded(content, encoding, where):
+def _decoded(content, form, argument, where):
     """The content in UTF-8, without a byte order mark."""
     if content.startswith(b"PK\x03\x04"):
         raise UserError(f"{where}: is a spreadsheet or an archive; save the table as CSV")
     try:
-        text = content.decode(encoding)
+        text = content.decode(form.encoding)
     except UnicodeError as error:
         line = content.count(b"\n", 0, getattr(error, "start", 0)) + 1
         likely = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin-1"
-        raise UserError(
-            f'{where}: line {line} is not {brief(encoding)} text; give its "encoding", such as "{likely}", or save it '
-            "as UTF-8"
-        ) from None
-    if encoding.lower() in ("utf-8", "utf8") and not text.startswith("\ufeff"):
+        do = f'; give its "encoding", such as "{likely}", or save it as UTF-8'
+        do = form.as_trained() if argument == IN_USE else do
+        if likely != "utf-16" and b"\0" in content[:_LOOKED_AT]:
+            raise UserError(f"{where}: is not a text file; save the table as CSV") from None
+        raise UserError(f"{where}: line {line} is not {brief(form.encoding)} text{do}") from None
+    if form.encoding.lower() in ("utf-8", "utf8") and not text.startswith("\ufeff"):
         return content
     return text.removeprefix("\ufeff").encode()
 

@@ -54,6 +54,12 @@ class TableFormat:
         """Return the arguments of the constructor, as plain values."""
         return {**dataclasses.asdict(self), "missing": list(self.missing)}
 
+    def as_trained(self) -> str:
+        """Return what would do about a file in use that is written in another way than the training table."""
+        written = f"{as_json(self.separator)} between values, {as_json(self.decimal)} before decimals, {self.encoding}"
+        groups = f", {as_json(self.thousands)} between thousands" if self.thousands else ""
+        return f"; write it as the training table was: {written}{groups}"
+
     def number(self, text: str) -> float:
         """Return the number that the text writes; nan if it writes none."""
         if not _pattern(self.decimal, self.thousands).fullmatch(text):

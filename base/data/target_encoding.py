@@ -6,7 +6,7 @@ from typing import Any, Self
 import numpy as np
 import pandas
 
-from base.data.table_file import Table
+from base.data.table_file import IN_USE, Table
 from utils.errors import UserError, brief
 
 _EQUAL = 1e-12  # values whose range, relative to the largest, is not above this differ by rounding alone
@@ -87,7 +87,8 @@ def scale_of(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _target_numbers(table, column):
     has_numbers = table.are_numbers(column)[0].any()
-    return table.numbers([column], "" if has_numbers else '; for classes give "task": "classification"')
+    is_known = has_numbers or table.argument == IN_USE
+    return table.numbers([column], "" if is_known else '; for classes give "task": "classification"')
 
 
 def _classes(table, column):

@@ -192,6 +192,8 @@ def test_raw_examples_of_unequal_shape_are_named():
     model = TrainedModel(torch.nn.Identity(), Doubled(1.0), Output(), torch.device("cpu"))
     with pytest.raises(UserError, match=r"raw examples of shape \(2,\) and \(3,\)"):
         model.predict([np.zeros(2), np.zeros(3)])
+    rows = model.predict([np.ones(2), np.zeros(3), np.ones(3), np.ones(2)], batch_size=1)
+    assert [row["prediction"] for row in rows] == [[1.0] * 2, [0.0] * 3, [1.0] * 3, [1.0] * 2]
 
 
 def test_a_model_that_cannot_compute_with_an_example_says_what_it_was_given():

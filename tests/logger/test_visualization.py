@@ -128,6 +128,7 @@ def test_tensorboard_compares_runs_by_the_values_of_their_configs(tmp_path):
         config = tiny_config(tmp_path, tensorboard=True, early_stop=3)
         config["optimizer"]["args"] = {"lr": lr, "nesterov": False}
         config["lr_scheduler"] = None  # a value that is not there, and no line in the table
+        config["cli"] = [{"flag": "--lr", "target": "optimizer.args.lr"}]  # no value of a run
         trainers.append(tiny_trainer(config))
         trainers[-1].train()
     with tensorboard(tmp_path / "log") as ask:
@@ -141,6 +142,7 @@ def test_tensorboard_compares_runs_by_the_values_of_their_configs(tmp_path):
         infos = {info["name"]: info for info in experiment["hparamInfos"]}
         assert [name for name, info in infos.items() if info.get("differs")] == ["optimizer.args.lr"]
         assert infos["optimizer.args.nesterov"]["domainDiscrete"] == ["false"]
+        assert not any(name.startswith("cli") for name in infos)
         metrics = [{"group": group, "tag": "loss"} for group in ("", "val")]
         wanted = {"colParams": [{"metric": metric} for metric in metrics], "sliceSize": 10, "startIndex": 0}
         wanted["allowedStatuses"] = ["STATUS_SUCCESS"]  # which a run has that came to its end

@@ -14,6 +14,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from base.data.encoding import TableInput
+from base.data.inputs import ArrayInput
 from base.data.outputs import Output
 from base.trained_model import TrainedModel
 from helpers import run_here
@@ -197,6 +198,20 @@ def test_bodies_of_all_requests_share_a_limit_of_memory(model, drawings, monkeyp
 
     during, afterwards = asyncio.run(send())
     assert (during.status_code, during.headers["retry-after"], afterwards.status_code) == (503, "1", 200)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8", "int64"])
+def test_a_model_of_arrays_is_prepared_and_gives_an_example_that_it_takes(dtype):
+    model = TrainedModel(torch.nn.Flatten(), ArrayInput(None, dtype, [2, 3]), Output(), torch.device("cpu"))
+    prepare(model)
+    with TestClient(create_app(model)) as client:
+        example = client.get("/model").json()["example"]
+        assert client.post("/predict", json={"examples": [example]}).json() == {
+            "predictions": [{"prediction": [0.0] * 6}]
+        }
+    large = TrainedModel(torch.nn.Flatten(), ArrayInput(None, dtype, [200, 200]), Output(), torch.device("cpu"))
+    with TestClient(create_app(large)) as client:
+        assert client.get("/model").json()["example"] is None
 
 
 def test_rows_of_a_table_are_objects_and_the_schema_says_so():

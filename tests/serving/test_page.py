@@ -8,6 +8,7 @@ import pytest
 import torch
 import uvicorn
 
+from base.data.inputs import ArrayInput
 from base.data.outputs import Output
 from base.data.texts import TextInput
 from base.trained_model import TrainedModel
@@ -126,3 +127,21 @@ def test_a_text_that_is_typed_is_continued(tmp_path):
         page.get_by_label("length").fill("1001")
         page.get_by_role("button", name="Continue").click()  # which the form refuses
         assert page.evaluate("document.activeElement.name") == "length"
+
+
+def test_an_output_that_is_a_picture_is_drawn_and_long_numbers_stay_on_the_page():
+    model = TrainedModel(torch.nn.Identity(), ArrayInput(), Output(), torch.device("cpu"))
+    size = {"width": 360, "height": 740}
+    with served(model) as place, opened(place, "#go:has-text('Predict')", viewport=size) as page:
+        page.get_by_label("An example as JSON:").fill("[[[0, 1, 2], [0, 0, 4]]]")
+        page.get_by_role("button", name="Predict").click()
+        drawn = page.wait_for_selector("canvas.output", timeout=30_000)
+        pixels = (
+            "c => [c.width, c.height, ...c.getContext('2d').getImageData(0, 0, 3, 2).data.filter((_, i) => i % 4 == 1)]"
+        )
+        assert drawn.evaluate(pixels) == [3, 2, 0, 64, 128, 0, 0, 255]
+        page.get_by_label("An example as JSON:").fill(f"[{', '.join(['0.123456789'] * 300)}]")
+        page.get_by_role("button", name="Predict").click()
+        page.wait_for_selector("#result .text", timeout=30_000)
+        assert page.inner_text("#result .text").startswith("[0.123457,0.123457,")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360

@@ -385,7 +385,7 @@ REFUSED = [
     ("--task table --data {bad}/groups.csv --target y --group whom", "--group: {bad}/groups.csv has no column 'whom'"),
     ("--task table --data {data}/prices.csv --target prise", "has no column 'prise'; did you mean 'price'?"),
     ("--task table --data {data}/prices.csv", "--target: say which column of {data}/prices.csv to predict"),
-    ("--task table --data {bad}/picture.csv --target y", "picture.csv: line 1 is not 'utf-8' text"),
+    ("--task table --data {bad}/picture.csv --target y", "picture.csv: is not a text file; save the table as CSV"),
     ("--task table --data {bad}/nothing.csv --target y", "nothing.csv is empty"),
     ("--task text --data {bad}/short.txt", "has 9 bytes; a text to learn from has 1,281 or more"),
     ("--task text --data {bad}/zeros.txt", "is no text: it holds zero bytes"),

@@ -72,7 +72,7 @@ def test_a_file_may_lack_the_target_and_have_other_columns(train, tmp_path):
         ("town;size\nBonn;1\n", "source: .* has no column 'time', which the model is trained on; give it tables"),
         ("town;size;time\nBonn;much;1\n", "row 1, column 'size': 'much' is not a number"),
         ("town;size;time\nBonn;1\n", "row 1 has 2 values, but the header has 3"),
-        ("town,size,time\nBonn,1,2\n", 'its header is one name, .*; give "separator": ","'),
+        ("town,size,time\nBonn,1,2\n", 'its header is one name, .*; write it as the training table was: ";"'),
         ("town;size;time\nBonn;1;1\nBonn;1;1\n", "has 2 rows, where one example is wanted"),
     ],
 )

@@ -125,8 +125,12 @@ def test_arrays_of_another_kind_than_the_training_data_are_refused():
     assert pixels.parse([0, 255]).dtype == np.uint8 and indices.parse([1, 2]).dtype == np.int64
     with pytest.raises(UserError, match=r"^an example should be an array \(2,\); got \(3,\)$"):
         numbers.parse([1, 2, 3])
-    with pytest.raises(UserError, match=r"^an example should hold integers"):
-        indices.parse([0.5, 1])
+    assert indices.parse([0, 2**53 + 1]).tolist() == [0, 2**53 + 1]  # which float32 does not hold
+    for given, raw in ((indices, [0.5, 1]), (indices, [0, 1e30]), (pixels, [0, 256]), (pixels, [-1, 0])):
+        with pytest.raises(UserError, match=r"^an example should hold integers from -?\d+ to \d+, as the model's"):
+            given.parse(raw)
+    with pytest.raises(UserError, match=r"^an example should be an array of numbers"):
+        ArrayInput(None, "float16", [1]).parse([1e6])
 
 
 def test_examples_come_from_files_folders_patterns_arrays_and_standard_input(tmp_path, monkeypatch):

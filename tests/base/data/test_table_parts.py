@@ -49,13 +49,26 @@ def test_a_file_that_is_another_table_is_refused_as_a_whole(tmp_path):
     for rows, header, error in (
         (["1,Rome"] * 20, "size,town", "is no category of the training part"),
         (["1,Ulm"], "size,place", "has no column 'town'"),
-        (["1;Ulm"], "size;town", 'give "separator": ";"'),
+        (["1;Ulm"], "size;town", '\'size;town\'; write it as the training table was: "," between values, "." before'),
         ([], "size,town", "has no rows"),
         (['1,"Ulm', "2,Ulm"], "size,town", "it ends within a value; is a quotation mark not closed"),
         (['1,"Ulm'] + ["1,Ulm"] * 30_000, "size,town", "is a quotation mark not closed"),
     ):
         with pytest.raises(UserError, match=error):
             list(input_of().examples(written(tmp_path / "t.csv", rows, header)))
+
+
+def test_what_the_loader_of_training_could_be_given_is_no_advice_in_use(tmp_path):
+    file = written(tmp_path / "t.csv", ['"1,5",Ulm,none'], "size,town,goal")
+    for input, output, error in (
+        (input_of(), None, "'1,5' is not a number; write it as the training table was: \",\" between values"),
+        (input_of(decimal=","), Output(column="goal"), "'none' is not a number"),
+    ):
+        ((_, found),) = named(input.examples(file, output))
+        assert error in str(found) and 'give "' not in str(found)
+    (tmp_path / "t.csv").write_bytes(b"\x89PNG\r\n\0\0")
+    with pytest.raises(UserError, match=r"t\.csv: is not a text file; save the table as CSV"):
+        list(input_of().examples(file))
 
 
 def test_a_file_with_many_wrong_rows_is_given_up(tmp_path):
@@ -69,7 +82,7 @@ def test_a_file_with_many_wrong_rows_is_given_up(tmp_path):
 
 def test_text_in_another_encoding_is_said(tmp_path):
     file = written(tmp_path / "t.csv", ["1,Ulm"] * 20 + ["1,K\xf6ln"], encoding="latin-1")
-    with pytest.raises(UserError, match=r"line 22 is not 'utf-8' text; give its \"encoding\""):
+    with pytest.raises(UserError, match=r"line 22 is not 'utf-8' text; write it as the training table was: .*, utf-8"):
         list(input_of().examples(file))
     assert len(named(input_of(encoding="latin-1").examples(file))) == 21
 

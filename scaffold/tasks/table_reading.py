@@ -8,7 +8,7 @@ from base.data.local_files import local_file
 from base.data.table_file import Table
 from base.data.table_format import TableFormat
 from scaffold.tasks.looking import MIN_SAMPLES
-from utils.errors import UserError
+from utils.errors import UserError, brief
 
 MAX_COLUMNS = 5_000
 _MARKS = {"?", "-", "--", "---", ".", "*", "#", "N.A.", "n.a.", "n/d", "missing", "unknown"}
@@ -29,6 +29,8 @@ def read_table(path: str) -> Table:
             except UserError as error:
                 first_error = first_error or error
                 continue
+            if table.names[0].lower() == "sep=":
+                raise UserError(f"--data: {table.place}: its first line, sep={separator}, is for Excel; take it out")
             if len(table.names) > MAX_COLUMNS:
                 raise UserError(
                     f"--data: {table.place}: has {len(table.names):,} columns; a table may have {MAX_COLUMNS:,}. "
@@ -37,8 +39,8 @@ def read_table(path: str) -> Table:
             if len(table.names) > 1:
                 return _with_decimals(_large_enough(table))
             if encoding != "utf-16":  # as which any file can be read that is none
-                alone = "has a single column; a table has one to predict, and one to learn from"
-                raise UserError(f"--data: {table.place}: {alone}")
+                alone = f"has a single column, {brief(table.names[0])}"
+                raise UserError(f"--data: {table.place}: {alone}; a table has one to predict, and one to learn from")
     assert first_error is not None
     raise first_error
 

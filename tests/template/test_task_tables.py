@@ -88,3 +88,14 @@ def test_a_text_among_numbers_is_refused_with_what_to_do_in_the_file(tmp_path, r
     with pytest.raises(UserError) as raised:
         plan_for("--task", "table", "--data", path)
     assert message in str(raised.value) and "numeric" not in str(raised.value)
+
+
+def test_a_line_for_excel_and_one_of_remarks_are_said(tmp_path):
+    path = write_table(tmp_path / "t.csv", [[i, "ab"[i % 2]] for i in range(40)], ["x", "target"], ";")
+    for line, message in (
+        ("sep=;", "its first line, sep=;, is for Excel; take it out"),
+        ("# of May", "has a single column, '# of May'"),
+    ):
+        (tmp_path / "s.csv").write_text(f"{line}\n{path.read_text()}")
+        with pytest.raises(UserError, match=message):
+            plan_for("--task", "table", "--data", tmp_path / "s.csv")

@@ -380,7 +380,7 @@ REFUSED = [
         "hole.csv: row 5, column 'y': a value is",
     ),
     ("--task table --data {bad}/texts.csv --target y", "column 'y' of {bad}/texts.csv holds 30 different texts"),
-    ("--task table --data {bad}/narrow.csv --target x", "has a single column"),
+    ("--task table --data {bad}/narrow.csv --target x", "has a single column, 'x'; a table has one to"),
     ("--task table --data {bad}/groups.csv --target y --group who", "--group: there are 3 groups"),
     ("--task table --data {bad}/groups.csv --target y --group whom", "--group: {bad}/groups.csv has no column 'whom'"),
     ("--task table --data {data}/prices.csv --target prise", "has no column 'prise'; did you mean 'price'?"),

@@ -7,13 +7,12 @@ import os
 import runpy
 import signal
 import statistics
-import subprocess
 import sys
 import threading
 import time
 
 import pytest
-from worlds import run_forked
+from worlds import run_forked, start_forked
 
 import series
 from helpers import PROJECT, run_here, same
@@ -144,10 +143,6 @@ def test_a_fold_takes_the_place_of_a_split_and_names_its_run_once():
     assert again.name == variant.name and again.assignments == settings[:1]
 
 
-def _heed_ctrl_c():
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal; pytest may be run in the background
-
-
 @pytest.mark.slow
 def test_ctrl_c_ends_the_whole_and_the_same_command_goes_on(job):
     arguments = [
@@ -161,22 +156,15 @@ def test_ctrl_c_ends_the_whole_and_the_same_command_goes_on(job):
         "--set",
         "trainer.keep_last=1",
     ]
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=PROJECT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=_heed_ctrl_c,
-    )
-    while not list(job.parent.glob("saved/models/line-fold1of2/*/*.pth")):
-        time.sleep(0.02)
-        assert process.poll() is None
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    told, complaint = process.communicate(timeout=100)
-    assert process.returncode == 130
+    with open(job.parent / "told", "w+") as told, open(job.parent / "complaint", "w+") as complaint:
+        process = start_forked(*arguments, cwd=PROJECT, output=told, errors=complaint)
+        while not list(job.parent.glob("saved/models/line-fold1of2/*/*.pth")):
+            time.sleep(0.02)
+            assert process.is_alive()
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        process.join(100)
+        told, complaint = (file.seek(0) or file.read() for file in (told, complaint))
+    assert process.exitcode == 130
     assert "fold 1/2 ended with status 130; resume with: python" in complaint and "--folds 2 -r auto" in complaint
     assert "fold 2/2" not in told and not runs(job, "line-fold2of2")
     (stopped,) = runs(job)

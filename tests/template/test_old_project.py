@@ -11,7 +11,7 @@ import torch
 from worlds import run_forked
 
 from comparing.same import comparable_state
-from helpers import PROJECT, run, same
+from helpers import PROJECT, same
 from utils.files import read_json
 from utils.runs.checkpoint import load_checkpoint
 
@@ -30,7 +30,7 @@ def project(tmp_path_factory):
     points = random.randn(300, 2)
     lines = [f"{x},{y},{int(x > 0) + int(x + y > 1)}" for x, y in points]
     (folder / "points.csv").write_text("\n".join(["x,y,label", *lines]))
-    trained = run("train.py", "-c", "config.json", "--lr", "0.05", "--hidden", "8", cwd=folder)
+    trained = run_forked("train.py", "-c", "config.json", "--lr", "0.05", "--hidden", "8", cwd=folder)
     return folder, trained, next((folder / "saved/models/Csv_Points").iterdir())
 
 

@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 from scaffold.adopting.kept_classes import Work
-from scaffold.adopting.named import wrong_names
 from scaffold.adopting.ours import members
 from scaffold.adopting.reading import Source
 from scaffold.adopting.stock import fingerprints
 from scaffold.adopting.tree import Tree
 from utils.errors import UserError, shortened
+from utils.old_forms.named import wrong_names
 
 _SECONDS = 120  # for one --check, which builds nothing
 _MAX_CONFIGS = 8
@@ -164,10 +164,12 @@ def checked(
     """
     scripts, configs = scripts_of(sources), configs_of(tree)
     told, work = [], []
+    trees = {source.module: source.tree for source in sources.values()}
     for config in configs[:_MAX_CONFIGS] if scripts else []:
         command = command_of(tree, scripts[0], config)
         errors = [] if dry_run or own_parser else [f"--check says: {error}" for error in check(tree, command)]
-        errors += wrong_names(json.loads(tree.read(config) or "{}"), sources[scripts[0]], sources)
+        names = list(wrong_names(json.loads(tree.read(config) or "{}"), sources[scripts[0]].tree, trees.get))
+        errors = [error for error in errors if error.removeprefix("--check says: ") not in names] + names
         known = {item.reason: item.place for item in work}  # a package that is not installed stops every check
         found = [Work(config, error) for error in errors if error not in known]
         shown = f"{config} (types and arguments alone)" if own_parser else shlex.join(command)

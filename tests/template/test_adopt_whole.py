@@ -179,9 +179,11 @@ def test_a_trainer_of_2018_gets_its_own_logger_from_its_checkpoints():
     (node,) = ast.parse(source).body
     code, imports, _ = repaired(Source("x.py", ast.parse(source), source.split("\n")), node)
     assert "checkpoint = load_checkpoint(path)\n" in code and len(imports) == 1
+    before = torch.serialization.get_safe_globals()
     logger = made("class Logger:\n    pass", torch=torch)
     assert logger in torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(before)
 
 
 def test_a_tracker_of_its_own_writes_into_its_table_with_todays_pandas():

@@ -111,7 +111,7 @@ def require_family(tree: Tree, sources: dict[str, Source], unread: dict[str, str
         reason = (
             f"its base/ lies in {Path(place).parent.parent.as_posix()}/, and only projects with base/ at their top "
         )
-        reason += "can be moved in; see MIGRATING.md"
+        reason += "can be moved in by this command; move that one in by hand, as MIGRATING.md says"
     elif broken:
         reason = f"{broken[0]}; correct that first"
     else:

@@ -10,6 +10,7 @@ from worlds import run_forked
 
 import scaffold.adopt
 from scaffold.adopt import adopt
+from scaffold.adopting import kept_classes
 from scaffold.adopting.loading import load_bare_weights
 from scaffold.adopting.reading import Source
 from scaffold.adopting.whole import repaired
@@ -219,14 +220,20 @@ def test_changed_averages_and_a_trainer_without_an_optimizer_are_kept(tmp_path, 
     assert "class BaseTrainer:\n" in (project / "own/base_trainer.py").read_text()
 
 
-def test_a_builder_that_lets_a_script_give_what_the_config_gives_is_kept(tmp_path, capsys):
-    # the miniature's init_obj, without one of its statements
+def test_methods_of_a_parser_that_allow_more_than_the_templates_or_the_frameworks_are_kept(
+    tmp_path, capsys, monkeypatch
+):
+    def gaps(function, node):  # the template's init_obj refused an argument that the config gives, too
+        return [node.lineno] if function == "ConfigParser.init_obj" else []
+
+    monkeypatch.setattr(kept_classes, "lines_of_gaps", gaps)
     files = files_of(AFTER)
-    known = files["parse_config.py"]
-    methods = "\n    @classmethod\n    def from_file(cls, path):\n        return cls(read_json(path))\n"
-    files["parse_config.py"] = known + methods
+    files["parse_config.py"] += (
+        "\n    @classmethod\n    def from_file(cls, path):\n        return cls(read_json(path))\n"
+    )
     project, report = adopted(tmp_path, capsys, files)
-    assert "ConfigParser, a subclass with from_file\n" in report
+    assert "ConfigParser, a subclass with init_obj, from_file\n" in report
+    assert "nothing is left to do by hand" in report
     assert "return cls(read_json(path))" in (project / "own/parse_config.py").read_text()
 
 

@@ -133,10 +133,10 @@ class ConfigParser(OldConfigForms):
             own = [f"own keys: {shortened(', '.join(merged.own_keys))}"] if merged.own_keys else []
             for line in [*renamed_types(merged.config, merged.parts), *own]:
                 merged.get_logger("config").info("%s", line)
-            merged.adapt_to_script()
+            merged.adapt_to_script(given.check)
             if given.check:
                 further = "; --check --data looks at the data and the first batch too" if given.can_check_data else ""
-                further = further if parts else "; types and their args are checked when they are built"
+                further = further if parts else "; values of args are checked when they are built"
                 print(f"no errors found in the config{further}")
                 raise SystemExit(0)
             return merged

@@ -11,6 +11,7 @@ from scaffold.adopting.imports import Names, Rewritten, rewrite
 from scaffold.adopting.installing import Installed, install, to_be_moved
 from scaffold.adopting.keeping import Kept
 from scaffold.adopting.kept_classes import Work
+from scaffold.adopting.loading import load_bare_weights
 from scaffold.adopting.reading import Source
 from scaffold.adopting.tree import Tree, copied
 from scaffold.git import run_git, uncommitted
@@ -81,7 +82,7 @@ def move(tree: Tree, dry_run: bool = False) -> tuple[list[str], list[Work]]:
     rewritten, missing = _rewrite_imports(tree, own, names)
     _export(tree, kept)
     tree.require_only_tracked_changes()
-    told, errors = checked(tree, own, dry_run)
+    told, errors = checked(tree, own, dry_run, "ConfigParser" in kept.whole)
     work = [Work(place, f"{why}; it {_fate(place, installed)}") for place, why in unread.items()]
     read = installed.aside.keys() - {place.partition(":")[0] for place in unread}
     work += [Work(place, f"the project's own {_fate(place, installed)}") for place in sorted(read)]
@@ -110,7 +111,7 @@ def require_family(tree: Tree, sources: dict[str, Source], unread: dict[str, str
         reason = (
             f"its base/ lies in {Path(place).parent.parent.as_posix()}/, and only projects with base/ at their top "
         )
-        reason += "can be moved in; see MIGRATING.md"
+        reason += "can be moved in by this command; move that one in by hand, as MIGRATING.md says"
     elif broken:
         reason = f"{broken[0]}; correct that first"
     else:
@@ -125,6 +126,9 @@ def _rewrite_imports(tree, own, names):
     new = {place: Source(place, ast.parse(text), text.split("\n")) for place, text in kept.items()}
     for place, source in {**own, **new}.items():
         text, done, work = rewrite(source, names)
+        if place in own:
+            text, loads = load_bare_weights(source.place, text)
+            done += loads
         if source.module in names.moved:
             if place not in tree.changed:  # else it has the framework's file already
                 tree.remove(place)

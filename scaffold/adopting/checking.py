@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 from scaffold.adopting.kept_classes import Work
-from scaffold.adopting.named import wrong_names
 from scaffold.adopting.ours import members
 from scaffold.adopting.reading import Source
 from scaffold.adopting.stock import fingerprints
 from scaffold.adopting.tree import Tree
 from utils.errors import UserError, shortened
+from utils.old_forms.named import wrong_names
 
 _SECONDS = 120  # for one --check, which builds nothing
 _MAX_CONFIGS = 8
@@ -81,7 +81,7 @@ def scripts_of(sources: dict[str, Source]) -> list[str]:
     found = []
     for place, source in sources.items():
         calls = [ast.unparse(node.func) for node in ast.walk(source.tree) if isinstance(node, ast.Call)]
-        if "/" not in place and {"ConfigParser.from_args", "ConfigParser"} & set(calls):
+        if "/" not in place and {"ConfigParser.from_args", "ConfigParser.get_instance", "ConfigParser"} & set(calls):
             found.append(place)
     trains = [place for place in found if "train" in place]
     return sorted(trains or found, key=lambda place: (place != "train.py", place))
@@ -154,20 +154,28 @@ def read_newest_checkpoint(project: Path, configs: list[str]) -> tuple[str, str 
     return shown, None
 
 
-def checked(tree: Tree, sources: dict[str, Source], dry_run: bool) -> tuple[list[str], list[Work]]:
+def checked(
+    tree: Tree, sources: dict[str, Source], dry_run: bool, own_parser: bool = False
+) -> tuple[list[str], list[Work]]:
     """Check the project's configs, and read its newest checkpoint. Returns lines of the report, and the work.
 
-    dry_run: look at the configs alone; their --check, which runs the project's script, is left to the user.
+    dry_run: look at the configs alone; their --check, which runs the project's script, is left to the user. own_parser:
+    whether its scripts read configs with a ConfigParser of its own, which knows no --check.
     """
     scripts, configs = scripts_of(sources), configs_of(tree)
     told, work = [], []
+    trees = {source.module: source.tree for source in sources.values()}
     for config in configs[:_MAX_CONFIGS] if scripts else []:
         command = command_of(tree, scripts[0], config)
-        errors = [] if dry_run else [f"--check says: {error}" for error in check(tree, command)]
-        errors += wrong_names(json.loads(tree.read(config) or "{}"), sources[scripts[0]], sources)
+        errors = [] if dry_run or own_parser else [f"--check says: {error}" for error in check(tree, command)]
+        names = list(wrong_names(json.loads(tree.read(config) or "{}"), sources[scripts[0]].tree, trees.get))
+        errors = [error for error in errors if error.removeprefix("--check says: ") not in names] + names
         known = {item.reason: item.place for item in work}  # a package that is not installed stops every check
         found = [Work(config, error) for error in errors if error not in known]
-        told.append(f"{shlex.join(command)}: {_outcome(len(found), [known[e] for e in errors if e in known], dry_run)}")
+        shown = f"{config} (types and arguments alone)" if own_parser else shlex.join(command)
+        told.append(
+            f"{shown}: {_outcome(len(found), [known[e] for e in errors if e in known], dry_run and not own_parser)}"
+        )
         work += found
     if configs[_MAX_CONFIGS:] and scripts:
         told.append(

@@ -61,13 +61,13 @@ class Names:
             return self.moved[module]
         if (module, name) in self.kept.names:
             return self.kept.names[module, name]
+        if f"{module}.{name}" in self._sources and f"{module}.{name}" not in self.replaced:
+            return module
         package = self.package_of(module)
         if module in self.replaced:
             if name in self.exports[package]:
                 return package
             return module if name in names_of(module) else None
-        if f"{module}.{name}" in self._sources and f"{module}.{name}" not in self.replaced:
-            return module
         if module in PACKAGES:
             return module if name in self.exports[module] else None
         return module if module in self._sources or name in names_of(module) else None

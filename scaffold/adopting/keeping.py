@@ -18,9 +18,9 @@ _AT_IMPORT = "it ran when the file was imported: put it where your script starts
 class Kept:
     """What of the template's files lives on.
 
-    room: the folder that holds it. files: {path: text}. names: {(old module, name): module that has it now}.
-    exports: {package: {name: module}}, what the package's __init__.py is to import at its end. told: lines on what is
-    kept. work: what is not.
+    room: the folder that holds it. files: {path: text}. names: {(old module, name): module that has it now}. whole:
+    classes of the template that are kept as a whole. exports: {package: {name: module}}, what the package's __init__.py
+    is to import at its end. told: lines on what is kept. work: what is not.
     """
 
     def __init__(self, sources: dict[str, Source], framework: dict[str, Source], room: str) -> None:
@@ -28,6 +28,7 @@ class Kept:
         self.files: dict[str, str] = {}
         self.names: dict[tuple[str, str], str] = {}
         self.exports: dict[str, dict[str, str]] = {}
+        self.whole: set[str] = set()
         self.told: list[str] = []
         self.work: list[Work] = []
         theirs = [source.tree for place, source in sources.items() if place not in framework]
@@ -61,6 +62,7 @@ class Kept:
                 else:
                     kept[name] = source.text_of(node)
         self.work += classes.work
+        self.whole |= classes.whole
         used = self._used | _names_in(kept)
         kept |= {name: text for name, text in _constants(source).items() if name in used}
         if kept:
@@ -82,6 +84,7 @@ class Kept:
         lines = _imports(source, needed | {"*"})
         lines += [f"from {'parse_config' if parser else package} import {name}" for name in needed & definitions.keys()]
         lines += [f"from {CLASSES[name]} import {name} as Framework{name}" for name in classes.derived]
+        lines += [line for line in classes.imports if line not in lines]
         place = self._place(source)
         head = f'"""What this project had added to or changed in its {source.place}."""'
         imports = ["\n".join(sorted(lines, key=lambda line: (line[:4] == "from", line)))] if lines else []

@@ -10,6 +10,7 @@ from scaffold.adopting.ours import CLASSES, members, read_attributes, stored_att
 from scaffold.adopting.reading import Source
 from scaffold.adopting.stock import fingerprints, is_silent, lines_of_gaps, own_units
 from scaffold.adopting.trainer_init import init_override
+from scaffold.adopting.whole import differs, repaired
 from utils.errors import shortened
 
 # A project's own version of these classes is kept as a whole: it needs nothing of the framework.
@@ -18,6 +19,7 @@ _HEAVY = 15  # statements of a project's own in what the framework's BaseTrainer
 _BASES = {"object", "Module", "DataLoader", "ABC", "ABCMeta"}  # that a class of the template may have
 _KEPT = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Assign, ast.AnnAssign, ast.ClassDef)  # in the body of a class
 _OVERRIDABLE = {"ConfigParser": {"init_obj", "init_ftn", "initialize", "get_logger", "__getitem__"}}
+_THEIRS = {"ConfigParser": {"from_file", "__contains__", "get"}}  # which a project may have under the same name
 _INSTEAD = {
     "BaseTrainer.train": "the framework runs the epochs; make what was added a callback (docs/callbacks.md), or "
     "move it to _train_epoch",
@@ -44,6 +46,12 @@ _ANOTHER = (
 )
 
 
+_UNSUITED = (
+    "{} {}, so it is kept as a whole, as your own class; it works as it did, without what the framework's does{}"
+)
+_LACKS = {"ConfigParser": " (--check, --set, -r auto, resuming in the run's own folder)"}
+
+
 class Work(NamedTuple):
     """Something that is left to do by hand. place: "file:line". reason: what, and why."""
 
@@ -55,14 +63,15 @@ class Classes:
     """The template's classes in one file of a project.
 
     used: names that the project's code uses. stored: attributes of self that it sets. derived: {class: the methods that
-    are kept, as text}, of those whose changes are kept in a subclass. whole: classes that are kept as a whole. work:
-    what is not kept.
+    are kept, as text}, of those whose changes are kept in a subclass. whole: classes that are kept as a whole. imports:
+    statements that the code of these needs besides. work: what is not kept.
     """
 
     def __init__(self, source: Source, used: set[str], stored: set[str]) -> None:
         self.source, self._used, self._stored = source, used, stored
         self.derived: dict[str, str] = {}
         self.whole: set[str] = set()
+        self.imports: list[str] = []
         self.work: list[Work] = []
 
     def keep(self, node: ast.ClassDef) -> str | None:
@@ -72,7 +81,11 @@ class Classes:
         own = {method.name: own_units(f"{name}.{method.name}", method) for method in methods}
         stock = {method.name for method in methods if f"{name}.{method.name}" in fingerprints()}
         if name not in CLASSES:  # the framework has it for old projects alone
-            return self.source.text_of(node) if name in self._used and any(own.values()) else None
+            return self._whole(node) if name in self._used and any(own.values()) else None
+        if why := differs(node, own):
+            place = f"{self.source.place}:{node.lineno}"
+            self.work.append(Work(place, _UNSUITED.format(name, why, _LACKS.get(name, ""))))
+            return self._whole(node)
         gaps = {method.name: lines_of_gaps(f"{name}.{method.name}", method) for method in methods}
         init = next((method for method in methods if method.name == "__init__"), None)
         override, left = init_override(self.source, init) if name == "BaseTrainer" and init else (None, [])
@@ -81,23 +94,36 @@ class Classes:
         if heavy > _HEAVY or (name in _WHOLE and (lost or any(own[method] or gaps[method] for method in stock))):
             if heavy:
                 self.work.append(Work(f"{self.source.place}:{node.lineno}", _ANOTHER.format(heavy)))
-            self.whole.add(name)
-            return self.source.text_of(node)
+            return self._whole(node)
         self.work += [Work(f"{self.source.place}:{line}", f"{name} loses {what}: {_BY_HAND}") for line, what in lost]
         self._leave(f"{name}.__init__", set(left))
-        for method, lines in gaps.items():
+        fewer = {method for method in _OVERRIDABLE.get(name, ()) if gaps.get(method)}  # kept as they are
+        for method in gaps.keys() - fewer:
+            lines = gaps[method]
             self._leave(f"{name}.{method}", set(lines), "statements of the template are missing before ")
-        return self._derive(node, methods, own, stock, init, override)
+        return self._derive(node, methods, own, stock, init, override, fewer)
 
-    def _derive(self, node, methods, own, stock, init, override):
-        """The code of a subclass with what is the project's of a class; override: the code of its constructor."""
+    def _whole(self, node):
+        """The code of a class that is kept as a whole, repaired for today's torch and pandas."""
+        text, imports, derived = repaired(self.source, node)
+        self.imports += imports
+        self.whole.add(node.name)
+        if derived:
+            self.derived[node.name] = " as a whole"
+        return text
+
+    def _derive(self, node, methods, own, stock, init, override, fewer):
+        """The code of a subclass with what is the project's of a class; override: the code of its constructor.
+
+        fewer: methods that have less than the template's, and are kept.
+        """
         name = node.name
         texts = {ast.unparse(item): self.source.text_of(item) for item in node.body if isinstance(item, _KEPT[2:])}
         kept, changed, superfluous = [], {}, set()
         for method in methods:
             if name == "BaseTrainer" and method is init:
                 texts |= {method.name: override} if override else {}
-            elif method.name not in stock and method.name in members(name):
+            elif method.name not in stock and method.name in members(name) - _THEIRS.get(name, set()):
                 reason = f"{name}.{method.name}: the framework's {name} has something of this name; choose another"
                 self.work.append(Work(f"{self.source.place}:{method.lineno}", reason))
             elif name == "ConfigParser" and method.name not in stock and (made := folder_property(method, init)):
@@ -108,7 +134,7 @@ class Classes:
                 saved = {line for line in lines if _SAVED.fullmatch(self.source.lines[line - 1].strip())}
                 superfluous |= saved if f"{name}.{method.name}" in _SAVERS else set()
                 changed[method.name] = lines
-            elif method.name not in stock or own[method.name] or self._lost(name, method.name):
+            elif method.name not in stock or own[method.name] or self._lost(name, method.name) or method.name in fewer:
                 texts[method.name] = self.source.text_of(method)
                 kept.append(method)
         for method, lines in changed.items():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from scaffold.adopting.stock import stock_names
 from scaffold.template import TEMPLATE
+from utils.old_forms.named import bound_names
 
 # Classes of the old template that the framework has too, and from where a project imports them.
 CLASSES = {
@@ -41,23 +42,6 @@ def names_of(module: str) -> frozenset[str]:
         loaded = importlib.import_module(module)
         names |= {name for name in stock_names() if hasattr(loaded, name)}
     return frozenset(names)
-
-
-def bound_names(tree: ast.Module) -> set[str]:
-    """Return the names that a module has once it is imported; not those of star imports."""
-    names = set()
-    left: list[ast.AST] = list(tree.body)
-    while left:
-        node = left.pop()
-        if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            names.add(node.name)
-            continue
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            names |= {alias.asname or alias.name.partition(".")[0] for alias in node.names} - {"*"}
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names.add(node.id)
-        left += ast.iter_child_nodes(node)
-    return names
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from scaffold.adopting.ours import bound_names, stored_attributes
 from scaffold.adopting.reading import Source
 from scaffold.adopting.stock import Unit, own_units
 
+_NEEDED = ("model", "optimizer", "config")  # without these the framework's trainer is another one
 _ROLES = {
     "model": ("model",),
     "criterion": ("criterion", "loss", "loss_fn", "loss_ftn", "criterions", "losses"),
@@ -51,7 +52,7 @@ def init_override(source: Source, method: ast.FunctionDef | ast.AsyncFunctionDef
     own = own_units("BaseTrainer.__init__", method)
     taken = {name: _taken(method, names) for name, names in _ROLES.items()}
     changed_signature = any(unit.node is method for unit in own)
-    if changed_signature and not all(taken[name] for name in ("model", "optimizer", "config")):
+    if not all(taken[name] for name in _NEEDED):
         return None, [unit.line for unit in own]
     kept, left = _kept_statements(source, method, own)
     if not kept and not changed_signature:
@@ -60,6 +61,11 @@ def init_override(source: Source, method: ast.FunctionDef | ast.AsyncFunctionDef
     lines = [f"def __init__({ast.unparse(method.args)}):", f"    super().__init__({', '.join(given)})"]
     texts = [textwrap.indent(textwrap.dedent(source.text_of(statement)), "    ") for statement in kept]
     return "\n".join([*lines, *texts]), left
+
+
+def is_suited(method: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Whether a constructor is given what the framework's BaseTrainer needs."""
+    return all(_taken(method, _ROLES[name]) for name in _NEEDED)
 
 
 def _taken(method, names):

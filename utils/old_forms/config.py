@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from utils.errors import refuse
 from utils.nearest import resembles
 from utils.runs.checkpoint import checksum_of
 from utils.runs.run_folder import run_name
@@ -42,13 +43,18 @@ class OldConfigForms:
         """Return config.init_obj(name, module, ...), which was called initialize until 2020."""
         return self.init_obj(name, module, *args, **kwargs)
 
-    def adapt_to_script(self) -> None:
+    def adapt_to_script(self, check: bool = False) -> None:
         """Warn of keys that mean something else here, and let the script's torch.load read an old checkpoint.
 
-        Only for a script of a project's own, which gives no parts.
+        check: whether to raise UserError, too, for types and arguments that the script will not find. Only for a script
+        of a project's own, which gives no parts.
         """
         if self.parts:
             return
+        if check:
+            from utils.old_forms.named import wrong_names_of_script
+
+            refuse(wrong_names_of_script(self.config))
         lines = [*resemblances(self.own_keys, self.config), *in_todays_terms(self.config)[1]]
         for line in lines:
             self.get_logger("config").warning("%s", line)
@@ -125,7 +131,8 @@ def in_todays_terms(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     lines = []
     for kind, line in [*form_errors(TrainerSettings, trainer, where=["trainer"])]:
         key = line.partition(":")[0].split(".")[1]
-        if kind != "rule" and key in trainer and key not in _KEYS_OF_OLD:
+        another = key not in _KEYS_OF_OLD or (key == "monitor" and isinstance(trainer.get(key), (list, dict)))
+        if kind != "rule" and key in trainer and another:
             del trainer[key]
             lines.append(f"{line}; its value is left to this project's trainer")
     return todays, lines

@@ -1,0 +1,63 @@
+"""A ConfigParser of a project's own that takes other arguments than the framework's, and reads its config by itself.
+
+python new_project.py --adopt keeps such a class as it was, with this one and the framework's ConfigParser as its bases.
+"""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError, end_on_user_errors
+from utils.runs.checkpoint import checksum_of
+
+
+class OwnConfigParser:
+    """Sets up what the framework needs of a config, once a constructor of the project's own has run.
+
+    The constructor sets _config (dict), resume (path or None), and _save_dir and _log_dir, or properties of these names
+    without the underscore. The run's folders are the project's: nothing else is recorded there, and a resumed run gets
+    a folder of its own, as with the old template.
+    """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "__init__" in vars(cls):
+            cls.__init__ = _completed(vars(cls)["__init__"])
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run had ended before this start; nothing of that is recorded."""
+        return False
+
+    def record_training(self) -> None:
+        """Record nothing."""
+
+    def record_end(self) -> None:
+        """Record nothing."""
+
+
+def _completed(init: Callable[..., None]) -> Callable[..., None]:
+    """Return the constructor of a project's own, and of the framework after it; what the first has set stays."""
+
+    @functools.wraps(init)
+    def complete(self: Any, *args: Any, **kwargs: Any) -> None:
+        end_on_user_errors()
+        init(self, *args, **kwargs)
+        own = vars(self).copy()
+        resume = own["resume"] = Path(self.resume) if self.resume else None
+        config = own.setdefault("_config", getattr(self, "config", {}))
+        own.setdefault("_log_dir", own.get("_save_dir"))
+        own["_logs"] = True
+        framework: Any = super(OwnConfigParser, self)
+        try:
+            framework.__init__(config, resume, new_run=True)
+        except UserError:  # the framework's trainer, which says so, may not be in use
+            own |= {"own_keys": [], "_as_read": config}
+        vars(self).update(own)
+        if resume is not None and resume.is_file() and not checksum_of(resume):
+            from utils.old_forms.checkpoint import let_torch_read
+
+            let_torch_read(resume)
+
+    return complete

@@ -20,8 +20,8 @@ def load_bare_weights(place: str, text: str) -> tuple[str, list[Rewritten]]:
     for function in ast.walk(tree):
         if not isinstance(function, (ast.Module, ast.FunctionDef)):
             continue
-        for node in _loads(function):
-            model, weights = ast.unparse(node.func.value), ast.unparse(node.args[0])
+        for node, of in _loads(function):
+            model, weights = ast.unparse(of), ast.unparse(node.args[0])
             before, after = ast.unparse(node), f"load_weights({model}, {weights})"
             if _is_wrapped(function, model, node.lineno) and before in lines[node.lineno - 1]:
                 lines[node.lineno - 1] = lines[node.lineno - 1].replace(before, after)
@@ -33,12 +33,13 @@ def load_bare_weights(place: str, text: str) -> tuple[str, list[Rewritten]]:
 
 
 def _loads(function):
-    """The calls of load_state_dict with one argument among the statements of a function, not of functions within."""
+    """(call, what it is called on) of load_state_dict with one argument among a function's own statements."""
     calls = [item.value for item in function.body if isinstance(item, ast.Expr) and isinstance(item.value, ast.Call)]
     for call in calls:
-        of_object = isinstance(call.func, ast.Attribute) and call.func.attr == "load_state_dict"
-        if of_object and len(call.args) == 1 and not call.keywords:
-            yield call
+        if not isinstance(call.func, ast.Attribute) or call.func.attr != "load_state_dict":
+            continue
+        if len(call.args) == 1 and not call.keywords:
+            yield call, call.func.value
 
 
 def _is_wrapped(function, model, line):

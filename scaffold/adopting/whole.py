@@ -35,14 +35,14 @@ def differs(node: ast.ClassDef, own: dict[str, list]) -> str | None:
 
 def _other_epochs(train):
     """A call in train() by which an epoch is run that is not that of the template, as text; None without one."""
-    for statement in ast.walk(train):
-        for node in ast.walk(statement) if isinstance(statement, ast.stmt) else ():
-            if not isinstance(node, ast.Call) or not re.fullmatch(r"self\._\w*epoch", ast.unparse(node.func)):
-                continue
-            unpacked = isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Tuple)
-            stock = ast.unparse(node.func) == "self._train_epoch" and len(node.args) + len(node.keywords) == 1
-            if not stock or (unpacked and statement.value is node):
-                return ast.unparse(node)
+    assigned = [item for item in ast.walk(train) if isinstance(item, ast.Assign)]
+    unpacked = [item.value for item in assigned if isinstance(item.targets[0], ast.Tuple)]
+    for node in ast.walk(train):
+        if not isinstance(node, ast.Call) or not re.fullmatch(r"self\._\w*epoch", ast.unparse(node.func)):
+            continue
+        stock = ast.unparse(node.func) == "self._train_epoch" and len(node.args) + len(node.keywords) == 1
+        if not stock or node in unpacked:
+            return ast.unparse(node)
     return None
 
 

@@ -32,6 +32,7 @@ from parse_config import ConfigParser
 from serving.predictor import Predictor
 from train import build
 from utils import MetricTracker
+from utils.metric_tracker import read_numbers
 from utils.runs.checkpoint import load_checkpoint
 
 SIM = torch.device("sim", 0)
@@ -95,6 +96,13 @@ def test_data_of_double_precision_get_single_where_the_device_has_no_other(singl
     for batch in (resident, moved):
         assert [part.dtype for part in batch] == [torch.float32, torch.complex64, torch.int64]
         assert [part.tolist() for part in batch] == [[1.0, 2.0], [1j, 2j], [1, 2]]
+
+
+def test_losses_and_flags_are_one_read_also_where_there_are_no_doubles(single_precision):
+    losses, flags = [torch.tensor(value, device=SIM) for value in (0.5, 1.5)], torch.tensor([0.0, 1.0], device=SIM)
+    with counted_reads() as found:
+        assert read_numbers([*losses, 2], [flags]) == ([0.5, 1.5, 2.0], [[0.0, 1.0]])
+    assert found == {"utils/metric_tracker.py": 1}
 
 
 METRICS = {

@@ -1,5 +1,6 @@
 """Average numbers over an epoch, each batch weighted by its samples, or by what a loss or metric counts instead."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
@@ -88,7 +89,7 @@ class MetricTracker:
         self._extra += (key,)
         self._sums[key], self._weights[key], self._window[key], self._unread[key] = 0.0, 0, [], ([], [])
 
-    def update(self, key: str, value: "float | torch.Tensor", n: "float | torch.Tensor" = 1) -> None:
+    def update(self, key: str, value: Any, n: "float | torch.Tensor" = 1) -> None:
         """Add the mean over n samples. value, n: numbers or 0-dim tensors, which are not copied to the CPU yet.
 
         n may also be a sum of weights. A value over 0 samples is left out, whatever it is.
@@ -229,7 +230,7 @@ def _total(window, key, masks):
 def read_together(trackers: Sequence[MetricTracker], flags: "Sequence[torch.Tensor]" = ()) -> list[list[float]]:
     """Read all waiting values of the trackers, and the flags, in one transfer per device; returns those of the flags.
 
-    flags: 1-dim tensors, one for each device.
+    flags: 1-dim tensors, at most one for each device; their order may change.
 
     Raises UserError for a value that is not a number.
     """
@@ -246,37 +247,43 @@ def read_together(trackers: Sequence[MetricTracker], flags: "Sequence[torch.Tens
     return found
 
 
-def read_numbers(
-    values: "Sequence[float | torch.Tensor]", flags: "Sequence[torch.Tensor]" = ()
-) -> tuple[list[float], list[list[float]]]:
+def read_numbers(values: Sequence[Any], flags: "Sequence[torch.Tensor]" = ()) -> tuple[list[float], list[list[float]]]:
     """Return (numbers and 0-dim tensors as floats, [the numbers of each 1-dim tensor]).
 
     The tensors of one device are transferred together.
     """
-    groups: dict[Any, dict[Any, list[int]]] = {tensor.device: {} for tensor in flags}
+    groups: dict[Any, dict[Any, list[int]]] = {one.device: {one.dtype: []} for one in flags}
     for position, value in enumerate(values):
         if hasattr(value, "detach"):  # a tensor; NumPy scalars also have a device
             groups.setdefault(value.device, {}).setdefault(value.dtype, []).append(position)
-    fetched = list(values)
-    found = {}
+    fetched, found = list(values), []
     for device, by_dtype in groups.items():
-        positions = [position for group in by_dtype.values() for position in group]
-        of_device = [tensor for tensor in flags if tensor.device == device]
-        numbers = _fetched([[values[position] for position in group] for group in by_dtype.values()], of_device)
-        for position, value in zip(positions, numbers, strict=False):
-            fetched[position] = value
-        found[device] = numbers[len(positions) :]
-    return [float(value) for value in fetched], [found[tensor.device] for tensor in flags]
+        of_device = {one.dtype: one for one in flags if one.device == device}
+        stacks = [_stacked([values[i] for i in group], of_device.get(dtype)) for dtype, group in by_dtype.items()]
+        numbers = iter(_fetched(stacks))
+        for dtype, group in by_dtype.items():
+            for position in group:
+                fetched[position] = next(numbers)
+            if dtype in of_device:
+                found.append(list(itertools.islice(numbers, len(of_device[dtype]))))
+    return [float(value) for value in fetched], found
 
 
-def _fetched(groups, flags):
-    """The numbers of lists of 0-dim tensors, each list of one dtype, and of 1-dim tensors; all are on one device."""
+def _stacked(values, flags):
+    """One 1-dim tensor of 0-dim tensors and, behind them, of the flags (N,), unless these are None."""
+    import torch
+
+    stack = [torch.stack([one if one.dim() == 0 else one.reshape(()) for one in values])] if values else []
+    parts = stack if flags is None else [*stack, flags]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _fetched(stacks):
+    """The numbers of 1-dim tensors of one device, each of another dtype, after one transfer if double holds them."""
     import torch
 
     from utils.device import exact_float
 
-    stacks = [torch.stack([one if one.dim() == 0 else one.reshape(()) for one in group]) for group in groups]
-    stacks += flags
     holds_all = exact_float(stacks[0].device) is torch.float64 and not any(stack.is_complex() for stack in stacks)
     if len(stacks) == 1 or not holds_all:
         return [number for stack in stacks for number in stack.tolist()]

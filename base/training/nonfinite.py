@@ -130,8 +130,10 @@ class NonFiniteWatch:
         faults = {batch: ([batch], f"the loss is {loss}") for batch, loss in bad}
         begins = [self.last_update, *self.updates]
         for before, end, bad in zip(begins, self.updates, self._all_found(flags), strict=False):
+            if not bad:
+                continue
             window = list(range(before + 1, end + 1)) or [end]  # one batch may bring several steps
-            if bad and not faults.keys() & set(window):
+            if not faults.keys() & set(window):
                 faults[end] = (window, "the gradient is not finite")
         return [faults[batch] for batch in sorted(faults)]
 
@@ -181,7 +183,7 @@ class NonFiniteWatch:
 
     def _all_found(self, flags):
         """Whether the gradient of each step since the last report was not finite. flags: the values of _waiting()."""
-        return self._found + [any(of_step) for of_step in zip([0.0] * self._num_flagged, *flags, strict=True)]
+        return [*self._found, *map(any, zip([0.0] * self._num_flagged, *flags, strict=True))]
 
     def _clear_flags(self):
         self._reset_flags()

@@ -144,7 +144,7 @@ def _training_step(trainer):
         reduction=trainer.reduction,
         clip_norm=settings.clip_norm,
         clip_value=settings.clip_value,
-        scaler=grad_scaler(settings.precision, device),
+        scaler=grad_scaler(settings.precision, device, trainer.optimizer),
     )
 
     def update(data, target):

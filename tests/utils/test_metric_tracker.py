@@ -1,4 +1,5 @@
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -44,6 +45,16 @@ def test_tensors_of_several_types_and_shapes_are_read():
     for value in (torch.tensor([2.0]), torch.tensor(2), torch.tensor(2.0, requires_grad=True), 2, True):
         tracker.update("a", value, n=1)
     assert tracker.avg("a") == 9 / 5
+
+
+def test_a_value_of_the_cpu_counts_as_it_was_and_keeps_no_tensor():
+    tracker = MetricTracker("a")
+    value = torch.tensor(2.0)
+    kept = weakref.ref(value)
+    tracker.update("a", value)
+    value.fill_(7.0)
+    del value
+    assert kept() is None and tracker.avg("a") == 2.0
 
 
 def test_numpy_numbers_are_read():

@@ -216,12 +216,15 @@ def _first_tensors(loader, number):
 
 
 def _write_onnx(deployed, raw, path, facts):
+    dynamic_shapes = {"raw": {0: torch.export.Dim("batch")}}
     try:
+        if torch.__version__ < "2.9":  # whose ONNX exporter fixes an `if` on values as the examples at hand decide it
+            torch.export.export(deployed, (raw[:2],), dynamic_shapes=dynamic_shapes)
         program = torch.onnx.export(
             deployed,
             (raw[:2],),
             dynamo=True,
-            dynamic_shapes={"raw": {0: torch.export.Dim("batch")}},
+            dynamic_shapes=dynamic_shapes,
             input_names=["raw"],
             output_names=["output"],
             verbose=False,

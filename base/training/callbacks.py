@@ -10,7 +10,7 @@ from base.training.batch_stream import require_shared
 from base.training.checkpoints import evaluated_model
 from base.training.evaluate import evaluate
 from utils import MetricTracker, UserError
-from utils.config.components import PARTS
+from utils.config.components import PARTS, watched
 from utils.config.types import build
 from utils.distributed.parallel import needs_all_gradients
 from utils.distributed.world import is_main
@@ -193,6 +193,11 @@ class ValidateOn(BaseCallback):
     def check(self, trainer: "Trainer") -> None:
         if not hasattr(trainer, "valid_metrics"):
             raise UserError("ValidateOn needs a Trainer, which says how a batch is evaluated")
+        for place, watched_name in watched(trainer.config.config).items():
+            if self.every_epochs > 1 and watched_name.startswith(f"{self.name}_"):
+                raise UserError(
+                    f"every_epochs: got {self.every_epochs}, but {place} needs a value in every epoch; give 1"
+                )
         loader = build("data_loader", self.spec, PARTS["valid_data_loader"]).to(trainer.device)
         if isinstance(trainer.data_loader, BaseDataLoader):
             loader.load_state_dict(trainer.data_loader.state_dict())  # the same classes, and the same scales

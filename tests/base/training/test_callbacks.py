@@ -91,14 +91,13 @@ class SecondSet(BaseDataLoader):
         super().__init__(TinyData(jitter=0), 7, shuffle=False, validation_split=0, num_workers=0, samples=range(count))
 
 
+MONITORED = {"monitor": "max few_accuracy", "also_logged": ["few_accuracy"]}
+
+
 def test_a_second_validation_set_is_logged_by_name_and_may_be_monitored(tmp_path, monkeypatch):
     monkeypatch.setattr(data_loader.data_loaders, "SecondSet", SecondSet, raising=False)
-    callback = {
-        "type": "ValidateOn",
-        "args": {"name": "few", "data_loader": {"type": "SecondSet", "args": {"count": 9}}},
-    }
-    monitored = {"monitor": "max few_accuracy", "also_logged": ["few_accuracy"]}
-    trainer = tiny_trainer({**tiny_config(tmp_path, **monitored), "callbacks": [callback]})
+    args = {"name": "few", "data_loader": spec("SecondSet", count=9)}
+    trainer = tiny_trainer(config(tmp_path, spec("ValidateOn", **args), **MONITORED))
     trainer.train()
     last, data = metrics_rows(trainer)[-1], TinyData(jitter=0)
     with torch.no_grad():
@@ -109,9 +108,7 @@ def test_a_second_validation_set_is_logged_by_name_and_may_be_monitored(tmp_path
     without.train()
     assert same(without.model.state_dict(), trainer.model.state_dict())
 
-    rare = tiny_trainer(
-        {**tiny_config(tmp_path, epochs=3), "callbacks": [callback | {"args": callback["args"] | {"every_epochs": 2}}]}
-    )
+    rare = tiny_trainer(config(tmp_path, spec("ValidateOn", **args, every_epochs=2), epochs=3))
     rare.train()
     assert [bool(row["few_loss"]) for row in metrics_rows(rare)] == [False, True, True]
 
@@ -120,18 +117,19 @@ def test_a_second_validation_set_is_logged_by_name_and_may_be_monitored(tmp_path
     ("args", "message"),
     [
         ({"name": "val"}, r"^callbacks.0.args.name: .* a word such as"),
-        ({"data_loader": {"type": "Nothing"}}, r"^callbacks.0: data_loader.type: .* has no 'Nothing'"),
         (
-            {"data_loader": {"type": "SecondSet", "args": {"cuont": 3}}},
-            r"^callbacks.0: data_loader.args.cuont: no such",
+            {"every_epochs": 2},
+            r"^callbacks.0.args.every_epochs: got 2, but trainer.monitor needs a value in every epoch",
         ),
+        ({"data_loader": {"type": "Nothing"}}, r"^callbacks.0: data_loader.type: .* has no 'Nothing'"),
+        ({"data_loader": spec("SecondSet", cuont=3)}, r"^callbacks.0: data_loader.args.cuont: no such"),
     ],
 )
 def test_a_second_validation_set_that_cannot_be_is_refused_before_the_run(tmp_path, monkeypatch, args, message):
     monkeypatch.setattr(data_loader.data_loaders, "SecondSet", SecondSet, raising=False)
-    given = {"name": "few", "data_loader": {"type": "SecondSet", "args": {"count": 9}}, **args}
+    given = {"name": "few", "data_loader": spec("SecondSet", count=9), **args}
     with pytest.raises(UserError, match=message):
-        tiny_trainer({**tiny_config(tmp_path), "callbacks": [{"type": "ValidateOn", "args": given}]}).train()
+        tiny_trainer(config(tmp_path, spec("ValidateOn", **given), **MONITORED)).train()
     assert not any(tmp_path.iterdir())
 
 

@@ -193,11 +193,9 @@ class ValidateOn(BaseCallback):
     def check(self, trainer: "Trainer") -> None:
         if not hasattr(trainer, "valid_metrics"):
             raise UserError("ValidateOn needs a Trainer, which says how a batch is evaluated")
-        for place, watched_name in watched(trainer.config.config).items():
-            if self.every_epochs > 1 and watched_name.startswith(f"{self.name}_"):
-                raise UserError(
-                    f"every_epochs: got {self.every_epochs}, but {place} needs a value in every epoch; give 1"
-                )
+        for place, name in watched(trainer.config.config).items():
+            if self.every_epochs > 1 and name.startswith(f"{self.name}_"):
+                raise UserError(f"every_epochs: got {self.every_epochs}; {place} needs a value in every epoch; give 1")
         loader = build("data_loader", self.spec, PARTS["valid_data_loader"]).to(trainer.device)
         if isinstance(trainer.data_loader, BaseDataLoader):
             loader.load_state_dict(trainer.data_loader.state_dict())  # the same classes, and the same scales

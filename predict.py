@@ -106,10 +106,8 @@ if __name__ == "__main__":
     parser.add_argument("--grid", metavar="FILE", help="draw images with their predictions as a .png file")
     parser.add_argument("--save-outputs", metavar="FILE", help="write the model's outputs as a .npy file")
     parser.add_argument("--prompt", metavar="TEXT", help="continue a text, with a model of texts")
-    parser.add_argument("--length", type=int, default=200, metavar="N", help="with --prompt: bytes to write (200)")
-    parser.add_argument(
-        "--temperature", type=float, default=0.8, metavar="T", help="with --prompt: 0 to be certain (0.8)"
-    )
+    parser.add_argument("--length", type=int, default=200, metavar="N", help="of a text: bytes to write (200)")
+    parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="of a text: 0 to be certain (0.8)")
     parser.add_argument("--samples", type=int, metavar="N", help="draw samples of a model that generates images")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn at random (0)")
     flags = in_one_line(parser).parse_args()

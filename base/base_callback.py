@@ -150,7 +150,8 @@ def _call(place, method, arguments):
     except UserError as error:
         if type(error) is not UserError or not place:
             raise
-        names_it = str(error).partition(":")[0] in signature(type(method.__self__)).parameters
+        argument = str(error).partition(":")[0].partition(".")[0]
+        names_it = argument in signature(type(method.__self__)).parameters
         raise UserError(f"{place}.args.{error}" if names_it else f"{place}: {error}") from error
 
 

@@ -80,6 +80,12 @@ class _Prompts(Input):
             raise UserError(f"{shown(path)}: is empty; a text is continued from its last letters")
         return np.frombuffer(text, np.uint8)
 
+    def require(self, raw: torch.Tensor) -> None:
+        """Raise UserError unless these are bytes (B, T) of texts."""
+        if raw.dtype != torch.uint8 or raw.ndim != 2 or not raw.shape[1]:
+            got = f"{str(raw.dtype).removeprefix('torch.')} of shape {tuple(raw.shape)}"
+            raise UserError(f"got {got}; a text to continue is an array (B, T) of bytes, uint8")
+
 
 class _Texts(Output):
     """Outputs (B, T) uint8 that are the bytes of texts."""

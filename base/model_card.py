@@ -24,6 +24,7 @@ def model_card(trained: TrainedModel, file: Path) -> str:
     parameters = sum(parameter.numel() for parameter in trained.model.parameters())
     environment = last_start(path.parent)
     is_of_classes = trained.output.classes is not None or trained.output.numbered is not None
+    calibrated = ["- Whether its probabilities can be taken at their word: they were not calibrated."]
     lines = [
         f"# {config.get('name', 'A model')}",
         "",
@@ -55,11 +56,7 @@ def model_card(trained: TrainedModel, file: Path) -> str:
         "",
         "- How it does on data of another source than its test data.",
         "- Whether the data are free of errors, and whom they represent.",
-        *(
-            ["- Whether its probabilities can be taken at their word: they were not calibrated."]
-            if is_of_classes
-            else []
-        ),
+        *(calibrated if is_of_classes else []),
         "",
         "## The config",
         "",

@@ -74,6 +74,8 @@ def create_app(model: TrainedModel, max_bytes: int = 16_000_000, timeout_seconds
     metrics = _Metrics()
     batcher = Batcher(Predictor(model, metrics.batches.observe).answers, MAX_BATCH, MAX_WAITING)
     bodies = Bodies(max_bytes, MAX_HELD_BYTES)
+    example = getattr(model.input, "example", None)
+    shown_example = example if len(json.dumps(example)) <= MAX_SHOWN_LETTERS else None
     readers = ThreadPoolExecutor(min(4, os.cpu_count() or 1))  # an image may take much memory while it is decoded
 
     @contextlib.asynccontextmanager
@@ -141,7 +143,6 @@ def create_app(model: TrainedModel, max_bytes: int = 16_000_000, timeout_seconds
     @app.get("/model")
     async def describe() -> dict[str, Any]:
         """What the model takes and gives."""
-        example = getattr(model.input, "example", None)
         return {
             "name": model.config.get("name"),
             "classes": model.output.classes,
@@ -149,7 +150,7 @@ def create_app(model: TrainedModel, max_bytes: int = 16_000_000, timeout_seconds
             "drawing": getattr(model.input, "background", None),
             "schema": model.input.schema(),
             "options": options_of(model.input),
-            "example": example if len(json.dumps(example)) <= MAX_SHOWN_LETTERS else None,
+            "example": shown_example,
         }
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
@@ -170,10 +171,11 @@ def prepare(model: TrainedModel, processes: int = 1) -> None:
     warnings.filterwarnings("ignore", module="PIL")  # clients would fill the log, and memory with what has been said
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     example, shape = getattr(model.input, "example", None), getattr(model.input, "raw_shape", None)
-    if example is None and shape is not None:
-        example = np.zeros(shape).tolist()
     if example is not None:
         model.outputs(model.input.parse(example)[None])
+    elif shape is not None:
+        with contextlib.suppress(UserError):  # an input of the project's own may take others than pixels
+            model.outputs(np.zeros((1, *shape), np.uint8))
 
 
 def _error(status, text, headers=None):

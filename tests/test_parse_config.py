@@ -198,6 +198,8 @@ def test_names_that_a_trainer_of_ones_own_logs_can_be_declared():
     ConfigParser(given, parts=PARTS, also_logged=["val_f1"])
     ConfigParser(given, parts=PARTS, also_logged=None)
     ConfigParser(config(trainer={**given["trainer"], "also_logged": ["val_f1"]}), parts=PARTS)
+    with pytest.raises(UserError, match=r"^trainer.also_logged.0: got 1; "):
+        ConfigParser(config(trainer={**given["trainer"], "also_logged": [1]}), parts=PARTS)
     with pytest.raises(UserError, match=r"val_f1.*; trainer.also_logged names what"):
         ConfigParser(given, parts=PARTS)
 

@@ -242,9 +242,7 @@ class Trainer(BaseTrainer):
         is_due = every is not None and self.step % every == 0 and self.step != self.validated_step
         if not (is_due and self.do_validation and 0 < self.batches_done < self.len_epoch):
             return
-        self.resume_rng = rng_state()  # a save within resumes at the start of this validation
         result = self._evaluate()
-        self.resume_rng = None
         self.validated_step = self.step
         self.model.train()
         self.logger.info("    step %d: %s", self.step, "  ".join(f"val_{k} {v:.4f}" for k, v in result.items()))
@@ -254,6 +252,8 @@ class Trainer(BaseTrainer):
 
     def _evaluate(self):
         """Validate; returns {name: average}. A signal may end the run between two batches."""
+        before = self.resume_rng
+        self.resume_rng = before or rng_state()  # a save within resumes at the start of this validation
         watch = LossWatch("validation") if self._is_first_valid else None
         self._is_first_valid = False
         parts = evaluated_model(self), self.criterion, self.metric_ftns, self.valid_data_loader, self.device
@@ -266,6 +266,7 @@ class Trainer(BaseTrainer):
             first_loss=watch,
         )
         self._callbacks.call("on_valid_end", self, {f"val_{name}": value for name, value in result.items()})
+        self.resume_rng = before
         return result
 
     def _after_update(self, batch_idx):

@@ -37,10 +37,10 @@ def batches_of(loader: Iterable[Any]) -> Iterator[Any]:
         raise DataError(
             f"data_loader: cannot be sent to its worker processes: {_in_one_line(error)}; {remedy}"
         ) from error
-    except RuntimeError as error:
-        workers = getattr(getattr(loader, "_iterator", None), "_workers", ())  # those kept since the last pass
-        if not workers:
+    except RuntimeError as error:  # also of a worker of another loader, which died since its last batch
+        if not num_workers:
             raise
+        workers = getattr(getattr(loader, "_iterator", None), "_workers", ())  # those kept since the last pass
         raise DataError(f"data_loader: {_describe(error, loader, workers)}") from error
     workers = getattr(iterator, "_workers", ())  # torch has no public way to ask for a loader's processes
     return _named_errors(_watching_workers(iterator) if workers else iterator, loader, workers)
@@ -215,7 +215,8 @@ def _describe(error, loader, workers):
     if "timed out" in str(error):
         for worker in workers:
             worker.kill()  # it may not react to a request to end
-        loader._iterator = None  # so that the next pass starts others
+        if workers:
+            loader._iterator = None  # so that the next pass starts others
         return f"{error}: a worker hangs, or data_loader.args.timeout is too short"
     for worker in workers:
         worker.join(0.1)

@@ -26,7 +26,7 @@ _FORMATS = (
 _NUM_PROBED = 16
 _DARK = 4096  # 16-bit images below it keep at most 16 of 256 shades, and are often those of a camera of 12 bits
 _WHITE = 65535
-_ALMOST_WHITE = 250  # of 255
+_ALMOST_WHITE, _HALF = 250, 127.5  # of 255
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -140,7 +140,8 @@ def _to_rgb(image, white):
         image = _to_8_bits(image, white)
     if image.has_transparency_data:
         on_white = _on_paper(image, "white")
-        if np.asarray(on_white).min() < _ALMOST_WHITE:
+        is_drawing = np.asarray(image.convert("RGBA").getchannel("A")).mean() < _HALF  # strokes on nothing
+        if not is_drawing or np.asarray(on_white).min() < _ALMOST_WHITE:
             return on_white
         on_black = _on_paper(image, "black")
         return on_black if on_black.getbbox() else on_white

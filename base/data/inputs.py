@@ -126,17 +126,21 @@ class Input(torch.nn.Module):
 
     def _parsed(self, value: Any, dtype: str) -> np.ndarray:
         """The array of numbers that a value of JSON is, in a dtype of NumPy."""
+        kind = np.dtype(dtype).kind
         try:
             with np.errstate(over="raise"):
                 array = np.array(value)
                 if array.dtype.kind not in "biuf":
                     raise TypeError
-                if np.dtype(dtype).kind not in "iu":
+                if kind not in "iu":
                     return array.astype(dtype)
         except (TypeError, ValueError, OverflowError, FloatingPointError):
             raise UserError("an example should be an array of numbers, all rows of equal length") from None
         limits = np.iinfo(dtype)
-        if not ((array == array.round()) & (array >= limits.min) & (array <= limits.max)).all():
+        in_reach = (array >= limits.min) & (array <= limits.max)
+        if array.dtype.kind == "f":  # the largest integers of 64 bits are rounded up to a power of two
+            in_reach &= (array == array.round()) & (array < 2.0 ** (limits.bits - (limits.min < 0)))
+        if not in_reach.all():
             wanted = f"integers from {limits.min} to {limits.max}, as the model's training data do: {dtype}"
             raise UserError(f"an example should hold {wanted}")
         return array.astype(dtype)

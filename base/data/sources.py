@@ -208,7 +208,7 @@ def _files(source, input):
 
 
 def _matching(pattern):
-    """The files that match a pattern; the folder that it begins with may have a name such as "set[1]"."""
+    """The files that match a pattern in a folder, whose own name may be one such as "set[1]"."""
     folder, name = os.path.split(pattern)
     return glob.glob(os.path.join(glob.escape(folder), name) if os.path.isdir(folder) else pattern, recursive=True)
 

@@ -6,11 +6,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from base import BaseCallback, BaseDataLoader
-from base.training.batch_stream import require_shared
+from base.training.batch_stream import limited, num_batches, require_shared
 from base.training.checkpoints import evaluated_model
 from base.training.evaluate import evaluate
 from utils import MetricTracker, UserError
-from utils.config.components import PARTS, watched
+from utils.config.components import PARTS, dict_at, specs_in, watched
 from utils.config.types import build
 from utils.distributed.parallel import needs_all_gradients
 from utils.distributed.world import is_main
@@ -181,7 +181,9 @@ class ValidateOn(BaseCallback):
 
     name: of the data, as "noisy".
     data_loader: {"type", "args"} of a loader all of whose samples are used, as in the section "valid_data_loader".
-    every_epochs: epochs between two validations. The last epoch has one, too.
+    every_epochs: epochs between two validations. The last epoch has one, too, unless early_stop ends the run.
+
+    trainer.limit_valid_batches limits these validations, too.
     """
 
     def __init__(self, name: str, data_loader: dict, every_epochs: int = 1) -> None:
@@ -193,6 +195,9 @@ class ValidateOn(BaseCallback):
     def check(self, trainer: "Trainer") -> None:
         if not hasattr(trainer, "valid_metrics"):
             raise UserError("ValidateOn needs a Trainer, which says how a batch is evaluated")
+        specs = specs_in(trainer.config.config, "callbacks").values()
+        names = [dict_at(spec, "args").get("name") for spec in specs if spec["type"] == "ValidateOn"]
+        require(names.count(self.name) < 2, "name", self.name, "another word in each ValidateOn")
         for place, name in watched(trainer.config.config).items():
             if self.every_epochs > 1 and name.startswith(f"{self.name}_"):
                 raise UserError(f"every_epochs: got {self.every_epochs}; {place} needs a value in every epoch; give 1")
@@ -201,13 +206,14 @@ class ValidateOn(BaseCallback):
             loader.load_state_dict(trainer.data_loader.state_dict())  # the same classes, and the same scales
         self._loader = loader.as_validation()
         require_shared("data_loader", self._loader)
+        self._limit = limited(num_batches(self._loader), trainer.settings.limit_valid_batches)
 
     def on_epoch_end(self, trainer: "Trainer", log: dict[str, Any]) -> None:
-        if log["epoch"] % self.every_epochs and log["epoch"] < trainer.epochs:
+        if log["epoch"] % self.every_epochs and log["epoch"] < trainer.epochs and trainer.stop_reason is None:
             return
         parts = evaluated_model(trainer), trainer.criterion, trainer.metric_ftns, self._loader, trainer.device
         tracker = MetricTracker.of(trainer.metric_ftns, trainer.device)
-        values = evaluate(*parts, tracker, trainer.settings.precision)
+        values = evaluate(*parts, tracker, trainer.settings.precision, limit=self._limit)
         log |= {f"{self.name}_{key}": value for key, value in values.items()}
 
 

@@ -178,12 +178,13 @@ class NonFiniteWatch:
         return nonfinite_samples(loader, [i for batch in batches for i in self.stream.samples(epoch, batch)])
 
     def _waiting(self):
-        """The flags of each device that have not been read."""
+        """The flags of each device that have not been read; a device without gradients of late may have fewer."""
         return [flags.all[: self._num_flagged] for flags in self._flags.values()] if self._num_flagged else []
 
     def _all_found(self, flags):
         """Whether the gradient of each step since the last report was not finite. flags: the values of _waiting()."""
-        return [*self._found, *map(any, zip([0.0] * self._num_flagged, *flags, strict=True))]
+        by_step = itertools.zip_longest([0.0] * self._num_flagged, *flags, fillvalue=0.0)
+        return [*self._found, *map(any, by_step)]
 
     def _clear_flags(self):
         self._reset_flags()

@@ -50,8 +50,6 @@ def apply_switches(model: torch.nn.Module, settings: "TrainerSettings", device: 
     """
     if error := precision_error(settings.precision, device.type):
         raise UserError(f"trainer.precision: {error}")
-    if settings.precision == "fp16" and device.type == "xpu" and exact_float(device) is not torch.float64:
-        raise UserError("trainer.precision: the scaler of 'fp16' needs float64, which this device lacks; use 'bf16'")
     if settings.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
         raise UserError(f"trainer.precision: {torch.cuda.get_device_name(device)} has no bf16; use 'fp16' or 'fp32'")
     if settings.compile:
@@ -96,12 +94,19 @@ def autocast(precision: str, device: torch.device) -> contextlib.AbstractContext
     return torch.autocast(device.type, _DTYPES[precision])
 
 
-def grad_scaler(precision: str, device: torch.device, optimizer: Any) -> torch.amp.GradScaler | None:
-    """The GradScaler that float16 needs; None for other precisions. Raises UserError if the optimizer ignores it."""
+def grad_scaler(precision: str, device: torch.device, optimizer: Any = None) -> torch.amp.GradScaler | None:
+    """The GradScaler that training in float16 needs; None for other precisions.
+
+    Raises UserError if the device cannot scale, or if the optimizer would ignore the scaler.
+    """
     if precision != "fp16":
         return None
-    if device.type == "mps" and any(group.get("fused") for group in optimizer.param_groups):  # pytorch#186360
-        raise UserError("trainer.fused: on mps some versions of torch ignore the scaler of 'fp16'; set it to false")
+    if device.type == "xpu" and exact_float(device) is not torch.float64:
+        raise UserError("trainer.precision: the scaler of 'fp16' needs float64, which this device lacks; use 'bf16'")
+    groups = optimizer.param_groups if optimizer is not None else ()
+    if device.type == "mps" and any(group.get("fused") for group in groups):  # pytorch#186360
+        what = "on mps some versions of torch ignore the scaler of 'fp16'"
+        raise UserError(f"trainer.fused, optimizer.args.fused: {what}; set to false the one that is true")
     return torch.amp.GradScaler(device.type)
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -49,6 +50,15 @@ def test_a_model_of_texts_continues_text_files(tmp_path, capsys):
     assert [row.get("prediction") for row in rows] == ["cde", None, "uvw"] and writer.num_errors == 1
     assert rows[0]["source"] == f"{tmp_path}/ab.txt" and rows[1]["error"].startswith(f"{tmp_path}/empty.txt: is empty")
     assert (tmp_path / "p.csv").read_text().splitlines()[1] == f"{tmp_path}/ab.txt,cde,"
+
+
+def test_arrays_that_are_no_bytes_of_a_text_are_not_continued(tmp_path):
+    model = TrainedModel(Successor(), TextInput(3), Output(), torch.device("cpu"))
+    for array in (np.array([[97, 98]]), np.zeros((1, 0), np.uint8), np.zeros(3, np.uint8)):
+        np.save(tmp_path / "a.npy", array)
+        (part,) = continued_files(model, [f"{tmp_path}/a.npy"])
+        assert all("an array (B, T) of bytes, uint8" in str(error) for error in part.examples.errors.values())
+        assert len(part.examples.errors) == len(part.examples)
 
 
 class Painter(torch.nn.Module):

@@ -209,6 +209,16 @@ def test_a_worker_that_dies_between_two_passes_is_told_at_the_next_one():
         batches_of(loader)
 
 
+def test_a_worker_that_dies_is_told_when_another_loader_begins_its_pass():
+    trains, validates = (BaseDataLoader(TinyData(), 8, False, 0, 1, timeout=60) for _ in range(2))
+    next(batches_of(trains))
+    (worker,) = trains._iterator._workers
+    os.kill(worker.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+    with pytest.raises(DataError, match=rf"^data_loader: .*{worker.pid}.* is killed by signal"):
+        batches_of(validates)
+
+
 class Hanging(TinyData):
     def __getitem__(self, index):
         time.sleep(1000)

@@ -38,7 +38,7 @@ from utils.old_forms.config import in_todays_terms
 from utils.rules import nothing_to_validate, validated_twice
 
 _MAX_ERRORS = 20  # in one message
-_ALSO_LOGGED = "trainer.also_logged names what a trainer or callback of yours logs"
+_ALSO_LOGGED = "; trainer.also_logged names what a trainer or callback of yours logs"
 
 
 def check_config(
@@ -199,6 +199,9 @@ def _components(config, parts):
     for name, part in parts.items():
         for path, spec in specs_in(config, name, part.default).items():
             yield from _with_nested(path, spec, part)
+            loader = spec.get("args", {}).get("data_loader")  # of the callback ValidateOn
+            if is_spec(loader) and "valid_data_loader" in parts:
+                yield f"{path}.args.data_loader", {"args": {}, **loader}, parts["valid_data_loader"]
 
 
 def _with_nested(path, spec, part):
@@ -275,7 +278,8 @@ def _monitor_errors(config, parts, also_logged):
     logged = ["loss", *metric_names(config).values()]
     if _has_validation_data(config, parts) is not False:
         logged += [f"val_{name}" for name in logged]
-    logged += [*also_logged, *entries(dict_at(config, "trainer").get("also_logged"))]
+    own = entries(dict_at(config, "trainer").get("also_logged"))
+    logged += [*also_logged, *(name for name in own if isinstance(name, str))]
     no_split = "; data_loader.args.validation_split sets no samples aside, and there is no valid_data_loader"
     misspelt = [
         name
@@ -287,9 +291,8 @@ def _monitor_errors(config, parts, also_logged):
         bare = name.removeprefix("val_")
         of_misspelt = misspelt and (not nearest(name, right) or nearest(bare, misspelt))  # that error is enough
         if name not in logged and not of_misspelt:
-            own = "" if nearest(name, right) else f"; {_ALSO_LOGGED}"
-            meant = no_split if bare in logged else f"{did_you_mean(name, right)}{own}"
-            yield f"{path}: nothing called {brief(name)} is logged{meant}"
+            hint = did_you_mean(name, right) + ("" if nearest(name, right) else _ALSO_LOGGED)
+            yield f"{path}: nothing called {brief(name)} is logged{no_split if bare in logged else hint}"
 
 
 def _validation_errors(config, parts):

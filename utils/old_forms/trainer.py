@@ -14,6 +14,7 @@ from utils.nearest import nearest
 from utils.old_forms.config import OldConfigForms
 from utils.old_forms.flags import is_typed
 from utils.runs.weights import load_weights, unwrapped
+from utils.signatures import signature
 
 if TYPE_CHECKING:
     import torch
@@ -136,7 +137,7 @@ def _parsed(config, resume):
 def _takes_device(kind):
     """Whether a constructor of a trainer's class, or of one between it and this, takes a device, or may take one."""
     for own in _own_classes(kind):
-        parameters = inspect.signature(own.__init__).parameters.values() if "__init__" in vars(own) else ()
+        parameters = signature(own.__init__).parameters.values() if "__init__" in vars(own) else ()
         if any(parameter.name == "device" or parameter.kind in _VARIABLE for parameter in parameters):
             return True
     return False

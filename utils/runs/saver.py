@@ -63,8 +63,7 @@ class CheckpointSaver:
             state = with_shards_saved(state, self.folder, paths[-1].stem)
         if is_main():
             self.wait()
-            kept = plain(state, copy=True) if self.in_background else state  # save_checkpoint requires plain values
-            write = functools.partial(self._write, kept, paths, replaced)
+            write = functools.partial(self._write, plain(state, copy=self.in_background), paths, replaced)
             if self._thread is None:
                 write()
             else:

@@ -103,6 +103,13 @@ def test_white_strokes_on_transparency_are_put_on_black(tmp_path, mode):
     assert read(tmp_path / "x.png") == [[255] * 4] * 3
 
 
+def test_a_white_page_with_a_transparent_corner_stays_white(tmp_path):
+    pixels = np.full((4, 4, 4), 255, np.uint8)
+    pixels[0, 0, 3] = 0
+    Image.fromarray(pixels).save(tmp_path / "page.png")
+    assert read(tmp_path / "page.png") == [[255] * 4] * 3
+
+
 def test_a_transparent_colour_becomes_white(tmp_path):
     path = tmp_path / "x.png"
     Image.fromarray(RAMP).save(path, transparency=64)

@@ -108,6 +108,8 @@ def test_a_second_validation_set_is_logged_by_name_and_may_be_monitored(tmp_path
     without.train()
     assert same(without.model.state_dict(), trainer.model.state_dict())
 
+    with pytest.raises(UserError, match=r"^callbacks.0.args.name: got 'few'; it should be another word in each"):
+        tiny_trainer(config(tmp_path, *[spec("ValidateOn", **args)] * 2)).train()
     rare = tiny_trainer(config(tmp_path, spec("ValidateOn", **args, every_epochs=2), epochs=3))
     rare.train()
     assert [bool(row["few_loss"]) for row in metrics_rows(rare)] == [False, True, True]
@@ -121,8 +123,8 @@ def test_a_second_validation_set_is_logged_by_name_and_may_be_monitored(tmp_path
             {"every_epochs": 2},
             r"^callbacks.0.args.every_epochs: got 2; trainer.monitor needs",
         ),
-        ({"data_loader": {"type": "Nothing"}}, r"^callbacks.0: data_loader.type: .* has no 'Nothing'"),
-        ({"data_loader": spec("SecondSet", cuont=3)}, r"^callbacks.0: data_loader.args.cuont: no such"),
+        ({"data_loader": {"type": "Nothing"}}, r"^callbacks.0.args.data_loader.type: .* has no 'Nothing'"),
+        ({"data_loader": spec("SecondSet", cuont=3)}, r"^callbacks.0.args.data_loader.args.cuont: no such"),
     ],
 )
 def test_a_second_validation_set_that_cannot_be_is_refused_before_the_run(tmp_path, monkeypatch, args, message):

@@ -77,8 +77,8 @@ def test_columns_that_hold_a_single_value_are_left_out(tmp_path):
         ([[i, "?" if i == 2 else i + 0.5] for i in range(40)], "row 3, column 'target': '?' stands among numbers; "),
         (
             [[i, "?" if i % 10 == 2 else i % 2] for i in range(40)],
-            "row 3 (and in 3 more), column 'target': '?' stands among numbers; correct it, or remove the row; if it is a "
-            "class, write the others as texts, too",
+            "row 3 (and in 3 more), column 'target': '?' stands among numbers; correct it, or remove the row; if it is "
+            "a class, write the others as texts, too",
         ),
         (
             [[i, "total" if i == 39 else i % 5 + 1] for i in range(40)],

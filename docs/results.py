@@ -19,13 +19,14 @@ def main(name="", seeds="5"):
     rows = commands()
     if name not in rows:
         refuse(f"ROW: got {name!r}; give one of {', '.join(rows)}")
-    if not re.fullmatch(r"[2-9]|[1-9]\d+", seeds):
-        refuse(f"SEEDS: got {seeds!r}; give a number of seeds, 2 or more")
+    if not re.fullmatch(r"[1-9]\d*", seeds):
+        refuse(f"SEEDS: got {seeds!r}; give a number of seeds, 1 or more")
     start = processor_seconds()
-    series = ours(*shlex.split(rows[name]), "--seeds", seeds)
-    seconds = (processor_seconds() - start) / len(series["runs"])
-    tests = [test(Path(run["folder"])) for run in series["runs"]]
-    print(f"\n{name}: {len(tests)} seeds, {seconds:.0f} s of processor time to train each")
+    trained = ours(*shlex.split(rows[name]), *(["--seeds", seeds] if seeds != "1" else []))
+    runs = trained["runs"] if seeds != "1" else [trained]
+    seconds = (processor_seconds() - start) / len(runs)
+    tests = [test(Path(run["folder"])) for run in runs]
+    print(f"\n{name}: {len(tests)} seed{'s' * (len(tests) > 1)}, {seconds:.0f} s of processor time to train each")
     for key in tests[0]:
         print(f"{key}: {summary([result[key] for result in tests])}")
 
@@ -48,7 +49,9 @@ def test(run):
 
 
 def summary(values):
-    """The mean of the values, their standard deviation (of a sample, n - 1), and the values."""
+    """The mean of the values, their standard deviation (of a sample, n - 1), and the values; one value as it is."""
+    if len(values) == 1:
+        return f"{values[0]:.4f}"
     listed = ", ".join(f"{value:.4f}" for value in values)
     return f"{statistics.fmean(values):.4f} ± {statistics.stdev(values):.4f} ({listed})"
 

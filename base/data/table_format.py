@@ -97,7 +97,7 @@ def _remedy(text, form):
         return _EITHER
     if re.fullmatch(r"[-+]?\d*,\d+(e[-+]?\d+)?", text, re.IGNORECASE):
         return '; give "decimal": ","'
-    if re.fullmatch(r"[-+]?\d{1,3}([ '\u00a0\u202f\u2019_])\d{3}(\1\d{3})*([.,]\d*)?", text):
+    if re.fullmatch(r"[-+]?[1-9]\d{0,2}([ '\u00a0\u202f\u2019_])\d{3}(\1\d{3})*([.,]\d*)?", text):
         sign = next(letter for letter in text.lstrip("+-") if not letter.isdigit())
         return f'; give "thousands": {as_json(sign)}' + (' and "decimal": ","' if "," in text else "")
     if re.fullmatch(r"[^\w\s]*[\d.,]+ ?[$€£¥₹%]|[-+(]*[$€£¥₹] ?-?[\d.,]+\)?", text):

@@ -20,7 +20,7 @@ from scaffold.tasks.looking import (
 )
 from scaffold.tasks.plan import ABOUT_R_SQUARED, Plan, config_for, loaders_file, room, with_r_squared
 from scaffold.tasks.rows import ABOUT, table_net
-from scaffold.tasks.table_reading import form_text, read_table, with_marks
+from scaffold.tasks.table_reading import are_grouped, form_text, read_table, with_marks
 from utils.errors import UserError, brief, shortened, shown
 from utils.nearest import did_you_mean
 
@@ -28,6 +28,8 @@ _MAX_CATEGORIES = 200  # of a column; more are texts rather than categories
 _MAX_LISTED = 100  # columns that the config names one by one
 _MAX_LINES = 5  # on columns that are left out
 _FEW_NUMBERS = 20  # different whole numbers that are still taken for classes
+_STRAY = "; leave the cell empty if it stands for a missing value, remove the row if it holds totals, else correct it"
+_IN_ONE_WAY = "; write all numbers of the file in one way, with the same decimal point and thousands separator"
 _USUAL_TARGETS = ("target", "label", "class")
 
 
@@ -127,14 +129,18 @@ def _features(table: Table, others: list[str]) -> tuple[Kinds, dict[str, str]]:
         kinds, left_out = kinds_and_odd(table, others)
     except UserError as error:  # whose remedies are arguments of a config, of which there is none yet
         text = re.sub(r"^(numeric|path): ", "--data: ", str(error))
-        stray = "; leave the cell empty if it stands for a missing value, else correct it"
-        raise UserError(re.sub(r'; if it stands for a missing value, give "missing".*', stray, text)) from None
+        text = re.sub(r'; if it stands for a missing value, give "missing".*', _STRAY, text)
+        raise UserError(re.sub(r'; (give "|it has a decimal point, but).*', _IN_ONE_WAY, text)) from None
     used: dict[str, list[str]] = {"numeric": [], "categorical": []}
     for kind in used:
         for column in getattr(kinds, kind):
             number = _num_different(table, column, kind)
             if number == 1:
                 left_out[column] = "holds a single value"
+            elif kind == "numeric" and table.form.thousands and are_grouped(table.texts(column), table.form) is False:
+                left_out[column] = (
+                    f"holds groups of digits that are no numbers, such as {brief(_first_group(table, column))}"
+                )
             elif kind == "categorical" and number > _MAX_CATEGORIES:
                 left_out[column] = f"holds {number} different texts"
             else:
@@ -155,15 +161,20 @@ def _num_different(table: Table, column: str, kind: str) -> int:
     return len(np.unique(numbers[~np.isnan(numbers)]))
 
 
+def _first_group(table: Table, column: str) -> str:
+    return next(text for text in table.texts(column) if str(table.form.thousands) in text)
+
+
 def _is_class(table: Table, target: str) -> bool:
-    """Whether a column holds classes: texts, or a few whole numbers."""
+    """Whether a column holds classes: texts, or a few whole numbers. Raises UserError for some other value."""
     is_number, missing = table.are_numbers(target)
+    if is_number.mean() > 0.5:
+        remedy = "; correct it, or remove the row; if it is a class, write the others as texts, too"
+        table.require(target, is_number | missing, "stands among numbers", remedy)
     if not (is_number | missing).all() or not is_number.any():
-        if is_number.mean() > 0.5 and len(set(table.texts(target).tolist())) > _FEW_NUMBERS:
-            table.require(target, is_number | missing, "stands among numbers", "; correct it, or remove the row")
         return True
+    table.require(target, is_number, "is missing", "; remove the row, or fill in its value")
     numbers = table.numbers([target])[:, 0]
-    numbers = numbers[~np.isnan(numbers)]
     return bool((numbers % 1 == 0).all()) and len(np.unique(numbers)) <= _FEW_NUMBERS
 
 
@@ -205,9 +216,13 @@ def _present_numbers(table: Table, target: str) -> np.ndarray:
 
 def _tested(path: str, form: TableFormat, target: str, kinds: Kinds, classes: list[str]) -> Table:
     """The table to test on. classes: of the training data; none for a target of numbers. Raises UserError."""
-    table = Table(path, "--test", form)
-    table.require_columns([target, *kinds.numeric, *kinds.categorical], "--test")
-    table.numbers(kinds.numeric)
+    try:
+        table = Table(path, "--test", form)
+        table.require_columns([target, *kinds.numeric, *kinds.categorical], "--test")
+        table.numbers(kinds.numeric)
+    except UserError as error:  # whose remedies are arguments of a config
+        remedy = form.as_trained().replace("\\", r"\\")
+        raise UserError(re.sub(r"; (give |it has a decimal point, but).*", remedy, str(error))) from None
     if classes:
         table.require(target, np.isin(table.texts(target).astype(str), classes), "is no class of the training data")
     else:

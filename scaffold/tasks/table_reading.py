@@ -4,6 +4,8 @@ import re
 from collections import Counter
 from typing import Any
 
+import numpy as np
+
 from base.data.local_files import local_file
 from base.data.table_file import Table
 from base.data.table_format import TableFormat
@@ -27,7 +29,8 @@ def read_table(path: str) -> Table:
             try:
                 table = Table(path, "--data", TableFormat(separator=separator, encoding=encoding))
             except UserError as error:
-                first_error = first_error or error
+                if first_error is None or '"separator"' in str(first_error):  # another one may come further
+                    first_error = error
                 continue
             if table.names[0].lower() == "sep=":
                 raise UserError(f"--data: {table.place}: its first line, sep={separator}, is for Excel; take it out")
@@ -41,8 +44,7 @@ def read_table(path: str) -> Table:
             if encoding != "utf-16":  # as which any file can be read that is none
                 alone = f"has a single column, {brief(table.names[0])}"
                 raise UserError(f"--data: {table.place}: {alone}; a table has one to predict, and one to learn from")
-    assert first_error is not None
-    raise first_error
+    raise UserError(re.sub('; give its "encoding".*', "; save it as UTF-8", str(first_error)))
 
 
 def _large_enough(table: Table) -> Table:
@@ -57,16 +59,27 @@ def _with_decimals(table: Table) -> Table:
     """The table with the decimal point and the thousands separator with which most columns are numbers."""
     best, most = table, _num_numeric(table)
     written = [name for name in _once(table) if not table.are_numbers(name)[0].all()]
-    texts = "\n".join(text for name in written for text in table.texts(name)[:_LOOKED_AT])
     for decimal, thousands in _WAYS_TO_WRITE:
         if most == len(table.names):
             break
-        if thousands is not None and not re.search(rf"\d{re.escape(thousands)}\d\d\d(?!\d)", texts):
+        form = _changed(table.form, decimal=decimal, thousands=thousands)
+        if thousands is not None and not any(are_grouped(table.texts(name), form) for name in written):
             continue
-        other = Table(table.place, "--data", _changed(table.form, decimal=decimal, thousands=thousands))
+        other = Table(table.place, "--data", form)
         if (number := _num_numeric(other)) > most:
             best, most = other, number
     return best
+
+
+def are_grouped(texts: np.ndarray, form: TableFormat) -> bool | None:
+    """Return whether the thousands separator groups the digits of most texts that hold it; None if none does.
+
+    texts (N,). In "030 123 000" it does not: a number does not begin with 0, while that of a phone may.
+    """
+    assert form.thousands is not None
+    number = rf"[-+]?[1-9]\d{{0,2}}(?:{re.escape(form.thousands)}\d{{3}})+(?:{re.escape(form.decimal)}\d*)?"
+    held = [bool(re.fullmatch(number, text, re.ASCII)) for text in texts[:_LOOKED_AT] if form.thousands in text]
+    return sum(held) > 0.5 * len(held) if held else None
 
 
 def _num_numeric(table: Table) -> int:

@@ -75,9 +75,22 @@ def test_a_row_is_trained_and_tested_and_its_mean_and_deviation_are_printed(prog
     assert "\nmnist_lenet: 2 seeds, 10 s of processor time to train each\n" in printed
 
 
+def test_the_first_seed_alone_has_no_deviation(program, monkeypatch, capsys):
+    ran = []
+
+    def ours(*words):
+        ran.append(" ".join(words))
+        return {"folder": "/none/a"} if words[0] == "train.py" else {"values": {"accuracy": 0.5}}
+
+    monkeypatch.setattr(program, "ours", ours)
+    program.main("mnist_lenet", "1")
+    assert ran == ["train.py -c config.json", "test.py -r /none/a"]  # --seeds takes 2 or more
+    assert capsys.readouterr().out.splitlines()[-1] == "accuracy: 0.5000"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
-    [([], "ROW: got ''; give one of mnist_lenet, "), (["mnist_lenet", "1"], "SEEDS: got '1'; give a number of seeds")],
+    [([], "ROW: got ''; give one of mnist_lenet, "), (["mnist_lenet", "0"], "SEEDS: got '0'; give a number of seeds")],
 )
 def test_a_row_that_is_none_is_refused(program, words, message, capsys):
     with pytest.raises(SystemExit, match=r"^2$"):

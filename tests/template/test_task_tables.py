@@ -76,18 +76,65 @@ def test_columns_that_hold_a_single_value_are_left_out(tmp_path):
     [
         ([[i, "?" if i == 2 else i + 0.5] for i in range(40)], "row 3, column 'target': '?' stands among numbers; "),
         (
+            [[i, "?" if i % 10 == 2 else i % 2] for i in range(40)],
+            "row 3 (and in 3 more), column 'target': '?' stands among numbers; correct it, or remove the row; if it is "
+            "a class, write the others as texts, too",
+        ),
+        (
+            [[i, "total" if i == 39 else i % 5 + 1] for i in range(40)],
+            "row 40, column 'target': 'total' stands among numbers; ",
+        ),
+        (
+            [[i, "NA" if i % 10 == 2 else i % 2] for i in range(40)],
+            "row 3 (and in 3 more), column 'target': 'NA' is missing; remove the row",
+        ),
+        (
             [["about 5" if i == 2 else i, "ab"[i % 2]] for i in range(40)],
             "row 3, column 'x': 'about 5' stands among numbers; leave the cell empty if it stands for a missing value, "
-            "else correct it",
+            "remove the row if it holds totals, else correct it",
+        ),
+        (
+            [["0,5" if i == 2 else i + 0.5, "ab"[i % 2]] for i in range(40)],
+            "row 3, column 'x': '0,5' stands among numbers; write all numbers of the file in one way, with the same "
+            "decimal point and thousands separator",
         ),
     ],
-    ids=["target", "feature"],
+    ids=["target", "mark in classes", "totals in classes", "missing class", "feature", "another decimal point"],
 )
 def test_a_text_among_numbers_is_refused_with_what_to_do_in_the_file(tmp_path, rows, message):
     path = write_table(tmp_path / "t.csv", rows, ["x", "target"])
     with pytest.raises(UserError) as raised:
         plan_for("--task", "table", "--data", path)
-    assert message in str(raised.value) and "numeric" not in str(raised.value)
+    assert message in str(raised.value) and "numeric" not in str(raised.value) and "give" not in str(raised.value)
+
+
+def test_no_argument_of_a_config_is_said_where_there_is_none(tmp_path):
+    path = write_table(tmp_path / "t.csv", [[i + 0.5, "ab"[i % 2]] for i in range(40)], ["x", "target"], ";")
+    for separator, number in ((",", "1.5"), (";", "1,5")):
+        test = write_table(tmp_path / "test.csv", [[number, "a"]] * 9, ["x", "target"], separator)
+        with pytest.raises(UserError, match='; write it as the training table was: ";" between values') as raised:
+            plan_for("--task", "table", "--data", path, "--test", test)
+        assert "give" not in str(raised.value)
+    long = tmp_path / "long.csv"
+    long.write_text(path.read_text() + "3;a;4\n")
+    with pytest.raises(UserError, match="row 41 has 3 values, but the header has 2"):
+        plan_for("--task", "table", "--data", long)
+    odd = tmp_path / "odd.csv"
+    odd.write_bytes(path.read_bytes() + b"3;\x81\n")
+    with pytest.raises(UserError, match=r"line 42 is not 'utf-8' text; save it as UTF-8$"):
+        plan_for("--task", "table", "--data", odd)
+
+
+def test_numbers_of_phones_are_no_numbers(tmp_path):
+    rows = [[f"030 123 {i:03}", f"{1 + i} 200" if i % 2 else i, "ab"[i % 2]] for i in range(40)]
+    path = write_table(tmp_path / "t.csv", [[phone, i, label] for i, (phone, _, label) in enumerate(rows)], [*"xyt"])
+    plan = plan_for("--task", "table", "--data", path, "--target", "t")
+    assert plan.config["data_loader"]["args"]["numeric"] == ["y"]
+    assert "left out: x, which holds 40 different texts in 40 rows, such as '030 123 000'" in plan.found
+    plan = plan_for("--task", "table", "--data", write_table(path, rows, [*"xyt"]), "--target", "t")
+    args = plan.config["data_loader"]["args"]
+    assert (args["thousands"], args["numeric"], args["categorical"]) == (" ", ["y"], [])
+    assert "left out: x, which holds groups of digits that are no numbers, such as '030 123 000'" in plan.found
 
 
 def test_a_line_for_excel_and_one_of_remarks_are_said(tmp_path):

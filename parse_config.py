@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 # A flag for one value of the config. flags: option strings. type: of the value. target: its path in the config.
 CustomArgs = collections.namedtuple("CustomArgs", "flags type target")
 
-_LOG_LEVELS = {0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG}
-
 
 class ConfigParser(OldConfigForms):
     """A job's config, merged and checked, and the objects and the run folder that are made from it.
@@ -61,6 +59,8 @@ class ConfigParser(OldConfigForms):
 
     Raises UserError, with all errors at once, for a config that cannot be right.
     """
+
+    log_levels = {0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG}  # by verbosity
 
     @takes_parser
     def __init__(
@@ -216,12 +216,12 @@ class ConfigParser(OldConfigForms):
 
     def get_logger(self, name: str, verbosity: int = 2) -> logging.Logger:
         """Return a logger that shows warnings (0), results too (1) or progress too (2)."""
-        if verbosity not in _LOG_LEVELS:
+        if verbosity not in self.log_levels:
             raise UserError(f"verbosity: got {verbosity!r}; it should be 0, 1 or 2")
         if not self._logs:
             self._log_into(None)
         logger = logging.getLogger(name)
-        logger.setLevel(_LOG_LEVELS[verbosity])
+        logger.setLevel(self.log_levels[verbosity])
         return logger
 
     def __getitem__(self, name: str) -> Any:

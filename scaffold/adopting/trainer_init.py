@@ -58,6 +58,9 @@ def init_override(source: Source, method: ast.FunctionDef | ast.AsyncFunctionDef
     if not kept and not changed_signature:
         return None, left
     given = [taken[name] or _INSTEAD[name] for name in _ROLES]
+    if _taken(method, ["resume"]):  # until September 2019: (..., optimizer, resume, config, train_logger)
+        given.insert(4, "resume")
+        given += [name] if (name := _taken(method, ["train_logger"])) else []
     lines = [f"def __init__({ast.unparse(method.args)}):", f"    super().__init__({', '.join(given)})"]
     texts = [textwrap.indent(textwrap.dedent(source.text_of(statement)), "    ") for statement in kept]
     return "\n".join([*lines, *texts]), left

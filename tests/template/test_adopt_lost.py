@@ -8,7 +8,9 @@ from old_ages import AFTER, MIDDLE, files_of, repository, stock  # noqa: F401 (a
 import scaffold.adopt
 from helpers import PROJECT
 from scaffold.adopt import adopt
+from scaffold.adopting.reading import Source
 from scaffold.adopting.stock import lines_of_gaps
+from scaffold.adopting.trainer_init import init_override
 from utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("stock")
@@ -167,3 +169,16 @@ def test_what_the_body_of_a_class_has_besides_methods_is_kept_or_work(tmp_path, 
     assert f"base/base_trainer.py:{line_of(text, 'Mixin')}: BaseTrainer loses Mixin: add it to a class" in report
     assert f"base/base_trainer.py:{line_of(text, 'for _')}: BaseTrainer loses `for _ in range(3):`: add" in report
     assert "of base/base_data_loader.py: BaseDataLoader as a whole" in report
+
+
+def test_a_constructor_of_2018_still_hands_over_the_checkpoint_to_resume():
+    text = """
+class BaseTrainer:
+    def __init__(self, model, loss, metrics, optimizer, resume, config, train_logger=None, rank=0):
+        self.rank = rank
+"""
+    tree = ast.parse(text)
+    source = Source("base/base_trainer.py", tree, text.splitlines())
+    override, left = init_override(source, tree.body[0].body[0])
+    assert "super().__init__(model, loss, metrics, optimizer, resume, config, train_logger)\n" in override
+    assert "self.rank = rank" in override and left == []

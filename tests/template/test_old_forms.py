@@ -206,6 +206,7 @@ def test_a_missing_value_is_one_line(tmp_path):
     [
         ({"early_stop": -1}, {"early_stop": float("inf")}),
         ({"early_stop": None}, {"early_stop": float("inf")}),
+        ({"verbosity": 2000}, {}),
         ({"early_stop": 3.0, "epochs": 4.0}, {"early_stop": 3, "epochs": 4}),
         ({"monitor": "max  val_accuracy "}, {"monitor": "max val_accuracy", "mnt_mode": "max"}),
         ({"monitor": "val_loss", "monitor_mode": "off"}, {"monitor": "off", "mnt_mode": "off"}),

@@ -148,6 +148,8 @@ def _todays_trainer(section, visualization):
         trainer.setdefault("tensorboard", visualization["tensorboardX"])
     if trainer.get("tensorboard") in (0, 1):
         trainer["tensorboard"] = bool(trainer["tensorboard"])
+    if type(trainer.get("verbosity")) is int and trainer["verbosity"] > 2:  # was only compared, as verbosity >= 2
+        trainer["verbosity"] = 2
     monitor = trainer.get("monitor")
     if isinstance(monitor, str):
         words = monitor.split()

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 if __name__.partition(".")[0] not in ("parse_config", "utils"):  # an old project's framework lies within a package
     from .utils.old_forms.nested import lead_to_top
@@ -60,7 +60,7 @@ class ConfigParser(OldConfigForms):
     Raises UserError, with all errors at once, for a config that cannot be right.
     """
 
-    log_levels = {0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG}  # by verbosity
+    log_levels: ClassVar = {0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG}  # by verbosity
 
     @takes_parser
     def __init__(

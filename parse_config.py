@@ -89,11 +89,11 @@ class ConfigParser(OldConfigForms):
             if value is not None:
                 set_by_path(self._config, target, value, KNOWN_KEYS)
         self._overridden = differences(config, self._config)
-        self._config = with_references(self._config)
         self.keeps_nothing = False  # whether save_dir is deleted when the command ends, or is not made at all
         self.own_limit = None  # then trainer.limit_train_batches as the config gives it
         self._checkpoint = self._seen = None  # what from_args has read; the runs that -r auto has looked at
         self.variants = []  # runs that --folds or --seeds ask for
+        self._config = with_references(self._config)
         self.own_keys = check_config(self._config, self.parts, also_logged, begins=resume is None)
         self._as_read = deep_merge({}, self._config)
 

@@ -10,7 +10,7 @@ from scaffold.adopting.ours import CLASSES, members, read_attributes, stored_att
 from scaffold.adopting.reading import Source
 from scaffold.adopting.stock import fingerprints, is_silent, lines_of_gaps, own_units
 from scaffold.adopting.trainer_init import init_override
-from scaffold.adopting.whole import differs, repaired
+from scaffold.adopting.whole import differs, repaired, takes_default
 from utils.errors import shortened
 
 # A project's own version of these classes is kept as a whole: it needs nothing of the framework.
@@ -105,12 +105,13 @@ class Classes:
 
     def _whole(self, node):
         """The code of a class that is kept as a whole, repaired for today's torch and pandas."""
-        text, imports, derived = repaired(self.source, node)
-        self.imports += imports
+        made = repaired(self.source, node)
+        self.imports += made.imports
         self.whole.add(node.name)
-        if derived:
+        self.work += [Work(f"{self.source.place}:{line}", reason) for line, reason in made.left]
+        if made.is_derived:
             self.derived[node.name] = " as a whole"
-        return text
+        return made.code
 
     def _derive(self, node, methods, own, stock, init, override, fewer):
         """The code of a subclass with what is the project's of a class; override: the code of its constructor.
@@ -123,7 +124,7 @@ class Classes:
         for method in methods:
             if name == "BaseTrainer" and method is init:
                 texts |= {method.name: override} if override else {}
-            elif method.name not in stock and method.name in members(name) - _THEIRS.get(name, set()):
+            elif method.name not in stock and method.name in members(name) and not _may_stay(name, method):
                 reason = f"{name}.{method.name}: the framework's {name} has something of this name; choose another"
                 self.work.append(Work(f"{self.source.place}:{method.lineno}", reason))
             elif name == "ConfigParser" and method.name not in stock and (made := folder_property(method, init)):
@@ -174,6 +175,11 @@ class Classes:
         what += f"line{'s' if len(different) > 1 else ''} {named} of {function}"
         reason = _INSTEAD.get(function) or _INSTEAD[function.partition(".")[0]]
         self.work.append(Work(f"{self.source.place}:{different[0]}", f"{what}: {reason}"))
+
+
+def _may_stay(name, method):
+    """Whether a method of the project's may stand in place of the framework's of the same name."""
+    return method.name in _THEIRS.get(name, ()) and (method.name != "get" or takes_default(method))
 
 
 def _lost_of(node):

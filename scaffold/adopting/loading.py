@@ -21,15 +21,23 @@ def load_bare_weights(place: str, text: str) -> tuple[str, list[Rewritten]]:
         if not isinstance(function, (ast.Module, ast.FunctionDef)):
             continue
         for node, of in _loads(function):
-            model, weights = ast.unparse(of), ast.unparse(node.args[0])
-            before, after = ast.unparse(node), f"load_weights({model}, {weights})"
-            if _is_wrapped(function, model, node.lineno) and before in lines[node.lineno - 1]:
+            before, model, weights = (ast.get_source_segment(text, part) or "" for part in (node, of, node.args[0]))
+            after = f"load_weights({model}, {weights})"
+            if _is_wrapped(function, ast.unparse(of), node.lineno) and before in lines[node.lineno - 1]:
                 lines[node.lineno - 1] = lines[node.lineno - 1].replace(before, after)
                 done.append(Rewritten(f"{place}:{node.lineno}", before, after))
     if done:
-        imports = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
-        lines.insert(max((node.end_lineno or 0 for node in imports), default=0), _IMPORT)
+        lines.insert(_end_of_imports(tree, min(int(one.place.rpartition(":")[2]) for one in done)), _IMPORT)
     return "\n".join(lines), done
+
+
+def _end_of_imports(tree, line):
+    """The last line of the imports above a line, or that before the first statement; what is below runs too late."""
+    imports = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom)) and node.lineno < line]
+    if imports:
+        return imports[-1].end_lineno or 0
+    first = tree.body[0]
+    return (first.end_lineno or 0) if ast.get_docstring(tree) is not None else first.lineno - 1
 
 
 def _loads(function):

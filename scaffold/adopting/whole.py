@@ -2,12 +2,38 @@
 
 import ast
 import re
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from scaffold.adopting.reading import Source
+from scaffold.adopting.tables import written_through
 from scaffold.adopting.trainer_init import is_suited
 
-_PARSER = "class ConfigParser(OwnConfigParser, FrameworkConfigParser):"
+_OWN_CONFIG = "from utils.old_forms.own_config import OwnConfigParser"
 _READER = "from utils.runs.checkpoint import load_checkpoint"
+_UNWRITTEN = (
+    "MetricTracker writes `{}`, which does not change its table with pandas 3; write self._data.loc[row, column]"
+)
+_DECORATED = "ConfigParser is kept as a whole with @{}; look whether the class is still made as you want"
+_GET = "ConfigParser.get: the framework calls get(name, default); give it a second argument, with a default"
+
+
+class Repaired(NamedTuple):
+    """The code of a class that is kept as a whole.
+
+    imports: statements that it needs besides. is_derived: whether it has the framework's class as a base. left: (line
+    of the file, reason) of what is left to do by hand.
+    """
+
+    code: str
+    imports: Sequence[str] = ()
+    is_derived: bool = False
+    left: Sequence[tuple[int, str]] = ()
+
+
+def takes_default(method: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Whether a method takes a name and a default, as the framework calls config.get(name, default), or the name."""
+    return len(method.args.args) == 3 and len(method.args.defaults) in (1, 2) and not method.args.kwonlyargs
 
 
 def differs(node: ast.ClassDef, own: dict[str, list]) -> str | None:
@@ -37,34 +63,43 @@ def _other_epochs(train):
     """A call in train() by which an epoch is run that is not that of the template, as text; None without one."""
     assigned = [item for item in ast.walk(train) if isinstance(item, ast.Assign)]
     unpacked = [item.value for item in assigned if isinstance(item.targets[0], ast.Tuple)]
-    for node in ast.walk(train):
-        if not isinstance(node, ast.Call) or not re.fullmatch(r"self\._\w*epoch", ast.unparse(node.func)):
-            continue
-        stock = ast.unparse(node.func) == "self._train_epoch" and len(node.args) + len(node.keywords) == 1
-        if not stock or node in unpacked:
-            return ast.unparse(node)
-    return None
+    calls = [node for node in ast.walk(train) if isinstance(node, ast.Call)]
+    calls = [node for node in calls if re.fullmatch(r"self\._\w*epoch", ast.unparse(node.func))]
+    same = [node for node in calls if ast.unparse(node.func) == "self._train_epoch"]
+    same = [node for node in same if len(node.args) + len(node.keywords) == 1]
+    others = [node for node in same if node in unpacked] if same else calls  # beside it, self._log_epoch(...) is none
+    return ast.unparse(others[0]) if others else None
 
 
-def repaired(source: Source, node: ast.ClassDef) -> tuple[str, list[str], bool]:
-    """Return the code of a class that is kept as a whole, and the imports that it needs besides.
+def repaired(source: Source, node: ast.ClassDef) -> Repaired:
+    """Return the code of a class that is kept as a whole, as it runs with today's torch and pandas.
 
-    A ConfigParser gets the framework's as its base, and True is returned. A MetricTracker writes into its table as
-    pandas 3 allows, and a checkpoint, which pickles its config, is read without running code of the file.
+    A ConfigParser gets the framework's as its last base. A MetricTracker writes into its table as pandas 3 allows, and
+    a checkpoint, which pickles its config, is read without running code of the file.
     """
     text = source.text_of(node)
     if node.name == "ConfigParser":
-        head = re.compile(r"^class ConfigParser\b[^:]*:", re.MULTILINE)
-        return head.sub(_PARSER, text, count=1), ["from utils.old_forms.own_config import OwnConfigParser"], True
+        return _parser(text, node)
     if node.name == "MetricTracker":
-        zeros = r"self._data[\1] = pd.Series(\2, index=self._data.index, dtype=object)"
-        text = re.sub(r"self\._data\[(\w+)\]\.values\[:\] = (\S+)", zeros, text)
-        return re.sub(r"self\._data\.(?!loc\b|at\b)(\w+)\[(\w+)\]", r'self._data.loc[\2, "\1"]', text), [], False
+        code, left = written_through(text)
+        first = node.end_lineno - text.count("\n") if node.end_lineno else 1
+        return Repaired(code, left=[(first + line - 1, _UNWRITTEN.format(target)) for line, target in left])
     if node.name == "Logger":  # of 2018, which checkpoints hold
-        return f"{text}\n\n\ntorch.serialization.add_safe_globals([Logger])", ["import torch"], False
-    if node.name != "BaseTrainer":
-        return text, [], False
-    if re.search(r"""checkpoint\[['"]logger['"]\]""", text):
-        return text, [], False  # torch.load gives it the project's own Logger, which load_checkpoint does not
+        return Repaired(f"{text}\n\n\ntorch.serialization.add_safe_globals([Logger])", ["import torch"])
+    if node.name != "BaseTrainer" or re.search(r"""checkpoint\[['"]logger['"]\]""", text):
+        return Repaired(text)  # torch.load gives it the project's own Logger, which load_checkpoint does not
     text, count = re.subn(r"\btorch\.load\(([\w.]+)\)", r"load_checkpoint(\1)", text)
-    return text, [_READER] if count else [], False
+    return Repaired(text, [_READER] if count else [])
+
+
+def _parser(text, node):
+    """A ConfigParser with the framework's as its last base; what it has from its own bases comes first, as before."""
+    bases = [base for base in map(ast.unparse, node.bases) if base != "object"]
+    keywords = [f"{keyword.arg}={ast.unparse(keyword.value)}" for keyword in node.keywords]
+    given = ", ".join(["OwnConfigParser", *bases, "FrameworkConfigParser", *keywords])
+    head = re.compile(r"^class ConfigParser\b[^:]*:", re.MULTILINE)
+    left = [(item.lineno, _DECORATED.format(ast.unparse(item))) for item in node.decorator_list]
+    for item in node.body:
+        if isinstance(item, ast.FunctionDef) and item.name == "get" and not takes_default(item):
+            left.append((item.lineno, _GET))
+    return Repaired(head.sub(lambda _: f"class ConfigParser({given}):", text, count=1), [_OWN_CONFIG], True, left)

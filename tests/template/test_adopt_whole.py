@@ -2,18 +2,20 @@
 
 import ast
 import json
+from pathlib import Path
 
 import pytest
 import torch
+from forked import run_forked
 from old_ages import AFTER, BEFORE, MIDDLE, files_of, repository, stock  # noqa: F401 (a fixture)
-from worlds import run_forked
 
 import scaffold.adopt
+from parse_config import ConfigParser as FrameworkConfigParser
 from scaffold.adopt import adopt
 from scaffold.adopting import kept_classes
 from scaffold.adopting.loading import load_bare_weights
 from scaffold.adopting.reading import Source
-from scaffold.adopting.whole import repaired
+from scaffold.adopting.whole import differs, repaired
 from utils.old_forms.own_config import OwnConfigParser
 from utils.runs.checkpoint import load_checkpoint
 
@@ -55,6 +57,17 @@ class ConfigParser:
     @property
     def log_dir(self):
         return self._save_dir
+"""
+MODEL = """
+import os
+
+import torch
+
+
+class Net(torch.nn.Linear):
+    def __init__(self, in_features, out_features):
+        super().__init__(in_features, out_features)
+        self.register_buffer('only', torch.tensor(int.from_bytes(os.urandom(4), 'big')))  # another in each process
 """
 TRAIN = """
     def train(self):
@@ -106,6 +119,7 @@ def test_a_parser_and_a_loop_with_other_arguments_train_and_resume_as_they_did(t
     files["train.py"] = files["train.py"].replace("from_args(args, options)", "from_args(args, 3, options)")
     loop = files["trainer/trainer.py"].replace("(self, epoch)", "(self, epoch, epochs)")
     files["trainer/trainer.py"] = loop.replace("return {'loss': loss.item()}", "return {'loss': loss.item()}, epochs")
+    files["model/model.py"] = MODEL
     project, report = adopted(tmp_path, capsys, files)
     assert "ConfigParser takes other arguments in __init__ than the framework's, so it is kept as a whole" in report
     assert "BaseTrainer runs an epoch by `self._train_epoch(number, self.epochs)`, so it is kept as a whole" in report
@@ -115,7 +129,7 @@ def test_a_parser_and_a_loop_with_other_arguments_train_and_resume_as_they_did(t
     (project / "saved/fold3/checkpoint-epoch2.pth").unlink()
     run_forked("train.py", "-c", "config.json", "-r", checkpoint, cwd=project)
     again = load_checkpoint(project / "saved/fold3/checkpoint-epoch2.pth")["weights"]
-    assert not checkpoint.with_name("checkpoint-epoch3.pth").exists() and again.keys() == end.keys()
+    assert not checkpoint.with_name("checkpoint-epoch3.pth").exists() and again["only"] == end["only"]
 
 
 def test_a_parser_of_its_own_gives_the_frameworks_trainer_what_it_needs(tmp_path, capsys):
@@ -135,16 +149,11 @@ def test_a_parser_of_its_own_gives_the_frameworks_trainer_what_it_needs(tmp_path
 def made(text, **names):
     """What repaired() makes of a class, executed."""
     (node,) = ast.parse(text).body
-    code, _, _ = repaired(Source("x.py", ast.parse(text), text.split("\n")), node)
-    exec(code, names)  # of this test
+    exec(repaired(Source("x.py", ast.parse(text), text.split("\n")), node).code, names)  # of this test
     return names[node.name]
 
 
 def test_a_parser_that_is_one_object_for_all_can_be_built():
-    class Framework:
-        def __init__(self, config, resume, new_run):
-            self.own_keys, self._save_dir = ["own"], None
-
     text = """class ConfigParser:
     one = None
 
@@ -161,10 +170,10 @@ def test_a_parser_that_is_one_object_for_all_can_be_built():
     def __init__(self, args):
         self.resume, self._config, self._save_dir = None, {'a': args}, 'here'
 """
-    parser = made(text, OwnConfigParser=OwnConfigParser, FrameworkConfigParser=Framework)
+    parser = made(text, OwnConfigParser=OwnConfigParser, FrameworkConfigParser=FrameworkConfigParser)
     config = parser.get_instance(3)
     assert parser.get_instance() is config and not config.has_ended
-    assert (config._config, config._save_dir, config._log_dir, config.own_keys) == ({"a": 3}, "here", "here", ["own"])
+    assert (config._config, config._save_dir, config._log_dir, config.own_keys) == ({"a": 3}, "here", "here", ["a"])
 
 
 def test_a_trainer_of_2018_gets_its_own_logger_from_its_checkpoints():
@@ -175,43 +184,77 @@ def test_a_trainer_of_2018_gets_its_own_logger_from_its_checkpoints():
 """
     source = text.format("self.train_logger = checkpoint['logger']")
     (node,) = ast.parse(source).body
-    assert repaired(Source("x.py", ast.parse(source), source.split("\n")), node) == (source.rstrip(), [], False)
+    assert repaired(Source("x.py", ast.parse(source), source.split("\n")), node) == (source.rstrip(), (), False, ())
     source = text.format("self.best = checkpoint['monitor_best']")
     (node,) = ast.parse(source).body
-    code, imports, _ = repaired(Source("x.py", ast.parse(source), source.split("\n")), node)
+    code, imports, *_ = repaired(Source("x.py", ast.parse(source), source.split("\n")), node)
     assert "checkpoint = load_checkpoint(path)\n" in code and len(imports) == 1
     before = torch.serialization.get_safe_globals()
-    logger = made("class Logger:\n    pass", torch=torch)
-    assert logger in torch.serialization.get_safe_globals()
-    torch.serialization.clear_safe_globals()
-    torch.serialization.add_safe_globals(before)
+    try:
+        logger = made("class Logger:\n    pass", torch=torch)
+        assert logger in torch.serialization.get_safe_globals()
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
 
 
-def test_a_tracker_of_its_own_writes_into_its_table_with_todays_pandas():
-    import pandas as pd
+def kept_parser(text):
+    """(work, code) of the ConfigParser in a file."""
+    source = Source("parse_config.py", ast.parse(text), text.split("\n"))
+    classes = kept_classes.Classes(source, set(), set())
+    code = classes.keep(source.definitions()["ConfigParser"])
+    return [item.reason for item in classes.work], code or ""
 
-    text = """class MetricTracker:
-    def __init__(self, *keys):
-        self._data = pd.DataFrame(index=keys, columns=['total', 'counts', 'average', 'current'])
-        for col in self._data.columns:
-            self._data[col].values[:] = 0
 
-    def update(self, key, value, n=1):
-        self._data.current[key] += value
-        self._data.total[key] += value * n
-        self._data.counts[key] += n
-        self._data.average[key] = self._data.total[key] / self._data.counts[key]
+def test_a_get_that_takes_no_default_does_not_replace_the_frameworks():
+    text = files_of(AFTER)["parse_config.py"] + "\n    def get(self, name{}):\n        return self.config[name]\n"
+    (reason,), code = kept_parser(text.format(""))
+    assert reason.startswith("ConfigParser.get: the framework's ConfigParser has something of this name")
+    assert "def get" not in code
+    work, code = kept_parser(text.format(", default=None"))
+    assert not work and "def get" in code
+    work, code = kept_parser(PARSER + "\n    def get(self, name):\n        return self.config[name]\n")
+    assert "def get" in code and "the framework calls get(name, default)" in work[-1]
 
-    def result(self):
-        return dict(self._data.average)
+
+def test_a_parser_that_is_kept_as_a_whole_keeps_its_bases_and_its_metaclass(tmp_path):
+    single = """
+class Single(type):
+    made = {}
+
+    def __call__(cls, *args):
+        if cls not in cls.made:
+            cls.made[cls] = super().__call__(*args)
+        return cls.made[cls]
 """
-    tracker = made(text, pd=pd)("loss", "other")
-    tracker.update("loss", 1.0)
-    tracker.update("loss", torch.tensor(4.0), n=3)
-    assert tracker.result() == {"loss": 3.25, "other": 0} and tracker._data.current["loss"] == 5
+    text = single + PARSER.replace(
+        "class ConfigParser:", "@whole\nclass ConfigParser(Named, object, metaclass=Single):"
+    )
+    work, code = kept_parser(text)
+    assert "class ConfigParser(OwnConfigParser, Named, FrameworkConfigParser, metaclass=Single):\n" in code
+    assert code.lstrip().startswith("@whole\n") and "ConfigParser is kept as a whole with @whole" in work[-1]
+    given = {
+        "OwnConfigParser": OwnConfigParser,
+        "FrameworkConfigParser": FrameworkConfigParser,
+        "whole": lambda kind: kind,
+        "Path": Path,
+    }
+    given["Named"] = type("Named", (), {"get": lambda self, name: self._config[name]})
+    exec(single + code.replace("setup_logging(self._save_dir)", "pass"), given)  # of this test
+    content = {"name": "n", "trainer": {"save_dir": str(tmp_path)}}
+    config = given["ConfigParser"](content, 1)
+    assert given["ConfigParser"](content, 2) is config and config.get("name") == "n" and config.variants == []
 
 
-def test_changed_averages_and_a_trainer_without_an_optimizer_are_kept(tmp_path, capsys):
+def test_a_trainer_that_calls_a_stock_epoch_and_logs_it_is_no_other():
+    text = "class BaseTrainer:\n    def train(self):\n        for epoch in range(3):\n"
+    text += "            {} = self._train_epoch(epoch{})\n            self._log_epoch(epoch, result)\n"
+    for result, more, differing in (("result", "", False), ("result, more", "", True), ("result", ", 3", True)):
+        (node,) = ast.parse(text.format(result, more)).body
+        assert bool(differs(node, {})) == differing
+
+
+def test_a_trainer_without_an_optimizer_is_kept(tmp_path, capsys):
     files = files_of(BEFORE)
     text = files["base/base_trainer.py"]
     files["base/base_trainer.py"] = text.replace(", optimizer, config", ", config").replace("= optimizer", "= None")
@@ -253,5 +296,11 @@ def test_weights_are_loaded_into_the_bare_model_after_dataparallel():
     assert "    load_weights(model, weights)\n    other.load_state_dict(weights)\n" in new
     assert new.startswith("import torch\nfrom utils.runs.weights import load_weights\n")
     assert [(item.place, item.after) for item in done] == [("test.py:7", "load_weights(model, weights)")]
+    quoted = text.replace("weights)\n    other", 'state["weights"])\n    other') + "\n\nmain(1, 2)\nimport later\n"
+    new, done = load_bare_weights("test.py", f'#!/usr/bin/env python\n"""Tests."""\n{quoted}')
+    assert '    load_weights(model, state["weights"])\n' in new and len(done) == 1
+    assert '"""Tests."""\nimport torch\nfrom utils.runs.weights import load_weights\n' in new
+    new, _ = load_bare_weights("test.py", "# coding: utf-8\n" + text.removeprefix("import torch\n\n\n"))
+    assert new.startswith("# coding: utf-8\nfrom utils.runs.weights import load_weights\ndef main")
     bare = text.replace("torch.nn.DataParallel(model)", "model.cuda()")
     assert load_bare_weights("test.py", bare) == (bare, [])

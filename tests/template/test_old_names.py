@@ -1,12 +1,16 @@
 """--check in a project with a script of its own: what its config names is looked up in its code and in torch."""
 
+import ast
 import sys
 
 import pytest
+import torch
 
+from utils.config.components import OWN_SECTION
+from utils.config.types import resolve
 from utils.errors import UserError
 from utils.old_forms.config import in_todays_terms
-from utils.old_forms.named import wrong_names_of_script
+from utils.old_forms.named import wrong_names, wrong_names_of_script
 
 SCRIPT = """import argparse
 import torch
@@ -75,6 +79,9 @@ def project(tmp_path):
 def test_every_name_that_the_code_does_not_have_is_a_line(project, monkeypatch):
     monkeypatch.setattr(sys, "argv", [str(project / "train.py"), "-c", "config.json"])
     assert sorted(wrong_names_of_script(CONFIG)) == LINES
+    several = CONFIG["second"] | {"args": {"momentun": 0, "lrr": 1, "nesterof": 1, "dampenin": 1, "weigt_decay": 0}}
+    lines = wrong_names_of_script({"second": several})
+    assert [line.split(":")[0].rpartition(".")[2] for line in lines] == list(several["args"])
     right = CONFIG | {"loss": "mse_loss", "metrics": [], "data_loader": {"type": "Lines", "args": {"batch_size": 1}}}
     right |= {part: {"type": "SGD", "args": {"lr": 1}} for part in ("optimizer", "second")} | {"lr_scheduler": {}}
     assert wrong_names_of_script(right) == []
@@ -82,14 +89,57 @@ def test_every_name_that_the_code_does_not_have_is_a_line(project, monkeypatch):
     assert wrong_names_of_script(CONFIG) == []
 
 
-def test_check_refuses_them_all_at_once(project):
+@pytest.mark.parametrize(
+    "lookup",
+    [
+        "if config['big']:\n    config.init_obj('it', {0})\nelse:\n    config.init_obj('it', {1})",
+        "it = getattr({0}, config['it'], None) or getattr({1}, config['it'])",
+        "try:\n    import a.b as both\nexcept ImportError:\n    import net.loss as both\ngetattr(both, config['it'])",
+        "config.init_obj('it', module={0})\nconfig.init_obj('it', {1})",
+    ],
+)
+def test_what_is_looked_up_in_several_modules_is_passed_over(lookup):
+    def read(module):
+        names = {"net.loss": "mse_loss", "net.metric": "accuracy"}
+        return ast.parse(f"{names[module]} = 1") if module in names else None
+
+    for first, second in (("loss", "metric"), ("metric", "loss")):
+        script = ast.parse(f"import net.loss as loss\nfrom net import metric\n{lookup.format(first, second)}")
+        for name in ("mse_loss", "accuracy"):
+            assert not list(wrong_names({"it": name}, script, read))
+            assert not list(wrong_names({"it": {"type": name, "args": {}}}, script, read))
+
+
+def test_types_with_a_dot_are_left_to_init_obj():
+    import model.model
+
+    def read(module):
+        return ast.parse("class MnistModel:\n    pass") if module == "model.model" else None
+
+    script = ast.parse("import torch\nimport model.model as arch\nc.init_obj('a', arch)\nc.init_obj('o', torch.optim)")
+    for section, home, name in (
+        ("a", model.model, "MnistModel"),
+        ("a", model.model, "model.MnistModel"),
+        ("a", model.model, "model.model.MnistModel"),
+        ("o", torch.optim, "SGD"),
+        ("o", torch.optim, "torch.optim.SGD"),
+    ):
+        assert callable(resolve(name, home, OWN_SECTION))
+        assert list(wrong_names({section: {"type": name, "args": {}}}, script, read)) == []
+    assert len(list(wrong_names({"o": {"type": "SDG"}, "a": {"type": "Mnist"}}, script, read))) == 2
+    assert list(wrong_names({"o": {"type": ["SGD"]}}, script, read)) == []
+
+
+def test_check_refuses_every_wrong_name_at_once_after_its_warnings(project, capsys):
     from parse_config import ConfigParser
 
     config = ConfigParser(CONFIG)
     config.adapt_to_script()  # without --check the script finds them itself
+    config.own_keys.append("num_gpu")  # resembles n_gpu
     with pytest.MonkeyPatch.context() as patched, pytest.raises(UserError) as caught:
         patched.setattr(sys, "argv", [str(project / "train.py")])
         config.adapt_to_script(check=True)
+    assert "num_gpu: is kept as a key of this project's own" in capsys.readouterr().out
     assert sorted(str(caught.value).splitlines()) == LINES
 
 

@@ -64,6 +64,7 @@ _STAND_INS = {
     "numpy._core.multiarray.scalar": _numpy_scalar,
     "_codecs.encode": lambda text, encoding: text.encode("latin1"),
     "argparse.Namespace": _Record,
+    "datetime.datetime": _Record,
     "logging.getLogger": _Record,  # how a Logger is pickled
     "pathlib.PosixPath": _Record,
     "pathlib.WindowsPath": _Record,

@@ -51,13 +51,13 @@ class OldConfigForms:
         """
         if self.parts:
             return
+        lines = [*resemblances(self.own_keys, self.config), *in_todays_terms(self.config)[1]]
+        for line in lines:
+            self.get_logger("config").warning("%s", line)
         if check:
             from utils.old_forms.named import wrong_names_of_script
 
             refuse(wrong_names_of_script(self.config))
-        lines = [*resemblances(self.own_keys, self.config), *in_todays_terms(self.config)[1]]
-        for line in lines:
-            self.get_logger("config").warning("%s", line)
         if self.resume is not None and not checksum_of(self.resume):
             from utils.old_forms.checkpoint import let_torch_read
 

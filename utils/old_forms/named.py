@@ -4,12 +4,14 @@ import ast
 import importlib
 import inspect
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from utils.errors import brief
 from utils.nearest import nearest
+from utils.signatures import signature
 
 _BUILDERS = {"init_obj", "init_ftn", "initialize"}
 
@@ -41,10 +43,13 @@ def wrong_names(config: dict[str, Any], script: ast.Module, read: Callable[[str]
 
     script: says which module that is, by config.init_obj("arch", module_arch), by get_instance(module_arch, "arch",
     config) or by getattr(module_loss, config["loss"]). read: returns the code of a module of the project, None for
-    another. Sections of other modules are passed over.
+    another. Passed over are sections of other modules, those that the script looks up in more than one, and types with
+    a dot, which init_obj looks up elsewhere.
     """
     for section, module in _parts(script).items():
         value, tree = config.get(section), read(module)
+        if isinstance(value, dict) and not isinstance(value.get("type"), str):
+            continue
         if tree is None and module.partition(".")[0] == "torch" and isinstance(value, dict):
             yield from _wrong_in_torch(section, value, module)
         if tree is None or _is_open(tree):
@@ -81,37 +86,45 @@ def bound_names(tree: ast.Module) -> set[str]:
 
 
 def _parts(script):
-    """{section: module} of what a script builds or looks up by name."""
-    modules = {}
+    """{section: module} of what a script builds or looks up by name in one module alone."""
+    imported = defaultdict(set)  # a script may import one of two modules under the same name
     for node in ast.walk(script):
         if isinstance(node, ast.Import):
-            modules |= {alias.asname or alias.name.partition(".")[0]: alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            modules |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
-    found = {}
+            for alias in node.names:
+                top = alias.name.partition(".")[0]
+                imported[alias.asname or top].add(alias.name if alias.asname else top)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                imported[alias.asname or alias.name].add(None if node.level else f"{node.module}.{alias.name}")
+    found = defaultdict(set)  # with None for what is not such a module
     for node in ast.walk(script):
         module, section = _pair(node)
-        if isinstance(node, ast.ListComp):  # [getattr(module_metric, name) for name in config["metrics"]]
-            module, section = _pair(node.elt)[0], _key(node.generators[0].iter)
+        if isinstance(node, ast.ListComp) and _called(node.elt) == "getattr":
+            module, section = _pair(node.elt)[0], _key(node.generators[0].iter)  # for name in config["metrics"]
         head, _, rest = (module or "").partition(".")
-        if section and head in modules:
-            found[section] = f"{modules[head]}.{rest}" if rest and modules[head] == head else modules[head]
-    return found
+        for whole in imported.get(head, {None}):
+            found[section].add(f"{whole}.{rest}" if whole and rest else whole)
+    single = {section: modules.pop() for section, modules in found.items() if len(modules) == 1}
+    return {section: module for section, module in single.items() if section and module}
+
+
+def _called(node):
+    """The last name of the function that a call calls; "" for anything else."""
+    function = node.func if isinstance(node, ast.Call) else None
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
 def _pair(node):
-    """(module, section) of a call that builds or looks up; (None, None) for anything else."""
-    if not isinstance(node, ast.Call) or len(node.args) < 2:
+    """(module, section) of a call that builds or looks up, module being None if unknown; else (None, None)."""
+    called = _called(node)
+    if called not in {*_BUILDERS, "get_instance", "getattr"} or not node.args:
         return None, None
-    called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-    first, second = node.args[:2]
+    first, second = [*node.args, None][:2]
     if called in _BUILDERS:
-        return ast.unparse(second), _text(first)
+        return second and ast.unparse(second), _text(first)
     if called == "get_instance":
         return ast.unparse(first), _text(second)
-    if called == "getattr":
-        return ast.unparse(first), _key(second)
-    return None, None
+    return ast.unparse(first) if len(node.args) == 2 else None, _key(second)  # a default may be looked up elsewhere
 
 
 def _key(node):
@@ -130,7 +143,7 @@ def _is_open(tree):
 
 
 def _errors(path, name, module, tree):
-    if isinstance(name, str) and name not in (known := bound_names(tree)):
+    if isinstance(name, str) and "." not in name and name not in (known := bound_names(tree)):
         yield f"{path}: got {brief(name)}; {module} has no such name" + _meant(name, definitions(tree) or known)
 
 
@@ -151,7 +164,7 @@ def _wrong_arguments(section, value, defined):
 
 
 def _not_taken(section, value, taken):
-    for name in value["args"].keys() - set(taken):
+    for name in [key for key in value["args"] if key not in taken]:
         yield f"{section}.args.{name}: {value['type']} takes no such argument" + _meant(name, taken)
 
 
@@ -161,10 +174,10 @@ def _wrong_in_torch(section, value, module):
         found = vars(importlib.import_module(module))
     except ImportError:
         return
-    name, public = value.get("type"), [other for other in found if other[0].isupper()]
-    if isinstance(name, str) and name not in found:
+    name, public = value["type"], [other for other in found if other[0].isupper()]
+    if "." not in name and name not in found:
         yield f"{section}.type: got {brief(name)}; {module} has no such name" + _meant(name, public)
     elif inspect.isclass(kind := found.get(name)) and isinstance(value.get("args"), dict):
-        parameters = inspect.signature(kind).parameters
+        parameters = signature(kind).parameters
         if all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
             yield from _not_taken(section, value, list(parameters))

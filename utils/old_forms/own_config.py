@@ -4,6 +4,7 @@ python new_project.py --adopt keeps such a class as it was, with this one and th
 """
 
 import functools
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,27 @@ from utils.errors import UserError, end_on_user_errors
 from utils.runs.checkpoint import checksum_of
 
 
+def _settable(name: str) -> Any:
+    """Return a property for the attribute, or else for the one with an underscore; None if neither has been set."""
+
+    def read(self: Any) -> Any:
+        return vars(self).get(name, vars(self).get(f"_{name}"))
+
+    def write(self: Any, value: Any) -> None:
+        vars(self)[name] = value
+
+    return property(read, write)
+
+
 class OwnConfigParser:
     """Sets up what the framework needs of a config, once a constructor of the project's own has run.
 
-    The constructor sets _config (dict), resume (path or None), and _save_dir and _log_dir, or properties of these names
-    without the underscore. The run's folders are the project's: nothing else is recorded there, and a resumed run gets
-    a folder of its own, as with the old template.
+    The constructor sets config (dict), save_dir, log_dir and resume (path or None), each with an underscore or without,
+    or the class has properties of these names. The run's folders are the project's: nothing else is recorded there, and
+    a resumed run gets a folder of its own, as with the old template. A pickled one holds all its attributes.
     """
+
+    config, save_dir, log_dir, resume = map(_settable, ("config", "save_dir", "log_dir", "resume"))
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -36,6 +51,12 @@ class OwnConfigParser:
     def record_end(self) -> None:
         """Record nothing."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self).copy()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
 
 def _completed(init: Callable[..., None]) -> Callable[..., None]:
     """Return the constructor of a project's own, and of the framework after it; what the first has set stays."""
@@ -46,15 +67,16 @@ def _completed(init: Callable[..., None]) -> Callable[..., None]:
         init(self, *args, **kwargs)
         own = vars(self).copy()
         resume = own["resume"] = Path(self.resume) if self.resume else None
-        config = own.setdefault("_config", getattr(self, "config", {}))
-        own.setdefault("_log_dir", own.get("_save_dir"))
+        config = own.setdefault("_config", {} if self.config is None else self.config)
+        own.setdefault("_log_dir", own.get("save_dir", own.get("_save_dir")))
         own["_logs"] = True
-        framework: Any = super(OwnConfigParser, self)
+        framework: Any = importlib.import_module("parse_config").ConfigParser  # by name: it stands above this room
+        theirs = object.__new__(framework)  # an object apart: properties of the project's may refuse to be set
         try:
-            framework.__init__(config, resume, new_run=True)
+            framework.__init__(theirs, config if isinstance(config, dict) else {}, resume, new_run=True)
         except UserError:  # the framework's trainer, which says so, may not be in use
             own |= {"own_keys": [], "_as_read": config}
-        vars(self).update(own)
+        vars(self).update(vars(theirs) | own)
         if resume is not None and resume.is_file() and not checksum_of(resume):
             from utils.old_forms.checkpoint import let_torch_read
 

@@ -1,0 +1,91 @@
+"""A ConfigParser of a project's own, kept as a whole by --adopt, gives the framework what it needs however it is."""
+
+import argparse
+import copy
+import datetime
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from parse_config import ConfigParser as FrameworkConfigParser
+from utils.old_forms.own_config import OwnConfigParser
+from utils.runs.checkpoint import load_checkpoint
+
+CONFIG = {"name": "n", "trainer": {"epochs": 1}}
+
+
+class Folded(OwnConfigParser, FrameworkConfigParser):
+    def __init__(self, args, fold=None):
+        self._config, self.resume, self.fold = args.config, args.resume, fold
+        self.started = datetime.datetime(2026, 1, 1)
+        self._save_dir = Path(args.root) / f"fold{fold}"
+        self._save_dir.mkdir()
+
+    @classmethod
+    def from_args(cls, args):
+        raise NotImplementedError  # only the script calls it
+
+
+def given(tmp_path, **changes):
+    return argparse.Namespace(**{"config": CONFIG, "resume": None, "root": str(tmp_path)} | changes)
+
+
+def test_plain_attributes_are_what_the_framework_reads():
+    class Plain(OwnConfigParser, FrameworkConfigParser):
+        def __init__(self, config):
+            self.config, self.save_dir = config, "here"  # and no resume
+
+    config = Plain(CONFIG)
+    assert (config.config, config["name"], config.save_dir, config.log_dir) == (CONFIG, "n", "here", "here")
+    assert config.resume is None and config.get("trainer") == CONFIG["trainer"]
+    config.save_dir = "there"
+    assert config.save_dir == "there"
+
+
+def test_properties_that_cannot_be_set_stay():
+    class Guarded(OwnConfigParser, FrameworkConfigParser):
+        def __init__(self, args):
+            self._args, self._config = args, args["config"]
+
+        @property
+        def resume(self):
+            return self._args["resume"]
+
+    assert Guarded({"config": CONFIG, "resume": None}).resume is None
+    assert Guarded({"config": CONFIG, "resume": "x.pth"}).resume == "x.pth"
+
+
+@pytest.mark.parametrize("value", ["${DATA_DIR}/x", "${name}/x"])
+def test_a_config_that_the_framework_refuses_still_trains(tmp_path, value):
+    config = Folded(given(tmp_path, config=CONFIG | {"data": value}))
+    assert (config["data"], config.keeps_nothing, config.own_limit, config.variants) == (value, False, None, [])
+    other = copy.deepcopy(config)
+    assert other["data"] == value and other.config is not config.config
+
+
+def test_a_pickled_one_holds_its_attributes_and_builds_nothing(tmp_path):
+    config = Folded(given(tmp_path), fold=3)
+    again = pickle.loads(pickle.dumps(config))
+    assert (again.fold, again.config, again.save_dir) == (3, CONFIG, tmp_path / "fold3")
+    assert [path.name for path in tmp_path.iterdir()] == ["fold3"]
+
+
+def test_a_checkpoint_that_holds_one_can_be_read(tmp_path, monkeypatch):
+    kept = type("ConfigParser", (Folded,), {"__module__": __name__})
+    monkeypatch.setitem(globals(), "ConfigParser", kept)  # where pickle looks it up
+    torch.save({"epoch": 1, "config": kept(given(tmp_path))}, tmp_path / "x.pth")
+    assert load_checkpoint(tmp_path / "x.pth")["config"] == CONFIG
+
+
+def test_a_namespace_as_its_config_calls_nothing_of_the_projects():
+    class Flags(OwnConfigParser, FrameworkConfigParser):
+        def __init__(self, args):
+            self._config = args
+
+        @classmethod
+        def from_args(cls, args, options=()):
+            raise NotImplementedError
+
+    assert Flags(argparse.Namespace(lr=1)).config.lr == 1

@@ -17,13 +17,12 @@ import time
 import traceback
 
 import numpy as np
-from forked import SERVER, START_METHOD, draw_seeds, run_forked, start_forked
+from forked import SERVER, START_METHOD, draw_seeds
 
 from helpers import PROJECT
 from logger import CsvLog
 from utils.files import write_json
 
-__all__ = ["run_forked", "start_forked"]  # of forked, for the tests that run both
 _PATIENCE_SECONDS = 120
 PATIENCE = 40  # seconds, for what has to be over in a few, on a machine that does other things too
 

@@ -5,8 +5,8 @@ import json
 
 import pytest
 import torch
+from forked import run_forked
 from old_ages import AFTER, BEFORE, MIDDLE, files_of, repository, stock  # noqa: F401 (a fixture)
-from worlds import run_forked
 
 import scaffold.adopt
 from scaffold.adopt import adopt

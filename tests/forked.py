@@ -117,8 +117,9 @@ def family(pid):
 
 
 def _settings(environment):
-    """The variables that python itself reads when it starts, but for the one that _do knows."""
-    return {key: text for key, text in environment.items() if key.startswith("PYTHON") and key != "PYTHONUNBUFFERED"}
+    """The variables that python itself reads when it starts, but for those that _do knows."""
+    known = ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE")
+    return {key: text for key, text in environment.items() if key.startswith("PYTHON") and text and key not in known}
 
 
 _AT_START = _settings(os.environ)  # of the server
@@ -197,6 +198,7 @@ def _do(command, environment):
     os.environ.clear()
     os.environ.update(environment)
     tempfile.tempdir = None  # that of the environment
+    sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
     sys.excepthook, threading.excepthook = sys.__excepthook__, threading.__excepthook__
     multiprocessing.set_start_method(START_METHOD, force=True)  # of the workers of loaders, as python does
     subprocess.Popen = subprocess_handler.Popen = ForkingPopen

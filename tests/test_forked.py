@@ -163,6 +163,8 @@ subprocess.run([sys.executable, "-c", "print(input())"], input="read", text=True
 settings = {"PYTHONHASHSEED": "1", "PYTHONWARNINGS": "error", "PYTHONPATH": os.getcwd()}
 found = "import sys; print(hash('a'), sys.warnoptions, sys.path[1])"
 subprocess.run([sys.executable, "-c", found], env={**os.environ, **settings})
+found = "import sys; print(sys.dont_write_bytecode)"
+subprocess.run([sys.executable, "-c", found], env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
 """
 
 

@@ -9,9 +9,12 @@ import types
 from importlib import metadata
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: tests run side by side, and threads would fight
+hypothesis.settings.register_profile("untimed", hypothesis.settings.default, deadline=None)
+hypothesis.settings.load_profile("untimed")  # on a busy machine, an example takes any time
 metadata.version = functools.cache(metadata.version)  # each run records the versions, and reading them takes a while
 
 
@@ -28,16 +31,25 @@ def _no_flush_in_tests_of_training(request, monkeypatch):
 
 @pytest.fixture(scope="session", autouse=True)
 def _unpack_mnist_once():
-    """Unpack the project's own MNIST once in a process, which a hundred short runs read."""
+    """Unpack the project's own MNIST once in a process, which a hundred short runs read; again if a file changes."""
     from base.data import mnist_files
     from helpers import PROJECT
 
-    read, own = mnist_files._read, functools.cache(mnist_files._read)
+    read = mnist_files._read
+
+    @functools.cache
+    def unpacked(data_dir, name, path, changed, size):
+        return read(data_dir, name)
 
     def read_or_copy(data_dir, name):
-        return own(data_dir, name).clone() if Path(data_dir).resolve() == PROJECT / "data" else read(data_dir, name)
+        path = mnist_files._find(data_dir, name)
+        if path is None or Path(data_dir).resolve() != PROJECT / "data":
+            return read(data_dir, name)
+        return unpacked(data_dir, name, path, path.stat().st_mtime_ns, path.stat().st_size).clone()
 
-    mnist_files._read = read_or_copy
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mnist_files, "_read", read_or_copy)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -15,8 +15,8 @@ import textwrap
 import time
 
 import pytest
+from forked import run_forked, start_forked
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from worlds import run_forked, start_forked
 
 from comparing.same import comparable_state, tensorboard_scalars
 from helpers import PROJECT, SHORT, copy_project, run, run_here, same

@@ -3,7 +3,7 @@
 import argparse
 
 import pytest
-from worlds import run_forked
+from forked import run_forked
 
 from helpers import copy_project, run_here
 from utils.config.train_flags import NONE_GIVEN, add_train_flags

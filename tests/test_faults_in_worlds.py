@@ -44,7 +44,7 @@ def killed_at(config, victim, kind, count):
 def test_when_a_process_is_killed_one_line_names_it_and_where_the_first_process_was(
     tmp_path, size, victim, kind, count
 ):
-    ends = in_world(size, killed_at, small_job(tmp_path), victim, kind, count, patience=PATIENCE)
+    ends = in_world(size, killed_at, small_job(tmp_path), victim, kind, count, patience=PATIENCE, flushes=True)
     assert ends[victim].status == -signal.SIGKILL
     assert all(end.status == 1 for end in ends if end is not ends[victim])
     (line,) = lines_of(ends[0])
@@ -137,7 +137,7 @@ def signalled_within_a_save(folder):
 
 
 def test_a_signal_within_a_long_save_waits_for_it(tmp_path):
-    assert results(in_served_world(2, signalled_within_a_save, tmp_path)) == [143, 143]
+    assert results(in_served_world(2, signalled_within_a_save, tmp_path, flushes=True)) == [143, 143]
     assert list(tmp_path.rglob("*.pth"))
 
 
@@ -218,7 +218,7 @@ def test_what_one_process_decides_all_do(tmp_path, act):
 
 
 def test_one_process_that_is_told_to_end_ends_all_with_a_checkpoint(tmp_path):
-    ends = in_served_world(2, acting, tmp_path, "is told to end")
+    ends = in_served_world(2, acting, tmp_path, "is told to end", flushes=True)
     assert statuses(ends) == [143, 143]
     assert "resume with: python train.py -r" in ends[0].output
     assert list(tmp_path.rglob("*.pth"))
@@ -349,7 +349,7 @@ def full_disk(folder, async_save):
 
 @pytest.mark.parametrize("async_save", [False, True])
 def test_a_save_that_fails_ends_all(tmp_path, async_save):
-    ends = in_served_world(2, full_disk, tmp_path, async_save)
+    ends = in_served_world(2, full_disk, tmp_path, async_save, flushes=True)
     assert statuses(ends) == [2, 2]
     output = "".join(end.output for end in ends)
     assert output.count("error: ") == 1 and "No space left on device" in output

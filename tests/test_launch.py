@@ -20,11 +20,12 @@ from pathlib import Path
 
 import pytest
 import torch.distributed.run
+from forked import family, run_forked, start_forked
 from torch.distributed.elastic import multiprocessing
 from torch.distributed.elastic.multiprocessing.api import RunProcsResult
-from worlds import small_job, start_forked
+from worlds import small_job
 
-from helpers import copy_project, run, same
+from helpers import copy_project, same
 from utils.distributed.start import _set_unless_given, start_processes
 from utils.errors import UserError
 from utils.runs.checkpoint import load_checkpoint
@@ -64,7 +65,7 @@ def project(tmp_path_factory):
     folder = copy_project(tmp_path_factory.mktemp("launch") / "project")
     (folder / "trainer" / "killer.py").write_text(_KILLER)
     job(folder, "left", killed_at=10**6)
-    run(*TORCHRUN, "train.py", "-c", "left.json", cwd=folder)  # real processes, to whose bits forked ones have to come
+    run_forked(*TORCHRUN, "train.py", "-c", "left.json", cwd=folder)
     return folder
 
 
@@ -83,11 +84,12 @@ def job(folder, name, killed_at, samples=50, workers=0, processes=2, **settings)
     return path.name
 
 
-def started(folder, *arguments):
+def started(folder, *arguments, **environment):
     """The process of `python *arguments`, whose output goes into the file output."""
     (folder / "temporary").mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch, open(folder / "output", "w") as file:
-        patch.setenv("TMPDIR", str(folder / "temporary"))
+        for name, text in {"TMPDIR": str(folder / "temporary"), **environment}.items():
+            patch.setenv(name, text)
         return start_forked(*arguments, cwd=folder, output=file, errors=file)
 
 
@@ -144,8 +146,9 @@ def test_torchrun_s_restarts_go_on_with_the_run(project):
 
 
 def test_our_own_launch_names_who_was_killed_and_the_same_command_goes_on(project):
+    """In real processes, of which each has a hash seed of its own; forked ones, which share one, come to their bits."""
     config = job(project, "killed", killed_at=5)
-    output = ended(project, started(project, "train.py", "-c", config), 137)
+    output = ended(project, started(project, "train.py", "-c", config, PYTHONHASHSEED="random"), 137)
     assert output.count("error: rank 1 was ended by SIGKILL") == 1
     assert "lost contact with rank 1; rank 0 was in epoch 2 after batch 1" in output
     assert "Traceback" not in output
@@ -154,7 +157,7 @@ def test_our_own_launch_names_who_was_killed_and_the_same_command_goes_on(projec
         "ERROR run: lost contact with rank 1; rank 0 was in epoch 2 after batch 1"
     ) == 1
     config = job(project, "killed", killed_at=10**6)
-    output = ended(project, started(project, "train.py", "-c", config, "-r", "auto"), 0)
+    output = ended(project, started(project, "train.py", "-c", config, "-r", "auto", PYTHONHASHSEED="random"), 0)
     assert len(re.findall("using .*-batch1.pth", output)) == 1
     assert same(weights(project, "killed"), weights(project, "left"))
 
@@ -282,15 +285,6 @@ def listening(process):
             if f"socket:[{inode}]" in sockets and (state == "0A" or table.startswith("udp")):
                 found.append(address_of(local.partition(":")[0]))
     return found
-
-
-def family(pid):
-    """Ids of a process and all that it has started."""
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-    return [pid, *(one for child in children for one in family(int(child)))]
 
 
 def address_of(digits):

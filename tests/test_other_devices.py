@@ -2,7 +2,7 @@
 
 import pytest
 import torch.utils.backend_registration
-from worlds import run_forked
+from forked import run_forked
 
 pytestmark = pytest.mark.slow
 

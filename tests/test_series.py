@@ -12,7 +12,7 @@ import threading
 import time
 
 import pytest
-from worlds import run_forked, start_forked
+from forked import run_forked, start_forked
 
 import series
 from helpers import PROJECT, run_here, same

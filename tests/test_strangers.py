@@ -15,8 +15,8 @@ import zipfile
 import hypothesis
 import pytest
 import torch
+from forked import run_forked
 from hypothesis import strategies
-from worlds import run_forked
 
 from helpers import PROJECT, copy_project, run, run_here
 from parse_config import PARTS, ConfigParser

@@ -17,13 +17,12 @@ import time
 import traceback
 
 import numpy as np
-from forked import SERVER, START_METHOD, draw_seeds, run_forked, start_forked
+from forked import SERVER, START_METHOD, draw_seeds
 
 from helpers import PROJECT
 from logger import CsvLog
 from utils.files import write_json
 
-__all__ = ["run_forked", "start_forked"]  # of forked, for the tests that run both
 _PATIENCE_SECONDS = 120
 PATIENCE = 40  # seconds, for what has to be over in a few, on a machine that does other things too
 
@@ -38,10 +37,11 @@ class Ended:
         return f"status {self.status}\n{self.output}"
 
 
-def in_world(size, function, *arguments, environment=(), patience=_PATIENCE_SECONDS):
+def in_world(size, function, *arguments, environment=(), patience=_PATIENCE_SECONDS, flushes=False):
     """[Ended of each process] of a world in which all call function(*arguments), module-level in a test's file.
 
     A process that has not ended within the patience, in seconds, is killed and fails the test.
+    flushes: whether what they save waits for the disk, as it does outside of tests.
     """
     port = _free_port()
     processes, ends = [], []
@@ -49,7 +49,7 @@ def in_world(size, function, *arguments, environment=(), patience=_PATIENCE_SECO
         receiver, sender = SERVER.Pipe(duplex=False)
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
         place |= {"MASTER_ADDR": "127.0.0.1", **dict(environment)}
-        call = function.__code__.co_filename, function.__name__, arguments
+        call = flushes, function.__code__.co_filename, function.__name__, arguments
         process = SERVER.Process(target=_process, args=(sender, {k: str(v) for k, v in place.items()}, *call))
         process.start()
         sender.close()
@@ -151,10 +151,11 @@ def rows_of(folder, name="small"):
     return [{key: float(value) for key, value in row.items()} for row in CsvLog(log / "metrics.csv").rows()]
 
 
-def _process(sender, environment, path, name, arguments):
+def _process(sender, environment, flushes, path, name, arguments):
     gc.freeze()  # the objects of the libraries, which a collection need not look at
     draw_seeds()
-    os.fsync = lambda descriptor: None  # as tests/conftest.py does, for many short runs that no power cut meets
+    if not flushes:  # for many short runs that no power cut meets, as tests/conftest.py does for those of tests/base
+        os.fsync = lambda descriptor: None
     os.environ.update(environment)
     multiprocessing.set_start_method(START_METHOD, force=True)  # of the workers of loaders, as in one of torchrun's
     import torch

@@ -8,8 +8,8 @@ import subprocess
 from types import SimpleNamespace
 
 import pytest
+from forked import run_forked
 from old_ages import AFTER, BEFORE, CONFIG, MIDDLE, files_of, git, repository, stock  # noqa: F401 (a fixture)
-from worlds import run_forked
 
 import scaffold.adopt
 from helpers import PROJECT, run

@@ -13,7 +13,7 @@ import sys
 import unittest.mock
 
 import pytest
-from worlds import run_forked
+from forked import run_forked
 
 from helpers import PROJECT
 

@@ -6,7 +6,7 @@ import math
 import re
 
 import pytest
-from worlds import run_forked
+from forked import run_forked
 
 from helpers import PROJECT, SHORT, copy_project, run_here
 from parse_config import PARTS, ConfigParser

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from worlds import run_forked
+from forked import run_forked
 
 import new_project
 import scaffold.template

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from worlds import run_forked
+from forked import run_forked
 
 from comparing.same import comparable_state
 from helpers import PROJECT, same

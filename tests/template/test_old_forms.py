@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forked import run_forked
 from torch.utils.data import DataLoader
-from worlds import run_forked
 
 import utils.old_forms.trainer
 from base import BaseDataLoader, BaseTrainer

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from worlds import run_forked
+from forked import run_forked
 
 from comparing.same import comparable_state
 from helpers import PROJECT, same

@@ -11,7 +11,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from worlds import run_forked
+from forked import run_forked
 
 from helpers import PROJECT, copy_project, run
 from utils.files import read_json

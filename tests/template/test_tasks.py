@@ -5,9 +5,9 @@ import re
 
 import numpy as np
 import pytest
+from forked import run_forked
 from PIL import Image
 from task_plans import plan_for, write_table
-from worlds import run_forked
 
 import new_project
 from base.data.image_folders import ImageFolderDataLoader

@@ -6,8 +6,8 @@ import shutil
 import sys
 
 import pytest
+from forked import run_forked
 from small_template import CORE, FIRST, PICTURE, SECOND, THIRD, changed, commit, files, git, snapshot, write
-from worlds import run_forked
 
 import new_project
 import scaffold.template

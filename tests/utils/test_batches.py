@@ -8,8 +8,8 @@ import time
 
 import pytest
 import torch
+from forked import START_METHOD, run_forked
 from PIL import Image
-from worlds import START_METHOD, run_forked
 
 from base import BaseDataLoader, InMemoryDataset
 from helpers import PROJECT, TinyData, tiny_config, tiny_trainer

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from worlds import run_forked
+from forked import run_forked
 
 from base import BaseCallback
 from base.training.weight_averaging import SWA

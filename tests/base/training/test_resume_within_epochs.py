@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from worlds import run_forked, start_forked
+from forked import run_forked, start_forked
 
 import trainer.trainer
 import utils.runs.saver

@@ -4,7 +4,7 @@ from argparse import Namespace
 
 import pytest
 import torch
-from worlds import run_forked
+from forked import run_forked
 
 from helpers import PROJECT, SHORT, copy_project, run_here, same
 from parse_config import PARTS, ConfigParser

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from worlds import run_forked
+from forked import run_forked
 
 from helpers import SHORT, run_here, same
 from utils import UserError

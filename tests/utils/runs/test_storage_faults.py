@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import run_forked
 from killed import FileWrapper
-from worlds import run_forked
 
 import utils.files
 import utils.runs.checkpoint as checkpoints

@@ -56,6 +56,14 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.examples)
 
+    @classmethod
+    def joined(cls, parts: list[Self]) -> Self:
+        """Return those of all parts, without data; their output, top and shape are equal, all or none have targets."""
+        examples = Examples.joined([part.examples for part in parts])
+        outputs = torch.cat([part.outputs for part in parts])
+        targets = [part.target for part in parts if part.target is not None]
+        return cls(examples, outputs, None, torch.cat(targets) if targets else None, parts[0].output, parts[0].top)
+
     @functools.cached_property
     def columns(self) -> dict[str, list[Any]]:
         """The rows as {name: a value for each example, None where there is none}."""

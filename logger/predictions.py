@@ -173,49 +173,39 @@ def _on_cpu(rows):
     return rows.cpu() if isinstance(rows, torch.Tensor) else rows
 
 
-@dataclasses.dataclass
-class Errors:
-    """Examples that are predicted wrongly, or could not be read, as Predictions of base/trained_model.py are."""
-
-    rows: list[dict[str, Any]]
-    outputs: torch.Tensor
-    data: Any
-    target: Any = True
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def columns(self) -> dict[str, list[Any]]:
-        """The rows as {name: a value for each of them, None where there is none}."""
-        names = dict.fromkeys(name for row in self.rows for name in row)
-        return {name: [row.get(name) for row in self.rows] for name in names}
-
-
-def errors_first(parts: Iterable[Any]) -> Iterator[Errors]:
-    """Yield the examples that could not be read, and then those predicted wrongly, the most confident first.
+def errors_first(parts: Iterable[Any]) -> Iterator[Any]:
+    """Yield the Predictions that could not be read, and then the wrong ones, the most confident first.
 
     parts: Predictions. Of wrong ones, the MOST_ERRORS most confident are kept, with the data of as many as are drawn.
     """
     drawn, others, number = [], [], itertools.count()
     for part in parts:
+        if errors := part.examples.errors:
+            yield _chosen(part, [part.examples.names[place] for place in errors], list(errors.values()))
         good = [row for row in part.rows if "error" not in row]
-        if len(good) < len(part.rows):
-            yield Errors([row for row in part.rows if "error" in row], torch.empty(0), [])
         if good and (part.target is None or any("target" in row and "right" not in row for row in good)):
             raise UserError("--errors: needs classes and their targets, as --split, a table or class folders give them")
         wrong = [place for place, row in enumerate(good) if not row.get("right", True)]
-        tensors = [one[wrong].cpu() for one in (part.outputs, part.data)] if wrong else [[], []]
-        for place, output, image in zip(wrong, *tensors, strict=True):
+        tensors = [part.outputs[wrong], part.target[wrong], part.data[wrong].cpu()] if wrong else [[], [], []]
+        for place, output, target, image in zip(wrong, *tensors, strict=True):
             row = good[place]
-            tensors = output.clone(), image.clone()  # a view would keep its batch
-            kept = [float(np.nan_to_num(row["probability"])), -next(number), row, *tensors]
+            tensors = output.clone(), target.clone(), image.clone()  # a view would keep its batch
+            kept = [float(np.nan_to_num(row["probability"])), -next(number), row["source"], *tensors]
             if left := _push(drawn, kept, EXAMPLES_DRAWN):
                 _push(others, [*left[:-1], None], MOST_ERRORS - EXAMPLES_DRAWN)
     for some in (drawn, others):
         if some:
-            *_, rows, outputs, images = zip(*sorted(some, reverse=True), strict=True)
-            yield Errors(list(rows), torch.stack(outputs), images)
+            *_, names, outputs, targets, images = zip(*sorted(some, reverse=True), strict=True)
+            yield _chosen(part, list(names), [], torch.stack(outputs), torch.stack(targets), images)
+
+
+def _chosen(part, names, errors, outputs=None, target=None, data=()):
+    """Predictions of the same kind as part for other examples."""
+    examples = dataclasses.replace(
+        part.examples, names=names, raw=np.empty(0), errors=dict(enumerate(errors)), target=None
+    )
+    outputs = torch.empty(0) if outputs is None else outputs
+    return dataclasses.replace(part, examples=examples, outputs=outputs, data=data, target=target)
 
 
 def _push(heap, entry, most):

@@ -18,7 +18,7 @@ from base.data.inputs import ArrayInput, Examples, Input
 from base.data.outputs import Output
 from base.trained_model import Predictions, TrainedModel
 from helpers import PROJECT, run_here, tiny_config
-from logger.predictions import Errors, PredictionGrid, PredictionWriter, errors_first
+from logger.predictions import PredictionGrid, PredictionWriter, errors_first
 from utils import UserError
 from utils.files import read_json
 from utils.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -270,23 +270,22 @@ def test_a_table_cannot_be_drawn_and_says_so_at_its_first_batch(tmp_path):
 def test_output_images_are_drawn_below_their_inputs(tmp_path):
     grid = PredictionGrid(str(tmp_path / "g.png"))
     with grid:
-        grid.add(Errors([{"prediction": [[[0.0]]]}], torch.ones(1, 3, 4, 4), torch.zeros(1, 3, 4, 4)))
+        grid.add(Predictions(Examples(["a"]), torch.ones(1, 3, 4, 4), torch.zeros(1, 3, 4, 4), None, Output()))
         assert grid._images[0].shape == (3, 8, 4) and grid._labels == [""]
     assert (tmp_path / "g.png").exists()
 
 
 def test_arrays_on_the_console_are_summarized(capsys):
     with PredictionWriter() as writer:
-        writer.add(Errors([{"source": "a", "prediction": np.eye(28).tolist()}], torch.empty(0), []))
+        writer.add(Predictions(Examples(["a"]), torch.eye(28)[None], None, None, Output()))
     assert "values (28, 28) from 0 to 1\n" in capsys.readouterr().out
 
 
 def test_json_is_valid_whatever_the_numbers_and_names_are(capsys):
     with PredictionWriter(json_lines=True) as writer:
-        rows = [{"source": "caf\udce9", "prediction": math.nan, "probability": math.inf}]
-        writer.add(Errors(rows, torch.empty(0), []))
+        writer.add(Predictions(Examples(["caf\udce9"]), torch.tensor([[math.nan, math.inf]]), None, None, Output()))
     line = capsys.readouterr().out
-    assert line.isascii() and json.loads(line) == {"source": "caf\udce9", "prediction": None, "probability": None}
+    assert line.isascii() and json.loads(line) == {"source": "caf\udce9", "prediction": [None, None]}
 
 
 def test_a_full_disk_behind_standard_output_is_one_line(monkeypatch):
@@ -300,7 +299,7 @@ def test_a_full_disk_behind_standard_output_is_one_line(monkeypatch):
         PredictionWriter(json_lines=True) as writer,
         pytest.raises(UserError, match=r"^standard output: cannot be written: No space"),
     ):
-        writer.add(Errors([{"source": "a", "prediction": 1.0}], torch.empty(0), []))
+        writer.add(Predictions(Examples(["a"]), torch.ones(1), None, None, Output()))
 
 
 def test_a_prompt_is_not_printed_for_a_model_that_is_not_of_texts(default_run):

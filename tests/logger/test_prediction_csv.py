@@ -73,3 +73,14 @@ def test_arrays_are_json_and_what_is_unknown_is_empty():
     assert written([images])[1:] == [["a", "", "a: no"], ["b", "[[1.0, 2.0]]", ""]]
     unknown = predictions(["a", "b"], torch.tensor([[0.0, float("nan")], [0.0, 1.0]]), torch.tensor([1, -1]))
     assert [row[1:5] for row in written([unknown])[1:]] == [["", "nan", "yes", "False"], ["yes", "0.731058598", "", ""]]
+
+
+def test_batches_that_are_held_and_written_together_are_as_if_alone(monkeypatch):
+    outputs = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+    names, target = [f"{number}" for number in range(40)], torch.arange(40) % 2
+    parts = [predictions(names[i : i + 4], outputs[i : i + 4], target[i : i + 4]) for i in range(0, 40, 4)]
+    parts.insert(3, BROKEN)
+    parts.insert(5, predictions(["a", "b"], torch.tensor([[0.0, 5.0]]), torch.tensor([0]), errors=["a"]))
+    together = written(parts)
+    monkeypatch.setattr("logger.prediction_csv._EXAMPLES_AT_ONCE", 1)
+    assert together == written(parts) and len(together) == 45

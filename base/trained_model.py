@@ -56,6 +56,11 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.examples)
 
+    def without_data(self) -> "Predictions":
+        """Return them without the raw examples and what the model was given."""
+        examples = Examples(self.examples.names, errors=self.examples.errors)
+        return Predictions(examples, self.outputs, None, self.target, self.output, self.top)
+
     @classmethod
     def joined(cls, parts: list[Self]) -> Self:
         """Return those of all parts, without data; their output, top and shape are equal, all or none have targets."""

@@ -1,12 +1,8 @@
 """Predictions as CSV: a line for each example, written many at a time."""
 
-import dataclasses
 import json
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
-
-import numpy as np
 
 from utils.errors import UserError, shown
 
@@ -23,24 +19,28 @@ class PredictionCsv:
 
     def __init__(self, text: TextIO) -> None:
         self._text = text
-        self._held: list[Any] = []
+        self._held: list[Any] = []  # of one kind
+        self._kind: tuple[Any, ...] = ()
+        self._num_examples = self._num_bytes = 0
         self._names: list[str] = []
         self._unread: list[dict[str, list[Any]]] = []  # the examples before the header
 
     def add(self, part: Any) -> None:
         """Write Predictions. Raises UserError, now or later, if they have targets, and those before them have none."""
-        lean = dataclasses.replace(part, data=None, examples=dataclasses.replace(part.examples, raw=np.empty(0)))
-        if self._held and _kind(self._held[-1]) != _kind(lean):
+        kind = (part.output, part.top, part.target is None, part.outputs.shape[1:])
+        if self._held and kind != self._kind:
             self._write_held()
-        self._held.append(lean)
-        num_bytes = sum(one.outputs.nbytes for one in self._held)
-        if sum(map(len, self._held)) >= _EXAMPLES_AT_ONCE or num_bytes >= _BYTES_AT_ONCE:
+        self._kind = kind
+        self._held.append(part.without_data())
+        self._num_examples += len(part)
+        self._num_bytes += part.outputs.nbytes
+        if self._num_examples >= _EXAMPLES_AT_ONCE or self._num_bytes >= _BYTES_AT_ONCE:
             self._write_held()
 
     def _write_held(self):
         if self._held:
             self._add(self._held[0].joined(self._held))
-            self._held = []
+        self._held, self._num_examples, self._num_bytes = [], 0, 0
 
     def _add(self, part):
         columns = _flat(part.columns)
@@ -74,16 +74,10 @@ class PredictionCsv:
         self._text.write(csv_lines(columns.get(name, nothing) for name in self._names))
 
 
-def _kind(part):
-    return id(part.output), part.top, part.target is None, part.outputs.shape[1:]
-
-
 def csv_lines(columns: Iterable[Sequence[Any]]) -> str:
     """Return columns as lines of CSV, as csv.writer writes them; by columns, that takes a quarter of the time."""
-    return "".join([f"{','.join(cells)}\r\n" for cells in zip(*map(_cells, columns), strict=True)])
-
-
-_QUOTED = re.compile('[,"\r\n]')
+    lines = list(map(",".join, zip(*map(_cells, columns), strict=True)))
+    return "\r\n".join([*lines, ""])
 
 
 def _cells(values):
@@ -92,9 +86,13 @@ def _cells(values):
     except TypeError:  # not all are texts
         texts = ["" if value is None else str(value) for value in values]
         joined = "".join(texts)
-    if not _QUOTED.search(joined):
+    if not _is_quoted(joined):
         return texts
-    return ['"' + text.replace('"', '""') + '"' if _QUOTED.search(text) else text for text in texts]
+    return ['"' + text.replace('"', '""') + '"' if _is_quoted(text) else text for text in texts]
+
+
+def _is_quoted(text):
+    return any(sign in text for sign in ',"\r\n')
 
 
 def _flat(columns):

@@ -1,5 +1,6 @@
 """The sections of a report on what test.py found: figures, classes, mistakes, values, texts, pictures."""
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from logger.report.elements import escape, section, short, table
 from logger.report.run_files import RunFiles
 from logger.report.svg import figures
 
+_MOST_TESTED = 100  # checkpoints and splits
 _MOST_IN_TABLE = 200  # classes of a confusion matrix
 _MOST_SCORED = 300
 _MOST_CONFUSIONS = 20
@@ -25,11 +27,11 @@ _SHADES = (0.5, 0.2, 0.1, 0.05, 0.0)  # shares of a row, from the darkest on
 
 def test_sections(run: RunFiles) -> Iterator[str]:
     """Yield the sections, each "" if the run has nothing for it."""
-    yield section("Test", table(_results(run), ("checkpoint", "split", "samples", "value", ""), "figures"))
+    yield section("Test", *itertools.chain.from_iterable(itertools.islice(map(_measured, run.results), _MOST_TESTED)))
     details = run.details
     if details is None:
         return
-    what = f'<p class="note">{escape(details.checkpoint)} on {details.samples:,} {escape(details.split)} samples.</p>'
+    what = _tested_on(details.checkpoint, details.split, details.samples)
     if details.classes is not None:
         yield section("Classes", what, _scores(details.classes))
         both = f"<div>{_matrix(details.classes)}</div><div>{_confusions(details.classes)}</div>"
@@ -43,13 +45,18 @@ def test_sections(run: RunFiles) -> Iterator[str]:
     yield section("Samples", _drawn(details))
 
 
-def _results(run) -> Iterator[tuple[Any, ...]]:
-    """(checkpoint, split, samples, name, value) of what test.py has measured."""
-    for checkpoint, split, result in run.results:
-        for name, value in result.items():
-            if isinstance(value, (int, float)) and name not in ("epoch", "batch", "samples"):
-                samples = result.get("samples")
-                yield checkpoint, split, f"{samples:,}" if isinstance(samples, int) else "", name, f"{value:.6g}"
+def _measured(result: tuple[str, str, dict[str, Any]]) -> tuple[str, str]:
+    """A checkpoint, a split, and what test.py has measured there, as a heading and a table."""
+    checkpoint, split, values = result
+    numbers = {name: value for name, value in values.items() if isinstance(value, (int, float))}
+    samples = numbers.pop("samples", None)
+    rows = [(name, f"{value:.6g}") for name, value in numbers.items() if name not in ("epoch", "batch")]
+    return (_tested_on(checkpoint, split, samples) if rows else ""), table(rows, kind="figures")
+
+
+def _tested_on(checkpoint: str, split: str, samples: Any) -> str:
+    number = f"{samples:,} " if isinstance(samples, int) else ""
+    return f'<p class="note">{escape(checkpoint)} on {number}{escape(split)} samples.</p>'
 
 
 # ---- classes

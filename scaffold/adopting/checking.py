@@ -19,6 +19,7 @@ from utils.old_forms.named import wrong_names
 
 _SECONDS = 120  # for one --check, which builds nothing
 _MAX_CONFIGS = 8
+_MAX_SCRIPTS = 4  # that a config is checked with, until one finds no errors
 _SAVERS = {
     "_save_checkpoint": "saves by itself; without it the framework saves, and what has state_dict is saved too",
     "_resume_checkpoint": "restores by itself; without it the framework restores what it saved",
@@ -163,13 +164,20 @@ def checked(
     whether its scripts read configs with a ConfigParser of its own, which knows no --check.
     """
     scripts, configs = scripts_of(sources), configs_of(tree)
-    told, work = [], []
+    told, work, unused = [], [], set(scripts)
     trees = {source.module: source.tree for source in sources.values()}
     for config in configs[:_MAX_CONFIGS] if scripts else []:
-        command = command_of(tree, scripts[0], config)
-        errors = [] if dry_run or own_parser else [f"--check says: {error}" for error in check(tree, command)]
-        names = list(wrong_names(json.loads(tree.read(config) or "{}"), sources[scripts[0]].tree, trees.get))
-        errors = [error for error in errors if error.removeprefix("--check says: ") not in names] + names
+        found_by = {}
+        for script in _suited(scripts, config):
+            command = command_of(tree, script, config)
+            errors = [] if dry_run or own_parser else [f"--check says: {error}" for error in check(tree, command)]
+            names = list(wrong_names(json.loads(tree.read(config) or "{}"), sources[script].tree, trees.get))
+            found_by[script] = [error for error in errors if error.removeprefix("--check says: ") not in names] + names
+            if not found_by[script]:
+                break
+        script = min(found_by, key=lambda script: len(found_by[script]))
+        errors, command = found_by[script], command_of(tree, script, config)
+        unused.discard(script)
         known = {item.reason: item.place for item in work}  # a package that is not installed stops every check
         found = [Work(config, error) for error in errors if error not in known]
         shown = f"{config} (types and arguments alone)" if own_parser else shlex.join(command)
@@ -181,12 +189,22 @@ def checked(
         told.append(
             f"{len(configs) - _MAX_CONFIGS} more configs were not checked: python {scripts[0]} -c <config> --check"
         )
+    told += [f"{script}: none of the configs was checked with it" for script in scripts if script in unused and configs]
     if not scripts:
         told.append("no script reads a config with ConfigParser, so none was checked")
     if found := read_newest_checkpoint(tree.project, configs):
         told.append(f"{found[0]}: {'can be read' if found[1] is None else 'cannot be read'}")
         work += [Work(found[0], found[1])] if found[1] else []
     return told, work
+
+
+def _suited(scripts, config):
+    """The scripts to check a config with, in order: first those whose names have words in common with its path."""
+
+    def words(place):
+        return set(re.findall(r"[a-z0-9]+", place.lower())) - {"train", "py", "config", "configs", "json"}
+
+    return sorted(scripts, key=lambda script: -len(words(script) & words(config)))[:_MAX_SCRIPTS]
 
 
 def _outcome(new, as_in, dry_run):

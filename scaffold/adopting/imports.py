@@ -109,9 +109,11 @@ def rewrite(source: Source, names: Names) -> tuple[str, list[Rewritten], list[Wo
     The work is what it imports that the framework does not have.
     """
     lines, done, work = list(source.lines), [], []
+    renamed = dict(_renamed(source, names))
     for node in ast.walk(source.tree):  # before imports are rewritten, which moves lines
         if isinstance(node, ast.Attribute) and isinstance(node.value, (ast.Name, ast.Attribute)):
             module, index = ast.unparse(node.value), node.lineno - 1
+            module = renamed.get(module, module)
             package = names.package_of(module)
             home = names.home(module, node.attr) if module in {*PACKAGES, *names.replaced} else None
             if module in names.replaced - set(PACKAGES):  # utils.util.f, after import utils.util
@@ -144,6 +146,15 @@ def rewrite(source: Source, names: Names) -> tuple[str, list[Rewritten], list[Wo
     return "\n".join(lines), done[::-1], sorted(work, key=lambda item: int(item.place.rpartition(":")[2]))
 
 
+def _renamed(source, names):
+    """(variable, module) of each of the template's modules that a file imports under a name of its own."""
+    for node in _imports_in(source.tree):
+        for alias in node.names:
+            module = f"{absolute(source, node)}.{alias.name}" if isinstance(node, ast.ImportFrom) else alias.name
+            if module in names.replaced and (alias.asname or isinstance(node, ast.ImportFrom)):
+                yield alias.asname or alias.name, module
+
+
 def _imports_in(tree):
     return [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
 
@@ -161,7 +172,7 @@ def _from(source, node, names):
     for alias in node.names:
         text = f"{alias.name} as {alias.asname}" if alias.asname else alias.name
         inner = f"{module}.{alias.name}"
-        if inner in names.replaced and file_of(inner) is None and (module, alias.name) not in names.kept.names:
+        if inner in names.replaced and (module, alias.name) not in names.kept.names:
             lines.append(f"import {names.package_of(inner)} as {alias.asname or alias.name}")
             continue
         if inner in names.moved:
@@ -215,8 +226,8 @@ def _plain(node, names):
     lines = []
     for alias in node.names:
         module = names.moved.get(alias.name, alias.name)
-        if alias.name in names.replaced and file_of(alias.name) is None:
-            module = names.package_of(alias.name)
+        if alias.name in names.replaced and (alias.asname or file_of(alias.name) is None):
+            module = names.package_of(alias.name)  # which alone has the old forms
         lines.append(f"import {module}" + (f" as {alias.asname}" if alias.asname else ""))
     same = lines == [f"import {alias.name}" + (f" as {alias.asname}" if alias.asname else "") for alias in node.names]
     return (None if same else lines), []

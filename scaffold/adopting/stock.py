@@ -3,7 +3,7 @@
 fingerprints.json holds, for each function of victoresque/pytorch-template from 2018 to 2020, digests of its
 statements. The digests do not reveal the statements. A statement of a function that is not among them is the project's.
 Of some functions it holds whole versions, too, in order, to see what a project removed. Names of variables count;
-comments, docstrings, layout, quotes, long texts and calls that only log or print do not.
+comments, docstrings, types, layout, quotes, long texts and calls that only log or print do not.
 """
 
 import ast
@@ -87,17 +87,18 @@ def units(function: str, node: ast.AST) -> Iterator[Unit]:
         yield Unit(function, node, node.lineno, _digest(head))
         yield from _units_of_body(function, node.body)
         return
-    if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict) and len(node.value.keys) > 1:
-        targets = [_plain(target) for target in node.targets]
-        for key, value in zip(node.value.keys, node.value.values, strict=True):
+    bare = ast.Assign([node.target], node.value) if isinstance(node, ast.AnnAssign) and node.value else node
+    if isinstance(bare, ast.Assign) and isinstance(bare.value, ast.Dict) and len(bare.value.keys) > 1:
+        targets = [_plain(target) for target in bare.targets]
+        for key, value in zip(bare.value.keys, bare.value.values, strict=True):
             yield Unit(function, node, value.lineno, _digest([targets, _plain(key), _plain(value)]))
         return
     bodies = [
-        name for name in ("body", "orelse", "finalbody", "handlers") if isinstance(getattr(node, name, None), list)
+        name for name in ("body", "orelse", "finalbody", "handlers") if isinstance(getattr(bare, name, None), list)
     ]
-    head = {name: _plain(value) for name, value in ast.iter_fields(node) if name not in bodies}
+    head = {name: _plain(value) for name, value in ast.iter_fields(bare) if name not in bodies}
     if not isinstance(node, ast.Try):
-        yield Unit(function, node, getattr(node, "lineno", 0), _digest([type(node).__name__, head]))
+        yield Unit(function, node, getattr(node, "lineno", 0), _digest([type(bare).__name__, head]))
     for name in bodies:
         yield from _units_of_body(function, getattr(node, name))
 
@@ -109,8 +110,8 @@ def _units_of_body(function, body):
 
 
 def is_silent(statement: ast.AST) -> bool:
-    """Whether a statement does nothing that training depends on: a docstring, pass, print, or a line of the log."""
-    if isinstance(statement, ast.Pass):
+    """Whether training does not depend on a statement: a docstring, pass, print, a line of the log, a type alone."""
+    if isinstance(statement, ast.Pass) or (isinstance(statement, ast.AnnAssign) and statement.value is None):
         return True
     if not isinstance(statement, ast.Expr):
         return False

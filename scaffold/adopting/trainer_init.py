@@ -112,7 +112,8 @@ def _assignments_for(statement, body, outside):
         names = {node.id for node in ast.walk(item) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
         for name in names - outside - bound_names(ast.Module([item], [])):
             before = [s for s in body if s.lineno < item.lineno and name in bound_names(ast.Module([s], []))]
-            if not before or not all(isinstance(s, ast.Assign) and not stored_attributes(s) for s in before):
+            plain = [s for s in before if isinstance(s, (ast.Assign, ast.AnnAssign)) and not stored_attributes(s)]
+            if not before or plain != before:
                 return None
             new = [s for s in before if s not in found]
             found += new

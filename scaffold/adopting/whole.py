@@ -11,6 +11,7 @@ from scaffold.adopting.trainer_init import is_suited
 
 _OWN_CONFIG = "from utils.old_forms.own_config import OwnConfigParser"
 _READER = "from utils.runs.checkpoint import load_checkpoint"
+_READER_OF_LOGGER = "from utils.old_forms.checkpoint import torch_load"
 _UNWRITTEN = (
     "MetricTracker writes `{}`, which does not change its table with pandas 3; write self._data.loc[row, column]"
 )
@@ -85,11 +86,15 @@ def repaired(source: Source, node: ast.ClassDef) -> Repaired:
         first = node.end_lineno - text.count("\n") if node.end_lineno else 1
         return Repaired(code, left=[(first + line - 1, _UNWRITTEN.format(target)) for line, target in left])
     if node.name == "Logger":  # of 2018, which checkpoints hold
-        return Repaired(f"{text}\n\n\ntorch.serialization.add_safe_globals([Logger])", ["import torch"])
-    if node.name != "BaseTrainer" or re.search(r"""checkpoint\[['"]logger['"]\]""", text):
-        return Repaired(text)  # torch.load gives it the project's own Logger, which load_checkpoint does not
-    text, count = re.subn(r"\btorch\.load\(([\w.]+)\)", r"load_checkpoint(\1)", text)
-    return Repaired(text, [_READER] if count else [])
+        allowed = f'torch.serialization.add_safe_globals([Logger, (Logger, "{source.module}.Logger")])'
+        return Repaired(f"{text}\n\n\n{allowed}", ["import torch"])
+    if node.name != "BaseTrainer":
+        return Repaired(text)
+    reader, statement = "load_checkpoint", _READER
+    if re.search(r"""checkpoint\[['"]logger['"]\]""", text):  # which load_checkpoint gives as a stand-in
+        reader, statement = "torch_load", _READER_OF_LOGGER
+    text, count = re.subn(r"\btorch\.load\(([\w.]+)\)", rf"{reader}(\1)", text)
+    return Repaired(text, [statement] if count else [])
 
 
 def _parser(text, node):

@@ -6,6 +6,7 @@ import pytest
 from small_template import FIRST, commit, git
 
 import new_project
+import scaffold.adopt
 import scaffold.template
 import scaffold.update
 
@@ -13,9 +14,7 @@ import scaffold.update
 @pytest.fixture
 def template(tmp_path, monkeypatch):
     """A small template at its first version."""
-    for role in ("AUTHOR", "COMMITTER"):
-        monkeypatch.setenv(f"GIT_{role}_NAME", "me")
-        monkeypatch.setenv(f"GIT_{role}_EMAIL", "me@example.org")
+    _name_author(monkeypatch)
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     folder = tmp_path / "a template"
     folder.mkdir()
@@ -33,6 +32,19 @@ def project(template, tmp_path):
     folder = tmp_path / "my project"
     new_project.main(folder)
     return folder
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Lets --adopt commit, and leaves out the processes in which it checks configs."""
+    _name_author(monkeypatch)
+    monkeypatch.setattr(scaffold.adopt, "checked", lambda *given: ([], []))
+
+
+def _name_author(monkeypatch):
+    for role in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{role}_NAME", "me")
+        monkeypatch.setenv(f"GIT_{role}_EMAIL", "me@example.org")
 
 
 @pytest.fixture

@@ -5,20 +5,10 @@ import os
 import pytest
 from old_ages import AFTER, files_of, repository, stock  # noqa: F401 (a fixture)
 
-import scaffold.adopt
 from scaffold.adopt import adopt
 from utils.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("stock")
-
-
-@pytest.fixture(autouse=True)
-def _light(monkeypatch):
-    """Leave out the processes that check configs."""
-    for who in ("AUTHOR", "COMMITTER"):
-        monkeypatch.setenv(f"GIT_{who}_NAME", "me")
-        monkeypatch.setenv(f"GIT_{who}_EMAIL", "me@example.org")
-    monkeypatch.setattr(scaffold.adopt, "checked", lambda *given: ([], []))
+pytestmark = pytest.mark.usefixtures("stock", "unchecked")
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import ast
 import pytest
 from old_ages import AFTER, MIDDLE, files_of, repository, stock  # noqa: F401 (a fixture)
 
-import scaffold.adopt
 from helpers import PROJECT
 from scaffold.adopt import adopt
 from scaffold.adopting.reading import Source
@@ -13,16 +12,7 @@ from scaffold.adopting.stock import lines_of_gaps
 from scaffold.adopting.trainer_init import init_override
 from utils.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("stock")
-
-
-@pytest.fixture(autouse=True)
-def _light(monkeypatch):
-    """Leave out the processes that check configs."""
-    for who in ("AUTHOR", "COMMITTER"):
-        monkeypatch.setenv(f"GIT_{who}_NAME", "me")
-        monkeypatch.setenv(f"GIT_{who}_EMAIL", "me@example.org")
-    monkeypatch.setattr(scaffold.adopt, "checked", lambda *given: ([], []))
+pytestmark = pytest.mark.usefixtures("stock", "unchecked")
 
 
 def adopted(tmp_path, capsys, files, dry_run=False):

@@ -20,6 +20,22 @@ from utils.runs.checkpoint import load_checkpoint
 
 AGES = Path(__file__).with_name("old_ages")
 
+SAVED_BY_ITSELF = """
+    def _save_checkpoint(self, epoch, save_best=False):
+        state = {'arch': 'Net', 'epoch': epoch, 'logger': self.train_logger, 'state_dict': self.model.state_dict(),
+                 'optimizer': self.optimizer.state_dict(), 'monitor_best': self.mnt_best, 'config': self.config}
+        torch.save(state, str(self.checkpoint_dir) + '/checkpoint-epoch%d.pth' % epoch)
+
+    def _resume_checkpoint(self, resume_path):
+        checkpoint = torch.load(resume_path)
+        self.start_epoch = checkpoint['epoch'] + 1
+        self.model.load_state_dict(checkpoint['state_dict'])
+        self.optimizer.load_state_dict(checkpoint['optimizer'])
+        self.train_logger = checkpoint['logger']
+        self.train_logger.add_entry({'resumed': sorted(self.train_logger.entries)})
+        print('resumed', checkpoint['config']['name'], self.train_logger.entries)
+"""
+
 
 def moved_in(age, folder, **trainer):
     """The project of an age in the folder, with our framework; trainer: settings that differ."""
@@ -105,3 +121,17 @@ def test_its_test_script_gives_the_loss_of_the_weights(project):
     values = ast.literal_eval(tested.stdout.strip().splitlines()[-1])
     assert values["accuracy"] == pytest.approx(1 - values["wrong"], abs=1e-6) and 0 < values["loss"] < 5
     assert len(list((folder / "saved/models").glob("*/*"))) == 1
+
+
+@pytest.mark.slow
+def test_a_trainer_of_2018_that_saves_and_restores_its_logger_resumes(tmp_path):
+    project = moved_in("y2018", tmp_path / "project")
+    trainer = project / "trainer/trainer.py"
+    trainer.write_text(trainer.read_text().rstrip() + "\n" + SAVED_BY_ITSELF)
+    run_forked("train.py", "-c", "config.json", cwd=project)
+    path = run_of(project) / "checkpoint-epoch2.pth"
+    assert load_checkpoint(path)["config"]["name"] == read_json(project / "config.json")["name"]
+    for given in ((), ("-c", "config.json")):  # without -c the script reads the config of the checkpoint
+        done = run_forked("train.py", "-r", path, *given, cwd=project)
+        assert "'resumed': [1, 2]" in done.stdout
+    assert "accuracy" in run_forked("test.py", "-r", path, cwd=project).stdout

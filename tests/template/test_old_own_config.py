@@ -3,6 +3,7 @@
 import argparse
 import copy
 import datetime
+import multiprocessing.context
 import pickle
 from pathlib import Path
 
@@ -89,3 +90,24 @@ def test_a_namespace_as_its_config_calls_nothing_of_the_projects():
             raise NotImplementedError
 
     assert Flags(argparse.Namespace(lr=1)).config.lr == 1
+
+
+def test_copies_of_it_are_separate_objects_with_the_same_folders(tmp_path):
+    config = Folded(given(tmp_path), fold=3)
+    for other in (copy.copy(config), copy.deepcopy(config)):
+        assert other is not config and (other.save_dir, other.fold, other.config) == (config.save_dir, 3, CONFIG)
+    assert copy.copy(config).config is config.config and copy.deepcopy(config).config is not config.config
+
+
+def test_a_config_in_a_worker_has_the_folders_of_the_run(tmp_path):
+    config = FrameworkConfigParser({"name": "n", "trainer": {"save_dir": str(tmp_path)}})
+    folders = config.save_dir, config.log_dir
+    assert copy.copy(config).save_dir == copy.deepcopy(config).save_dir == folders[0]
+    assert "folders" not in config.__getstate__()  # in a file it is a config alone
+    multiprocessing.context.set_spawning_popen(object())
+    try:
+        content = pickle.dumps(config)
+    finally:
+        multiprocessing.context.set_spawning_popen(None)
+    other = pickle.loads(content)
+    assert (other.save_dir, other.log_dir) == folders and len(list((tmp_path / "models/n").iterdir())) == 1

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from utils.files import read_json_beside
-from utils.runs.torch_file import newly_allowed, read_torch_file, refusing, require_sound
+from utils.old_forms.names import Logger
+from utils.runs.torch_file import allowed_name, read_torch_file, refusing, require_sound
 from utils.untrusted import require_harmless
 
 
@@ -71,7 +72,7 @@ _STAND_INS = {
     "pathlib._local.PosixPath": _Record,
     "pathlib._local.WindowsPath": _Record,
 }
-_OF_ANY_MODULE = {"ConfigParser": OldConfig, "Logger": _Record}  # projects moved these classes
+_OF_ANY_MODULE = {"ConfigParser": OldConfig, "Logger": Logger}  # projects moved these classes
 
 
 def stand_in(name: str) -> Any:
@@ -89,7 +90,7 @@ def load_old_checkpoint(path: Path) -> Any:
     config = checkpoint.get("config") if isinstance(checkpoint, dict) else None
     if isinstance(config, OldConfig):
         checkpoint["config"] = config.content
-    require_harmless(checkpoint, path.stat().st_size, also=(_Record, OldConfig))
+    require_harmless(checkpoint, path.stat().st_size, also=(_Record, OldConfig, Logger))
     if not isinstance(checkpoint, dict):
         return checkpoint
     if isinstance(config, OldConfig):
@@ -125,16 +126,24 @@ def _plain(value):
 def let_torch_read(path: Path) -> None:
     """Let torch.load(path) of a script read an old checkpoint, still without running code of the file.
 
-    torch then gets the stand-ins for the names in this file, and tensors of a GPU are put on the CPU if there is none.
-    Does nothing for a .safetensors, which torch.load cannot read. Raises CheckpointError for a file that is refused.
+    torch then gets the stand-ins for the names in this file, except for those of classes that the script has allowed.
+    Tensors of a GPU are put on the CPU if there is none. Does nothing for a .safetensors, which torch.load cannot read.
+    Raises CheckpointError for a file that is refused.
     """
     if path.suffix == ".safetensors" or not path.is_file():
         return
     with refusing(path):
         names = require_sound(path, stand_in)
-    torch.serialization.add_safe_globals(newly_allowed((stand_in(name), name) for name in names))
+    known = {allowed_name(entry) for entry in torch.serialization.get_safe_globals()}
+    torch.serialization.add_safe_globals([(stand_in(name), name) for name in names if name not in known])
     if not torch.cuda.is_available():
         _put_on_cpu()
+
+
+def torch_load(path: str | Path) -> Any:
+    """Return torch.load(path), also of an old checkpoint: for a BaseTrainer that --adopt keeps, with its own Logger."""
+    let_torch_read(Path(path))
+    return torch.load(path)
 
 
 @functools.cache  # torch cannot register the same twice

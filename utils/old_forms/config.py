@@ -3,9 +3,11 @@
 import argparse
 import copy
 import functools
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.context import get_spawning_popen
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from utils.errors import refuse
 from utils.nearest import resembles
@@ -25,6 +27,9 @@ class OldConfigForms:
     config: dict[str, Any]
     saved: dict[str, Any]
     own_keys: list[str]
+    given_as_dict = False
+    _save_dir: Path | None
+    _log_dir: Path | None
     parts: Any
     resume: Path | None
     init_obj: Callable[..., Any]
@@ -76,13 +81,27 @@ class OldConfigForms:
             setattr(other, name, copy.deepcopy(vars(self)[name], memo))
         return other
 
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        """Pickle a config that a script of 2018 gave as a dict as such: its torch.load reads no other."""
+        if self.given_as_dict:
+            return OrderedDict, (), None, None, iter(self.saved.items())
+        return super().__reduce_ex__(protocol)
+
     def __getstate__(self) -> dict[str, Any]:
-        """Return plain values, so that what a _save_checkpoint of a project's own pickles can be read again."""
-        return {"_config": self.saved, "resume": None if self.resume is None else str(self.resume)}
+        """Return plain values, so that what a _save_checkpoint of a project's own pickles can be read again.
+
+        The workers of a loader get the folders of the run, too.
+        """
+        state = {"_config": self.saved, "resume": None if self.resume is None else str(self.resume)}
+        if self._save_dir is not None and get_spawning_popen() is not None:
+            state["folders"] = [str(self._save_dir), str(self._log_dir)]
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         config: Any = type(self)(state.get("_config") or state.get("config") or {}, state.get("resume"))
         vars(self).update(vars(config))
+        if folders := state.get("folders"):
+            self._save_dir, self._log_dir = map(Path, folders)
 
 
 def takes_parser(init: Callable[..., None]) -> Callable[..., None]:

@@ -5,14 +5,20 @@ import json
 import time
 from typing import Any
 
-_PLACES_OF_LOGGER = ("logger.logger.Logger", "utils.logger.Logger", "logger.Logger", "utils.Logger")
+_PLACES_OF_LOGGER = (
+    "logger.logger.Logger",
+    "utils.logger.Logger",
+    "logger.Logger",
+    "utils.Logger",
+    f"{__name__}.Logger",
+)
 
 
 def old_name(module: str, name: str) -> Any:
     """Return what old projects import under this name from the module. Raises AttributeError for other names."""
     if name == "setup_logging" and module == "utils":
         return importlib.import_module("logger").setup_logging  # it was in utils until September 2019
-    if name == "WriterTensorboardX" and module == "logger":
+    if name == "WriterTensorboardX":  # it was in utils until February 2019
         return importlib.import_module("logger").TensorboardWriter
     if name not in _NAMES:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
@@ -64,6 +70,4 @@ def _let_torch_read_loggers():
     """Let torch.load(path) of a script read the checkpoints of that time, in which such a Logger is pickled."""
     import torch
 
-    from utils.runs.torch_file import newly_allowed
-
-    torch.serialization.add_safe_globals(newly_allowed((Logger, place) for place in _PLACES_OF_LOGGER))
+    torch.serialization.add_safe_globals([(Logger, place) for place in _PLACES_OF_LOGGER])

@@ -130,6 +130,7 @@ def _parsed(config, resume):
         return config
     parser: Any = importlib.import_module("parse_config").ConfigParser  # by name: it stands above this room
     parsed = parser(config, resume, new_run=is_typed("-c", "--config"))
+    parsed.given_as_dict = True
     parsed.adapt_to_script()
     return parsed
 

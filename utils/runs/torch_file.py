@@ -12,7 +12,7 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,18 +53,33 @@ def read_torch_file(path: Path, stand_in: Callable[[str], Any] = lambda name: No
     """
     import torch
 
-    stand_ins = newly_allowed((stand_in(name), name) for name in require_sound(path, stand_in))
-    with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
+    stand_ins = [(stand_in(name), name) for name in require_sound(path, stand_in)]
+    with _allowed_alone(stand_ins), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Validating sparse tensor invariants", UserWarning)
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def newly_allowed(pairs: Iterable[tuple[Any, str]]) -> list[Any]:
-    """Return the (class, name) pairs that torch.load does not allow yet: leaving safe_globals removes what it added."""
-    import torch
+def allowed_name(entry: Any) -> str:
+    """Return the dotted name of a class that torch.load allows: an entry of torch.serialization.get_safe_globals()."""
+    return entry[1] if isinstance(entry, tuple) else f"{entry.__module__}.{entry.__qualname__}"
 
-    before = set(torch.serialization.get_safe_globals())
-    return [pair for pair in pairs if pair not in before]
+
+@contextlib.contextmanager
+def _allowed_alone(pairs):
+    """Within it torch.load takes the (class, name) pairs, whatever a script has allowed under these names."""
+    from torch import serialization
+
+    names = {name for _, name in pairs}
+    before = serialization.get_safe_globals()
+    hidden = [entry for entry in before if allowed_name(entry) in names]
+    if hidden:  # torch would take any of two classes of one name
+        serialization.clear_safe_globals()
+        serialization.add_safe_globals([entry for entry in before if entry not in hidden])
+    try:
+        with serialization.safe_globals(pairs):
+            yield
+    finally:
+        serialization.add_safe_globals(hidden)
 
 
 def require_sound(path: Path, stand_in: Callable[[str], Any]) -> list[str]:

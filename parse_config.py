@@ -83,7 +83,7 @@ class ConfigParser(OldConfigForms):
         self.parts, self._run_id, self._device = parts or {}, run_id, device
         whole = self.resume is not None and self.resume.suffix != ".safetensors"
         self.continues = whole and not new_run and is_run_folder(self.resume.parent)
-        self._save_dir = self._log_dir = None
+        self._folders = None  # (save_dir, log_dir), once one of them was asked for
         self._has_ended = self._logs = False  # whether the run had ended before this start; whether logging is set up
         for target, value in (modification or {}).items():
             if value is not None:
@@ -256,13 +256,13 @@ class ConfigParser(OldConfigForms):
     def save_dir(self) -> Path:
         """Folder of the run's checkpoints; the run's folders are made when this or log_dir is first asked for."""
         self._open_run()
-        return self._save_dir
+        return self._folders[0]
 
     @property
     def log_dir(self) -> Path:
         """Folder of the run's logs."""
         self._open_run()
-        return self._log_dir
+        return self._folders[1]
 
     @property
     def has_ended(self) -> bool:
@@ -282,7 +282,7 @@ class ConfigParser(OldConfigForms):
 
     def _open_run(self):
         """Make the run's folders, or find those of the run that is continued; all processes share them."""
-        if self._save_dir is None:
+        if self._folders is None:
             save_dir, log_dir, self._has_ended = decided_by_main(self._claim_run)
             if not is_main():
                 try:
@@ -290,7 +290,7 @@ class ConfigParser(OldConfigForms):
                 except FileNotFoundError:
                     text = f"{log_dir}, of rank 0, is not there; all hosts need to share it"
                     raise UserError(f"trainer.save_dir: {text}") from None
-            self._save_dir, self._log_dir = save_dir, log_dir
+            self._folders = save_dir, log_dir
 
     def _log_into(self, log_dir):
         setup_logging(log_dir)

@@ -111,3 +111,9 @@ def test_a_config_in_a_worker_has_the_folders_of_the_run(tmp_path):
         multiprocessing.context.set_spawning_popen(None)
     other = pickle.loads(content)
     assert (other.save_dir, other.log_dir) == folders and len(list((tmp_path / "models/n").iterdir())) == 1
+
+
+def test_the_folders_have_the_names_of_the_old_attributes(tmp_path):
+    config = FrameworkConfigParser({"name": "n", "trainer": {"save_dir": str(tmp_path)}})
+    assert config._save_dir.is_dir() and (config._save_dir, config._log_dir) == (config.save_dir, config.log_dir)
+    assert Folded(given(tmp_path), fold=3)._save_dir == tmp_path / "fold3"

@@ -21,15 +21,29 @@ _OLD_KEYS = {"save_freq": "save_period", "tensorboardX": "tensorboard"}
 _KEYS_OF_OLD = {"epochs", "save_dir", "save_period", "verbosity", "monitor", "early_stop", "tensorboard"}
 
 
+class _Folder:
+    """A folder of the run under the name of the old template's attribute; a class of a project's own may set it."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+
+    def __get__(self, config: Any, kind: Any = None) -> Any:
+        if config is None:
+            return self
+        config._open_run()
+        return config._folders[self._index]
+
+
 class OldConfigForms:
-    """What ConfigParser has for old scripts: initialize, a parser as its first argument, pickling and copies."""
+    """What ConfigParser has for old scripts: initialize, _save_dir, a parser as its argument, pickling and copies."""
 
     config: dict[str, Any]
     saved: dict[str, Any]
     own_keys: list[str]
     given_as_dict = False
-    _save_dir: Path | None
-    _log_dir: Path | None
+    _folders: tuple[Path, Path] | None
+    _open_run: Callable[[], None]
+    _save_dir, _log_dir = _Folder(0), _Folder(1)
     parts: Any
     resume: Path | None
     init_obj: Callable[..., Any]
@@ -93,15 +107,15 @@ class OldConfigForms:
         The workers of a loader get the folders of the run, too.
         """
         state = {"_config": self.saved, "resume": None if self.resume is None else str(self.resume)}
-        if self._save_dir is not None and get_spawning_popen() is not None:
-            state["folders"] = [str(self._save_dir), str(self._log_dir)]
+        if self._folders is not None and get_spawning_popen() is not None:
+            state["folders"] = [str(folder) for folder in self._folders]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         config: Any = type(self)(state.get("_config") or state.get("config") or {}, state.get("resume"))
         vars(self).update(vars(config))
         if folders := state.get("folders"):
-            self._save_dir, self._log_dir = map(Path, folders)
+            self._folders = Path(folders[0]), Path(folders[1])
 
 
 def takes_parser(init: Callable[..., None]) -> Callable[..., None]:

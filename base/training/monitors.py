@@ -12,8 +12,8 @@ from base.training.checkpoints import evaluated_model
 from base.training.precision import to_device
 from logger.pictures import EXAMPLES_DRAWN, batches_figure, figure_as_array
 from utils import UserError
-from utils.distributed.shards import whole
-from utils.distributed.world import shows
+from utils.distributed.shards import is_sharded, whole
+from utils.distributed.world import broadcast
 from utils.nested import halves, samples_of
 from utils.runs.weights import unwrapped
 from utils.seed import rng_state, set_rng_state
@@ -96,7 +96,7 @@ class ParameterHistograms(BaseCallback):
             raise UserError("ParameterHistograms needs the Trainer of trainer/trainer.py")
 
     def on_epoch_end(self, trainer: "Trainer", log: dict[str, Any]) -> None:
-        if log["epoch"] % self.every_epochs or not shows(trainer.writer, trainer.model):
+        if log["epoch"] % self.every_epochs or not _is_shown(trainer):
             return
         trainer.writer.set_step(log["epoch"] * trainer.len_epoch, timed=False)  # as the averages of the epoch
         named = ((name, whole(parameter.detach())) for name, parameter in unwrapped(trainer.model).named_parameters())
@@ -128,7 +128,7 @@ class SamplePredictions(BaseCallback):
             raise UserError("SamplePredictions needs validation data; set data_loader.args.validation_split")
 
     def on_epoch_end(self, trainer: "Trainer", log: dict[str, Any]) -> None:
-        if log["epoch"] % self.every_epochs or not shows(trainer.writer, trainer.model):
+        if log["epoch"] % self.every_epochs or not _is_shown(trainer):
             return
         before = rng_state()
         if self._batch is None:
@@ -175,6 +175,12 @@ def _caption(target, prediction, share):
     """A caption of at most some 16 characters a line, as "7 0.98" or, if it is wrong, in two: "7 0.98", "not 2"."""
     wrong = f"\nnot {target[:12]}" if prediction != target else ""
     return f"{prediction[:12]} {share}{wrong}"
+
+
+def _is_shown(trainer):
+    """Whether this process computes what the first one's writer shows: with a sharded model all have to."""
+    enabled = trainer.writer.enabled
+    return broadcast(enabled) if is_sharded(trainer.model) else enabled
 
 
 def is_log_point(trainer: "Trainer") -> bool:

@@ -177,6 +177,10 @@ class TensorboardWriter:
         """Add the distribution of a tensor's values."""
         self._add("add_histogram", tag, data, *args, **kwargs)
 
+    def add_histogram_raw(self, tag: str, data: float, *args: Any, **kwargs: Any) -> None:
+        """Add a distribution that is counted already. data: the least value; further ones as for the SummaryWriter."""
+        self._add("add_histogram_raw", tag, data, *args, **kwargs)
+
     def add_pr_curve(self, tag: str, data: Any, *args: Any, **kwargs: Any) -> None:
         """Add a precision-recall curve. data: the true labels (N,); next, the predicted probabilities (N,)."""
         self._add("add_pr_curve", tag, data, *args, **kwargs)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from base.trained_model import TrainedModel
-from logger.measured import results_of
+from logger.run_files import RunFiles
 from utils.runs.environment import last_start
 
 _CLASSES_NAMED = 20
@@ -96,7 +96,7 @@ def _results(path):
     """Lines of a table of what test.py measured of the checkpoint."""
     rows = [
         f"| {split} | {result.get('samples')} | {name} | {value:.6g} |"
-        for checkpoint, split, result in results_of(path.parent)
+        for checkpoint, split, result in RunFiles(path.parent).results
         if checkpoint == path.name
         for name, value in result.items()
         if isinstance(value, float)

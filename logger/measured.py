@@ -6,7 +6,7 @@ from typing import Any
 
 from logger.tables import table_text
 from utils.errors import UserError, shown
-from utils.files import read_json_beside, read_record, write_json
+from utils.files import read_record, write_json
 
 _FILE = "test_results.json"
 _POSITION = ("epoch", "batch", "samples")
@@ -52,26 +52,6 @@ def as_object(checkpoint: Path, split: str, result: dict[str, Any]) -> dict[str,
         "values": {name: value for name, value in measured.items() if not isinstance(value, list)},
         "tables": {name: value for name, value in measured.items() if isinstance(value, list)},
     }
-
-
-def results_of(folder: Path) -> list[tuple[str, str, dict[str, Any]]]:
-    """Return [(checkpoint, split, result), ...] of a run's test_results.json; [] if there is none that can be read."""
-    try:
-        return results_in(read_json_beside(folder / _FILE))
-    except (OSError, ValueError):
-        return []
-
-
-def results_in(content: Any) -> list[tuple[str, str, dict[str, Any]]]:
-    """Return [(checkpoint, split, result), ...] of the content of test_results.json, without what has another form."""
-    found = content.items() if isinstance(content, dict) else ()
-    return [
-        (name, split, result)
-        for name, splits in found
-        if isinstance(splits, dict)
-        for split, result in splits.items()
-        if isinstance(result, dict)
-    ]
 
 
 def _are_results(content):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from logger.pictures import save_figure
 from logger.report.charts import Chart, confidence_chart, curve_charts, reliability_chart, value_charts
-from logger.report.run_files import RunFiles, read_run
+from logger.run_files import RunFiles
 from utils.errors import UserError, clean_exit, in_one_line, shown
 from utils.runs.run_folder import folders_of
 
@@ -44,8 +44,8 @@ def plot(run: RunFiles, what: str, picture: Path) -> None:
 def _figures(run) -> dict[str, Callable[[], "Figure"]]:
     """{what: how to draw it} of what the run has."""
     found: dict[str, Callable[[], Figure]] = {}
-    if run.columns:
-        found["curves"] = lambda: _panels(curve_charts(run.epochs, run.columns))
+    if columns := run.columns():
+        found["curves"] = lambda: _panels(curve_charts(list(run.rows), columns))
     classes = run.details and run.details.classes
     if classes is not None:
         found["reliability"] = lambda: _panels([reliability_chart(classes), confidence_chart(classes)])
@@ -150,7 +150,7 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, metavar="FILE", help="the PNG, by default <what>.png in the log folder")
     flags = in_one_line(parser).parse_args()
     with clean_exit():
-        run = read_run(*folders_of(flags.run))
+        run = RunFiles(*folders_of(flags.run))
         path = flags.out or run.log_dir / f"{flags.what}.png"
         plot(run, flags.what, path)
         print(shown(path))

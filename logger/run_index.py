@@ -20,8 +20,8 @@ from utils.files import read_beside, write_whole
 _PROJECT = Path(__file__).resolve().parents[1]
 _SOURCES = (
     "logger/run_summary.py",
+    "logger/run_files.py",
     "logger/csv_log.py",
-    "logger/measured.py",
     "logger/pace.py",
     "utils/runs/checkpoint.py",
 )

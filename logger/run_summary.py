@@ -13,12 +13,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from logger.csv_log import CsvLog, best_row
-from logger.measured import results_in
-from logger.pace import read_pace
-from utils.errors import UserError, shortened
-from utils.files import read_beside, read_json_beside
-from utils.runs.run_folder import HAS_LOCKS, is_being_trained, log_folder
+from logger.csv_log import best_row
+from logger.run_files import RunFiles
+from utils.errors import shortened
+from utils.runs.run_folder import HAS_LOCKS, is_being_trained
 
 LOG_FILES = ("metrics.csv", "info.log", "pace.csv")
 RUN_FILES = ("config.json", "environment.json", "test_results.json")
@@ -88,63 +86,35 @@ class RunSummary:
         return self
 
 
-def summarize(folder: str | Path, changed: float = 0.0) -> RunSummary:
-    """Return the RunSummary of the run in a folder; one of state "unknown" needs with_present_state().
+def summarize(source: RunFiles | str | Path, changed: float = 0.0) -> RunSummary:
+    """Return the RunSummary of a run, given its files or its folder; one of state "unknown" needs with_present_state().
 
     A file that cannot be read makes it "damaged", with what the other files say. changed: see RunSummary.
     """
     from utils.runs.checkpoint import progress_of
 
-    folder = Path(folder)
-    damages = []
+    files = source if isinstance(source, RunFiles) else RunFiles(source)
+    folder = files.save_dir
     run = RunSummary(str(folder), folder.parent.name, folder.name, changed=changed)
-    config = _read(folder / "config.json", dict, damages, required=True)
-    starts = [start for start in _read(folder / "environment.json", list, damages) if isinstance(start, dict)]
-    results = _read(folder / "test_results.json", dict, damages)
-    log = _log_text(log_folder(folder), damages)
     try:
-        rows = _rows(folder, log)
-    except UserError as error:
-        rows = {}
-        damages.append(str(error))
-
-    try:
-        run.config = flattened(config)
+        run.config = flattened(files.config)
     except RecursionError:
-        damages.append("config.json: is nested too deeply")
+        files.problems.append("config.json: is nested too deeply")
     epochs = run.config.get("trainer.epochs")
     run.epochs = epochs if type(epochs) is int else None
     run.monitor = str(run.config.get("trainer.monitor", "off"))
-    saved = filter(None, map(progress_of, _names_in(folder, damages)))
-    run.epoch, run.batch = max([*saved, *((epoch, 0) for epoch in rows)], default=(0, 0))
-    _take_best(run, rows)
-    _take_test(run, results)
-    if starts:
-        run.started = str(starts[0].get("started", ""))
-        run.environment = _environment(starts[-1])
-    pace = read_pace(log_folder(folder))
-    run.seconds = _seconds(starts, log, [pace.get(epoch, (None, 0))[0] for epoch in rows])
-    run.state, run.reason = _ending(run, starts, log)
-    if damages:
-        run.state, run.reason = "damaged", damages[0]
+    saved = filter(None, map(progress_of, files.names_in(folder)))
+    run.epoch, run.batch = max([*saved, *((epoch, 0) for epoch in files.rows)], default=(0, 0))
+    _take_best(run, files.rows)
+    _take_test(run, files.results)
+    if files.starts:
+        run.started = str(files.starts[0].get("started", ""))
+        run.environment = _environment(files.start)
+    run.seconds = _seconds(files)
+    run.state, run.reason = _ending(run, files)
+    if files.problems:
+        run.state, run.reason = "damaged", files.problems[0]
     return run
-
-
-def _read(path, kind, damages, required=False):
-    """The content of a JSON file; an empty one if it is damaged, which is added to damages, or is not there."""
-    try:
-        content = read_json_beside(path)
-        if isinstance(content, kind):
-            return content
-        damages.append(f"{path.name}: holds no {'object' if kind is dict else 'list'}")
-    except FileNotFoundError:
-        if required:
-            damages.append(f"{path.name}: is not there")
-    except OSError as error:
-        damages.append(f"{path.name}: cannot be read: {error.strerror or error}")
-    except ValueError as error:
-        damages.append(f"{path.name}: is not JSON: {error}")
-    return kind()
 
 
 def _environment(start):
@@ -157,28 +127,6 @@ def _environment(start):
     if isinstance(command, list):
         found["command"] = [word for word in command if isinstance(word, str)]
     return found
-
-
-def _log_text(folder, damages):
-    """The text of a run's info.log, and of the ones before it that were full; "" without one."""
-    texts = []
-    for name in sorted(_names_in(folder, damages), reverse=True):  # info.log.2 is older than info.log.1
-        if re.fullmatch(r"info\.log(\.\d)?", name):
-            try:
-                texts.append(read_beside(folder / name, errors="replace"))
-            except OSError as error:
-                damages.append(f"{name}: cannot be read: {error.strerror or error}")
-    return "".join(texts)
-
-
-def _names_in(folder, damages):
-    try:
-        return os.listdir(folder)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        damages.append(f"{folder}: cannot be listed: {error.strerror or error}")
-        return []
 
 
 def flattened(config: dict[str, Any]) -> dict[str, Any]:
@@ -203,36 +151,9 @@ def flattened(config: dict[str, Any]) -> dict[str, Any]:
 # ---- values
 
 
-_OLD_VALUE = re.compile(r" - INFO - +(\S+) *: (\S+)$", re.MULTILINE)
-
-
 def read_history(folder: str | Path) -> list[dict[str, float]]:
-    """Return [{name: number}] of a run's epochs, each with its "epoch", from metrics.csv or an info.log of old.
-
-    Raises UserError for a damaged metrics.csv.
-    """
-    return [_numbers(row) for row in _rows(folder, _log_text(log_folder(folder), [])).values()]
-
-
-def _rows(folder, log):
-    """{epoch: {name: text}}, in the order of epochs."""
-    table = CsvLog(log_folder(folder) / "metrics.csv")
-    rows: list[dict[str, Any]] = list(table.rows())
-    is_table = bool(rows)
-    if not is_table:
-        for name, text in _OLD_VALUE.findall(log):
-            if name == "epoch":
-                rows.append({})
-            if rows:
-                rows[-1][name] = text
-    by_epoch = {}  # the last of those that a resumed run repeats
-    for row in rows:
-        epoch = _number(row.get("epoch"))
-        if epoch is not None and 0 <= epoch < 2**53:
-            by_epoch[int(epoch)] = row
-        elif is_table:
-            raise UserError("metrics.csv: has rows without an epoch's number")
-    return dict(sorted(by_epoch.items()))
+    """Return [{name: number}] of a run's epochs, each with its "epoch"; [] of a damaged table."""
+    return [_numbers(row) for row in RunFiles(folder).rows.values()]
 
 
 def _numbers(row):
@@ -263,7 +184,7 @@ def _take_test(run, results):
     """Fill in the numbers of test.py for the best model, else for the newest checkpoint that was measured."""
     from utils.runs.checkpoint import BEST_MODEL, progress_of
 
-    measured = {name: result for name, split, result in results_in(results) if split == "test"}
+    measured = {name: result for name, split, result in results if split == "test"}
     chosen = BEST_MODEL if measured.get(BEST_MODEL) else max(measured, key=progress_of, default="")
     numbers = {name: value for name, value in measured.get(chosen, {}).items() if type(value) in (int, float)}
     epoch = numbers.get("epoch")
@@ -279,13 +200,11 @@ _OLD_TIME = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d{3} - ", re.MULTILI
 _RECORD = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d{3} ([A-Z]+) (\S+): ", re.MULTILINE)
 
 
-def _seconds(starts, log, pace):
-    """Sum of the seconds that epochs took; else the time between the first and the last word of a single start.
-
-    pace: the seconds of each epoch as pace.csv says, or None.
-    """
-    if pace and None not in pace:
-        return sum(pace)
+def _seconds(files):
+    """Sum of the seconds that epochs took; else the time between the first and the last word of a single start."""
+    starts, log = files.starts, files.log
+    if files.rows and files.pace.keys() == files.rows.keys():
+        return sum(seconds for seconds, _ in files.pace.values())
     try:
         if epochs := _EPOCH_SECONDS.findall(log):
             return sum(map(float, epochs))
@@ -299,14 +218,14 @@ def _seconds(starts, log, pace):
     return None
 
 
-def _ending(run, starts, log):
+def _ending(run, files):
     """(state, reason) by what the run has recorded; "unknown" if it ended without a word, or has not ended."""
-    tail = log[-_TAIL:]
-    since = str(starts[-1].get("started", ""))[:19].replace("T", " ") if starts else ""
+    starts, tail = files.starts, files.log[-_TAIL:]
+    since = str(files.start.get("started", ""))[:19].replace("T", " ")
     records = [found for found in _RECORD.finditer(tail) if found[1] >= since]
     ends = [*(found.start() for found in records), len(tail)][1:]
     words = [(found[2], found[3], tail[found.end() : end].strip()) for found, end in zip(records, ends, strict=False)]
-    if starts and starts[-1].get("ended"):
+    if files.start.get("ended"):
         early = [text for _, name, text in words if name == "trainer" and text.startswith("training stops: ")]
         return "finished", early[-1].partition("\n")[0] if early else ""
     for level, name, text in reversed(words):

@@ -115,12 +115,22 @@ class TensorboardWriter:
         timed: log the rate of steps since the last timed call of the same mode.
         """
         self.step, self.mode = step, mode
-        if not timed:
-            return
-        now = time.perf_counter()
-        if self._last and self._last[0] == mode and step > self._last[1]:
-            self.add_scalar("steps_per_sec", (step - self._last[1]) / (now - self._last[2]))
-        self._last = (mode, step, now)
+        for name, rate in self._rate().items() if timed else ():
+            self.add_scalar(name, rate)
+
+    def _rate(self):
+        """{"steps_per_sec": the rate since the last call for this mode}; {} in the first one."""
+        (mode, step, then), self._last = self._last or (None, 0, 0.0), (self.mode, self.step, time.perf_counter())
+        is_known = mode == self.mode and self.step > step
+        return {"steps_per_sec": (self.step - step) / (self._last[2] - then)} if is_known else {}
+
+    def add_report(self, values: Mapping[str, float], step: int, mode: str = "train") -> None:
+        """Set the step and the mode, and add numbers, with the rate of steps since the last report, in one event."""
+        self.set_step(step, mode, timed=False)
+        tagged = {self._tagged(name): value for name, value in {**self._rate(), **values}.items()}
+        self._write("", tagged, step)
+        for tag, value in tagged.items():
+            self._track_scalar(tag, value, step)
 
     def add_values(self, values: Mapping[str, float], step: int) -> None:
         """Add numbers under their own names, without a mode. values: as {"loss": 0.3, "val_loss": 0.4}.
@@ -128,12 +138,10 @@ class TensorboardWriter:
         TensorBoard draws <name> and val_<name> as two lines of the chart <name>: the second is a run of its own there,
         <run>/val, since a chart has one line for each run. Trackers get the names as they are.
         """
+        valid = {name.removeprefix("val_"): value for name, value in values.items() if name.startswith("val_")}
+        self._write("", {name: value for name, value in values.items() if not name.startswith("val_")}, step)
+        self._write(_VALIDATION, valid, step)
         for name, value in values.items():
-            tag = name.removeprefix("val_")
-            writer = self._writer_in(_VALIDATION if tag != name else "")
-            if writer is not None:
-                with self._user_errors(), self._skip_impossible(name):
-                    writer.add_scalar(tag, value, step)
             self._track_scalar(name, value, step)
 
     def add_scalar(self, tag: str, data: Any, *args: Any, **kwargs: Any) -> None:
@@ -168,6 +176,10 @@ class TensorboardWriter:
     def add_histogram(self, tag: str, data: Any, *args: Any, **kwargs: Any) -> None:
         """Add the distribution of a tensor's values."""
         self._add("add_histogram", tag, data, *args, **kwargs)
+
+    def add_histogram_raw(self, tag: str, data: float, *args: Any, **kwargs: Any) -> None:
+        """Add a distribution that is counted already. data: the least value; further ones as for the SummaryWriter."""
+        self._add("add_histogram_raw", tag, data, *args, **kwargs)
 
     def add_pr_curve(self, tag: str, data: Any, *args: Any, **kwargs: Any) -> None:
         """Add a precision-recall curve. data: the true labels (N,); next, the predicted probabilities (N,)."""
@@ -235,11 +247,26 @@ class TensorboardWriter:
             with self._user_errors(), self._skip_impossible(tag):
                 getattr(writer, method)(tag, data, *args, **kwargs)
 
-    def _add_record(self, record):
-        file_writer = getattr(self.writer, "file_writer", None)
+    def _write(self, folder, values, step):
+        """Add {tag: number} in one event, since each event wakes the writer's thread."""
+        if not self._tensorboard:
+            return
+        from torch.utils.tensorboard.summary import scalar
+
+        records = []
+        for tag, value in values.items():
+            with self._skip_impossible(f"{folder}/{tag}".lstrip("/")):
+                records.append(scalar(tag, value))
+        for record in records[1:]:
+            records[0].MergeFrom(record)
+        if records:
+            self._add_record(records[0], folder, step)
+
+    def _add_record(self, record, folder="", step=None):
+        file_writer = getattr(self._writer_in(folder), "file_writer", None)
         if file_writer is not None:
             with self._user_errors():
-                file_writer.add_summary(record)
+                file_writer.add_summary(record, step)
 
     def _track_scalar(self, tag, value, step):
         if self.trackers:

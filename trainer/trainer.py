@@ -297,9 +297,7 @@ class Trainer(BaseTrainer):
             latest |= self.update_metrics.collect()
         latest["lr"] = self._lr
         self.nonfinite.begin_window()
-        self.writer.set_step(self._step_of(epoch, batch_idx + 1))
-        for name, value in latest.items():
-            self.writer.add_scalar(name, value)
+        self.writer.add_report(latest, self._step_of(epoch, batch_idx + 1))
         bar.set_postfix(loss=f"{latest['loss']:.4f}")
         if bar.disable:
             progress = self._progress(batch_idx)

@@ -1,8 +1,11 @@
 """Built-in callbacks that write to TensorBoard and change nothing in training."""
 
 import copy
+import functools
+import itertools
 import sys
 import time
+from operator import mul
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,8 +15,9 @@ from base.training.checkpoints import evaluated_model
 from base.training.precision import to_device
 from logger.pictures import EXAMPLES_DRAWN, batches_figure, figure_as_array
 from utils import UserError
-from utils.distributed.shards import whole
-from utils.distributed.world import shows
+from utils.device import exact_float
+from utils.distributed.shards import is_sharded, whole
+from utils.distributed.world import broadcast
 from utils.nested import halves, samples_of
 from utils.runs.weights import unwrapped
 from utils.seed import rng_state, set_rng_state
@@ -22,7 +26,7 @@ if TYPE_CHECKING:
     from trainer.trainer import Trainer
 
 
-_MOST_AT_ONCE = 16_000_000  # values, for histograms
+_MOST_AT_ONCE = 4_000_000  # values, for histograms
 
 
 class LearningRateMonitor(BaseCallback):
@@ -96,15 +100,31 @@ class ParameterHistograms(BaseCallback):
             raise UserError("ParameterHistograms needs the Trainer of trainer/trainer.py")
 
     def on_epoch_end(self, trainer: "Trainer", log: dict[str, Any]) -> None:
-        if log["epoch"] % self.every_epochs or not shows(trainer.writer, trainer.model):
+        if log["epoch"] % self.every_epochs or not _is_shown(trainer):
             return
         trainer.writer.set_step(log["epoch"] * trainer.len_epoch, timed=False)  # as the averages of the epoch
-        named = ((name, whole(parameter.detach())) for name, parameter in unwrapped(trainer.model).named_parameters())
-        for name, values in _on_cpu(named):
-            if values.isfinite().all():
-                trainer.writer.add_histogram(f"parameters/{name}", values)
-            else:
-                trainer.logger.warning("epoch %d: %s holds values that are not finite", log["epoch"], name)
+        device = trainer.device if exact_float(trainer.device) is torch.float64 else torch.device("cpu")
+        limits, edges = _edges(device)
+        named = {name: values for name, values in unwrapped(trainer.model).named_parameters() if values.numel()}
+        counted = [_counted(whole(values.detach()).to(device), edges) for values in named.values()]
+        rows: list[list[float]] = torch.stack(counted).tolist() if counted else []  # the only wait for the device
+        for (name, values), (least, greatest, total, squares, *counts) in zip(named.items(), rows, strict=True):
+            if not limits[0] <= least <= greatest < limits[-1]:
+                what = f"not finite, or not below {limits[-1]:.0e}"
+                trainer.logger.warning("epoch %d: %s holds values that are %s", log["epoch"], name, what)
+                continue
+            filled = [i for i, count in enumerate(counts) if count]
+            drawn = slice(filled[0] - 1, filled[-1] + 1)  # from an empty one on, since only right edges are written
+            trainer.writer.add_histogram_raw(
+                f"parameters/{name}",
+                least,
+                max=greatest,
+                num=values.numel(),
+                sum=total,
+                sum_squares=squares,
+                bucket_limits=limits[drawn],
+                bucket_counts=counts[drawn],
+            )
 
 
 class SamplePredictions(BaseCallback):
@@ -128,7 +148,7 @@ class SamplePredictions(BaseCallback):
             raise UserError("SamplePredictions needs validation data; set data_loader.args.validation_split")
 
     def on_epoch_end(self, trainer: "Trainer", log: dict[str, Any]) -> None:
-        if log["epoch"] % self.every_epochs or not shows(trainer.writer, trainer.model):
+        if log["epoch"] % self.every_epochs or not _is_shown(trainer):
             return
         before = rng_state()
         if self._batch is None:
@@ -177,6 +197,12 @@ def _caption(target, prediction, share):
     return f"{prediction[:12]} {share}{wrong}"
 
 
+def _is_shown(trainer):
+    """Whether this process computes what the first one's writer shows: with a sharded model all have to."""
+    enabled = trainer.writer.enabled
+    return broadcast(enabled) if is_sharded(trainer.model) else enabled
+
+
 def is_log_point(trainer: "Trainer") -> bool:
     """Whether the loss is logged after this batch, so that waiting for the device costs nothing extra."""
     return trainer.batches_done % trainer.log_step == 0 or trainer.batches_done == trainer.len_epoch
@@ -195,27 +221,30 @@ def _most_memory(device):
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _on_cpu(named):
-    """Yield (name, tensor on the CPU) for (name, tensor); tensors of the device come together, some MB at a time."""
-    waiting, size = [], 0
-    for name, tensor in named:
-        if tensor.device.type == "cpu":
-            yield name, tensor
-            continue
-        waiting.append((name, tensor))
-        size += tensor.numel()
-        if size > _MOST_AT_ONCE:
-            yield from _fetched(waiting)
-            waiting, size = [], 0
-    yield from _fetched(waiting)
+@functools.cache
+def _edges(device):
+    """The edges of the bins, as torch's SummaryWriter chooses them, as a list and on the device."""
+    grown = itertools.accumulate(itertools.repeat(1.1), mul, initial=1e-12)
+    above = list(itertools.takewhile(lambda edge: edge < 1e20, grown))
+    edges = [*(-edge for edge in reversed(above)), 0.0, *above]
+    return edges, torch.tensor(edges, dtype=torch.float64, device=device)
 
 
-def _fetched(named):
-    if named:
-        flat = torch.cat([tensor.reshape(-1) for _, tensor in named]).cpu()
-        parts = flat.split([tensor.numel() for _, tensor in named])
-        for (name, _), part in zip(named, parts, strict=True):
-            yield name, part
+def _counted(values, edges):
+    """Least, greatest, sum, sum of squares, and the counts below, between and above the edges: (5 + E,) float64.
+
+    On the device of the values, without waiting for it.
+    """
+    values = torch.view_as_real(values) if values.is_complex() else values
+    parts = values.reshape(-1).split(_MOST_AT_ONCE)
+    counts = torch.zeros(len(edges) + 1, dtype=torch.int64, device=edges.device)
+    sums = torch.zeros(2, dtype=torch.float64, device=edges.device)
+    for part in parts:
+        part = part.double()
+        places = torch.bucketize(part, edges, right=True)
+        counts.scatter_add_(0, places, torch.ones_like(places))
+        sums += torch.stack([part.sum(), part.dot(part)])
+    return torch.cat([torch.stack(values.aminmax()).double(), sums, counts.double()])
 
 
 def show_images(writer: Any, tag: str, data: Any, most: int | None = 32, step: int | None = None) -> bool:

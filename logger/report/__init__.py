@@ -6,7 +6,7 @@ from pathlib import Path
 
 from logger.examined import TestDetails, save_details
 from logger.report.page import page
-from logger.report.run_files import read_run
+from logger.run_files import RunFiles
 from utils.files import write_whole
 from utils.runs.run_folder import is_run_folder, make_log_folder
 
@@ -14,7 +14,7 @@ from utils.runs.run_folder import is_run_folder, make_log_folder
 def write_report(save_dir: Path, log_dir: Path) -> Path:
     """Write the report of a run from its files, and return its path. save_dir: folder of the checkpoints."""
     path = log_dir / "report.html"
-    text = page(read_run(save_dir, log_dir))
+    text = page(RunFiles(save_dir, log_dir))
     write_whole(text.encode("utf-8", "backslashreplace"), path, "the report")
     return path
 

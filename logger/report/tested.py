@@ -15,8 +15,8 @@ from logger.report.charts import (
     value_charts,
 )
 from logger.report.elements import escape, section, short, table
-from logger.report.run_files import RunFiles
 from logger.report.svg import figures
+from logger.run_files import RunFiles
 
 _MOST_TESTED = 100  # checkpoints and splits
 _MOST_IN_TABLE = 200  # classes of a confusion matrix

@@ -4,12 +4,12 @@ from report_runs import details_of_classes, details_of_values, make_run, run_wit
 from helpers import run_here
 from logger import CsvLog
 from logger.plots import WHAT, plot
-from logger.report.run_files import read_run
+from logger.run_files import RunFiles
 from utils import UserError
 
 
 def draw(folder, what="curves"):
-    plot(read_run(folder, folder), what, folder / "a.png")
+    plot(RunFiles(folder, folder), what, folder / "a.png")
     return (folder / "a.png").read_bytes()
 
 

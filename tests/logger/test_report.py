@@ -6,6 +6,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from made_runs import make_old_run
 from report_runs import details_of_classes, details_of_values, make_run, run_with_test
 
 from helpers import run_here
@@ -16,6 +17,7 @@ from logger.report.charts import Chart, Line, calibration_error, confusions, cur
 from logger.report.svg import draw, ticks
 from utils import UserError
 from utils.files import write_json
+from utils.runs.run_folder import log_folder
 
 
 class Page(HTMLParser):
@@ -123,8 +125,8 @@ def test_nothing_of_a_strangers_run_becomes_an_element_or_is_loaded(tmp_path):
         ("log/metrics.csv", "epoch,loss\n1,2,3\n", "metrics.csv: cannot read the table"),
         ("log/test_details.json", '{"checkpoint": 3', "test_details.json: damaged"),
         ("log/test_details.json", '{"checkpoint": "a", "split": "b", "samples": -1}', "damaged: samples: "),
-        ("models/config.json", "{", "config.json: cannot be read"),
-        ("models/environment.json", "[[]", "environment.json: cannot be read"),
+        ("models/config.json", "{", "config.json: is not JSON"),
+        ("models/environment.json", "[[]", "environment.json: is not JSON"),
         ("models/test_results.json", '{"a": 3, "model_best.pth": {"test": 3}}', ""),
         ("log/pace.csv", "epoch,seconds\n1,2,3,4\nx,y,z\n3,2.", ""),
     ],
@@ -196,6 +198,12 @@ def test_a_run_of_another_program_without_an_epoch_has_none(tmp_path):
     folders = make_run(tmp_path, epochs=0)
     (folders[0] / "environment.json").unlink()
     assert "This run has no complete epoch." in page_of(folders).text
+
+
+def test_a_run_of_the_old_template_has_curves(tmp_path):
+    folder = make_old_run(tmp_path)
+    page = page_of((folder, log_folder(folder)))
+    assert page.titles == ["Curves", "Config"] and "ended after epoch 2 of 2" in page.text
 
 
 def test_a_run_that_is_still_trained_says_so(tmp_path):

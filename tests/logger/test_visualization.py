@@ -11,6 +11,7 @@ import urllib.request
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from helpers import tiny_config, tiny_trainer
 from logger import TensorboardWriter
@@ -53,6 +54,18 @@ def test_training_and_validation_are_two_lines_of_one_chart(writer, tmp_path):
     writer.close()
     assert points(tmp_path, "loss") == [(10, 0.5), (20, 0.375)] and points(tmp_path / "val", "loss") == [(10, 0.25)]
     assert EventAccumulator(str(tmp_path / "val")).Reload().Tags()["scalars"] == ["loss", "gap"]
+
+
+def test_the_numbers_of_a_report_are_one_event(writer, tmp_path):
+    for step in (5, 10):
+        writer.add_report({"loss": 0.5, "accuracy": torch.tensor(0.25), "odd": "x"}, step)
+        writer.add_values({"loss": 0.5, "gap": 1.0, "val_loss": 0.25, "val_gap": 2.0}, step)
+    writer.close()
+    for folder, numbers in ((tmp_path, [2, 2, 3, 2]), (tmp_path / "val", [2, 2])):
+        (path,) = folder.glob("*tfevents*")
+        assert [len(event.summary.value) for event in EventFileLoader(str(path)).Load()][1:] == numbers
+    assert points(tmp_path, "accuracy/train") == [(5, 0.25), (10, 0.25)]
+    assert points(tmp_path, "gap") == [(5, 1.0), (10, 1.0)]
 
 
 def test_trackers_get_values_by_the_names_of_metrics_csv(tmp_path):

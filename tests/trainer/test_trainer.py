@@ -219,7 +219,7 @@ def test_a_validation_costs_as_many_transfers_whatever_its_number_of_batches(tmp
 def test_histograms_come_every_n_epochs_only(tmp_path, every, shown):
     trainer = tiny_trainer(tiny_config(tmp_path, tensorboard=True, histograms_every_epochs=every, epochs=4))
     epochs = []
-    trainer.writer.add_histogram = lambda tag, data: epochs.append(trainer.epoch)
+    trainer.writer.add_histogram_raw = lambda tag, data, **more: epochs.append(trainer.epoch)
     trainer.train()
     assert sorted({*epochs}) == shown
 
@@ -228,7 +228,7 @@ def test_histograms_stand_at_the_end_of_their_epoch_also_after_a_skipped_batch(t
     trainer = tiny_trainer(tiny_config(tmp_path, tensorboard=True, histograms_every_epochs=1))
     trainer.skipped_batches = {(1, 2)}
     steps = []
-    trainer.writer.add_histogram = lambda tag, data: steps.append(trainer.writer.step)
+    trainer.writer.add_histogram_raw = lambda tag, data, **more: steps.append(trainer.writer.step)
     trainer.train()
     assert sorted({*steps}) == [trainer.len_epoch, 2 * trainer.len_epoch]
 
@@ -239,7 +239,7 @@ def test_a_loop_of_ones_own_has_no_histograms_and_the_log_names_the_key(tmp_path
             return {"loss": 1.0}
 
     trainer = tiny_trainer(tiny_config(tmp_path, tensorboard=True, histograms_every_epochs=2), trainer_class=Own)
-    trainer.writer.add_histogram = lambda tag, data: pytest.fail("a histogram")
+    trainer.writer.add_histogram_raw = lambda tag, data, **more: pytest.fail("a histogram")
     trainer.train()
     assert "trainer.histograms_every_epochs: this trainer has a _train_epoch of its own" in capsys.readouterr().out
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from utils.device import prepare_device
 from utils.distributed.launch import is_main, rank, world_size
-from utils.distributed.shards import is_sharded
 from utils.errors import UserError, log_error
 
 if TYPE_CHECKING:
@@ -211,11 +210,6 @@ class OwnRequests:
 def is_first_to_say(text: str) -> bool:
     """Whether this process should say it: the first one, or another one unless the first says the same just now."""
     return world_size() == 1 or _messages().is_first_to_say(text)
-
-
-def shows(writer: Any, model: "torch.nn.Module") -> bool:
-    """Whether this process computes what the first one's writer shows: with a sharded model all have to."""
-    return broadcast(writer.enabled) if is_sharded(model) else writer.enabled
 
 
 def _messages():

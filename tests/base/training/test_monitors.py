@@ -6,6 +6,7 @@ import types
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
 import base.training.monitors
 import trainer.callbacks
@@ -62,6 +63,22 @@ def test_gradient_norm_is_the_norm_over_all_parameters(tmp_path, clip):
     trainer.train()
     events = EventAccumulator(str(trainer.config.log_dir)).Reload()
     assert [event.value for event in events.Scalars("grad_norm/train")] == pytest.approx(norms, rel=1e-5)
+
+
+def test_histograms_are_those_that_torch_makes(tmp_path, monkeypatch):
+    monkeypatch.setattr(base.training.monitors, "_MOST_AT_ONCE", 7)
+    trainer, events = trained(tmp_path, [], epochs=1, histograms_every_epochs=1)
+    with SummaryWriter(str(tmp_path / "torch")) as writer:
+        for name, parameter in trainer.model.named_parameters():
+            writer.add_histogram(f"parameters/{name}/train", parameter)
+    by_torch = EventAccumulator(str(tmp_path / "torch")).Reload()
+    assert by_torch.Tags()["histograms"] == events.Tags()["histograms"]
+    for tag in by_torch.Tags()["histograms"]:
+        (wanted,), (found,) = by_torch.Histograms(tag), events.Histograms(tag)
+        wanted, found = wanted.histogram_value, found.histogram_value
+        assert (found.bucket_limit, found.bucket) == (wanted.bucket_limit, wanted.bucket)
+        assert (found.num, found.min, found.max) == (wanted.num, wanted.min, wanted.max)
+        assert (found.sum, found.sum_squares) == pytest.approx((wanted.sum, wanted.sum_squares), rel=1e-4)
 
 
 def test_predictions_are_shown_as_a_table(tmp_path):

@@ -16,8 +16,8 @@ def main(config: ConfigParser, split: str, batch_size: int | None) -> dict[str, 
     from base.training.evaluate import evaluate, split_loader
     from base.training.examine import Examination
     from base.training.loss_inputs import LossWatch
-    from logger.measured import as_object, record_result
     from logger.report import renew_report
+    from logger.results import as_object, record_result
     from utils import MetricTracker, prepare_device
     from utils.runs.weights import on_device
     from utils.seed import seed_everything

@@ -15,7 +15,7 @@ from utils.runs.environment import changes_file
 from utils.runs.run_folder import log_folder
 
 if TYPE_CHECKING:
-    from logger.examined import TestDetails
+    from logger.details import TestDetails
 
 MOST_SHOWN = 150_000  # characters of a text
 _OLD_VALUE = re.compile(r" - INFO - +(\S+) *: (\S+)$", re.MULTILINE)
@@ -62,7 +62,7 @@ class RunFiles:
     @cached_property
     def details(self) -> "TestDetails | None":
         """What the last test found beyond the averages."""
-        from logger.examined import load_details
+        from logger.details import load_details
 
         return self._or_problem(lambda: load_details(self.log_dir), None)
 

@@ -3,7 +3,7 @@
 import random
 
 from logger import CsvLog, EpochClock
-from logger.examined import NUM_BINS, Classes, Mistake, Picture, TestDetails, Values, save_details
+from logger.details import NUM_BINS, Classes, Mistake, Picture, TestDetails, Values, save_details
 from utils.files import write_json
 
 # one white pixel

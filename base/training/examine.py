@@ -12,7 +12,7 @@ from base.data.outputs import Output
 from base.data.sources import names_in
 from base.generate import continued, samples_of
 from base.trained_model import TrainedModel
-from logger.examined import (
+from logger.details import (
     MOST_CLASSES,
     MOST_LETTERS,
     MOST_MISTAKES,

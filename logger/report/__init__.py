@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from logger.examined import TestDetails, save_details
+from logger.details import TestDetails, save_details
 from logger.report.page import page
 from logger.run_files import RunFiles
 from utils.files import write_whole

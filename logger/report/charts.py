@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from logger.examined import NUM_BINS, Classes, Values
+from logger.details import NUM_BINS, Classes, Values
 
 Point = tuple[float, float]
 Kind = Literal["first", "second", "dots", "guide"]

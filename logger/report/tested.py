@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from logger.examined import Classes, Picture, TestDetails, Values
+from logger.details import Classes, Picture, TestDetails, Values
 from logger.report.charts import (
     calibration_error,
     confidence_chart,

@@ -11,7 +11,7 @@ from report_runs import details_of_classes, details_of_values, make_run, run_wit
 
 from helpers import run_here
 from logger.csv_log import CsvLog
-from logger.examined import NUM_BINS, Classes, load_details
+from logger.details import NUM_BINS, Classes, load_details
 from logger.report import write_report
 from logger.report.charts import Chart, Line, calibration_error, confusions, curve_charts, histogram, scores
 from logger.report.svg import draw, ticks

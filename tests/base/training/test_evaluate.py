@@ -7,7 +7,7 @@ import torch
 
 from base.training.evaluate import evaluate, split_loader
 from helpers import accuracy, tiny_config
-from logger.measured import record_result
+from logger.results import record_result
 from parse_config import ConfigParser
 from utils import MetricTracker, UserError
 from utils.files import read_json

@@ -10,7 +10,7 @@ from base.data.outputs import Output
 from base.data.texts import TextInput
 from base.trained_model import TrainedModel
 from base.training.examine import Examination
-from logger.examined import MOST_LETTERS, MOST_MISTAKES, MOST_PAIRS
+from logger.details import MOST_LETTERS, MOST_MISTAKES, MOST_PAIRS
 
 
 def examined(output, batches, names=None):

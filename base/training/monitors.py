@@ -103,12 +103,11 @@ class ParameterHistograms(BaseCallback):
         if log["epoch"] % self.every_epochs or not _is_shown(trainer):
             return
         trainer.writer.set_step(log["epoch"] * trainer.len_epoch, timed=False)  # as the averages of the epoch
-        device = trainer.device if exact_float(trainer.device) is torch.float64 else torch.device("cpu")
-        limits, edges = _edges(device)
+        limits = _limits()
         named = {name: values for name, values in unwrapped(trainer.model).named_parameters() if values.numel()}
-        counted = [_counted(whole(values.detach()).to(device), edges) for values in named.values()]
-        rows: list[list[float]] = torch.stack(counted).tolist() if counted else []  # the only wait for the device
-        for (name, values), (least, greatest, total, squares, *counts) in zip(named.items(), rows, strict=True):
+        for (name, values), ((least, greatest, total, squares), counts) in zip(
+            named.items(), _fetched([_counted(whole(values.detach())) for values in named.values()]), strict=True
+        ):
             if not limits[0] <= least <= greatest < limits[-1]:
                 what = f"not finite, or not below {limits[-1]:.0e}"
                 trainer.logger.warning("epoch %d: %s holds values that are %s", log["epoch"], name, what)
@@ -222,29 +221,45 @@ def _most_memory(device):
 
 
 @functools.cache
-def _edges(device):
-    """The edges of the bins, as torch's SummaryWriter chooses them, as a list and on the device."""
+def _limits():
+    """The limits of the bins, as torch's SummaryWriter chooses them."""
     grown = itertools.accumulate(itertools.repeat(1.1), mul, initial=1e-12)
-    above = list(itertools.takewhile(lambda edge: edge < 1e20, grown))
-    edges = [*(-edge for edge in reversed(above)), 0.0, *above]
-    return edges, torch.tensor(edges, dtype=torch.float64, device=device)
+    above = list(itertools.takewhile(lambda limit: limit < 1e20, grown))
+    return [*(-limit for limit in reversed(above)), 0.0, *above]
 
 
-def _counted(values, edges):
-    """Least, greatest, sum, sum of squares, and the counts below, between and above the edges: (5 + E,) float64.
+@functools.cache
+def _edges(dtype, device):
+    """The limits on the device, rounded up to the dtype: its numbers compare with them as with the limits."""
+    exact = torch.tensor(_limits(), dtype=torch.float64)
+    edges = exact.to(dtype)
+    above = torch.nextafter(edges, torch.tensor(torch.inf, dtype=dtype))
+    return torch.where(edges.double() < exact, above, edges).to(device)
+
+
+def _counted(values):
+    """(least, greatest, sum, sum of squares), and the counts (L + 1,) below, between and above the limits.
 
     On the device of the values, without waiting for it.
     """
     values = torch.view_as_real(values) if values.is_complex() else values
-    parts = values.reshape(-1).split(_MOST_AT_ONCE)
-    counts = torch.zeros(len(edges) + 1, dtype=torch.int64, device=edges.device)
-    sums = torch.zeros(2, dtype=torch.float64, device=edges.device)
-    for part in parts:
-        part = part.double()
+    dtype, device = torch.promote_types(values.dtype, torch.float32), values.device
+    edges, wide = _edges(dtype, device), exact_float(device)
+    counts = torch.zeros(len(edges) + 1, dtype=torch.int64, device=device)
+    sums = torch.zeros(2, dtype=wide, device=device)
+    for part in values.reshape(-1).to(dtype).split(_MOST_AT_ONCE):
         places = torch.bucketize(part, edges, right=True)
-        counts.scatter_add_(0, places, torch.ones_like(places))
-        sums += torch.stack([part.sum(), part.dot(part)])
-    return torch.cat([torch.stack(values.aminmax()).double(), sums, counts.double()])
+        counts.scatter_add_(0, places, torch.ones_like(places))  # bincount would wait for the device
+        sums += torch.stack([part.sum(dtype=wide), torch.linalg.vector_norm(part, dtype=wide).square()])
+    return torch.cat([torch.stack(values.aminmax()).to(wide), sums]), counts
+
+
+def _fetched(counted):
+    """[(four floats, counts)] of what _counted returned, in one copy from the device."""
+    numbers = [torch.cat([floats, counts.view(floats.dtype)]) for floats, counts in counted]  # the bits of integers
+    rows = torch.stack(numbers).cpu() if numbers else torch.empty(0, 4)
+    counts = rows[:, 4:].contiguous().view(torch.int64)
+    return list(zip(rows[:, :4].tolist(), counts.tolist(), strict=True))
 
 
 def show_images(writer: Any, tag: str, data: Any, most: int | None = 32, step: int | None = None) -> bool:

@@ -3,6 +3,7 @@
 import itertools
 import types
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -65,8 +66,10 @@ def test_gradient_norm_is_the_norm_over_all_parameters(tmp_path, clip):
     assert [event.value for event in events.Scalars("grad_norm/train")] == pytest.approx(norms, rel=1e-5)
 
 
-def test_histograms_are_those_that_torch_makes(tmp_path, monkeypatch):
+@pytest.mark.parametrize("exact", [torch.float64, torch.float32])  # of a device
+def test_histograms_are_those_that_torch_makes(exact, tmp_path, monkeypatch):
     monkeypatch.setattr(base.training.monitors, "_MOST_AT_ONCE", 7)
+    monkeypatch.setattr(base.training.monitors, "exact_float", lambda device: exact)
     trainer, events = trained(tmp_path, [], epochs=1, histograms_every_epochs=1)
     with SummaryWriter(str(tmp_path / "torch")) as writer:
         for name, parameter in trainer.model.named_parameters():
@@ -79,6 +82,15 @@ def test_histograms_are_those_that_torch_makes(tmp_path, monkeypatch):
         assert (found.bucket_limit, found.bucket) == (wanted.bucket_limit, wanted.bucket)
         assert (found.num, found.min, found.max) == (wanted.num, wanted.min, wanted.max)
         assert (found.sum, found.sum_squares) == pytest.approx((wanted.sum, wanted.sum_squares), rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_values_at_the_limits_of_the_bins_are_counted_as_by_torch(dtype):
+    limits = torch.tensor(base.training.monitors._limits(), dtype=torch.float64)
+    near = limits[(limits.abs() < 1e4) & (limits.abs() > 1e-3)].to(dtype)
+    values = torch.cat([near, near.nextafter(near + 1), near.nextafter(near - 1)])
+    _, counts = base.training.monitors._counted(values)
+    assert counts[1:-1].tolist() == np.histogram(values.double().numpy(), limits.numpy())[0].tolist()
 
 
 def test_predictions_are_shown_as_a_table(tmp_path):

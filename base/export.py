@@ -209,6 +209,11 @@ def _first_tensors(loader, number):
         data, _ = halves(batch)
         if not isinstance(data, torch.Tensor):
             raise UserError(f"the model takes a {describe(data)}; models of one tensor can be exported")
+        if parts and data.shape[1:] != parts[0].shape[1:]:
+            raise UserError(
+                f"data_loader: its batches are {tuple(parts[0].shape)} and {tuple(data.shape)}, and a file takes examples "
+                "of one shape; make all alike, as by padding to one length"
+            )
         parts.append(data)
         if sum(map(len, parts)) >= number:
             break

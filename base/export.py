@@ -210,10 +210,9 @@ def _first_tensors(loader, number):
         if not isinstance(data, torch.Tensor):
             raise UserError(f"the model takes a {describe(data)}; models of one tensor can be exported")
         if parts and data.shape[1:] != parts[0].shape[1:]:
-            raise UserError(
-                f"data_loader: its batches are {tuple(parts[0].shape)} and {tuple(data.shape)}, and a file takes examples "
-                "of one shape; make all alike, as by padding to one length"
-            )
+            found = f"{tuple(parts[0].shape)} and {tuple(data.shape)}"
+            remedy = "a file takes examples of one shape; pad all to one length"
+            raise UserError(f"data_loader: its batches are {found}, and {remedy}")
         parts.append(data)
         if sum(map(len, parts)) >= number:
             break

@@ -456,7 +456,9 @@ def test_a_checkpoint_needs_no_section_trainer_but_a_right_one(tmp_path):
 
 def test_outputs_of_several_shapes_are_no_array_and_leave_the_file_as_it_was(tmp_path):
     (tmp_path / "o.npy").write_bytes(b"before")
-    refused = pytest.raises(UserError, match=r"^--save-outputs: the outputs are \(3,\) for some .* and \(4,\) for others")
+    refused = pytest.raises(
+        UserError, match=r"^--save-outputs: the outputs are \(3,\) for some .* and \(4,\) for others"
+    )
     with refused, PredictionWriter(save_outputs=str(tmp_path / "o.npy")) as writer:
         for width in (3, 3, 4):  # as a model of padded sequences gives them
             writer.add(Predictions(Examples(["a"]), torch.ones(1, width), None, None, Output()))

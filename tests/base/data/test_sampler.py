@@ -62,7 +62,9 @@ def test_batches_of_similar_length_hold_every_sample_once_and_little_padding():
     assert padded < 1.05 * int(LENGTHS.sum())  # in a random order 1.8 times
     widths = [int(LENGTHS[batch].max()) for batch in order.split(10)]
     assert widths != sorted(widths)
-    assert order.tolist() == LengthSampler(range(1003), LENGTHS, 10, seed=1).order(3).tolist() != sampler.order(4).tolist()
+    assert (
+        order.tolist() == LengthSampler(range(1003), LENGTHS, 10, seed=1).order(3).tolist() != sampler.order(4).tolist()
+    )
 
 
 def test_samples_of_similar_length_meet_others_in_each_epoch():

@@ -98,7 +98,11 @@ def test_schema_line_for_editors_is_no_section(write):
         ("a.json", '{"a": [1 2]}', "not JSON: line 1, column 9: a comma is missing here"),
         ("a.json", '{"a": [1}', "not JSON: line 1, column 9: Expecting ',' delimiter"),
         ("a.json", '{"a": 1.}', "not JSON: line 1, column 8: Expecting ',' delimiter"),
-        ("a.json", '{"a": 1 // b\n}', "not JSON: line 1, column 9: a comment, which JSON does not have; YAML and TOML do"),
+        (
+            "a.json",
+            '{"a": 1 // b\n}',
+            "not JSON: line 1, column 9: a comment, which JSON does not have; YAML and TOML do",
+        ),
         ("a.json", '{"a": 1, # b\n}', "not JSON: line 1, column 10: a comment"),
         ("a.json", "{'a': 1}", "not JSON: line 1, column 2: JSON writes texts in double quotes"),
         ("a.json", '{"a": True}', "not JSON: line 1, column 7: JSON writes true, false and null"),

@@ -28,6 +28,7 @@ from utils.config.types import call, find_type, look_up, signature_of
 from utils.distributed.world import decided_by_main, is_main
 from utils.errors import UserError, clean_exit, end_on_user_errors, refuse, shortened, shown
 from utils.files import delete_left_over, differences, write_json
+from utils.nearest import own_keys_line
 from utils.old_forms.config import OldConfigForms, takes_parser
 from utils.runs.checkpoint import load_checkpoint, with_shards
 from utils.runs.environment import RunRecord
@@ -130,8 +131,7 @@ class ConfigParser(OldConfigForms):
             merged._device, merged.continues = given.device, merged.continues and not given.new_run
             with imports_kept():
                 check_types(merged.config, merged.parts)
-            own = [f"own keys: {shortened(', '.join(merged.own_keys))}"] if merged.own_keys else []
-            for line in [*renamed_types(merged.config, merged.parts), *own]:
+            for line in [*renamed_types(merged.config, merged.parts), *own_keys_line(merged.own_keys)]:
                 merged.get_logger("config").info("%s", line)
             merged.adapt_to_script(given.check)
             if given.check:

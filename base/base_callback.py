@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from base.training.nonfinite import validation_fault
 from utils.distributed.world import broadcast
 from utils.errors import UserError
 from utils.signatures import signature
@@ -118,8 +119,11 @@ def call_at_epoch_end(
     After an error the other callbacks are still called, so that the epoch can be saved.
     """
     log = broadcast(as_numbers(log))
-    for name in (key for key, value in log.items() if isinstance(value, float) and not math.isfinite(value)):
-        trainer.logger.warning("epoch %d: %s is %s", log["epoch"], name, log[name])
+    wrong = [name for name, value in log.items() if isinstance(value, float) and not math.isfinite(value)]
+    at_start = log["epoch"] == trainer.start_epoch and any(name.startswith("val_") for name in wrong)
+    cause = validation_fault(getattr(trainer, "valid_data_loader", None)) if at_start else ""  # data do not change
+    for name in wrong:
+        trainer.logger.warning("epoch %d: %s is %s%s", log["epoch"], name, log[name], cause)
     errors = callbacks.call_all("on_epoch_end", trainer, log)
     log = as_numbers({name: value for name, value in log.items() if isinstance(name, str)} | {"epoch": trainer.epoch})
     try:

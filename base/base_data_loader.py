@@ -10,8 +10,8 @@ from torch.utils.data.dataloader import default_collate
 
 from base.data.fingerprint import fingerprint, fingerprint_of_part
 from base.data.in_memory import InMemoryDataset, whole_batch
-from base.data.sampler import BalancedSampler, EpochSampler
-from base.data.seeded import SeededDataset, SeededLoader, makes_whole_batches
+from base.data.sampler import BalancedSampler, EpochSampler, LengthSampler
+from base.data.seeded import SeededDataset, SeededLoader, makes_whole_batches, no_stream
 from base.data.splits import split_samples
 from utils.batches import collate
 from utils.device import copies_ahead
@@ -40,6 +40,7 @@ class BaseDataLoader(SeededLoader):
     stratify: (N,) the class of each sample; both parts of the split then get the same share of each class.
     groups: (N,) an id of each sample; a split keeps the samples of one id together.
     balance_classes: (N,) the class of each sample; training then draws all classes equally often.
+    lengths: (N,) the length of each sample; each batch of training then holds samples of similar length.
     samples: (M,) indices of the samples to use, of which a split sets some aside; by default all.
     loader_kwargs: passed to DataLoader. Workers live as long as the loader unless persistent_workers=False is given;
         a worker that brings no batch for `timeout` seconds, by default 1800, ends the run.
@@ -76,6 +77,7 @@ class BaseDataLoader(SeededLoader):
         stratify=None,
         groups=None,
         balance_classes=None,
+        lengths=None,
         samples=None,
         **loader_kwargs: Any,
     ) -> None:
@@ -83,7 +85,10 @@ class BaseDataLoader(SeededLoader):
         if not (collate_fn is None or callable(collate_fn)):
             raise UserError(f"collate_fn: got {brief(collate_fn)}, no function; give further arguments by name")
         if not hasattr(dataset, "__len__"):
-            raise UserError("dataset: has no length, so no samples can be set aside; use torch's DataLoader for it")
+            raise UserError(f"dataset: {no_stream(dataset)}")
+        if taken := {"sampler", "batch_sampler"} & set(loader_kwargs):
+            remedy = "lengths makes batches of similar length, and balance_classes draws classes equally often"
+            raise UserError(f"{min(taken)}: the order is a function of (seed, epoch), for a resume; {remedy}")
         if valid_dataset is not None and len(valid_dataset) != len(dataset):
             raise UserError(f"valid_dataset: has {len(valid_dataset)} samples, but the dataset has {len(dataset)}")
         self.validation_split = validation_split
@@ -102,6 +107,12 @@ class BaseDataLoader(SeededLoader):
         self._balanced = None if balance_classes is None else np.asarray(balance_classes)
         if self._balanced is not None and (not shuffle or len(self._balanced) != len(dataset)):
             raise UserError("balance_classes: needs shuffle, and the class of every sample")
+        self._lengths = None if lengths is None else np.asarray(lengths)
+        if self._lengths is not None and (not shuffle or self._lengths.shape != (len(dataset),)):
+            raise UserError("lengths: needs shuffle, and the length of every sample")
+        if self._lengths is not None and self._balanced is not None:
+            raise UserError("lengths, balance_classes: give one of them")
+        self._samples_in_batch = batch_size
         train_sampler, self.valid_sampler = self._split_sampler(validation_split)
         if train_sampler is None:
             train_sampler = self._train_sampler(np.arange(len(dataset)) if samples is None else samples)
@@ -238,4 +249,7 @@ class BaseDataLoader(SeededLoader):
         classes = getattr(self, "_balanced", None)
         if classes is not None:
             return BalancedSampler(indices, classes[indices])
+        lengths = getattr(self, "_lengths", None)
+        if lengths is not None:
+            return LengthSampler(indices, lengths[indices], self._samples_in_batch)
         return EpochSampler(indices, getattr(self, "shuffle", True))

@@ -209,6 +209,10 @@ def _first_tensors(loader, number):
         data, _ = halves(batch)
         if not isinstance(data, torch.Tensor):
             raise UserError(f"the model takes a {describe(data)}; models of one tensor can be exported")
+        if parts and data.shape[1:] != parts[0].shape[1:]:
+            found = f"{tuple(parts[0].shape)} and {tuple(data.shape)}"
+            remedy = "a file takes examples of one shape; pad all to one length"
+            raise UserError(f"data_loader: its batches are {found}, and {remedy}")
         parts.append(data)
         if sum(map(len, parts)) >= number:
             break

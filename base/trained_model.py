@@ -24,7 +24,7 @@ from utils.config.components import PARTS
 from utils.config.schema import RunSettings, TrainerSettings
 from utils.config.types import build
 from utils.device import exact_float, prepare_device
-from utils.errors import UserError, shortened, shown
+from utils.errors import UserError, brief, shortened, shown
 from utils.nested import describe, halves
 from utils.rules import precision_error
 from utils.runs.checkpoint import find_checkpoint, load_checkpoint
@@ -276,7 +276,10 @@ class TrainedModel:
             yield Predictions(examples, outputs, data, target, self.output, top)
 
     def predict_loader(self, loader: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
-        """Return (outputs (N, ...), targets (N, ...)) over a loader, for scikit-learn's metrics and the like."""
+        """Return (outputs (N, ...), targets (N, ...)) over a loader, for scikit-learn's metrics and the like.
+
+        Raises UserError if batches differ in shape, as those of padded sequences do.
+        """
         outputs, targets = [], []
         for batch in batches_of(loader):
             data, target = halves(batch)
@@ -286,6 +289,10 @@ class TrainedModel:
             targets.append(target.cpu().numpy())
         if not outputs:
             raise UserError("data_loader: it has no batches")
+        for what, parts in (("outputs", outputs), ("targets", targets)):
+            if len(shapes := {part.shape[1:]: None for part in parts}) > 1:
+                remedy = "go through the batches: for data, target in loader: output = model(data)"
+                raise UserError(f"data_loader: batches have {what} of shape {brief(list(shapes))}; {remedy}")
         return np.concatenate(outputs), np.concatenate(targets)
 
     def loader(self, split: str, batch_size: int | None = None, config: dict[str, Any] | None = None) -> Any:

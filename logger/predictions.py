@@ -186,10 +186,12 @@ def errors_first(parts: Iterable[Any]) -> Iterator[Any]:
         if good and (part.target is None or any("target" in row and "right" not in row for row in good)):
             raise UserError("--errors: needs classes and their targets, as --split, a table or class folders give them")
         wrong = [place for place, row in enumerate(good) if not row.get("right", True)]
-        tensors = [part.outputs[wrong], part.target[wrong], part.data[wrong].cpu()] if wrong else [[], [], []]
+        is_one = isinstance(part.data, torch.Tensor)  # others, such as dicts, are not drawn
+        data = part.data[wrong].cpu() if wrong and is_one else [None] * len(wrong)
+        tensors = [part.outputs[wrong], part.target[wrong], data] if wrong else [[], [], []]
         for place, output, target, image in zip(wrong, *tensors, strict=True):
             row = good[place]
-            tensors = output.clone(), target.clone(), image.clone()  # a view would keep its batch
+            tensors = [one if one is None else one.clone() for one in (output, target, image)]  # a view keeps its batch
             kept = [float(np.nan_to_num(row["probability"])), -next(number), row["source"], *tensors]
             if left := _push(drawn, kept, EXAMPLES_DRAWN):
                 _push(others, [*left[:-1], None], MOST_ERRORS - EXAMPLES_DRAWN)
@@ -225,8 +227,11 @@ class ArrayWriter:
         file.write(bytes(self._HEADER_BYTES))
 
     def add(self, rows: np.ndarray) -> None:
-        """Append rows (B, ...)."""
+        """Append rows (B, ...). Raises UserError if they have another shape than those before."""
         self._like = rows[:0] if self._like is None else self._like
+        if rows.shape[1:] != self._like.shape[1:]:
+            shapes = f"{self._like.shape[1:]} for some examples and {rows.shape[1:]} for others"
+            raise UserError(f"--save-outputs: the outputs are {shapes}, and an array has one shape; --out takes all")
         self._file.write(np.ascontiguousarray(rows, self._like.dtype).tobytes())
         self._rows += len(rows)
 

@@ -142,10 +142,10 @@ def test_check_makes_nothing(monkeypatch, file, capsys):
 
 
 def test_own_keys_are_listed_once(monkeypatch, file, capsys):
-    given = config(trainer={"epochs": 1, "warmup": 3})
+    given = config(trainer={"epochs": 1, "warmup": 3, "max_grad_norm": 1.0}, steps=3)
     file.write_text(json.dumps(given))
     command(monkeypatch, "-c", file)
-    assert capsys.readouterr().out == "own keys: trainer.warmup\n"
+    assert capsys.readouterr().out == "own keys: steps, trainer.warmup, trainer.max_grad_norm (clip_norm?)\n"
 
 
 @pytest.mark.old_defect(3)

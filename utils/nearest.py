@@ -5,7 +5,7 @@ import heapq
 import re
 from collections.abc import Collection, Iterable
 
-from utils.errors import shown
+from utils.errors import shortened, shown
 
 # What other frameworks, or earlier versions of the old template, call a thing that has another name here.
 _FORMER_NAMES = {
@@ -23,6 +23,27 @@ _OTHER_NAMES = _FORMER_NAMES | {
     "scheduler": "lr_scheduler",
     "criterion": "loss",
 }
+# What others call a key of the section trainer. A project may have keys of these names, so they are not refused.
+_TRAINER_KEYS = {
+    "max_steps": "len_epoch",
+    "steps": "len_epoch",
+    "iterations": "len_epoch",
+    "max_grad_norm": "clip_norm",
+    "grad_clip": "clip_norm",
+    "gradient_clip_val": "clip_norm",
+    "gradient_accumulation_steps": "accumulate",
+    "accumulate_grad_batches": "accumulate",
+    "patience": "early_stop",
+    "early_stopping_patience": "early_stop",
+    "eval_steps": "validate_every_steps",
+    "val_check_interval": "validate_every_steps",
+    "amp": "precision",
+    "fp16": "precision",
+    "bf16": "precision",
+    "mixed_precision": "precision",
+    "output_dir": "save_dir",
+    "save_total_limit": "keep_last",
+}
 _MAX_LETTERS = 300  # of a name that is compared; parameters of nested adapter models have more than 100
 _MAX_PAIRS = 200_000  # of letters that one search compares, which takes about a tenth of a second
 _MAX_SHOWN = 50  # names in a message
@@ -31,7 +52,7 @@ _MAX_SHOWN = 50  # names in a message
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.75) -> str | None:
     """Return the known name most like the given one; None if none is, or if the name is too long to be compared."""
     by_lower = {other.lower(): other for other in known}
-    other_name = _OTHER_NAMES.get(name)
+    other_name = (_OTHER_NAMES | _TRAINER_KEYS).get(name)
     if other_name in by_lower.values():
         return other_name
     close = _closest(name.lower(), by_lower, cutoff)
@@ -54,6 +75,19 @@ def _closest(name, known, cutoff):
         ratios.append((matcher.ratio(), other))
     ratio, closest = max(ratios, default=(0, None))
     return closest if ratio >= cutoff else None
+
+
+def own_keys_line(keys: Iterable[str]) -> list[str]:
+    """Return a line that lists a project's own keys, in a list; [] if there are none.
+
+    Behind a key that others use, it says what the framework calls it: "trainer.max_grad_norm (clip_norm?)".
+    """
+    listed = []
+    for key in keys:
+        section, _, name = key.rpartition(".")
+        known = _TRAINER_KEYS.get(name) if section == "trainer" else None
+        listed.append(f"{key} ({known}?)" if known else key)
+    return [f"own keys: {shortened(', '.join(listed))}"] if listed else []
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:

@@ -27,7 +27,10 @@ _DATE = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 _UNIT = re.compile(r"[-+]?\d+(?:[.,]\d+)? ?[a-zµ°/²³]+\.?", re.IGNORECASE)
-_ID_NAME = re.compile(r"(?:.*[\W_])?(?i:id|index|idx|uid|uuid|guid|row|no|nr|key)|.*[a-z](?:ID|Id)")
+_ID_NAME = re.compile(
+    r"(?:.*[\W_])?(?i:id|index|idx|uid|uuid|guid|row|no|nr|key)|.*[a-z](?:ID|Id)"
+    r"|.*(?i:nr\.?|nummer|num[eé]ro|número)"
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 
 
 class Output:
-    """Describes the outputs of a model. A loader may have one as its attribute output; checkpoints hold it.
+    """Describes the outputs of a model. A loader's state, which checkpoints hold, says what they are.
 
     classes: names of the classes in the order of their numbers; None if the outputs are values.
     mean, std: of a standardized target, which is multiplied by std and increased by mean to have its own unit.

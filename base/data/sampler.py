@@ -13,6 +13,7 @@ from utils.seed import derive_seed
 Indices = Sequence[int] | np.ndarray | torch.Tensor
 
 _CHUNK = 1 << 16
+_POOL = 50  # batches; with more of them lengths are more alike, and samples meet the same others more often
 _ORDER = 1  # separates the order's random stream from the epoch's other one
 
 
@@ -80,6 +81,30 @@ class BalancedSampler(EpochSampler):
             drawn.append(torch.cat([members[_shuffled(len(members), generator)] for _ in passes])[:number])
         drawn = torch.cat(drawn)
         return drawn[_shuffled(len(drawn), generator)]
+
+
+class LengthSampler(EpochSampler):
+    """Indices in a shuffled order in which each batch holds samples of similar length, so that little is padded.
+
+    indices, seed: as for EpochSampler. lengths: (N,) the length of each index. In each epoch, pools of _POOL batches
+    are drawn at random and sorted by length within, and their batches come in a shuffled order. A last batch of fewer
+    samples is drawn at random.
+    """
+
+    def __init__(self, indices: Indices, lengths: Any, batch_size: int, seed: int | None = None) -> None:
+        super().__init__(indices, shuffle=True, seed=seed)
+        self.lengths = torch.as_tensor(np.asarray(lengths))
+        self.batch_size = batch_size
+
+    def order(self, epoch: int | None) -> torch.Tensor:
+        """Return the indices (N,) int64 in the epoch's order; None draws one from torch's global generator."""
+        generator = self._generator(epoch)
+        places = _shuffled(len(self.indices), generator)
+        whole = len(places) // self.batch_size * self.batch_size
+        pools = places[:whole].split(_POOL * self.batch_size)
+        batches = torch.cat([pool[self.lengths[pool].argsort(stable=True)] for pool in pools]).view(-1, self.batch_size)
+        batches = batches[_shuffled(len(batches), generator)]
+        return self.indices[torch.cat([batches.flatten(), places[whole:]])]
 
 
 def _shuffled(number, generator):

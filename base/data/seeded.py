@@ -28,11 +28,7 @@ class SeededDataset(Dataset):
 
     def __init__(self, dataset: Any) -> None:
         if isinstance(dataset, IterableDataset):
-            kind = type(dataset).__name__
-            raise UserError(
-                f"dataset: {kind} is an IterableDataset, which cannot be shuffled or split; make it a "
-                "Dataset with __getitem__, or give torch's DataLoader of it to the Trainer in a script of yours"
-            )
+            raise UserError(f"dataset: {no_stream(dataset)}")
         if not len(dataset):
             raise UserError("dataset: has no samples")
         self.dataset = dataset
@@ -120,6 +116,14 @@ class SeededLoader(DataLoader):
             return super()._get_iterator()
         finally:
             self.__is_opening = False
+
+
+def no_stream(dataset: Any) -> str:
+    """Return why a dataset without a length, or an IterableDataset, cannot be shuffled and split, and what to do."""
+    kind = type(dataset).__name__
+    what = f"{kind} is an IterableDataset" if isinstance(dataset, IterableDataset) else f"{kind} has no __len__"
+    remedy = "a DataLoader of torch can be given to the Trainer in a script of yours: docs/data.md, Streams"
+    return f"{what}, which cannot be shuffled or split; make it a Dataset with __len__ and __getitem__; {remedy}"
 
 
 def unseeded(dataset: Any) -> Any:

@@ -62,6 +62,8 @@ def _fits_classes(output, target, settings):
         remedy = "return class numbers (N,) from the data loader"
         if target.shape == (*wanted, 1):
             remedy = f"use target.squeeze(-1) in the data loader, or give ArrayDataLoader {_classes(target)}"
+        elif target.shape == output.shape[:-1]:
+            remedy = "it has the classes last: end the model with .movedim(-1, 1)"
         elif target.shape == output.shape:
             numbers = _classes(torch.arange(output.shape[1]))
             remedy = f"it looks one-hot: use target.argmax(dim=1) in the data loader, or give ArrayDataLoader {numbers}"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 MAX_SKIPPED = 10  # batches of an epoch that "rollback" skips
 _SAMPLES_NAMED = 20  # in a report
 _BATCHES_READ_AGAIN = 4  # to find the samples at fault
+_VALID_READ_AGAIN = 1000  # samples, to find those at fault
 
 
 class NonFiniteError(UserError):
@@ -239,6 +240,13 @@ def _merged_faults(of_processes):
 def _listed(samples):
     more = f" and {len(samples) - _SAMPLES_NAMED} more" if len(samples) > _SAMPLES_NAMED else ""
     return ", ".join(map(str, samples[:_SAMPLES_NAMED])) + more
+
+
+def validation_fault(loader: Any) -> str:
+    """Return which of the first validation samples hold nan or infinity, for the end of a message; "" if none does."""
+    indices = itertools.islice(getattr(loader, "sampler", ()), _VALID_READ_AGAIN)
+    bad = nonfinite_samples(loader, indices)
+    return f"; the validation data have nan or infinity in sample {_listed(bad)}" if bad else ""
 
 
 def nonfinite_samples(loader: Any, indices: Iterable[int]) -> list[int]:

@@ -19,6 +19,7 @@ from base.model_card import model_card
 from base.trained_model import TrainedModel
 from base.triton import model_config
 from helpers import PROJECT, run_here
+from utils import UserError
 from utils.files import read_json
 from utils.runs.checkpoint import load_checkpoint, save_checkpoint
 
@@ -223,6 +224,14 @@ def test_a_model_of_texts_is_exported_for_blocks_of_its_size(tmp_path):
     loader = TextDataLoader(str(tmp_path / "t.txt"), 8, 4)
     trained = TrainedModel(torch.nn.Identity(), TextInput(8), Output(), torch.device("cpu"))
     assert base.export.raw_examples(trained, loader).shape[1:] == (8,)
+
+
+def test_batches_of_several_lengths_are_refused_in_a_line():
+    trained = TrainedModel(torch.nn.Identity(), None, Output(), torch.device("cpu"))
+    samples = [(torch.ones(length), 0) for length in (3, 3, 5, 5)]
+    loader = torch.utils.data.DataLoader(samples, batch_size=2)
+    with pytest.raises(UserError, match=r"^data_loader: its batches are \(2, 3\) and \(2, 5\), and a file takes "):
+        base.export.raw_examples(trained, loader)
 
 
 class Branching(torch.nn.Module):

@@ -362,6 +362,13 @@ def test_of_many_errors_the_most_confident_are_kept(monkeypatch):
     assert drawn.outputs.untyped_storage().nbytes() == 2 * 2 * 4  # and not those of whole batches
 
 
+def test_errors_are_listed_of_data_that_are_a_dict():
+    part = confident([0.9, 0.8], [False, True])
+    part.data = {"ids": torch.ones(2, 3)}
+    (found,) = errors_first([part])
+    assert [row["source"] for row in found.rows] == ["0.9"] and found.data == (None,)
+
+
 def test_errors_need_the_targets_of_classes():
     known = confident([0.9], [False])
     two, one, names = torch.ones(1, 2), torch.ones(1), Output(["no", "yes"])
@@ -445,3 +452,17 @@ def test_a_checkpoint_needs_no_section_trainer_but_a_right_one(tmp_path):
     for name, error in (("b", "trainer: precision: "), ("c", "n_gpu: ")):
         with pytest.raises(UserError, match=rf"{name}\.pth: {error}"):
             TrainedModel.load(tmp_path / f"{name}.pth")
+
+
+def test_outputs_of_several_shapes_are_no_array_and_leave_the_file_as_it_was(tmp_path):
+    (tmp_path / "o.npy").write_bytes(b"before")
+    refused = pytest.raises(
+        UserError, match=r"^--save-outputs: the outputs are \(3,\) for some .* and \(4,\) for others"
+    )
+    with refused, PredictionWriter(save_outputs=str(tmp_path / "o.npy")) as writer:
+        for width in (3, 3, 4):  # as a model of padded sequences gives them
+            writer.add(Predictions(Examples(["a"]), torch.ones(1, width), None, None, Output()))
+    assert (tmp_path / "o.npy").read_bytes() == b"before"
+    batches = [(torch.ones(1, width), torch.ones(1)) for width in (3, 4)]
+    with pytest.raises(UserError, match=r"^data_loader: batches have outputs of shape .*\(3,\), \(4,\)"):
+        made(torch.nn.Identity()).predict_loader(batches)

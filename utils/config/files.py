@@ -100,6 +100,13 @@ def _parse_json(text):
         raise ValueError(f"not JSON: {error}") from None
 
 
+_NOT_JSON = {
+    r"//|/\*|#": "a comment, which JSON does not have; YAML and TOML do",
+    "'": "JSON writes texts in double quotes",
+    r"(?:True|False|None)\b": "JSON writes true, false and null",
+}
+
+
 def _json_error(error):
     """Where and what a JSONDecodeError is about; a missing comma is reported behind the value that needs it."""
     text, at, what = error.doc, error.pos, error.msg
@@ -108,6 +115,8 @@ def _json_error(error):
     behind_value = re.search(r"[\w\"}\]]\s*$", text[: too_many.start(1)]) if too_many else None
     if behind_value and what != "Invalid control character at":
         at, what = too_many.start(1), f"one comma too many, before {too_many[2]}"
+    elif foreign := re.compile("|".join(_NOT_JSON)).match(text, at):
+        what = next(said for start, said in _NOT_JSON.items() if re.fullmatch(start, foreign[0]))
     elif what == "Expecting ',' delimiter" and end < at and re.compile(r'["{\[\w-]').match(text, at):
         at, what = end, "a comma is missing here"
     return f"line {text.count(chr(10), 0, at) + 1}, column {at - text.rfind(chr(10), 0, at)}: {what}"

@@ -85,7 +85,10 @@ def test_columns_that_are_hardly_meant_as_categories_are_refused(tmp_path, colum
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["id", "Id", "ID", "PassengerId", "customerID", "user_id", "index", "row", "No"])
+@pytest.mark.parametrize(
+    "name",
+    ["id", "Id", "ID", "PassengerId", "customerID", "user_id", "index", "row", "No", "Kundennr", "Bestellnummer"],
+)
 def test_numbers_of_the_rows_are_refused(tmp_path, name):
     with pytest.raises(UserError, match=f"column '{name}' numbers the rows, or names them; give \"leave_out\": "):
         kinds(tmp_path / "a.csv", {name: range(1, NUMBER + 1)})

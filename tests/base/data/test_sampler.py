@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from base import BaseDataLoader
-from base.data.sampler import BalancedSampler
+from base.data.sampler import BalancedSampler, LengthSampler
 from helpers import TinyData
 from utils import UserError
 
@@ -49,3 +49,56 @@ def test_validation_is_not_balanced():
 def test_classes_of_some_samples_or_without_shuffling_are_refused(shuffle):
     with pytest.raises(UserError, match="balance_classes: needs shuffle, and the class of every sample"):
         BaseDataLoader(TinyData(), 8, shuffle, 0, 0, balance_classes=RARE[shuffle:])
+
+
+LENGTHS = torch.randint(1, 100, (1003,), generator=torch.Generator().manual_seed(0))
+
+
+def test_batches_of_similar_length_hold_every_sample_once_and_little_padding():
+    sampler = LengthSampler(range(1003), LENGTHS, 10, seed=1)
+    order = sampler.order(3)
+    assert order.sort().values.tolist() == list(range(1003))
+    padded = sum(int(LENGTHS[batch].max()) * len(batch) for batch in order.split(10))
+    assert padded < 1.05 * int(LENGTHS.sum())  # in a random order 1.8 times
+    widths = [int(LENGTHS[batch].max()) for batch in order.split(10)]
+    assert widths != sorted(widths)
+    assert (
+        order.tolist() == LengthSampler(range(1003), LENGTHS, 10, seed=1).order(3).tolist() != sampler.order(4).tolist()
+    )
+
+
+def test_samples_of_similar_length_meet_others_in_each_epoch():
+    sampler = LengthSampler(range(100), [5] * 100, 10, seed=1)
+    batches = [{frozenset(batch.tolist()) for batch in sampler.order(epoch).split(10)} for epoch in (1, 2)]
+    assert not batches[0] & batches[1]
+
+
+@pytest.mark.parametrize("number", [0, 3, 50])
+def test_a_loader_of_similar_lengths_begins_an_epoch_at_any_batch(number):
+    def loader():
+        return BaseDataLoader(TinyData(), 8, True, number, 0, lengths=LENGTHS[:50].numpy())
+
+    if number == 50:
+        with pytest.raises(UserError, match="validation_split"):
+            loader()
+        return
+    whole, resumed = loader(), loader()
+    whole.set_epoch(2)
+    resumed.set_epoch(2, 3)
+    rest = [data for data, _ in whole][3:]
+    assert all(torch.equal(one, other) for one, other in zip(rest, [data for data, _ in resumed], strict=True))
+    assert whole.batch_indices(2, 0) == whole.sampler.order(2)[:8].tolist()
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ({"lengths": [1] * 49}, "lengths: needs shuffle, and the length of every sample"),
+        ({"lengths": [1] * 50, "balance_classes": RARE}, "lengths, balance_classes: give one of them"),
+        ({"batch_sampler": [[1, 2]]}, r"batch_sampler: the order is a function of \(seed, epoch\).* lengths makes"),
+        ({"sampler": range(50)}, "sampler: the order is a function"),
+    ],
+)
+def test_other_orders_are_refused(given, error):
+    with pytest.raises(UserError, match=f"^{error}"):
+        BaseDataLoader(TinyData(), 8, True, 0, 0, **given)

@@ -94,6 +94,12 @@ SHARES = torch.linspace(0, 1, N).unsqueeze(1)
             3,
             r'one-hot: use .*dim=1\) .* "classes": \[0, 1, 2\]',
         ),
+        (
+            lambda output, target: F.cross_entropy(output.unsqueeze(1).expand(-1, 5, -1), target),
+            LABELS.unsqueeze(1).expand(-1, 5),
+            3,
+            r"the output \(8, 5, 3\) wants \(8, 3\) .*has the classes last: end the model with .movedim\(-1, 1\)",
+        ),
         (torch.nn.CrossEntropyLoss(), LABELS > 0, 3, "tensor .* bool, and class numbers are int64"),
         (torch.nn.NLLLoss(), LABELS, 3, "not log-probabilities.*; use torch.nn.CrossEntropyLoss"),
         (F.nll_loss, LABELS, 3, "nll_loss: the model's outputs are not log-probabilities"),

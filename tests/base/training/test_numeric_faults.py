@@ -56,6 +56,14 @@ def bad_batch(trainer, epoch=1):
     return next((i, batch) for i, batch in enumerate(batches) if BAD in batch)
 
 
+def test_the_validation_sample_that_makes_a_value_nan_is_named_once(tmp_path, capsys):
+    faults = BaseDataLoader(FaultyData(), 8, False, 0, 0).as_validation()
+    tiny_trainer(tiny_config(tmp_path, **settings()), valid_data_loader=faults, schedule=None).train()
+    told = capsys.readouterr().out
+    fault = f"; the validation data have nan or infinity in sample {BAD}\n"
+    assert f"epoch 1: val_loss is nan{fault}" in told and "epoch 2: val_loss is nan\n" in told
+
+
 def test_a_rate_that_is_too_high_is_named_before_the_ways_to_skip(tmp_path):
     config = tiny_config(tmp_path)
     config["optimizer"]["args"]["lr"] = 1e30

@@ -111,6 +111,8 @@ class PredictionWriter:
         name = row["source"]
         name = name if len(name) <= _NAME_WIDTH else f"...{name[3 - _NAME_WIDTH :]}"
         ranked = row.get("top") or [[row["prediction"], row.get("probability")]]
+        if row.get("prediction") and "probabilities" in row:
+            ranked = [[label, row["probabilities"][label]] for label in row["prediction"]]
         cells = [f"{_text(value)}" + (f" {share:.4f}" if share is not None else "") for value, share in ranked]
         if "target" in row:
             cells.append(f"target {_text(row['target'])}" + ("" if row.get("right", True) else ", wrong"))
@@ -190,13 +192,22 @@ def errors_first(parts: Iterable[Any]) -> Iterator[Any]:
         for place, output, target, image in zip(wrong, *tensors, strict=True):
             row = good[place]
             tensors = output.clone(), target.clone(), image.clone()  # a view would keep its batch
-            kept = [float(np.nan_to_num(row["probability"])), -next(number), row["source"], *tensors]
+            kept = [float(np.nan_to_num(_confidence(row))), -next(number), row["source"], *tensors]
             if left := _push(drawn, kept, EXAMPLES_DRAWN):
                 _push(others, [*left[:-1], None], MOST_ERRORS - EXAMPLES_DRAWN)
     for some in (drawn, others):
         if some:
             *_, names, outputs, targets, images = zip(*sorted(some, reverse=True), strict=True)
             yield _chosen(part, list(names), [], torch.stack(outputs), torch.stack(targets), images)
+
+
+def _confidence(row):
+    """The probability of a wrong prediction: of several labels, of that which is wrong with the most confidence."""
+    if "probability" in row:
+        return row["probability"]
+    has = {label: label in (row["prediction"] or ()) for label in row["probabilities"]}
+    wrong = [label for label in has if has[label] != (label in row["target"])]
+    return max(share if has[label] else 1 - share for label, share in row["probabilities"].items() if label in wrong)
 
 
 def _chosen(part, names, errors, outputs=None, target=None, data=()):
@@ -250,7 +261,7 @@ def _detached(text: io.TextIOWrapper):
 
 
 def _caption(row):
-    if isinstance(row["prediction"], list):
+    if isinstance(row["prediction"], list) and "probabilities" not in row:
         return ""
     share = f" {row['probability']:.2f}" if "probability" in row else ""
     given = f" not {_text(row['target'])[:12]}" if not row.get("right", True) else ""
@@ -258,6 +269,8 @@ def _caption(row):
 
 
 def _text(value):
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):  # labels
+        return ", ".join(value) or "none"
     if isinstance(value, list):
         array = np.array(value)
         if array.size > _VALUES_SHOWN:

@@ -10,7 +10,7 @@ from torch.utils.data.dataloader import default_collate
 
 from base.data.fingerprint import fingerprint, fingerprint_of_part
 from base.data.in_memory import InMemoryDataset, whole_batch
-from base.data.sampler import BalancedSampler, EpochSampler
+from base.data.sampler import BalancedSampler, EpochSampler, WeightedSampler
 from base.data.seeded import SeededDataset, SeededLoader, makes_whole_batches
 from base.data.splits import split_samples
 from utils.batches import collate
@@ -40,6 +40,7 @@ class BaseDataLoader(SeededLoader):
     stratify: (N,) the class of each sample; both parts of the split then get the same share of each class.
     groups: (N,) an id of each sample; a split keeps the samples of one id together.
     balance_classes: (N,) the class of each sample; training then draws all classes equally often.
+    sample_weights: (N,) how often training draws each sample, in proportion; as many draws an epoch as samples.
     samples: (M,) indices of the samples to use, of which a split sets some aside; by default all.
     loader_kwargs: passed to DataLoader. Workers live as long as the loader unless persistent_workers=False is given;
         a worker that brings no batch for `timeout` seconds, by default 1800, ends the run.
@@ -76,6 +77,7 @@ class BaseDataLoader(SeededLoader):
         stratify=None,
         groups=None,
         balance_classes=None,
+        sample_weights=None,
         samples=None,
         **loader_kwargs: Any,
     ) -> None:
@@ -102,6 +104,12 @@ class BaseDataLoader(SeededLoader):
         self._balanced = None if balance_classes is None else np.asarray(balance_classes)
         if self._balanced is not None and (not shuffle or len(self._balanced) != len(dataset)):
             raise UserError("balance_classes: needs shuffle, and the class of every sample")
+        self._weights = None if sample_weights is None else _weights(sample_weights, len(dataset))
+        if self._weights is not None and (not shuffle or self._balanced is not None):
+            raise UserError("sample_weights: needs shuffle, and cannot be combined with balance_classes")
+        if own := sorted({"sampler", "batch_sampler"} & loader_kwargs.keys()):
+            remedy = "give sample_weights, balance_classes or samples, which resume within an epoch"
+            raise UserError(f"{own[0]}: BaseDataLoader has its own; {remedy}")
         train_sampler, self.valid_sampler = self._split_sampler(validation_split)
         if train_sampler is None:
             train_sampler = self._train_sampler(np.arange(len(dataset)) if samples is None else samples)
@@ -238,4 +246,18 @@ class BaseDataLoader(SeededLoader):
         classes = getattr(self, "_balanced", None)
         if classes is not None:
             return BalancedSampler(indices, classes[indices])
+        weights = getattr(self, "_weights", None)
+        if weights is not None:
+            if not weights[indices].any():
+                raise UserError("sample_weights: all are 0 in the training part")
+            return WeightedSampler(indices, weights[indices])
         return EpochSampler(indices, getattr(self, "shuffle", True))
+
+
+def _weights(given, number):
+    weights = np.asarray(given, dtype=np.float64)
+    if weights.shape != (number,) or not (np.isfinite(weights) & (weights >= 0)).all():
+        raise UserError(
+            f"sample_weights: got {weights.shape}; it should be {number} numbers of 0 or more, one a sample"
+        )
+    return weights

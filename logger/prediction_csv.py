@@ -96,8 +96,9 @@ def _is_quoted(text):
 
 
 def _flat(columns):
-    """{column: cells} of columns; lists as JSON, classes beyond the first as prediction_2, probability_2, ..., and the
-    probabilities of labels as probability_<label>.
+    """{column: cells} of columns; lists as JSON.
+
+    Classes beyond the first are prediction_2, probability_2, ..., and probabilities of labels are probability_<label>.
     """
     flat = {}
     for name, values in columns.items():

@@ -159,14 +159,14 @@ class PredictionGrid:
             yield part
 
     def add(self, part: Any) -> None:
-        """Add Predictions. Outputs of the same shape as the inputs are images, and are drawn below these."""
+        """Add Predictions. Outputs that are images, or class maps, are drawn below the inputs."""
         if self._path is None or len(self._images) >= EXAMPLES_DRAWN:
             return
         good = [row for row in part.rows if "error" not in row][: EXAMPLES_DRAWN - len(self._images)]
-        for row, image, output in zip(
-            good, *(_on_cpu(rows[: len(good)]) for rows in (part.data, part.outputs)), strict=True
-        ):
-            both = [image, output] if image.shape == output.shape else [image]
+        images, outputs = (_on_cpu(rows[: len(good)]) for rows in (part.data, part.outputs))
+        below = part.output.pictures(images, outputs) if len(good) else None
+        for row, image, *output in zip(good, images, *([] if below is None else [below]), strict=True):
+            both = [image, *output]
             self._images.append(torch.cat([one.float() for one in both], dim=1))
             self._labels.append(_caption(row))
 

@@ -73,6 +73,26 @@ class Output:
         is_named = self.classes is not None and has_several and len(self.classes) == outputs.shape[1]
         return self.classes if self.numbered == "one" and is_named else None
 
+    def class_maps(self, outputs: torch.Tensor) -> torch.Tensor | None:
+        """Return (B, ...) class numbers for outputs (B, classes, ...), as of a segmentation; None for others."""
+        is_map = self.classes is not None and outputs.ndim > 2 and outputs.shape[1] == len(self.classes)
+        return outputs.argmax(dim=1) if self.numbered == "many" and is_map else None
+
+    def pictures(self, data: Any, outputs: torch.Tensor) -> torch.Tensor | None:
+        """Return (B, C, H, W) images to draw beside the images that are the data, of the same shape and range.
+
+        They are the outputs, or for class maps in shades of grey; None if the outputs are no such images.
+        """
+        if not isinstance(data, torch.Tensor) or data.ndim != 4:
+            return None
+        if (maps := self.class_maps(outputs)) is None:
+            return outputs if outputs.shape == data.shape else None
+        if maps.shape[1:] != data.shape[2:]:
+            return None
+        low, high = data.amin(dim=(1, 2, 3), keepdim=True), data.amax(dim=(1, 2, 3), keepdim=True)
+        shades = low + (high - low) * maps.unsqueeze(1) / max(1, len(self.classes or ()) - 1)
+        return shades.expand(data.shape)
+
     def probabilities(self, outputs: torch.Tensor) -> torch.Tensor | None:
         """Return (B, classes) probabilities for logits, log-probabilities or one logit; None for values."""
         outputs, names = outputs.float(), self.names(outputs)
@@ -89,7 +109,7 @@ class Output:
         The prediction is None if the probabilities are nan.
 
         Of labels, the prediction is a list of those with a probability above 0.5, and the key "probabilities" holds
-        {name: probability} of all.
+        {name: probability} of all. Of class maps it is the class numbers.
 
         top: number of most probable classes to list, as "top": [[name, probability], ...], if more than one.
         target: (B, ...) of the examples; the dicts then hold the target, and of a class, or of all labels, whether it
@@ -103,6 +123,9 @@ class Output:
         target = target.cpu() if isinstance(target, torch.Tensor) else None
         if (labels := self.labels(outputs)) is not None:
             return self._columns_of_labels(labels, outputs.float().cpu(), target)
+        if (maps := self.class_maps(outputs)) is not None:
+            given = {"target": target.tolist()} if target is not None and target.shape == maps.shape else {}
+            return {"prediction": maps.tolist(), **given}
         if probabilities is None or names is None:
             columns = {"prediction": self._values(outputs)}
             if target is not None:

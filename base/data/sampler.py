@@ -82,5 +82,21 @@ class BalancedSampler(EpochSampler):
         return drawn[_shuffled(len(drawn), generator)]
 
 
+class WeightedSampler(EpochSampler):
+    """N indices, each drawn by itself with a probability in proportion to its weight, so that some come several times.
+
+    indices, seed: as for EpochSampler. weights: (N,) of each index, 0 or more; as for torch's WeightedRandomSampler.
+    """
+
+    def __init__(self, indices: Indices, weights: Any, seed: int | None = None) -> None:
+        super().__init__(indices, shuffle=True, seed=seed)
+        self.weights = torch.as_tensor(weights, dtype=torch.float64)
+
+    def order(self, epoch: int | None) -> torch.Tensor:
+        """Return N indices, int64, in the epoch's order; None draws one from torch's global generator."""
+        generator = self._generator(epoch)
+        return self.indices[torch.multinomial(self.weights, len(self.indices), True, generator=generator)]
+
+
 def _shuffled(number, generator):
     return torch.randperm(number, generator=generator)

@@ -50,3 +50,25 @@ def test_one_of_several_classes_is_chosen(loss, expects):
 def test_one_output_for_two_classes():
     (found,) = Output.from_state({"classes": ["no", "yes"]}, "own_loss", "logits").describe(torch.tensor([[2.0]]))
     assert found["prediction"] == "yes" and found["probability"] == pytest.approx(0.880797)
+
+
+def test_class_maps_are_predicted_as_class_numbers():
+    outputs = torch.zeros(2, 3, 2, 2)
+    outputs[0, 1, 0, 0] = outputs[1, 2] = 1
+    output = Output.from_state(NAMES, "torch.nn.CrossEntropyLoss")
+    target = torch.full((2, 2, 2), 255)
+    first, second = output.describe(outputs, target=target)
+    assert first == {"prediction": [[1, 0], [0, 0]], "target": [[255, 255], [255, 255]]}
+    assert second["prediction"] == [[2, 2], [2, 2]]
+    assert output.class_maps(outputs[:, :2]) is None  # of other classes
+    assert Output.from_state(NAMES, "torch.nn.MSELoss").class_maps(outputs) is None  # images of three channels
+
+
+def test_class_maps_are_drawn_in_shades_of_the_images():
+    images = torch.tensor([-1.0, 1.0, 0.0, 0.0]).view(1, 1, 2, 2).expand(1, 3, 2, 2)
+    outputs = torch.zeros(1, 3, 2, 2)
+    outputs[0, 1, 0, 0] = outputs[0, 2, 1, 1] = 1
+    drawn = Output.from_state(NAMES, "torch.nn.CrossEntropyLoss").pictures(images, outputs)
+    assert drawn is not None and drawn.shape == images.shape and drawn[0, 0].tolist() == [[0, -1], [-1, 1]]
+    assert Output().pictures(images, outputs) is outputs
+    assert Output().pictures(images, outputs[:, :2]) is None

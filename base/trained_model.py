@@ -334,7 +334,9 @@ def require_one_output(model: torch.nn.Module, data: Any, output: Any) -> None:
     """Raise UserError unless a model's output is a tensor with a row for each example of the batch data."""
     name = type(model).__name__
     if not isinstance(output, torch.Tensor):
-        remedy = "in evaluation mode, return the tensor that is the prediction: if not self.training"
+        remedy = (
+            "in evaluation mode, return the tensor that is the prediction, or use all of it as docs/predict.md shows"
+        )
         raise UserError(f"{name} returns a {describe(output)}, where one tensor is predicted; {remedy}")
     if isinstance(data, torch.Tensor) and output.shape[:1] != data.shape[:1]:
         given = f"{tuple(output.shape)} for a batch of {len(data)}"

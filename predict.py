@@ -18,12 +18,14 @@ def main(flags: argparse.Namespace) -> int:
     from base.data.sources import Sources, refuse_overwriting
     from base.generate import continued_files, continues_texts
     from base.trained_model import TrainedModel
+    from logger.masks import MaskWriter
     from logger.predictions import PredictionGrid, PredictionWriter, errors_first
 
     refuse_overwriting(flags.sources, [flags.out, flags.grid, flags.save_outputs])
     model = TrainedModel.load(flags.resume, flags.device, data_config(flags.config))
     if flags.prompt is not None or flags.samples is not None:
         return generate(model, flags)
+    masks = MaskWriter(flags.masks)
     with PredictionGrid(flags.grid) as grid, PredictionWriter(flags.out, flags.json, flags.save_outputs) as writer:
         if flags.split:
             loader = model.loader(flags.split, flags.batch_size)
@@ -38,6 +40,7 @@ def main(flags: argparse.Namespace) -> int:
         for part in errors_first(found) if flags.errors else found:
             writer.add(part)
             grid.add(part)
+            masks.add(part)
     return 1 if writer.num_errors else 0
 
 
@@ -75,6 +78,7 @@ def refuse_wrong(flags: argparse.Namespace) -> None:
         raise UserError("give either files, folders, patterns or - to predict for, or --split, --prompt or --samples")
     if flags.prompt is not None or flags.samples is not None:
         others = {"--out": flags.out, "--save-outputs": flags.save_outputs, "--json": flags.json}
+        others |= {"--masks": flags.masks}
         others |= {"--errors": flags.errors, "--grid": flags.prompt is not None and flags.grid}
         if useless := [flag for flag, value in others.items() if value]:
             raise UserError(f"{', '.join(useless)}: of no use with --prompt or --samples; leave it out")
@@ -104,6 +108,7 @@ if __name__ == "__main__":
     parser.add_argument("--json", action="store_true", help="print a JSON object for each example, not a table")
     parser.add_argument("--out", metavar="FILE", help="write all predictions as a .csv file")
     parser.add_argument("--grid", metavar="FILE", help="draw images with their predictions as a .png file")
+    parser.add_argument("--masks", metavar="FOLDER", help="write the class maps of a segmentation as .png files")
     parser.add_argument("--save-outputs", metavar="FILE", help="write the model's outputs as a .npy file")
     parser.add_argument("--prompt", metavar="TEXT", help="continue a text, with a model of texts")
     parser.add_argument("--length", type=int, default=200, metavar="N", help="of a text: bytes to write (200)")

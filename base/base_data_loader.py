@@ -10,7 +10,7 @@ from torch.utils.data.dataloader import default_collate
 
 from base.data.fingerprint import fingerprint, fingerprint_of_part
 from base.data.in_memory import InMemoryDataset, whole_batch
-from base.data.sampler import BalancedSampler, EpochSampler, LengthSampler
+from base.data.sampler import BalancedSampler, EpochSampler, LengthSampler, WeightedSampler
 from base.data.seeded import SeededDataset, SeededLoader, makes_whole_batches, no_stream
 from base.data.splits import split_samples
 from utils.batches import collate
@@ -41,6 +41,7 @@ class BaseDataLoader(SeededLoader):
     groups: (N,) an id of each sample; a split keeps the samples of one id together.
     balance_classes: (N,) the class of each sample; training then draws all classes equally often.
     lengths: (N,) the length of each sample; each batch of training then holds samples of similar length.
+    sample_weights: (N,) how often training draws each sample, in proportion; as many draws an epoch as samples.
     samples: (M,) indices of the samples to use, of which a split sets some aside; by default all.
     loader_kwargs: passed to DataLoader. Workers live as long as the loader unless persistent_workers=False is given;
         a worker that brings no batch for `timeout` seconds, by default 1800, ends the run.
@@ -78,6 +79,7 @@ class BaseDataLoader(SeededLoader):
         groups=None,
         balance_classes=None,
         lengths=None,
+        sample_weights=None,
         samples=None,
         **loader_kwargs: Any,
     ) -> None:
@@ -86,9 +88,9 @@ class BaseDataLoader(SeededLoader):
             raise UserError(f"collate_fn: got {brief(collate_fn)}, no function; give further arguments by name")
         if not hasattr(dataset, "__len__"):
             raise UserError(f"dataset: {no_stream(dataset)}")
-        if taken := {"sampler", "batch_sampler"} & set(loader_kwargs):
-            remedy = "lengths makes batches of similar length, and balance_classes draws classes equally often"
-            raise UserError(f"{min(taken)}: the order is a function of (seed, epoch), for a resume; {remedy}")
+        if taken := sorted({"sampler", "batch_sampler"} & loader_kwargs.keys()):
+            remedy = "give sample_weights, balance_classes, lengths or samples, which resume within an epoch"
+            raise UserError(f"{taken[0]}: BaseDataLoader has its own; {remedy}")
         if valid_dataset is not None and len(valid_dataset) != len(dataset):
             raise UserError(f"valid_dataset: has {len(valid_dataset)} samples, but the dataset has {len(dataset)}")
         self.validation_split = validation_split
@@ -104,14 +106,9 @@ class BaseDataLoader(SeededLoader):
         self._beside: list[BaseDataLoader] = []  # loaders that validate beside this one
         self._collate_fn = collate_fn
         self._split_by = {"fold": fold, "stratify": stratify, "groups": groups}
-        self._balanced = None if balance_classes is None else np.asarray(balance_classes)
-        if self._balanced is not None and (not shuffle or len(self._balanced) != len(dataset)):
-            raise UserError("balance_classes: needs shuffle, and the class of every sample")
-        self._lengths = None if lengths is None else np.asarray(lengths)
-        if self._lengths is not None and (not shuffle or self._lengths.shape != (len(dataset),)):
-            raise UserError("lengths: needs shuffle, and the length of every sample")
-        if self._lengths is not None and self._balanced is not None:
-            raise UserError("lengths, balance_classes: give one of them")
+        self._drawn_by = _drawn_by(
+            {"balance_classes": balance_classes, "lengths": lengths, "sample_weights": sample_weights}, shuffle, dataset
+        )
         self._samples_in_batch = batch_size
         train_sampler, self.valid_sampler = self._split_sampler(validation_split)
         if train_sampler is None:
@@ -246,10 +243,25 @@ class BaseDataLoader(SeededLoader):
         return self._train_sampler(train), EpochSampler(valid, shuffle=False)
 
     def _train_sampler(self, indices):
-        classes = getattr(self, "_balanced", None)
-        if classes is not None:
-            return BalancedSampler(indices, classes[indices])
-        lengths = getattr(self, "_lengths", None)
-        if lengths is not None:
-            return LengthSampler(indices, lengths[indices], self._samples_in_batch)
+        name, values = getattr(self, "_drawn_by", ("", np.empty(0)))
+        if name == "balance_classes":
+            return BalancedSampler(indices, values[indices])
+        if name == "lengths":
+            return LengthSampler(indices, values[indices], self._samples_in_batch)
+        if name == "sample_weights":
+            return WeightedSampler(indices, values[indices])
         return EpochSampler(indices, getattr(self, "shuffle", True))
+
+
+def _drawn_by(given, shuffle, dataset):
+    """(name, (N,) values) of the argument that says how training draws samples; ("", an empty array) without one."""
+    named = {name: np.asarray(values) for name, values in given.items() if values is not None}
+    if len(named) > 1:
+        raise UserError(f"{', '.join(named)}: give one of them")
+    for name, values in named.items():
+        if not shuffle or values.shape != (len(dataset),):
+            what = f"shuffle is {shuffle}, and its shape {values.shape}"
+            raise UserError(f"{name}: needs shuffle, and a value for each of the {len(dataset):,} samples; {what}")
+        if name == "sample_weights" and not (np.isfinite(values) & (values >= 0)).all():
+            raise UserError("sample_weights: should be finite numbers of 0 or more")
+    return next(iter(named.items()), ("", np.empty(0)))

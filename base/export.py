@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from base.data.in_memory import InMemoryDataset
+from base.data.inputs import Input
 from base.data.seeded import unseeded
-from base.data.sources import names_in
 from base.data.texts import TextInput
 from base.trained_model import TrainedModel, require_one_output
-from utils.batches import batches_of
+from utils.batches import batches_of, file_of
 from utils.errors import UserError, shortened, shown
 from utils.files import replace_file
 from utils.nested import describe, halves
@@ -177,8 +178,11 @@ def raw_examples(trained: TrainedModel, loader: Any, number: int = NUM_EXAMPLES)
         rows = torch.as_tensor(np.asarray(dataset.arrays[0][indices]))
         # a block of text holds the last target, too
         return rows[:, : trained.input.arguments["block_size"]] if isinstance(trained.input, TextInput) else rows
-    files = [file for file, _ in zip(names_in(loader, ""), range(number), strict=False)]
-    return torch.as_tensor(np.stack([trained.input.read(file) for file in files]))
+    indices = [int(index) for index, _ in zip(loader.sampler, range(number), strict=False)]
+    files = [file_of(dataset, index) for index in indices]
+    if trained.input.reads_files and all(file is not None for file in files):
+        return torch.as_tensor(np.stack([trained.input.read(str(file)) for file in files]))
+    return _given_to_input(dataset, indices)
 
 
 @contextlib.contextmanager
@@ -201,6 +205,25 @@ def _same(one, other):
 
 def _bits(tensor):
     return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
+def _given_to_input(dataset, indices):
+    """The raw examples (N, ...) that a dataset gives to its input, one or more at once, while it makes its samples."""
+    rows: list[torch.Tensor] = []
+    hook = register_module_forward_pre_hook(
+        lambda module, given: rows.append(given[0].cpu()) if isinstance(module, Input) else None
+    )
+    try:
+        for index in indices:
+            dataset[index]
+    finally:
+        hook.remove()
+    if len(rows) != len(indices):
+        remedy = "call the input on each, as input(raw[None])[0]; see docs/predict.md"
+        raise UserError(
+            f"data_loader: the samples are not made by its input, so there is nothing to compare on; {remedy}"
+        )
+    return torch.cat(rows)
 
 
 def _first_tensors(loader, number):

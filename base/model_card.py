@@ -82,14 +82,21 @@ def _output(trained):
         if (output.mean, output.std) == (0.0, 1.0):
             return "numbers, in the unit of the training targets."
         return f"standardized numbers; times {output.std:.9g} plus {output.mean:.9g}, they are in the targets' unit."
+    if output.numbered == "one" and classes is not None and len(classes) > 2:
+        what = "its probability" if output.is_probability else "whose sigmoid is its probability"
+        return f"one number for each of {len(classes)} labels, {what}: {_named(classes)}."
     if output.numbered == "one":
         names = "classes 0 and 1" if classes is None else f"classes {' and '.join(map(str, classes))}"
         which = "the" if output.is_probability else "its sigmoid is the"
         return f"one number for the {names}: {which} probability of the second."
     if classes is None:
         return "one number for each class; the classes have no names."
+    return f"one number for each of {len(classes)} classes: {_named(classes)}."
+
+
+def _named(classes):
     more = f" and {len(classes) - _CLASSES_NAMED} more" if len(classes) > _CLASSES_NAMED else ""
-    return f"one number for each of {len(classes)} classes: {', '.join(map(str, classes[:_CLASSES_NAMED]))}{more}."
+    return ", ".join(map(str, classes[:_CLASSES_NAMED])) + more
 
 
 def _results(path):

@@ -22,7 +22,7 @@ from base.training.precision import apply_switches, autocast, to_device
 from utils.batches import batches_of
 from utils.config.components import PARTS
 from utils.config.schema import RunSettings, TrainerSettings
-from utils.config.types import build
+from utils.config.types import build, find_type
 from utils.device import exact_float, prepare_device
 from utils.errors import UserError, brief, shortened, shown
 from utils.nested import describe, halves
@@ -325,14 +325,25 @@ def _naming(path, start="", end=""):
 def _declared(state, config):
     """(Input or None, Output) of what a checkpoint holds of its data loader."""
     input = build_input(state["input"]) if state.get("input") else None
-    return input, Output.from_state(state, str(config.get("loss", "")))
+    return input, Output.from_state(state, str(config.get("loss", "")), _expected(config.get("loss")))
+
+
+def _expected(section):
+    """What the project's own loss declares by its attribute expects; None if nothing, or if it is not there."""
+    name = section.get("type") if isinstance(section, dict) else section
+    try:
+        return getattr(find_type("loss", name, PARTS["loss"]), "expects", None) if isinstance(name, str) else None
+    except (UserError, ImportError):  # a model can be used without its loss
+        return None
 
 
 def require_one_output(model: torch.nn.Module, data: Any, output: Any) -> None:
     """Raise UserError unless a model's output is a tensor with a row for each example of the batch data."""
     name = type(model).__name__
     if not isinstance(output, torch.Tensor):
-        remedy = "in evaluation mode, return the tensor that is the prediction: if not self.training"
+        remedy = (
+            "in evaluation mode, return the tensor that is the prediction, or use all of it as docs/predict.md shows"
+        )
         raise UserError(f"{name} returns a {describe(output)}, where one tensor is predicted; {remedy}")
     if isinstance(data, torch.Tensor) and output.shape[:1] != data.shape[:1]:
         given = f"{tuple(output.shape)} for a batch of {len(data)}"

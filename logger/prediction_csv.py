@@ -48,7 +48,7 @@ class PredictionCsv:
             self._unread.append(columns)
             return
         if not self._names:
-            targets = ["target", "right"] if "probability" in columns else ["target"]
+            targets = ["target", "right"] if any(name.startswith("probability") for name in columns) else ["target"]
             names = [name for name in columns if name not in (*targets, "error")]
             self._begin([*names, *([] if part.target is None else targets), "error"])
         if part.target is not None and "target" not in self._names:
@@ -96,7 +96,10 @@ def _is_quoted(text):
 
 
 def _flat(columns):
-    """{column: cells} of columns; lists as JSON, and classes beyond the first as prediction_2, probability_2, ..."""
+    """{column: cells} of columns; lists as JSON.
+
+    Classes beyond the first are prediction_2, probability_2, ..., and probabilities of labels are probability_<label>.
+    """
     flat = {}
     for name, values in columns.items():
         first = next((value for value in values if value is not None), None)
@@ -104,6 +107,9 @@ def _flat(columns):
             for place in range(1, len(first or ())):
                 for title, part in (("prediction", 0), ("probability", 1)):
                     flat[f"{title}_{place + 1}"] = [ranked and ranked[place][part] for ranked in values]
+        elif isinstance(first, dict):  # of labels
+            for label in first:
+                flat[f"probability_{label}"] = [value and value[label] for value in values]
         elif isinstance(first, list):
             flat[name] = [None if value is None else json.dumps(value) for value in values]
         else:

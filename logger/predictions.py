@@ -111,6 +111,8 @@ class PredictionWriter:
         name = row["source"]
         name = name if len(name) <= _NAME_WIDTH else f"...{name[3 - _NAME_WIDTH :]}"
         ranked = row.get("top") or [[row["prediction"], row.get("probability")]]
+        if row.get("prediction") and "probabilities" in row:
+            ranked = [[label, row["probabilities"][label]] for label in row["prediction"]]
         cells = [f"{_text(value)}" + (f" {share:.4f}" if share is not None else "") for value, share in ranked]
         if "target" in row:
             cells.append(f"target {_text(row['target'])}" + ("" if row.get("right", True) else ", wrong"))
@@ -157,14 +159,14 @@ class PredictionGrid:
             yield part
 
     def add(self, part: Any) -> None:
-        """Add Predictions. Outputs of the same shape as the inputs are images, and are drawn below these."""
+        """Add Predictions. Outputs that are images, or class maps, are drawn below the inputs."""
         if self._path is None or len(self._images) >= EXAMPLES_DRAWN:
             return
         good = [row for row in part.rows if "error" not in row][: EXAMPLES_DRAWN - len(self._images)]
-        for row, image, output in zip(
-            good, *(_on_cpu(rows[: len(good)]) for rows in (part.data, part.outputs)), strict=True
-        ):
-            both = [image, output] if image.shape == output.shape else [image]
+        images, outputs = (_on_cpu(rows[: len(good)]) for rows in (part.data, part.outputs))
+        below = part.output.pictures(images, outputs) if len(good) else None
+        for row, image, *output in zip(good, images, *([] if below is None else [below]), strict=True):
+            both = [image, *output]
             self._images.append(torch.cat([one.float() for one in both], dim=1))
             self._labels.append(_caption(row))
 
@@ -192,13 +194,22 @@ def errors_first(parts: Iterable[Any]) -> Iterator[Any]:
         for place, output, target, image in zip(wrong, *tensors, strict=True):
             row = good[place]
             tensors = [one if one is None else one.clone() for one in (output, target, image)]  # a view keeps its batch
-            kept = [float(np.nan_to_num(row["probability"])), -next(number), row["source"], *tensors]
+            kept = [float(np.nan_to_num(_confidence(row))), -next(number), row["source"], *tensors]
             if left := _push(drawn, kept, EXAMPLES_DRAWN):
                 _push(others, [*left[:-1], None], MOST_ERRORS - EXAMPLES_DRAWN)
     for some in (drawn, others):
         if some:
             *_, names, outputs, targets, images = zip(*sorted(some, reverse=True), strict=True)
             yield _chosen(part, list(names), [], torch.stack(outputs), torch.stack(targets), images)
+
+
+def _confidence(row):
+    """The probability of a wrong prediction: of several labels, of that which is wrong with the most confidence."""
+    if "probability" in row:
+        return row["probability"]
+    has = {label: label in (row["prediction"] or ()) for label in row["probabilities"]}
+    wrong = [label for label in has if has[label] != (label in row["target"])]
+    return max(share if has[label] else 1 - share for label, share in row["probabilities"].items() if label in wrong)
 
 
 def _chosen(part, names, errors, outputs=None, target=None, data=()):
@@ -255,7 +266,7 @@ def _detached(text: io.TextIOWrapper):
 
 
 def _caption(row):
-    if isinstance(row["prediction"], list):
+    if isinstance(row["prediction"], list) and "probabilities" not in row:
         return ""
     share = f" {row['probability']:.2f}" if "probability" in row else ""
     given = f" not {_text(row['target'])[:12]}" if not row.get("right", True) else ""
@@ -263,6 +274,8 @@ def _caption(row):
 
 
 def _text(value):
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):  # labels
+        return ", ".join(value) or "none"
     if isinstance(value, list):
         array = np.array(value)
         if array.size > _VALUES_SHOWN:

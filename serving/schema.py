@@ -12,11 +12,15 @@ from serving.texts import MAX_PROMPTS, Options
 
 
 class Prediction(BaseModel):
-    """The prediction for an example; of a class with its probability, and the most probable ones if asked for."""
+    """The prediction for an example; of a class with its probability, and the most probable ones if asked for.
+
+    Of a model of labels, the prediction is a list of those with a probability above 0.5; probabilities holds all.
+    """
 
     prediction: Any
     probability: float | None = None
     top: list[tuple[str, float]] | None = None
+    probabilities: dict[str, float] | None = None
 
 
 class Answer(BaseModel):

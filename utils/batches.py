@@ -1,6 +1,7 @@
 """Read a loader batch by batch: an error names its sample, and a dead worker is reported between two steps."""
 
 import contextlib
+import os
 import pickle
 import re
 import signal
@@ -248,13 +249,22 @@ def _without_notes(error):
 
 
 def file_of(dataset: Any, index: int) -> str | None:
-    """Return the file of a sample if the dataset has a list of files or samples, as those of torchvision; or None."""
-    for name in ("samples", "imgs", "files", "paths"):
+    """Return the file of a sample if the dataset has a list of files or samples, as those of torchvision; or None.
+
+    A list under a name that torchvision does not use is one if it holds a path of pathlib for each sample.
+    """
+    usual = ("samples", "imgs", "files", "paths", "images")
+    for name in (*usual, *getattr(dataset, "__dict__", ())):
         try:
-            entry = getattr(dataset, name)[index]
+            entries = getattr(dataset, name)
+            entry = entries[index] if name in usual or _is_for_each(entries, dataset) else None
         except (AttributeError, IndexError, KeyError, TypeError):
             continue
-        entry = entry[0] if isinstance(entry, tuple) else entry
-        if isinstance(entry, str) or hasattr(entry, "__fspath__"):
-            return entry
+        entry = entry[0] if isinstance(entry, tuple) and entry else entry
+        if isinstance(entry, os.PathLike) or (isinstance(entry, str) and name in usual):
+            return str(entry)
     return None
+
+
+def _is_for_each(entries, dataset):
+    return isinstance(entries, (list, tuple)) and len(entries) == len(dataset)

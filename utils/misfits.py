@@ -1,10 +1,11 @@
 """Explain an error of a step by its batch: its shapes and dtypes, or a dtype or an index that is the cause."""
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import UserError, shortened
-from utils.nested import describe, map_tensors
+from utils.nested import describe, map_tensors, num_samples
 
 if TYPE_CHECKING:
     import torch
@@ -17,6 +18,7 @@ _OTHER_THAN_WEIGHTS = re.compile(
 _NO_INDICES = re.compile("argument #1 'indices'|index tensor of type LongTensor")
 _NO_TARGET = re.compile("Found dtype Double but expected Float")  # of a backward pass
 _NO_ROW = "index out of range in self"  # of an embedding, on the CPU
+_NO_CLASS = re.compile(r"Target (-?\d+) is out of bounds")  # of a loss of class numbers, on the CPU
 # What errors call a dtype.
 _NAMES = {
     "bool": "bool",
@@ -33,12 +35,14 @@ _NAMES = {
 }
 
 
-def explain(error: Exception, data: Any, target: Any, model: "torch.nn.Module") -> None:
+def explain(error: Exception, data: Any, target: Any, model: "torch.nn.Module", samples: Sequence[int] = ()) -> None:
     """Add a note about the batch to an error of a step, which the caller raises again.
 
-    Raises UserError instead if the dtype of the data or the target, or an index, is the cause.
+    samples: indices of the samples in the batch, if they are known.
+
+    Raises UserError instead if the dtype of the data or the target, an index or a class number is the cause.
     """
-    cause = None if isinstance(error, UserError) else _cause(error, data, target, model)
+    cause = None if isinstance(error, UserError) else _cause(error, data, target, model, samples)
     if cause is not None:
         raise UserError(cause) from error
     kinds = sorted({_name(parameter) for parameter in model.parameters()})
@@ -46,8 +50,8 @@ def explain(error: Exception, data: Any, target: Any, model: "torch.nn.Module") 
     error.add_note(f"the batch's data: {describe(data)}; its target: {describe(target)}{parameters}")
 
 
-def _cause(error, data, target, model):
-    """One line on the dtype or the index that has caused an error; None if it was none of them."""
+def _cause(error, data, target, model, samples):
+    """One line on the dtype, index or class number that has caused an error; None if it was none of them."""
     reason = str(error).partition("\n")[0]
     weights = {_name(parameter) for parameter in model.parameters() if parameter.is_floating_point()}
     wanted = weights.pop() if len(weights) == 1 else "float32"
@@ -60,7 +64,30 @@ def _cause(error, data, target, model):
         return _problem("target", target, "the loss takes float32", reason, "float", "target_dtype", "float32")
     if isinstance(error, IndexError) and reason == _NO_ROW and (outside := _outside(data, model)):
         return f"data_loader: the batch's data is {describe(data)}, {outside}"
+    if found := _NO_CLASS.search(reason):
+        return _no_class(int(found[1]), target, samples)
     return None
+
+
+def _no_class(number, target, samples):
+    """One line on a class number for which the model has no output."""
+    rows = []
+    map_tensors(lambda tensor: rows.extend((tensor == number).nonzero()[:, 0].tolist() if tensor.ndim else []), target)
+    places = sorted(set(rows))
+    is_whole = len(samples) == num_samples(target)  # and not the part of one of several processes
+    where = (
+        f"sample {samples[places[0]]}"
+        if places and is_whole
+        else f"sample {places[0] + 1} of the batch"
+        if places
+        else "a sample"
+    )
+    more = f", and of {len(places) - 1} more of its batch," if len(places) > 1 else ""
+    outputs = f"give the model {number + 1} outputs" if number >= 0 else "count classes from 0"
+    return (
+        f"data_loader: the target of {where}{more} holds the class number {number}, for which the model has no output; "
+        f"correct it, {outputs}, or leave it out by the loss's ignore_index"
+    )
 
 
 def _problem(what, value, wanted, reason, convert, argument, dtype):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from utils.distributed.world import broadcast
+from utils.errors import UserError
 from utils.seed import derive_seed
 
 Indices = Sequence[int] | np.ndarray | torch.Tensor
@@ -105,6 +106,24 @@ class LengthSampler(EpochSampler):
         batches = torch.cat([pool[self.lengths[pool].argsort(stable=True)] for pool in pools]).view(-1, self.batch_size)
         batches = batches[_shuffled(len(batches), generator)]
         return self.indices[torch.cat([batches.flatten(), places[whole:]])]
+
+
+class WeightedSampler(EpochSampler):
+    """N indices, each drawn by itself with a probability in proportion to its weight, so that some come several times.
+
+    indices, seed: as for EpochSampler. weights: (N,) of each index, 0 or more; as for torch's WeightedRandomSampler.
+    """
+
+    def __init__(self, indices: Indices, weights: Any, seed: int | None = None) -> None:
+        super().__init__(indices, shuffle=True, seed=seed)
+        self.weights = torch.as_tensor(weights, dtype=torch.float64)
+        if not self.weights.any():
+            raise UserError("sample_weights: all are 0 in the training part")
+
+    def order(self, epoch: int | None) -> torch.Tensor:
+        """Return N indices, int64, in the epoch's order; None draws one from torch's global generator."""
+        generator = self._generator(epoch)
+        return self.indices[torch.multinomial(self.weights, len(self.indices), True, generator=generator)]
 
 
 def _shuffled(number, generator):

@@ -197,7 +197,8 @@ def _files(source, input):
         suffixes = (input.suffixes if input is not None else ()) or _ARRAYS
         found = files_in(source, suffixes)
         if not found:
-            raise UserError(f"{shown(source)}: the folder holds no files that end in {', '.join(suffixes)}")
+            lacks = "" if input is not None else f", and the checkpoint holds no input that reads others; {NO_INPUT}"
+            raise UserError(f"{shown(source)}: the folder holds no files that end in {', '.join(suffixes)}{lacks}")
         return found
     if not os.path.exists(source) and any(sign in source for sign in "*?["):
         found = sorted(_matching(source))

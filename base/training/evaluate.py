@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from base.base_data_loader import BaseDataLoader
+from base.data.sampler import EpochSampler
 from base.training.counted import counts_in_training, counts_of
 from base.training.precision import autocast, to_device
 from utils import MetricTracker
@@ -61,7 +62,7 @@ def evaluate(
                     with watch:
                         loss = criterion(output, target)
             except Exception as error:
-                explain(error, data, target, model)
+                explain(error, data, target, model, _samples(data_loader, batch_idx))
                 raise
             watch = contextlib.nullcontext()
             part = part_of_batch(data_loader, batch_idx)
@@ -73,6 +74,14 @@ def evaluate(
     result = tracker.result()
     tracker.forget()
     return result
+
+
+def _samples(data_loader, batch_idx):
+    """Indices of the samples in a batch of a loader with a fixed order; [] for others."""
+    sampler, size = getattr(data_loader, "sampler", None), getattr(data_loader, "batch_size", None)
+    if not isinstance(sampler, EpochSampler) or sampler.shuffle or size is None:
+        return []
+    return sampler.indices[batch_idx * size : (batch_idx + 1) * size].tolist()
 
 
 def metric_trackers(trainer: "Trainer") -> tuple[MetricTracker, MetricTracker]:

@@ -67,10 +67,10 @@ class Examination:
             self._classes.add(names, data, numbers, self._trained.output.probabilities(output))
         elif output.numel() == target.numel() and output.ndim <= 2 and self._is_of_values(target):
             self._add_values(output, target)
-        elif isinstance(data, torch.Tensor) and data.shape == output.shape and _is_drawable(data):
+        elif _is_drawable(data) and (made := self._trained.output.pictures(data, output)) is not None:
             if room := _IMAGES - len(self._images):
-                both = zip(data[:room].cpu(), output[:room].cpu(), strict=True)
-                self._images += [(_small(one), _small(made)) for one, made in both]
+                both = zip(data[:room].cpu(), made[:room].cpu(), strict=True)
+                self._images += [(_small(one), _small(made, like=one)) for one, made in both]
         elif isinstance(data, torch.Tensor) and data.ndim == 2 and not data.is_floating_point():
             room = _TEXTS - len(self._tokens)
             self._tokens += data[:room].tolist() if room else []
@@ -265,15 +265,21 @@ def _is_drawable(data):
     return isinstance(data, torch.Tensor) and data.ndim == 4 and data.shape[1] in (1, 3) and min(data.shape[2:]) > 0
 
 
-def _small(image):
-    """(H, W, 1 or 3) uint8 of an image (C, H, W), stretched to its values and reduced to _MOST_PIXELS a side."""
+def _small(image, like=None):
+    """(H, W, 1 or 3) uint8 of an image (C, H, W), reduced to _MOST_PIXELS a side.
+
+    It is stretched to its values, or to those of another image that it is like.
+    """
     image = image.detach().float().cpu().nan_to_num()
     longest = max(image.shape[1:])
     if longest > _MOST_PIXELS:
         size = [max(1, side * _MOST_PIXELS // longest) for side in image.shape[1:]]
         image = torch.nn.functional.interpolate(image[None], size, mode="area")[0]
-    low, high = image.min(), image.max()
-    return ((image - low) / (high - low).clamp(min=1e-12) * 255).round().byte().permute(1, 2, 0).contiguous()
+    values = image if like is None else like.detach().float().cpu().nan_to_num()
+    low, high = values.min(), values.max()
+    return (
+        ((image - low) / (high - low).clamp(min=1e-12) * 255).clamp(0, 255).round().byte().permute(1, 2, 0).contiguous()
+    )
 
 
 def _picture(image):

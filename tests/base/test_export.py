@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import base.export
+from base import BaseDataLoader
 from base.data.inputs import ArrayInput
 from base.data.mnist_files import read_mnist
 from base.data.outputs import Output
@@ -19,7 +20,7 @@ from base.model_card import model_card
 from base.trained_model import TrainedModel
 from base.triton import model_config
 from helpers import PROJECT, run_here
-from utils import UserError
+from utils.errors import UserError
 from utils.files import read_json
 from utils.runs.checkpoint import load_checkpoint, save_checkpoint
 
@@ -299,3 +300,33 @@ def test_a_model_without_an_input_is_not_said_to_have_one(default_run, tmp_path)
     save_checkpoint(checkpoint, tmp_path / "old.pth")
     done = run_here("export.py", "-r", tmp_path / "old.pth", "--to", "torch")
     assert "without an input: it takes what the data loader made of the data" in done.stdout
+
+
+class Prepared(torch.utils.data.Dataset):
+    """Rows that a dataset prepares by its input one at a time, without files."""
+
+    def __init__(self, input):
+        self.input = input
+
+    def __len__(self):
+        return 9
+
+    def __getitem__(self, index):
+        raw = torch.arange(3, dtype=torch.uint8) + index
+        return (self.input(raw[None])[0] if self.input else raw / 255), 0
+
+
+def test_raw_examples_of_a_dataset_of_single_samples_are_what_its_input_is_given():
+    trained = TrainedModel(torch.nn.Identity(), ArrayInput(raw_dtype="uint8"), Output(), torch.device("cpu"))
+    loader = BaseDataLoader(Prepared(ArrayInput(raw_dtype="uint8")), 4, True, 0.0, 0).as_validation()
+    raw = base.export.raw_examples(trained, loader, 5)
+    assert raw.dtype == torch.uint8 and raw.tolist() == [[i, i + 1, i + 2] for i in range(5)]
+
+
+def test_samples_that_their_input_does_not_make_are_refused():
+    trained = TrainedModel(torch.nn.Identity(), ArrayInput(raw_dtype="uint8"), Output(), torch.device("cpu"))
+    loader = BaseDataLoader(Prepared(None), 4, True, 0.0, 0).as_validation()
+    with pytest.raises(
+        UserError, match=r"not made by its input, .* call the input on each, as input\(raw\[None\]\)\[0\]"
+    ):
+        base.export.raw_examples(trained, loader, 5)

@@ -84,3 +84,14 @@ def test_batches_that_are_held_and_written_together_are_as_if_alone(monkeypatch)
     together = written(parts)
     monkeypatch.setattr("logger.prediction_csv._EXAMPLES_AT_ONCE", 1)
     assert together == written(parts) and len(together) == 45
+
+
+def test_labels_have_a_column_each():
+    output = Output(["red", "row"], numbered="one")
+    part = predictions(
+        ["a", "b"], torch.tensor([[0.0, 5.0], [-9.0, -9.0]]), torch.tensor([[1.0, 1.0], [0, 0]]), output=output
+    )
+    header, *rows = written([part])
+    assert header == ["source", "prediction", "probability_red", "probability_row", "target", "right", "error"]
+    assert rows[0] == ["a", '["row"]', "0.5", "0.993307173", '["red", "row"]', "False", ""]
+    assert rows[1][1] == "[]" and rows[1][4:6] == ["[]", "True"]

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from PIL import Image
 from base import BaseDataLoader, InMemoryDataset
 from helpers import PROJECT, TinyData, tiny_config, tiny_trainer
 from utils import inf_loop
-from utils.batches import DataError, Samples, batches_of, collate
+from utils.batches import DataError, Samples, batches_of, collate, file_of
 from utils.runs.checkpoint import find_checkpoint, load_checkpoint
 
 
@@ -264,3 +265,28 @@ def test_workers_end_with_their_loader_and_wait_for_no_garbage_collector():
         assert not any(worker.is_alive() for worker in workers)
     finally:
         gc.enable()
+
+
+class Listing(torch.utils.data.Dataset):
+    """A dataset of two samples with the attributes given."""
+
+    def __init__(self, **attributes):
+        self.__dict__.update(attributes)
+
+    def __len__(self):
+        return 2
+
+
+@pytest.mark.parametrize(
+    ("attributes", "file"),
+    [
+        ({"images": ["a.png", "b.png"]}, "b.png"),
+        ({"samples": [("a.png", 0), ("b.png", 1)]}, "b.png"),
+        ({"transforms": [1, 2], "pictures": [Path("a.png"), Path("b.png")]}, "b.png"),
+        ({"pairs": [(Path("a.png"), Path("a.txt")), (Path("b.png"), Path("b.txt"))]}, "b.png"),
+        ({"folders": [Path("x"), Path("y"), Path("z")]}, None),  # not one for each sample
+        ({"sentences": ["one", "two"], "images": torch.zeros(2, 3)}, None),
+    ],
+)
+def test_the_file_of_a_sample_is_found_in_what_the_dataset_lists(attributes, file):
+    assert file_of(Listing(**attributes), 1) == file

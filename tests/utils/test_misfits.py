@@ -115,3 +115,55 @@ def test_other_errors_get_a_note_of_shapes_and_types():
         "the batch's data: dict of ids: tensor (2, 3) int64, names: list of str, str and 1 more; "
         "its target: tuple of tensor (2,) float32, tensor (2, 1) float32; the model's parameters: float64"
     ]
+
+
+class Masks(torch.utils.data.Dataset):
+    """20 images with masks of two classes, without a class for one pixel of a single sample."""
+
+    def __init__(self, wrong, number=7):
+        self.wrong, self.number = wrong, number
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        mask = torch.zeros(4, 4, dtype=torch.int64)
+        mask[1, 2] = self.number if index == self.wrong else 1
+        return torch.ones(1, 4, 4), mask
+
+
+def segmentation(folder, wrong):
+    return tiny_trainer(
+        tiny_config(folder),
+        model=torch.nn.Conv2d(1, 2, 1),
+        loader_class=lambda data, *args: BaseDataLoader(Masks(wrong), *args),
+        metrics=[],
+        validation_split=0.5,
+    )
+
+
+@pytest.mark.parametrize("part", ["training", "validation"])
+def test_a_class_number_without_an_output_is_a_line_with_its_sample(tmp_path, part):
+    loader = segmentation(tmp_path, None).data_loader
+    last = loader.batch_indices(1, 1)[-1] if part == "training" else loader.valid_sampler.indices[-1].item()
+    with pytest.raises(UserError) as error:
+        segmentation(tmp_path, last).train()
+    assert str(error.value) == (
+        f"data_loader: the target of sample {last} holds the class number 7, for which the model has no output; "
+        "correct it, give the model 8 outputs, or leave it out by the loss's ignore_index"
+    )
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ([0, 5, 5], "of sample 2 of the batch, and of 1 more of its batch, holds the class number 5, .* 6 outputs"),
+        ([0, 1, -1], "of sample 3 of the batch holds the class number -1, .* count classes from 0"),
+    ],
+)
+def test_a_class_number_of_a_batch_whose_samples_are_unknown(targets, message):
+    model, targets = torch.nn.Linear(8, 3), torch.tensor(targets)
+    with pytest.raises(IndexError) as error:
+        torch.nn.functional.cross_entropy(model(torch.ones(3, 8)), targets)
+    with pytest.raises(UserError, match=message):
+        explain(error.value, torch.ones(3, 8), {"label": targets}, model)

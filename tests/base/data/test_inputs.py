@@ -220,6 +220,10 @@ def test_folders_are_looked_at_before_the_first_example(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty: the folder holds no files"):
         (examples_of([f"{tmp_path}/a.png", f"{tmp_path}/empty"], digits_input()))
+    with pytest.raises(
+        UserError, match=r"no files that end in \.npy, \.npz, and the checkpoint holds no input that reads"
+    ):
+        examples_of([str(tmp_path)], None)
 
 
 def test_standard_input_may_hold_any_name_but_not_none(tmp_path, monkeypatch):

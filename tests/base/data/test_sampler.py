@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from base import BaseDataLoader
-from base.data.sampler import BalancedSampler, LengthSampler
+from base.data.sampler import BalancedSampler, LengthSampler, WeightedSampler
 from helpers import TinyData
 from utils import UserError
 
@@ -47,7 +47,7 @@ def test_validation_is_not_balanced():
 
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_classes_of_some_samples_or_without_shuffling_are_refused(shuffle):
-    with pytest.raises(UserError, match="balance_classes: needs shuffle, and the class of every sample"):
+    with pytest.raises(UserError, match="balance_classes: needs shuffle, and a value for each of the 50 samples"):
         BaseDataLoader(TinyData(), 8, shuffle, 0, 0, balance_classes=RARE[shuffle:])
 
 
@@ -90,15 +90,54 @@ def test_a_loader_of_similar_lengths_begins_an_epoch_at_any_batch(number):
     assert whole.batch_indices(2, 0) == whole.sampler.order(2)[:8].tolist()
 
 
+WEIGHTS = [0.0] * 10 + [1.0] * 20 + [3.0] * 20
+
+
+class WeightedLoader(BaseDataLoader):
+    """The tiny job's loader, which draws some samples more often."""
+
+    def __init__(self, dataset, *args):
+        super().__init__(dataset, *args, sample_weights=WEIGHTS)
+
+
+def test_samples_are_drawn_in_proportion_to_their_weights():
+    sampler = WeightedSampler(range(50), WEIGHTS, seed=1)
+    drawn = torch.cat([sampler.order(epoch) for epoch in range(400)]).bincount(minlength=50)
+    assert len(sampler.order(1)) == len(sampler) == 50 and drawn[:10].sum() == 0
+    assert drawn.sum() == 20_000  # of which 80 in 80 weights go to the rest: 250 and 750 times a sample
+    assert (drawn[10:30] - 250).abs().max() < 65 and (drawn[30:] - 750).abs().max() < 110
+
+
+def test_weighted_order_is_a_function_of_seed_and_epoch():
+    def order(seed, epoch, draws_before=0):
+        torch.rand(draws_before)
+        return WeightedSampler(range(50), WEIGHTS, seed=seed).order(epoch).tolist()
+
+    assert order(1, 2) == order(1, 2, 9)
+    assert order(1, 2) != order(1, 3) and order(1, 2) != order(2, 2)
+
+
+def test_weights_go_with_their_samples_in_a_split_and_not_into_validation():
+    loader = WeightedLoader(TinyData(), 8, True, 20, 0)
+    drawn = set(loader.sampler.order(1).tolist())
+    assert drawn <= set(loader.sampler.indices.tolist()) and min(drawn) >= 10
+    assert len(loader.valid_sampler.indices) == 20 and loader.seekable
+
+
 @pytest.mark.parametrize(
-    ("given", "error"),
+    ("arguments", "message"),
     [
-        ({"lengths": [1] * 49}, "lengths: needs shuffle, and the length of every sample"),
-        ({"lengths": [1] * 50, "balance_classes": RARE}, "lengths, balance_classes: give one of them"),
-        ({"batch_sampler": [[1, 2]]}, r"batch_sampler: the order is a function of \(seed, epoch\).* lengths makes"),
-        ({"sampler": range(50)}, "sampler: the order is a function"),
+        ({"sample_weights": WEIGHTS[1:]}, r"sample_weights: needs shuffle, and a value for each of the 50 samples"),
+        ({"lengths": [1] * 49}, "lengths: needs shuffle, and a value for each of the 50 samples"),
+        ({"sample_weights": [-1.0, *WEIGHTS[1:]]}, "sample_weights: should be finite numbers of 0 or more"),
+        ({"sample_weights": [float("nan"), *WEIGHTS[1:]]}, "sample_weights: should be finite numbers of 0 or more"),
+        ({"sample_weights": [0.0] * 50}, "sample_weights: all are 0 in the training part"),
+        ({"sample_weights": WEIGHTS, "balance_classes": RARE}, "balance_classes, sample_weights: give one of them"),
+        ({"sample_weights": WEIGHTS, "lengths": RARE}, "lengths, sample_weights: give one of them"),
+        ({"sampler": [1, 2]}, "sampler: BaseDataLoader has its own; give sample_weights"),
+        ({"batch_sampler": [[1, 2]]}, "batch_sampler: BaseDataLoader has its own"),
     ],
 )
-def test_other_orders_are_refused(given, error):
-    with pytest.raises(UserError, match=f"^{error}"):
-        BaseDataLoader(TinyData(), 8, True, 0, 0, **given)
+def test_weights_and_samplers_that_cannot_be_used_are_refused(arguments, message):
+    with pytest.raises(UserError, match=f"^{message}"):
+        BaseDataLoader(TinyData(), 8, True, 0, 0, **arguments)

@@ -196,9 +196,7 @@ def test_an_output_that_is_no_tensor(tmp_path):
             return {"logits": super().forward(data)}
 
     trainer = job(tmp_path, torch.nn.CrossEntropyLoss(), LABELS, model=Named(FEATURES, 3))
-    with pytest.raises(
-        UserError, match=r"the model's output is a dict of logits: tensor .*; choose it in compute_loss"
-    ):
+    with pytest.raises(UserError, match=r"the model's output is a dict of logits: tensor .*; write a loss"):
         trainer.train()
 
 

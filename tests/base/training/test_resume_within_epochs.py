@@ -152,6 +152,18 @@ def test_stop_with_balanced_classes_folds_and_whole_batches_augmented(tmp_path, 
     assert_same(straight, stop_and_resume(tmp_path, step, settings(), loader_class=AugmentedInBatches))
 
 
+class Weighted(BaseDataLoader):
+    """Single samples, drawn in proportion to weights."""
+
+    def __init__(self, *args):
+        super().__init__(*args, sample_weights=[1.0 + index % 3 for index in range(50)])
+
+
+def test_stop_with_weighted_samples(tmp_path, left_alone):
+    straight = left_alone(settings(), loader_class=Weighted)
+    assert_same(straight, stop_and_resume(tmp_path, 7, settings(), loader_class=Weighted))
+
+
 @pytest.mark.parametrize("workers", [(0, 2), (2, 1), (2, 0)])
 def test_number_of_workers_may_change_in_between(tmp_path, left_alone, workers):
     resumed = stop_and_resume(tmp_path, 7, settings(), num_workers=workers[0], second={"num_workers": workers[1]})

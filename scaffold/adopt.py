@@ -13,6 +13,7 @@ from scaffold.adopting.keeping import Kept
 from scaffold.adopting.kept_classes import Work
 from scaffold.adopting.loading import load_bare_weights
 from scaffold.adopting.reading import Source
+from scaffold.adopting.tables import tables_written_through
 from scaffold.adopting.tree import Tree, copied
 from scaffold.git import run_git, uncommitted
 from scaffold.template import MANIFEST, TEMPLATE, template_version
@@ -128,7 +129,8 @@ def _rewrite_imports(tree, own, names):
         text, done, work = rewrite(source, names)
         if place in own:
             text, loads = load_bare_weights(source.place, text)
-            done += loads
+            text, cells = tables_written_through(text)
+            done += loads + [Rewritten(f"{place}:{line}", before, after) for line, before, after in cells]
         if source.module in names.moved:
             if place not in tree.changed:  # else it has the framework's file already
                 tree.remove(place)

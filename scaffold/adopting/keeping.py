@@ -37,8 +37,8 @@ class Kept:
         self._used |= {node.id for node in nodes if isinstance(node, ast.Name)}
         self._used |= {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
         stored = {name for tree in theirs for name in stored_attributes(tree)}
-        for source in framework.values():
-            self._keep(source, Classes(source, self._used, stored))
+        for source in sorted(framework.values(), key=lambda source: "BaseTrainer" not in source.definitions()):
+            self._keep(source, Classes(source, self._used, stored))  # the trainer first: what it needs is used
 
     def _keep(self, source, classes):
         """Keep what is the project's of one file."""
@@ -63,6 +63,7 @@ class Kept:
                     kept[name] = source.text_of(node)
         self.work += classes.work
         self.whole |= classes.whole
+        self._used |= _names_in({name: kept[name] for name in classes.whole & kept.keys()})
         used = self._used | _names_in(kept)
         kept |= {name: text for name, text in _constants(source).items() if name in used}
         if kept:

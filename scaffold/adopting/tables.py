@@ -5,8 +5,30 @@ There `table["total"][key] += value` changes a copy, and the averages would stay
 
 import ast
 
+_TRACKER = "MetricTracker"
 _INDEXERS = {"loc", "at", "iloc", "iat"}  # which pandas 3 writes through
 _NO_COLUMNS = _INDEXERS | {"index", "columns", "values", "T", "dtypes", "shape"}
+
+
+def tables_written_through(text: str) -> tuple[str, list[tuple[int, str, str]]]:
+    """Return the text of a file of the project's with each MetricTracker in it as written_through returns it.
+
+    Also return (line, before, after) of what was rewritten. Such a file may be the template's utils under another name.
+    """
+    done: list[tuple[int, str, str]] = []
+    if "import pandas as pd" not in text:
+        return text, done
+    for node in ast.parse(text).body:
+        if not (isinstance(node, ast.ClassDef) and node.name == _TRACKER):
+            continue
+        lines = text.split("\n")
+        first, last = node.lineno - 1, node.end_lineno or node.lineno
+        code = written_through("\n".join(lines[first:last]))[0].split("\n")
+        for number, (before, after) in enumerate(zip(lines[first:last], code, strict=True), first + 1):
+            if before != after:
+                done.append((number, before.strip(), after.strip()))
+        text = "\n".join([*lines[:first], *code, *lines[last:]])
+    return text, done
 
 
 def written_through(text: str, table: str = "self._data") -> tuple[str, list[tuple[int, str]]]:

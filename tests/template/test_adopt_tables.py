@@ -9,6 +9,7 @@ import torch
 
 from scaffold.adopting.kept_classes import Classes
 from scaffold.adopting.reading import Source
+from scaffold.adopting.tables import tables_written_through
 from scaffold.adopting.whole import repaired
 
 TRACKER = """# -*- coding: utf-8 -*-
@@ -85,3 +86,19 @@ def test_what_is_not_understood_is_left_to_do():
     ((line, reason),) = kept(text).left
     assert text.split("\n")[line - 1].strip().startswith("self._data.total.loc[key]")
     assert "`self._data.total.loc[key]`" in reason
+
+
+def test_one_in_a_file_of_the_projects_own_is_rewritten_too():
+    text = "import pandas as pd\n\n\n" + TRACKER.partition("\n")[2].replace("RESET", SETS).replace(
+        "TOTAL", "self._data.total[key]"
+    )
+    found, done = tables_written_through(text)
+    space = {}
+    exec(found, space)  # of this test
+    tracker = space["MetricTracker"]("loss")
+    tracker.update("loss", 2.0)
+    tracker.update("loss", 4.0)
+    assert tracker.result() == {"loss": 3.0}
+    assert text.split("\n")[done[0][0] - 1].strip() == done[0][1]
+    plain = "class MetricTracker:\n    pass\n"
+    assert tables_written_through(plain) == (plain, [])

@@ -238,6 +238,22 @@ class Single(type):
     assert given["ConfigParser"](content, 2) is config and config.get("name") == "n" and config.variants == []
 
 
+def test_a_trainer_that_is_kept_as_a_whole_keeps_its_own_writer(tmp_path, capsys):
+    files = files_of(BEFORE)
+    loop = files["base/base_trainer.py"].replace("from logger import", "from logger.visualization import")
+    loop = loop.replace("result = self._train_epoch(number)", "result, _ = self._train_epoch(number), 0")
+    loop = loop.replace(
+        "found = self._train_epoch(number + 1)",
+        "self.writer.addGraph(number)\n            found, more = self._train_epoch(number + 1)",
+    )
+    files["base/base_trainer.py"] = loop
+    files["logger/visualization.py"] += "\n    def addGraph(self, model):\n        self.graph = model\n"
+    project, report = adopted(tmp_path, capsys, files)
+    assert "kept in own/visualization.py, of logger/visualization.py: WriterTensorboardX as a whole" in report
+    assert "def addGraph" in (project / "own/visualization.py").read_text()
+    assert "from own.visualization import WriterTensorboardX" in (project / "own/base_trainer.py").read_text()
+
+
 def test_a_trainer_that_calls_a_stock_epoch_and_logs_it_is_no_other():
     text = "class BaseTrainer:\n    def train(self):\n        for epoch in range(3):\n"
     text += "            {} = self._train_epoch(epoch{})\n            self._log_epoch(epoch, result)\n"

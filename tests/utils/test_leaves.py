@@ -14,6 +14,7 @@ import torch
 from base.training.summary import example_input, model_summary
 from logger.console import epoch_report
 from utils import UserError, ensure_dir, inf_loop, prepare_device, read_json, write_json
+from utils.runs import run_folder
 from utils.runs.run_folder import claim_run_folder
 from utils.seed import derive_seed, make_deterministic, rng_state, seed_everything, set_rng_state
 
@@ -172,3 +173,11 @@ def test_columns_keep_their_places_from_epoch_to_epoch():
     places = [[[line.find(f" {name} ") for name in names] for line in report.splitlines()[1:]] for report in reports]
     assert all(found == places[0] for found in places) and len(places[0]) == 3
     assert max(len(line) for report in reports for line in report.splitlines()) <= 80
+
+
+def test_a_lock_is_let_go_also_when_python_has_cleared_the_modules(tmp_path, monkeypatch):
+    lock = run_folder.RunLock(tmp_path)
+    monkeypatch.setattr(run_folder, "os", None)  # as it is then
+    lock._file.close()
+    monkeypatch.undo()
+    run_folder.RunLock(tmp_path)

@@ -212,9 +212,9 @@ class _OpenFile:
         status = os.fstat(descriptor)
         self.key = status.st_dev, status.st_ino
 
-    def close(self):
+    def close(self, close=os.close):  # bound here, as modules are cleared when Python ends
         if self._descriptor is not None:
-            os.close(self._descriptor)
+            close(self._descriptor)
             self._descriptor = None
 
     __del__ = close

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from base.data.in_memory import InMemoryDataset
+from base.data.reading import read_example
 from base.data.seeded import unseeded
 from base.data.sources import names_in
 from base.data.texts import TextInput
@@ -178,7 +179,13 @@ def raw_examples(trained: TrainedModel, loader: Any, number: int = NUM_EXAMPLES)
         # a block of text holds the last target, too
         return rows[:, : trained.input.arguments["block_size"]] if isinstance(trained.input, TextInput) else rows
     files = [file for file, _ in zip(names_in(loader, ""), range(number), strict=False)]
-    return torch.as_tensor(np.stack([trained.input.read(file) for file in files]))
+    if not all(map(os.path.isfile, files)):
+        kind = type(dataset).__name__
+        raise UserError(
+            f"data_loader: an export is compared on raw examples, and {kind} has none: make it an InMemoryDataset with "
+            "the input as its batch_transform, or a dataset with a list `samples` of (file, class)"
+        )
+    return torch.as_tensor(np.stack([read_example(trained.input, file) for file in files]))
 
 
 @contextlib.contextmanager

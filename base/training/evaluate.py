@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from trainer.trainer import Trainer
 
 
+_HOW_CALLED = (
+    "validation and test.py compute criterion(model(data), target), whatever compute_loss does in training; "
+    "docs/trainers.md shows what to do"
+)
+
+
 def evaluate(
     model: torch.nn.Module,
     criterion: Callable[[Any, Any], torch.Tensor],
@@ -65,6 +71,7 @@ def evaluate(
                         loss = criterion(output, target)
             except Exception as error:
                 explain(error, data, target, model)
+                error.add_note(_HOW_CALLED)
                 raise
             watch = contextlib.nullcontext()
             part = part_of_batch(data_loader, batch_idx)

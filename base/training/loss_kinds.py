@@ -31,7 +31,7 @@ def problem_of_kind(kind: str, output: Any, target: Any, settings: Any) -> str |
     """What is wrong with an output and a target for a loss of this kind, and the remedy; None if nothing is."""
     for what, value in (("the model's output", output), ("the target", target)):
         if not isinstance(value, torch.Tensor):
-            remedy = "choose it in compute_loss of trainer/trainer.py"
+            remedy = "let forward or the loader choose one, or write a loss that does: docs/data.md"
             return f"{what} is a {describe(value)}, and a tensor is needed; {remedy}"
         if value.is_complex():
             return (

@@ -290,3 +290,10 @@ def test_a_model_without_an_input_is_not_said_to_have_one(default_run, tmp_path)
     save_checkpoint(checkpoint, tmp_path / "old.pth")
     done = run_here("export.py", "-r", tmp_path / "old.pth", "--to", "torch")
     assert "without an input: it takes what the data loader made of the data" in done.stdout
+
+
+def test_single_samples_without_files_have_no_raw_examples_to_compare():
+    trained = TrainedModel(torch.nn.Identity(), ArrayInput(), Output(), torch.device("cpu"))
+    samples = [(torch.zeros(3), 0)] * 4
+    with pytest.raises(base.export.UserError, match="an export is compared on raw examples, and list has none"):
+        base.export.raw_examples(trained, torch.utils.data.DataLoader(samples, 2))

@@ -10,6 +10,7 @@ from base.training.evaluate import evaluate, split_loader
 from helpers import accuracy, metrics_rows, same, tiny_config, tiny_trainer
 from logger.measured import record_result
 from parse_config import ConfigParser
+from trainer import Trainer
 from utils import MetricTracker, UserError
 from utils.files import read_json
 from utils.seed import rng_state
@@ -105,6 +106,24 @@ def test_a_model_that_draws_random_numbers_is_measured_with_the_same_ones_each_t
     before = rng_state()
     assert evaluate(*parts)["loss"] == losses[0]
     assert same(rng_state(), before)
+
+
+class NeedsTime(torch.nn.Linear):
+    def forward(self, data, time):
+        return super().forward(data + time)
+
+
+class WithTime(Trainer):
+    def compute_loss(self, data, target):
+        output = self.model(data, torch.rand(1))
+        return self.criterion(output, target), output
+
+
+def test_a_model_that_only_compute_loss_can_call_is_told_how_validation_calls_it(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path), model=NeedsTime(4, 3), trainer_class=WithTime)
+    with pytest.raises(TypeError) as told:
+        trainer.train()
+    assert any("validation and test.py compute criterion(model(data), target)" in note for note in told.value.__notes__)
 
 
 @pytest.mark.parametrize("every", [1, 3])

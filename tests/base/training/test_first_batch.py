@@ -191,7 +191,7 @@ def test_an_output_that_is_no_tensor(tmp_path):
 
     trainer = job(tmp_path, torch.nn.CrossEntropyLoss(), LABELS, model=Named(FEATURES, 3))
     with pytest.raises(
-        UserError, match=r"the model's output is a dict of logits: tensor .*; choose it in compute_loss"
+        UserError, match=r"the model's output is a dict of logits: tensor .*; let forward or the loader choose one"
     ):
         trainer.train()
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _HOW_CALLED = (
     "validation and test.py compute criterion(model(data), target), whatever compute_loss does in training; "
-    "docs/trainers.md shows what to do"
+    "docs/data.md shows what to do"
 )
 
 

@@ -19,7 +19,7 @@ def main(config: ConfigParser, split: str, batch_size: int | None) -> dict[str, 
     from logger.report import renew_report
     from logger.results import as_object, record_result
     from utils import MetricTracker, prepare_device
-    from utils.runs.weights import on_device
+    from utils.runs.weights import load_loss, on_device
     from utils.seed import seed_everything
 
     seed_everything(config.settings.seed)
@@ -27,6 +27,7 @@ def main(config: ConfigParser, split: str, batch_size: int | None) -> dict[str, 
     checkpoint = config.load_checkpoint()
     trained = TrainedModel.of_checkpoint(checkpoint, config.config, device, config.resume)
     criterion = on_device(config.init_loss(), device)
+    load_loss(criterion, checkpoint, config.config)
     metrics = [on_device(metric, device) for metric in config.init_metrics()]
     loader, classes = split_loader(config.config, split, batch_size, device, trained.loader_state)
 

@@ -40,7 +40,7 @@ def build(config: ConfigParser) -> "Trainer":
     model = parallelize(initialize(config.init_obj("arch"), config), config, device)
     criterion = on_device(config.init_loss(), device)
     metrics = [on_device(metric, device) for metric in config.init_metrics()]
-    optimizer = build_optimizer(config, unwrapped(model))
+    optimizer = build_optimizer(config, unwrapped(model), criterion=criterion)
 
     data_loader = config.init_obj("data_loader").to(device)
     valid_data_loader = data_loader.split_validation()

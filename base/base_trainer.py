@@ -95,7 +95,7 @@ class BaseTrainer(ABC):
         self.is_whole = False  # between two batches, so that an error may be followed by a save
         self._to_restore = {}  # {attribute: state} of the checkpoint, not loaded yet
         self._unsavable = set()  # names of attributes that cannot be saved
-        self._must_be_finite = finite_state(unwrapped(model))
+        self._must_be_finite = finite_state(unwrapped(model), criterion)
         self._ignored_settings = SETTINGS_OF_TRAINER  # a bare BaseTrainer ignores them
         self.save_points = SavePoints(self)
         self._callbacks = CallbackList(config.init_callbacks())
@@ -138,7 +138,7 @@ class BaseTrainer(ABC):
         if self.config.resume is not None and not self._is_restored:
             self._is_restored = True
             self._resume_checkpoint(self.config.resume)
-            self._must_be_finite = finite_state(unwrapped(self.model))
+            self._must_be_finite = finite_state(unwrapped(self.model), self.criterion)
 
     @abstractmethod
     def _train_epoch(self, epoch: int) -> dict[str, Any]:

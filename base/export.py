@@ -18,6 +18,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from base.data.in_memory import InMemoryDataset
 from base.data.inputs import Input
+from base.data.reading import read_example
 from base.data.seeded import unseeded
 from base.data.texts import TextInput
 from base.trained_model import TrainedModel, require_one_output
@@ -181,7 +182,7 @@ def raw_examples(trained: TrainedModel, loader: Any, number: int = NUM_EXAMPLES)
     indices = [int(index) for index, _ in zip(loader.sampler, range(number), strict=False)]
     files = [file_of(dataset, index) for index in indices]
     if trained.input.reads_files and all(file is not None for file in files):
-        return torch.as_tensor(np.stack([trained.input.read(str(file)) for file in files]))
+        return torch.as_tensor(np.stack([read_example(trained.input, str(file)) for file in files]))
     return _given_to_input(dataset, indices)
 
 

@@ -16,6 +16,7 @@ import torch
 from base.base_data_loader import BaseDataLoader
 from base.data.inputs import NO_INPUT, Examples, Input, build_input, in_batches
 from base.data.outputs import Output, rows_of
+from base.data.reading import read_example
 from base.data.sources import Sources, names_in
 from base.training.evaluate import split_loader
 from base.training.precision import apply_switches, autocast, to_device
@@ -250,9 +251,13 @@ class TrainedModel:
         for start in range(0, len(examples), batch_size):
             part = examples[start : start + batch_size]
             if not isinstance(part, (np.ndarray, torch.Tensor)):
-                raw = [self.input.read(str(one)) if isinstance(one, (str, Path)) else np.asarray(one) for one in part]
+                raw = [self._raw_example(one) for one in part]
                 part = Examples.joined([Examples([0], one[None]) for one in raw]).raw
             yield part
+
+    def _raw_example(self, one):
+        """The raw example that a file's name stands for, or that the numbers are."""
+        return read_example(self.input, str(one)) if isinstance(one, (str, Path)) else np.asarray(one)
 
     def predict_files(self, sources: Iterable[str], batch_size: int = 64, top: int = 1) -> Iterator[Predictions]:
         """Yield Predictions for files, folders, patterns, arrays and "-", as Sources of base/data/sources.py."""
@@ -268,11 +273,17 @@ class TrainedModel:
 
     def predict_split(self, loader: Any, name: str = "", top: int = 1) -> Iterator[Predictions]:
         """Yield Predictions with their targets for each batch of a loader. name: of the split."""
-        names = names_in(loader, name)
+        names, size = names_in(loader, name), getattr(loader, "batch_size", None)
         for batch in batches_of(loader):
             data, target = halves(batch)
             outputs = self._one_output(data)
-            examples = Examples(list(itertools.islice(names, len(outputs))))
+            samples = len(outputs) if isinstance(data, torch.Tensor) or size is None else size
+            examples = Examples(list(itertools.islice(names, samples)))
+            if len(examples.names) != len(outputs):
+                given = f"{type(self.model).__name__} gives {len(outputs)} rows for {len(examples.names)} samples"
+                raise UserError(
+                    f"{given}, where one for each is predicted; TrainedModel.predict_loader returns all rows"
+                )
             yield Predictions(examples, outputs, data, target, self.output, top)
 
     def predict_loader(self, loader: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:

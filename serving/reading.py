@@ -11,6 +11,7 @@ from typing import Any
 from starlette.requests import Request
 
 from base.data.inputs import Input
+from base.data.reading import read_example
 from base.data.texts import TextInput
 from serving.batching import Full
 from serving.texts import MAX_PROMPTS, prompts_of
@@ -66,7 +67,7 @@ def examples_of(body: bytes, content_type: str, input: Input) -> list[Any]:
     if kind == "application/json":
         return _parse(body, input)
     if kind == "multipart/form-data" and input.reads_files:
-        return [input.read(file) for file in _files(body, content_type)]
+        return [read_example(input, file) for file in _files(body, content_type)]
     wanted = "multipart/form-data or application/json" if input.reads_files else "application/json"
     raise UserError(f"content-type: send {wanted}")
 

@@ -36,7 +36,10 @@ def num_samples(target: Any) -> int:
             return len(target)
         except TypeError:
             what = f"data_loader: a target is a {describe(target)}, which has no number of samples"
-            raise UserError(f"{what}; the first part of it should be a tensor (N, ...) of N samples") from None
+            remedy = (
+                "it should be or hold a tensor (N, ...) of N samples, or its class have a __len__ that says how many"
+            )
+            raise UserError(f"{what}; {remedy}") from None
     if not target or not (_is_tensor(target[0]) or isinstance(target[0], (list, tuple))):
         return len(target)
     lengths = list(dict.fromkeys(map(num_samples, target)))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from base.data.outputs import Output
+from base.data.reading import read_example
 from utils.config.components import Part
 from utils.config.types import build
 from utils.errors import UserError, brief, shown
@@ -160,7 +161,7 @@ class Input(torch.nn.Module):
         output: what the model's numbers mean, for the targets that the file may hold. Raises UserError for a file that
         cannot be read.
         """
-        yield Examples([file], np.asarray(self.read(file))[None])
+        yield Examples([file], read_example(self, file)[None])
 
     def require(self, raw: torch.Tensor) -> None:
         """Raise UserError if these cannot be raw examples (B, ...); a subclass may know their shape and type."""

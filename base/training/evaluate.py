@@ -16,14 +16,21 @@ from utils import MetricTracker
 from utils.batches import batches_of
 from utils.config.components import PARTS, as_spec, watched
 from utils.config.types import build, find_type, signature_of
-from utils.distributed.world import Part, gather, part_of_batch, same_buffers
+from utils.distributed.world import Part, gather, part_of_batch, rank, same_buffers
 from utils.errors import UserError
 from utils.misfits import explain
 from utils.nested import halves, num_samples
 from utils.runs.weights import load_state
+from utils.seed import derive_seed, seeded
 
 if TYPE_CHECKING:
     from trainer.trainer import Trainer
+
+
+_HOW_CALLED = (
+    "validation and test.py compute criterion(model(data), target), whatever compute_loss does in training; "
+    "docs/trainers.md shows what to do"
+)
 
 
 def evaluate(
@@ -41,6 +48,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Run the model over the loader; returns {name: average}, weighted by samples or by what counts of them.
 
+    Random numbers that the model, the loss or a metric draws are the same each time, and none is drawn of training's.
+
     tracker: MetricTracker of the loss and the metrics; its values are replaced.
     precision: value of trainer.precision.
     after_batch: called after each batch; it may raise to end the evaluation.
@@ -53,7 +62,7 @@ def evaluate(
     tracker.reset()
     tracker.counts = counts_of(criterion, metric_ftns, data_loader)
     reduction, watch = reduction_of(criterion), first_loss or contextlib.nullcontext()
-    with torch.no_grad():
+    with torch.no_grad(), seeded(derive_seed(0, rank())):
         for batch_idx, batch in enumerate(itertools.islice(batches_of(data_loader), limit)):
             data, target = to_device(halves(batch), device)
             try:
@@ -63,6 +72,7 @@ def evaluate(
                         loss = criterion(output, target)
             except Exception as error:
                 explain(error, data, target, model, _samples(data_loader, batch_idx))
+                error.add_note(_HOW_CALLED)
                 raise
             watch = contextlib.nullcontext()
             part = part_of_batch(data_loader, batch_idx)

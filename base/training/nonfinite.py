@@ -271,11 +271,15 @@ def _holds_nonfinite(sample):
     return isinstance(sample, torch.Tensor) and not sample.isfinite().all()
 
 
-def finite_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """{name: tensor} that must stay finite: the trainable parameters, and the buffers that are finite now."""
+def finite_state(model: torch.nn.Module, criterion: Any = None) -> dict[str, torch.Tensor]:
+    """{name: tensor} that must stay finite: the trainable parameters, and the buffers that are finite now.
+
+    criterion: the loss, which may have parameters, too.
+    """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad and p.is_floating_point()}
     buffers = {name: b for name, b in model.named_buffers() if b.is_floating_point() and b.isfinite().all()}
-    return parameters | buffers
+    of_loss = finite_state(criterion) if isinstance(criterion, torch.nn.Module) else {}
+    return parameters | buffers | {f"loss.{name}": tensor for name, tensor in of_loss.items()}
 
 
 def require_finite(tensors: dict[str, torch.Tensor], when: str) -> None:

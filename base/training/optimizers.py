@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from base.training.precision import fused_option
 from utils import UserError
 from utils.config.files import names_several
+from utils.distributed.launch import refuse_several
 from utils.distributed.shards import require_shardable
 from utils.patterns import choose_names
 
@@ -59,15 +60,23 @@ class Optimizers:
 
 
 def build_optimizer(
-    config: "ConfigParser", model: "torch.nn.Module", name: str = "optimizer"
+    config: "ConfigParser", model: "torch.nn.Module", name: str = "optimizer", criterion: Any = None
 ) -> "torch.optim.Optimizer | Optimizers":
     """The optimizer of the parameters that require a gradient; an Optimizers if the section names several.
+
+    criterion: the loss, whose parameters are trained, too, under the names "loss.<name>".
 
     Raises UserError for a pattern that matches no parameter, and for a parameter of no optimizer or of two.
     """
     trained = {key: parameter for key, parameter in model.named_parameters() if parameter.requires_grad}
     if not trained:
         raise UserError("arch: no parameter of the model requires a gradient, so there is nothing to train")
+    of_loss = parameters_of_loss(criterion)
+    if of_loss:
+        refuse_several(f"loss: {type(criterion).__name__}, which has parameters to train")
+    if both := of_loss.keys() & trained.keys():
+        raise UserError(f"loss: it and the model have a parameter {min(both)!r}; rename that of the model")
+    trained |= of_loss
     section = config[name]
     if not names_several(section):
         return _build(config, name, section, trained, model)
@@ -85,6 +94,12 @@ def build_optimizer(
     own = {key: {n: p for n, p in trained.items() if owners[n] == key} for key in section}
     built = {key: _build(config, f"{name}.{key}", spec, own[key], model) for key, spec in section.items()}
     return Optimizers(built, every={key: spec.get("every", 1) for key, spec in section.items()})
+
+
+def parameters_of_loss(criterion: Any) -> "dict[str, torch.nn.Parameter]":
+    """{"loss.<name>": parameter} of those that require a gradient, for a loss that is a module; else {}."""
+    named = getattr(criterion, "named_parameters", dict)
+    return {f"loss.{name}": parameter for name, parameter in dict(named()).items() if parameter.requires_grad}
 
 
 def _build(config, path, spec, parameters, model):

@@ -13,6 +13,7 @@ from base.data.in_memory import InMemoryDataset
 from base.data.seeded import unseeded
 from base.training.batch_stream import num_batches
 from base.training.counted import averaged_over
+from base.training.optimizers import parameters_of_loss
 from base.training.schedules import unfit_lengths
 from logger.logger import IN_FILE_ONLY
 from utils.batches import DataError, batches_of
@@ -40,6 +41,9 @@ def describe_run(trainer: "Trainer", summary: str) -> None:
         logger.info("%s", layers, extra=IN_FILE_ONLY)
     if is_main():
         write_whole(f"{summary}\n", trainer.config.log_dir / "model.txt", "the table of layers")
+    if own := parameters_of_loss(trainer.criterion):
+        total, name = sum(parameter.numel() for parameter in own.values()), type(trainer.criterion).__name__
+        logger.info("loss: the parameters of %s are trained, too: %s", name, f"{total:,}")
     for line in [*data_lines(trainer), *_batch_lines(trainer.data_loader, settings.accumulate), averaged_over(trainer)]:
         if line:
             logger.info("%s", line)

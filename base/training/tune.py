@@ -161,6 +161,7 @@ def _training_step(trainer):
 def _no_trace(trainer):
     """Restore, at the end, everything that training changes."""
     model, optimizer = trainer.model, trainer.optimizer
+    of_loss = copy.deepcopy(trainer.criterion.state_dict()) if isinstance(trainer.criterion, torch.nn.Module) else {}
     weights, settings = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
     was_training, random = model.training, rng_state()
     generator = getattr(trainer.data_loader, "generator", None)
@@ -169,6 +170,8 @@ def _no_trace(trainer):
         yield
     finally:
         model.load_state_dict(weights)
+        if of_loss:
+            trainer.criterion.load_state_dict(of_loss)
         model.train(was_training)
         optimizer.zero_grad()
         load_optimizer(optimizer, settings, settings_as_built=False)

@@ -161,6 +161,41 @@ def test_a_loader_of_a_projects_own_declares_its_input():
     assert [row["prediction"] for row in model.predict([np.float32([0, 1])])] == [data[0].tolist()]
 
 
+class Numbers(Doubled):
+    suffixes = (".txt",)
+
+    def read(self, file):
+        return np.loadtxt(file, dtype=np.float32)
+
+
+def test_a_file_that_an_own_input_cannot_read_is_an_error_of_its_row(tmp_path):
+    (tmp_path / "a.txt").write_text("1 2")
+    (tmp_path / "b.txt").write_text("x")
+    model = TrainedModel(torch.nn.Identity(), Numbers(2.0), Output(), torch.device("cpu"))
+    first, second = [row for part in model.predict_files([str(tmp_path)]) for row in part.rows]
+    assert first["prediction"] == [2.0, 4.0]
+    assert re.search(r"b\.txt: Numbers cannot read it: ValueError: ", second["error"])
+    with pytest.raises(UserError, match=r"b\.txt: Numbers cannot read it: ValueError: "):
+        model.predict([tmp_path / "b.txt"])
+
+
+def test_rows_that_are_not_those_of_the_samples_are_not_named_after_them():
+    def collate(samples):
+        nodes = torch.cat([torch.ones(int(number), 2) for number, _ in samples])
+        return {"nodes": nodes}, torch.zeros(len(nodes))
+
+    class Nodes(torch.nn.Module):
+        def forward(self, batch):
+            return batch["nodes"]
+
+    samples = [(number, 0) for number in (3, 2, 4, *[1] * 20)]
+    loader = torch.utils.data.DataLoader(samples, 2, collate_fn=collate)
+    model = TrainedModel(Nodes(), None, Output(), torch.device("cpu"))
+    with pytest.raises(UserError, match="Nodes gives 5 rows for 2 samples, where one for each is predicted"):
+        list(model.predict_split(loader))
+    assert len(model.predict_loader(loader)[0]) == 29
+
+
 def test_outputs_are_read_as_what_they_are():
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
     names = ["no", "yes"]

@@ -32,6 +32,15 @@ def on_device(criterion: Any, device: torch.device) -> Any:
     return criterion
 
 
+def load_loss(criterion: Any, checkpoint: dict[str, Any], config: dict[str, Any]) -> None:
+    """Load the parameters and buffers that the loss of this config has in the checkpoint; none of another loss."""
+    attributes, own = checkpoint.get("attributes"), checkpoint.get("config")
+    if not (isinstance(criterion, torch.nn.Module) and isinstance(attributes, dict) and isinstance(own, dict)):
+        return
+    if "criterion" in attributes and own.get("loss") == config.get("loss"):
+        load_state("criterion", criterion, attributes["criterion"])
+
+
 def _moved(tensor, device):
     return tensor.to(device, exact_float(device) if tensor.dtype == torch.float64 else tensor.dtype)
 
@@ -130,6 +139,10 @@ def load_optimizer(optimizer: Any, state_dict: dict[str, Any], settings_as_built
         _require_like(built, groups, "")
         if not all(type(number) is int for group in groups for number in group["params"]):
             raise ValueError("its parameters are not numbered")
+        saved, own = ([len(group["params"]) for group in of_one] for of_one in (groups, optimizer.param_groups))
+        if saved != own:
+            what = f"its groups have {_listed(saved)} parameters, and those of model and loss are {_listed(own)}"
+            raise ValueError(f"{what}; begin a new run with the weights: --weights-only")
         _require_states(optimizer, state_dict["state"], groups, built if settings_as_built else groups)
         optimizer.load_state_dict({**state_dict, "param_groups": groups})
         if not all(isinstance(parameter, torch.Tensor) for parameter in optimizer.state):
@@ -142,6 +155,10 @@ def load_optimizer(optimizer: Any, state_dict: dict[str, Any], settings_as_built
     if settings_as_built:
         for group, settings in zip(optimizer.param_groups, built, strict=True):
             group.update(settings)
+
+
+def _listed(numbers):
+    return ", ".join(map(str, numbers))
 
 
 def _load_optimizers(optimizers, states, settings_as_built):

@@ -1,16 +1,19 @@
 import copy
 import logging
+import random
 
 import numpy as np
 import pytest
 import torch
 
 from base.training.evaluate import evaluate, split_loader
-from helpers import accuracy, tiny_config
+from helpers import accuracy, metrics_rows, same, tiny_config, tiny_trainer
 from logger.results import record_result
 from parse_config import ConfigParser
+from trainer import Trainer
 from utils import MetricTracker, UserError
 from utils.files import read_json
+from utils.seed import rng_state
 
 
 @pytest.mark.old_defect(5)
@@ -78,3 +81,57 @@ def test_a_damaged_file_of_results_is_moved_away(tmp_path, caplog):
     assert "test_results.json is damaged and was moved to " in caplog.text
     results = read_json(tmp_path / "test_results.json")
     assert results == {"model_best.pth": {"valid": {"epoch": 2, "samples": 5, "loss": 0.5}}}
+
+
+class Noisy(torch.nn.Module):
+    """Draws random numbers in evaluation, too, as models of diffusion and variational autoencoders do."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 3)
+
+    def forward(self, features):
+        return self.layer(features + torch.randn_like(features)) + np.random.rand() + random.random()
+
+
+def test_a_model_that_draws_random_numbers_is_measured_with_the_same_ones_each_time(tmp_path):
+    config = tiny_config(tmp_path, epochs=3)
+    config["optimizer"]["args"] = {"lr": 0.0}
+    trainer = tiny_trainer(config, model=Noisy(), metrics=())
+    trainer.train()
+    losses = [float(row["val_loss"]) for row in metrics_rows(trainer)]
+    assert len(losses) == 3 and len(set(losses)) == 1
+    tracker = MetricTracker("loss")
+    parts = trainer.model, trainer.criterion, [], trainer.valid_data_loader, torch.device("cpu"), tracker
+    before = rng_state()
+    assert evaluate(*parts)["loss"] == losses[0]
+    assert same(rng_state(), before)
+
+
+class NeedsTime(torch.nn.Linear):
+    def forward(self, data, time):
+        return super().forward(data + time)
+
+
+class WithTime(Trainer):
+    def compute_loss(self, data, target):
+        output = self.model(data, torch.rand(1))
+        return self.criterion(output, target), output
+
+
+def test_a_model_that_only_compute_loss_can_call_is_told_how_validation_calls_it(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path), model=NeedsTime(4, 3), trainer_class=WithTime)
+    with pytest.raises(TypeError) as told:
+        trainer.train()
+    assert any("validation and test.py compute criterion(model(data), target)" in note for note in told.value.__notes__)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_validation_within_an_epoch_leaves_the_random_numbers_of_training_alone(tmp_path, every):
+    torch.manual_seed(0)
+    straight = tiny_trainer(tiny_config(tmp_path / "a"), model=Noisy())
+    straight.train()
+    torch.manual_seed(0)
+    validated = tiny_trainer(tiny_config(tmp_path / "b", validate_every_steps=every), model=Noisy())
+    validated.train()
+    assert same(straight.model.state_dict(), validated.model.state_dict())

@@ -1,0 +1,19 @@
+"""Reads the raw example of a file with an Input, and says in one line why that is not possible."""
+
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from utils.errors import UserError, shortened, shown
+
+
+def read_example(input: Any, file: str | BinaryIO) -> np.ndarray:
+    """Return what the read of an Input returns. Raises UserError, naming the file, whatever read raises."""
+    try:
+        return np.asarray(input.read(file))
+    except UserError:
+        raise
+    except Exception as error:  # libraries raise what they like for a file that is damaged
+        place = shown(file if isinstance(file, str) else getattr(file, "name", "the file"))
+        reason = f"{type(error).__name__}: {shortened(error)}"
+        raise UserError(f"{place}: {type(input).__name__} cannot read it: {reason}") from error

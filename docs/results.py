@@ -29,6 +29,7 @@ def main(name="", seeds="5"):
     print(f"\n{name}: {len(tests)} seed{'s' * (len(tests) > 1)}, {seconds:.0f} s of processor time to train each")
     for key in tests[0]:
         print(f"{key}: {summary([result[key] for result in tests])}")
+    print(f"\nfor docs/results.md:\n{row_of_page(name, tests, seconds)}")
 
 
 def commands():
@@ -54,6 +55,22 @@ def summary(values):
         return f"{values[0]:.4f}"
     listed = ", ".join(f"{value:.4f}" for value in values)
     return f"{statistics.fmean(values):.4f} ± {statistics.stdev(values):.4f} ({listed})"
+
+
+def row_of_page(name, tests, seconds):
+    """The row of the page with these results: rounded as the published value, and to a tenth of a percent at least."""
+    line = next(line for line in (DOCS / "results.md").read_text().splitlines() if line.startswith(f"| `{name}` |"))
+    cells = line.split(" | ")
+    key = next(key for key in tests[0] if key != "loss")
+    factor = 100 if key == "accuracy" else 1
+    values = [factor * result[key] for result in tests]
+    _, _, decimals = cells[2].split()[0].partition(".")
+    places = max(1, len(decimals))
+    measured = f"{statistics.fmean(values):.{places}f}"
+    if len(values) > 1:
+        measured += f" ± {statistics.stdev(values):.{places}f}"
+    time = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    return " | ".join([*cells[:3], measured, str(len(values)), f"{time} |"])
 
 
 def ours(*words):

@@ -104,7 +104,8 @@ def plan(command: str, data: str, target: str | None = None, group: str | None =
     }
     if classes is None:
         rooms["model/metric.py"] = with_r_squared()
-    return Plan(command, found, choices, config, rooms, shlex.quote(shown(places["data"])))
+    example = places.get("test_data", places["data"])
+    return Plan(command, found, choices, config, rooms, shlex.quote(shown(example)))
 
 
 def _places(data: str, target: str | None, group: str | None) -> dict[str, str]:

@@ -29,11 +29,10 @@ def plan(command: str, data: str, test: str | None = None) -> Plan:
     notes: list[str] = []
     classes, files, labels = find_images(folder, "--data", notes)
     sizes = np.array([image_size(file) for file in files[:: -(-len(files) // _SIZES_READ)]])
-    if test is not None:
-        _require_known(test, classes, "--test")
+    tested_on = [] if test is None else _require_known(test, classes, "--test")
     counts = np.bincount(labels, minlength=len(classes)).tolist()
     tested = None if test is None else {"test_folder": test}
-    num_valid = 0 if valid is None else _require_known(valid, classes, "--data")
+    num_valid = 0 if valid is None else len(_require_known(valid, classes, "--data"))
     split = choose_split(len(files), folder, stratify=(True, labels), tested=tested, num_valid=num_valid)
     pixels = int(np.clip(np.median(sizes.min(axis=1)), _SMALLEST, _LARGEST))
     augment = not all(len(name) <= 2 for name in classes)
@@ -83,7 +82,7 @@ def plan(command: str, data: str, test: str | None = None) -> Plan:
         "model/model.py": room("image_model.py"),
         "data_loader/data_loaders.py": loaders_file(loader, "base/data/image_folders.py"),
     }
-    return Plan(command, found, choices, config, rooms, shlex.quote(shown(files[0])))
+    return Plan(command, found, choices, config, rooms, shlex.quote(shown([*tested_on, *files][0])))
 
 
 def _parts(folder: str, test: str | None) -> tuple[str, str | None, str | None]:
@@ -105,11 +104,11 @@ def _parts(folder: str, test: str | None) -> tuple[str, str | None, str | None]:
     return (train, None, valid) if test is None else (train, valid, test)
 
 
-def _require_known(folder: str, classes: list[str], flag: str) -> int:
-    """Return the number of images. Raises UserError for a class that the training data lack."""
+def _require_known(folder: str, classes: list[str], flag: str) -> list[str]:
+    """Return the paths of the images. Raises UserError for a class that the training data lack."""
     found, files, _ = find_images(folder, flag, least=1)
     unknown = [name for name in found if name not in classes]
     if unknown:
         names = shortened(", ".join(unknown))
         raise UserError(f"{flag}: {shown(folder)} has the classes {names}, which the training data lack")
-    return len(files)
+    return files

@@ -106,7 +106,7 @@ def plan(command: str, data: str, target: str | None = None, group: str | None =
     }
     if not is_class:
         rooms["model/metric.py"] = with_r_squared()
-    return Plan(command, found, choices, config, rooms, shlex.quote(shown(data)))
+    return Plan(command, found, choices, config, rooms, shlex.quote(shown(test or data)))
 
 
 def _target(table: Table, target: str | None) -> str:

@@ -1,6 +1,7 @@
 """--task text: continue a text, byte by byte."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 
@@ -38,7 +39,7 @@ def plan(command: str, data: str, test: str | None = None) -> Plan:
         monitor="min val_loss",
         histograms=10,
     )
-    text = blocks[:, 1:].tobytes()
+    text = Path(data).read_bytes()
     choices = {
         "samples": f"blocks of {_BLOCK_SIZE} bytes; so any language will do",
         "split": split.text.replace("samples", "blocks"),
@@ -47,7 +48,7 @@ def plan(command: str, data: str, test: str | None = None) -> Plan:
         "training": duration_text(length, "at most about three minutes on two CPU cores; the learning rate falls to 0"),
     }
     found = [
-        f"{len(blocks) * _BLOCK_SIZE:,} bytes of text in {text.count(10) + 1:,} lines, {len(set(text))} different ones",
+        f"{len(text):,} bytes of text, {len(set(text))} different ones, in {len(text.splitlines()):,} lines",
         f"{len(blocks):,} blocks of {_BLOCK_SIZE} bytes",
     ]
     rooms = {

@@ -73,6 +73,7 @@ def test_a_row_is_trained_and_tested_and_its_mean_and_deviation_are_printed(prog
     printed = capsys.readouterr().out
     assert "\naccuracy: 0.7500 ± 0.0707 (0.7000, 0.8000)\n" in printed  # 0.1 / sqrt(2)
     assert "\nmnist_lenet: 2 seeds, 10 s of processor time to train each\n" in printed
+    assert printed.endswith("| `mnist_lenet` | `python train.py -c config.json` | 99.05 | 75.00 ± 7.07 | 2 | 10 s |\n")
 
 
 def test_the_first_seed_alone_has_no_deviation(program, monkeypatch, capsys):
@@ -85,7 +86,20 @@ def test_the_first_seed_alone_has_no_deviation(program, monkeypatch, capsys):
     monkeypatch.setattr(program, "ours", ours)
     program.main("mnist_lenet", "1")
     assert ran == ["train.py -c config.json", "test.py -r /none/a"]  # --seeds takes 2 or more
-    assert capsys.readouterr().out.splitlines()[-1] == "accuracy: 0.5000"
+    assert "\naccuracy: 0.5000\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("row", "results", "cells"),
+    [
+        ("diabetes", {"loss": 9.0, "R2": 0.35951}, "0.333 | 0.360 | 1 | 2 min |"),  # no share of samples
+        ("mnist1d_linear", {"loss": 9.0, "accuracy": 0.3267}, "32 | 32.7 | 1 | 2 min |"),
+        ("gunpoint_mlp", {"loss": 9.0, "accuracy": 0.94444}, "92.7 ± 1.1 | 94.4 | 1 | 2 min |"),
+    ],
+)
+def test_a_row_of_the_page_is_rounded_as_the_published_value(program, row, results, cells):
+    printed = program.row_of_page(row, [results], 121.0)
+    assert printed.startswith(f"| `{row}` | `python train.py -c ") and printed.endswith(f" | {cells}")
 
 
 @pytest.mark.parametrize(

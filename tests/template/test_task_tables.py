@@ -110,6 +110,8 @@ def test_a_text_among_numbers_is_refused_with_what_to_do_in_the_file(tmp_path, r
 
 def test_no_argument_of_a_config_is_said_where_there_is_none(tmp_path):
     path = write_table(tmp_path / "t.csv", [[i + 0.5, "ab"[i % 2]] for i in range(40)], ["x", "target"], ";")
+    test = write_table(tmp_path / "test.csv", [[1.5, "a"]] * 9, ["x", "target"], ";")
+    assert plan_for("--task", "table", "--data", path, "--test", test).example == str(test)
     for separator, number in ((",", "1.5"), (";", "1,5")):
         test = write_table(tmp_path / "test.csv", [[number, "a"]] * 9, ["x", "target"], separator)
         with pytest.raises(UserError, match='; write it as the training table was: ";" between values') as raised:

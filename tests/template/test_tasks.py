@@ -183,8 +183,10 @@ def test_folders_called_train_and_test_are_parts_and_not_classes(data, tmp_path)
         (tmp_path / part).mkdir()
         for name in ("cat", "dog"):
             (tmp_path / part / name).symlink_to(data / "photos" / name)
-    args = plan_for("--task", "image-folder", "--data", tmp_path).config["data_loader"]["args"]
+    plan = plan_for("--task", "image-folder", "--data", tmp_path)
+    args = plan.config["data_loader"]["args"]
     assert args["folder"] == str(tmp_path / "train") and args["test_folder"] == str(tmp_path / "test")
+    assert plan.example.startswith(str(tmp_path / "test"))  # to predict for what was trained on says little
     assert "test_split" not in args and args["image_size"] == 12 and args["augment"]
 
 
@@ -233,7 +235,7 @@ def test_flags_for_arrays_leave_the_usual_names_as_they_are_and_what_is_unused_i
     plan = plan_for("--task", "arrays", "--data", tmp_path / "c.npz", "--target", "y_train")
     args = plan.config["data_loader"]["args"]
     assert args["test_data"].endswith(":x_test") and args["test_target"].endswith(":y_test")
-    assert plan.found[2:] == ["left out: weight, of the same file"]
+    assert plan.example.endswith(":x_test") and plan.found[2:] == ["left out: weight, of the same file"]
     np.savez(tmp_path / "s.npz", signal=x, y=y, subject=np.arange(60) // 5)
     plan = plan_for("--task", "arrays", "--data", tmp_path / "s.npz", "--target", "y", "--group", "subject")
     args = plan.config["data_loader"]["args"]
@@ -252,6 +254,12 @@ def test_the_model_fits_the_shape_of_the_samples(tmp_path, shape, model):
     import torch
 
     assert made(torch.rand(6, *shape)).shape == (6, 2)
+
+
+def test_a_text_is_described_whole_also_after_its_last_block(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"ab\r\n" * 400 + b"c\n")
+    plan = plan_for("--task", "text", "--data", tmp_path / "a.txt")
+    assert plan.found == ["1,602 bytes of text, 5 different ones, in 401 lines", "25 blocks of 64 bytes"]
 
 
 def test_mnist_can_be_in_a_folder_of_its_own(tmp_path):

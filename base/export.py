@@ -18,10 +18,11 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from base.data.in_memory import InMemoryDataset
 from base.data.inputs import Input
+from base.data.outputs import require_one_output
 from base.data.reading import read_example
 from base.data.seeded import unseeded
 from base.data.texts import TextInput
-from base.trained_model import TrainedModel, require_one_output
+from base.trained_model import TrainedModel
 from utils.batches import batches_of, file_of
 from utils.errors import UserError, shortened, shown
 from utils.files import replace_file

@@ -12,10 +12,10 @@ import torch
 
 from base.data.inputs import Input
 from base.data.local_files import local_file
-from base.data.outputs import Output
+from base.data.outputs import Output, require_one_output
 from base.data.sources import Sources
 from base.data.texts import TextInput
-from base.trained_model import Predictions, TrainedModel, require_one_output
+from base.trained_model import Predictions, TrainedModel
 from logger.pictures import draw_batches
 from utils.errors import UserError, shown
 

@@ -15,7 +15,7 @@ import torch
 
 from base.base_data_loader import BaseDataLoader
 from base.data.inputs import NO_INPUT, Examples, Input, build_input, in_batches
-from base.data.outputs import Output, rows_of
+from base.data.outputs import Output, require_one_output, rows_of, target_rows
 from base.data.reading import read_example
 from base.data.sources import Sources, names_in
 from base.training.evaluate import split_loader
@@ -59,12 +59,14 @@ class Predictions:
 
     def without_data(self) -> "Predictions":
         """Return them without the raw examples and what the model was given."""
-        examples = Examples(self.examples.names, errors=self.examples.errors)
-        return Predictions(examples, self.outputs, None, self.target, self.output, self.top)
+        # the traceback of an error holds the example
+        errors = {place: UserError(str(error)) for place, error in self.examples.errors.items()}
+        examples, target = Examples(self.examples.names, errors=errors), target_rows(self.target, len(self.outputs))
+        return Predictions(examples, self.outputs, None, target, self.output, self.top)
 
     @classmethod
     def joined(cls, parts: list[Self]) -> Self:
-        """Return those of all parts, without data; their output, top and shape are equal, all or none have targets."""
+        """Return those of all parts without data. Their output, top and shapes are equal; all or none have targets."""
         examples = Examples.joined([part.examples for part in parts])
         outputs = torch.cat([part.outputs for part in parts])
         targets = [part.target for part in parts if part.target is not None]
@@ -346,18 +348,3 @@ def _expected(section):
         return getattr(find_type("loss", name, PARTS["loss"]), "expects", None) if isinstance(name, str) else None
     except (UserError, ImportError):  # a model can be used without its loss
         return None
-
-
-def require_one_output(model: torch.nn.Module, data: Any, output: Any) -> None:
-    """Raise UserError unless a model's output is a tensor with a row for each example of the batch data."""
-    name = type(model).__name__
-    if not isinstance(output, torch.Tensor):
-        remedy = (
-            "in evaluation mode, return the tensor that is the prediction, or use all of it as docs/predict.md shows"
-        )
-        raise UserError(f"{name} returns a {describe(output)}, where one tensor is predicted; {remedy}")
-    if isinstance(data, torch.Tensor) and output.shape[:1] != data.shape[:1]:
-        given = f"{tuple(output.shape)} for a batch of {len(data)}"
-        raise UserError(
-            f"{name} returns a tensor {given}; it should keep the batch's dimension: squeeze(1), not squeeze()"
-        )

@@ -7,7 +7,7 @@ from typing import Any, TextIO
 from utils.errors import UserError, shown
 
 _EXAMPLES_AT_ONCE = 1024
-_BYTES_AT_ONCE = 1 << 20  # of outputs
+_BYTES_AT_ONCE = 1 << 20  # of outputs and targets
 
 
 class PredictionCsv:
@@ -27,13 +27,15 @@ class PredictionCsv:
 
     def add(self, part: Any) -> None:
         """Write Predictions. Raises UserError, now or later, if they have targets, and those before them have none."""
-        kind = (part.output, part.top, part.target is None, part.outputs.shape[1:])
+        part = part.without_data()
+        target = None if part.target is None else (part.target.shape[1:], part.target.dtype, part.target.device)
+        kind = (part.output, part.top, target, part.outputs.shape[1:])
         if self._held and kind != self._kind:
             self._write_held()
         self._kind = kind
-        self._held.append(part.without_data())
+        self._held.append(part)
         self._num_examples += len(part)
-        self._num_bytes += part.outputs.nbytes
+        self._num_bytes += part.outputs.nbytes + (0 if part.target is None else part.target.nbytes)
         if self._num_examples >= _EXAMPLES_AT_ONCE or self._num_bytes >= _BYTES_AT_ONCE:
             self._write_held()
 

@@ -6,6 +6,9 @@ from typing import Any, Self
 
 import torch
 
+from utils.errors import UserError
+from utils.nested import describe
+
 # losses by their names
 _OF_EACH_OUTPUT = "BCEWithLogits|binary_cross_entropy_with_logits|MultiLabelSoftMargin|multilabel_soft_margin"
 _OF_CLASSES = "CrossEntropyLoss|cross_entropy|NLLLoss|nll_loss"
@@ -120,7 +123,8 @@ class Output:
     def columns(self, outputs: torch.Tensor, top: int = 1, target: Any = None) -> dict[str, list[Any]]:
         """Return what describe does as {name: a list of B values}, where an unknown target is None."""
         names, probabilities = self.names(outputs), self.probabilities(outputs)
-        target = target.cpu() if isinstance(target, torch.Tensor) else None
+        target = target_rows(target, len(outputs))
+        target = None if target is None else target.cpu()
         if (labels := self.labels(outputs)) is not None:
             return self._columns_of_labels(labels, outputs.float().cpu(), target)
         if (maps := self.class_maps(outputs)) is not None:
@@ -190,3 +194,24 @@ def rows_of(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
             if value is not None or not may_lack:
                 row[name] = value
     return rows
+
+
+def target_rows(target: Any, number: int) -> torch.Tensor | None:
+    """Return the targets of a number of examples as a tensor (number, ...); None if they are no such tensor."""
+    rows = target.reshape(1) if isinstance(target, torch.Tensor) and target.ndim == 0 else target
+    return rows if isinstance(rows, torch.Tensor) and len(rows) == number else None
+
+
+def require_one_output(model: torch.nn.Module, data: Any, output: Any) -> None:
+    """Raise UserError unless a model's output is a tensor with a row for each example of the batch data."""
+    name = type(model).__name__
+    if not isinstance(output, torch.Tensor):
+        remedy = (
+            "in evaluation mode, return the tensor that is the prediction, or use all of it as docs/predict.md shows"
+        )
+        raise UserError(f"{name} returns a {describe(output)}, where one tensor is predicted; {remedy}")
+    if isinstance(data, torch.Tensor) and output.shape[:1] != data.shape[:1]:
+        given = f"{tuple(output.shape)} for a batch of {len(data)}"
+        raise UserError(
+            f"{name} returns a tensor {given}; it should keep the batch's dimension: squeeze(1), not squeeze()"
+        )

@@ -1,7 +1,9 @@
 """Predictions as CSV."""
 
 import csv
+import gc
 import io
+import weakref
 
 import pytest
 import torch
@@ -95,3 +97,52 @@ def test_labels_have_a_column_each():
     assert header == ["source", "prediction", "probability_red", "probability_row", "target", "right", "error"]
     assert rows[0] == ["a", '["row"]', "0.5", "0.993307173", '["red", "row"]', "False", ""]
     assert rows[1][1] == "[]" and rows[1][4:6] == ["[]", "True"]
+
+
+VALUES = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "column"),
+    [
+        ({"box": VALUES}, {"box": VALUES}, None),
+        ((VALUES, VALUES), (VALUES, VALUES), None),
+        (["a", "b"], ["c", "d"], None),
+        (torch.tensor(1.0), torch.tensor(2.0), None),  # not one for each example
+        (torch.ones(2, 2), torch.ones(2, 3), ["[1.0, 1.0]"] * 2 + ["[1.0, 1.0, 1.0]"] * 2),
+        (torch.ones(2), torch.ones(2, dtype=torch.int64), ["1.0"] * 4),
+    ],
+)
+def test_targets_that_are_no_tensor_or_vary_in_size_are_written_as_far_as_they_can(first, second, column):
+    output = Output()
+    parts = [predictions([f"{i}a", f"{i}b"], VALUES, one, output=output) for i, one in enumerate((first, second))]
+    header, *rows = written(parts)
+    assert [row[:2] for row in rows] == [
+        [f"{i}{x}", f"[{v}, {v + 1}]"] for i in (0, 1) for x, v in (("a", 1.0), ("b", 3.0))
+    ]
+    assert ("target" in header) == (column is not None)
+    assert column is None or [row[2] for row in rows] == column
+
+
+def test_large_targets_are_not_held():
+    table = PredictionCsv(io.StringIO())
+    table.add(predictions(["a", "b"], VALUES, torch.zeros(2, 256, 512), output=Output()))
+    assert not table._held
+
+
+def test_predictions_without_data_keep_nothing_that_an_error_has_seen():
+    def read():
+        image = torch.ones(3)
+        seen.append(weakref.ref(image))
+        raise UserError(f"a: no image of {len(image)}")
+
+    seen = []
+    try:
+        try:
+            read()
+        except UserError as error:
+            raise UserError(f"b: {error}") from error
+    except UserError as error:
+        kept = Predictions(Examples(["a"], errors={0: error}), torch.empty(0), None, None, Output()).without_data()
+    gc.collect()
+    assert seen[0]() is None and kept.columns["error"] == ["b: a: no image of 3"]

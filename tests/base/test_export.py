@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -164,6 +165,12 @@ def test_a_model_card_says_what_the_numbers_of_the_file_mean(output, line, defau
     card = model_card(trained, tmp_path / "m.onnx")
     assert f"- Output: {line}\n" in card
     assert ("its probabilities" in card) == (output.numbered is not None)
+
+
+def test_a_model_card_tells_that_a_checkpoint_outside_a_runs_folder_was_not_tested(default_run, tmp_path):
+    trained = TrainedModel.load(default_run)
+    trained.path = Path("/nowhere/m.pth")  # as /tmp/m.pth, two folders deep
+    assert "It was not tested" in model_card(trained, tmp_path / "m.onnx")
 
 
 def test_what_differs_too_much_is_not_written(default_run, images, tmp_path, monkeypatch):

@@ -58,8 +58,13 @@ def make_log_folder(save_dir: Path) -> Path:
 
 
 def log_folder(save_dir: str | Path) -> Path:
-    """Return the log folder, which may not exist, of the run with this checkpoint folder."""
+    """Return the log folder, which may not exist, of the run with this checkpoint folder.
+
+    It is the folder itself if it lies too near the root of the file system to be that of a run.
+    """
     folder = _nested(Path(save_dir))
+    if len(folder.parents) < 3:
+        return folder
     return folder.parents[2] / "log" / folder.parent.name / folder.name
 
 

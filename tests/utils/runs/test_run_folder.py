@@ -8,12 +8,13 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from helpers import PROJECT
 from utils import UserError
-from utils.runs.run_folder import RunLock, claim_run_folder, is_being_trained, make_log_folder
+from utils.runs.run_folder import RunLock, claim_run_folder, is_being_trained, log_folder, make_log_folder
 
 _ASK = "import sys; sys.path.insert(0, sys.argv[1]); from utils.runs.run_folder import RunLock; RunLock(sys.argv[2])"
 
@@ -95,3 +96,9 @@ def test_a_lock_is_not_made_through_a_link(tmp_path):
     with pytest.raises(OSError):
         RunLock(tmp_path)
     assert not (tmp_path / "outside").exists()
+
+
+@pytest.mark.parametrize("folder", ["/", "/nowhere", "/nowhere/at"])
+def test_a_folder_that_lies_too_near_the_root_for_a_run_is_its_own_log_folder(folder):
+    assert log_folder(folder) == Path(folder)
+    assert log_folder("/models/job/run") == Path("/log/job/run")

@@ -15,7 +15,7 @@ PAGE = (PROJECT / "docs" / "data.md").read_text()
 def code_with(words, places):
     """The names that the block of the page with these words defines."""
     (code,) = [block for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if words in block]
-    exec(code, places := {**places, "__name__": "page"})
+    exec(code, places := {"__name__": "page", **places})
     return places
 
 
@@ -32,10 +32,10 @@ def test_sequences_of_unequal_length():
 def test_a_stream_is_trained_on_by_a_script(tmp_path, monkeypatch, capsys):
     class Lines(torch.utils.data.IterableDataset):
         def __init__(self, path):
-            self.number = {"train.txt": 20, "valid.txt": 10}[path]
+            self.number = {"train.txt": 80, "valid.txt": 10}[path]
 
         def __iter__(self):
-            return ((torch.ones(5), torch.ones(1)) for _ in range(self.number))
+            return ((torch.full((5,), i / 128), torch.ones(1)) for i in range(self.number))
 
     monkeypatch.chdir(tmp_path)
     config = {
@@ -47,8 +47,10 @@ def test_a_stream_is_trained_on_by_a_script(tmp_path, monkeypatch, capsys):
         "trainer": {"epochs": 2, "len_epoch": 3, "monitor": "min val_loss", "tensorboard": False, "report": False},
     }
     (tmp_path / "stream.json").write_text(json.dumps(config))
-    code_with('Lines("train.txt")', {"Lines": Lines})
+    places = code_with('Lines("train.txt")', {"Lines": Lines, "__name__": "__main__"})
     assert "done: 2 epochs" in capsys.readouterr().out
+    read = torch.cat([data[:, 0] for data, _ in places["batches"]])
+    assert torch.equal(read, torch.arange(80) / 128)  # each sample once
 
 
 def test_computed_samples_differ_by_epoch():

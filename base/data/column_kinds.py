@@ -28,8 +28,10 @@ _DATE = re.compile(
 )
 _UNIT = re.compile(r"[-+]?\d+(?:[.,]\d+)? ?[a-zµ°/²³]+\.?", re.IGNORECASE)
 _ID_NAME = re.compile(
-    r"(?:.*[\W_])?(?i:id|index|idx|uid|uuid|guid|row|no|nr|key)|.*[a-z](?:ID|Id)"
-    r"|.*(?i:nr\.?|nummer|num[eé]ro|número)"
+    r"(?:.*[\W_])?(?i:id|index|idx|uid|uuid|guid|row|no|nr\.?|key)|.*[a-z](?:ID|Id|Nr\.?)"
+    r"|.*(?i:nummer|num[eé]ro|número)"
+    r"|(?:.*[\W_])?(?i:(?:lfd|artikel|auftrags?|beleg|bestell|chargen|fall|haus|konto|kunden|matrikel|mitglieds"
+    r"|patienten|personal|proben|rechnungs|serien|teile|vertrags|vorgangs)nr\.?)"  # SNR and PSNR are none
 )
 
 

@@ -87,7 +87,10 @@ def test_columns_that_are_hardly_meant_as_categories_are_refused(tmp_path, colum
 
 @pytest.mark.parametrize(
     "name",
-    ["id", "Id", "ID", "PassengerId", "customerID", "user_id", "index", "row", "No", "Kundennr", "Bestellnummer"],
+    (
+        *("id", "Id", "ID", "PassengerId", "customerID", "user_id", "index", "row", "No", "Bestellnummer"),
+        *("Kundennr", "KUNDENNR.", "lfd.Nr.", "KursNr", "Nr.", "alte_Rechnungsnr", "Auftragnr"),
+    ),
 )
 def test_numbers_of_the_rows_are_refused(tmp_path, name):
     with pytest.raises(UserError, match=f"column '{name}' numbers the rows, or names them; give \"leave_out\": "):
@@ -96,7 +99,9 @@ def test_numbers_of_the_rows_are_refused(tmp_path, name):
     assert kinds(tmp_path / "a.csv", {name: range(1, NUMBER + 1)}, ["y", name]).numeric == ["a"]
 
 
-@pytest.mark.parametrize("name", ["paid", "valid", "width", "time", "month", "void", "key signature"])
+@pytest.mark.parametrize(
+    "name", ["paid", "valid", "width", "time", "month", "void", "key signature", "SNR", "snr", "PSNR", "CNR", "TNR"]
+)
 def test_other_names_are_not_those_of_row_numbers(tmp_path, name):
     assert kinds(tmp_path / "a.csv", {name: range(1, NUMBER + 1)}).numeric == ["a", name]
 

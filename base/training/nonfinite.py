@@ -244,19 +244,20 @@ def _listed(samples):
 
 def validation_fault(loader: Any) -> str:
     """Return which of the first validation samples hold nan or infinity, for the end of a message; "" if none does."""
-    indices = itertools.islice(getattr(loader, "sampler", ()), _VALID_READ_AGAIN)
-    bad = nonfinite_samples(loader, indices)
+    bad = nonfinite_samples(loader, getattr(loader, "sampler", ()), _VALID_READ_AGAIN)
     return f"; the validation data have nan or infinity in sample {_listed(bad)}" if bad else ""
 
 
-def nonfinite_samples(loader: Any, indices: Iterable[int]) -> list[int]:
+def nonfinite_samples(loader: Any, indices: Iterable[int], most: int | None = None) -> list[int]:
     """The samples, by index, in which a tensor, array or number is nan or infinite; [] if they cannot be read.
 
-    They are read from the loader's dataset, one by one and in this process. Random generators are restored.
+    They are read from the loader's dataset, one by one and in this process. Random generators are restored, from which
+    a sampler that is the indices may draw. most: number of samples to read, the first ones.
     """
     before = rng_state()
     try:
-        return [index for index in indices if _holds_nonfinite(getattr(loader, "seeded", loader.dataset)[index])]
+        dataset = getattr(loader, "seeded", loader.dataset)
+        return [index for index in itertools.islice(indices, most) if _holds_nonfinite(dataset[index])]
     except Exception:  # it only adds detail to an error under way
         return []
     finally:

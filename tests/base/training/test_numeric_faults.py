@@ -9,7 +9,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from base import BaseDataLoader, BaseTrainer
-from base.training.nonfinite import NonFiniteWatch, nonfinite_samples
+from base.training.nonfinite import NonFiniteWatch, nonfinite_samples, validation_fault
 from helpers import TinyData, same, tiny_config, tiny_model, tiny_trainer
 from trainer import Trainer
 from utils import UserError
@@ -62,6 +62,13 @@ def test_the_validation_sample_that_makes_a_value_nan_is_named_once(tmp_path, ca
     told = capsys.readouterr().out
     fault = f"; the validation data have nan or infinity in sample {BAD}\n"
     assert f"epoch 1: val_loss is nan{fault}" in told and "epoch 2: val_loss is nan\n" in told
+
+
+def test_naming_validation_samples_draws_nothing_from_the_global_generator():
+    loader = BaseDataLoader(FaultyData(), 8, True, 0, 0)
+    before = torch.get_rng_state()
+    assert validation_fault(loader).endswith(f" in sample {BAD}")
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_rate_that_is_too_high_is_named_before_the_ways_to_skip(tmp_path):

@@ -27,7 +27,9 @@ _SHADES = (0.5, 0.2, 0.1, 0.05, 0.0)  # shares of a row, from the darkest on
 
 def test_sections(run: RunFiles) -> Iterator[str]:
     """Yield the sections, each "" if the run has nothing for it."""
-    yield section("Test", *itertools.chain.from_iterable(itertools.islice(map(_measured, run.results), _MOST_TESTED)))
+    shown, left_out = run.results[:_MOST_TESTED], len(run.results) - _MOST_TESTED
+    more = f'<p class="note">{left_out:,} further results are in test_results.json.</p>' if left_out > 0 else ""
+    yield section("Test", *itertools.chain.from_iterable(map(_measured, shown)), more)
     details = run.details
     if details is None:
         return

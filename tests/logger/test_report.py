@@ -1,6 +1,7 @@
 """report.html is made of what a run has left, whatever is missing or damaged, and nothing in it can run."""
 
 import fcntl
+import json
 import math
 import re
 from html.parser import HTMLParser
@@ -78,6 +79,16 @@ def test_all_counts_of_a_confusion_matrix_are_there_for_up_to_200_classes(size, 
 def test_too_many_classes_for_a_matrix_are_scored_the_worst_first(tmp_path):
     page = page_of(run_with_test(tmp_path, details_of_classes(400)))
     assert "100 further classes have a higher F1" in page.text and "A matrix of 400 classes" in page.text
+
+
+@pytest.mark.parametrize(("number", "text"), [(100, None), (1130, "1,030 further results are in test_results.json.")])
+def test_results_beyond_the_first_100_are_counted(tmp_path, number, text):
+    run = run_with_test(tmp_path, details_of_values())
+    results = {f"checkpoint-epoch{i}.pth": {"test": {"samples": 7, "loss": 0.5}} for i in range(number)}
+    (run[0] / "test_results.json").write_text(json.dumps(results))
+    page = page_of(run)
+    assert page.text.count("on 7 test samples") == 100 and ("further results" in page.text) == (text is not None)
+    assert text is None or text in page.text
 
 
 def test_a_regression_shows_predictions_against_targets_and_residuals(tmp_path):

@@ -13,6 +13,7 @@ import test
 from base import BaseCallback
 from base.data.arrays import ArrayDataLoader
 from base.trained_model import TrainedModel
+from base.training.monitors import _counted, _fetched
 from base.training.tune import find_lr
 from helpers import PROJECT
 from parse_config import ConfigParser
@@ -171,3 +172,13 @@ def test_a_callback_works_and_reads_nothing_between_reports(tmp_path, name):
     reads = Reads(trainer)
     trainer.train()
     assert trainer.step == 12 and all(place.startswith(REPORT) for place in reads.found), reads.found
+
+
+def test_parameters_on_two_devices_have_histograms():
+    values = [torch.tensor([3.0, 4.0]), torch.tensor([2.0, 2.0, 1.0]).to("sim"), torch.tensor([5.0])]
+    found = _fetched([_counted(one) for one in values])
+    assert [(floats, sum(counts)) for floats, counts in found] == [
+        ([3.0, 4.0, 7.0, 25.0], 2),
+        ([1.0, 2.0, 5.0, 9.0], 3),
+        ([5.0, 5.0, 5.0, 25.0], 1),
+    ]

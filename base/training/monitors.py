@@ -105,6 +105,10 @@ class ParameterHistograms(BaseCallback):
         trainer.writer.set_step(log["epoch"] * trainer.len_epoch, timed=False)  # as the averages of the epoch
         limits = _limits()
         named = {name: values for name, values in unwrapped(trainer.model).named_parameters() if values.numel()}
+        for name in [name for name, values in named.items() if not _is_countable(values)]:
+            kind = f"{named[name].dtype}, {named[name].layout}"
+            trainer.logger.warning("epoch %d: %s has no histogram, being %s", log["epoch"], name, kind)
+            del named[name]
         for (name, values), ((least, greatest, total, squares), counts) in zip(
             named.items(), _fetched([_counted(whole(values.detach())) for values in named.values()]), strict=True
         ):
@@ -237,6 +241,11 @@ def _edges(dtype, device):
     return torch.where(edges.double() < exact, above, edges).to(device)
 
 
+def _is_countable(values):
+    """Whether torch can compute with the values: not with sparse ones, nor with floats of 8 bits."""
+    return values.layout is torch.strided and (values.element_size() > 1 or not values.is_floating_point())
+
+
 def _counted(values):
     """(least, greatest, sum, sum of squares), and the counts (L + 1,) below, between and above the limits.
 
@@ -255,11 +264,14 @@ def _counted(values):
 
 
 def _fetched(counted):
-    """[(four floats, counts)] of what _counted returned, in one copy from the device."""
+    """[(four floats, counts)] of what _counted returned, in one copy from each device."""
     numbers = [torch.cat([floats, counts.view(floats.dtype)]) for floats, counts in counted]  # the bits of integers
-    rows = torch.stack(numbers).cpu() if numbers else torch.empty(0, 4)
-    counts = rows[:, 4:].contiguous().view(torch.int64)
-    return list(zip(rows[:, :4].tolist(), counts.tolist(), strict=True))
+    rows = {}
+    for device in {one.device for one in numbers}:
+        places = [place for place, one in enumerate(numbers) if one.device == device]
+        rows |= zip(places, torch.stack([numbers[place] for place in places]).cpu(), strict=True)
+    both = (rows[place].split([4, len(rows[place]) - 4]) for place in range(len(numbers)))
+    return [(floats.tolist(), counts.clone().view(torch.int64).tolist()) for floats, counts in both]
 
 
 def show_images(writer: Any, tag: str, data: Any, most: int | None = 32, step: int | None = None) -> bool:

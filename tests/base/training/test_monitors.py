@@ -93,6 +93,25 @@ def test_values_at_the_limits_of_the_bins_are_counted_as_by_torch(dtype):
     assert counts[1:-1].tolist() == np.histogram(values.double().numpy(), limits.numpy())[0].tolist()
 
 
+def test_parameters_that_torch_cannot_compute_with_have_no_histogram_and_a_warning(tmp_path, capsys):
+    class WithOthers(BaseCallback):
+        def on_epoch_end(self, trainer, log):
+            eighth = torch.ones(3).to(torch.float8_e4m3fn)
+            for name, values in (("eighth", eighth), ("sparse", torch.eye(3).to_sparse())):
+                trainer.model.register_parameter(name, torch.nn.Parameter(values, requires_grad=False))
+            base.training.monitors.ParameterHistograms().on_epoch_end(trainer, log)
+            del trainer.model.eighth, trainer.model.sparse
+
+    watched = tiny_trainer(tiny_config(tmp_path, tensorboard=True, epochs=1, verbosity=1))
+    watched.add_callback(WithOthers())
+    watched.train()
+    told = capsys.readouterr().out
+    assert "epoch 1: eighth has no histogram, being torch.float8_e4m3fn, torch.strided" in told
+    assert "epoch 1: sparse has no histogram, being torch.float32, torch.sparse_coo" in told
+    events = EventAccumulator(str(watched.config.log_dir)).Reload()
+    assert len(events.Tags()["histograms"]) == len(list(watched.model.parameters()))
+
+
 def test_predictions_are_shown_as_a_table(tmp_path):
     trainer, events = trained(tmp_path, [{"type": "SamplePredictions", "args": {"n": 3, "classes": ["a", "b", "c"]}}])
     (tag,) = [tag for tag in events.Tags()["tensors"] if tag.startswith("predictions/valid")]

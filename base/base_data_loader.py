@@ -12,7 +12,7 @@ from base.data.fingerprint import fingerprint, fingerprint_of_part
 from base.data.in_memory import InMemoryDataset, whole_batch
 from base.data.sampler import BalancedSampler, EpochSampler, LengthSampler, WeightedSampler
 from base.data.seeded import SeededDataset, SeededLoader, makes_whole_batches, no_stream
-from base.data.splits import split_samples
+from base.data.splits import as_array, split_samples
 from utils.batches import collate
 from utils.device import copies_ahead
 from utils.errors import UserError, brief, refuse
@@ -88,14 +88,15 @@ class BaseDataLoader(SeededLoader):
             raise UserError(f"collate_fn: got {brief(collate_fn)}, no function; give further arguments by name")
         if not hasattr(dataset, "__len__"):
             raise UserError(f"dataset: {no_stream(dataset)}")
-        if taken := sorted({"sampler", "batch_sampler"} & loader_kwargs.keys()):
-            remedy = "give sample_weights, balance_classes, lengths or samples, which resume within an epoch"
-            raise UserError(f"{taken[0]}: BaseDataLoader has its own; {remedy}")
+        for name in ("sampler", "batch_sampler"):
+            if loader_kwargs.pop(name, None) is not None:
+                remedy = "give sample_weights, balance_classes, lengths or samples, which resume within an epoch"
+                raise UserError(f"{name}: BaseDataLoader has its own; {remedy}")
         if valid_dataset is not None and len(valid_dataset) != len(dataset):
             raise UserError(f"valid_dataset: has {len(valid_dataset)} samples, but the dataset has {len(dataset)}")
         self.validation_split = validation_split
         self.shuffle = shuffle
-        samples = samples if samples is None else np.asarray(samples)
+        samples = samples if samples is None else as_array("samples", samples, "iu")
         self._split_within = samples
         self.n_samples = len(dataset if samples is None else samples)
         self.valid_dataset = dataset if valid_dataset is None else valid_dataset
@@ -255,10 +256,15 @@ class BaseDataLoader(SeededLoader):
 
 def _drawn_by(given, shuffle, dataset):
     """(name, (N,) values) of the argument that says how training draws samples; ("", an empty array) without one."""
-    named = {name: np.asarray(values) for name, values in given.items() if values is not None}
+    named = {name: values for name, values in given.items() if values is not None}
     if len(named) > 1:
         raise UserError(f"{', '.join(named)}: give one of them")
-    for name, values in named.items():
+    for name in named:
+        if name == "balance_classes":
+            values = as_array(name, named[name])
+        else:
+            values = as_array(name, named[name], "biuf").astype(np.float64)
+        named[name] = values
         if not shuffle or values.shape != (len(dataset),):
             what = f"shuffle is {shuffle}, and its shape {values.shape}"
             raise UserError(f"{name}: needs shuffle, and a value for each of the {len(dataset):,} samples; {what}")

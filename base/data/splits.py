@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.errors import UserError, refuse
+from utils.errors import UserError, brief, refuse
 from utils.rules import parse_fold, split_errors
 
 
@@ -35,8 +35,10 @@ def split_samples(
     Raises UserError if a part would be empty, or lack a class of stratify.
     """
     refuse(split_errors({"validation_split": validation_split, "fold": fold, "stratify": stratify, "groups": groups}))
+    stratify = stratify if stratify is None else as_array("stratify", stratify)
+    groups = groups if groups is None else as_array("groups", groups)
     if samples is not None:
-        stratify, groups = (labels if labels is None else np.asarray(labels)[samples] for labels in (stratify, groups))
+        stratify, groups = (labels if labels is None else labels[samples] for labels in (stratify, groups))
         parts = split_samples(len(samples), validation_split, fold=fold, stratify=stratify, groups=groups)
         return samples[parts[0]], samples[parts[1]]
     order = np.random.RandomState(0).permutation(num_samples)
@@ -57,6 +59,23 @@ def split_samples(
                 f"stratify: no sample of class {name!s} is left to train on; set fewer aside, or leave it out"
             )
     return order[~is_valid], order[is_valid]
+
+
+def as_array(argument: str, values: Any, kinds: str | None = None) -> np.ndarray:
+    """Return the values of an argument as an array.
+
+    kinds: of NumPy's dtypes that it may have; by default any whose values can be sorted. Raises UserError for others.
+    """
+    try:
+        array = np.asarray(values)
+        if kinds is None and array.dtype == object:
+            np.unique(array)
+        if array.ndim and (kinds is None or array.dtype.kind in kinds or not array.size):
+            return array
+    except (TypeError, ValueError):  # lists of unequal lengths, or None beside others
+        pass
+    wanted = "integers" if kinds == "iu" else "numbers" if kinds else "numbers or texts, not both"
+    raise UserError(f"{argument}: got {brief(values)}; it should be a list or an array of {wanted}")
 
 
 def samples_to_serve(
@@ -156,7 +175,6 @@ def _codes(argument, labels, order):
     """
     if labels is None:
         return None
-    labels = np.asarray(labels)
     if labels.shape != order.shape:
         raise UserError(
             f"{argument}: has the shape {labels.shape}; one value for each of {len(order)} samples is needed"

@@ -124,6 +124,9 @@ def test_weights_go_with_their_samples_in_a_split_and_not_into_validation():
     assert len(loader.valid_sampler.indices) == 20 and loader.seekable
 
 
+NO_SAMPLERS = {"sampler": None, "batch_sampler": None}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -136,8 +139,42 @@ def test_weights_go_with_their_samples_in_a_split_and_not_into_validation():
         ({"sample_weights": WEIGHTS, "lengths": RARE}, "lengths, sample_weights: give one of them"),
         ({"sampler": [1, 2]}, "sampler: BaseDataLoader has its own; give sample_weights"),
         ({"batch_sampler": [[1, 2]]}, "batch_sampler: BaseDataLoader has its own"),
+        ({"lengths": ["a"] * 50}, r"lengths: got \['a', .*; it should be a list or an array of numbers$"),
+        ({"lengths": [None] * 50}, r"lengths: got \[None, .*; it should be a list or an array of numbers$"),
+        ({"lengths": [[1]] * 49 + [[1, 2]]}, "lengths: got .*; it should be a list or an array of numbers$"),
+        ({"sample_weights": ["1.0"] * 50}, "sample_weights: got .*; it should be a list or an array of numbers$"),
+        (
+            {"balance_classes": [None, "a"] * 25},
+            "balance_classes: got .*; it should be a list or an array of numbers or texts, not both$",
+        ),
+        (
+            {"stratify": [None, "a"] * 25},
+            "stratify: got .*; it should be a list or an array of numbers or texts, not both$",
+        ),
+        (
+            {"groups": [[1]] * 49 + [[1, 2]]},
+            "groups: got .*; it should be a list or an array of numbers or texts, not both$",
+        ),
+        ({"samples": [0.5, 1.0]}, r"samples: got \[0.5, 1.0\]; it should be a list or an array of integers$"),
+        ({"samples": 5}, "samples: got 5; it should be a list or an array of integers$"),
     ],
 )
 def test_weights_and_samplers_that_cannot_be_used_are_refused(arguments, message):
     with pytest.raises(UserError, match=f"^{message}"):
         BaseDataLoader(TinyData(), 8, True, 0, 0, **arguments)
+
+
+def test_no_sampler_may_be_said_with_none():
+    given, plain = (BaseDataLoader(TinyData(), 8, True, 0, 0, **more) for more in (NO_SAMPLERS, {}))
+    assert torch.equal(given.sampler.order(1), plain.sampler.order(1))
+    validation = BaseDataLoader(TinyData(), 8, True, 10, 0, **NO_SAMPLERS).split_validation()
+    assert sum(len(target) for _, target in validation) == 10
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int8", "float16", "longdouble"])
+def test_lengths_may_be_numbers_of_any_kind(dtype):
+    given, plain = (
+        BaseDataLoader(TinyData(), 8, True, 0, 0, lengths=LENGTHS[:50].numpy().astype(kind))
+        for kind in (dtype, "int64")
+    )
+    assert torch.equal(given.sampler.order(1), plain.sampler.order(1))

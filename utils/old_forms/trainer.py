@@ -101,6 +101,7 @@ class OldTrainerForms:
         """Train as BaseTrainer does. Raises UserError, before anything is written, without a _train_epoch."""
         if type(self)._train_epoch is OldTrainerForms._train_epoch and "_train_epoch" not in vars(self):
             self._train_epoch(1)
+        _ = self.config.has_ended  # makes the run's folders, also those that a subclass of ConfigParser has set
         super().train()  # pyright: ignore[reportAttributeAccessIssue]
 
     def _train_epoch(self, epoch: int) -> dict[str, Any]:

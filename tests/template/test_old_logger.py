@@ -59,3 +59,14 @@ def test_a_class_that_the_script_has_allowed_is_its_own_and_never_ours(tmp_path,
     assert kind in torch.serialization.get_safe_globals()
     assert type(torch_load(path)["logger"]) is kind
     assert type(load_checkpoint(path)["logger"]) is Logger and type(torch.load(path)["logger"]) is kind
+
+
+def test_no_variable_of_the_environment_lets_a_checkpoint_import_a_module(tmp_path, monkeypatch):
+    path, _ = written(monkeypatch, tmp_path / "x.pth", "evilmod")
+    (tmp_path / "evilmod.py").write_text(
+        "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\nclass Logger: pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    assert type(torch_load(path)["logger"]) is Logger and type(load_checkpoint(path)["logger"]) is Logger
+    assert not (tmp_path / "ran").exists()

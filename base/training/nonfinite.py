@@ -246,7 +246,8 @@ def validation_fault(loader: Any) -> str:
     """Return which of the first validation samples hold nan or infinity, for the end of a message; "" if none does."""
     indices = itertools.islice(getattr(loader, "sampler", ()), _VALID_READ_AGAIN)
     bad = nonfinite_samples(loader, indices)
-    return f"; the validation data have nan or infinity in sample {_listed(bad)}" if bad else ""
+    samples = f"sample{'s' * (len(bad) > 1)} {_listed(bad)}"
+    return f"; {samples} of the validation data hold{'s' * (len(bad) == 1)} nan or infinity" if bad else ""
 
 
 def nonfinite_samples(loader: Any, indices: Iterable[int]) -> list[int]:

@@ -212,7 +212,8 @@ def _others(found_by, script, scripts, config):
     """A line for each other script that a config was checked with, and one for those that were not tried."""
     for other, errors in found_by.items():
         if other != script:
-            yield f"{other} with {config}: {len(errors)} error{'s' * (len(errors) > 1)} ({shortened('; '.join(errors))})"
+            number = f"{len(errors)} error{'s' * (len(errors) > 1)}"
+            yield f"{other} with {config}: {number} ({shortened('; '.join(errors))})"
     untried = [other for other in scripts if other not in found_by]
     if found_by[script] and untried:
         yield f"not tried with {config}: {', '.join(untried)}"

@@ -119,7 +119,8 @@ class Classes:
         fewer: methods that have less than the template's, and are kept.
         """
         name = node.name
-        items = [item for item in node.body if isinstance(item, _KEPT[2:]) and not is_silent(item)]
+        is_plain = not any(_lost_of(node))  # in a dataclass or a NamedTuple a type alone is a field
+        items = [item for item in node.body if isinstance(item, _KEPT[2:]) and not (is_plain and is_silent(item))]
         texts = {ast.unparse(item): self.source.text_of(item) for item in items}
         kept, changed, superfluous = [], {}, set()
         for method in methods:

@@ -264,6 +264,14 @@ def test_a_trainer_that_is_kept_as_a_whole_keeps_its_own_writer(tmp_path, capsys
     assert "from own.visualization import WriterTensorboardX" in (project / "own/base_trainer.py").read_text()
 
 
+def test_a_changed_writer_that_nothing_kept_uses_is_listed(tmp_path, capsys):
+    files = files_of(BEFORE)
+    files["logger/visualization.py"] += "\n    def addGraph(self, model):\n        self.graph = model\n"
+    project, report = adopted(tmp_path, capsys, files)
+    assert "of WriterTensorboardX.addGraph: the framework's writer is used; what it lacks" in report
+    assert not (project / "own/visualization.py").exists()
+
+
 def test_a_trainer_that_calls_a_stock_epoch_and_logs_it_is_no_other():
     text = "class BaseTrainer:\n    def train(self):\n        for epoch in range(3):\n"
     text += "            {} = self._train_epoch(epoch{})\n            self._log_epoch(epoch, result)\n"

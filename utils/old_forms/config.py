@@ -37,10 +37,9 @@ class _Folder:
     def __get__(self, config: Any, kind: Any = None) -> Any:
         if config is None:
             return self
-        if config._folders is None and (given := vars(config).get(self._name)):
-            return given
-        config._open_run()
-        return config._folders[self._index]
+        if not (config._folders or vars(config).get(self._name)):
+            config._open_run()
+        return config._folders[self._index] if config._folders else vars(config)[self._name]
 
     def __set__(self, config: Any, folder: str | Path) -> None:
         vars(config)[self._name] = folder = Path(folder)

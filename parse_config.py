@@ -255,14 +255,12 @@ class ConfigParser(OldConfigForms):
     @property
     def save_dir(self) -> Path:
         """Folder of the run's checkpoints; the run's folders are made when this or log_dir is first asked for."""
-        self._open_run()
-        return self._folders[0]
+        return self._save_dir
 
     @property
     def log_dir(self) -> Path:
         """Folder of the run's logs."""
-        self._open_run()
-        return self._folders[1]
+        return self._log_dir
 
     @property
     def has_ended(self) -> bool:
@@ -301,16 +299,19 @@ class ConfigParser(OldConfigForms):
         from utils.config.schema import TrainerSettings
 
         require_savable(self.saved, "the config")  # a script may have changed it, and a resume reads it again
-        if self.continues:
+        save_dir, log_dir = self._given_folders()
+        if save_dir is None and self.continues:
             save_dir = self.resume.parent
-        else:
+        elif save_dir is None:
             root = self.get("trainer", {}).get("save_dir", TrainerSettings.model_fields["save_dir"].default)
             save_dir = claim_run_folder(root, run_name(self.saved), self._run_id)
         try:
+            for folder in filter(None, (save_dir, log_dir)):
+                folder.mkdir(parents=True, exist_ok=True)
             self._lock = RunLock(save_dir)
             if self._seen is not None:
                 refuse_second(save_dir, self._seen)
-            log_dir = make_log_folder(save_dir)
+            log_dir = log_dir or make_log_folder(save_dir)
             delete_left_over(save_dir, ".*.json.*.tmp")
             delete_left_over(log_dir)
             write_json(self.saved, save_dir / "config.json")

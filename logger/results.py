@@ -4,11 +4,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from logger.run_files import RESULTS_FILE
 from logger.tables import table_text
 from utils.errors import UserError, shown
 from utils.files import read_record, write_json
 
-_FILE = "test_results.json"
 _POSITION = ("epoch", "batch", "samples")
 
 
@@ -20,7 +20,7 @@ def record_result(
     result: epoch (perhaps None), batch (of a checkpoint within an epoch), samples, and the values and tables by name.
     classes: names of the classes, for the tables.
     """
-    path = checkpoint.parent / _FILE
+    path = checkpoint.parent / RESULTS_FILE
     place = "" if result["epoch"] is None else f", epoch {result['epoch']}"
     within = f" and {result['batch']} batches" if "batch" in result else ""
     logger.info("%s%s%s, on %d %s samples", checkpoint, place, within, result["samples"], split)

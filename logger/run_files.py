@@ -17,6 +17,7 @@ from utils.runs.run_folder import log_folder
 if TYPE_CHECKING:
     from logger.details import TestDetails
 
+RESULTS_FILE = "test_results.json"  # of test.py
 MOST_SHOWN = 150_000  # characters of a text
 _OLD_VALUE = re.compile(r" - INFO - +(\S+) *: (\S+)$", re.MULTILINE)
 
@@ -53,7 +54,7 @@ class RunFiles:
         """[(checkpoint, split, result), ...] of test.py."""
         return [
             (name, split, result)
-            for name, splits in self._read("test_results.json", dict).items()
+            for name, splits in self._read(RESULTS_FILE, dict).items()
             if isinstance(splits, dict)
             for split, result in splits.items()
             if isinstance(result, dict)

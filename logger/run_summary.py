@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from logger.csv_log import best_row
-from logger.run_files import RunFiles
+from logger.run_files import RESULTS_FILE, RunFiles
 from utils.errors import shortened
 from utils.runs.run_folder import HAS_LOCKS, is_being_trained
 
 LOG_FILES = ("metrics.csv", "info.log", "pace.csv")
-RUN_FILES = ("config.json", "environment.json", "test_results.json")
+RUN_FILES = ("config.json", "environment.json", RESULTS_FILE)
 _QUIET_SECONDS = 24 * 3600  # after which a run that another host trained is taken for dead
 _TAIL = 1 << 16  # characters of info.log that hold the last words of a run
 

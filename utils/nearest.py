@@ -25,9 +25,6 @@ _OTHER_NAMES = _FORMER_NAMES | {
 }
 # What others call a key of the section trainer. A project may have keys of these names, so they are not refused.
 _TRAINER_KEYS = {
-    "max_steps": "len_epoch",
-    "steps": "len_epoch",
-    "iterations": "len_epoch",
     "max_grad_norm": "clip_norm",
     "grad_clip": "clip_norm",
     "gradient_clip_val": "clip_norm",

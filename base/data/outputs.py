@@ -15,7 +15,7 @@ _OF_CLASSES = "CrossEntropyLoss|cross_entropy|NLLLoss|nll_loss"
 
 
 class Output:
-    """Describes the outputs of a model. A loader's state, which checkpoints hold, says what they are.
+    """What the outputs of a model mean. It is made from the loader's state in a checkpoint.
 
     classes: names of the classes in the order of their numbers; None if the outputs are values.
     mean, std: of a standardized target, which is multiplied by std and increased by mean to have its own unit.

@@ -245,7 +245,8 @@ def _listed(samples):
 def validation_fault(loader: Any) -> str:
     """Return which of the first validation samples hold nan or infinity, for the end of a message; "" if none does."""
     bad = nonfinite_samples(loader, getattr(loader, "sampler", ()), _VALID_READ_AGAIN)
-    return f"; the validation data have nan or infinity in sample {_listed(bad)}" if bad else ""
+    samples = f"sample{'s' * (len(bad) > 1)} {_listed(bad)}"
+    return f"; {samples} of the validation data hold{'s' * (len(bad) == 1)} nan or infinity" if bad else ""
 
 
 def nonfinite_samples(loader: Any, indices: Iterable[int], most: int | None = None) -> list[int]:

@@ -177,13 +177,14 @@ def checked(
                 break
         script = min(found_by, key=lambda script: len(found_by[script]))
         errors, command = found_by[script], command_of(tree, script, config)
-        unused.discard(script)
+        unused -= found_by.keys()
         known = {item.reason: item.place for item in work}  # a package that is not installed stops every check
         found = [Work(config, error) for error in errors if error not in known]
         shown = f"{config} (types and arguments alone)" if own_parser else shlex.join(command)
         told.append(
             f"{shown}: {_outcome(len(found), [known[e] for e in errors if e in known], dry_run and not own_parser)}"
         )
+        told += [f"    {line}" for line in _others(found_by, script, scripts, config)]
         work += found
     if configs[_MAX_CONFIGS:] and scripts:
         told.append(
@@ -205,6 +206,17 @@ def _suited(scripts, config):
         return set(re.findall(r"[a-z0-9]+", place.lower())) - {"train", "py", "config", "configs", "json"}
 
     return sorted(scripts, key=lambda script: -len(words(script) & words(config)))[:_MAX_SCRIPTS]
+
+
+def _others(found_by, script, scripts, config):
+    """A line for each other script that a config was checked with, and one for those that were not tried."""
+    for other, errors in found_by.items():
+        if other != script:
+            number = f"{len(errors)} error{'s' * (len(errors) > 1)}"
+            yield f"{other} with {config}: {number} ({shortened('; '.join(errors))})"
+    untried = [other for other in scripts if other not in found_by]
+    if found_by[script] and untried:
+        yield f"not tried with {config}: {', '.join(untried)}"
 
 
 def _outcome(new, as_in, dry_run):

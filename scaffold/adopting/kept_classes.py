@@ -20,6 +20,7 @@ _BASES = {"object", "Module", "DataLoader", "ABC", "ABCMeta"}  # that a class of
 _KEPT = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Assign, ast.AnnAssign, ast.ClassDef)  # in the body of a class
 _OVERRIDABLE = {"ConfigParser": {"init_obj", "init_ftn", "initialize", "get_logger", "__getitem__"}}
 _THEIRS = {"ConfigParser": {"from_file", "__contains__", "get"}}  # which a project may have under the same name
+_WRITER = "the framework's writer is used; what it lacks, self.writer.writer has, which is torch's"
 _INSTEAD = {
     "BaseTrainer.train": "the framework runs the epochs; make what was added a callback (docs/callbacks.md), or "
     "move it to _train_epoch",
@@ -30,7 +31,9 @@ _INSTEAD = {
     "ConfigParser": "the framework reads the command line, and makes a run's folders when they are first asked for; do "
     "other things in the script",
     "MetricTracker": "the framework's averages are used",
-    "TensorboardWriter": "the framework's writer is used; what it lacks, self.writer.writer has, which is torch's",
+    "TensorboardWriter": _WRITER,
+    "WriterTensorboardX": _WRITER,
+    "Logger": "the framework's is used",
 }
 # What the framework does for every attribute that has state_dict and load_state_dict.
 _SAVERS = {"BaseTrainer._save_checkpoint", "BaseTrainer._resume_checkpoint"}
@@ -81,7 +84,11 @@ class Classes:
         own = {method.name: own_units(f"{name}.{method.name}", method) for method in methods}
         stock = {method.name for method in methods if f"{name}.{method.name}" in fingerprints()}
         if name not in CLASSES:  # the framework has it for old projects alone
-            return self._whole(node) if name in self._used and any(own.values()) else None
+            if name in self._used:
+                return self._whole(node) if any(own.values()) else None
+            for method, found in own.items():
+                self._leave(f"{name}.{method}", {unit.line for unit in found})
+            return None
         if why := differs(node, own):
             place = f"{self.source.place}:{node.lineno}"
             self.work.append(Work(place, _UNSUITED.format(name, why, _LACKS.get(name, ""))))
@@ -119,7 +126,8 @@ class Classes:
         fewer: methods that have less than the template's, and are kept.
         """
         name = node.name
-        items = [item for item in node.body if isinstance(item, _KEPT[2:]) and not is_silent(item)]
+        is_plain = not any(_lost_of(node))  # in a dataclass or a NamedTuple a type alone is a field
+        items = [item for item in node.body if isinstance(item, _KEPT[2:]) and not (is_plain and is_silent(item))]
         texts = {ast.unparse(item): self.source.text_of(item) for item in items}
         kept, changed, superfluous = [], {}, set()
         for method in methods:

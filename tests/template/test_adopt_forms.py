@@ -99,7 +99,29 @@ def test_each_config_is_checked_with_the_script_that_takes_it(tmp_path, monkeypa
         ("train_vec.py", "vec.json"),
     ]
     assert told[1] == "python train_old.py --config other.json --check: no errors" and not work
+    assert told[2] == "    train.py with other.json: 1 error (--check says: no such part)"
+    assert not [line for line in told if "none of the configs" in line]
     sources.pop("train_old.py")
     monkeypatch.setattr(checking, "check", lambda *given: [])
     told, _ = checked(Tree(tmp_path, tmp_path, ["config.json"]), sources, dry_run=False)
     assert "train_vec.py: none of the configs was checked with it" in told
+
+
+def test_scripts_with_which_a_config_was_not_tried_are_named(tmp_path, monkeypatch):
+    names = ["train.py", *(f"train_{i}.py" for i in range(5))]
+    for name in names:
+        (tmp_path / name).write_text("config = ConfigParser.from_args(args)\n")
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    sources = {name: Source(name, ast.parse((tmp_path / name).read_text()), []) for name in names}
+    monkeypatch.setattr(
+        checking, "check", lambda tree, command: [f"no part {i}" for i in range(1 + ("0" not in command[1]))]
+    )
+    told, work = checked(Tree(tmp_path, tmp_path, ["config.json", *names]), sources, dry_run=False)
+    assert told[:5] == [
+        "python train_0.py --config config.json --check: 1 left to do",
+        "    train.py with config.json: 2 errors (--check says: no part 0; --check says: no part 1)",
+        "    train_1.py with config.json: 2 errors (--check says: no part 0; --check says: no part 1)",
+        "    train_2.py with config.json: 2 errors (--check says: no part 0; --check says: no part 1)",
+        "    not tried with config.json: train_3.py, train_4.py",
+    ]
+    assert [item.reason for item in work] == ["--check says: no part 0"]

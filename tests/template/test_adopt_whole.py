@@ -209,6 +209,16 @@ def test_a_get_that_takes_no_default_does_not_replace_the_frameworks():
     assert "def get" in code and "the framework calls get(name, default)" in work[-1]
 
 
+@pytest.mark.parametrize(("decorator", "is_field"), [("@dataclass\n", True), ("", False)])
+def test_a_type_alone_is_kept_where_it_is_a_field(decorator, is_field):
+    text = files_of(AFTER)["parse_config.py"].replace(
+        "class ConfigParser:", f"{decorator}class ConfigParser:\n    fold: int"
+    )
+    assert "fold: int" in text
+    work, code = kept_parser(text)
+    assert ("fold: int" in code) == is_field == any("loses dataclass" in line for line in work)
+
+
 def test_a_parser_that_is_kept_as_a_whole_keeps_its_bases_and_its_metaclass(tmp_path):
     single = """
 class Single(type):
@@ -252,6 +262,14 @@ def test_a_trainer_that_is_kept_as_a_whole_keeps_its_own_writer(tmp_path, capsys
     assert "kept in own/visualization.py, of logger/visualization.py: WriterTensorboardX as a whole" in report
     assert "def addGraph" in (project / "own/visualization.py").read_text()
     assert "from own.visualization import WriterTensorboardX" in (project / "own/base_trainer.py").read_text()
+
+
+def test_a_changed_writer_that_nothing_kept_uses_is_listed(tmp_path, capsys):
+    files = files_of(BEFORE)
+    files["logger/visualization.py"] += "\n    def addGraph(self, model):\n        self.graph = model\n"
+    project, report = adopted(tmp_path, capsys, files)
+    assert "of WriterTensorboardX.addGraph: the framework's writer is used; what it lacks" in report
+    assert not (project / "own/visualization.py").exists()
 
 
 def test_a_trainer_that_calls_a_stock_epoch_and_logs_it_is_no_other():

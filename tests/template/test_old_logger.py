@@ -1,5 +1,7 @@
 """Checkpoints of 2018 hold a Logger: our loading, and torch.load of the project, read it without running code."""
 
+import os
+import subprocess
 import sys
 import types
 
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import PROJECT
 from utils.old_forms.checkpoint import torch_load
 from utils.old_forms.names import Logger, old_name
 from utils.runs.checkpoint import load_checkpoint
@@ -52,6 +55,14 @@ def test_a_script_that_imports_logger_reads_what_this_framework_has_pickled(tmp_
     assert torch.load(tmp_path / "x.pth")["logger"].entries == {}
 
 
+def test_a_script_that_imports_a_model_alone_reads_what_this_framework_has_pickled(tmp_path):
+    torch.save({"logger": Logger()}, tmp_path / "x.pth")
+    code = "from base import BaseModel; import torch; print(torch.load('x.pth')['logger'].entries)"
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout == "{}\n", done.stderr
+
+
 def test_a_class_that_the_script_has_allowed_is_its_own_and_never_ours(tmp_path, monkeypatch):
     path, kind = written(monkeypatch, tmp_path / "x.pth", "own.logger")
     torch.serialization.add_safe_globals([kind])
@@ -59,3 +70,14 @@ def test_a_class_that_the_script_has_allowed_is_its_own_and_never_ours(tmp_path,
     assert kind in torch.serialization.get_safe_globals()
     assert type(torch_load(path)["logger"]) is kind
     assert type(load_checkpoint(path)["logger"]) is Logger and type(torch.load(path)["logger"]) is kind
+
+
+def test_no_variable_of_the_environment_lets_a_checkpoint_import_a_module(tmp_path, monkeypatch):
+    path, _ = written(monkeypatch, tmp_path / "x.pth", "evilmod")
+    (tmp_path / "evilmod.py").write_text(
+        "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\nclass Logger: pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    assert type(torch_load(path)["logger"]) is Logger and type(load_checkpoint(path)["logger"]) is Logger
+    assert not (tmp_path / "ran").exists()

@@ -117,3 +117,63 @@ def test_the_folders_have_the_names_of_the_old_attributes(tmp_path):
     config = FrameworkConfigParser({"name": "n", "trainer": {"save_dir": str(tmp_path)}})
     assert config._save_dir.is_dir() and (config._save_dir, config._log_dir) == (config.save_dir, config.log_dir)
     assert Folded(given(tmp_path), fold=3)._save_dir == tmp_path / "fold3"
+
+
+class Placed(FrameworkConfigParser):
+    """A subclass whose constructor sets the folders after the framework's, as the old template's did."""
+
+    def __init__(self, config, resume=None, **folders):
+        super().__init__(config, resume)
+        for name, folder in folders.items():
+            setattr(self, name, folder)
+            folder.mkdir(parents=True)
+
+
+@pytest.mark.parametrize(
+    ("names", "log_place"),
+    [(["_save_dir", "_log_dir"], "_log_dir"), (["_save_dir"], "_save_dir"), (["_log_dir"], "_log_dir")],
+)
+def test_folders_that_a_subclass_sets_are_those_of_the_run(tmp_path, names, log_place):
+    config = Placed(
+        {"name": "n", "trainer": {"save_dir": str(tmp_path)}}, **{name: tmp_path / f"fold{name}" for name in names}
+    )
+    assert not config.has_ended  # opens the run
+    assert (config.save_dir, config.log_dir) == (config._save_dir, config._log_dir)
+    assert config.log_dir == tmp_path / f"fold{log_place}" and (config.save_dir / "config.json").is_file()
+    assert (tmp_path / "models").exists() == ("_save_dir" not in names)
+    config._save_dir = tmp_path / "later"
+    assert (config.save_dir, config.log_dir) == (tmp_path / "later", tmp_path / f"fold{log_place}")
+
+
+def test_a_subclass_that_resumes_in_another_folder_starts_a_new_run(tmp_path):
+    settings = {"name": "n", "trainer": {"save_dir": str(tmp_path)}}
+    before = FrameworkConfigParser(settings)
+    resume = before.save_dir / "checkpoint-epoch1.pth"
+    config = Placed(settings, resume, _save_dir=tmp_path / "models/n/fold3")
+    assert FrameworkConfigParser(settings, resume).continues and not config.continues and not config.has_ended
+    assert (config.save_dir, config.log_dir) == (tmp_path / "models/n/fold3", tmp_path / "log/n/fold3")
+
+
+def test_plain_folders_have_the_names_with_an_underscore_too():
+    class Plain(OwnConfigParser, FrameworkConfigParser):
+        def __init__(self, config):
+            self.config, self.save_dir = config, "here"
+
+    config = Plain(CONFIG)
+    assert (config._save_dir, config._log_dir) == ("here", "here")
+    config.save_dir = "there"
+    assert (config.save_dir, config._save_dir) == ("there", "there")
+
+
+def test_a_config_of_2018_keeps_its_folders_in_a_worker_and_is_a_dict_in_a_file(tmp_path):
+    config = FrameworkConfigParser({"name": "n", "trainer": {"save_dir": str(tmp_path)}})
+    config.given_as_dict = True
+    folders = config.save_dir, config.log_dir
+    assert pickle.loads(pickle.dumps(config)) == config.config
+    multiprocessing.context.set_spawning_popen(object())
+    try:
+        content = pickle.dumps(config)
+    finally:
+        multiprocessing.context.set_spawning_popen(None)
+    other = pickle.loads(content)
+    assert (other.save_dir, other.log_dir) == folders

@@ -4,7 +4,10 @@ import difflib
 import random
 import time
 
-from utils.nearest import did_you_mean, nearest
+import pytest
+
+from utils.config.schema import KNOWN_KEYS
+from utils.nearest import did_you_mean, nearest, own_keys_line
 
 
 def test_the_nearest_name_is_the_one_that_difflib_finds():
@@ -39,3 +42,9 @@ def test_a_message_holds_some_of_many_names_in_one_line():
     told = did_you_mean("x", [f"name{i:03}" for i in range(60)])
     assert told.startswith("; there are name000, ") and told.endswith("name049 and 10 more")
     assert did_you_mean("x", ["a\nb\x1b"]) == r"; there are a\nb\x1b"
+
+
+@pytest.mark.parametrize("name", ["max_steps", "steps", "iterations"])
+def test_a_number_of_all_steps_is_not_taken_for_that_of_an_epoch(name):
+    assert nearest(name, KNOWN_KEYS[("trainer",)]) != "len_epoch"
+    assert own_keys_line([f"trainer.{name}"]) == [f"own keys: trainer.{name}"]

@@ -101,7 +101,7 @@ def _parse_json(text):
 
 
 _NOT_JSON = {
-    r"//|/\*|#": "a comment, which JSON does not have; YAML and TOML do",
+    r"//|/\*|#": "a comment; remove it, or write the config as YAML",
     "'": "JSON writes texts in double quotes",
     r"(?:True|False|None)\b": "JSON writes true, false and null",
 }

@@ -141,9 +141,12 @@ def let_torch_read(path: Path) -> None:
 
 
 def torch_load(path: str | Path) -> Any:
-    """Return torch.load(path), also of an old checkpoint: for a BaseTrainer that --adopt keeps, with its own Logger."""
+    """Return torch.load(path), also of an old checkpoint: for a BaseTrainer that --adopt keeps, with its own Logger.
+
+    weights_only is given, so that TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD does not let the file import modules.
+    """
     let_torch_read(Path(path))
-    return torch.load(path)
+    return torch.load(path, weights_only=True)
 
 
 @functools.cache  # torch cannot register the same twice

@@ -22,16 +22,31 @@ _KEYS_OF_OLD = {"epochs", "save_dir", "save_period", "verbosity", "monitor", "ea
 
 
 class _Folder:
-    """A folder of the run under the name of the old template's attribute; a class of a project's own may set it."""
+    """A folder of the run under the name of the old template's attribute.
+
+    A subclass may set it, as the old constructor did. The run then has that folder, and is a new one, unless the folder
+    is that of the checkpoint it resumes from.
+    """
 
     def __init__(self, index: int) -> None:
         self._index = index
 
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
     def __get__(self, config: Any, kind: Any = None) -> Any:
         if config is None:
             return self
-        config._open_run()
-        return config._folders[self._index]
+        if not (config._folders or vars(config).get(self._name)):
+            config._open_run()
+        return config._folders[self._index] if config._folders else vars(config)[self._name]
+
+    def __set__(self, config: Any, folder: str | Path) -> None:
+        vars(config)[self._name] = folder = Path(folder)
+        if folders := vars(config).get("_folders"):
+            config._folders = tuple(folder if i == self._index else other for i, other in enumerate(folders))
+        if self._index == 0 and vars(config).get("resume") and folder != config.resume.parent:
+            config.continues = False
 
 
 class OldConfigForms:
@@ -82,6 +97,16 @@ class OldConfigForms:
 
             let_torch_read(self.resume)
 
+    def _given_folders(self) -> tuple[Path | None, Path | None]:
+        """Return the folders for checkpoints and for logs that a subclass has set, None for one that it has not.
+
+        Logs are beside checkpoints in a folder that is not in one called models.
+        """
+        save_dir, log_dir = (vars(self).get(name) for name in ("_save_dir", "_log_dir"))
+        if save_dir and save_dir.resolve().parent.parent.name != "models":
+            log_dir = log_dir or save_dir
+        return save_dir, log_dir
+
     def __copy__(self) -> Self:
         """Return a config that shares everything with this one. A pickled one, as below, holds less."""
         other = object.__new__(type(self))
@@ -96,8 +121,11 @@ class OldConfigForms:
         return other
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
-        """Pickle a config that a script of 2018 gave as a dict as such: its torch.load reads no other."""
-        if self.given_as_dict:
+        """Pickle a config that a script of 2018 gave as a dict as such: its torch.load reads no other.
+
+        For a new process, which needs the folders of the run, it is pickled as it is.
+        """
+        if self.given_as_dict and get_spawning_popen() is None:
             return OrderedDict, (), None, None, iter(self.saved.items())
         return super().__reduce_ex__(protocol)
 

@@ -14,10 +14,11 @@ from utils.runs.checkpoint import checksum_of
 
 
 def _settable(name: str) -> Any:
-    """Return a property for the attribute, or else for the one with an underscore; None if neither has been set."""
+    """Return a property for the attribute, or else for the same with or without an underscore; None if none is set."""
+    other = name.removeprefix("_") if name[0] == "_" else f"_{name}"
 
     def read(self: Any) -> Any:
-        return vars(self).get(name, vars(self).get(f"_{name}"))
+        return vars(self).get(name, vars(self).get(other))
 
     def write(self: Any, value: Any) -> None:
         vars(self)[name] = value
@@ -34,6 +35,7 @@ class OwnConfigParser:
     """
 
     config, save_dir, log_dir, resume = map(_settable, ("config", "save_dir", "log_dir", "resume"))
+    _save_dir, _log_dir = map(_settable, ("_save_dir", "_log_dir"))
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

@@ -13,12 +13,14 @@ from utils.metric_tracker import NAN_OF_WRITER
 from utils.nearest import nearest
 from utils.old_forms.config import OldConfigForms
 from utils.old_forms.flags import is_typed
+from utils.old_forms.names import let_torch_read_loggers
 from utils.runs.weights import load_weights, unwrapped
 from utils.signatures import signature
 
 if TYPE_CHECKING:
     import torch
 
+let_torch_read_loggers()  # also for scripts that do not import Logger; base, which leads here, is imported by models
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -101,6 +103,7 @@ class OldTrainerForms:
         """Train as BaseTrainer does. Raises UserError, before anything is written, without a _train_epoch."""
         if type(self)._train_epoch is OldTrainerForms._train_epoch and "_train_epoch" not in vars(self):
             self._train_epoch(1)
+        _ = self.config.has_ended  # makes the run's folders, also those that a subclass of ConfigParser has set
         super().train()  # pyright: ignore[reportAttributeAccessIssue]
 
     def _train_epoch(self, epoch: int) -> dict[str, Any]:

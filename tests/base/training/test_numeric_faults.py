@@ -60,7 +60,7 @@ def test_the_validation_sample_that_makes_a_value_nan_is_named_once(tmp_path, ca
     faults = BaseDataLoader(FaultyData(), 8, False, 0, 0).as_validation()
     tiny_trainer(tiny_config(tmp_path, **settings()), valid_data_loader=faults, schedule=None).train()
     told = capsys.readouterr().out
-    fault = f"; the validation data have nan or infinity in sample {BAD}\n"
+    fault = f"; sample {BAD} of the validation data holds nan or infinity\n"
     assert f"epoch 1: val_loss is nan{fault}" in told and "epoch 2: val_loss is nan\n" in told
 
 

@@ -101,7 +101,7 @@ def test_schema_line_for_editors_is_no_section(write):
         (
             "a.json",
             '{"a": 1 // b\n}',
-            "not JSON: line 1, column 9: a comment, which JSON does not have; YAML and TOML do",
+            "not JSON: line 1, column 9: a comment; remove it, or write the config as YAML",
         ),
         ("a.json", '{"a": 1, # b\n}', "not JSON: line 1, column 10: a comment"),
         ("a.json", "{'a': 1}", "not JSON: line 1, column 2: JSON writes texts in double quotes"),

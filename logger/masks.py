@@ -17,7 +17,6 @@ from utils.errors import UserError, shown
 
 _MOST_CLASSES = 256  # of a PNG with 8 bits a pixel
 _NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')  # on Windows
-_EXPECTS = 'give a loss of your own expects = "classes"'
 
 
 class MaskWriter:
@@ -61,15 +60,15 @@ class MaskWriter:
     def fitting(self, parts: Iterable[Any]) -> Iterator[Any]:
         """Yield the Predictions. Raises UserError at the first whose outputs give no masks, if they are to be written.
 
-        Outputs that are nan give none.
+        Outputs that are nan or infinite give none.
         """
         for part in parts:
             if self.folder is not None and len(part.outputs):
                 _require_masks(part.output, part.outputs)
-                is_nan = part.outputs.isnan().flatten(1).any(dim=1).tolist()
-                for source, is_one in zip(_sources(part), is_nan, strict=True):
-                    if is_one:
-                        raise UserError(f"--masks: {shown(source)}: the model's outputs are nan, which is no class")
+                finite = part.outputs.amax(dim=1).isfinite().flatten(1).all(dim=1).tolist()  # nan is the largest
+                for source, is_finite in zip(_sources(part), finite, strict=True):
+                    if not is_finite:
+                        raise UserError(f"--masks: {shown(source)}: the model's outputs are nan or infinite")
             yield part
 
     def add(self, part: Any) -> None:
@@ -136,8 +135,10 @@ def _require_masks(output, outputs):
         cause = "masks are made of outputs (N, classes, H, W)"
     elif shape[1] > _MOST_CLASSES:
         cause = f"a PNG holds {_MOST_CLASSES} class numbers at most; --save-outputs takes all"
-    elif output.classes is not None and len(output.classes) not in (shape[1], 2 * shape[1]):
+    elif shape[1] == 1:
+        cause = 'one output needs two named classes, and a loss of your own expects = "logits": docs/predict.md'
+    elif output.classes is not None and len(output.classes) != shape[1]:
         cause = f"the data loader's classes are {len(output.classes)}; name as many as there are outputs"
     else:
-        cause = f"nothing says that they are classes; {_EXPECTS}: docs/predict.md"
+        cause = 'nothing says that they are classes; give a loss of your own expects = "classes": docs/predict.md'
     raise UserError(f"--masks: the outputs are {shape}; {cause}")

@@ -120,7 +120,9 @@ class PredictionWriter:
         ranked = row.get("top") or [[row["prediction"], row.get("probability")]]
         if row.get("prediction") and "probabilities" in row:
             ranked = [[str(label), row["probabilities"][label]] for label in row["prediction"]]
-        cells = [f"{_text(value)}" + (f" {share:.4f}" if share is not None else "") for value, share in ranked]
+        cells = [
+            f"{_text(value)}" + ("" if probability is None else f" {probability:.4f}") for value, probability in ranked
+        ]
         if "target" in row:
             cells.append(f"target {_text_of(row, 'target')}" + ("" if row.get("right", True) else ", wrong"))
         _say(f"{shown(name):{_NAME_WIDTH}}  {shown('  '.join(cells))}")
@@ -167,7 +169,7 @@ class PredictionGrid:
             yield part
 
     def add(self, part: Any) -> None:
-        """Add Predictions. Outputs that are images, or class maps, are drawn below the inputs."""
+        """Add Predictions. Outputs that are images, or the masks of a segmentation, are drawn below the inputs."""
         if self._path is None or len(self._images) >= EXAMPLES_DRAWN:
             return
         good = [row for row in part.rows if "error" not in row][: EXAMPLES_DRAWN - len(self._images)]
@@ -222,7 +224,7 @@ def _confidence(row):
         return row["probability"]
     has = {label: label in row["prediction"] for label in row["probabilities"]}
     wrong = [label for label in has if has[label] != (label in row["target"])]
-    return max(share if has[label] else 1 - share for label, share in row["probabilities"].items() if label in wrong)
+    return max(one if has[label] else 1 - one for label, one in row["probabilities"].items() if label in wrong)
 
 
 def _chosen(part, names, errors, outputs=None, target=None, data=()):
@@ -281,9 +283,9 @@ def _detached(text: io.TextIOWrapper):
 def _caption(row):
     if isinstance(row["prediction"], list) and "probabilities" not in row:
         return ""
-    share = f" {row['probability']:.2f}" if "probability" in row else ""
+    probability = f" {row['probability']:.2f}" if "probability" in row else ""
     given = f" not {_text_of(row, 'target')[:12]}" if not row.get("right", True) else ""
-    return f"{_text_of(row, 'prediction')[:12]}{given}{share}"
+    return f"{_text_of(row, 'prediction')[:12]}{given}{probability}"
 
 
 def _text_of(row, key):

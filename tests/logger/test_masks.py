@@ -83,6 +83,7 @@ def test_nothing_is_left_of_a_run_that_fails(tmp_path):
     [
         ((2, 3, 2, 2), Output(["sky", "sea"]), "the data loader's classes are 2; name as many as there are outputs"),
         ((2, 3, 2, 2), Output(["a", "b", "c"]), "nothing says that they are classes; give a loss of your own expects"),
+        ((2, 1, 2, 2), Output(), 'one output needs two named classes, and a loss of your own expects = "logits"'),
         ((2, 3), CLASSES, r"masks are made of outputs \(N, classes, H, W\)"),
         ((1, 257, 1, 1), Output(numbered="many"), "a PNG holds 256 class numbers at most; --save-outputs takes all"),
     ],
@@ -97,7 +98,7 @@ def test_outputs_that_give_no_masks_are_refused_before_a_row_is_shown(tmp_path, 
 def test_outputs_that_are_nan_are_named(tmp_path):
     found = part(["a.png", "broken", "b.png"], errors=[1])
     found.outputs[1, :, 0, 1] = torch.nan
-    with pytest.raises(UserError, match=r"^--masks: b\.png: the model's outputs are nan"):
+    with pytest.raises(UserError, match=r"^--masks: b\.png: the model's outputs are nan or infinite"):
         written(tmp_path / "m", found)
     assert not (tmp_path / "m").exists()
 

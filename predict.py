@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from utils.distributed.launch import refuse_several
 from utils.errors import UserError, clean_exit, in_one_line
 
 if TYPE_CHECKING:
-    from base.trained_model import TrainedModel
+    from base.trained_model import Predictions, TrainedModel
 
 
 def main(flags: argparse.Namespace) -> int:
@@ -25,8 +26,11 @@ def main(flags: argparse.Namespace) -> int:
     model = TrainedModel.load(flags.resume, flags.device, data_config(flags.config))
     if flags.prompt is not None or flags.samples is not None:
         return generate(model, flags)
-    masks = MaskWriter(flags.masks)
-    with PredictionGrid(flags.grid) as grid, PredictionWriter(flags.out, flags.json, flags.save_outputs) as writer:
+    with (
+        PredictionGrid(flags.grid) as grid,
+        PredictionWriter(flags.out, flags.json, flags.save_outputs, flags.masks) as writer,
+        MaskWriter(flags.masks) as masks,
+    ):
         if flags.split:
             loader = model.loader(flags.split, flags.batch_size)
             found, total = model.predict_split(loader, flags.split, flags.top), len(loader.sampler)
@@ -36,12 +40,20 @@ def main(flags: argparse.Namespace) -> int:
         else:
             sources = Sources(flags.sources, model.input if model.has_input else None, model.output)
             found, total = model.predict_raw(sources, flags.batch_size, flags.top), sources.total
-        found = writer.counted(grid.drawable(found), total)
+        found = writer.counted(masks.fitting(grid.drawable(ranked(found, flags.top))), total)
         for part in errors_first(found) if flags.errors else found:
             writer.add(part)
             grid.add(part)
             masks.add(part)
     return 1 if writer.num_errors else 0
+
+
+def ranked(parts: Iterable["Predictions"], top: int) -> Iterator["Predictions"]:
+    """Yield the Predictions. Raises UserError if more than one class is asked for and the first ones rank none."""
+    for part in parts:
+        if top > 1 and len(part.outputs) and "top" not in part.columns:
+            raise UserError("--top: ranks the classes of an example, which this model does not predict; leave it out")
+        yield part
 
 
 def data_config(path: str | None) -> dict | None:
@@ -108,7 +120,7 @@ if __name__ == "__main__":
     parser.add_argument("--json", action="store_true", help="print a JSON object for each example, not a table")
     parser.add_argument("--out", metavar="FILE", help="write all predictions as a .csv file")
     parser.add_argument("--grid", metavar="FILE", help="draw images with their predictions as a .png file")
-    parser.add_argument("--masks", metavar="FOLDER", help="write the class maps of a segmentation as .png files")
+    parser.add_argument("--masks", metavar="FOLDER", help="write the masks of a segmentation as .png files")
     parser.add_argument("--save-outputs", metavar="FILE", help="write the model's outputs as a .npy file")
     parser.add_argument("--prompt", metavar="TEXT", help="continue a text, with a model of texts")
     parser.add_argument("--length", type=int, default=200, metavar="N", help="of a text: bytes to write (200)")

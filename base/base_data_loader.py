@@ -215,8 +215,7 @@ class BaseDataLoader(SeededLoader):
         """Return the dataset indices of the samples in a batch of an epoch; [] unless the loader is seekable."""
         if not self.seekable:
             return []
-        order = self.sampler.order(epoch)
-        return order[batch_idx * self.batch_size : (batch_idx + 1) * self.batch_size].tolist()
+        return self.sampler.batch_indices(epoch, batch_idx, self.batch_size)
 
     def validation_loader(self, sampler: Sampler) -> SeededLoader:
         """Return a validation DataLoader over the samples of a sampler."""

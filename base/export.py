@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.modules.module import register_module_forward_hook
 
 from base.data.in_memory import InMemoryDataset
 from base.data.inputs import Input
@@ -210,14 +210,23 @@ def _bits(tensor):
 
 
 def _given_to_input(dataset, indices):
-    """The raw examples (N, ...) that a dataset gives to its input, one or more at once, while it makes its samples."""
+    """The raw examples (N, ...) that a dataset gives to its input, while it makes its samples.
+
+    Of several calls for a sample, as for two views of it, the first counts.
+    """
+    calls: list[torch.Tensor] = []
+
+    def note(module, given, named, output):
+        if isinstance(module, Input):
+            calls.append(next(iter([*given, *named.values()])).cpu())
+
     rows: list[torch.Tensor] = []
-    hook = register_module_forward_pre_hook(
-        lambda module, given: rows.append(given[0].cpu()) if isinstance(module, Input) else None
-    )
+    hook = register_module_forward_hook(note, with_kwargs=True)  # the one before a call sees no keywords
     try:
         for index in indices:
+            calls.clear()
             dataset[index]
+            rows += calls[:1]
     finally:
         hook.remove()
     if len(rows) != len(indices):
@@ -225,6 +234,13 @@ def _given_to_input(dataset, indices):
         raise UserError(
             f"data_loader: the samples are not made by its input, so there is nothing to compare on; {remedy}"
         )
+    for index, row in zip(indices, rows, strict=True):
+        if row.shape[1:] != rows[0].shape[1:]:
+            found = f"{tuple(rows[0].shape[1:])} of sample {indices[0]} and {tuple(row.shape[1:])} of sample {index}"
+            raise UserError(
+                f"data_loader: its input is given raw examples of {found}; a file takes examples of one shape: "
+                "make them equal before the input"
+            )
     return torch.cat(rows)
 
 

@@ -1,66 +1,144 @@
-"""Class maps that predict.py writes as PNG files, one for each example."""
+"""Segmentation masks that predict.py writes as PNG files, one for each example."""
 
+import contextlib
 import itertools
+import os
 import re
-from pathlib import Path
-from typing import Any
+import secrets
+import shutil
+import unicodedata
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePath
+from typing import Any, Self
+
+import torch
 
 from utils.errors import UserError, shown
-from utils.files import replacing
 
 _MOST_CLASSES = 256  # of a PNG with 8 bits a pixel
+_NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')  # on Windows
 
 
 class MaskWriter:
-    """Writes the predictions of a segmentation into a folder, as PNG files whose pixels are class numbers.
+    """A context that writes the predictions of a segmentation into a folder, as PNGs whose pixels are class numbers.
 
-    folder: new or empty; None writes nothing. Files are called as their examples: a.png for a.jpg, test-0.png for
-    test:0, a-2.png for a second one of that name.
+    folder: new or empty; None writes nothing. Below it, files have the paths of their examples below the folder that
+    these have in common: x/a.png for data/x/a.jpg, test-0.png for test:0, and a-2.png for a second a.png. The folder
+    is complete, or as it was before.
 
     Raises UserError for a folder that cannot be used.
     """
 
     def __init__(self, folder: str | None) -> None:
-        self._folder, self._names = None if folder is None else Path(folder), set()
+        self.folder = None if folder is None else Path(folder)
+        self._part, self._common = None, None  # the folder that is being filled; the parts of the one in common
+        self._is_new = self.folder is not None and not self.folder.exists()
+        self._numbers: dict[str, int] = {}  # of the files with a path
         try:
-            if self._folder is not None and self._folder.exists() and any(self._folder.iterdir()):
-                raise UserError(f"--masks: {shown(self._folder)}: holds files; give another folder")
+            if self.folder is not None and self.folder.exists() and any(self.folder.iterdir()):
+                raise UserError(f"--masks: {shown(self.folder)}: holds files; give another folder")
         except OSError as error:
-            raise UserError(f"--masks: {shown(folder)}: is no folder to write into: {error.strerror}") from None
+            raise UserError(f"--masks: {shown(folder)}: is not a folder that can be used: {error.strerror}") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._part is None or self.folder is None or self._common is None:
+            return
+        try:
+            with _told(self.folder):
+                if error[0] is None:
+                    for path in list(self._part.joinpath(*self._common).iterdir()):
+                        path.rename(self.folder / path.name)
+        finally:
+            shutil.rmtree(self._part, ignore_errors=True)
+            if error[0] is not None and self._is_new:
+                with contextlib.suppress(OSError):
+                    self.folder.rmdir()
+
+    def fitting(self, parts: Iterable[Any]) -> Iterator[Any]:
+        """Yield the Predictions. Raises UserError at the first whose outputs give no masks, if they are to be written.
+
+        Outputs that are nan or infinite give none.
+        """
+        for part in parts:
+            if self.folder is not None and len(part.outputs):
+                _require_masks(part.output, part.outputs)
+                finite = part.outputs.amax(dim=1).isfinite().flatten(1).all(dim=1).tolist()  # nan is the largest
+                for source, is_finite in zip(_sources(part), finite, strict=True):
+                    if not is_finite:
+                        raise UserError(f"--masks: {shown(source)}: the model's outputs are nan or infinite")
+            yield part
 
     def add(self, part: Any) -> None:
-        """Write the masks of Predictions. Raises UserError if its outputs are no class maps (N, classes, H, W)."""
-        if self._folder is None or not len(part.outputs):
+        """Write the masks of Predictions that fitting has yielded."""
+        if self.folder is None or not len(part.outputs):
             return
-        maps = part.output.class_maps(part.outputs)
-        if maps is None or maps.ndim != 3 or part.outputs.shape[1] > _MOST_CLASSES:
-            wanted = f"(N, classes, H, W) of at most {_MOST_CLASSES} classes with names, and a loss of classes"
-            raise UserError(
-                f"--masks: the outputs are {tuple(part.outputs.shape)}; masks need {wanted}: docs/predict.md"
-            )
-        self._make_folder()
-        sources = [name for place, name in enumerate(part.examples.names) if place not in part.examples.errors]
-        for source, mask in zip(sources, maps.byte().cpu().numpy(), strict=True):
-            self._write(self._folder / f"{self._name_for(str(source))}.png", mask)
+        with _told(self.folder):
+            if self._part is None:
+                self._part = self.folder / f".{secrets.token_hex(8)}.part"
+                self._part.mkdir(parents=True)
+            masks = part.output.class_maps(part.outputs).to(torch.uint8).cpu().numpy()
+            for source, mask in zip(_sources(part), masks, strict=True):
+                self._write(self._part, self._path_for(source), mask)
 
-    def _make_folder(self):
-        assert self._folder is not None  # else nothing is written
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--masks: {shown(self._folder)}: cannot be made: {error.strerror}") from None
+    def _path_for(self, source):
+        *folders, name = Path(os.path.abspath(source)).parts[1:]
+        folders = [_plain(folder) for folder in folders]
+        both = zip(folders, folders if self._common is None else self._common, strict=False)
+        self._common = [one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], both)]
+        name = _plain(name if re.search(r":\d+$", name) else PurePath(name).stem)
+        path = found = "/".join([*folders, name])
+        number = self._numbers.get(path.casefold(), 1)
+        while found.casefold() in self._numbers:  # as on a disk that takes A and a for the same
+            number += 1
+            found = f"{path}-{number}"
+        self._numbers[path.casefold()] = number
+        self._numbers.setdefault(found.casefold(), 1)
+        return f"{found}.png"
 
-    def _name_for(self, source):
-        name = Path(source).name
-        name = re.sub(r"[^\w.+ -]", "-", name if ":" in name else Path(name).stem)
-        for number in itertools.count(1):
-            found = name if number == 1 else f"{name}-{number}"
-            if found not in self._names:
-                self._names.add(found)
-                return found
-
-    def _write(self, path, mask):
+    def _write(self, folder, name, mask):
         from PIL import Image
 
-        with replacing(str(path), "the mask") as file:
-            Image.fromarray(mask).save(file, format="PNG")
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(path, format="PNG")
+
+
+@contextlib.contextmanager
+def _told(folder):
+    """A context whose errors of the system are a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"--masks: {shown(folder)}: cannot be written: {error.strerror or error}") from None
+
+
+def _plain(name):
+    """A name of a file or folder that every system takes."""
+    return _NOT_IN_NAMES.sub("-", unicodedata.normalize("NFC", name)).rstrip(" .") or "-"
+
+
+def _sources(part):
+    """The names of the examples that were read."""
+    return [str(name) for place, name in enumerate(part.examples.names) if place not in part.examples.errors]
+
+
+def _require_masks(output, outputs):
+    """Raise UserError if outputs give no masks."""
+    shape = tuple(outputs.shape)
+    maps = output.class_maps(outputs)
+    if maps is not None and maps.ndim == 3 and shape[1] <= _MOST_CLASSES:
+        return
+    if len(shape) != 4:
+        cause = "masks are made of outputs (N, classes, H, W)"
+    elif shape[1] > _MOST_CLASSES:
+        cause = f"a PNG holds {_MOST_CLASSES} class numbers at most; --save-outputs takes all"
+    elif shape[1] == 1:
+        cause = 'one output needs two named classes, and a loss of your own expects = "logits": docs/predict.md'
+    elif output.classes is not None and len(output.classes) != shape[1]:
+        cause = f"the data loader's classes are {len(output.classes)}; name as many as there are outputs"
+    else:
+        cause = 'nothing says that they are classes; give a loss of your own expects = "classes": docs/predict.md'
+    raise UserError(f"--masks: the outputs are {shape}; {cause}")

@@ -33,16 +33,23 @@ class PredictionWriter:
     """A context that writes predictions, of which only one batch at a time is in memory.
 
     out: a .csv file; json_lines: print a JSON object for each example; save_outputs: a .npy file of the model's outputs
-    (N, ...). Without json_lines, a table of up to 20 rows is printed. Files are complete, or as they were before.
+    (N, ...); masks: a folder that a MaskWriter writes, which is named at the end. Without json_lines, a table of up to
+    20 rows is printed. Files are complete, or as they were before.
 
     The attribute num_errors counts the examples that could not be read, of those that counted has seen.
     """
 
-    def __init__(self, out: str | None = None, json_lines: bool = False, save_outputs: str | None = None) -> None:
+    def __init__(
+        self,
+        out: str | None = None,
+        json_lines: bool = False,
+        save_outputs: str | None = None,
+        masks: str | None = None,
+    ) -> None:
         for name, path, ending in (("--out", out, ".csv"), ("--save-outputs", save_outputs, ".npy")):
             if path is not None and Path(path).suffix.lower() != ending:
                 raise UserError(f"{name}: {shown(path)}: should end in {ending}")
-        self._out, self._json_lines, self._save_outputs = out, json_lines, save_outputs
+        self._out, self._json_lines, self._save_outputs, self._masks = out, json_lines, save_outputs, masks
         self.num_errors = self._num_examples = self._num_right = self._num_targets = self._num_written = 0
         self._files = contextlib.ExitStack()
 
@@ -112,10 +119,12 @@ class PredictionWriter:
         name = name if len(name) <= _NAME_WIDTH else f"...{name[3 - _NAME_WIDTH :]}"
         ranked = row.get("top") or [[row["prediction"], row.get("probability")]]
         if row.get("prediction") and "probabilities" in row:
-            ranked = [[label, row["probabilities"][label]] for label in row["prediction"]]
-        cells = [f"{_text(value)}" + (f" {share:.4f}" if share is not None else "") for value, share in ranked]
+            ranked = [[str(label), row["probabilities"][label]] for label in row["prediction"]]
+        cells = [
+            f"{_text(value)}" + ("" if probability is None else f" {probability:.4f}") for value, probability in ranked
+        ]
         if "target" in row:
-            cells.append(f"target {_text(row['target'])}" + ("" if row.get("right", True) else ", wrong"))
+            cells.append(f"target {_text_of(row, 'target')}" + ("" if row.get("right", True) else ", wrong"))
         _say(f"{shown(name):{_NAME_WIDTH}}  {shown('  '.join(cells))}")
 
     def _summarize(self):
@@ -126,7 +135,8 @@ class PredictionWriter:
             part = "" if self._num_targets == self._num_examples else f" of the {self._num_targets:,} with a target"
             text += f", {self._num_targets - self._num_right:,}{part} wrong"
         _say(text + (f", {self.num_errors:,} could not be read" if self.num_errors else ""))
-        for path in (self._out, self._save_outputs):
+        masks = self._masks if self._masks and os.path.isdir(self._masks) else None  # with no masks there is none
+        for path in (self._out, self._save_outputs, masks):
             if path is not None:
                 _say(f"written to {shown(path)}")
 
@@ -159,7 +169,7 @@ class PredictionGrid:
             yield part
 
     def add(self, part: Any) -> None:
-        """Add Predictions. Outputs that are images, or class maps, are drawn below the inputs."""
+        """Add Predictions. Outputs that are images, or the masks of a segmentation, are drawn below the inputs."""
         if self._path is None or len(self._images) >= EXAMPLES_DRAWN:
             return
         good = [row for row in part.rows if "error" not in row][: EXAMPLES_DRAWN - len(self._images)]
@@ -194,7 +204,7 @@ def errors_first(parts: Iterable[Any]) -> Iterator[Any]:
         for place, output, target, image in zip(wrong, *tensors, strict=True):
             row = good[place]
             tensors = [one if one is None else one.clone() for one in (output, target, image)]  # a view keeps its batch
-            kept = [float(np.nan_to_num(_confidence(row))), -next(number), row["source"], *tensors]
+            kept = [_confidence(row), -next(number), row["source"], *tensors]
             if left := _push(drawn, kept, EXAMPLES_DRAWN):
                 _push(others, [*left[:-1], None], MOST_ERRORS - EXAMPLES_DRAWN)
     for some in (drawn, others):
@@ -204,12 +214,17 @@ def errors_first(parts: Iterable[Any]) -> Iterator[Any]:
 
 
 def _confidence(row):
-    """The probability of a wrong prediction: of several labels, of that which is wrong with the most confidence."""
+    """The probability of a wrong prediction: of several labels, of that which is wrong with the most confidence.
+
+    0 where the outputs are nan, or no probabilities, so that nothing is predicted.
+    """
+    if row["prediction"] is None:
+        return 0.0
     if "probability" in row:
         return row["probability"]
-    has = {label: label in (row["prediction"] or ()) for label in row["probabilities"]}
+    has = {label: label in row["prediction"] for label in row["probabilities"]}
     wrong = [label for label in has if has[label] != (label in row["target"])]
-    return max(share if has[label] else 1 - share for label, share in row["probabilities"].items() if label in wrong)
+    return max(one if has[label] else 1 - one for label, one in row["probabilities"].items() if label in wrong)
 
 
 def _chosen(part, names, errors, outputs=None, target=None, data=()):
@@ -268,9 +283,15 @@ def _detached(text: io.TextIOWrapper):
 def _caption(row):
     if isinstance(row["prediction"], list) and "probabilities" not in row:
         return ""
-    share = f" {row['probability']:.2f}" if "probability" in row else ""
-    given = f" not {_text(row['target'])[:12]}" if not row.get("right", True) else ""
-    return f"{_text(row['prediction'])[:12]}{given}{share}"
+    probability = f" {row['probability']:.2f}" if "probability" in row else ""
+    given = f" not {_text_of(row, 'target')[:12]}" if not row.get("right", True) else ""
+    return f"{_text_of(row, 'prediction')[:12]}{given}{probability}"
+
+
+def _text_of(row, key):
+    """The prediction or target of a row; names of labels may be numbers, too."""
+    is_labels = "probabilities" in row and row[key] is not None
+    return _text([str(label) for label in row[key]] if is_labels else row[key])
 
 
 def _text(value):

@@ -147,7 +147,8 @@ class Trainer(BaseTrainer):
                     loss, output = self._train_batch(batch_idx, data, target)  # forward, backward, optimizer step
                     record(self.train_metrics, self.metric_ftns, loss, output, target, self.reduction, part)
                 except Exception as error:
-                    explain(error, data, target, self.model, self.stream.samples(epoch, batch_idx))
+                    samples = self.stream.samples(epoch, batch_idx)
+                    explain(error, data, target, self.model, samples, self.stream.dataset)
                     raise
                 self.nonfinite.count_loss(batch_idx)
                 self._count_batch(batch_idx)

@@ -251,20 +251,26 @@ def _without_notes(error):
 def file_of(dataset: Any, index: int) -> str | None:
     """Return the file of a sample if the dataset has a list of files or samples, as those of torchvision; or None.
 
-    A list under a name that torchvision does not use is one if it holds a path of pathlib for each sample.
+    A list under a name that torchvision does not use is one if it holds a path of pathlib for each sample, and no
+    other such list does.
     """
-    usual = ("samples", "imgs", "files", "paths", "images")
-    for name in (*usual, *getattr(dataset, "__dict__", ())):
-        try:
-            entries = getattr(dataset, name)
-            entry = entries[index] if name in usual or _is_for_each(entries, dataset) else None
-        except (AttributeError, IndexError, KeyError, TypeError):
-            continue
-        entry = entry[0] if isinstance(entry, tuple) and entry else entry
-        if isinstance(entry, os.PathLike) or (isinstance(entry, str) and name in usual):
-            return str(entry)
-    return None
+    for name in ("samples", "imgs", "files", "paths", "images"):
+        entry = _entry(dataset, name, index)
+        if isinstance(entry, (str, os.PathLike)):
+            return os.fsdecode(entry)
+    own = [_entry(dataset, name, index, len(dataset)) for name in getattr(dataset, "__dict__", ())]
+    paths = [entry for entry in own if isinstance(entry, os.PathLike)]
+    return os.fsdecode(paths[0]) if len(paths) == 1 else None
 
 
-def _is_for_each(entries, dataset):
-    return isinstance(entries, (list, tuple)) and len(entries) == len(dataset)
+def _entry(dataset, name, index, length=None):
+    """What a list, or array of text, of the dataset holds for a sample, or the first part of it; None for others."""
+    try:
+        entries = getattr(dataset, name)
+        is_text = getattr(getattr(entries, "dtype", None), "kind", "") in ("U", "O")
+        if not (is_text or isinstance(entries, (list, tuple))) or length not in (None, len(entries)):
+            return None
+        entry = entries[index]
+    except Exception:  # as of a property that reads data
+        return None
+    return entry[0] if isinstance(entry, tuple) and entry else entry

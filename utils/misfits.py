@@ -4,7 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import UserError, shortened
+from utils.batches import file_of
+from utils.errors import UserError, shortened, shown
 from utils.nested import describe, map_tensors, num_samples
 
 if TYPE_CHECKING:
@@ -35,14 +36,21 @@ _NAMES = {
 }
 
 
-def explain(error: Exception, data: Any, target: Any, model: "torch.nn.Module", samples: Sequence[int] = ()) -> None:
+def explain(
+    error: Exception,
+    data: Any,
+    target: Any,
+    model: "torch.nn.Module",
+    samples: Sequence[int] = (),
+    dataset: Any = None,
+) -> None:
     """Add a note about the batch to an error of a step, which the caller raises again.
 
-    samples: indices of the samples in the batch, if they are known.
+    samples: indices of the samples in the batch, if they are known; dataset: of these, whose files are named.
 
     Raises UserError instead if the dtype of the data or the target, an index or a class number is the cause.
     """
-    cause = None if isinstance(error, UserError) else _cause(error, data, target, model, samples)
+    cause = None if isinstance(error, UserError) else _cause(error, data, target, model, samples, dataset)
     if cause is not None:
         raise UserError(cause) from error
     kinds = sorted({_name(parameter) for parameter in model.parameters()})
@@ -50,7 +58,7 @@ def explain(error: Exception, data: Any, target: Any, model: "torch.nn.Module", 
     error.add_note(f"the batch's data: {describe(data)}; its target: {describe(target)}{parameters}")
 
 
-def _cause(error, data, target, model, samples):
+def _cause(error, data, target, model, samples, dataset):
     """One line on the dtype, index or class number that has caused an error; None if it was none of them."""
     reason = str(error).partition("\n")[0]
     weights = {_name(parameter) for parameter in model.parameters() if parameter.is_floating_point()}
@@ -65,23 +73,26 @@ def _cause(error, data, target, model, samples):
     if isinstance(error, IndexError) and reason == _NO_ROW and (outside := _outside(data, model)):
         return f"data_loader: the batch's data is {describe(data)}, {outside}"
     if found := _NO_CLASS.search(reason):
-        return _no_class(int(found[1]), target, samples)
+        return _no_class(int(found[1]), target, samples, dataset)
     return None
 
 
-def _no_class(number, target, samples):
+def _no_class(number, target, samples, dataset):
     """One line on a class number for which the model has no output."""
     rows = []
-    map_tensors(lambda tensor: rows.extend((tensor == number).nonzero()[:, 0].tolist() if tensor.ndim else []), target)
+
+    def find(tensor):
+        if tensor.ndim and _name(tensor).startswith(("int", "uint")):
+            rows.extend((tensor == number).nonzero()[:, 0].tolist())
+
+    map_tensors(find, target)
     places = sorted(set(rows))
-    is_whole = len(samples) == num_samples(target)  # and not the part of one of several processes
-    where = (
-        f"sample {samples[places[0]]}"
-        if places and is_whole
-        else f"sample {places[0] + 1} of the batch"
-        if places
-        else "a sample"
-    )
+    where = "a sample"
+    if places and len(samples) == num_samples(target):  # and not the part of one of several processes
+        file = file_of(dataset, samples[places[0]])
+        where = f"sample {samples[places[0]]}" + (f" ({shown(file)})" if file else "")
+    elif places:
+        where = f"sample {places[0] + 1} of the batch"
     more = f", and of {len(places) - 1} more of its batch," if len(places) > 1 else ""
     outputs = f"give the model {number + 1} outputs" if number >= 0 else "count classes from 0"
     return (

@@ -51,6 +51,10 @@ class EpochSampler(torch.utils.data.Sampler):
         """Return the indices (N,) int64 in the epoch's order; None draws one from torch's global generator."""
         return self.indices[_shuffled(len(self.indices), self._generator(epoch))] if self.shuffle else self.indices
 
+    def batch_indices(self, epoch: int | None, batch_idx: int, batch_size: int) -> list[int]:
+        """Return the indices in a batch of the epoch."""
+        return self.order(epoch)[batch_idx * batch_size : (batch_idx + 1) * batch_size].tolist()
+
     def _generator(self, epoch):
         if epoch is None:
             seed: Any = broadcast(torch.randint(2**62, ()).item())
@@ -111,7 +115,8 @@ class LengthSampler(EpochSampler):
 class WeightedSampler(EpochSampler):
     """N indices, each drawn by itself with a probability in proportion to its weight, so that some come several times.
 
-    indices, seed: as for EpochSampler. weights: (N,) of each index, 0 or more; as for torch's WeightedRandomSampler.
+    indices, seed: as for EpochSampler. weights: (N,) of each index, 0 or more; as for torch's WeightedRandomSampler,
+    and of any number: torch.multinomial takes 2^24 of them.
     """
 
     def __init__(self, indices: Indices, weights: Any, seed: int | None = None) -> None:
@@ -122,8 +127,10 @@ class WeightedSampler(EpochSampler):
 
     def order(self, epoch: int | None) -> torch.Tensor:
         """Return N indices, int64, in the epoch's order; None draws one from torch's global generator."""
-        generator = self._generator(epoch)
-        return self.indices[torch.multinomial(self.weights, len(self.indices), True, generator=generator)]
+        ends = (self.weights / self.weights.max()).cumsum(0)
+        drawn = torch.rand(len(ends), generator=self._generator(epoch), dtype=torch.float64) * ends[-1]
+        last = self.weights.nonzero()[-1]  # for a product that was rounded up to the sum
+        return self.indices[torch.searchsorted(ends, drawn, right=True).clamp(max=last)]
 
 
 def _shuffled(number, generator):

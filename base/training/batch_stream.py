@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import IterableDataset
 
 from base.data.sampler import EpochSampler
-from base.data.seeded import SeededDataset
+from base.data.seeded import SeededDataset, unseeded
 from utils import inf_loop
 from utils.batches import batches_of
 from utils.distributed.world import Part, part_of_batch, world_size
@@ -67,6 +67,11 @@ class BatchStream:
         if self.by_iterations:
             _, batch_idx = self._place(epoch, batch_idx)
         return part_of_batch(self.loader, batch_idx)
+
+    @property
+    def dataset(self) -> Any:
+        """The dataset that the loader was given; None if it has none."""
+        return unseeded(getattr(self.loader, "dataset", None))
 
     def samples(self, epoch: int, batch_idx: int) -> list[int]:
         """Indices of the samples in a batch of an epoch; [] if the loader does not know them."""

@@ -10,6 +10,7 @@ import torch
 
 from base.base_data_loader import BaseDataLoader
 from base.data.sampler import EpochSampler
+from base.data.seeded import unseeded
 from base.training.counted import counts_in_training, counts_of
 from base.training.precision import autocast, to_device
 from utils import MetricTracker
@@ -71,7 +72,8 @@ def evaluate(
                     with watch:
                         loss = criterion(output, target)
             except Exception as error:
-                explain(error, data, target, model, _samples(data_loader, batch_idx))
+                dataset = unseeded(getattr(data_loader, "dataset", None))
+                explain(error, data, target, model, _samples(data_loader, batch_idx), dataset)
                 error.add_note(_HOW_CALLED)
                 raise
             watch = contextlib.nullcontext()
@@ -91,7 +93,7 @@ def _samples(data_loader, batch_idx):
     sampler, size = getattr(data_loader, "sampler", None), getattr(data_loader, "batch_size", None)
     if not isinstance(sampler, EpochSampler) or sampler.shuffle or size is None:
         return []
-    return sampler.indices[batch_idx * size : (batch_idx + 1) * size].tolist()
+    return sampler.batch_indices(None, batch_idx, size)
 
 
 def metric_trackers(trainer: "Trainer") -> tuple[MetricTracker, MetricTracker]:

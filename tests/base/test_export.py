@@ -309,25 +309,48 @@ def test_a_model_without_an_input_is_not_said_to_have_one(default_run, tmp_path)
     assert "without an input: it takes what the data loader made of the data" in done.stdout
 
 
+def a_view(input, raw):
+    return input(raw[None])[0]
+
+
 class Prepared(torch.utils.data.Dataset):
     """Rows that a dataset prepares by its input one at a time, without files."""
 
-    def __init__(self, input):
-        self.input = input
+    def __init__(self, input, prepare=a_view, grows=0):
+        self.input, self.prepare, self.grows = input, prepare, grows
 
     def __len__(self):
         return 9
 
     def __getitem__(self, index):
-        raw = torch.arange(3, dtype=torch.uint8) + index
-        return (self.input(raw[None])[0] if self.input else raw / 255), 0
+        raw = torch.arange(3 + self.grows * index, dtype=torch.uint8) + index
+        return (self.prepare(self.input, raw) if self.input else raw / 255), 0
 
 
-def test_raw_examples_of_a_dataset_of_single_samples_are_what_its_input_is_given():
+def raw_examples(**how):
     trained = TrainedModel(torch.nn.Identity(), ArrayInput(raw_dtype="uint8"), Output(), torch.device("cpu"))
-    loader = BaseDataLoader(Prepared(ArrayInput(raw_dtype="uint8")), 4, True, 0.0, 0).as_validation()
-    raw = base.export.raw_examples(trained, loader, 5)
+    loader = BaseDataLoader(Prepared(ArrayInput(raw_dtype="uint8"), **how), 4, True, 0.0, 0).as_validation()
+    return base.export.raw_examples(trained, loader, 5)
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        a_view,
+        lambda input, raw: input(raw=raw[None])[0],
+        lambda input, raw: torch.stack([a_view(input, raw), a_view(input, raw.flip(0))]),
+    ],
+    ids=["one", "by keyword", "two views"],
+)
+def test_raw_examples_of_a_dataset_of_single_samples_are_what_its_input_is_given(prepare):
+    raw = raw_examples(prepare=prepare)
     assert raw.dtype == torch.uint8 and raw.tolist() == [[i, i + 1, i + 2] for i in range(5)]
+
+
+def test_raw_examples_of_several_shapes_are_refused_in_one_line():
+    message = r"raw examples of \(3,\) of sample 0 and \(4,\) of sample 1; a file takes examples of one shape"
+    with pytest.raises(UserError, match=message):
+        raw_examples(grows=1)
 
 
 def test_samples_that_their_input_does_not_make_are_refused():

@@ -397,6 +397,14 @@ def test_of_many_errors_the_most_confident_are_kept(monkeypatch):
     assert drawn.outputs.untyped_storage().nbytes() == 2 * 2 * 4  # and not those of whole batches
 
 
+@pytest.mark.parametrize("outputs", [[[torch.nan, 0.9], [0.9, 0.9]], [[-0.5, 0.2], [0.9, 0.9]]], ids=["nan", "outside"])
+def test_errors_whose_outputs_predict_nothing_come_last(outputs):
+    outputs, target = torch.tensor(outputs), torch.zeros(2, 2)
+    labels = Output(["far", "near"], is_probability=True, numbered="one")
+    (found,) = errors_first([Predictions(Examples(["a", "b"]), outputs, outputs, target, labels)])
+    assert [(row["source"], row["prediction"]) for row in found.rows] == [("b", ["far", "near"]), ("a", None)]
+
+
 def test_errors_are_listed_of_data_that_are_a_dict():
     part = confident([0.9, 0.8], [False, True])
     part.data = {"ids": torch.ones(2, 3)}

@@ -1,4 +1,7 @@
-"""Class maps as PNG files."""
+"""Segmentation masks as PNG files."""
+
+import re
+import unicodedata
 
 import numpy as np
 import pytest
@@ -21,18 +24,82 @@ def part(names, maps=MAPS, output=CLASSES, errors=()):
     return Predictions(Examples(names, errors=errors), outputs, None, None, output)
 
 
+def written(folder, *parts):
+    """{path below the folder: the pixels of the mask}, written as predict.py does."""
+    with MaskWriter(str(folder)) as masks:
+        for one in masks.fitting(parts):
+            masks.add(one)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): np.asarray(Image.open(path)).tolist() for path in files}
+
+
+def named(folder, *names):
+    """The paths of the masks of examples with these names, in their order."""
+    parts = [part([name], MAPS[:1] * 0 + place % 3) for place, name in enumerate(names)]
+    found = written(folder, *parts)
+    assert len(found) == len(names)
+    return set(found)
+
+
 def test_pixels_are_class_numbers_and_files_are_called_as_their_examples(tmp_path):
-    masks = MaskWriter(str(tmp_path / "new" / "masks"))
-    masks.add(part(["x/a.jpg", "broken.jpg", "y/a.png"], errors=[1]))
-    masks.add(part(["test:0", "rows.npy:1"]))
-    written = {path.name: np.asarray(Image.open(path)).tolist() for path in (tmp_path / "new" / "masks").iterdir()}
+    found = written(
+        tmp_path / "new" / "masks",
+        part(["x/a.jpg", "broken.jpg", "y/a.png"], errors=[1]),
+        part(["test:0", "rows.npy:1"]),
+    )
     first, second = MAPS.tolist()
-    assert written == {"a.png": first, "a-2.png": second, "test-0.png": first, "rows.npy-1.png": second}
+    assert found == {"x/a.png": first, "y/a.png": second, "test-0.png": first, "rows.npy-1.png": second}
 
 
-def test_outputs_that_are_no_class_maps_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"--masks: the outputs are \(2, 3, 2, 2\); masks need \(N, classes, H, W\)"):
-        MaskWriter(str(tmp_path / "m")).add(part(["a", "b"], output=Output(["sky", "sea"])))
+def test_paths_begin_below_the_common_folder_and_keep_all_that_every_system_takes(tmp_path):
+    names = "/data/x/a (1).jpg", "/data/x/sub/A.jpg", "/data/x/sub/a.jpg", "/data/x/sub/a.png", "/data/x/b?.jpg"
+    assert named(tmp_path / "m", *names) == {"a (1).png", "sub/A.png", "sub/a-2.png", "sub/a-3.png", "b-.png"}
+    decomposed = unicodedata.normalize("NFD", "Café.jpg")
+    assert named(tmp_path / "n", "/data/" + decomposed, "/data/Café.jpg") == {"Café.png", "Café-2.png"}
+    assert named(tmp_path / "o", "a.jpg", "../b.jpg", "./a-2.jpg", "a.png") >= {"b.png"}
+
+
+def test_the_same_name_ten_thousand_times_takes_no_time_that_grows_with_its_square():
+    masks = MaskWriter(None)
+    assert [masks._path_for("a.png") for _ in range(10_000)][-1].endswith("/a-10000.png")
+    assert masks._path_for("a-10000.png").endswith("/a-10000-2.png")
+
+
+def test_nothing_is_left_of_a_run_that_fails(tmp_path):
+    def broken():
+        yield part(["a", "b"])
+        raise UserError("no more")
+
+    (tmp_path / "old").mkdir()
+    for folder in (tmp_path / "new", tmp_path / "old"):
+        with pytest.raises(UserError, match="no more"), MaskWriter(str(folder)) as masks:
+            for one in masks.fitting(broken()):
+                masks.add(one)
+    assert [path.name for path in tmp_path.iterdir()] == ["old"] and not list((tmp_path / "old").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("shape", "output", "message"),
+    [
+        ((2, 3, 2, 2), Output(["sky", "sea"]), "the data loader's classes are 2; name as many as there are outputs"),
+        ((2, 3, 2, 2), Output(["a", "b", "c"]), "nothing says that they are classes; give a loss of your own expects"),
+        ((2, 1, 2, 2), Output(), 'one output needs two named classes, and a loss of your own expects = "logits"'),
+        ((2, 3), CLASSES, r"masks are made of outputs \(N, classes, H, W\)"),
+        ((1, 257, 1, 1), Output(numbered="many"), "a PNG holds 256 class numbers at most; --save-outputs takes all"),
+    ],
+)
+def test_outputs_that_give_no_masks_are_refused_before_a_row_is_shown(tmp_path, shape, output, message):
+    found = Predictions(Examples(["a", "b"][: shape[0]]), torch.zeros(shape), None, None, output)
+    with pytest.raises(UserError, match=rf"^--masks: the outputs are {re.escape(str(shape))}; {message}"):
+        list(MaskWriter(str(tmp_path / "m")).fitting([found]))
+    assert not (tmp_path / "m").exists() and list(MaskWriter(None).fitting([found])) == [found]
+
+
+def test_outputs_that_are_nan_are_named(tmp_path):
+    found = part(["a.png", "broken", "b.png"], errors=[1])
+    found.outputs[1, :, 0, 1] = torch.nan
+    with pytest.raises(UserError, match=r"^--masks: b\.png: the model's outputs are nan or infinite"):
+        written(tmp_path / "m", found)
     assert not (tmp_path / "m").exists()
 
 
@@ -40,6 +107,14 @@ def test_a_folder_that_holds_files_or_is_none_is_refused(tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(UserError, match="holds files; give another folder"):
         MaskWriter(str(tmp_path))
-    with pytest.raises(UserError, match=r"a\.png: is no folder to write into"):
+    with pytest.raises(UserError, match=r"a\.png: is not a folder that can be used"):
         MaskWriter(str(tmp_path / "a.png"))
-    MaskWriter(None).add(part(["a", "b"]))
+    with pytest.raises(UserError, match=r"a\.png/m: cannot be written|a\.png/m: is not a folder"):
+        written(tmp_path / "a.png" / "m", part(["a", "b"]))
+
+
+def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with MaskWriter(None) as masks:
+        masks.add(part(["a", "b"]))
+    assert not list(tmp_path.iterdir())

@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from forked import START_METHOD, run_forked
@@ -15,7 +16,7 @@ from PIL import Image
 from base import BaseDataLoader, InMemoryDataset
 from helpers import PROJECT, TinyData, tiny_config, tiny_trainer
 from utils import inf_loop
-from utils.batches import DataError, Samples, batches_of, collate, file_of
+from utils.batches import DataError, Samples, batches_of, collate, file_of, sample_error
 from utils.runs.checkpoint import find_checkpoint, load_checkpoint
 
 
@@ -267,6 +268,16 @@ def test_workers_end_with_their_loader_and_wait_for_no_garbage_collector():
         gc.enable()
 
 
+class Entry(os.PathLike):
+    """A path whose text is another than its path."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __fspath__(self):
+        return self.path
+
+
 class Listing(torch.utils.data.Dataset):
     """A dataset of two samples with the attributes given."""
 
@@ -286,7 +297,37 @@ class Listing(torch.utils.data.Dataset):
         ({"pairs": [(Path("a.png"), Path("a.txt")), (Path("b.png"), Path("b.txt"))]}, "b.png"),
         ({"folders": [Path("x"), Path("y"), Path("z")]}, None),  # not one for each sample
         ({"sentences": ["one", "two"], "images": torch.zeros(2, 3)}, None),
+        ({"masks": [Path("m/a.png"), Path("m/b.png")], "pictures": [Path("a.png"), Path("b.png")]}, None),
+        ({"masks": [Path("m/a.png"), Path("m/b.png")], "images": [Path("a.png"), Path("b.png")]}, "b.png"),
+        ({"files": np.array(["a.png", "b.png"])}, "b.png"),
+        ({"files": [Entry("a.png"), Entry("b.png")]}, "b.png"),
     ],
 )
 def test_the_file_of_a_sample_is_found_in_what_the_dataset_lists(attributes, file):
     assert file_of(Listing(**attributes), 1) == file
+
+
+class LazyImages(Listing):
+    """A dataset whose images are decoded when they are read, of which one is damaged."""
+
+    class Images:
+        num_read = 0
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            self.num_read += 1
+            raise OSError("damaged")
+
+    images = Images()
+
+    def __getitem__(self, index):
+        raise ValueError("no such label")
+
+
+def test_no_image_is_decoded_to_name_its_file():
+    dataset = LazyImages(files=["a.png", "b.png"])
+    error = sample_error(dataset, 1, ValueError("no such label"))
+    assert "sample 1 (b.png): ValueError: no such label" in str(error)
+    assert file_of(LazyImages(), 1) is None and dataset.images.num_read == 0

@@ -1,5 +1,7 @@
 """Torch's own errors are raised here, so that a new version with other texts is noticed."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -167,3 +169,14 @@ def test_a_class_number_of_a_batch_whose_samples_are_unknown(targets, message):
         torch.nn.functional.cross_entropy(model(torch.ones(3, 8)), targets)
     with pytest.raises(UserError, match=message):
         explain(error.value, torch.ones(3, 8), {"label": targets}, model)
+
+
+def test_the_sample_of_a_class_number_is_looked_for_among_integers_and_named_by_its_file():
+    target = {"weight": torch.tensor([5.0, 1.0, 1.0]), "seen": torch.ones(3).bool(), "label": torch.tensor([0, 0, 5])}
+    with pytest.raises(IndexError) as error:
+        torch.nn.functional.cross_entropy(torch.ones(3, 3), target["label"])
+    dataset = SimpleNamespace(files=[f"{i}.png" for i in range(30)])
+    with pytest.raises(UserError, match=r"^data_loader: the target of sample 22 \(22\.png\) holds the class number 5,"):
+        explain(error.value, torch.ones(3, 8), target, torch.nn.Linear(8, 3), [20, 21, 22], dataset)
+    with pytest.raises(UserError, match=r"^data_loader: the target of a sample holds"):
+        explain(error.value, torch.ones(3, 8), {"weight": target["weight"]}, torch.nn.Linear(8, 3), [20, 21, 22])

@@ -118,6 +118,16 @@ def test_weighted_order_is_a_function_of_seed_and_epoch():
     assert order(1, 2) != order(1, 3) and order(1, 2) != order(2, 2)
 
 
+def test_any_number_of_samples_has_weights():
+    number = 2**24 + 1  # torch.multinomial takes one less
+    weights = torch.zeros(number)
+    weights[[0, 7, -1]] = 1e38
+    order = WeightedSampler(torch.arange(number), weights, seed=1).order(1)
+    drawn = order.bincount(minlength=number)
+    assert len(order) == number and drawn.nonzero().flatten().tolist() == [0, 7, number - 1]
+    assert (drawn[[0, 7, -1]] / number - 1 / 3).abs().max() < 0.001
+
+
 def test_weights_go_with_their_samples_in_a_split_and_not_into_validation():
     loader = WeightedLoader(TinyData(), 8, True, 20, 0)
     drawn = set(loader.sampler.order(1).tolist())

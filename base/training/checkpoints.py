@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 # ---- what a checkpoint holds
 
 _SAVED_APART = ("model", "optimizer", "averaged_model", "_trackers")  # the writer saves the trackers
-
 # {key of a checkpoint: attribute}
 _BEST = {"monitor_best": "mnt_best", "best_epoch": "best_epoch", "not_improved_count": "not_improved_count"}
 
@@ -159,9 +158,8 @@ def restore(trainer: "BaseTrainer", path: Path) -> dict[str, Any]:
     if others := further_states(checkpoint):
         trainer.logger.warning("the checkpoint also holds %s, which this trainer does not restore", others)
     within = f"after {trainer.batches_done} batches of epoch {trainer.start_epoch}"
-    trainer.logger.info(
-        "resumed from %s, %s", path, within if trainer.batches_done else f"epoch {trainer.start_epoch - 1}"
-    )
+    place = within if trainer.batches_done else f"epoch {trainer.start_epoch - 1}"
+    trainer.logger.info("resumed from %s, %s", path, place)
     for line in differences(before, now):
         trainer.logger.info("changed since: %s", line)
     if data_changed:

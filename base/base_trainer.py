@@ -55,6 +55,7 @@ class BaseTrainer(ABC):
     """
 
     resumes_within_epochs = False
+    output_shape: tuple[int, ...] | None = None  # of an example's output, for the checkpoint, if it is known
 
     def __init__(
         self,

@@ -134,7 +134,7 @@ def facts_of(trained: TrainedModel) -> dict[str, Any]:
     assert trained.path is not None  # of a checkpoint that was loaded
     return {
         "classes": trained.output.classes,
-        "output": {"mean": trained.output.mean, "std": trained.output.std},
+        "output": {"mean": trained.output.mean, "std": trained.output.std, "activation": trained.output.activation},
         "input": trained.input.spec() if trained.has_input else None,
         "run": trained.path.parent.name,
         "checkpoint": trained.path.name,

@@ -90,7 +90,9 @@ class _Prompts(Input):
 class _Texts(Output):
     """Outputs (B, T) uint8 that are the bytes of texts."""
 
-    def columns(self, outputs: torch.Tensor, top: int = 1, target: Any = None) -> dict[str, list[Any]]:
+    def columns(
+        self, outputs: torch.Tensor, top: int = 1, target: Any = None, masks: torch.Tensor | None = None
+    ) -> dict[str, list[Any]]:
         """Return the texts as predictions."""
         return {"prediction": [bytes(text).decode("utf-8", "replace") for text in outputs.tolist()]}
 

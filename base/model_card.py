@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from base.trained_model import TrainedModel
 from logger.run_files import RunFiles
 from utils.runs.environment import last_start
@@ -23,7 +25,6 @@ def model_card(trained: TrainedModel, file: Path) -> str:
     arch = config["arch"] if isinstance(config["arch"], dict) else {"type": config["arch"]}
     parameters = sum(parameter.numel() for parameter in trained.model.parameters())
     environment = last_start(path.parent)
-    is_of_classes = trained.output.classes is not None or trained.output.numbered is not None
     calibrated = ["- Whether its probabilities can be taken at their word: they were not calibrated."]
     lines = [
         f"# {config.get('name', 'A model')}",
@@ -56,7 +57,7 @@ def model_card(trained: TrainedModel, file: Path) -> str:
         "",
         "- How it does on data of another source than its test data.",
         "- Whether the data are free of errors, and whom they represent.",
-        *(calibrated if is_of_classes else []),
+        *(calibrated if trained.output.is_of_classes else []),
         "",
         "## The config",
         "",
@@ -77,21 +78,29 @@ def _input(trained):
 def _output(trained):
     """What the numbers of the exported file mean, which are the model's own."""
     output = trained.output
-    classes = output.classes
-    if classes is None and output.numbered is None:
+    if not output.is_of_classes:
         if (output.mean, output.std) == (0.0, 1.0):
             return "numbers, in the unit of the training targets."
         return f"standardized numbers; times {output.std:.9g} plus {output.mean:.9g}, they are in the targets' unit."
-    if output.numbered == "one" and classes is not None and len(classes) > 2:
-        what = "its probability" if output.is_probability else "whose sigmoid is its probability"
-        return f"one number for each of {len(classes)} labels, {what}: {_named(classes)}."
-    if output.numbered == "one":
-        names = "classes 0 and 1" if classes is None else f"classes {' and '.join(map(str, classes))}"
-        which = "the" if output.is_probability else "its sigmoid is the"
-        return f"one number for the {names}: {which} probability of the second."
-    if classes is None:
-        return "one number for each class; the classes have no names."
-    return f"one number for each of {len(classes)} classes: {_named(classes)}."
+    classes, shape = output.classes, output.shape
+    like = None if shape is None else torch.empty(1, *shape, device="meta")
+    start = "for each pixel, " if like is not None and output.is_segmentation(like) else ""
+    named = "" if classes is None else f": {_named(classes)}"
+    if output.activation != "sigmoid" and output.kind != "probabilities":
+        gives = {"softmax": "; softmax gives the probabilities", "argmax": "; argmax gives the mask"}
+        end = gives.get(output.activation, "")
+        if classes is None:
+            return f"{start}one number for each class; the classes have no names{end}."
+        return f"{start}one number for each of {len(classes)} classes{named}{end}."
+    its = "its" if output.kind == "probabilities" else "whose sigmoid is its"
+    labels = classes or []
+    if len(labels) > 2 if like is None else output.labels(like) is not None:
+        return f"one number for each of {len(labels)} labels, {its} probability{named}."
+    if not start and like is not None and like.numel() > 1:
+        return f"numbers of shape {shape}, {'each a' if its == 'its' else 'whose sigmoid is a'} probability."
+    names = "classes 0 and 1" if classes is None else f"classes {' and '.join(map(str, classes))}"
+    which = "the" if output.kind == "probabilities" else "its sigmoid is the"
+    return f"{start}one number for the {names}: {which} probability of the second."
 
 
 def _named(classes):

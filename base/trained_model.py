@@ -15,7 +15,7 @@ import torch
 
 from base.base_data_loader import BaseDataLoader
 from base.data.inputs import NO_INPUT, Examples, Input, build_input, in_batches
-from base.data.outputs import Output, require_one_output, rows_of, target_rows
+from base.data.outputs import Output, require_one_output, rows_of, spec_in, target_rows
 from base.data.reading import read_example
 from base.data.sources import Sources, names_in
 from base.training.evaluate import split_loader
@@ -23,7 +23,7 @@ from base.training.precision import apply_switches, autocast, to_device
 from utils.batches import batches_of
 from utils.config.components import PARTS
 from utils.config.schema import RunSettings, TrainerSettings
-from utils.config.types import build, find_type
+from utils.config.types import build
 from utils.device import exact_float, prepare_device
 from utils.errors import UserError, brief, shortened, shown
 from utils.nested import describe, halves
@@ -73,9 +73,14 @@ class Predictions:
         return cls(examples, outputs, None, torch.cat(targets) if targets else None, parts[0].output, parts[0].top)
 
     @functools.cached_property
+    def masks(self) -> torch.Tensor | None:
+        """The class numbers (B, ...) of a segmentation, for those without an error; None for other outputs."""
+        return self.output.class_maps(self.outputs)
+
+    @functools.cached_property
     def columns(self) -> dict[str, list[Any]]:
         """The rows as {name: a value for each example, None where there is none}."""
-        found = self.output.columns(self.outputs, self.top, self.target) if len(self.outputs) else {}
+        found = self.output.columns(self.outputs, self.top, self.target, self.masks) if len(self.outputs) else {}
         names, errors = list(self.examples.names), self.examples.errors
         if errors:
             places = [place for place in range(len(names)) if place not in errors]
@@ -158,7 +163,7 @@ class TrainedModel:
             if isinstance(loader, BaseDataLoader):
                 load_state("data_loader", loader, self.loader_state)
                 self.loader_state = loader.state_dict()
-                self._input, self.output = _declared(self.loader_state, self.config)
+                self._input, self.output = _declared(self.loader_state, self.output.spec())
                 self._input = self._input and self._input.to(self.device)
 
     @classmethod
@@ -184,7 +189,7 @@ class TrainedModel:
         state = attributes.get("data_loader") if isinstance(attributes, dict) else None
         state = state if isinstance(state, dict) else {}
         with _naming(path):
-            declared = _declared(state, config)
+            declared = _declared(state, spec_in(checkpoint))
         return cls(model, *declared, device, settings.precision, config, state, path)
 
     @property
@@ -335,16 +340,6 @@ def _naming(path, start="", end=""):
         raise UserError(f"{where}: {start}{'; '.join(str(error).splitlines())}{end}") from None
 
 
-def _declared(state, config):
-    """(Input or None, Output) of what a checkpoint holds of its data loader."""
-    input = build_input(state["input"]) if state.get("input") else None
-    return input, Output.from_state(state, str(config.get("loss", "")), _expected(config.get("loss")))
-
-
-def _expected(section):
-    """What the project's own loss declares by its attribute expects; None if nothing, or if it is not there."""
-    name = section.get("type") if isinstance(section, dict) else section
-    try:
-        return getattr(find_type("loss", name, PARTS["loss"]), "expects", None) if isinstance(name, str) else None
-    except (UserError, ImportError):  # a model can be used without its loss
-        return None
+def _declared(state, outputs):
+    """(Input or None, Output) of what a checkpoint holds of its data loader and of its outputs."""
+    return build_input(state["input"]) if state.get("input") else None, Output.from_state(state, outputs)

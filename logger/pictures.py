@@ -8,7 +8,10 @@ from utils.files import replacing
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from matplotlib.figure import Figure
+
+    from base.data.outputs import Output
 
 _PER_ROW, _ROWS = 8, 4
 EXAMPLES_DRAWN = _PER_ROW * _ROWS
@@ -63,6 +66,25 @@ def save_figure(figure: "Figure", path: Path) -> None:
     """Write a matplotlib figure into a PNG. Raises UserError if it cannot be written."""
     with replacing(path, "the picture") as file:
         figure.savefig(file, format="png", dpi=120)
+
+
+def outputs_as_images(output: "Output", images: Any, outputs: "torch.Tensor") -> "torch.Tensor | None":
+    """Return (B, C, H, W) pictures of a model's outputs to draw beside the images (B, C, H, W) that it was given.
+
+    They are the outputs, or the masks of a segmentation in shades of grey from the darkest to the brightest value of
+    their image; None if the data are no images or the outputs have another size.
+    """
+    if getattr(images, "ndim", None) != 4:
+        return None
+    masks = output.class_maps(outputs)
+    if masks is None:
+        return outputs if outputs.shape == images.shape else None
+    if masks.shape[1:] != images.shape[2:]:
+        return None
+    low, high = images.amin(dim=(1, 2, 3), keepdim=True), images.amax(dim=(1, 2, 3), keepdim=True)
+    span = (high - low).where(high > low, 1)  # of a blank image, too
+    shades = low + span * masks.unsqueeze(1) / max(1, outputs.shape[1] - 1)
+    return shades.expand(images.shape)
 
 
 def _first(title, batch, most):

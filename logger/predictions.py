@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from logger.pictures import EXAMPLES_DRAWN, draw_batches
+from logger.pictures import EXAMPLES_DRAWN, draw_batches, outputs_as_images
 from logger.prediction_csv import PredictionCsv
 from utils.errors import UserError, shown
 from utils.files import replacing
@@ -174,7 +174,7 @@ class PredictionGrid:
             return
         good = [row for row in part.rows if "error" not in row][: EXAMPLES_DRAWN - len(self._images)]
         images, outputs = (_on_cpu(rows[: len(good)]) for rows in (part.data, part.outputs))
-        below = part.output.pictures(images, outputs) if len(good) else None
+        below = outputs_as_images(part.output, images, outputs) if len(good) else None
         for row, image, *output in zip(good, images, *([] if below is None else [below]), strict=True):
             both = [image, *output]
             self._images.append(torch.cat([one.float() for one in both], dim=1))

@@ -1,28 +1,43 @@
 """Output: what a model's numbers mean: classes with names, or values with a unit."""
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
 
+from utils.config.components import PARTS
+from utils.config.types import find_type
 from utils.errors import UserError
 from utils.nested import describe
 
-# losses by their names
-_OF_EACH_OUTPUT = "BCEWithLogits|binary_cross_entropy_with_logits|MultiLabelSoftMargin|multilabel_soft_margin"
-_OF_CLASSES = "CrossEntropyLoss|cross_entropy|NLLLoss|nll_loss"
+# {kind of loss, as the attribute expects names it: names of losses, as far as they tell it}
+_BY_NAME = {
+    "probabilities": r"BCELoss|binary_cross_entropy(?![A-Za-z_])",
+    "logits": ("BCEWithLogits|binary_cross_entropy_with_logits|MultiLabelSoftMargin|multilabel_soft_margin"),
+    "classes": (
+        r"(?<!Binary)CrossEntropyLoss|(?<!binary_)cross_entropy|(?<!Poisson)(?<!Gaussian)NLLLoss|"
+        r"(?<!poisson_)(?<!gaussian_)nll_loss"
+    ),
+}
+_OF_CLASSES = ("classes", "log_probabilities")
+_OF_EACH = ("logits", "probabilities")
+_KINDS = (*_OF_CLASSES, *_OF_EACH, "values", "signs")
 
 
 class Output:
-    """What the outputs of a model mean. It is made from the loader's state in a checkpoint.
+    """Describes the outputs of a model: their kind, which is decided while training, and what the loader declares.
 
     classes: names of the classes in the order of their numbers; None if the outputs are values.
     mean, std: of a standardized target, which is multiplied by std and increased by mean to have its own unit.
-    is_probability: whether the outputs of a model with one output for two classes are probabilities, not logits.
-    numbered: "many" or "one" by the loss: one output for each class, or a single one for two classes, which are called
-        by their numbers if they have no names. With "one", several outputs are a label each, as labels() says.
+    kind: of the outputs, as the attribute expects of a loss names it; None if it is unknown. "classes" or
+        "log_probabilities": an output for each class. "logits" or "probabilities": each output by itself, which is a
+        single one for two classes, or one for each label, as labels() says. Classes without names are called by their
+        numbers.
     column: of a table that holds the targets.
+    is_declared: whether torch's loss or the attribute expects says the kind; if not, the name of a loss does.
+    shape: of the outputs of an example, if it is known.
     """
 
     def __init__(
@@ -30,28 +45,56 @@ class Output:
         classes: Sequence[str] | None = None,
         mean: float = 0.0,
         std: float = 1.0,
-        is_probability: bool = False,
-        numbered: str | None = None,
+        kind: str | None = None,
         column: str | None = None,
+        is_declared: bool = True,
+        shape: Sequence[int] | None = None,
     ) -> None:
         self.classes = None if classes is None else list(classes)
-        self.mean, self.std, self.is_probability, self.numbered = mean, std, is_probability, numbered
-        self.column = column
+        self.mean, self.std, self.kind, self.column = mean, std, kind, column
+        self.is_declared, self.shape = is_declared, None if shape is None else tuple(shape)
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], loss: str, expects: str | None = None) -> Self:
-        """Return the Output of a loader's state in a checkpoint.
-
-        loss: the config's section, as text. expects: the attribute of a loss of the project's own.
-        """
+    def from_state(cls, state: dict[str, Any], spec: dict[str, Any]) -> Self:
+        """Return the Output of a loader's state in a checkpoint. spec: as spec_of returns it."""
         scale = state.get("output")
         scale = scale if isinstance(scale, dict) else {}
         mean, std = float(scale.get("mean", 0.0)), float(scale.get("std", 1.0))
-        is_probability = expects == "probabilities" or re.search(r"BCELoss|binary_cross_entropy\b", loss) is not None
-        one = is_probability or expects == "logits" or re.search(_OF_EACH_OUTPUT, loss) is not None
-        many = expects in ("classes", "log_probabilities") or re.search(_OF_CLASSES, loss) is not None
-        numbered = "one" if one else "many" if many else None
-        return cls(state.get("classes"), mean, std, is_probability, numbered, scale.get("column"))
+        kind, shape = spec.get("kind"), spec.get("shape")
+        kind = kind if kind in _KINDS else None
+        shape = shape if isinstance(shape, (list, tuple)) else [-1]
+        is_shape = all(type(size) is int and size >= 0 for size in shape)
+        is_shape = is_shape and math.prod(shape) < 2**40  # else torch takes it for none
+        column, is_declared = scale.get("column"), bool(spec.get("is_declared"))
+        return cls(state.get("classes"), mean, std, kind, column, is_declared, shape if is_shape else None)
+
+    def spec(self) -> dict[str, Any]:
+        """Return what from_state takes besides the loader's state."""
+        shape = None if self.shape is None else list(self.shape)
+        return {"kind": self.kind, "is_declared": self.is_declared, "shape": shape}
+
+    @property
+    def is_of_classes(self) -> bool:
+        """Whether the outputs are of classes or labels, as far as it is known."""
+        return self.classes is not None or self.kind in (*_OF_CLASSES, *_OF_EACH)
+
+    @property
+    def activation(self) -> str | None:
+        """What turns the outputs into predictions: "softmax", "sigmoid", "argmax" of a segmentation, None if nothing.
+
+        Without a known shape, it is that of the outputs of single examples.
+        """
+        if not self.is_of_classes or self.kind == "probabilities":
+            return None
+        if self.kind == "logits":
+            return "sigmoid"
+        if self.shape is None:
+            return "softmax"
+        like = torch.empty(1, *self.shape, device="meta")
+        if self.is_segmentation(like):  # of several outputs
+            return "argmax"
+        names = self.names(like)
+        return None if names is None else "softmax" if like.numel() == len(names) else "sigmoid"
 
     def names(self, outputs: torch.Tensor) -> list[str] | None:
         """Return the names of the classes of outputs (B, ...), which are their numbers if they have none.
@@ -63,9 +106,9 @@ class Output:
             return None
         if self.classes is not None:
             return self.classes if len(self.classes) == (size if size > 1 else 2 * size) else None
-        if self.numbered == "one":
+        if self.kind in _OF_EACH:
             return ["0", "1"] if size == 1 else None
-        return [str(i) for i in range(size)] if self.numbered == "many" and size > 1 else None
+        return [str(i) for i in range(size)] if self.kind in _OF_CLASSES and size > 1 else None
 
     def labels(self, outputs: torch.Tensor) -> list[str] | None:
         """Return the names of the labels of outputs (B, labels), any of which an example may have; None for others.
@@ -74,27 +117,31 @@ class Output:
         """
         has_several = outputs.ndim == 2 and outputs.shape[1] > 1
         is_named = self.classes is not None and has_several and len(self.classes) == outputs.shape[1]
-        return self.classes if self.numbered == "one" and is_named else None
+        return self.classes if self.kind in _OF_EACH and is_named else None
+
+    def is_segmentation(self, outputs: torch.Tensor) -> bool:
+        """Whether outputs (B, classes, ...) are of a class for each place, as of a segmentation.
+
+        If only the name of a loss says that it is of classes, the last dimension may hold them instead; the outputs are
+        then those of images (B, classes, H, W), W other than the number of classes. Images whose classes have no names
+        are (B, classes, H, W), too; of two classes with names, they may be (B, 1, H, W).
+        """
+        size = None if self.classes is None else len(self.classes)
+        if self.kind in _OF_EACH:
+            return self.is_declared and size == 2 and outputs.ndim == 4 and outputs.shape[1] == 1
+        if self.kind not in _OF_CLASSES or outputs.ndim < 3 or outputs.shape[1] != (size or outputs.shape[1]):
+            return False
+        if self.is_declared:
+            return size is not None or (outputs.ndim == 4 and outputs.shape[1] > 1)
+        return size is not None and outputs.ndim == 4 and outputs.shape[3] != size
 
     def class_maps(self, outputs: torch.Tensor) -> torch.Tensor | None:
-        """Return (B, ...) class numbers for outputs (B, classes, ...), as of a segmentation; None for others."""
-        is_map = self.classes is not None and outputs.ndim > 2 and outputs.shape[1] == len(self.classes)
-        return outputs.argmax(dim=1) if self.numbered == "many" and is_map else None
-
-    def pictures(self, data: Any, outputs: torch.Tensor) -> torch.Tensor | None:
-        """Return (B, C, H, W) images to draw beside the images that are the data, of the same shape and range.
-
-        They are the outputs, or for class maps in shades of grey; None if the outputs are no such images.
-        """
-        if not isinstance(data, torch.Tensor) or data.ndim != 4:
+        """Return masks (B, ...) of class numbers for the outputs of a segmentation; None for others."""
+        if not self.is_segmentation(outputs):
             return None
-        if (maps := self.class_maps(outputs)) is None:
-            return outputs if outputs.shape == data.shape else None
-        if maps.shape[1:] != data.shape[2:]:
-            return None
-        low, high = data.amin(dim=(1, 2, 3), keepdim=True), data.amax(dim=(1, 2, 3), keepdim=True)
-        shades = low + (high - low) * maps.unsqueeze(1) / max(1, len(self.classes or ()) - 1)
-        return shades.expand(data.shape)
+        if outputs.shape[1] > 1 or self.kind in _OF_CLASSES:
+            return outputs.argmax(dim=1)
+        return (outputs[:, 0] > (0.5 if self.kind == "probabilities" else 0.0)).long()
 
     def probabilities(self, outputs: torch.Tensor) -> torch.Tensor | None:
         """Return (B, classes) probabilities for logits, log-probabilities or one logit; None for values."""
@@ -103,16 +150,16 @@ class Output:
             return None
         if outputs.ndim == 2 and outputs.shape[1] == len(names):
             return outputs.softmax(dim=1)
-        positive = outputs.flatten() if self.is_probability else outputs.flatten().sigmoid()
+        positive = outputs.flatten() if self.kind == "probabilities" else outputs.flatten().sigmoid()
         return torch.stack([1 - positive, positive], dim=1)
 
     def describe(self, outputs: torch.Tensor, top: int = 1, target: Any = None) -> list[dict[str, Any]]:
         """Return a dict for each of the outputs (B, ...): its prediction, and the probability of a class.
 
-        The prediction is None if the probabilities are nan.
+        The prediction of classes or labels is None if the outputs are nan.
 
         Of labels, the prediction is a list of those with a probability above 0.5, and the key "probabilities" holds
-        {name: probability} of all. Of class maps it is the class numbers.
+        {name: probability} of all. Of a segmentation, the prediction is the mask, lists of class numbers.
 
         top: number of most probable classes to list, as "top": [[name, probability], ...], if more than one.
         target: (B, ...) of the examples; the dicts then hold the target, and of a class, or of all labels, whether it
@@ -120,16 +167,24 @@ class Output:
         """
         return rows_of(self.columns(outputs, top, target))
 
-    def columns(self, outputs: torch.Tensor, top: int = 1, target: Any = None) -> dict[str, list[Any]]:
-        """Return what describe does as {name: a list of B values}, where an unknown target is None."""
+    def columns(
+        self, outputs: torch.Tensor, top: int = 1, target: Any = None, masks: torch.Tensor | None = None
+    ) -> dict[str, list[Any]]:
+        """Return what describe does as {name: a list of B values}, where an unknown target is None.
+
+        masks: what class_maps returns for the outputs, if it is known.
+        """
         names, probabilities = self.names(outputs), self.probabilities(outputs)
         target = target_rows(target, len(outputs))
         target = None if target is None else target.cpu()
         if (labels := self.labels(outputs)) is not None:
             return self._columns_of_labels(labels, outputs.float().cpu(), target)
-        if (maps := self.class_maps(outputs)) is not None:
-            given = {"target": target.tolist()} if target is not None and target.shape == maps.shape else {}
-            return {"prediction": maps.tolist(), **given}
+        if self.is_segmentation(outputs):
+            masks = self.class_maps(outputs) if masks is None else masks
+            assert masks is not None  # of a segmentation
+            given = {"target": target.tolist()} if target is not None and target.shape == masks.shape else {}
+            known = outputs.amax(dim=1).isfinite().flatten(1).all(dim=1).tolist()
+            return {"prediction": [mask if k else None for mask, k in zip(masks.tolist(), known, strict=True)], **given}
         if probabilities is None or names is None:
             columns = {"prediction": self._values(outputs)}
             if target is not None:
@@ -137,10 +192,10 @@ class Output:
                 values = zip(self._values(target), known.tolist(), strict=True)
                 columns["target"] = [value if is_known else None for value, is_known in values]
             return columns
-        shares, numbers = _largest(probabilities.cpu(), top)
-        share, number = shares[:, 0].tolist(), numbers[:, 0].tolist()
-        predicted = [names[one] if part == part else None for one, part in zip(number, share, strict=True)]
-        columns = {"prediction": predicted, "probability": share}
+        largest, numbers = _largest(probabilities.cpu(), top)
+        probability, number = largest[:, 0].tolist(), numbers[:, 0].tolist()
+        predicted = [names[one] if p == p else None for one, p in zip(number, probability, strict=True)]
+        columns = {"prediction": predicted, "probability": probability}
         if target is not None and target.numel() == len(predicted):
             # a target between two classes, such as 0.7, is none of them
             values = target.flatten().tolist()
@@ -149,24 +204,30 @@ class Output:
             found = zip(targets, number, predicted, strict=True)
             columns["right"] = [None if t is None else name is not None and t == n for t, n, name in found]
         if top > 1:
-            both = zip(numbers.tolist(), shares.tolist(), strict=True)
-            columns["top"] = [[[names[one], part] for one, part in zip(*ranked, strict=True)] for ranked in both]
+            both = zip(numbers.tolist(), largest.tolist(), strict=True)
+            columns["top"] = [[[names[one], p] for one, p in zip(*ranked, strict=True)] for ranked in both]
         return columns
 
     def _columns_of_labels(self, labels, outputs, target):
-        shares = outputs if self.is_probability else outputs.sigmoid()
+        probabilities = outputs if self.kind == "probabilities" else outputs.sigmoid()
 
         def chosen(rows):
-            """The names of the labels of each row of probabilities, None for a row of others."""
+            """The names of the labels above 0.5 in each row; None for a row that holds more than numbers in [0, 1]."""
             known = ((rows >= 0) & (rows <= 1)).all(dim=1).tolist()
             names = [[name for name, has in zip(labels, row, strict=True) if has] for row in (rows > 0.5).tolist()]
             return [found if is_known else None for found, is_known in zip(names, known, strict=True)]
 
-        predicted = chosen(shares)
+        predicted = chosen(probabilities)
         columns: dict[str, list[Any]] = {"prediction": predicted}
-        columns["probabilities"] = [dict(zip(labels, row, strict=True)) for row in shares.tolist()]
+        columns["probabilities"] = [dict(zip(labels, row, strict=True)) for row in probabilities.tolist()]
+        targets = None
         if target is not None and target.shape == outputs.shape:
-            columns["target"] = targets = chosen(target.float())
+            targets = chosen(target.float())
+        elif target is not None and target.numel() == len(outputs):  # class numbers: the only label of an example
+            numbers = dict(enumerate(labels))
+            targets = [[numbers[one]] if one in numbers else None for one in target.flatten().tolist()]
+        if targets is not None:
+            columns["target"] = targets
             both = zip(targets, predicted, strict=True)
             columns["right"] = [None if given is None else given == found for given, found in both]
         return columns
@@ -175,6 +236,42 @@ class Output:
         """(B, ...) numbers in the unit of the target, as a list of numbers or of lists of them."""
         values = numbers.detach().cpu().to(torch.float64).numpy() * self.std + self.mean
         return values.reshape(-1).tolist() if values.size == len(values) else values.tolist()
+
+
+def spec_of(section: Any, criterion: Any = None, shape: Sequence[int] | None = None) -> dict[str, Any]:
+    """Return the kind of a model's outputs as plain values, for a checkpoint.
+
+    section: "loss" of the config. criterion: the loss, whose attribute expects, if it has one, decides alone.
+    shape: of the outputs of an example, if it is known.
+    """
+    name = _name_of(section)
+    kind = getattr(getattr(criterion, "func", criterion), "expects", None)  # func: of one with its arguments bound
+    is_declared = isinstance(kind, str) and kind != "anything"
+    if not is_declared:
+        last = name.rpartition(".")[2]
+        kind = next((kind for kind, names in _BY_NAME.items() if re.search(names, last)), None)
+    shape = None if shape is None else list(shape)
+    return {"kind": kind, "is_declared": is_declared or name.startswith("torch."), "shape": shape}
+
+
+def spec_in(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return what spec_of did while the model of a checkpoint was trained; of older ones, by the loss of the config."""
+    kept, config = checkpoint.get("outputs"), checkpoint.get("config")
+    if isinstance(kept, dict):
+        return kept
+    section = config.get("loss") if isinstance(config, dict) else None
+    name = _name_of(section)
+    if not name or name.startswith("torch."):
+        return spec_of(section)
+    try:
+        return spec_of(section, find_type("loss", name, PARTS["loss"]))
+    except Exception:  # a model can be used without its loss, whatever is wrong with that
+        return spec_of(section)
+
+
+def _name_of(section):
+    name = section.get("type") if isinstance(section, dict) else section
+    return name if isinstance(name, str) else ""
 
 
 def _largest(rows, number):

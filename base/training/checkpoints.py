@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from base.base_data_loader import BaseDataLoader
+from base.data.outputs import spec_of
 from base.training.nonfinite import MAX_SKIPPED
 from utils.config.changes import monitored, optimizer_types, order_of_data
 from utils.config.plain import require_savable
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 # ---- what a checkpoint holds
 
 _SAVED_APART = ("model", "optimizer", "averaged_model", "_trackers")  # the writer saves the trackers
-
 # {key of a checkpoint: attribute}
 _BEST = {"monitor_best": "mnt_best", "best_epoch": "best_epoch", "not_improved_count": "not_improved_count"}
 
@@ -105,6 +105,7 @@ def gather_state(trainer: "BaseTrainer", epoch: int, unsavable: Collection[str] 
         "rng": this_rank["rng"],
         "log": trainer.saved_log,  # of the epoch
         "config": trainer.config.saved,
+        "outputs": spec_of(trainer.config.saved.get("loss"), trainer.criterion, trainer.output_shape),
     }
     if evaluated is not model:
         state["trained_state_dict"] = model.state_dict()  # to resume from
@@ -163,18 +164,18 @@ def restore(trainer: "BaseTrainer", path: Path) -> dict[str, Any]:
         trainer.logger.info("changed since: %s", line)
     if data_changed:
         trainer.logger.warning("changed since: %s", data_changed)
-    starts_over = checkpoint.get("batch") and not trainer.batches_done
     reset = {name for name, sections in _RESET_BY.items() if changed & sections}
-    reset |= {"data_loader", "stream"} if starts_over else set()
+    if checkpoint.get("batch") and not trainer.batches_done:
+        reset |= {"data_loader", "stream"}
     return {name: state for name, state in states.items() if name not in reset}
 
 
 def _read(trainer, path):
     """The content of the checkpoint at the path."""
     config, mesh = trainer.config, mesh_of(trainer.model)
-    if config.continues and path == config.resume:
-        refuse_other_batch(path.parent, config.saved)
     if path == config.resume:
+        if config.continues:
+            refuse_other_batch(path.parent, config.saved)
         checkpoint = config.load_checkpoint(mesh)
     else:
         checkpoint = with_shards(load_checkpoint(path, shards=False), path, mesh)
@@ -317,8 +318,7 @@ def set_later_epochs_aside(trainer: "BaseTrainer") -> None:
     if not (trainer.config.continues and is_main()):
         return
     folder, logger = trainer.checkpoint_dir, trainer.logger
-    names = set_aside_overtaken(folder, trainer.start_epoch - 1, trainer.batches_done)
-    if names:
+    if names := set_aside_overtaken(folder, trainer.start_epoch - 1, trainer.batches_done):
         logger.info("renamed to overtaken-...: %s", ", ".join(names))
     lost = not (folder / BEST_MODEL).exists()  # renamed just now, or by a run killed before restoring it
     if lost and trainer.monitor != "off" and math.isfinite(trainer.mnt_best):

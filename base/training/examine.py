@@ -25,6 +25,7 @@ from logger.details import (
     TestDetails,
     Values,
 )
+from logger.pictures import outputs_as_images
 from utils.errors import UserError, shortened
 
 _MOST_VALUES = 4  # of an example, that are shown
@@ -67,10 +68,8 @@ class Examination:
             self._classes.add(names, data, numbers, self._trained.output.probabilities(output))
         elif output.numel() == target.numel() and output.ndim <= 2 and self._is_of_values(target):
             self._add_values(output, target)
-        elif _is_drawable(data) and (made := self._trained.output.pictures(data, output)) is not None:
-            if room := _IMAGES - len(self._images):
-                both = zip(data[:room].cpu(), made[:room].cpu(), strict=True)
-                self._images += [(_small(one), _small(made, like=one)) for one, made in both]
+        elif _is_drawable(data) and self._makes_images(data, output):
+            self._add_images(data, output)
         elif isinstance(data, torch.Tensor) and data.ndim == 2 and not data.is_floating_point():
             room = _TEXTS - len(self._tokens)
             self._tokens += data[:room].tolist() if room else []
@@ -91,7 +90,22 @@ class Examination:
     def _is_of_values(self, target):
         """Whether the target holds values; several classes at once, as 0 and 1, are none."""
         meaning = self._trained.output
-        return target.is_floating_point() and meaning.classes is None and meaning.numbered is None
+        return target.is_floating_point() and not meaning.is_of_classes
+
+    def _makes_images(self, data, output):
+        return output.shape == data.shape or self._trained.output.is_segmentation(output)
+
+    def _add_images(self, data, output):
+        room = _IMAGES - len(self._images)
+        if room <= 0:
+            return
+        meaning, data, output = self._trained.output, data[:room].cpu(), output[:room].cpu()
+        made = outputs_as_images(meaning, data, output)
+        if made is None:
+            return
+        is_like_data = meaning.is_segmentation(output)  # others have a range of their own
+        both = zip(data, made, strict=True)
+        self._images += [(_small(one), _small(made, like=one if is_like_data else None)) for one, made in both]
 
     def _add_values(self, output, target):
         scale = self._trained.output
@@ -276,10 +290,10 @@ def _small(image, like=None):
         size = [max(1, side * _MOST_PIXELS // longest) for side in image.shape[1:]]
         image = torch.nn.functional.interpolate(image[None], size, mode="area")[0]
     values = image if like is None else like.detach().float().cpu().nan_to_num()
-    low, high = values.min(), values.max()
-    return (
-        ((image - low) / (high - low).clamp(min=1e-12) * 255).clamp(0, 255).round().byte().permute(1, 2, 0).contiguous()
-    )
+    low, span = values.min(), values.max() - values.min()
+    if like is not None and not span:  # a blank image, whose mask has a range of 1
+        span += 1
+    return ((image - low) / span.clamp(min=1e-12) * 255).clamp(0, 255).round().byte().permute(1, 2, 0).contiguous()
 
 
 def _picture(image):

@@ -65,6 +65,8 @@ def compute_first_loss(trainer: "Trainer", data: Any, target: Any, metrics: Sequ
         watch.warn(trainer.logger, metric, output, target)
     if trainer.config.keeps_nothing:
         _try_last_batch(trainer)
+    if isinstance(output, torch.Tensor) and output.ndim:
+        trainer.output_shape = tuple(output.shape[1:])
     return loss, output
 
 

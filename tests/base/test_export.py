@@ -136,7 +136,8 @@ def test_a_model_card_tells_what_was_measured_and_how_to_load_it(default_run, tm
     (measured,) = results.values()
     assert f"| test | 10000 | accuracy | {measured['test']['accuracy']:.6g} |" in card
     assert "`MnistModel`, 21,840 parameters; the file is `m.safetensors`" in card
-    assert "10 classes: 0, 1, 2" in card and default_run.name in card and "## What is not known" in card
+    assert "10 classes: 0, 1, 2" in card and "9; softmax gives the probabilities." in card
+    assert default_run.name in card and "## What is not known" in card
     again = run_here("export.py", "-r", default_run, "--to", "safetensors", "--card", "--out", out, status=2)
     assert f"--card: {tmp_path / 'README.md'}: exists; give --out in another folder, or move it away" in again.stderr
     for ending in (".onnx", ".pt2", ".safetensors", ""):
@@ -148,15 +149,32 @@ def test_a_model_card_tells_what_was_measured_and_how_to_load_it(default_run, tm
     [
         (Output(), "numbers, in the unit of the training targets."),
         (Output(mean=5.0, std=2.0), "standardized numbers; times 2 plus 5, they are in the targets' unit."),
-        (Output(numbered="many"), "one number for each class; the classes have no names."),
         (
-            Output(["no", "yes"], numbered="one"),
+            Output(kind="classes"),
+            "one number for each class; the classes have no names; softmax gives the probabilities.",
+        ),
+        (
+            Output(["no", "yes"], kind="logits"),
             "one number for the classes no and yes: its sigmoid is the probability of the second.",
         ),
+        (Output(kind="probabilities"), "one number for the classes 0 and 1: the probability of the second."),
         (
-            Output(numbered="one", is_probability=True),
-            "one number for the classes 0 and 1: the probability of the second.",
+            Output(["red", "row"], kind="logits", shape=[2]),
+            "one number for each of 2 labels, whose sigmoid is its probability: red, row.",
         ),
+        (
+            Output(["red", "row"], kind="probabilities", shape=[2]),
+            "one number for each of 2 labels, its probability: red, row.",
+        ),
+        (
+            Output(["sky", "sea"], kind="classes", shape=[2, 8, 8]),
+            "for each pixel, one number for each of 2 classes: sky, sea; argmax gives the mask.",
+        ),
+        (
+            Output(["sky", "sea"], kind="logits", shape=[1, 8, 8]),
+            "for each pixel, one number for the classes sky and sea: its sigmoid is the probability of the second.",
+        ),
+        (Output(kind="logits", shape=[1, 8, 8]), "numbers of shape (1, 8, 8), whose sigmoid is a probability."),
     ],
 )
 def test_a_model_card_says_what_the_numbers_of_the_file_mean(output, line, default_run, tmp_path):
@@ -164,7 +182,7 @@ def test_a_model_card_says_what_the_numbers_of_the_file_mean(output, line, defau
     trained.output = output
     card = model_card(trained, tmp_path / "m.onnx")
     assert f"- Output: {line}\n" in card
-    assert ("its probabilities" in card) == (output.numbered is not None)
+    assert ("its probabilities" in card) == (output.kind is not None)
 
 
 def test_a_model_card_tells_that_a_checkpoint_outside_a_runs_folder_was_not_tested(default_run, tmp_path):

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from base import BaseDataLoader, InMemoryDataset
 from base.data.inputs import ArrayInput, Examples, Input
-from base.data.outputs import Output
+from base.data.outputs import Output, spec_of
 from base.trained_model import Predictions, TrainedModel
 from helpers import PROJECT, run_here, tiny_config
 from logger.predictions import PredictionGrid, PredictionWriter, errors_first
@@ -208,7 +208,7 @@ def test_outputs_are_read_as_what_they_are():
     assert [row["prediction"] for row in one] == names and one[1]["probability"] == pytest.approx(0.731059, abs=1e-6)
     soft = Output(names).describe(given, target=torch.tensor([0.7, 1.0]))
     assert "target" not in soft[0] and "right" not in soft[0] and soft[1]["target"] == names[1]
-    share = Output(names, is_probability=True).describe(torch.tensor([0.9]))
+    share = Output(names, kind="probabilities").describe(torch.tensor([0.9]))
     assert share[0] == {"prediction": "yes", "probability": pytest.approx(0.9)}
     value = Output(mean=10.0, std=2.0).describe(torch.tensor([[1.5]]), target=torch.tensor([[1.0]]))
     assert value == [{"prediction": 13.0, "target": 12.0}]
@@ -248,14 +248,15 @@ def made(model, output=None):
     return TrainedModel(model, ArrayInput(), output or Output(), torch.device("cpu"))
 
 
-@pytest.mark.parametrize("loss", ["torch.nn.CrossEntropyLoss", "nll_loss", "{'type': 'torch.nn.NLLLoss', 'args': {}}"])
+@pytest.mark.parametrize("loss", ["torch.nn.CrossEntropyLoss", "nll_loss", {"type": "torch.nn.NLLLoss", "args": {}}])
 def test_classes_without_names_are_called_by_their_numbers(loss):
-    output = Output.from_state({}, loss)
+    output = Output.from_state({}, spec_of(loss))
     rows = output.describe(torch.tensor([[0.0, 0.0, 3.0], [1.0, 0.0, 0.0]]), top=2, target=torch.tensor([2, -100]))
     assert rows[0]["prediction"] == rows[0]["target"] == "2" and rows[0]["right"] is True
     assert [name for name, _ in rows[1]["top"]] == ["0", "1"] and "target" not in rows[1]
     pixels = output.describe(torch.zeros(1, 3, 2, 2))
-    assert np.shape(pixels[0]["prediction"]) == (3, 2, 2) and "probability" not in pixels[0]
+    shape = (3, 2, 2) if loss == "nll_loss" else (2, 2)  # a loss of the project's own may have the classes last
+    assert np.shape(pixels[0]["prediction"]) == shape and "probability" not in pixels[0]
 
 
 @pytest.mark.parametrize(
@@ -267,10 +268,10 @@ def test_classes_without_names_are_called_by_their_numbers(loss):
     ],
 )
 def test_one_output_of_two_classes_without_names_is_a_class(loss, probability):
-    (row,) = Output.from_state({}, loss).describe(torch.tensor([[0.5]]), target=torch.tensor([[0.0]]))
+    (row,) = Output.from_state({}, spec_of(loss)).describe(torch.tensor([[0.5]]), target=torch.tensor([[0.0]]))
     assert (row["prediction"], row["target"]) == ("1", "0") or probability == 0.5
     assert row["probability"] == pytest.approx(probability)
-    (values,) = Output.from_state({}, loss).describe(torch.tensor([[0.5, 0.5, 0.5]]))
+    (values,) = Output.from_state({}, spec_of(loss)).describe(torch.tensor([[0.5, 0.5, 0.5]]))
     assert values == {"prediction": [0.5, 0.5, 0.5]}
 
 
@@ -509,3 +510,29 @@ def test_outputs_of_several_shapes_are_no_array_and_leave_the_file_as_it_was(tmp
     batches = [(torch.ones(1, width), torch.ones(1)) for width in (3, 4)]
     with pytest.raises(UserError, match=r"^data_loader: batches have outputs of shape .*\(3,\), \(4,\)"):
         made(torch.nn.Identity()).predict_loader(batches)
+
+
+def test_a_checkpoint_says_what_the_outputs_are(default_run):
+    kept = load_checkpoint(default_run / "model_best.pth")["outputs"]
+    assert kept == {"kind": "classes", "is_declared": False, "shape": [10]}
+    assert TrainedModel.load(default_run).output.spec() == kept
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no CUDA"), SyntaxError("invalid"), KeyError("HOME")])
+def test_a_model_can_be_used_without_its_loss(default_run, monkeypatch, error):
+    def broken(*_):
+        raise error
+
+    checkpoint = load_checkpoint(default_run / "model_best.pth")
+    del checkpoint["outputs"]  # as in an older one
+    monkeypatch.setattr("base.data.outputs.find_type", broken)
+    trained = TrainedModel.of_checkpoint(checkpoint, checkpoint["config"], torch.device("cpu"), None)
+    assert trained.output.kind == "classes" and trained.output.shape is None
+
+
+def test_masks_are_computed_once_for_all_that_show_them(monkeypatch):
+    output, calls = Output(["a", "b"], kind="classes"), []
+    found = output.class_maps
+    monkeypatch.setattr(output, "class_maps", lambda outputs: calls.append(1) or found(outputs))
+    part = Predictions(Examples(["a"]), torch.zeros(1, 2, 4, 4), None, None, output)
+    assert part.masks is not None and part.columns["prediction"] == part.masks.tolist() and len(calls) == 1

@@ -14,7 +14,7 @@ from base.trained_model import Predictions
 from logger.masks import MaskWriter
 from utils.errors import UserError
 
-CLASSES = Output(["sky", "sea", "land"], numbered="many")
+CLASSES = Output(["sky", "sea", "land"], kind="classes")
 MAPS = torch.tensor([[[0, 1], [2, 2]], [[1, 1], [1, 0]]])
 
 

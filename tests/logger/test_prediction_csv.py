@@ -89,7 +89,7 @@ def test_batches_that_are_held_and_written_together_are_as_if_alone(monkeypatch)
 
 
 def test_labels_have_a_column_each():
-    output = Output(["red", "row"], numbered="one")
+    output = Output(["red", "row"], kind="logits")
     part = predictions(
         ["a", "b"], torch.tensor([[0.0, 5.0], [-9.0, -9.0]]), torch.tensor([[1.0, 1.0], [0, 0]]), output=output
     )

@@ -5,7 +5,7 @@ from typing import Any
 _ENTRIES = {
     *("format", "arch", "epoch", "batch", "step", "validated_step", "left_out", "state_dict", "trained_state_dict"),
     *("optimizer", "monitor_best", "best_epoch", "not_improved_count", "attributes", "rng", "log", "config"),
-    *("stop_reason", "of_other_processes", "shards", "logger"),
+    *("stop_reason", "of_other_processes", "shards", "logger", "outputs"),
 }
 
 

@@ -1,14 +1,18 @@
 """What a report shows of predictions is the same for any batch size, and right by hand-computed numbers."""
 
+import base64
+import io
 import json
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from base.data.outputs import Output
 from base.data.texts import TextInput
 from base.trained_model import TrainedModel
+from base.training import examine
 from base.training.examine import Examination
 from logger.details import MOST_LETTERS, MOST_MISTAKES, MOST_PAIRS
 
@@ -87,7 +91,7 @@ def test_targets_of_no_class_and_probabilities_that_are_nan_are_not_counted():
 def test_one_logit_is_of_two_classes():
     target = torch.tensor([[1.0], [0.0], [0.0]])
     batch = None, target, torch.tensor([[2.0], [-1.0], [3.0]])
-    classes = examined(Output(numbered="one"), [batch]).classes
+    classes = examined(Output(kind="logits"), [batch]).classes
     assert classes.pairs == [(0, 0, 1), (0, 1, 1), (1, 1, 1)]
     assert classes.mistakes[0].probability == pytest.approx(torch.tensor(3.0).sigmoid().item())
 
@@ -137,6 +141,31 @@ def test_images_that_are_made_of_images_are_shown_beside_them():
     assert details.images[0][0].uri.startswith("data:image/jpeg;")
 
 
+def drawn(pair):
+    """The pixels (H, W) of the second picture of a pair."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(pair[1].uri.partition(",")[2]))))
+
+
+def test_images_that_are_made_have_a_range_of_their_own_and_masks_that_of_the_image():
+    ramp = torch.linspace(0, 1, 12).view(1, 1, 3, 4)
+    details = examined(Output(), [(ramp, ramp, 40 * ramp - 20)])
+    assert np.abs(drawn(details.images[0]).flatten() - np.linspace(0, 255, 12)).max() <= 1
+    logits = torch.zeros(2, 3, 3, 4)
+    logits[:, 1, 1] = 1
+    images = torch.stack([ramp[0], torch.ones(1, 3, 4)])
+    details = examined(Output(["a", "b", "c"], kind="classes"), [(images, logits.argmax(1), logits)])
+    assert [drawn(pair)[1].tolist() for pair in details.images] == [[128] * 4, [128] * 4]  # of a blank image, too
+
+
+def test_no_masks_are_made_once_all_images_are_kept(monkeypatch):
+    sizes = []
+    made = examine.outputs_as_images
+    monkeypatch.setattr(examine, "outputs_as_images", lambda *given: sizes.append(len(given[1])) or made(*given))
+    batch = torch.rand(6, 3, 4, 4), torch.zeros(6, 4, 4).long(), torch.rand(6, 3, 4, 4)
+    assert len(examined(Output(["a", "b", "c"], kind="classes"), [batch] * 4).images) == 8
+    assert sizes == [6, 2]
+
+
 @pytest.mark.parametrize(
     "batch",
     [
@@ -152,6 +181,6 @@ def test_what_cannot_be_shown_is_left_out(batch):
     assert details.classes is None and not details.values and not details.images
 
 
-@pytest.mark.parametrize("meaning", [Output(["a", "b", "c"]), Output(numbered="one")])
+@pytest.mark.parametrize("meaning", [Output(["a", "b", "c"]), Output(kind="logits")])
 def test_several_classes_at_once_are_not_taken_for_values(meaning):
     assert not examined(meaning, [(torch.zeros(2, 3), torch.ones(2, 3), torch.zeros(2, 3))]).values

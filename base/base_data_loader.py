@@ -41,7 +41,7 @@ class BaseDataLoader(SeededLoader):
     groups: (N,) an id of each sample; a split keeps the samples of one id together.
     balance_classes: (N,) the class of each sample; training then draws all classes equally often.
     lengths: (N,) the length of each sample; each batch of training then holds samples of similar length.
-    sample_weights: (N,) how often training draws each sample, in proportion; as many draws an epoch as samples.
+    sampling_weights: (N,) how often training draws each sample, in proportion; as many draws an epoch as samples.
     samples: (M,) indices of the samples to use, of which a split sets some aside; by default all.
     loader_kwargs: passed to DataLoader. Workers live as long as the loader unless persistent_workers=False is given;
         a worker that brings no batch for `timeout` seconds, by default 1800, ends the run.
@@ -79,7 +79,7 @@ class BaseDataLoader(SeededLoader):
         groups=None,
         balance_classes=None,
         lengths=None,
-        sample_weights=None,
+        sampling_weights=None,
         samples=None,
         **loader_kwargs: Any,
     ) -> None:
@@ -90,7 +90,7 @@ class BaseDataLoader(SeededLoader):
             raise UserError(f"dataset: {no_stream(dataset)}")
         for name in ("sampler", "batch_sampler"):
             if loader_kwargs.pop(name, None) is not None:
-                remedy = "give sample_weights, balance_classes, lengths or samples, which resume within an epoch"
+                remedy = "give sampling_weights, balance_classes, lengths or samples, which resume within an epoch"
                 raise UserError(f"{name}: BaseDataLoader has its own; {remedy}")
         if valid_dataset is not None and len(valid_dataset) != len(dataset):
             raise UserError(f"valid_dataset: has {len(valid_dataset)} samples, but the dataset has {len(dataset)}")
@@ -108,7 +108,9 @@ class BaseDataLoader(SeededLoader):
         self._collate_fn = collate_fn
         self._split_by = {"fold": fold, "stratify": stratify, "groups": groups}
         self._drawn_by = _drawn_by(
-            {"balance_classes": balance_classes, "lengths": lengths, "sample_weights": sample_weights}, shuffle, dataset
+            {"balance_classes": balance_classes, "lengths": lengths, "sampling_weights": sampling_weights},
+            shuffle,
+            dataset,
         )
         self._samples_in_batch = batch_size
         train_sampler, self.valid_sampler = self._split_sampler(validation_split)
@@ -248,7 +250,7 @@ class BaseDataLoader(SeededLoader):
             return BalancedSampler(indices, values[indices])
         if name == "lengths":
             return LengthSampler(indices, values[indices], self._samples_in_batch)
-        if name == "sample_weights":
+        if name == "sampling_weights":
             return WeightedSampler(indices, values[indices])
         return EpochSampler(indices, getattr(self, "shuffle", True))
 
@@ -267,6 +269,6 @@ def _drawn_by(given, shuffle, dataset):
         if not shuffle or values.shape != (len(dataset),):
             what = f"shuffle is {shuffle}, and its shape {values.shape}"
             raise UserError(f"{name}: needs shuffle, and a value for each of the {len(dataset):,} samples; {what}")
-        if name == "sample_weights" and not (np.isfinite(values) & (values >= 0)).all():
-            raise UserError("sample_weights: should be finite numbers of 0 or more")
+        if name == "sampling_weights" and not (np.isfinite(values) & (values >= 0)).all():
+            raise UserError("sampling_weights: should be finite numbers of 0 or more")
     return next(iter(named.items()), ("", np.empty(0)))

@@ -5,6 +5,7 @@ import gc
 import itertools
 import logging
 import os
+import signal
 import types
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +16,8 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: tests run side by side, and threads would fight
 hypothesis.settings.register_profile("untimed", hypothesis.settings.default, deadline=None)
 hypothesis.settings.load_profile("untimed")  # on a busy machine, an example takes any time
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell script; processes inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 metadata.version = functools.cache(metadata.version)  # each run records the versions, and reading them takes a while
 
 

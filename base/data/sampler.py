@@ -123,7 +123,7 @@ class WeightedSampler(EpochSampler):
         super().__init__(indices, shuffle=True, seed=seed)
         self.weights = torch.as_tensor(weights, dtype=torch.float64)
         if not self.weights.any():
-            raise UserError("sample_weights: all are 0 in the training part")
+            raise UserError("sampling_weights: all are 0 in the training part")
 
     def order(self, epoch: int | None) -> torch.Tensor:
         """Return N indices, int64, in the epoch's order; None draws one from torch's global generator."""

@@ -98,7 +98,7 @@ class WeightedLoader(BaseDataLoader):
     """The tiny job's loader, which draws some samples more often."""
 
     def __init__(self, dataset, *args):
-        super().__init__(dataset, *args, sample_weights=WEIGHTS)
+        super().__init__(dataset, *args, sampling_weights=WEIGHTS)
 
 
 def test_samples_are_drawn_in_proportion_to_their_weights():
@@ -141,19 +141,19 @@ NO_SAMPLERS = {"sampler": None, "batch_sampler": None}
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"sample_weights": WEIGHTS[1:]}, r"sample_weights: needs shuffle, and a value for each of the 50 samples"),
+        ({"sampling_weights": WEIGHTS[1:]}, r"sampling_weights: needs shuffle, and a value for each of the 50 samples"),
         ({"lengths": [1] * 49}, "lengths: needs shuffle, and a value for each of the 50 samples"),
-        ({"sample_weights": [-1.0, *WEIGHTS[1:]]}, "sample_weights: should be finite numbers of 0 or more"),
-        ({"sample_weights": [float("nan"), *WEIGHTS[1:]]}, "sample_weights: should be finite numbers of 0 or more"),
-        ({"sample_weights": [0.0] * 50}, "sample_weights: all are 0 in the training part"),
-        ({"sample_weights": WEIGHTS, "balance_classes": RARE}, "balance_classes, sample_weights: give one of them"),
-        ({"sample_weights": WEIGHTS, "lengths": RARE}, "lengths, sample_weights: give one of them"),
-        ({"sampler": [1, 2]}, "sampler: BaseDataLoader has its own; give sample_weights"),
+        ({"sampling_weights": [-1.0, *WEIGHTS[1:]]}, "sampling_weights: should be finite numbers of 0 or more"),
+        ({"sampling_weights": [float("nan"), *WEIGHTS[1:]]}, "sampling_weights: should be finite numbers of 0 or more"),
+        ({"sampling_weights": [0.0] * 50}, "sampling_weights: all are 0 in the training part"),
+        ({"sampling_weights": WEIGHTS, "balance_classes": RARE}, "balance_classes, sampling_weights: give one of them"),
+        ({"sampling_weights": WEIGHTS, "lengths": RARE}, "lengths, sampling_weights: give one of them"),
+        ({"sampler": [1, 2]}, "sampler: BaseDataLoader has its own; give sampling_weights"),
         ({"batch_sampler": [[1, 2]]}, "batch_sampler: BaseDataLoader has its own"),
         ({"lengths": ["a"] * 50}, r"lengths: got \['a', .*; it should be a list or an array of numbers$"),
         ({"lengths": [None] * 50}, r"lengths: got \[None, .*; it should be a list or an array of numbers$"),
         ({"lengths": [[1]] * 49 + [[1, 2]]}, "lengths: got .*; it should be a list or an array of numbers$"),
-        ({"sample_weights": ["1.0"] * 50}, "sample_weights: got .*; it should be a list or an array of numbers$"),
+        ({"sampling_weights": ["1.0"] * 50}, "sampling_weights: got .*; it should be a list or an array of numbers$"),
         (
             {"balance_classes": [None, "a"] * 25},
             "balance_classes: got .*; it should be a list or an array of numbers or texts, not both$",

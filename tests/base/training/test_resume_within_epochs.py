@@ -156,7 +156,7 @@ class Weighted(BaseDataLoader):
     """Single samples, drawn in proportion to weights."""
 
     def __init__(self, *args):
-        super().__init__(*args, sample_weights=[1.0 + index % 3 for index in range(50)])
+        super().__init__(*args, sampling_weights=[1.0 + index % 3 for index in range(50)])
 
 
 def test_stop_with_weighted_samples(tmp_path, left_alone):

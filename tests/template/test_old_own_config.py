@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from base import BaseTrainer
+from helpers import tiny_config
 from parse_config import ConfigParser as FrameworkConfigParser
 from utils.old_forms.own_config import OwnConfigParser
 from utils.runs.checkpoint import load_checkpoint
@@ -177,3 +179,22 @@ def test_a_config_of_2018_keeps_its_folders_in_a_worker_and_is_a_dict_in_a_file(
         multiprocessing.context.set_spawning_popen(None)
     other = pickle.loads(content)
     assert (other.save_dir, other.log_dir) == folders
+
+
+def test_a_run_in_folders_that_a_subclass_has_set_is_recorded(tmp_path):
+    class Apart(FrameworkConfigParser):
+        def __init__(self, config):
+            super().__init__(config)
+            self._save_dir, self._log_dir = tmp_path / "made/checkpoints", tmp_path / "made/log"
+
+    class Once(BaseTrainer):
+        def _train_epoch(self, epoch):
+            return {"loss": 1.0}
+
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    Once(model, None, [], optimizer, Apart(tiny_config(tmp_path, epochs=1))).train()
+    assert {"config.json", "environment.json", "checkpoint-epoch1.pth"} <= {
+        path.name for path in (tmp_path / "made/checkpoints").iterdir()
+    }
+    assert (tmp_path / "made/log/metrics.csv").is_file() and not (tmp_path / "models").exists()

@@ -23,7 +23,7 @@ def old_name(module: str, name: str) -> Any:
     if name not in _NAMES:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
     if name == "Logger":
-        let_torch_read_loggers()
+        _let_torch_read_loggers()
     return _NAMES[name]
 
 
@@ -66,7 +66,7 @@ class Timer:
 _NAMES = {"get_instance": get_instance, "Logger": Logger, "Timer": Timer}
 
 
-def let_torch_read_loggers() -> None:
+def _let_torch_read_loggers():
     """Let torch.load(path) of a script read the checkpoints of that time, in which such a Logger is pickled."""
     import torch
 

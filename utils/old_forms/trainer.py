@@ -13,14 +13,12 @@ from utils.metric_tracker import NAN_OF_WRITER
 from utils.nearest import nearest
 from utils.old_forms.config import OldConfigForms
 from utils.old_forms.flags import is_typed
-from utils.old_forms.names import let_torch_read_loggers
 from utils.runs.weights import load_weights, unwrapped
 from utils.signatures import signature
 
 if TYPE_CHECKING:
     import torch
 
-let_torch_read_loggers()  # also for scripts that do not import Logger; base, which leads here, is imported by models
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 

@@ -153,7 +153,7 @@ def test_several_labels_and_their_errors(trained):
 
 
 def test_labels_that_are_numbers_are_separated_as_any(capsys):
-    outputs, labels = torch.tensor([[0.75, 0.875]]), Output([1, 3], is_probability=True, numbered="one")
+    outputs, labels = torch.tensor([[0.75, 0.875]]), Output([1, 3], kind="probabilities")
     part = Predictions(Examples(["a"]), outputs, outputs, torch.ones(1, 2), labels)
     with PredictionWriter() as writer:
         for one in writer.counted([part]):

@@ -64,7 +64,7 @@ class MaskWriter:
         """
         for part in parts:
             if self.folder is not None and len(part.outputs):
-                _require_masks(part.output, part.outputs)
+                _require_masks(part)
                 finite = part.outputs.amax(dim=1).isfinite().flatten(1).all(dim=1).tolist()  # nan is the largest
                 for source, is_finite in zip(_sources(part), finite, strict=True):
                     if not is_finite:
@@ -79,7 +79,7 @@ class MaskWriter:
             if self._part is None:
                 self._part = self.folder / f".{secrets.token_hex(8)}.part"
                 self._part.mkdir(parents=True)
-            masks = part.output.class_maps(part.outputs).to(torch.uint8).cpu().numpy()
+            masks = part.masks.to(torch.uint8).cpu().numpy()
             for source, mask in zip(_sources(part), masks, strict=True):
                 self._write(self._part, self._path_for(source), mask)
 
@@ -125,11 +125,10 @@ def _sources(part):
     return [str(name) for place, name in enumerate(part.examples.names) if place not in part.examples.errors]
 
 
-def _require_masks(output, outputs):
-    """Raise UserError if outputs give no masks."""
-    shape = tuple(outputs.shape)
-    maps = output.class_maps(outputs)
-    if maps is not None and maps.ndim == 3 and shape[1] <= _MOST_CLASSES:
+def _require_masks(part):
+    """Raise UserError if the outputs of Predictions give no masks."""
+    shape, classes = tuple(part.outputs.shape), part.output.classes
+    if part.masks is not None and part.masks.ndim == 3 and shape[1] <= _MOST_CLASSES:
         return
     if len(shape) != 4:
         cause = "masks are made of outputs (N, classes, H, W)"
@@ -137,8 +136,8 @@ def _require_masks(output, outputs):
         cause = f"a PNG holds {_MOST_CLASSES} class numbers at most; --save-outputs takes all"
     elif shape[1] == 1:
         cause = 'one output needs two named classes, and a loss of your own expects = "logits": docs/predict.md'
-    elif output.classes is not None and len(output.classes) != shape[1]:
-        cause = f"the data loader's classes are {len(output.classes)}; name as many as there are outputs"
+    elif classes is not None and len(classes) != shape[1]:
+        cause = f"the data loader's classes are {len(classes)}; name as many as there are outputs"
     else:
         cause = 'nothing says that they are classes; give a loss of your own expects = "classes": docs/predict.md'
     raise UserError(f"--masks: the outputs are {shape}; {cause}")

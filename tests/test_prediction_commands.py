@@ -9,8 +9,11 @@ import torch
 from PIL import Image
 
 from base import BaseDataLoader
-from base.data.inputs import ImageInput
+from base.data.inputs import Examples, ImageInput
+from base.data.outputs import Output
+from base.trained_model import Predictions
 from helpers import run_here, tiny_config
+from logger.predictions import PredictionWriter
 from parse_config import ConfigParser
 from train import build
 
@@ -147,3 +150,12 @@ def test_several_labels_and_their_errors(trained):
     assert rows[0]["prediction"] == ["sky", "sea"] and rows[0]["probabilities"]["land"] == pytest.approx(
         0.1192, abs=1e-4
     )
+
+
+def test_labels_that_are_numbers_are_separated_as_any(capsys):
+    outputs, labels = torch.tensor([[0.75, 0.875]]), Output([1, 3], kind="probabilities")
+    part = Predictions(Examples(["a"]), outputs, outputs, torch.ones(1, 2), labels)
+    with PredictionWriter() as writer:
+        for one in writer.counted([part]):
+            writer.add(one)
+    assert capsys.readouterr().out.splitlines()[0].split(maxsplit=1) == ["a", "1 0.7500  3 0.8750  target 1, 3"]

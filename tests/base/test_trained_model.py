@@ -401,7 +401,7 @@ def test_of_many_errors_the_most_confident_are_kept(monkeypatch):
 @pytest.mark.parametrize("outputs", [[[torch.nan, 0.9], [0.9, 0.9]], [[-0.5, 0.2], [0.9, 0.9]]], ids=["nan", "outside"])
 def test_errors_whose_outputs_predict_nothing_come_last(outputs):
     outputs, target = torch.tensor(outputs), torch.zeros(2, 2)
-    labels = Output(["far", "near"], is_probability=True, numbered="one")
+    labels = Output(["far", "near"], kind="probabilities")
     (found,) = errors_first([Predictions(Examples(["a", "b"]), outputs, outputs, target, labels)])
     assert [(row["source"], row["prediction"]) for row in found.rows] == [("b", ["far", "near"]), ("a", None)]
 

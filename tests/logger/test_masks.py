@@ -51,6 +51,16 @@ def test_pixels_are_class_numbers_and_files_are_called_as_their_examples(tmp_pat
     assert found == {"x/a.png": first, "y/a.png": second, "test-0.png": first, "rows.npy-1.png": second}
 
 
+def test_one_output_of_two_named_classes_and_classes_without_names_give_masks(tmp_path):
+    logits, wanted = torch.tensor([[[[-1.0, 0.5], [2.0, -3.0]]]]), [[0, 1], [1, 0]]
+    for name, output, outputs in (
+        ("one", Output(["road", "rest"], kind="logits"), logits),
+        ("many", Output(kind="classes"), torch.cat([-logits, logits], dim=1)),
+    ):
+        found = written(tmp_path / name, Predictions(Examples(["a.jpg"]), outputs, None, None, output))
+        assert found == {"a.png": wanted}
+
+
 def test_paths_begin_below_the_common_folder_and_keep_all_that_every_system_takes(tmp_path):
     names = "/data/x/a (1).jpg", "/data/x/sub/A.jpg", "/data/x/sub/a.jpg", "/data/x/sub/a.png", "/data/x/b?.jpg"
     assert named(tmp_path / "m", *names) == {"a (1).png", "sub/A.png", "sub/a-2.png", "sub/a-3.png", "b-.png"}
@@ -85,7 +95,7 @@ def test_nothing_is_left_of_a_run_that_fails(tmp_path):
         ((2, 3, 2, 2), Output(["a", "b", "c"]), "nothing says that they are classes; give a loss of your own expects"),
         ((2, 1, 2, 2), Output(), 'one output needs two named classes, and a loss of your own expects = "logits"'),
         ((2, 3), CLASSES, r"masks are made of outputs \(N, classes, H, W\)"),
-        ((1, 257, 1, 1), Output(numbered="many"), "a PNG holds 256 class numbers at most; --save-outputs takes all"),
+        ((1, 257, 1, 1), Output(kind="classes"), "a PNG holds 256 class numbers at most; --save-outputs takes all"),
     ],
 )
 def test_outputs_that_give_no_masks_are_refused_before_a_row_is_shown(tmp_path, shape, output, message):

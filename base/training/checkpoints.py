@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from base.base_data_loader import BaseDataLoader
-from base.data.outputs import spec_of
+from base.data.outputs import Output, spec_in, spec_of
 from base.training.nonfinite import MAX_SKIPPED
 from utils.config.changes import monitored, optimizer_types, order_of_data
 from utils.config.plain import require_savable
@@ -208,8 +208,8 @@ def _restore_progress(trainer, checkpoint, before, changed, data_changed):
     """Set the position: after the checkpoint's batch, or at the start of that epoch if need be."""
     trainer.start_epoch = checkpoint.get("epoch", 0) + 1
     trainer.batches_done = checkpoint.get("batch", 0)
-    trainer.step = checkpoint.get("step", 0)
-    trainer.validated_step = checkpoint.get("validated_step", 0)
+    trainer.step, trainer.validated_step = checkpoint.get("step", 0), checkpoint.get("validated_step", 0)
+    trainer.output_shape = Output.from_state({}, spec_in(checkpoint)).shape
     try:
         skipped = {(as_count(epoch), as_count(batch_idx)) for epoch, batch_idx in checkpoint.get("left_out", ())}
     except (TypeError, ValueError):

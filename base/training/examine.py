@@ -68,7 +68,7 @@ class Examination:
             self._classes.add(names, data, numbers, self._trained.output.probabilities(output))
         elif output.numel() == target.numel() and output.ndim <= 2 and self._is_of_values(target):
             self._add_values(output, target)
-        elif _is_drawable(data) and self._makes_images(data, output):
+        elif _is_drawable(data):
             self._add_images(data, output)
         elif isinstance(data, torch.Tensor) and data.ndim == 2 and not data.is_floating_point():
             room = _TEXTS - len(self._tokens)
@@ -92,20 +92,15 @@ class Examination:
         meaning = self._trained.output
         return target.is_floating_point() and not meaning.is_of_classes
 
-    def _makes_images(self, data, output):
-        return output.shape == data.shape or self._trained.output.is_segmentation(output)
-
     def _add_images(self, data, output):
-        room = _IMAGES - len(self._images)
-        if room <= 0:
-            return
-        meaning, data, output = self._trained.output, data[:room].cpu(), output[:room].cpu()
-        made = outputs_as_images(meaning, data, output)
-        if made is None:
-            return
-        is_like_data = meaning.is_segmentation(output)  # others have a range of their own
-        both = zip(data, made, strict=True)
-        self._images += [(_small(one), _small(made, like=one if is_like_data else None)) for one, made in both]
+        """Keep what is made of the first images, if it can be drawn beside them."""
+        meaning, room = self._trained.output, _IMAGES - len(self._images)
+        data, output = data[:room].cpu(), output[:room].cpu()
+        made = outputs_as_images(meaning, data, output) if room else None
+        if made is not None:
+            has_range_of_data = meaning.is_segmentation(output)
+            both = zip(data, made, strict=True)
+            self._images += [(_small(one), _small(made, like=one if has_range_of_data else None)) for one, made in both]
 
     def _add_values(self, output, target):
         scale = self._trained.output

@@ -74,7 +74,8 @@ def test_a_program_of_torch_export_gives_the_same_bits(default_run, images, tmp_
     extra = {"about.json": ""}
     program = torch.export.load(path, extra_files=extra)
     assert torch.equal(program.module()(images), TrainedModel.load(default_run).outputs(images))
-    assert json.loads(extra["about.json"])["classes"] == list("0123456789")
+    about = json.loads(extra["about.json"])
+    assert about["classes"] == list("0123456789") and about["output"]["activation"] == "softmax"
 
 
 def test_weights_alone_are_written_and_read_again(default_run, tmp_path):

@@ -70,14 +70,19 @@ _PICTURES = (
 # Pages that stay in the template: on its own jobs, and on making and updating projects
 _PAGES = ("jobs.md", "new_projects.md", "results.md", "results.py", "updating.md")
 _LEFTOVERS = ("__pycache__", "*.py[cod]", ".*cache", ".hypothesis", ".ipynb_checkpoints")
-LEFT_BEHIND = shutil.ignore_patterns(*_LEFTOVERS, *_PAGES, *_PICTURES)
+
+
+def left_behind(folder: str, names: list[str]) -> set[str]:
+    """Return which names of a folder are not copied; pages and pictures are left out of docs/ alone."""
+    of_docs = (*_PAGES, *_PICTURES) if Path(folder).name == "docs" else ()
+    return shutil.ignore_patterns(*_LEFTOVERS, *of_docs)(folder, names)
 
 
 def copy_template(target: Path, name: str) -> None:
     """Copy the framework, the user's folders and the project's own files, and write the name into them."""
     copy_framework(target)
     copy_items(YOURS, target)
-    shutil.copytree(TEMPLATE / OWN_FILES, target, ignore=LEFT_BEHIND, dirs_exist_ok=True)
+    shutil.copytree(TEMPLATE / OWN_FILES, target, ignore=left_behind, dirs_exist_ok=True)
 
     config, readme = target / "config.json", target / "README.md"
     named = config.read_text(encoding="utf-8")
@@ -103,7 +108,7 @@ def copy_items(items: list[str], target: Path) -> None:
     for item in items:
         source = TEMPLATE / item
         if source.is_dir():
-            shutil.copytree(source, target / item, ignore=LEFT_BEHIND)
+            shutil.copytree(source, target / item, ignore=left_behind)
         else:
             shutil.copy2(source, target / item)
 

@@ -5,7 +5,7 @@ They are forked from the server of tests/forked.py, which has imported the libra
 
 import contextlib
 import gc
-import importlib.util
+import importlib
 import io
 import multiprocessing
 import os
@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 import traceback
+from pathlib import Path
 
 import numpy as np
 from forked import SERVER, START_METHOD, draw_seeds
@@ -180,10 +181,8 @@ def _module(path):
     """The module of a test's file, or this one."""
     if path == __file__:
         return sys.modules[__name__]
-    spec = importlib.util.spec_from_file_location("a_test", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    sys.path.insert(0, os.path.dirname(path))  # for the workers of a loader, too
+    return importlib.import_module(Path(path).stem)
 
 
 def _free_port():

@@ -299,14 +299,18 @@ def test_a_function_with_a_generator_of_its_own_is_called_with_single_samples():
     assert len(batch.unique(dim=0)) == 2
 
 
+def shift(image):
+    return image.add_(torch.randn(1))
+
+
+def shift_each(batch):
+    return batch.add_(torch.randn(len(batch), 1, 1, 1))
+
+
+shift_each.draws_per_sample = True
+
+
 def test_a_random_transform_that_works_in_place_is_applied_once():
-    def shift(image):
-        return image.add_(torch.randn(1))
-
-    def shift_each(batch):
-        return batch.add_(torch.randn(len(batch), 1, 1, 1))
-
-    shift_each.draws_per_sample = True
     for transforms in ({"transform": shift}, {"batch_transform": shift_each}):
         stored = images().float()
         seed_everything(3)

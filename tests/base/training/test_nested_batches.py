@@ -80,11 +80,10 @@ def test_an_error_of_a_step_tells_what_the_batch_was(tmp_path):
         trainer.train()
     with pytest.raises(RuntimeError) as validation:
         trainer._valid_epoch(1)
-    for told, samples in ((training, 12), (validation, 12)):
-        assert told.value.__notes__ == [
-            f"the batch's data: tensor ({samples}, 4) float32; its target: tensor ({samples},) int64; "
-            "the model's parameters: float32"
-        ]
+    what = "the batch's data: tensor (12, 4) float32; its target: tensor (12,) int64; the model's parameters: float32"
+    assert training.value.__notes__ == [what]
+    assert validation.value.__notes__[0] == what and len(validation.value.__notes__) == 2
+    assert validation.value.__notes__[1].startswith("validation and test.py compute criterion(model(data), target)")
 
 
 class FirstSteps(torch.nn.Module):

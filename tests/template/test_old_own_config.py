@@ -101,17 +101,22 @@ def test_copies_of_it_are_separate_objects_with_the_same_folders(tmp_path):
     assert copy.copy(config).config is config.config and copy.deepcopy(config).config is not config.config
 
 
-def test_a_config_in_a_worker_has_the_folders_of_the_run(tmp_path):
-    config = FrameworkConfigParser({"name": "n", "trainer": {"save_dir": str(tmp_path)}})
-    folders = config.save_dir, config.log_dir
-    assert copy.copy(config).save_dir == copy.deepcopy(config).save_dir == folders[0]
-    assert "folders" not in config.__getstate__()  # in a file it is a config alone
+def in_a_spawned_worker(config):
+    """The config as a worker process that is spawned gets it."""
     multiprocessing.context.set_spawning_popen(object())
     try:
         content = pickle.dumps(config)
     finally:
         multiprocessing.context.set_spawning_popen(None)
-    other = pickle.loads(content)
+    return pickle.loads(content)
+
+
+def test_a_config_in_a_worker_has_the_folders_of_the_run(tmp_path):
+    config = FrameworkConfigParser({"name": "n", "trainer": {"save_dir": str(tmp_path)}})
+    folders = config.save_dir, config.log_dir
+    assert copy.copy(config).save_dir == copy.deepcopy(config).save_dir == folders[0]
+    assert "folders" not in config.__getstate__()  # in a file it is a config alone
+    other = in_a_spawned_worker(config)
     assert (other.save_dir, other.log_dir) == folders and len(list((tmp_path / "models/n").iterdir())) == 1
 
 
@@ -172,12 +177,7 @@ def test_a_config_of_2018_keeps_its_folders_in_a_worker_and_is_a_dict_in_a_file(
     config.given_as_dict = True
     folders = config.save_dir, config.log_dir
     assert pickle.loads(pickle.dumps(config)) == config.config
-    multiprocessing.context.set_spawning_popen(object())
-    try:
-        content = pickle.dumps(config)
-    finally:
-        multiprocessing.context.set_spawning_popen(None)
-    other = pickle.loads(content)
+    other = in_a_spawned_worker(config)
     assert (other.save_dir, other.log_dir) == folders
 
 

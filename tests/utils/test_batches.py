@@ -308,7 +308,7 @@ def test_the_file_of_a_sample_is_found_in_what_the_dataset_lists(attributes, fil
 
 
 class LazyImages(Listing):
-    """A dataset whose images are decoded when they are read, of which one is damaged."""
+    """A dataset whose images are decoded when they are read; one of them is damaged."""
 
     class Images:
         num_read = 0

@@ -86,7 +86,7 @@ def test_a_mask_of_nan_is_no_prediction():
 @pytest.mark.parametrize(
     "loss, expects, shape, is_segmentation",
     [
-        ("cross_entropy_of_tokens", None, (2, 3, 3), False),  # tokens and classes, in which order nobody knows
+        ("cross_entropy_of_tokens", None, (2, 3, 3), False),  # tokens and classes, in an unknown order
         ("cross_entropy_of_tokens", "anything", (2, 3, 3), False),
         ("cross_entropy_of_tokens", "classes", (2, 3, 3), True),
         ("torch.nn.CrossEntropyLoss", None, (2, 3, 3), True),

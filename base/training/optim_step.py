@@ -76,6 +76,7 @@ class OptimStep:
         self.own_by_process = not self._sharded  # sharded gradients are summed over the processes at once
         self.measures_norm = False
         self.norm = self.lr = None
+        self._are_used = False  # the gradients that there are, by an optimizer step
         self.reset()
 
     def reset(self) -> None:
@@ -87,12 +88,17 @@ class OptimStep:
         self._exchanged = True  # whether the processes have averaged the window's gradients so far
 
     def begin(self, part: Part | None, last: bool = False) -> None:
-        """Prepare for a batch's forward pass, so that processes exchange gradients only at the end of a window.
+        """Prepare for a batch's forward pass: free the gradients of the window before, whose memory it can use.
+
+        Processes exchange gradients only at the end of a window.
 
         part: this process's Part of the batch; None for all of it.
         last: whether it is the last batch of its epoch.
         """
         self._part = part
+        if self._are_used:
+            self.optimizer.zero_grad()
+            self._are_used = False
         if part is not None and self.accumulate > 1:
             self._exchanged = self._sharded or last or self.num_batches + 1 >= self.accumulate
             exchange_gradients(self._model, self._exchanged)
@@ -116,7 +122,9 @@ class OptimStep:
         if self._part is not None:
             loss, num_samples = self._weighted(loss, num_samples, self._part)
         if self.num_batches == 0:
-            self.optimizer.zero_grad()
+            if self._gradients():  # of a backward pass of a loop's own, or after a step without begin
+                self.optimizer.zero_grad()
+            self._are_used = False
             self._num_samples, self._first_samples = 0, num_samples
             if self._count is not None:
                 self._first_samples = _or_one(num_samples)
@@ -141,7 +149,7 @@ class OptimStep:
         if not self._exchanged:  # the window was to have further batches
             average_gradients(self._parameters())
         self._update()
-        self.num_batches = 0
+        self.num_batches, self._are_used = 0, True
         return True
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 import contextlib
+import copy
 import csv
 import math
 
@@ -360,6 +361,40 @@ def test_accumulation_updates_once_a_window_and_at_the_epochs_end(tmp_path):
     trainer.optimizer = trainer.optim_step.optimizer = optimizer
     trainer.train()
     assert Counting.steps == 2  # one an epoch
+
+
+@pytest.mark.parametrize("accumulate, expected", [(1, [False] * 5), (2, [False, True, False, True, False])])
+def test_the_memory_of_gradients_is_free_in_the_forward_pass_after_an_optimizer_step(tmp_path, accumulate, expected):
+    model, there = torch.nn.Linear(4, 3), []
+
+    def look(module, inputs):
+        if module.training:
+            there.append(module.weight.grad is not None)
+
+    trainer = tiny_trainer(tiny_config(tmp_path, epochs=2, accumulate=accumulate), model=model)
+    model.register_forward_pre_hook(look)
+    trainer.train()
+    assert there[-10:] == 2 * expected  # not those that are tried out before the first epoch
+
+
+def test_gradients_that_a_loop_of_its_own_accumulates_stay(tmp_path):
+    class Own(Trainer):
+        def _train_batch(self, batch_idx, data, target):
+            output = self.model(data)
+            loss = self.criterion(output, target)
+            (loss / 5).backward()
+            if batch_idx == 4:
+                sums.append(self.model.weight.grad.clone())
+                self.optimizer.step()
+            return loss, output
+
+    sums, model = [], torch.nn.Linear(4, 3)
+    before = copy.deepcopy(model)
+    trainer = tiny_trainer(tiny_config(tmp_path, epochs=1), model=model, trainer_class=Own)
+    trainer.train()
+    batches = list(trainer.data_loader)
+    sum(trainer.criterion(before(data), target) / 5 for data, target in batches).backward()
+    assert len(batches) == 5 and torch.allclose(sums[0], before.weight.grad, atol=1e-6)
 
 
 def test_a_window_ends_with_the_epoch_even_if_the_loader_has_less_than_it_says(tmp_path, capsys):

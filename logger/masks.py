@@ -65,9 +65,9 @@ class MaskWriter:
         for part in parts:
             if self.folder is not None and len(part.outputs):
                 _require_masks(part)
-                finite = part.outputs.amax(dim=1).isfinite().flatten(1).all(dim=1).tolist()  # nan is the largest
-                for source, is_finite in zip(_sources(part), finite, strict=True):
-                    if not is_finite:
+                give_masks = part.output.give_masks(part.outputs).tolist()
+                for source, gives_mask in zip(_sources(part), give_masks, strict=True):
+                    if not gives_mask:
                         raise UserError(f"--masks: {shown(source)}: the model's outputs are nan or infinite")
             yield part
 

@@ -144,7 +144,7 @@ class Output:
         return (outputs[:, 0] > (0.5 if self.kind == "probabilities" else 0.0)).long()
 
     def give_masks(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Whether each of the outputs (B, classes, ...) of a segmentation gives a mask: not with nan or infinite ones."""
+        """Whether each of the outputs (B, classes, ...) of a segmentation gives a mask, as finite ones do."""
         return outputs.amax(dim=1).isfinite().flatten(1).all(dim=1)  # nan is the largest
 
     def probabilities(self, outputs: torch.Tensor) -> torch.Tensor | None:

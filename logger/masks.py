@@ -23,8 +23,8 @@ _NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')  # on Windows
 class MaskWriter:
     """A context that writes the predictions of a segmentation into a folder, as PNGs whose pixels are class numbers.
 
-    folder: new or empty; None writes nothing. What a process that was killed left in it is deleted. Below it, files have
-    the paths of their examples below the folder that these have in common: x/a.png for data/x/a.jpg, test-0.png for
+    folder: new or empty; None writes nothing. What a killed process left in it is deleted. Below it, files have the
+    paths of their examples below the folder that these have in common: x/a.png for data/x/a.jpg, test-0.png for
     test:0, and a-2.png for a second a.png. The folder is complete, or as it was before.
 
     Raises UserError for a folder that cannot be used.

@@ -6,11 +6,16 @@ import sys
 import pytest
 import torch
 
+from helpers import tiny_config
+from logger import TensorboardWriter
+from parse_config import ConfigParser
+from utils import read_json
 from utils.config.components import OWN_SECTION
 from utils.config.types import resolve
 from utils.errors import UserError
 from utils.old_forms.config import in_todays_terms
 from utils.old_forms.named import wrong_names, wrong_names_of_script
+from utils.old_forms.names import old_name
 
 SCRIPT = """import argparse
 import torch
@@ -20,11 +25,6 @@ import model as module_arch
 import net.loss as module_loss
 import net.metric as module_metric
 from parse_config import ConfigParser
-from helpers import tiny_config
-from logger import TensorboardWriter
-from parse_config import ConfigParser
-from utils import read_json
-from utils.old_forms.names import old_name
 
 
 def main(config):

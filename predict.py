@@ -19,6 +19,7 @@ def main(flags: argparse.Namespace) -> int:
     from base.data.sources import Sources, refuse_overwriting
     from base.generate import continued_files, continues_texts
     from base.trained_model import TrainedModel
+    from base.training.summary import num_samples_of
     from logger.masks import MaskWriter
     from logger.predictions import PredictionGrid, PredictionWriter, errors_first
 
@@ -33,7 +34,7 @@ def main(flags: argparse.Namespace) -> int:
     ):
         if flags.split:
             loader = model.loader(flags.split, flags.batch_size)
-            found, total = model.predict_split(loader, flags.split, flags.top), len(loader.sampler)
+            found, total = model.predict_split(loader, flags.split, flags.top), num_samples_of(loader)
         elif model.has_input and continues_texts(model):
             found = continued_files(model, flags.sources, flags.length, flags.temperature, flags.seed)
             total = None

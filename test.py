@@ -16,6 +16,7 @@ def main(config: ConfigParser, split: str, batch_size: int | None) -> dict[str, 
     from base.training.evaluate import evaluate, split_loader
     from base.training.examine import Examination
     from base.training.loss_inputs import LossWatch
+    from base.training.summary import num_samples_of
     from logger.report import renew_report
     from logger.results import as_object, record_result
     from utils import MetricTracker, prepare_device
@@ -36,7 +37,7 @@ def main(config: ConfigParser, split: str, batch_size: int | None) -> dict[str, 
     parts = trained.model, criterion, metrics, loader, device, tracker, trained.precision
     values = evaluate(*parts, first_loss=LossWatch("loss"), observe=examination.add)
     position = {key: checkpoint.get(key) for key in ("epoch", "batch") if key == "epoch" or checkpoint.get(key)}
-    result = {**position, "samples": len(loader.sampler), **values, **tracker.tables}
+    result = {**position, "samples": num_samples_of(loader) or examination.num_samples, **values, **tracker.tables}
     assert config.resume is not None  # the checkpoint that was measured
     logger = config.get_logger("test")
     record_result(config.resume, split, result, classes, logger)

@@ -13,11 +13,11 @@ import numpy as np
 import pydantic
 import torch
 
-from base.base_data_loader import BaseDataLoader
 from base.data.inputs import NO_INPUT, Examples, Input, build_input, in_batches
 from base.data.outputs import Output, require_one_output, rows_of, spec_in, target_rows
 from base.data.reading import read_example
 from base.data.sources import Sources, names_in
+from base.data.streams import LOADERS
 from base.training.evaluate import split_loader
 from base.training.precision import apply_switches, autocast, to_device
 from utils.batches import batches_of
@@ -160,7 +160,7 @@ class TrainedModel:
         self.config = others | {name: config[name] for name in loaders if name in config}
         if self._input is None:
             loader = build("data_loader", config.get("data_loader"), PARTS["data_loader"])
-            if isinstance(loader, BaseDataLoader):
+            if isinstance(loader, LOADERS):
                 load_state("data_loader", loader, self.loader_state)
                 self.loader_state = loader.state_dict()
                 self._input, self.output = _declared(self.loader_state, self.output.spec())

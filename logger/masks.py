@@ -14,6 +14,7 @@ from typing import Any, Self
 import torch
 
 from utils.errors import UserError, shown
+from utils.runs.run_folder import HAS_LOCKS, RunLock, is_being_trained
 
 _MOST_CLASSES = 256  # of a PNG with 8 bits a pixel
 _NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')  # on Windows
@@ -22,9 +23,9 @@ _NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')  # on Windows
 class MaskWriter:
     """A context that writes the predictions of a segmentation into a folder, as PNGs whose pixels are class numbers.
 
-    folder: new or empty; None writes nothing. Below it, files have the paths of their examples below the folder that
-    these have in common: x/a.png for data/x/a.jpg, test-0.png for test:0, and a-2.png for a second a.png. The folder
-    is complete, or as it was before.
+    folder: new or empty; None writes nothing. What a killed process left in it is deleted. Below it, files have the
+    paths of their examples below the folder that these have in common: x/a.png for data/x/a.jpg, test-0.png for
+    test:0, and a-2.png for a second a.png. The folder is complete, or as it was before.
 
     Raises UserError for a folder that cannot be used.
     """
@@ -35,7 +36,7 @@ class MaskWriter:
         self._is_new = self.folder is not None and not self.folder.exists()
         self._numbers: dict[str, int] = {}  # of the files with a path
         try:
-            if self.folder is not None and self.folder.exists() and any(self.folder.iterdir()):
+            if self.folder is not None and self.folder.exists() and not _is_emptied(self.folder):
                 raise UserError(f"--masks: {shown(self.folder)}: holds files; give another folder")
         except OSError as error:
             raise UserError(f"--masks: {shown(folder)}: is not a folder that can be used: {error.strerror}") from None
@@ -49,6 +50,7 @@ class MaskWriter:
         try:
             with _told(self.folder):
                 if error[0] is None:
+                    (self._part / ".lock").unlink()
                     for path in list(self._part.joinpath(*self._common).iterdir()):
                         path.rename(self.folder / path.name)
         finally:
@@ -65,9 +67,9 @@ class MaskWriter:
         for part in parts:
             if self.folder is not None and len(part.outputs):
                 _require_masks(part)
-                finite = part.outputs.amax(dim=1).isfinite().flatten(1).all(dim=1).tolist()  # nan is the largest
-                for source, is_finite in zip(_sources(part), finite, strict=True):
-                    if not is_finite:
+                give_masks = part.output.give_masks(part.outputs).tolist()
+                for source, gives_mask in zip(_sources(part), give_masks, strict=True):
+                    if not gives_mask:
                         raise UserError(f"--masks: {shown(source)}: the model's outputs are nan or infinite")
             yield part
 
@@ -79,6 +81,7 @@ class MaskWriter:
             if self._part is None:
                 self._part = self.folder / f".{secrets.token_hex(8)}.part"
                 self._part.mkdir(parents=True)
+                self._lock = RunLock(self._part)  # until this process ends, also if it is killed
             masks = part.masks.to(torch.uint8).cpu().numpy()
             for source, mask in zip(_sources(part), masks, strict=True):
                 self._write(self._part, self._path_for(source), mask)
@@ -104,6 +107,16 @@ class MaskWriter:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(mask).save(path, format="PNG")
+
+
+def _is_emptied(folder):
+    """Delete what killed processes left in the folder; returns whether it is empty now."""
+    for path in folder.iterdir():
+        is_part = re.fullmatch(r"\.[0-9a-f]{16}\.part", path.name) and (path / ".lock").is_file()
+        if not is_part or not HAS_LOCKS or path.is_symlink() or is_being_trained(path):
+            return False
+        shutil.rmtree(path)
+    return True
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Batches of images as one picture, and figures as files and arrays."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,8 @@ def draw_batches(path: Path, by_part: dict[str, Any], most: int = EXAMPLES_DRAWN
 def batches_figure(by_part: dict[str, Any], most: int = EXAMPLES_DRAWN) -> "Figure":
     """Return a figure of the first images of batches, at most so many of each, each image under its label.
 
-    by_part: {title: (images, labels)} with images (N, 1 or 3, H, W), whose values are stretched to [0, 1], and labels
-        (N,) or a list of texts; labels of another shape are left out.
+    by_part: {title: (images, labels)} with images (N, 1 or 3, H, W), whose values are stretched to [0, 1] while nan and
+        infinite ones are black, and labels (N,) or a list of texts; labels of another shape are left out.
 
     Raises UserError for other data.
     """
@@ -72,7 +73,7 @@ def outputs_as_images(output: "Output", images: Any, outputs: "torch.Tensor") ->
     """Return (B, C, H, W) pictures of a model's outputs to draw beside the images (B, C, H, W) that it was given.
 
     They are the outputs, or the masks of a segmentation in shades of grey from the darkest to the brightest value of
-    their image; None if the data are no images or the outputs have another size.
+    their image, or nan if their outputs are; None if the data are no images or the outputs have another size.
     """
     if getattr(images, "ndim", None) != 4:
         return None
@@ -81,10 +82,37 @@ def outputs_as_images(output: "Output", images: Any, outputs: "torch.Tensor") ->
         return outputs if outputs.shape == images.shape else None
     if masks.shape[1:] != images.shape[2:]:
         return None
+    shares = masks.unsqueeze(1) / max(1, outputs.shape[1] - 1)
+    return _shades(images, shares.where(output.give_masks(outputs).view(-1, 1, 1, 1), math.nan))
+
+
+def with_targets_below(batch: Any, ignored: int = -100) -> Any:
+    """Return a batch (images, target) to draw, as (images above the targets, None) if the target has their size.
+
+    Class numbers (N, H, W) or (N, 1, H, W) are drawn in shades of grey from the darkest to the brightest value of their
+    image, those that are negative or ignored in black. Other batches are returned as they are.
+    """
+    import torch
+
+    images, target = batch if isinstance(batch, (list, tuple)) and len(batch) == 2 else (None, None)
+    if not isinstance(images, torch.Tensor) or not isinstance(target, torch.Tensor) or images.ndim != 4:
+        return batch
+    is_image = target.shape == images.shape and target.is_floating_point()
+    size = len(images), 1, *images.shape[2:]
+    if not is_image and target.shape not in (size, (size[0], *size[2:])):
+        return batch
+    below = target.float()
+    if not is_image:
+        shares = below.where((target >= 0) & (target != ignored), math.nan).view(size)
+        below = _shades(images, shares / max(1e-12, shares.nan_to_num().max()))
+    return torch.cat([images.float(), below], dim=2), None
+
+
+def _shades(images, shares):
+    """(B, C, H, W) of shares (B, 1, H, W) of the range of each of the images (B, C, H, W)."""
     low, high = images.amin(dim=(1, 2, 3), keepdim=True), images.amax(dim=(1, 2, 3), keepdim=True)
     span = (high - low).where(high > low, 1)  # of a blank image, too
-    shades = low + span * masks.unsqueeze(1) / max(1, outputs.shape[1] - 1)
-    return shades.expand(images.shape)
+    return (low + span * shares).expand(images.shape)
 
 
 def _first(title, batch, most):
@@ -96,10 +124,11 @@ def _first(title, batch, most):
         what = f"a tensor of shape {shape}" if shape else f"a {type(images).__name__}"
         raise UserError(f"the {title} batch: has {what} first; images (N, 1 or 3, H, W) can be drawn")
     images = images[:most].detach().cpu().float()
-    low, high = images.min(), images.max()
+    finite = images[images.isfinite()]
+    low, high = (finite.min().item(), finite.max().item()) if len(finite) else (0.0, 1.0)
     texts = [""] * len(images)
     if isinstance(labels, list):
         texts = labels
     elif labels is not None and getattr(labels, "ndim", None) == 1:
         texts = [f"{label:.4g}" if isinstance(label, float) else str(label) for label in labels.tolist()]
-    return (images - low) / (high - low).clamp(min=1e-12), texts
+    return ((images - low) / max(1e-12, high - low)).nan_to_num(0, posinf=0, neginf=0), texts

@@ -258,6 +258,7 @@ def test_on_a_terminal_there_is_a_bar_and_no_progress_lines(tmp_path):
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     short = ["--set", "trainer.len_epoch=40", "--set", "trainer.epochs=1", "--set", f"trainer.save_dir={tmp_path}"]
+    short += ["--set", "trainer.log_step=5"]
     with open(follower, "w") as terminal:
         process = start_forked("train.py", "-c", "config.json", *short, cwd=PROJECT, output=terminal, errors=terminal)
     shown = b""

@@ -1,6 +1,7 @@
 """YOURS: Trainer, one epoch and one batch. Edit it, or subclass it."""
 
 import contextlib
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,9 @@ from utils.seed import rng_state
 
 if TYPE_CHECKING:
     from parse_config import ConfigParser
+
+LINE_SECONDS = 5.0
+"""Between two progress lines in a file or in CI, unless trainer.log_step says when to log them."""
 
 
 class Trainer(BaseTrainer):
@@ -105,7 +109,8 @@ class Trainer(BaseTrainer):
             model=model,
             count=self.train_metrics.counts.get("loss"),
         )
-        self.log_step = settings.log_step or max(1, self.len_epoch // 20)
+        self.log_step = settings.log_step or -(-self.len_epoch // 20)
+        self._line_time = 0.0  # when the epoch began, or its last progress line was logged
         if settings.histograms_every_epochs and not self.has_own_loop:
             self.add_callback(ParameterHistograms(settings.histograms_every_epochs))
 
@@ -176,6 +181,7 @@ class Trainer(BaseTrainer):
     def _begin_epoch(self, epoch):
         self._ignored_settings = ()  # this loop follows all settings, so an override that calls it needs no warning
         self.is_whole = True
+        self._line_time = time.monotonic()
         self.model.train()
         if self.batches_done == 0:
             self.train_metrics.reset()
@@ -300,7 +306,8 @@ class Trainer(BaseTrainer):
         self.nonfinite.begin_window()
         self.writer.add_report(latest, self._step_of(epoch, batch_idx + 1))
         bar.set_postfix(loss=f"{latest['loss']:.4f}")
-        if bar.disable:
+        if bar.disable and (self.settings.log_step or time.monotonic() - self._line_time >= LINE_SECONDS):
+            self._line_time = time.monotonic()
             progress = self._progress(batch_idx)
             self.logger.debug("epoch %d/%d %s  loss %.4f", epoch, self.epochs, progress, latest["loss"])
 

@@ -18,6 +18,9 @@ NAN_OF_WRITER = float("nan")
 """The average of a name that was never updated in a tracker with a writer; an object of its own, unlike math.nan."""
 
 
+_NAMES_OF_LOG = "epoch", "lr", "grad_norm"
+
+
 class MetricTracker:
     """Weighted averages by name. Values may be 0-dim tensors on any device; they are read only when asked for.
 
@@ -77,11 +80,13 @@ class MetricTracker:
         self.reset()
 
     def update_extra(self, key: str, value: "float | torch.Tensor", n: "float | torch.Tensor" = 1) -> None:
-        """Add the mean over n samples under a name, which is added first if it is new."""
-        if key not in self._window:
+        """Add the mean over n samples under a name, which is added if it is new. Raises UserError for one in use."""
+        if key not in self._extra:
+            names = [*self.keys, *(self.over_epoch.names if self.over_epoch else ())]
+            if key in names or key in _NAMES_OF_LOG or key.startswith("val_"):
+                what = "is the name of a metric already" if key in names else "names what a run itself logs"
+                raise UserError(f"loss: {key!r} {what}; give this part of the loss another one")
             self._add_key(key)
-        elif key not in self._extra:
-            raise UserError(f"loss: {key!r} is the name of a metric already; give this part of the loss another one")
         self.update(key, value, n)
 
     def _add_key(self, key):

@@ -22,7 +22,6 @@ _PART = Part(
     remedy="an input derives from Input in base/data/inputs.py",
 )
 
-
 NO_INPUT = (
     "give arrays of what the model takes, a config with -c whose data loader has the attribute input, or --split; see "
     "docs/predict.md"
@@ -311,7 +310,9 @@ class ArrayInput(Input):
         return None if self.raw_shape is None else np.zeros(self.raw_shape, int).tolist()
 
     def require(self, raw: torch.Tensor) -> None:
-        """Raise UserError for raw rows of another kind than the training data's."""
+        """Raise UserError for raw rows of another kind, or with more or fewer dimensions, than the training data's."""
+        if self.raw_shape is not None and raw.ndim != 1 + len(self.raw_shape):
+            raise UserError(f"the raw examples are {tuple(raw.shape)}; each of (N, ...) should be {self.raw_shape}")
         if self.dtype is not None:
             return
         trained_on = self._trained_on(raw)

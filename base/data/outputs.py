@@ -143,6 +143,10 @@ class Output:
             return outputs.argmax(dim=1)
         return (outputs[:, 0] > (0.5 if self.kind == "probabilities" else 0.0)).long()
 
+    def give_masks(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Whether each of the outputs (B, classes, ...) of a segmentation gives a mask, as finite ones do."""
+        return outputs.amax(dim=1).isfinite().flatten(1).all(dim=1)  # nan is the largest
+
     def probabilities(self, outputs: torch.Tensor) -> torch.Tensor | None:
         """Return (B, classes) probabilities for logits, log-probabilities or one logit; None for values."""
         outputs, names = outputs.float(), self.names(outputs)
@@ -183,7 +187,7 @@ class Output:
             masks = self.class_maps(outputs) if masks is None else masks
             assert masks is not None  # of a segmentation
             given = {"target": target.tolist()} if target is not None and target.shape == masks.shape else {}
-            known = outputs.amax(dim=1).isfinite().flatten(1).all(dim=1).tolist()
+            known = self.give_masks(outputs).tolist()
             return {"prediction": [mask if k else None for mask, k in zip(masks.tolist(), known, strict=True)], **given}
         if probabilities is None or names is None:
             columns = {"prediction": self._values(outputs)}

@@ -122,7 +122,7 @@ def no_stream(dataset: Any) -> str:
     """Return why a dataset without a length, or an IterableDataset, cannot be shuffled and split, and what to do."""
     kind = type(dataset).__name__
     what = f"{kind} is an IterableDataset" if isinstance(dataset, IterableDataset) else f"{kind} has no __len__"
-    remedy = "a DataLoader of torch can be given to the Trainer in a script of yours: docs/data.md, Streams"
+    remedy = "a StreamDataLoader takes an IterableDataset as it is: docs/data.md, Streams"
     return f"{what}, which cannot be shuffled or split; make it a Dataset with __len__ and __getitem__; {remedy}"
 
 

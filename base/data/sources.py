@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import IterableDataset
 
 from base.data.arrays import read_array
 from base.data.inputs import NO_INPUT, Examples, Input, files_in
@@ -217,5 +218,7 @@ def _matching(pattern):
 def names_in(loader: Any, split: str) -> Iterator[str]:
     """Yield the name of each sample of a loader in a fixed order: its file if the dataset knows it, or its index."""
     dataset = unseeded(loader.dataset)
+    if isinstance(dataset, IterableDataset):
+        yield from map(f"{split}:{{}}".format, itertools.count())
     for index in getattr(loader, "sampler", range(len(dataset))):
         yield file_of(dataset, index) or f"{split}:{int(index)}"

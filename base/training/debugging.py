@@ -11,7 +11,7 @@ import torch
 from base import BaseDataLoader
 from base.data.sampler import EpochSampler
 from base.training.batch_stream import BatchStream
-from logger.pictures import draw_batches
+from logger.pictures import draw_batches, with_targets_below
 from utils import UserError
 from utils.batches import batches_of
 from utils.seed import derive_seed, seed_everything
@@ -83,5 +83,6 @@ def show_batches(trainer: "Trainer", path: Path) -> None:
     by_part = {"training": next(BatchStream(trainer.data_loader).batches(1), None)}
     if trainer.valid_data_loader is not None:
         by_part["validation"] = next(batches_of(trainer.valid_data_loader), None)
-    draw_batches(path, by_part)
+    ignored = getattr(trainer.criterion, "ignore_index", -100)
+    draw_batches(path, {part: with_targets_below(batch, ignored) for part, batch in by_part.items()})
     print(f"{path}: the first {' and '.join(by_part)} batch")

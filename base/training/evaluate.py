@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from base.base_data_loader import BaseDataLoader
 from base.data.sampler import EpochSampler
 from base.data.seeded import unseeded
+from base.data.streams import LOADERS
 from base.training.counted import counts_in_training, counts_of
 from base.training.precision import autocast, to_device
 from utils import MetricTracker
@@ -187,7 +187,7 @@ def split_loader(
             whole |= {"validation_split": 0, "fold": None}
         args |= {key: value for key, value in whole.items() if key in known}
     loader = build(name, {**spec, "args": args}, PARTS[name]).to(device)
-    if state and isinstance(loader, BaseDataLoader):
+    if state and isinstance(loader, LOADERS):
         load_state(name, loader, state)
         set_aside = split == "test" and bool(args.get("test_split"))
         is_same_source = name == "data_loader" and (split != "test" or set_aside)

@@ -52,13 +52,13 @@ class Examination:
         self._values: list[_ValueSums] = []
         self._images: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._tokens: list[list[int]] = []
-        self._num_samples = 0
+        self.num_samples = 0
 
     def add(self, data: Any, target: Any, output: Any) -> None:
         """Count a batch. data, target, output: as evaluate passes them; those of unknown forms are only counted."""
         size = len(output) if isinstance(output, torch.Tensor) and output.ndim else 0
         names = list(itertools.islice(self._names, size))
-        self._num_samples += size
+        self.num_samples += size
         if not size or not isinstance(target, torch.Tensor) or len(target) != size:
             return
         numbers = _class_numbers(self._trained.output, output, target)
@@ -79,7 +79,7 @@ class Examination:
         return TestDetails(
             checkpoint=checkpoint,
             split=self._split,
-            samples=self._num_samples,
+            samples=self.num_samples,
             classes=self._classes and self._classes.result(),
             values=[sums.result() for sums in self._values],
             texts=self._texts(),

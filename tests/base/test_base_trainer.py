@@ -77,6 +77,16 @@ def test_verbosity_chooses_what_is_printed(tmp_path, capsys, verbosity, lines, p
     assert output.count("val_loss") == lines and output.count("epoch 1/2 [") == progress - (progress > 0)
 
 
+@pytest.mark.parametrize(("batches", "seconds", "lines"), [(39, 0, 20), (20, 0, 20), (5, 0, 5), (39, 1000, 0)])
+def test_progress_lines_in_a_file_are_at_most_twenty_an_epoch_and_seconds_apart(
+    tmp_path, capsys, monkeypatch, batches, seconds, lines
+):
+    monkeypatch.setattr("trainer.trainer.LINE_SECONDS", seconds)
+    tiny_trainer(tiny_config(tmp_path, verbosity=2, epochs=1, len_epoch=batches)).train()
+    output = capsys.readouterr().out
+    assert output.count("epoch 1/1 [") == lines and output.count("val_loss") == 1
+
+
 @pytest.mark.parametrize("report", [True, False])
 def test_a_run_ends_with_its_report_if_the_config_asks_for_it(report, tmp_path):
     trainer = tiny_trainer(tiny_config(tmp_path, report=report))

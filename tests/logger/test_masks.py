@@ -1,6 +1,8 @@
 """Segmentation masks as PNG files."""
 
+import os
 import re
+import signal
 import unicodedata
 
 import numpy as np
@@ -128,3 +130,25 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     with MaskWriter(None) as masks:
         masks.add(part(["a", "b"]))
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_left_is_deleted_and_what_a_living_one_writes_is_kept(tmp_path):
+    folder, told = tmp_path / "m", os.pipe()
+    killed = os.fork()
+    if not killed:
+        try:
+            masks = MaskWriter(str(folder))
+            masks.add(part(["a.jpg", "b.jpg"]))
+            os.write(told[1], b".")
+            signal.pause()
+        finally:
+            os._exit(1)
+    os.read(told[0], 1)
+    with pytest.raises(UserError, match="holds files; give another folder"):
+        MaskWriter(str(folder))
+    os.kill(killed, signal.SIGKILL)
+    os.waitpid(killed, 0)
+    assert len(list(folder.iterdir())) == 1
+    assert written(folder, part(["x.jpg", "y.jpg"])).keys() == {"x.png", "y.png"} == {p.name for p in folder.iterdir()}
+    with pytest.raises(UserError, match="holds files"):
+        MaskWriter(str(folder))

@@ -47,9 +47,11 @@ def served(model):
     with bound_port("127.0.0.1", 0) as port:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [port]})
         thread.start()
-        yield f"http://127.0.0.1:{port.getsockname()[1]}"
-        server.should_exit = True
-        thread.join(20)
+        try:
+            yield f"http://127.0.0.1:{port.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(20)
 
 
 @contextlib.contextmanager
@@ -146,3 +148,14 @@ def test_an_output_that_is_a_picture_is_drawn_and_long_numbers_stay_on_the_page(
         text = page.inner_text("#result .text")
         assert text.startswith("[0.1234568,0.1234568,") and text.endswith(",1234567]")
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+@pytest.mark.parametrize("classes", [None, ["ground", "cell"]])
+def test_a_mask_is_drawn_with_and_without_names_of_classes(classes):
+    model = TrainedModel(torch.nn.Identity(), ArrayInput(), Output(classes, kind="classes"), torch.device("cpu"))
+    with served(model) as place, opened(place, "#go:has-text('Predict')") as page:
+        page.get_by_label("An example as JSON:").fill("[[[1, 0, 1]], [[0, 1, 0]]]")
+        page.get_by_role("button", name="Predict").click()
+        drawn = page.wait_for_selector("canvas.output", timeout=30_000)
+        pixels = "c => [...c.getContext('2d').getImageData(0, 0, 3, 1).data.filter((_, i) => i % 4 == 0)]"
+        assert drawn.evaluate(pixels) == [0, 255, 0]

@@ -32,7 +32,7 @@ trainers = [first.BaseTrainer, second.BaseTrainer, base_trainer.BaseTrainer, bas
 assert set(trainers) == {ours.BaseTrainer}, trainers
 assert BaseDataLoader is base_data_loader.BaseDataLoader is ours.BaseDataLoader
 writers = [shown.WriterTensorboardX, visualization.WriterTensorboardX, WriterTensorboardX]
-assert [writer.__name__ for writer in writers] == ["TensorboardWriter"] * 3, writers
+assert [writer.__base__.__name__ for writer in writers] == ["TensorboardWriter"] * 3, writers
 """
 
 

@@ -6,11 +6,16 @@ import sys
 import pytest
 import torch
 
+from helpers import tiny_config
+from logger import TensorboardWriter
+from parse_config import ConfigParser
+from utils import read_json
 from utils.config.components import OWN_SECTION
 from utils.config.types import resolve
 from utils.errors import UserError
 from utils.old_forms.config import in_todays_terms
 from utils.old_forms.named import wrong_names, wrong_names_of_script
+from utils.old_forms.names import old_name
 
 SCRIPT = """import argparse
 import torch
@@ -147,3 +152,17 @@ def test_a_list_as_monitor_is_left_to_a_trainer_of_the_projects_own():
     todays, lines = in_todays_terms({"name": "n", "trainer": {"monitor": ["min val_loss", "max acc"], "epochs": 2}})
     assert todays["trainer"] == {"epochs": 2} and len(lines) == 1
     assert lines[0].startswith("trainer.monitor: ") and lines[0].endswith("its value is left to this project's trainer")
+
+
+def test_names_of_a_run_in_the_config_of_2019(tmp_path):
+    config = ConfigParser(tiny_config(tmp_path))
+    assert (config.exper_name, config.timestamp) == ("tiny", config.save_dir.name)
+    assert read_json(config.cfg_fname) == config.config
+    config.timestamp = "mine"  # as a constructor of a subclass did
+    assert config.timestamp == "mine"
+
+
+def test_the_writer_of_2018_takes_its_arguments_by_name(tmp_path):
+    kind = old_name("logger", "WriterTensorboardX")
+    for writer in (kind(writer_dir=tmp_path, logger=None, enable=False), kind(tmp_path, None, False)):
+        assert isinstance(writer, TensorboardWriter) and writer.writer is None and writer.log_dir == tmp_path

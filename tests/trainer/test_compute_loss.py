@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from helpers import metrics_rows, newest_state, same, tiny_config, tiny_trainer
+from helpers import accuracy, metrics_rows, newest_state, same, tiny_config, tiny_trainer
 from trainer import Trainer
 from utils import UserError
 
@@ -53,6 +53,34 @@ def test_a_loss_of_its_own_that_is_the_usual_one_trains_to_the_same_bits(tmp_pat
     for row in metrics_rows(own):
         assert row["again"] == row["loss"]  # the same average, over batches of unequal size
     assert [row["loss"] for row in metrics_rows(plain)] == [row["loss"] for row in metrics_rows(own)]
+
+
+class Always(torch.nn.Module):
+    """A metric over the epoch."""
+
+    __name__ = "always"
+
+    def update(self, output, target):
+        pass
+
+    def compute(self):
+        return 1.0
+
+    def reset(self):
+        pass
+
+
+@pytest.mark.parametrize("name", ["accuracy", "always", "lr", "epoch", "grad_norm", "val_loss"])
+def test_a_part_of_a_loss_with_a_name_in_use_is_refused_at_the_first_batch(tmp_path, name):
+    class Taking(Parts):
+        def compute_loss(self, data, target):
+            loss, output = super().compute_loss(data, target)
+            return {"loss": loss["loss"], name: loss["penalty"]}, output
+
+    trainer = tiny_trainer(tiny_config(tmp_path), trainer_class=Taking, metrics=(accuracy, Always()))
+    with pytest.raises(UserError, match=f"^loss: '{name}' .*; give this part of the loss another one"):
+        trainer.train()
+    assert trainer.step == 0
 
 
 def test_parts_of_a_loss_are_logged_and_survive_a_stop_within_the_epoch(tmp_path):

@@ -22,7 +22,7 @@ from utils.files import differences, read_json_beside
 from utils.nearest import nearest
 from utils.old_forms.flags import as_typed, declared_keys, default_not_given
 from utils.runs.checkpoint import find_checkpoint, load_checkpoint, newest_run
-from utils.runs.run_folder import IS_TRAINED, is_being_trained, run_of_launch, seen_runs
+from utils.runs.run_folder import IS_TRAINED, is_being_trained, run_of_launch, seen_runs, unsaved_since
 
 _FLAG_OF_FILE = {".json": "-c ", ".yaml": "-c ", ".yml": "-c ", ".toml": "-c ", ".pth": "-r ", ".safetensors": "-r "}
 
@@ -286,7 +286,7 @@ def _save_dir(given, assignments=()):
     return save_dir
 
 
-def _find(where, asked, save_dir="", since=None):
+def _find(where, asked, save_dir="", since=None, skipped=()):
     """The checkpoint at `where`, a file, a run folder or "latest"; None if it was saved before the time `since`.
 
     asked: the value of -r.
@@ -295,7 +295,7 @@ def _find(where, asked, save_dir="", since=None):
     if since is not None and found.stat().st_mtime < since:
         return None
     if is_main() and not is_own_launch():  # the process that launched this one has printed it
-        for reason in damaged:
+        for reason in [*skipped, *damaged]:
             print(f"warning: {shown(reason)}; passed over", file=sys.stderr)
         if str(found) != asked:
             print(f"using {shown(found)}", file=sys.stderr)
@@ -336,7 +336,7 @@ def _newest_of_job(given, assignments):
     for begun in filter(Path.is_dir, runs.glob("*")):
         if not any(begun.glob("*.pth")) and is_being_trained(begun):
             raise UserError(f"{shown(begun)}: {IS_TRAINED}, and has saved nothing yet; wait for its end")
-    return _find(run, "auto") if run else None, seen
+    return _find(run, "auto", skipped=unsaved_since(run, runs.glob("*"))) if run else None, seen
 
 
 def _checkpoint_of_launch(parsed, given, assignments):

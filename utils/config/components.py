@@ -50,7 +50,7 @@ class Part:
 _LOADER = Part(
     "data_loader.data_loaders",
     ready=("base.data.tables", "base.data.image_folders", "base.data.arrays", "base.data.texts"),
-    bases=("base.base_data_loader.BaseDataLoader",),
+    bases=("base.base_data_loader.BaseDataLoader", "base.data.streams.StreamDataLoader"),
     remedy="write one in data_loader/ and give it the dataset",
     rules=loader_errors,
 )

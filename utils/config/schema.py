@@ -222,7 +222,7 @@ class TrainerSettings(forms.Section):
     len_epoch: forms.Count | None = None
     """Batches in an epoch, for training by iterations; null means one pass over the data."""
     log_step: forms.Count | None = None
-    """Batches between two log lines and TensorBoard points; null logs about 20 times an epoch."""
+    """Batches between two progress lines and TensorBoard points; null means at most 20 an epoch, lines 5 s apart."""
     images_every_epochs: Annotated[int, Field(ge=0)] = 1
     """Number of epochs between two grids of input images in TensorBoard; 0 shows none."""
     histograms_every_epochs: Annotated[int, Field(ge=0)] = 1

@@ -189,20 +189,26 @@ def call(path: str, found: Any, args: Iterable[Any], keywords: dict[str, Any]) -
     if inspect.isabstract(found):
         lacking = ", ".join(sorted(found.__abstractmethods__))
         raise UserError(f"{path}.type: {found.__name__} lacks {lacking}, which its base class demands")
+    place = f"{path}: raised while {found.__name__} was built"  # the last line of the traceback of a project's own code
     try:
         made = found(*args, **keywords)
     except AttributeError as error:
         if inspect.isclass(found) and (_is_unfinished(error.obj) or "before Module.__init__() call" in str(error)):
             raise UserError(f"{path}.type: {_UNFINISHED.format(found.__name__)}: {error}") from error
+        error.add_note(place)
         raise
     except OSError as error:
         raise UserError(f"{path}: {found.__name__}: {error}{_where_looked(error, keywords)}") from error
     except (ValueError, TypeError, ImportError, ArithmeticError, LookupError, RuntimeError) as error:
         if not isinstance(error, UserError) and not is_library(found.__module__):
+            error.add_note(place)
             raise
         names_it = str(error).partition(":")[0] in {parameter.name for parameter in signature_of(found)}
         text = f"{path}.args.{error}" if names_it else f"{path}.args: {found.__name__}: {error}"
         raise UserError(f"{text}{_where_looked(error, keywords)}") from error
+    except Exception as error:
+        error.add_note(place)
+        raise
     if inspect.isclass(found) and _is_unfinished(made):
         raise UserError(f"{path}.type: {_UNFINISHED.format(found.__name__)}")
     return made

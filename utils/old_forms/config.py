@@ -50,7 +50,7 @@ class _Folder:
 
 
 class OldConfigForms:
-    """What ConfigParser has for old scripts: initialize, _save_dir, a parser as its argument, pickling and copies."""
+    """What ConfigParser has for old scripts: initialize, _save_dir, timestamp, a parser as its argument, copies."""
 
     config: dict[str, Any]
     saved: dict[str, Any]
@@ -72,6 +72,23 @@ class OldConfigForms:
 
         todays = self.config if self.parts else in_todays_terms(self.config)[0]
         return read_section(TrainerSettings, todays["trainer"], "trainer")
+
+    # Cached, so that a subclass may set them, as the old constructor did.
+
+    @functools.cached_property
+    def exper_name(self) -> str:
+        """The job's name, which was an attribute in 2019."""
+        return self.config["name"]
+
+    @functools.cached_property
+    def timestamp(self) -> str:
+        """The name of the run's folder, which was made of the time."""
+        return self._save_dir.name
+
+    @functools.cached_property
+    def cfg_fname(self) -> Path:
+        """The file of the config, here the one in the run's folder."""
+        return self._save_dir / "config.json"
 
     def initialize(self, name: str, module: Any, *args: Any, **kwargs: Any) -> Any:
         """Return config.init_obj(name, module, ...), which was called initialize until 2020."""

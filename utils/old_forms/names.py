@@ -1,5 +1,6 @@
 """Names that old projects import from utils and logger: Logger, get_instance, setup_logging, Timer."""
 
+import functools
 import importlib
 import json
 import time
@@ -19,12 +20,23 @@ def old_name(module: str, name: str) -> Any:
     if name == "setup_logging" and module == "utils":
         return importlib.import_module("logger").setup_logging  # it was in utils until September 2019
     if name == "WriterTensorboardX":  # it was in utils until February 2019
-        return importlib.import_module("logger").TensorboardWriter
+        return _old_writer()
     if name not in _NAMES:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
     if name == "Logger":
         _let_torch_read_loggers()
     return _NAMES[name]
+
+
+@functools.cache
+def _old_writer():
+    class WriterTensorboardX(importlib.import_module("logger").TensorboardWriter):
+        """The TensorboardWriter with the arguments of 2018."""
+
+        def __init__(self, writer_dir: Any, logger: Any, enable: bool) -> None:
+            super().__init__(writer_dir, logger, enable)
+
+    return WriterTensorboardX
 
 
 def get_instance(module: Any, name: str, config: Any, *args: Any, **kwargs: Any) -> Any:

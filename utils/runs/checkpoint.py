@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from utils.distributed.sharded_checkpoint import NOTE_BYTES, delete_unnamed, note_of, read_shards, verify_shards
 from utils.errors import CheckpointError
 from utils.files import delete_left_over, delete_unless_in_use, replacing
+from utils.runs.run_folder import unsaved_since
 from utils.runs.safetensors_io import read_safetensors
 from utils.runs.torch_file import read_torch_file, refusing
 from utils.untrusted import as_count, as_number, plain, require_harmless
@@ -247,12 +248,12 @@ def find_checkpoint(where: str | Path, save_dir: str | Path = "saved") -> tuple[
     "latest" is the newest run below save_dir; a run folder is its newest checkpoint that verifies. Raises
     CheckpointError if there is none.
     """
-    folder = Path(where)
+    folder, damaged = Path(where), []
     if str(where) == "latest":
         folder = newest_run(save_dir) or Path(save_dir) / "models"
+        damaged += unsaved_since(folder, Path(save_dir).glob("models/*/*"))
     elif not os.path.isdir(folder):
         return folder, []
-    damaged = []
     for path in sorted(folder.glob("*.pth"), key=progress_of, reverse=True):
         if path.name.startswith(_OVERTAKEN):
             continue

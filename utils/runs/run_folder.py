@@ -259,6 +259,15 @@ def training_note(where: str | Path, checkpoint: Path) -> str | None:
     )
 
 
+def unsaved_since(run: Path, others: Iterable[Path]) -> list[str]:
+    """Return a line, if there are any, on other runs that began after the last save of a run and saved nothing."""
+    saved = max((path.stat().st_mtime_ns for path in run.glob("*.pth") if path.is_file()), default=math.inf)
+    begun = [(_locked_at(folder)[0], str(folder)) for folder in others if not any(folder.glob("*.pth"))]
+    found = [folder for when, folder in sorted(begun) if saved < when < math.inf]
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return [f"{', '.join(found[-3:])}{more}: began later, and saved no checkpoint"] if found else []
+
+
 # ---- -r auto
 
 

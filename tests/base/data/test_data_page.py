@@ -1,21 +1,32 @@
 """The code of docs/data.md, as a user would write it."""
 
+import itertools
 import json
 import re
 
+import pytest
 import torch
+from forked import run_forked
 from torch.nn.utils.rnn import pad_sequence
 
 from base import BaseDataLoader
-from helpers import PROJECT
+from base.data.streams import StreamDataLoader
+from helpers import PROJECT, copy_project, same
+from utils import UserError
+from utils.runs.checkpoint import load_checkpoint
 
 PAGE = (PROJECT / "docs" / "data.md").read_text()
 
 
+def block_with(words, language="python"):
+    """The block of the page with these words."""
+    (block,) = [block for block in re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL) if words in block]
+    return block
+
+
 def code_with(words, places):
     """The names that the block of the page with these words defines."""
-    (code,) = [block for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if words in block]
-    exec(code, places := {"__name__": "page", **places})
+    exec(block_with(words), places := {"__name__": "page", **places})
     return places
 
 
@@ -29,28 +40,49 @@ def test_sequences_of_unequal_length():
     assert sum(tags.numel() for _, tags in batches) < 1.2 * sum(int(data["mask"].sum()) for data, _ in batches)
 
 
-def test_a_stream_is_trained_on_by_a_script(tmp_path, monkeypatch, capsys):
-    class Lines(torch.utils.data.IterableDataset):
-        def __init__(self, path):
-            self.number = {"train.txt": 80, "valid.txt": 10}[path]
-
-        def __iter__(self):
-            return ((torch.full((5,), i / 128), torch.ones(1)) for i in range(self.number))
-
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.slow
+def test_a_stream_that_a_config_names_is_trained_on_resumed_measured_and_predicted_for(tmp_path):
+    project = copy_project(tmp_path / "project")
+    code = f"import itertools\n\nimport torch\n\n{block_with('class LinesDataLoader')}"
+    (project / "data_loader" / "lines.py").write_text(code)
+    for name, number in (("train", 80), ("valid", 10), ("test", 7)):
+        lines = [" ".join(str((i * k) % 7 / 7) for k in (1, 2, 3, 4, 5, 6)) for i in range(number)]
+        (project / f"{name}.txt").write_text("\n".join(lines))
+    sections = json.loads("{" + block_with("LinesDataLoader", "json") + "}")
+    for name in ("data_loader", "valid_data_loader", "test_data_loader"):
+        sections[name]["type"] = "lines.LinesDataLoader"
+    sections["trainer"] |= {"epochs": 2, "len_epoch": 4, "save_every_steps": 3, "tensorboard": False}
     config = {
+        "name": "stream",
         "arch": {"type": "torch.nn.Linear", "args": {"in_features": 5, "out_features": 1}},
-        "data_loader": (unused := {"type": "MnistDataLoader", "args": {"data_dir": "data", "batch_size": 32}}),
-        "valid_data_loader": unused,
         "optimizer": {"type": "SGD", "args": {"lr": 0.1}},
         "loss": "torch.nn.MSELoss",
-        "trainer": {"epochs": 2, "len_epoch": 3, "monitor": "min val_loss", "tensorboard": False, "report": False},
     }
-    (tmp_path / "stream.json").write_text(json.dumps(config))
-    places = code_with('Lines("train.txt")', {"Lines": Lines, "__name__": "__main__"})
-    assert "done: 2 epochs" in capsys.readouterr().out
-    read = torch.cat([data[:, 0] for data, _ in places["batches"]])
-    assert torch.equal(read, torch.arange(80) / 128)  # each sample once
+    (project / "stream.json").write_text(json.dumps(config | sections))
+
+    run_forked("train.py", "-c", "stream.json", cwd=project)
+    (run,) = project.glob("saved/models/stream/*")
+    straight = load_checkpoint(run / "checkpoint-epoch2.pth")
+    run_forked("train.py", "-r", run / "checkpoint-epoch2-batch2.pth", cwd=project)  # in the third pass over the lines
+    resumed = load_checkpoint(run / "checkpoint-epoch2.pth")
+    assert (run / "overtaken-checkpoint-epoch2.pth").exists()
+    assert all(same(straight[key], resumed[key]) for key in ("state_dict", "optimizer", "log"))
+    assert "on 7 test samples" in run_forked("test.py", "-r", run, cwd=project).stdout
+    told = run_forked("predict.py", "-r", run, "--split", "test", cwd=project).stdout
+    assert "test:6 " in told and told.endswith("7 examples\n")
+
+
+def test_each_sample_of_a_stream_is_read_once(tmp_path):
+    lines = code_with("class LinesDataLoader", {"itertools": itertools, "torch": torch})
+    (tmp_path / "a.txt").write_text("\n".join(f"{i} 1" for i in range(80)))
+    loader = lines["LinesDataLoader"](str(tmp_path / "a.txt"), 32)
+    for _ in range(2):
+        assert torch.equal(torch.cat([data[:, 0] for data, _ in loader]), torch.arange(80.0))
+    loader.classes = ["a", "b"]
+    with pytest.raises(UserError, match="its classes are not those"):
+        loader.load_state_dict({"classes": ["b", "a"]})
+    with pytest.raises(UserError, match="dataset: list is no IterableDataset"):
+        StreamDataLoader([1, 2], 4)
 
 
 def test_computed_samples_differ_by_epoch():

@@ -202,6 +202,16 @@ def test_an_array_of_another_kind_is_an_example_with_its_error(tmp_path):
     )
 
 
+@pytest.mark.parametrize("dtype", [None, "float32"])
+def test_one_example_without_its_dimension_of_examples_is_an_error(tmp_path, dtype):
+    np.save(tmp_path / "one.npy", np.zeros(3, np.float32))
+    ((name, error),) = examples_of([f"{tmp_path}/one.npy"], ArrayInput(dtype, "float32", [3]))
+    wanted = "the raw examples are (3,); each of (N, ...) should be [3]"
+    assert str(error) == f"{name}: {wanted}"
+    (found,) = examples_of([f"{tmp_path}/one.npy"], ArrayInput(dtype, "float32", []))[:1]
+    assert found[1].shape == () and len(examples_of([f"{tmp_path}/one.npy"], ArrayInput(dtype, "float32"))) == 3
+
+
 def test_of_an_archive_of_several_arrays_one_is_to_be_named(tmp_path):
     np.savez(tmp_path / "two.npz", a=np.zeros(2), b=np.zeros(2))
     ((_, error),) = examples_of([f"{tmp_path}/two.npz"], ArrayInput())

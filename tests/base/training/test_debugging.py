@@ -412,7 +412,7 @@ def image_loader(channels=1, validation_split=4):
 @pytest.mark.parametrize("validation_split", [0, 4])
 def test_batches_are_drawn(tmp_path, capsys, channels, validation_split):
     loader = image_loader(channels, validation_split)
-    parts = {"data_loader": loader, "valid_data_loader": loader.split_validation(), "torch_seed": 1}
+    parts = {"data_loader": loader, "valid_data_loader": loader.split_validation(), "torch_seed": 1, "criterion": None}
     show_batches(types.SimpleNamespace(**parts), tmp_path / "out.png")
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
     expected = "training and validation" if validation_split else "training"

@@ -2,6 +2,7 @@ import dataclasses
 import gc
 import importlib
 import inspect
+import traceback
 
 import pytest
 import torch
@@ -288,3 +289,13 @@ def test_imports_are_made_without_collections_of_garbage_which_go_on_later():
     with imports_kept():
         assert not gc.isenabled()
     assert gc.isenabled()
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, AttributeError, AssertionError])
+def test_an_error_of_code_of_the_projects_own_names_the_place_in_the_config_last(kind):
+    def broken():
+        raise kind("trouble")
+
+    with pytest.raises(kind, match="trouble") as caught:
+        call("arch", broken, (), {})
+    assert "".join(traceback.format_exception(caught.value)).endswith("\narch: raised while broken was built\n")

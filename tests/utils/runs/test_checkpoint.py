@@ -192,6 +192,24 @@ def test_latest_is_the_newest_run(tmp_path):
         find_checkpoint("latest", tmp_path / "elsewhere")
 
 
+def test_newer_runs_that_saved_nothing_are_named(tmp_path):
+    for age, run in ((500, "before"), (300, "saved"), (200, "b"), (100, "a"), (50, "c"), (20, "d")):
+        folder = tmp_path / "models" / "job" / run
+        folder.mkdir(parents=True)
+        (folder / ".lock").touch()
+        if run == "saved":
+            save_checkpoint(STATE, folder / "checkpoint-epoch1.pth")
+        for file in folder.iterdir():
+            os.utime(file, (1e9 - age, 1e9 - age))
+    found, skipped = find_checkpoint("latest", tmp_path)
+    job = tmp_path / "models" / "job"
+    assert found.parent == job / "saved"
+    assert skipped == [f"{job / 'a'}, {job / 'c'}, {job / 'd'} and 1 more: began later, and saved no checkpoint"]
+    for run in "abcd":
+        save_checkpoint(STATE, job / run / "checkpoint-epoch1.pth")
+    assert find_checkpoint("latest", tmp_path)[1] == []
+
+
 def test_pruning_keeps_the_newest(tmp_path):
     for epoch in (1, 2, 3, 10):
         (tmp_path / f"checkpoint-epoch{epoch}.pth").touch()

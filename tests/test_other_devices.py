@@ -11,6 +11,6 @@ pytestmark = pytest.mark.slow
     not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"),
     reason="this torch has no device backends in Python",
 )
-@pytest.mark.parametrize("file", ["simulated_device_cases.py", "simulated_device_uses.py"])
+@pytest.mark.parametrize("file", ["cases", "commands", "features", "uses"])
 def test_all_works_on_another_device_and_waits_for_it_at_reports_alone(file):
-    run_forked("-m", "pytest", f"tests/{file}", "-n", "0", "-q", "--tb=short", timeout=900)
+    run_forked("-m", "pytest", f"tests/simulated_device_{file}.py", "-n", "0", "-q", "--tb=short", timeout=900)

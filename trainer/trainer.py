@@ -103,7 +103,7 @@ class Trainer(BaseTrainer):
             skip_nonfinite=self.nonfinite.skips,
             buffers=model.buffers(),
             model=model,
-            count=self.train_metrics.counts.get("loss"),
+            count=(self.train_metrics.counts or {}).get("loss"),
         )
         self.log_step = settings.log_step or max(1, self.len_epoch // 20)
         if settings.histograms_every_epochs and not self.has_own_loop:

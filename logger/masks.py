@@ -65,7 +65,7 @@ class MaskWriter:
         for part in parts:
             if self.folder is not None and len(part.outputs):
                 _require_masks(part)
-                finite = part.outputs.amax(dim=1).isfinite().flatten(1).all(dim=1).tolist()  # nan is the largest
+                finite = (part.masks >= 0).flatten(1).all(dim=1).tolist()
                 for source, is_finite in zip(_sources(part), finite, strict=True):
                     if not is_finite:
                         raise UserError(f"--masks: {shown(source)}: the model's outputs are nan or infinite")
@@ -79,7 +79,7 @@ class MaskWriter:
             if self._part is None:
                 self._part = self.folder / f".{secrets.token_hex(8)}.part"
                 self._part.mkdir(parents=True)
-            masks = part.masks.to(torch.uint8).cpu().numpy()
+            masks = part.masks.to(torch.uint8).numpy()
             for source, mask in zip(_sources(part), masks, strict=True):
                 self._write(self._part, self._path_for(source), mask)
 

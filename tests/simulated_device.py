@@ -7,6 +7,7 @@ come from memory that is not pinned, are counted in `unpinned`. It needs torch's
 """
 
 import collections
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,7 @@ def _onto(device, function, args, kwargs):
 def _require_one_device(name, values):
     for leaf in tree_leaves(values):
         if isinstance(leaf, torch.Tensor) and not isinstance(leaf, SimTensor) and leaf.dim() > 0:
-            raise RuntimeError(f"{name}: expected all tensors on one device, but found sim:0 and {leaf.device}")
+            raise RuntimeError(f"{name}: expected all tensors on one device, but found sim and {leaf.device}")
 
 
 def _unwrap(value):
@@ -197,6 +198,24 @@ def _copy(self, source, non_blocking=False):
     return self
 
 
+def autoload():
+    """Do nothing: torch calls this where the folder of `for_processes` is on Python's path, and so imports the file."""
+
+
+def for_processes(folder):
+    """Return what to set in the environment so that all Python processes have the device; folder: a new one."""
+    package = folder / "sim-1.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: sim\nVersion: 1\n")
+    (package / "entry_points.txt").write_text("[torch.backends]\nsim = simulated_device:autoload\n")
+    return {"PYTHONPATH": os.pathsep.join(map(str, (folder, PROJECT, PROJECT / "tests")))}
+
+
+def _process_group(store, rank, size, timeout):
+    """What NCCL is to CUDA. The operators reach it with the tensors that are wrapped."""
+    return torch.distributed.ProcessGroupGloo(store, rank, size, timeout)
+
+
 _module = _Module()
 _setup_privateuseone_for_python_backend("sim", backend_module=_module)
 torch.__future__.set_swap_module_params_on_conversion(True)  # so that module.to() can change the class of parameters
@@ -210,5 +229,6 @@ for _operator, _function in (
     _library.impl(_operator, _function, "PrivateUse1")
 _all_operators = torch.library.Library("_", "IMPL")
 _all_operators.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")  # autocast does nothing
-torch.accelerator.synchronize = lambda device=None: None
+torch.accelerator.synchronize = torch.accelerator.set_device_index = lambda device=None: None
+torch.distributed.Backend.register_backend("simccl", _process_group, devices=["sim", "cpu"])
 torch.Tensor.pin_memory = _pin

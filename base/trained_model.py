@@ -74,8 +74,8 @@ class Predictions:
 
     @functools.cached_property
     def masks(self) -> torch.Tensor | None:
-        """The class numbers (B, ...) of a segmentation, for those without an error; None for other outputs."""
-        return self.output.class_maps(self.outputs)
+        """The class numbers (B, ...) of a segmentation on the CPU, -1 where outputs are not finite; None for others."""
+        return self.output.masks(self.outputs)
 
     @functools.cached_property
     def columns(self) -> dict[str, list[Any]]:

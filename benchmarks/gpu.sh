@@ -22,6 +22,20 @@ if [ "$GPUS" = none ]; then
     exit 1
 fi
 
+# all parts need these packages: say which are not there, instead of failing in each
+MISSING=$("$PYTHON" -c '
+import importlib.metadata, re
+for line in open("requirements.txt"):
+    name = re.match(r"[\w.-]*", line)[0]
+    try:
+        name and importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        print(name)')
+if [ -n "$MISSING" ]; then
+    echo "of requirements.txt, $PYTHON lacks" $MISSING
+    exit 1
+fi
+
 # part NAME SECONDS NEEDS COMMAND...: run it, at most so long. NEEDS: packages, and "gpu" or "gpus", in one word by commas
 part() {
     local name=$1 limit=$(($2 * FACTOR)) needs=$3 missing='' left=$((SECONDS_IN_ALL - SECONDS))
@@ -63,7 +77,7 @@ SHORT=()
 first=$([ "$GPUS" -ge 1 ] && echo cuda || echo cpu)
 
 echo "$("$PYTHON" -c 'import torch; print("torch", torch.__version__)'), CUDA devices: $GPUS; output in $OUT"
-part tests 100 gpu,pytest "$PYTHON" -m pytest -o addopts= -q tests/base/training/test_cuda.py
+part tests 100 gpu,pytest,hypothesis "$PYTHON" -m pytest -o addopts= -q tests/base/training/test_cuda.py
 train plain 60 '' -d "$first"
 train bf16 60 '' -d "$first" --set trainer.precision=bf16
 train tf32 60 '' -d "$first" --set trainer.precision=tf32

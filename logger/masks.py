@@ -67,9 +67,9 @@ class MaskWriter:
         for part in parts:
             if self.folder is not None and len(part.outputs):
                 _require_masks(part)
-                give_masks = part.output.give_masks(part.outputs).tolist()
-                for source, gives_mask in zip(_sources(part), give_masks, strict=True):
-                    if not gives_mask:
+                finite = (part.masks >= 0).flatten(1).all(dim=1).tolist()
+                for source, is_finite in zip(_sources(part), finite, strict=True):
+                    if not is_finite:
                         raise UserError(f"--masks: {shown(source)}: the model's outputs are nan or infinite")
             yield part
 
@@ -82,7 +82,7 @@ class MaskWriter:
                 self._part = self.folder / f".{secrets.token_hex(8)}.part"
                 self._part.mkdir(parents=True)
                 self._lock = RunLock(self._part)  # until this process ends, also if it is killed
-            masks = part.masks.to(torch.uint8).cpu().numpy()
+            masks = part.masks.to(torch.uint8).numpy()
             for source, mask in zip(_sources(part), masks, strict=True):
                 self._write(self._part, self._path_for(source), mask)
 

@@ -77,13 +77,13 @@ def outputs_as_images(output: "Output", images: Any, outputs: "torch.Tensor") ->
     """
     if getattr(images, "ndim", None) != 4:
         return None
-    masks = output.class_maps(outputs)
+    masks = output.masks(outputs)
     if masks is None:
         return outputs if outputs.shape == images.shape else None
     if masks.shape[1:] != images.shape[2:]:
         return None
-    shares = masks.unsqueeze(1) / max(1, outputs.shape[1] - 1)
-    return _shades(images, shares.where(output.give_masks(outputs).view(-1, 1, 1, 1), math.nan))
+    masks = masks.unsqueeze(1).to(images.device)
+    return _shades(images, (masks / max(1, outputs.shape[1] - 1)).where(masks >= 0, math.nan))
 
 
 def with_targets_below(batch: Any, ignored: int = -100) -> Any:

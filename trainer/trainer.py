@@ -107,7 +107,7 @@ class Trainer(BaseTrainer):
             skip_nonfinite=self.nonfinite.skips,
             buffers=model.buffers(),
             model=model,
-            count=self.train_metrics.counts.get("loss"),
+            count=(self.train_metrics.counts or {}).get("loss"),
         )
         self.log_step = settings.log_step or -(-self.len_epoch // 20)
         self._line_time = 0.0  # when the epoch began, or its last progress line was logged

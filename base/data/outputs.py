@@ -143,9 +143,13 @@ class Output:
             return outputs.argmax(dim=1)
         return (outputs[:, 0] > (0.5 if self.kind == "probabilities" else 0.0)).long()
 
-    def give_masks(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Whether each of the outputs (B, classes, ...) of a segmentation gives a mask, as finite ones do."""
-        return outputs.amax(dim=1).isfinite().flatten(1).all(dim=1)  # nan is the largest
+    def masks(self, outputs: torch.Tensor) -> torch.Tensor | None:
+        """Return class_maps on the CPU, in one read, with -1 everywhere in examples whose outputs are not finite."""
+        maps = self.class_maps(outputs)
+        if maps is None:
+            return None
+        finite = outputs.amax(dim=1).isfinite().flatten(1).all(dim=1)  # nan is the largest
+        return maps.where(finite.view(-1, *[1] * (maps.ndim - 1)), -1).int().cpu()
 
     def probabilities(self, outputs: torch.Tensor) -> torch.Tensor | None:
         """Return (B, classes) probabilities for logits, log-probabilities or one logit; None for values."""
@@ -176,7 +180,7 @@ class Output:
     ) -> dict[str, list[Any]]:
         """Return what describe does as {name: a list of B values}, where an unknown target is None.
 
-        masks: what class_maps returns for the outputs, if it is known.
+        masks: what the method masks returns for the outputs, if it is known.
         """
         names, probabilities = self.names(outputs), self.probabilities(outputs)
         target = target_rows(target, len(outputs))
@@ -184,10 +188,10 @@ class Output:
         if (labels := self.labels(outputs)) is not None:
             return self._columns_of_labels(labels, outputs.float().cpu(), target)
         if self.is_segmentation(outputs):
-            masks = self.class_maps(outputs) if masks is None else masks
+            masks = self.masks(outputs) if masks is None else masks
             assert masks is not None  # of a segmentation
             given = {"target": target.tolist()} if target is not None and target.shape == masks.shape else {}
-            known = self.give_masks(outputs).tolist()
+            known = (masks >= 0).flatten(1).all(dim=1).tolist()
             return {"prediction": [mask if k else None for mask, k in zip(masks.tolist(), known, strict=True)], **given}
         if probabilities is None or names is None:
             columns = {"prediction": self._values(outputs)}

@@ -207,13 +207,13 @@ class ValidateOn(BaseCallback):
         self._loader = loader.as_validation()
         require_shared("data_loader", self._loader)
         self._limit = limited(num_batches(self._loader), trainer.settings.limit_valid_batches)
+        self._tracker = MetricTracker.of(trainer.metric_ftns, trainer.device)
 
     def on_epoch_end(self, trainer: "Trainer", log: dict[str, Any]) -> None:
         if log["epoch"] % self.every_epochs and log["epoch"] < trainer.epochs and trainer.stop_reason is None:
             return
         parts = evaluated_model(trainer), trainer.criterion, trainer.metric_ftns, self._loader, trainer.device
-        tracker = MetricTracker.of(trainer.metric_ftns, trainer.device)
-        values = evaluate(*parts, tracker, trainer.settings.precision, limit=self._limit)
+        values = evaluate(*parts, self._tracker, trainer.settings.precision, limit=self._limit)
         log |= {f"{self.name}_{key}": value for key, value in values.items()}
 
 

@@ -41,9 +41,10 @@ def counts_of(criterion: Any, metric_ftns: Sequence[Any], loader: Iterable[Any])
     A loss or metric of the project's own may have an attribute `counted`: "targets" if it counts as torch's
     cross_entropy does, or a Count.
     """
-    counts = {"loss": _count_of("loss", criterion, loader)}
+    labels = functools.cache(lambda: _range_of_labels(loader))
+    counts = {"loss": _count_of("loss", criterion, labels)}
     for metric in metric_ftns:
-        counts[metric.__name__] = _count_of(f"metrics: {metric.__name__}", metric, loader)
+        counts[metric.__name__] = _count_of(f"metrics: {metric.__name__}", metric, labels)
     return {name: count for name, count in counts.items() if count is not None}
 
 
@@ -102,7 +103,7 @@ class CountedTargets:
         return weights.sum(dtype=exact_float(target.device))
 
 
-def _count_of(place: str, function: Any, loader: Any) -> Count | None:
+def _count_of(place: str, function: Any, range_of_labels: Callable[[], tuple[int, int] | None]) -> Count | None:
     """The Count of a loss or metric; None for the number of samples."""
     inner, bound = getattr(function, "func", function), getattr(function, "keywords", {})
     counted: Any = "targets" if _is_of_torch(inner) else getattr(inner, "counted", None)
@@ -114,7 +115,7 @@ def _count_of(place: str, function: Any, loader: Any) -> Count | None:
     if reduction == "sum":
         return None
     count = CountedTargets(weight, IGNORED if ignore_index is None else ignore_index)
-    labels = _range_of_labels(loader)
+    labels = range_of_labels()
     if labels is not None:
         if labels == _NO_CLASSES or (weight is None and not labels[0] <= count.ignore_index <= labels[1]):
             return None
@@ -149,6 +150,9 @@ def _range_of_labels(loader):
         return _NO_CLASSES
     if isinstance(labels, torch.Tensor) and "uint" in str(labels.dtype):  # torch has no min of most of these
         labels = labels.long()
+    if isinstance(labels, torch.Tensor):
+        least, greatest = torch.stack(labels.aminmax()).tolist()  # in one read
+        return least, greatest
     return int(labels.min()), int(labels.max())
 
 

@@ -51,7 +51,7 @@ def evaluate(
 
     Random numbers that the model, the loss or a metric draws are the same each time, and none is drawn of training's.
 
-    tracker: MetricTracker of the loss and the metrics; its values are replaced.
+    tracker: MetricTracker of the loss and the metrics, used for this loader alone; its values are replaced.
     precision: value of trainer.precision.
     after_batch: called after each batch; it may raise to end the evaluation.
     limit: number of batches to read; None for all.
@@ -61,7 +61,8 @@ def evaluate(
     model.eval()
     same_buffers(model)
     tracker.reset()
-    tracker.counts = counts_of(criterion, metric_ftns, data_loader)
+    if tracker.counts is None:  # it looks at all labels, which waits for the device if they are there
+        tracker.counts = counts_of(criterion, metric_ftns, data_loader)
     reduction, watch = reduction_of(criterion), first_loss or contextlib.nullcontext()
     with torch.no_grad(), seeded(derive_seed(0, rank())):
         for batch_idx, batch in enumerate(itertools.islice(batches_of(data_loader), limit)):
@@ -122,8 +123,8 @@ def record(
     part: this process's Part of a batch that several processes share; None for a single process.
     """
     samples = num_counted(target, part)
-    counts = tracker.counts if samples else {}
-    sizes = {name: count(target) for name, count in counts.items()}
+    counts = tracker.counts if samples else None
+    sizes = {name: count(target) for name, count in (counts or {}).items()}
     size = sizes.get("loss", samples)
     tracker.update("loss", loss / num_samples(target) if reduction == "sum" else loss, n=size)
     if not metric_ftns:

@@ -26,6 +26,7 @@ from logger.details import (
     Values,
 )
 from logger.pictures import outputs_as_images
+from utils.device import exact_float
 from utils.errors import UserError, shortened
 
 _MOST_VALUES = 4  # of an example, that are shown
@@ -95,8 +96,10 @@ class Examination:
     def _add_images(self, data, output):
         """Keep what is made of the first images, if it can be drawn beside them."""
         meaning, room = self._trained.output, _IMAGES - len(self._images)
+        if not room:
+            return
         data, output = data[:room].cpu(), output[:room].cpu()
-        made = outputs_as_images(meaning, data, output) if room else None
+        made = outputs_as_images(meaning, data, output)
         if made is not None:
             has_range_of_data = meaning.is_segmentation(output)
             both = zip(data, made, strict=True)
@@ -104,8 +107,9 @@ class Examination:
 
     def _add_values(self, output, target):
         scale = self._trained.output
-        both = (part.cpu().double().reshape(len(target), -1) for part in (target, output))
-        pairs = torch.stack(list(both)).numpy() * scale.std + scale.mean
+        dtype = exact_float(output.device)
+        both = torch.stack([part.to(dtype).reshape(len(target), -1) for part in (target, output)])  # read together
+        pairs = both.cpu().double().numpy() * scale.std + scale.mean
         columns = pairs.shape[2]
         if not self._values:
             names = [""] if columns == 1 else [f"output {i}" for i in range(min(columns, _MOST_VALUES))]

@@ -21,6 +21,7 @@ from utils.distributed.world import is_main, part_of, world_size
 from utils.files import write_whole
 from utils.nested import map_tensors, samples_of
 from utils.runs.weights import class_name
+from utils.seed import seeded
 
 if TYPE_CHECKING:
     from trainer.trainer import Trainer
@@ -263,7 +264,7 @@ def _rows(model, parts, example):
     hooks = [module.register_forward_hook(_recorder(name, rows)) for name, module in parts.items()]
     was_training = model.training
     try:
-        with torch.no_grad(), torch.random.fork_rng():
+        with torch.no_grad(), seeded(0):
             model.eval()(example)
     finally:
         model.train(was_training)

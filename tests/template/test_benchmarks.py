@@ -15,7 +15,7 @@ import unittest.mock
 import pytest
 from forked import run_forked
 
-from helpers import PROJECT
+from helpers import PROJECT, run_here
 
 sys.path.append(str(PROJECT / "benchmarks"))
 import harness
@@ -170,3 +170,31 @@ def test_the_runs_of_the_benchmark_of_compare_are_runs_as_training_leaves_them(t
     assert [run.state for run in runs] == ["died", *["finished"] * 19, "damaged"]
     assert runs[1].epoch == 4 and len(runs[1].values) == 7 and runs[1].seconds == 6.0
     assert [len(row.runs) for row in grouped(rows_of(runs))] == [3] * 6 + [2, 1]
+
+
+def test_the_script_for_a_gpu_gives_flags_that_exist_and_names_missing_packages(tmp_path, monkeypatch):
+    """With a stand-in for Python, which finds two GPUs and writes down what train.py is to do."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # which -d cpu sets
+    python, told = tmp_path / "python", tmp_path / "told"
+    python.write_text(
+        f"""#!/bin/sh
+        case "$1 $2" in
+            "-c "*device_count*) echo 2 ;;
+            "-c "*importlib.metadata*) [ -z "$LACKING" ] || echo "$LACKING" ;;
+            "train.py -c") echo "$@" >> "{told}" ;;
+            "-m pytest" | *.py*) for word; do case $word in *.py) [ -f "$word" ] || exit 1 ;; esac; done ;;
+        esac
+        """
+    )
+    python.chmod(0o755)
+    environment = {**os.environ, "PYTHON": str(python), "OUT": str(tmp_path)}
+    command = ["bash", str(PROJECT / "benchmarks" / "gpu.sh")]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+    parts = [line for line in ran.stdout.splitlines() if re.match(r"\w+ +(ok|failed|skipped)", line)]
+    assert ran.returncode == 0 and len(parts) == 19 and all(" ok, " in line for line in parts), ran
+    commands = told.read_text().splitlines()
+    assert len(commands) == 9
+    for words in commands:
+        run_here(*words.split(), "--check")
+    ran = subprocess.run(command, env={**environment, "LACKING": "pydantic"}, capture_output=True, text=True)
+    assert ran.returncode == 1 and "lacks pydantic" in ran.stdout

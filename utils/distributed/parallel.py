@@ -25,7 +25,7 @@ def parallelize(model: torch.nn.Module, config: Any, device: torch.device) -> to
         model = model.to(device)
     parallel = config.build("parallel", section, model, device)
     if has_unshared_batch_norm(parallel):
-        offers_sync = device.type == "cuda" and not section.get("args", {}).get("sync_batchnorm")
+        offers_sync = device.type != "cpu" and not section.get("args", {}).get("sync_batchnorm")
         config.get_logger("parallel").warning(
             "batch norm: each process computes statistics of its own part of a batch, so the numbers differ from those "
             "of one process%s",
@@ -72,7 +72,6 @@ def ddp(
     model = _prepared(model, device, sync_batchnorm, checkpoint_activations)
     wrapped = DistributedDataParallel(
         model,
-        device_ids=[device] if device.type == "cuda" else None,
         find_unused_parameters=find_unused_parameters,
         bucket_cap_mb=bucket_mb,  # pyright: ignore[reportArgumentType]
         gradient_as_bucket_view=True,
@@ -142,8 +141,8 @@ def fsdp(
     if mixed_precision not in (None, "bf16"):
         raise UserError(f"mixed_precision: got {mixed_precision!r}; it should be 'bf16' or null")
     model = _prepared(model, device, sync_batchnorm, checkpoint_activations)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    if device.type != "cpu":
+        torch.accelerator.set_device_index(device)
     low = torch.bfloat16 if mixed_precision else None
     mesh = init_device_mesh(device.type, (world_size(),))
     end_threads_with(mesh)
@@ -171,7 +170,7 @@ def _settle(tensors, device):
 def _prepared(model, device, sync_batchnorm, checkpoint_activations):
     """The model with what ddp and fsdp have in common."""
     if sync_batchnorm:
-        if device.type != "cuda":
+        if device.type == "cpu":
             raise UserError(f"sync_batchnorm: torch has it for GPUs only, and this run is on {device}; leave it out")
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if checkpoint_activations:

@@ -69,34 +69,54 @@ def joined(config: dict[str, Any], resume: str | None, device: str | None) -> It
 
 def process_device(n_gpu: int, name: str) -> torch.device:
     """See world.process_device."""
-    _tell_of_idle(name, n_gpu)
+    kind, found = shared_accelerators()
+    if name == "auto" and n_gpu and not found and is_main():
+        _tell_of_idle()
     local_rank, on_host = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    found = torch.cuda.device_count() if name in ("auto", "cuda") and n_gpu else 0
+    found = found if name in ("auto", kind) and n_gpu else 0
     if n_gpu > 1 and (min(n_gpu, found) or n_gpu) != on_host:
         raise UserError(
             f"n_gpu: {n_gpu}, and the launcher has started {_count(on_host)} on this host; start as many, or set "
             "n_gpu to 1 to leave the number to the launcher"
         )
-    if name not in ("auto", "cpu", "cuda"):
+    if name not in ("auto", "cpu", "cuda") and not found:
         raise UserError(f"device: {name!r} is one device, and there are {_count(world_size())}; use 'auto' or 'cpu'")
-    if not found and name != "cuda":
+    if not found and name in ("auto", "cpu"):
         return torch.device("cpu")
     if "LOCAL_RANK" not in os.environ:
         raise UserError("LOCAL_RANK: not set, and it says which GPU is whose; start with torchrun, which sets it")
     on_host = max(on_host, local_rank + 1)
     if found < on_host:
-        raise UserError(f"{_count(on_host)} on this host, and torch finds {found} CUDA devices; start one for each")
-    return torch.device(f"cuda:{local_rank}")
+        asked = (kind if name == "auto" else name).upper()
+        raise UserError(f"{_count(on_host)} on this host, and torch finds {found} {asked} devices; start one for each")
+    return torch.device(f"{kind}:{local_rank}")
+
+
+def shared_accelerators() -> tuple[str, int]:
+    """Return (kind, number) of the accelerators with which several processes can train, one each.
+
+    The number is 0 where torch.distributed has no backend of the kind's own, as for mps.
+    """
+    kind, found = accelerator()
+    return kind, found if _backend_for(kind) != "gloo" else 0
+
+
+def _backend_for(kind):
+    """The backend of torch.distributed for a kind of device: "gloo" for the CPU, and for what has none of its own."""
+    try:
+        return dist.get_default_backend_for_device(kind)
+    except ValueError:
+        return "gloo"
 
 
 @functools.cache
-def _tell_of_idle(name, n_gpu):
+def _tell_of_idle():
     """Say, once, that several processes do not use an accelerator that one process would use."""
     kind, found = accelerator()
-    if name == "auto" and n_gpu and found and kind != "cuda" and is_main():
+    if found:
         several = f"{found} {kind.upper()} device{'s' if found > 1 else ''} unused"
         logging.getLogger("train").warning(
-            "device: several processes train on CUDA GPUs or on the CPU; here on the CPU, with %s", several
+            "device: torch.distributed has no backend for it; several processes train on the CPU, with %s", several
         )
 
 
@@ -113,11 +133,11 @@ def _join(config, device_name):
         contact.open_store(store)
         _require_same_kind(store, device.type)  # processes with and without a GPU would wait forever for each other
         place = {"store": store, "rank": rank(), "world_size": world_size(), "timeout": timeout}
-        if device.type == "cuda":
-            torch.cuda.set_device(device)  # what names no GPU means this process's
-            dist.init_process_group("nccl", device_id=device, **place)
-        else:
-            dist.init_process_group("gloo", **place)
+        if device.type != "cpu":
+            torch.accelerator.set_device_index(device)  # what names no GPU means this process's
+        # bound to another device than CUDA's, torch makes no group of gloo, as messages has
+        bound = {"device_id": device} if device.type == "cuda" else {}
+        dist.init_process_group(_backend_for(device.type), **bound, **place)
         messages.open_group(timeout)
     except UserError:
         raise
@@ -213,7 +233,7 @@ def _end_on_gpu(status, unreported=None):
 
 
 def _on_gpu():
-    return dist.get_backend() == "nccl"
+    return dist.get_backend() != "gloo"
 
 
 def _timeout_seconds(config):

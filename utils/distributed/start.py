@@ -39,10 +39,11 @@ def processes_to_start(settings: "RunSettings", parallel: dict[str, Any] | None)
     wanted = (parallel or {}).get("processes")
     if wanted is not None and settings.n_gpu > 1 and wanted != settings.n_gpu:
         raise UserError(f"parallel.processes: {wanted}, and n_gpu is {settings.n_gpu}; leave one of them out")
-    if wanted is None and settings.n_gpu > 1 and settings.device in ("auto", "cuda"):
-        import torch
+    if wanted is None and settings.n_gpu > 1 and settings.device != "cpu":
+        from utils.distributed.process_group import shared_accelerators
 
-        wanted = min(settings.n_gpu, torch.cuda.device_count())
+        kind, found = shared_accelerators()
+        wanted = min(settings.n_gpu, found) if settings.device in ("auto", kind) else None
     return max(1, wanted or 1)
 
 

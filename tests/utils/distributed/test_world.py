@@ -7,6 +7,7 @@ import torch
 from worlds import in_world, results, small_job, train
 
 from utils import UserError
+from utils.config.schema import RunSettings
 from utils.distributed import world
 
 
@@ -41,13 +42,30 @@ def test_a_decision_of_the_first_process_is_its_result_or_its_error():
         world.decided_by_main(refuse)
 
 
-def test_several_processes_say_that_they_leave_an_accelerator_that_is_not_cuda_alone(monkeypatch, caplog):
+@pytest.mark.parametrize("kind", ["cuda", "xpu"])
+def test_several_processes_have_an_accelerator_each_if_torch_has_a_backend_for_it(monkeypatch, kind):
+    from utils.distributed import process_group
+    from utils.distributed.start import processes_to_start
+
+    monkeypatch.setattr(process_group, "accelerator", lambda: (kind, 2))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert [str(process_group.process_device(1, name)) for name in ("auto", kind, "cpu")] == [f"{kind}:1"] * 2 + ["cpu"]
+    with pytest.raises(UserError, match=f"'{kind}:0' is one device"):
+        process_group.process_device(1, f"{kind}:0")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match=f"3 processes on this host, and torch finds 2 {kind.upper()} devices"):
+        process_group.process_device(1, "auto")
+    settings = RunSettings.model_validate({"n_gpu": 4})
+    assert processes_to_start(settings, None) == 2
+
+
+def test_several_processes_say_that_they_leave_an_accelerator_alone_for_which_torch_has_no_backend(monkeypatch, caplog):
     from utils.distributed import process_group
 
-    monkeypatch.setattr(process_group, "accelerator", lambda: ("xpu", 2))
+    monkeypatch.setattr(process_group, "accelerator", lambda: ("mps", 1))
     process_group._tell_of_idle.cache_clear()
     assert [process_group.process_device(1, name).type for name in ("auto", "auto", "cpu")] == ["cpu"] * 3
     assert caplog.messages == [
-        "device: several processes train on CUDA GPUs or on the CPU; here on the CPU, with 2 XPU devices unused"
+        "device: torch.distributed has no backend for it; several processes train on the CPU, with 1 MPS device unused"
     ]
     process_group._tell_of_idle.cache_clear()

@@ -181,19 +181,20 @@ class ConfigParser(OldConfigForms):
         found = find_type(name, as_spec(name, self.get(name))["type"], self._part_of(name, module), module)
         return [parameter.name for parameter in signature_of(found)]
 
-    def init_loss(self, module: ModuleType | None = None, name: str = "loss") -> Callable[[Any, Any], Any]:
-        """Return the loss: callable (output, target) -> 0-dim tensor, from a function or a loss class."""
-        return self._init_function(name, self.get(name), module)
+    def init_loss(self, module: ModuleType | None = None, name: str = "loss") -> Callable[[Any, Any], Any] | None:
+        """Return the loss: callable (output, target) -> 0-dim tensor, from a function or a class; None for null."""
+        return None if self.config.get(name, "") is None else self._init_function(name, self.get(name), module)
 
     def init_metrics(self, module: ModuleType | None = None, name: str = "metrics") -> list[Any]:
         """Return the metrics: callables (output, target) -> number and objects with update, compute and reset.
 
-        Each has its name as __name__.
+        Each has its name as __name__ and, as in_training, whether it is measured in training, too.
         """
         metrics = []
         for i, entry in enumerate(self.get(name, [])):
             metrics.append(self._init_function(f"{name}.{i}", entry, module))
-            metrics[i].__name__ = metric_name(as_spec(f"{name}.{i}", entry))
+            spec = as_spec(f"{name}.{i}", entry)
+            metrics[i].__name__, metrics[i].in_training = metric_name(spec), spec.get("training", True)
         return metrics
 
     def init_callbacks(self, name: str = "callbacks") -> "list[BaseCallback]":

@@ -42,7 +42,7 @@ class BaseTrainer(ABC):
     """Trains a model epoch by epoch. A subclass writes _train_epoch; train() does the rest.
 
     model: nn.Module on its device.
-    criterion: callable (output, target) -> 0-dim tensor.
+    criterion: callable (output, target) -> 0-dim tensor; None if validation has no loss.
     metric_ftns: callables (output, target) -> number, each with a __name__.
     optimizer: of the model's parameters.
     config: ConfigParser; its section "trainer" is read here.
@@ -60,7 +60,7 @@ class BaseTrainer(ABC):
     def __init__(
         self,
         model: torch.nn.Module,
-        criterion: Callable[[Any, Any], torch.Tensor],
+        criterion: Callable[[Any, Any], torch.Tensor] | None,
         metric_ftns: Sequence[Any],
         optimizer: torch.optim.Optimizer,
         config: "ConfigParser",
@@ -70,7 +70,8 @@ class BaseTrainer(ABC):
         self.logger = config.get_logger("trainer", settings.verbosity)
 
         self.model, self.optimizer = model, optimizer
-        self.criterion, self.metric_ftns = criterion, metric_ftns
+        self.criterion: Any = criterion
+        self.metric_ftns = metric_ftns
         self.averaged_model: torch.nn.Module | None = None  # if set, validated and saved instead of model
 
         self.epochs, self.save_period = settings.epochs, settings.save_period

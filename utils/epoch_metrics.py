@@ -5,7 +5,7 @@ import copy
 import math
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from utils.distributed.world import gather, is_main, world_size
@@ -21,6 +21,11 @@ METHODS = ("update", "compute", "reset", "state_dict", "load_state_dict")
 def is_epoch_metric(metric: Any) -> bool:
     """Whether it is an object with update, compute, reset and a state, rather than a function of a batch."""
     return all(callable(getattr(metric, method, None)) for method in METHODS)
+
+
+def of_training(metrics: Sequence[Any]) -> list[Any]:
+    """Return the metrics that are measured on training batches, too, as `training` of the config says."""
+    return [metric for metric in metrics if getattr(metric, "in_training", True)]
 
 
 class EpochMetrics:

@@ -46,9 +46,24 @@ def num_samples(target: Any) -> int:
     if len(lengths) == 1:
         return lengths[0]
     raise UserError(
-        f"data_loader: a target's tensors have {' and '.join(map(str, lengths))} samples; all should have as many as "
-        "the batch, or each sample should be in a dict of its own"
+        f"data_loader: a target's tensors have {' and '.join(map(str, lengths))} samples; give each as many as the "
+        "batch has, or a dict whose first value has as many, or a dict for each sample"
     )
+
+
+def require_rows(target: Any, samples: int) -> None:
+    """Raise UserError if num_samples counts the rows of a dict's first value, and another has a row for each sample.
+
+    samples: number of samples in the batch, 0 if it is unknown. Averages would be weighted by rows of all sorts, such
+    as the characters of transcripts in one tensor.
+    """
+    if not samples or not isinstance(target, Mapping) or (rows := num_samples(target)) == samples:
+        return
+    if right := [key for key, value in target.items() if getattr(value, "shape", ())[:1] == (samples,)]:
+        raise UserError(
+            f"data_loader: {next(iter(target))!r}, the first value of the target, has {rows} rows for the {samples} "
+            f"samples of a batch, and averages count its rows; put {right[0]!r} first, which has a row for each sample"
+        )
 
 
 def map_tensors(function: Callable[[Any], Any], value: Any) -> Any:

@@ -18,6 +18,7 @@ from base.data.in_memory import InMemoryDataset, whole_batch
 from base.data.seeded import unseeded
 from utils.batches import collate
 from utils.device import exact_float
+from utils.epoch_metrics import of_training
 from utils.errors import UserError
 from utils.nested import num_samples
 from utils.signatures import signature
@@ -48,9 +49,15 @@ def counts_of(criterion: Any, metric_ftns: Sequence[Any], loader: Iterable[Any])
     return {name: count for name, count in counts.items() if count is not None}
 
 
+def declares_count(function: Any) -> bool:
+    """Whether it is known what the mean of a loss or metric is taken over: it is torch's, or has `counted`."""
+    inner = getattr(function, "func", function)
+    return _is_of_torch(inner) or getattr(inner, "counted", None) is not None
+
+
 def counts_in_training(trainer: "Trainer") -> dict[str, Count]:
     """Return counts_of for training; of a compute_loss of the trainer's own, nothing is known of what it counts."""
-    counts = counts_of(trainer.criterion, trainer.metric_ftns, trainer.data_loader)
+    counts = counts_of(trainer.criterion, of_training(trainer.metric_ftns), trainer.data_loader)
     if _has_own_loss(trainer):
         counts.pop("loss", None)
     return counts

@@ -17,10 +17,11 @@ from utils import MetricTracker
 from utils.batches import batches_of
 from utils.config.components import PARTS, as_spec, watched
 from utils.config.types import build, find_type, signature_of
-from utils.distributed.world import Part, gather, part_of_batch, rank, same_buffers
+from utils.distributed.world import Part, gather, own_samples, part_of_batch, rank, same_buffers
+from utils.epoch_metrics import of_training
 from utils.errors import UserError
 from utils.misfits import explain
-from utils.nested import halves, num_samples
+from utils.nested import halves, num_samples, require_rows
 from utils.runs.weights import load_state
 from utils.seed import derive_seed, seeded
 
@@ -36,7 +37,7 @@ _HOW_CALLED = (
 
 def evaluate(
     model: torch.nn.Module,
-    criterion: Callable[[Any, Any], torch.Tensor],
+    criterion: Callable[[Any, Any], torch.Tensor] | None,
     metric_ftns: Sequence[Any],
     data_loader: Iterable[Any],
     device: torch.device,
@@ -51,6 +52,7 @@ def evaluate(
 
     Random numbers that the model, the loss or a metric draws are the same each time, and none is drawn of training's.
 
+    criterion: None measures the metrics alone.
     tracker: MetricTracker of the loss and the metrics, used for this loader alone; its values are replaced.
     precision: value of trainer.precision.
     after_batch: called after each batch; it may raise to end the evaluation.
@@ -67,11 +69,13 @@ def evaluate(
     with torch.no_grad(), seeded(derive_seed(0, rank())):
         for batch_idx, batch in enumerate(itertools.islice(batches_of(data_loader), limit)):
             data, target = to_device(halves(batch), device)
+            if batch_idx == 0:
+                require_rows(target, len(own_samples(_samples(data_loader, 0))))
             try:
                 with autocast(precision, device):
                     output = model(data)
                     with watch:
-                        loss = criterion(output, target)
+                        loss = None if criterion is None else criterion(output, target)
             except Exception as error:
                 dataset = unseeded(getattr(data_loader, "dataset", None))
                 explain(error, data, target, model, _samples(data_loader, batch_idx), dataset)
@@ -85,6 +89,8 @@ def evaluate(
             if after_batch is not None:
                 after_batch()
     result = tracker.result()
+    if criterion is None:
+        del result["loss"]
     tracker.forget()
     return result
 
@@ -100,24 +106,27 @@ def _samples(data_loader, batch_idx):
 def metric_trackers(trainer: "Trainer") -> tuple[MetricTracker, MetricTracker]:
     """(tracker for training, tracker for validation). Raises UserError if a monitored value is a table."""
     finite_only = trainer.settings.on_nonfinite == "skip"
-    train = MetricTracker.of(trainer.metric_ftns, trainer.device, finite_only=finite_only)
+    train = MetricTracker.of(of_training(trainer.metric_ftns), trainer.device, finite_only=finite_only)
     train.counts = counts_in_training(trainer)
+    valid = MetricTracker.of(trainer.metric_ftns, trainer.device)
     for path, name in watched(trainer.config.config).items():
-        if name.removeprefix("val_") in train.tables:
+        if name.removeprefix("val_") in valid.tables:
             raise UserError(f"{path}: {name!r} is a table; give the name of a number")
-    return train, MetricTracker.of(trainer.metric_ftns, trainer.device)
+    return train, valid
 
 
 def record(
     tracker: MetricTracker,
     metric_ftns: Sequence[Any],
-    loss: torch.Tensor,
+    loss: torch.Tensor | None,
     output: Any,
     target: Any,
     reduction: str = "mean",
     part: Part | None = None,
 ) -> None:
     """Add a batch's loss (0-dim) and metrics to the tracker, weighted by its samples or by what they count.
+
+    metric_ftns: those that the tracker does not track are left out. loss: None adds the metrics alone.
 
     target: (N, ...), or a dict, list or tuple of such tensors.
     part: this process's Part of a batch that several processes share; None for a single process.
@@ -126,18 +135,20 @@ def record(
     counts = tracker.counts if samples else None
     sizes = {name: count(target) for name, count in (counts or {}).items()}
     size = sizes.get("loss", samples)
-    tracker.update("loss", loss / num_samples(target) if reduction == "sum" else loss, n=size)
+    if loss is not None:
+        tracker.update("loss", loss / num_samples(target) if reduction == "sum" else loss, n=size)
     if not metric_ftns:
         return
     # with on_nonfinite "skip", a batch whose loss is not finite in one process counts in none
-    left_out = tracker.over_epoch is not None and tracker.finite_only and not all(gather(bool(loss.isfinite())))
+    skips = tracker.over_epoch is not None and tracker.finite_only
+    left_out = skips and loss is not None and not all(gather(bool(loss.isfinite())))
     with torch.no_grad():
-        if tracker.over_epoch is not None:
-            metric_ftns = [metric for metric in metric_ftns if metric.__name__ not in tracker.over_epoch.names]
-            if samples and not left_out:
-                tracker.over_epoch.update(output, target)
+        if tracker.over_epoch is not None and samples and not left_out:
+            tracker.over_epoch.update(output, target)
         for metric in metric_ftns:
             name = metric.__name__
+            if name not in tracker.keys:  # one over the epoch, or one that is not measured in training
+                continue
             tracker.update(name, metric(output, target) if samples else 0.0, n=sizes.get(name, samples))
 
 
@@ -146,7 +157,7 @@ def num_counted(target: Any, part: Part | None) -> int:
     return 0 if part is not None and part.own == 0 else num_samples(target)
 
 
-def reduction_of(criterion: Callable[..., Any]) -> str:
+def reduction_of(criterion: Callable[..., Any] | None) -> str:
     """How the criterion reduces over a batch, "sum" or "mean". Raises UserError for reduction "none"."""
     given = getattr(criterion, "keywords", {}).get("reduction")  # of a functools.partial
     reduction = given or getattr(criterion, "reduction", None)

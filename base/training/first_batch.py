@@ -15,6 +15,7 @@ import torch
 from base import BaseDataLoader
 from base.data.sampler import EpochSampler
 from base.training.batch_stream import limited, num_batches
+from base.training.counted import declares_count
 from base.training.evaluate import record
 from base.training.loss_inputs import LossWatch
 from base.training.loss_kinds import KINDS, outside, problem_of_kind
@@ -23,9 +24,10 @@ from base.training.preflight import left_alone, try_validation
 from base.training.summary import data_lines, drawn_labels, labels_of, num_samples_of, single_batch_warning
 from utils import MetricTracker, UserError
 from utils.batches import batches_of
-from utils.distributed.world import world_size
+from utils.distributed.world import own_samples, world_size
+from utils.epoch_metrics import is_epoch_metric, of_training
 from utils.misfits import explain
-from utils.nested import describe, halves
+from utils.nested import describe, halves, require_rows
 from utils.seed import derive_seed, seed_everything
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ def compute_first_loss(trainer: "Trainer", data: Any, target: Any, metrics: Sequ
     In a run that keeps nothing, the last batch of an epoch is tried too, if it has fewer samples. Raises UserError, in
     one line, for what cannot be right.
     """
+    require_rows(target, len(own_samples(trainer.stream.samples(trainer.epoch, trainer.batches_done))))
     watch = LossWatch("loss")
     with _single_samples_refused(trainer):
         if trainer.settings.compile:  # which would compile anew without the watch
@@ -55,14 +58,18 @@ def compute_first_loss(trainer: "Trainer", data: Any, target: Any, metrics: Sequ
             with watch:
                 loss, output = trainer.compute_loss(data, target)
     watch.warn(trainer.logger, trainer.criterion, output, target)
+    if watch.counts_some and not trainer.overrides("compute_loss"):
+        _warn_of_average(trainer, "loss", trainer.criterion)
     _check_declared("loss", trainer.criterion, output, target)
     _check_all_labels(trainer, watch.class_numbers)
-    for metric in metrics:
+    for metric in of_training(metrics):
         _check_declared("metrics", metric, output, target)
         watch = LossWatch("metrics")
         with watch:
             record(MetricTracker.of([metric], trainer.device), [metric], torch.zeros(()), output, target)
         watch.warn(trainer.logger, metric, output, target)
+        if watch.counts_some and not is_epoch_metric(metric):
+            _warn_of_average(trainer, "metrics", metric)
     if trainer.config.keeps_nothing:
         _try_last_batch(trainer)
     if isinstance(output, torch.Tensor) and output.ndim:
@@ -106,6 +113,20 @@ def _train_once(trainer, data, target):
         explain(error, data, target, trainer.model)
         raise
     return loss, output
+
+
+def _warn_of_average(trainer, section, function):
+    """Warn of a loss or metric whose mean over some of the targets is averaged over samples, for it declares nothing.
+
+    Its average over an epoch would depend on which samples share a batch.
+    """
+    if not declares_count(function) and getattr(function, "expects", None) != "anything":
+        trainer.logger.warning(
+            "%s: %s is a mean over some of the targets, or by class weights, but is averaged over samples, which "
+            'depends on batch_size; set its attribute counted = "targets", or as docs/metrics.md shows',
+            section,
+            getattr(function, "__name__", type(function).__name__),
+        )
 
 
 def _check_declared(section, function, output, target):
@@ -182,8 +203,9 @@ def _try_last_batch(trainer: "Trainer") -> None:
         try:
             with torch.no_grad():
                 _, output = trainer.compute_loss(data, target)
-            tracker = MetricTracker.of(trainer.metric_ftns, trainer.device)
-            record(tracker, trainer.metric_ftns, torch.zeros(()), output, target)
+            metrics = of_training(trainer.metric_ftns)
+            tracker = MetricTracker.of(metrics, trainer.device)
+            record(tracker, metrics, torch.zeros(()), output, target)
         except (RuntimeError, ValueError, TypeError, LookupError) as error:
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise UserError(_last_batch_error(loader, last, reason)) from error

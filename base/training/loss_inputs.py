@@ -41,6 +41,7 @@ class LossWatch(TorchFunctionMode):
         self._broadcasts = []  # (the two arguments, shape of the result)
         self._doubts = []  # (loss, what may be wrong or None)
         self.class_numbers: tuple[Any, Any, Any] | None = None  # (target, output, keywords) of a loss
+        self.counts_some = False  # whether a loss was a mean by class weights, or over some of the targets
 
     def __torch_function__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
         keywords = keywords or {}
@@ -54,6 +55,7 @@ class LossWatch(TorchFunctionMode):
         if problem := problem_of(called, given):
             raise UserError(f"{self._name}: {called}: {problem}")
         self._doubts.append((called, doubt_about(called, given)))
+        self.counts_some = self.counts_some or _counts_some(called, given)
         if LOSSES[called][0] in ("classes", "log_probabilities") and target.ndim == 1 and output.ndim == 2:
             self.class_numbers = target, output, keywords
         try:
@@ -82,6 +84,16 @@ class LossWatch(TorchFunctionMode):
                 what = "%s: %s: the output %s and the target %s broadcast to %s; if that is meant, set its attribute %s"
                 given = shape_of(output), shape_of(target), result, "expects = 'anything'"
                 logger.warning(what, self._name, getattr(function, "__name__", type(function).__name__), *given)
+
+
+def _counts_some(loss, given):
+    """Whether a loss is a mean over other than all its targets, alike: it has class weights, or may ignore some."""
+    target, ignored = given.get("target"), given.get("ignore_index", -100)
+    if loss not in ("cross_entropy", "nll_loss") or given.get("reduction", "mean") != "mean":
+        return False
+    if not isinstance(target, torch.Tensor) or target.is_floating_point():  # shares of classes, divided by the samples
+        return False
+    return given.get("weight") is not None or ignored != -100 or bool((target == ignored).any())
 
 
 def _is_doubtful(tensors, output, target):

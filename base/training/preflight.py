@@ -37,7 +37,12 @@ def refuse_what_cannot_work(trainer: "Trainer") -> None:
         raise UserError(f"arch.args.num_classes: got {given}, but the data have {len(classes)} classes")
     _refuse_small_parts(trainer.model, trainer.data_loader)
     has_own_loss = any(map(trainer.overrides, ("compute_loss", "_train_batch", "_train_epoch")))
-    if not has_own_loss or (trainer.do_validation and not trainer.overrides("_valid_epoch")):
+    if trainer.criterion is None and not has_own_loss:
+        raise UserError(
+            'loss: null is for a trainer with a compute_loss of its own; name a loss, as "torch.nn.CrossEntropyLoss"'
+        )
+    validates = trainer.do_validation and not trainer.overrides("_valid_epoch")
+    if trainer.criterion is not None and (validates or not has_own_loss):
         require_two_arguments(trainer.criterion)
 
 

@@ -6,7 +6,7 @@ import torch
 from base.training.precision import to_device
 from base.training.summary import example_input
 from utils import UserError
-from utils.nested import halves, map_tensors, num_samples, samples_of
+from utils.nested import halves, map_tensors, num_samples, require_rows, samples_of
 
 Pair = namedtuple("Pair", "left right")
 
@@ -85,3 +85,13 @@ def test_other_batches_are_sent_and_shown_as_a_whole():
     assert shown[0] is other and shown[1].batch_sizes.tolist() == [2, 2, 1] and shown[3].shape == (2, 2)
     chosen = samples_of((other, torch.arange(3)), torch.tensor([2, 0]))
     assert chosen[0] is other and chosen[1].tolist() == [2, 0]
+
+
+def test_a_dict_whose_first_value_is_not_by_samples_is_refused_if_another_value_is():
+    characters, lengths = torch.zeros(30), torch.zeros(8)
+    with pytest.raises(UserError, match=r"'labels', the first value .* 30 rows for the 8 .* put 'lengths' first"):
+        require_rows({"labels": characters, "lengths": lengths}, 8)
+    require_rows({"lengths": lengths, "labels": characters}, 8)
+    require_rows({"labels": characters, "lengths": lengths}, 0)  # a loader that does not tell
+    require_rows({"nodes": characters, "classes": torch.zeros(3)}, 8)  # a graph's nodes, over which means are meant
+    require_rows(characters, 8)

@@ -275,17 +275,16 @@ def _monitor_errors(config, parts, also_logged):
     """Monitored names that nothing will log."""
     if also_logged is None or not isinstance(config.get("metrics", []), list):
         return
-    logged = ["loss", *metric_names(config).values()]
+    metrics, specs = metric_names(config), specs_in(config, "metrics")
+    logged = ["loss", *(name for path, name in metrics.items() if specs[path].get("training", True))]
     if _has_validation_data(config, parts) is not False:
-        logged += [f"val_{name}" for name in logged]
+        measured = ([] if config.get("loss", "") is None else ["loss"]) + list(metrics.values())
+        logged += [f"val_{name}" for name in measured]
     own = entries(dict_at(config, "trainer").get("also_logged"))
     logged += [*also_logged, *(name for name in own if isinstance(name, str))]
     no_split = "; data_loader.args.validation_split sets no samples aside, and there is no valid_data_loader"
-    misspelt = [
-        name
-        for path, name in metric_names(config).items()
-        if "metrics" in parts and _definition(specs_in(config, "metrics")[path], parts["metrics"]) is None
-    ]
+    of = parts.get("metrics")
+    misspelt = [name for path, name in metrics.items() if of and _definition(specs[path], of) is None]
     right = [name for name in logged if name.removeprefix("val_") not in misspelt]
     for path, name in watched(config).items():
         bare = name.removeprefix("val_")

@@ -1,7 +1,4 @@
-"""The sections and keys of a config, each described once, with the rules between them.
-
-The checks, config.schema.json and the key tables of docs/ are made from these descriptions.
-"""
+"""The sections and keys of a config, and the rules between them. The checks and the tables of docs/ are made of it."""
 
 import collections
 from typing import Annotated, Literal
@@ -39,6 +36,8 @@ class Metric(Component):
         | None
     ) = None
     """Name of the metric on screen, in logs and in "monitor"; by default the last word of its type."""
+    training: bool = True
+    """Whether it is measured on training batches, too; false leaves it to validation and test.py."""
 
 
 class ParameterGroup(forms.Section):
@@ -293,8 +292,8 @@ class Config(RunSettings):
     """The data that test.py measures; by default data_loader with training=False."""
     optimizer: forms.one_or_several(Optimizer)
     """The optimizer: a class of torch.optim. Or several, under the names of the parts of the model that they train."""
-    loss: forms.named(Component)
-    """The loss: a function in model/loss.py, or a loss class such as "torch.nn.CrossEntropyLoss"."""
+    loss: forms.named(Component) | None
+    """The loss: a function in model/loss.py, or a class such as "torch.nn.CrossEntropyLoss"; null: docs/trainers.md."""
     metrics: forms.several(forms.named(Metric))
     """The metrics: functions and classes in model/metric.py, or classes such as "torchmetrics.MeanSquaredError"."""
     lr_scheduler: forms.one_or_several(Scheduler) | None = None

@@ -1,4 +1,5 @@
 import copy
+import functools
 import logging
 import random
 
@@ -135,3 +136,60 @@ def test_validation_within_an_epoch_leaves_the_random_numbers_of_training_alone(
     validated = tiny_trainer(tiny_config(tmp_path / "b", validate_every_steps=every), model=Noisy())
     validated.train()
     assert same(straight.model.state_dict(), validated.model.state_dict())
+
+
+class Detector(torch.nn.Linear):
+    """Returns losses in training and predictions in evaluation, as torchvision's detection models do."""
+
+    def forward(self, data, target=None):
+        rows = super().forward(data)
+        return {"box": (rows - 1).square().mean(), "label": rows.abs().mean()} if self.training else list(rows)
+
+
+class Detection(Trainer):
+    def compute_loss(self, data, target):
+        losses = self.model(data, target)
+        return {"loss": sum(losses.values()), **losses}, None
+
+
+class Found(torch.nn.Module):
+    """The number of predictions over an epoch; training has none, so that it would raise there."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("number", torch.zeros(()))
+
+    def update(self, output, target):
+        self.number += len(output) + len(target) * 0
+
+    def compute(self):
+        return self.number
+
+    def reset(self):
+        self.number.zero_()
+
+
+def first_value(output, target):
+    return output[0].mean()
+
+
+@pytest.mark.parametrize("on_nonfinite", ["stop", "skip"])
+def test_a_model_without_predictions_in_training_and_without_a_validation_loss(tmp_path, on_nonfinite):
+    def job(folder, trainer_class=Detection):
+        metrics = [Found(), functools.partial(first_value)]
+        for metric, name in zip(metrics, ["found", "first"], strict=True):
+            metric.__name__, metric.in_training = name, False
+        config = tiny_config(folder, monitor="max val_found", on_nonfinite=on_nonfinite, sanity_check_batches=1)
+
+        def of(model, criterion, *parts, **others):
+            return trainer_class(model, None, *parts, **others)
+
+        return tiny_trainer(config, metrics=metrics, model=Detector(4, 2), trainer_class=of)
+
+    trainer = job(tmp_path)
+    trainer.train()
+    row = metrics_rows(trainer)[-1]
+    assert set(row) == {"epoch", "loss", "box", "label", "lr", "val_found", "val_first"}
+    assert float(row["val_found"]) == trainer.mnt_best == len(trainer.valid_data_loader.sampler) > 0
+    with pytest.raises(UserError, match="loss: null is for a trainer with a compute_loss of its own"):
+        job(tmp_path / "plain", Trainer)

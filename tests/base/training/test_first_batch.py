@@ -454,3 +454,29 @@ def test_a_metric_that_counts_class_numbers_is_refused_for_other_numbers(tmp_pat
     with pytest.raises(UserError, match=r"^metrics: accuracy: counts hits of class numbers, and the target holds"):
         job(tmp_path, own_loss, VALUES, 3, metrics).train()
     job(tmp_path, own_loss, LABELS.float(), 3, metrics).train()
+
+
+def ignoring(output, target):
+    return F.cross_entropy(output, target, ignore_index=1)
+
+
+def weighting(output, target, weight):
+    return F.cross_entropy(output, target, weight=weight)
+
+
+@pytest.mark.parametrize(
+    "criterion", [ignoring, functools.partial(weighting, weight=torch.tensor([1.0, 2.0, 1.0])), F.cross_entropy]
+)
+@pytest.mark.parametrize("declared", [None, "targets"])
+def test_a_loss_or_metric_of_ones_own_that_counts_some_targets_and_does_not_say_so_is_warned_of(
+    tmp_path, capsys, criterion, declared, monkeypatch
+):
+    inner = getattr(criterion, "func", criterion)
+    if inner is not F.cross_entropy:
+        monkeypatch.setattr(inner, "counted", declared, raising=False)
+    metric = functools.partial(criterion)
+    metric.__name__ = "own"
+    job(tmp_path, criterion, LABELS, 3, metrics=[metric]).train()
+    warned = [line for line in capsys.readouterr().out.splitlines() if "depends on batch_size" in line]
+    expected = [] if declared or inner is F.cross_entropy else ["loss", "metrics"]
+    assert [line.partition(":")[0] for line in warned] == expected

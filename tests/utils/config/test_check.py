@@ -160,3 +160,24 @@ def test_keys_of_a_yaml_section_that_are_not_indented():
         "arch: is empty, and type, args stand beside it; indent them, so that they are in it"
     ]
     assert told(trainer=None, others=3) == ["trainer: got None; it should be an object"]
+
+
+@pytest.mark.parametrize(
+    ("monitor", "loss", "missing"),
+    [
+        ("max val_accuracy", "cross_entropy", None),
+        ("max top_k_acc", "cross_entropy", None),
+        ("min val_loss", "cross_entropy", None),
+        ("min loss", None, None),
+        ("max accuracy", "cross_entropy", "'accuracy' is logged; did you mean 'val_accuracy'?"),
+        ("min val_loss", None, "'val_loss' is logged"),
+    ],
+)
+def test_what_is_measured_in_validation_alone_is_not_logged_of_training(monitor, loss, missing):
+    sections = {"metrics": [{"type": "accuracy", "training": False}, "top_k_acc"], "loss": loss}
+    sections |= {"trainer": {"epochs": 1, "monitor": monitor}}
+    if missing is None:
+        check_config({**read_config(PROJECT / "config.json"), **sections}, PARTS)
+    else:
+        (line,) = told(**sections)
+        assert line.startswith(f"trainer.monitor: nothing called {missing}")

@@ -192,9 +192,9 @@ class ConfigParser(OldConfigForms):
         """
         metrics = []
         for i, entry in enumerate(self.get(name, [])):
-            metrics.append(self._init_function(f"{name}.{i}", entry, module))
-            spec = as_spec(f"{name}.{i}", entry)
-            metrics[i].__name__, metrics[i].in_training = metric_name(spec), spec.get("training", True)
+            metric, spec = self._init_function(f"{name}.{i}", entry, module), as_spec(f"{name}.{i}", entry)
+            metric.__name__, metric.in_training = metric_name(spec), spec.get("training", True)
+            metrics.append(metric)
         return metrics
 
     def init_callbacks(self, name: str = "callbacks") -> "list[BaseCallback]":

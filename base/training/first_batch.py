@@ -180,8 +180,7 @@ def _try_last_batch(trainer: "Trainer") -> None:
     with left_alone(trainer.model, loader):
         data, target = to_device(halves(next(batches_of(loader.validation_loader(sampler)))), trainer.device)
         try:
-            with torch.no_grad():
-                _, output = trainer.compute_loss(data, target)
+            _, output = trainer.compute_loss(data, target)  # with gradients, of which a loss or a model may make use
             tracker = MetricTracker.of(trainer.metric_ftns, trainer.device)
             record(tracker, trainer.metric_ftns, torch.zeros(()), output, target)
         except (RuntimeError, ValueError, TypeError, LookupError) as error:

@@ -94,7 +94,9 @@ def export(trained: TrainedModel, kind: str, path: Path, raw: torch.Tensor, fact
     Raises UserError, and leaves the file at path as it was, if the model cannot be exported, and Differs if an output
     of the file, which is loaded again, differs by more than TOLERANCE from the model's.
     """
-    deployed = Deployed(trained).float().cpu().eval()
+    deployed = Deployed(trained).cpu().eval()
+    if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in deployed.parameters()):
+        deployed.float()  # what was rounded loses nothing, and a model of double precision keeps it
     write, load = {"onnx": (_write_onnx, _load_onnx), "torch": (_write_torch, _load_torch)}[kind]
     with _quiet(), _checked(path) as temporary:
         largest_difference(deployed, lambda raw: deployed(raw).detach().numpy(), raw[:1])  # refuses its outputs

@@ -26,7 +26,7 @@ from utils.config.schema import RunSettings, TrainerSettings
 from utils.config.types import build
 from utils.device import exact_float, prepare_device
 from utils.errors import UserError, brief, shortened, shown
-from utils.nested import describe, halves
+from utils.nested import as_numpy, describe, halves
 from utils.rules import precision_error
 from utils.runs.checkpoint import find_checkpoint, load_checkpoint
 from utils.runs.run_folder import training_note
@@ -303,8 +303,8 @@ class TrainedModel:
             data, target = halves(batch)
             if not isinstance(target, torch.Tensor):
                 raise UserError(f"data_loader: a target is a {describe(target)}, where one tensor is wanted")
-            outputs.append(self._one_output(data).float().cpu().numpy())
-            targets.append(target.cpu().numpy())
+            outputs.append(as_numpy(self._one_output(data)))
+            targets.append(as_numpy(target))
         if not outputs:
             raise UserError("data_loader: it has no batches")
         for what, parts in (("outputs", outputs), ("targets", targets)):

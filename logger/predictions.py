@@ -21,6 +21,7 @@ from logger.pictures import EXAMPLES_DRAWN, draw_batches, outputs_as_images
 from logger.prediction_csv import PredictionCsv
 from utils.errors import UserError, shown
 from utils.files import replacing
+from utils.nested import as_numpy
 
 MOST_ERRORS = 10_000
 """Wrong predictions that errors_first keeps, the most confident ones."""
@@ -109,7 +110,7 @@ class PredictionWriter:
         if self._out is not None:
             self._csv.add(part)
         if self._save_outputs is not None and len(part.outputs):
-            self._array.add(part.outputs.float().cpu().numpy())
+            self._array.add(as_numpy(part.outputs))
 
     def _print(self, row):
         if "error" in row:

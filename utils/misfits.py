@@ -18,6 +18,7 @@ _OTHER_THAN_WEIGHTS = re.compile(
 )
 _NO_INDICES = re.compile("argument #1 'indices'|index tensor of type LongTensor")
 _NO_TARGET = re.compile("Found dtype Double but expected Float")  # of a backward pass
+_NO_GRADIENT = re.compile("does not require grad")  # of torch.autograd.grad
 _NO_ROW = "index out of range in self"  # of an embedding, on the CPU
 _NO_CLASS = re.compile(r"Target (-?\d+) is out of bounds")  # of a loss of class numbers, on the CPU
 # What errors call a dtype.
@@ -63,6 +64,9 @@ def _cause(error, data, target, model, samples, dataset):
     reason = str(error).partition("\n")[0]
     weights = {_name(parameter) for parameter in model.parameters() if parameter.is_floating_point()}
     wanted = weights.pop() if len(weights) == 1 else "float32"
+    if _NO_GRADIENT.search(reason) and _is_without_gradients():
+        remedy = "compute it within `with torch.enable_grad():`, with an input for which requires_grad_() is called"
+        return f"the model or the loss takes a gradient, and validation and use compute none: {reason}; {remedy}"
     if _NO_INDICES.search(reason) and _dtypes(data) - {"int64", "int32"}:
         return _problem("data", data, "an embedding takes int64", reason, "long", "dtype", "int64")
     if _OTHER_THAN_WEIGHTS.search(reason) and any(_is_told(dtype, reason) for dtype in _dtypes(data) - {wanted}):
@@ -75,6 +79,12 @@ def _cause(error, data, target, model, samples, dataset):
     if found := _NO_CLASS.search(reason):
         return _no_class(int(found[1]), target, samples, dataset)
     return None
+
+
+def _is_without_gradients():
+    import torch
+
+    return not torch.is_grad_enabled()
 
 
 def _no_class(number, target, samples, dataset):

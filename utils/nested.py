@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from utils.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 
@@ -86,6 +87,12 @@ def map_tensors(function: Callable[[Any], Any], value: Any) -> Any:
 def samples_of(value: Any, indices: "slice | torch.Tensor") -> Any:
     """Return the value with the samples of each tensor that a slice or a tensor of indices selects."""
     return map_tensors(lambda tensor: tensor[indices] if getattr(tensor, "ndim", 0) else tensor, value)
+
+
+def as_numpy(tensor: "torch.Tensor") -> "np.ndarray":
+    """Return a tensor's numbers as an array of the same dtype; those of 16 bits, which not all programs read, in 32."""
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if str(tensor.dtype) in ("torch.float16", "torch.bfloat16") else tensor).numpy()
 
 
 def describe(value: Any) -> str:

@@ -72,7 +72,8 @@ def nothing_to_validate(key: str) -> str:
 def optimizer_error(name: str) -> str | None:
     """Return the error of an optimizer class of that name; None if there is none."""
     if name == "LBFGS":
-        return "LBFGS wants to compute the loss itself, several times a step; use another"
+        remedy = "use another, or let a trainer of yours call it: docs/trainers.md"
+        return f"LBFGS wants to compute the loss itself, several times a step; {remedy}"
     return None
 
 

@@ -88,10 +88,12 @@ class SeededLoader(DataLoader):
     # two underscores, so that an attribute of a subclass cannot replace them
     __seeded: SeededDataset | None = None
     __is_opening = False  # whether torch is opening an iterator
+    __length = 0  # of the dataset when this loader was made
 
     def __init__(self, dataset: Any, **kwargs: Any) -> None:
         self.__seeded = dataset if isinstance(dataset, SeededDataset) else SeededDataset(dataset)
         self.__given = self.__seeded.dataset
+        self.__length = len(self.__given)
         super().__init__(self.__seeded, **kwargs)
 
     @property
@@ -109,6 +111,14 @@ class SeededLoader(DataLoader):
         """The SeededDataset that the iterators read."""
         assert self.__seeded is not None
         return self.__seeded
+
+    def __iter__(self) -> Any:
+        """Return an iterator of the batches. Raises UserError if the dataset's length is not that of the order."""
+        if (now := len(self.__given)) != self.__length:
+            what = f"its dataset had {self.__length:,} samples when the loader was made, and has {now:,} now"
+            remedy = "let a dataset that grows keep one length: docs/data.md, Data that grow"
+            raise UserError(f"data_loader: {what}, which would not be drawn; {remedy}")
+        return super().__iter__()
 
     def _get_iterator(self) -> Any:
         self.__is_opening = True

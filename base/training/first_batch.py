@@ -201,8 +201,7 @@ def _try_last_batch(trainer: "Trainer") -> None:
     with left_alone(trainer.model, loader):
         data, target = to_device(halves(next(batches_of(loader.validation_loader(sampler)))), trainer.device)
         try:
-            with torch.no_grad():
-                _, output = trainer.compute_loss(data, target)
+            _, output = trainer.compute_loss(data, target)  # with gradients, of which a loss or a model may make use
             metrics = of_training(trainer.metric_ftns)
             tracker = MetricTracker.of(metrics, trainer.device)
             record(tracker, metrics, torch.zeros(()), output, target)

@@ -202,11 +202,11 @@ class _Flags:
     """The flags of the optimizer steps on a device: `all` (number,), and each as a 0-dim view. before: those so far."""
 
     def __init__(self, device: torch.device, number: int, before: "_Flags | None") -> None:
-        self.all = torch.zeros(number, device=device)
+        self.all = torch.zeros(number, dtype=torch.float32, device=device)  # of which the kernel takes no other
         if before is not None:
             self.all[: len(before.all)] = before.all
         self.views = list(self.all)
-        self.one = torch.ones((), device=device)
+        self.one = torch.ones((), dtype=torch.float32, device=device)
         self.on_mps = device.type == "mps"
 
 

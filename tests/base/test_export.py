@@ -316,6 +316,14 @@ def test_a_model_that_cannot_be_exported_is_told_why_in_a_line(tmp_path, capfd, 
     assert capfd.readouterr() == ("", "") and not list(tmp_path.iterdir())
 
 
+def test_a_model_of_double_precision_is_exported_in_it(tmp_path):
+    model = torch.nn.Linear(8, 2, dtype=torch.float64)
+    trained = TrainedModel(model, None, Output(), torch.device("cpu"))
+    raw = torch.randn(9, 8, dtype=torch.float64)
+    base.export.export(trained, "torch", tmp_path / "m.pt2", raw, {})
+    assert torch.equal(torch.export.load(tmp_path / "m.pt2").module()(raw), model(raw))
+
+
 def test_a_model_that_asks_for_the_shape_takes_any_number_of_examples(tmp_path):
     assert exported_to(tmp_path, "torch", AnyLength()) == 0
 

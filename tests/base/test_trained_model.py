@@ -372,6 +372,16 @@ def test_a_loader_gives_arrays_that_scikit_learn_takes(default_run):
     assert metrics.confusion_matrix(targets, outputs.argmax(1)).shape == (10, 10)
 
 
+@pytest.mark.parametrize(("dtype", "saved"), [("float64", "float64"), ("int64", "int64"), ("bfloat16", "float32")])
+def test_outputs_keep_their_precision(tmp_path, dtype, saved):
+    outputs = (torch.tensor([[1 / 3], [2**40 + 1]], dtype=torch.float64)).to(getattr(torch, dtype))
+    found, _ = made(torch.nn.Identity()).predict_loader([(outputs, outputs)])
+    with PredictionWriter(save_outputs=str(tmp_path / "o.npy")) as writer:
+        writer.add(Predictions(Examples(["a", "b"]), outputs, None, None, Output()))
+    for array in (found, np.load(tmp_path / "o.npy")):
+        assert array.dtype == saved and array.tolist() == outputs.tolist()
+
+
 def test_what_gives_no_arrays_is_said():
     with pytest.raises(UserError, match=r"^data_loader: it has no batches"):
         made(torch.nn.Identity()).predict_loader([])

@@ -1,5 +1,6 @@
 """The code of docs/data.md, as a user would write it."""
 
+import copy
 import itertools
 import json
 import re
@@ -11,7 +12,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from base import BaseDataLoader
 from base.data.streams import StreamDataLoader
-from helpers import PROJECT, copy_project, same
+from helpers import PROJECT, copy_project, metrics_rows, newest_state, same, tiny_config, tiny_trainer
+from trainer import Trainer
 from utils import UserError
 from utils.runs.checkpoint import load_checkpoint
 
@@ -93,3 +95,48 @@ def test_computed_samples_differ_by_epoch():
         loader.set_epoch(epoch)
         first.append(next(iter(loader))[0])
     assert torch.equal(first[0], first[1]) and not torch.equal(first[0], first[2])
+
+
+def test_a_replay_buffer_grows_and_survives_a_restart(tmp_path):
+    def play(model, replay):
+        for _ in range(10):
+            replay.push(state := torch.rand(4), reward := state.sum())
+        return [reward.item()]
+
+    def trainer(folder, resume=None, epochs=3):
+        torch.manual_seed(0)
+        torch.rand(0 if resume is None else 1)  # another content and other weights, until they are restored
+        dataset = places["Replay"](25, 16)
+        play(None, dataset)
+        loader = BaseDataLoader(dataset, 8, False, 0, 0)
+        config = tiny_config(folder, epochs=epochs, also_logged=["reward"], monitor="max reward", keep_last=1)
+        return tiny_trainer(
+            config,
+            resume,
+            trainer_class=places["ReplayTrainer"],
+            model=torch.nn.Linear(4, 1),
+            loader_class=lambda *_: loader,
+            criterion=lambda output, target: (output[:, 0] - target).square().mean(),
+            metrics=(),
+        )
+
+    places = code_with("class ReplayTrainer", {"torch": torch, "copy": copy, "Trainer": Trainer, "play": play})
+    whole = trainer(tmp_path / "a")
+    whole.train()
+    assert whole.replay.size == 25 and whole.replay.place == 40 % 25
+    (short := trainer(tmp_path / "b", epochs=2)).train()
+    resumed = trainer(tmp_path / "b", resume=short.checkpoint_dir / "checkpoint-epoch2.pth")
+    resumed.train()
+    assert same(newest_state(resumed)["state_dict"], newest_state(whole)["state_dict"])
+    assert same(resumed.replay.state_dict(), whole.replay.state_dict())
+    assert metrics_rows(resumed) == metrics_rows(whole)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_dataset_of_another_length_than_at_first_is_refused(workers):
+    samples = [(torch.ones(2), torch.ones(1))] * 6
+    loader = BaseDataLoader(samples, 2, True, 2, workers)
+    assert len(list(loader)) == 2
+    samples.append(samples[0])
+    with pytest.raises(UserError, match=r"^data_loader: its dataset had 6 samples .* has 7 now, .* docs/data.md"):
+        list(loader)

@@ -161,6 +161,11 @@ def same(left, right):
     return left == right
 
 
+def whole(loader):
+    """All batches of a loader, put together."""
+    return [torch.cat(parts) for parts in zip(*loader, strict=True)]
+
+
 def reads_of_tensors(monkeypatch):
     """A list that grows by a word whenever python reads a tensor's values, for which it would wait for a GPU."""
     reads = []

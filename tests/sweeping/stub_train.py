@@ -5,6 +5,7 @@ its values are a function of all epochs before, so that a run that has lost one 
 """
 
 import argparse
+import functools
 import json
 import os
 import signal
@@ -15,7 +16,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from logger.csv_log import CsvLog
-from sweeping.space import with_settings
 from utils.config.files import parse_assignment
 from utils.errors import UserError, clean_exit
 from utils.files import read_json, write_json
@@ -65,5 +65,8 @@ if __name__ == "__main__":
     parser.add_argument("--set", action="append")
     given = parser.parse_args()
     with clean_exit():
-        config = json.loads(Path(given.config).read_text())
-        train(with_settings({"name": "", "seed": 123, **config}, dict(map(parse_assignment, given.set))))
+        config = {"seed": 123, **json.loads(Path(given.config).read_text())}
+        for path, value in map(parse_assignment, given.set):  # what train.py does that with is slow to import
+            *parents, last = path.split(".")
+            functools.reduce(dict.__getitem__, parents, config)[last] = value
+        train(config)

@@ -12,7 +12,7 @@ from forked import run_forked
 from old_ages import AFTER, BEFORE, CONFIG, MIDDLE, files_of, git, repository, stock  # noqa: F401 (a fixture)
 
 import scaffold.adopt
-from helpers import PROJECT, run
+from helpers import PROJECT, run_here
 from scaffold.adopt import adopt
 from scaffold.adopting import checking
 from scaffold.adopting.stock import own_units
@@ -420,9 +420,9 @@ def test_what_cannot_be_moved_in_is_refused_in_one_line(change, message, tmp_pat
 
 
 def test_the_command_says_what_it_wants(tmp_path):
-    both = run(PROJECT / "new_project.py", "--adopt", tmp_path, "--task", "table", status=2)
+    both = run_here("new_project.py", "--adopt", tmp_path, "--task", "table", status=2)
     assert both.stderr == "error: --task: is for a new project\n"
-    inside = run(PROJECT / "new_project.py", "--adopt", PROJECT / "tests/template/old_project", status=2)
+    inside = run_here("new_project.py", "--adopt", PROJECT / "tests/template/old_project", status=2)
     assert "lies inside the template; give a project outside" in inside.stderr
 
 

@@ -4,9 +4,9 @@ import ast
 import json
 
 import pytest
+from forked import run_forked
 from old_ages import AFTER, BEFORE, CONFIG, files_of, repository, stock  # noqa: F401 (a fixture)
 
-from helpers import run
 from scaffold.adopt import adopt
 from scaffold.adopting import checking
 from scaffold.adopting.checking import checked
@@ -43,7 +43,7 @@ def test_a_module_under_another_name_has_the_old_forms_too(tmp_path, capsys):
     project = repository(tmp_path / "old", files)
     adopt(project)
     assert "nothing is left to do by hand" in capsys.readouterr().out
-    run("look.py", cwd=project)
+    run_forked("look.py", cwd=project)
 
 
 def test_what_is_kept_elsewhere_is_work_for_a_module_under_another_name(tmp_path, capsys):

@@ -13,7 +13,7 @@ from forked import run_forked
 
 import new_project
 import scaffold.template
-from helpers import PROJECT, SHORT, run
+from helpers import PROJECT, SHORT, run, run_here
 from utils.errors import UserError
 from utils.files import read_json
 
@@ -268,7 +268,7 @@ def test_its_tests_fail_when_something_is_broken(project, tmp_path, place, chang
 
 
 def test_name_can_be_given_and_git_left_out(tmp_path):
-    run(PROJECT / "new_project.py", tmp_path / "folder", "--name", "Cats 2.0", "--no-git")
+    run_here("new_project.py", tmp_path / "folder", "--name", "Cats 2.0", "--no-git")
     assert json.loads((tmp_path / "folder" / "config.json").read_text())["name"] == "Cats 2.0"
     assert not (tmp_path / "folder" / ".git").exists()
 
@@ -325,7 +325,7 @@ def test_places_and_names_that_will_not_do_are_refused(tmp_path, arguments, mess
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "keep").touch()
     (tmp_path / "file").touch()
-    done = run(PROJECT / "new_project.py", *(text.format(tmp=tmp_path) for text in arguments), status=2)
+    done = run_here("new_project.py", *(text.format(tmp=tmp_path) for text in arguments), status=2)
     assert message in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "new").exists() and not (PROJECT / "inside").exists()
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["keep"]

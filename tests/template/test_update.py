@@ -12,7 +12,7 @@ from small_template import CORE, FIRST, PICTURE, SECOND, THIRD, changed, commit,
 import new_project
 import scaffold.template
 import scaffold.update
-from helpers import PROJECT, SHORT, run
+from helpers import PROJECT, SHORT
 from scaffold.tasks.plan import Plan
 from scaffold.update import update
 from scaffold.updating.history import commit_of
@@ -341,7 +341,7 @@ def test_projects_of_earlier_versions_of_this_repository_become_those_of_today(t
         clone, project = tmp_path / f"clone_{earlier}", tmp_path / earlier
         git(tmp_path, "clone", "-q", "--shared", "--no-checkout", PROJECT, clone)
         git(clone, "checkout", "-q", earlier)
-        run(clone / "new_project.py", project)
+        run_forked(clone / "new_project.py", project)
         own = {
             "docs/config.md": (project / "docs/config.md").read_text() + "\nmine\n",
             "compare.py": None,

@@ -120,7 +120,9 @@ def test_mistakes_are_told_where_they_stand(section, message):
 def test_a_pattern_of_frozen_parameters_says_that_they_are_not_trained():
     model = Net()
     model.body.requires_grad_(False)
-    with pytest.raises(UserError, match=r"optimizer.groups.0.params: 'body.\*' names only parameters that are not trained"):
+    with pytest.raises(
+        UserError, match=r"optimizer.groups.0.params: 'body.\*' names only parameters that are not trained"
+    ):
         build({"type": "SGD", "args": {"lr": 0.1}, "groups": [{"params": "body.*", "lr_factor": 0.1}]}, model)
 
 

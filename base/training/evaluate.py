@@ -99,12 +99,21 @@ def _samples(data_loader, batch_idx):
 def metric_trackers(trainer: "Trainer") -> tuple[MetricTracker, MetricTracker]:
     """(tracker for training, tracker for validation). Raises UserError if a monitored value is a table."""
     finite_only = trainer.settings.on_nonfinite == "skip"
-    train = MetricTracker.of(trainer.metric_ftns, trainer.device, finite_only=finite_only)
+    in_training = training_metrics(trainer.metric_ftns)
+    train = MetricTracker.of(in_training, trainer.device, finite_only=finite_only)
     train.counts = counts_in_training(trainer)
+    left_out = {metric.__name__ for metric in trainer.metric_ftns} - {metric.__name__ for metric in in_training}
     for path, name in watched(trainer.config.config).items():
+        if name in left_out:
+            raise UserError(f"{path}: {name!r} is not measured in training (in_training); monitor val_{name}")
         if name.removeprefix("val_") in train.tables:
             raise UserError(f"{path}: {name!r} is a table; give the name of a number")
     return train, MetricTracker.of(trainer.metric_ftns, trainer.device)
+
+
+def training_metrics(metric_ftns: Sequence[Any]) -> list[Any]:
+    """The metrics that are measured in training, too: all but those whose attribute in_training is False."""
+    return [metric for metric in metric_ftns if getattr(getattr(metric, "func", metric), "in_training", True)]
 
 
 def record(
@@ -137,6 +146,8 @@ def record(
                 tracker.over_epoch.update(output, target)
         for metric in metric_ftns:
             name = metric.__name__
+            if name not in tracker.keys and not training_metrics([metric]):
+                continue
             tracker.update(name, metric(output, target) if samples else 0.0, n=sizes.get(name, samples))
 
 

@@ -15,7 +15,7 @@ import torch
 from base import BaseDataLoader
 from base.data.sampler import EpochSampler
 from base.training.batch_stream import limited, num_batches
-from base.training.evaluate import record
+from base.training.evaluate import record, training_metrics
 from base.training.loss_inputs import LossWatch
 from base.training.loss_kinds import KINDS, outside, problem_of_kind
 from base.training.precision import to_device
@@ -57,7 +57,7 @@ def compute_first_loss(trainer: "Trainer", data: Any, target: Any, metrics: Sequ
     watch.warn(trainer.logger, trainer.criterion, output, target)
     _check_declared("loss", trainer.criterion, output, target)
     _check_all_labels(trainer, watch.class_numbers)
-    for metric in metrics:
+    for metric in training_metrics(metrics):
         _check_declared("metrics", metric, output, target)
         watch = LossWatch("metrics")
         with watch:
@@ -182,8 +182,8 @@ def _try_last_batch(trainer: "Trainer") -> None:
         try:
             with torch.no_grad():
                 _, output = trainer.compute_loss(data, target)
-            tracker = MetricTracker.of(trainer.metric_ftns, trainer.device)
-            record(tracker, trainer.metric_ftns, torch.zeros(()), output, target)
+            metrics = training_metrics(trainer.metric_ftns)
+            record(MetricTracker.of(metrics, trainer.device), metrics, torch.zeros(()), output, target)
         except (RuntimeError, ValueError, TypeError, LookupError) as error:
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise UserError(_last_batch_error(loader, last, reason)) from error

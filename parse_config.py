@@ -186,11 +186,13 @@ class ConfigParser(OldConfigForms):
         return None if self.config.get(name, "") is None else self._init_function(name, self.get(name), module)
 
     def init_metrics(self, module: ModuleType | None = None, name: str = "metrics") -> list[Any]:
-        """Return the metrics, functions or objects with update, compute, reset; each has __name__ and in_training."""
+        """Return the metrics, functions or objects with update, compute, reset; each has a __name__."""
         metrics = []
         for i, entry in enumerate(self.get(name, [])):
             metric, spec = self._init_function(f"{name}.{i}", entry, module), as_spec(f"{name}.{i}", entry)
-            metric.__name__, metric.in_training = metric_name(spec), spec.get("training", True)
+            metric.__name__ = metric_name(spec)
+            if "training" in spec:
+                metric.in_training = spec["training"]
             metrics.append(metric)
         return metrics
 

@@ -15,7 +15,7 @@ from worlds import PATIENCE, in_served_world, in_world, lines_of, results, small
 from helpers import PROJECT, tiny_config, tiny_model, tiny_trainer
 from parse_config import ConfigParser
 from utils.distributed.parallel import ddp
-from utils.distributed.world import gather, joined, rank
+from utils.distributed.world import gather, joined, parallelize, rank
 from utils.runs.run_folder import RunLock, is_being_trained
 
 pytestmark = pytest.mark.slow  # they start processes
@@ -199,6 +199,41 @@ def test_a_loader_that_would_give_every_process_all_samples_is_refused(tmp_path)
     assert statuses(ends) == [2, 2]
     (line,) = [line for end in ends for line in lines_of(end)]
     assert line.startswith("error: data_loader: DataLoader would give each of the 2 processes all samples; use a Base")
+
+
+class Unused(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head, self.spare = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
+
+    def forward(self, features):
+        return self.head(features)
+
+
+def of_unused(folder):
+    with joined({"device": "cpu"}):
+        tiny_trainer(tiny_config(folder), model=ddp(Unused(), torch.device("cpu"))).train()
+
+
+def test_parameters_that_take_no_part_are_named_with_what_to_do(tmp_path):
+    ends = in_served_world(2, of_unused, tmp_path)
+    assert statuses(ends) == [2, 2], ends
+    (line,) = [line for end in ends for line in lines_of(end) if "error" in line]
+    assert "arch: spare.weight, spare.bias have no part in the loss" in line
+    assert "parallel.args.find_unused_parameters" in line
+
+
+def of_sync_batchnorm():
+    with joined({"device": "cpu"}):
+        config = ConfigParser({**tiny_config(".")})
+        parallelize(torch.nn.SyncBatchNorm(3), config, torch.device("cpu"))
+
+
+def test_a_model_with_sync_batchnorm_is_refused_on_the_cpu():
+    ends = in_served_world(2, of_sync_batchnorm)
+    assert statuses(ends) == [2, 2], ends
+    (line,) = [line for end in ends for line in lines_of(end)]
+    assert line.startswith("error: arch: torch has SyncBatchNorm for GPUs only, and this run is on cpu"), line
 
 
 class Extremes:

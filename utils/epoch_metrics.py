@@ -24,8 +24,16 @@ def is_epoch_metric(metric: Any) -> bool:
 
 
 def of_training(metrics: Sequence[Any]) -> list[Any]:
-    """Return the metrics that are measured on training batches, too, as `training` of the config says."""
-    return [metric for metric in metrics if getattr(metric, "in_training", True)]
+    """Return the metrics that are measured on training batches, too: not those whose in_training is False.
+
+    The attribute is the metric's own, or `training` of its entry in the config.
+    """
+    return [metric for metric in metrics if _in_training(metric)]
+
+
+def _in_training(metric):
+    function = getattr(metric, "func", metric)  # of a functools.partial
+    return getattr(metric, "in_training", getattr(function, "in_training", True))
 
 
 class EpochMetrics:

@@ -20,7 +20,9 @@ _NO_INDICES = re.compile("argument #1 'indices'|index tensor of type LongTensor"
 _NO_TARGET = re.compile("Found dtype Double but expected Float")  # of a backward pass
 _NO_GRADIENT = re.compile("does not require grad")  # of torch.autograd.grad
 _NO_ROW = "index out of range in self"  # of an embedding, on the CPU
+_NO_PART = "Expected to have finished reduction in the prior iteration"  # of DistributedDataParallel
 _NO_CLASS = re.compile(r"Target (-?\d+) is out of bounds")  # of a loss of class numbers, on the CPU
+_PLACES = re.compile(r"did not receive grad for rank \d+: ([\d ]+)")
 # What errors call a dtype.
 _NAMES = {
     "bool": "bool",
@@ -76,6 +78,8 @@ def _cause(error, data, target, model, samples, dataset):
         return _problem("target", target, "the loss takes float32", reason, "float", "target_dtype", "float32")
     if isinstance(error, IndexError) and reason == _NO_ROW and (outside := _outside(data, model)):
         return f"data_loader: the batch's data is {describe(data)}, {outside}"
+    if reason.startswith(_NO_PART) and (places := _PLACES.search(str(error))):
+        return _no_part([int(place) for place in places[1].split()], model)
     if found := _NO_CLASS.search(reason):
         return _no_class(int(found[1]), target, samples, dataset)
     return None
@@ -85,6 +89,18 @@ def _is_without_gradients():
     import torch
 
     return not torch.is_grad_enabled()
+
+
+def _no_part(places, model):
+    """One line on the parameters at these places, of those that are trained, that the loss does not depend on."""
+    named = [name.removeprefix("module.") for name, parameter in model.named_parameters() if parameter.requires_grad]
+    names = [named[place] for place in places if place < len(named)]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return (
+        f"arch: {', '.join(map(shown, names[:3]))}{more} have no part in the loss, and several processes wait for the "
+        "gradients of all; take them out of the model, set requires_grad_(False), or set "
+        "parallel.args.find_unused_parameters to true"
+    )
 
 
 def _no_class(number, target, samples, dataset):

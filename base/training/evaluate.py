@@ -106,10 +106,14 @@ def _samples(data_loader, batch_idx):
 def metric_trackers(trainer: "Trainer") -> tuple[MetricTracker, MetricTracker]:
     """(tracker for training, tracker for validation). Raises UserError if a monitored value is a table."""
     finite_only = trainer.settings.on_nonfinite == "skip"
-    train = MetricTracker.of(of_training(trainer.metric_ftns), trainer.device, finite_only=finite_only)
+    in_training = of_training(trainer.metric_ftns)
+    train = MetricTracker.of(in_training, trainer.device, finite_only=finite_only)
     train.counts = counts_in_training(trainer)
     valid = MetricTracker.of(trainer.metric_ftns, trainer.device)
+    left_out = {metric.__name__ for metric in trainer.metric_ftns} - {metric.__name__ for metric in in_training}
     for path, name in watched(trainer.config.config).items():
+        if name in left_out:
+            raise UserError(f"{path}: {name!r} is not measured in training; monitor val_{name}")
         if name.removeprefix("val_") in valid.tables:
             raise UserError(f"{path}: {name!r} is a table; give the name of a number")
     return train, valid

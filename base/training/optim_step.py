@@ -215,7 +215,7 @@ class OptimStep:
         elif self.measures_norm:
             self.norm = whole(torch.nn.utils.get_total_norm(self._gradients()))
         if self.clip_value is not None:
-            torch.nn.utils.clip_grad_value_(self._parameters(), self.clip_value)
+            _clip_values(self._parameters(), self.clip_value)
         if self.scaler is not None:
             self.scaler.step(self.optimizer)  # waits for the device unless the optimizer is fused
             self.scaler.update()
@@ -226,6 +226,11 @@ class OptimStep:
                 self.optimizer.step()
             except ArithmeticError as error:
                 raise UserError(f"optimizer: its settings are out of range: {error}") from error
+            except RuntimeError as error:
+                if "sparse gradients" not in str(error) and "dense gradients" not in str(error):
+                    raise
+                remedy = "docs/optimizers.md shows how sparse and dense parameters get an optimizer each"
+                raise UserError(f"optimizer: {error}; {remedy}") from error
             if self.buffers:
                 _copy_all(self.buffers, self._good_buffers)
 
@@ -242,6 +247,17 @@ class OptimStep:
     def _gradients(self):
         groups = self.optimizer.param_groups
         return [grad for group in groups for p in group["params"] if (grad := p.grad) is not None]
+
+
+def _clip_values(parameters, limit):
+    """Clip the entries of the gradients, dense or sparse."""
+    parameters = [parameter for parameter in parameters if parameter.grad is not None]
+    sparse = [parameter for parameter in parameters if parameter.grad.is_sparse]
+    for parameter in sparse:
+        parameter.grad = parameter.grad.coalesce()  # of a row that comes several times, the sum is clipped
+        parameter.grad.values().clamp_(-limit, limit)
+    if len(sparse) < len(parameters):
+        torch.nn.utils.clip_grad_value_([p for p in parameters if not p.grad.is_sparse], limit)
 
 
 def _exact(size):

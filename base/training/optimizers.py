@@ -7,6 +7,7 @@ from utils import UserError
 from utils.config.files import names_several
 from utils.distributed.launch import refuse_several
 from utils.distributed.shards import require_shardable
+from utils.errors import brief
 from utils.patterns import choose_names
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def build_optimizer(
         return _build(config, name, section, trained, model)
     owners = {}
     for key, spec in section.items():
-        for parameter in choose_names(spec.get("params", f"{key}.*"), trained, f"{name}.{key}.params"):
+        for parameter in _choose(spec.get("params", f"{key}.*"), trained, f"{name}.{key}.params", model):
             if parameter in owners:
                 raise UserError(f"{name}.{key}.params: {parameter!r} belongs to {owners[parameter]} already")
             owners[parameter] = key
@@ -106,7 +107,7 @@ def _build(config, path, spec, parameters, model):
     """One optimizer over {name: parameter}."""
     groups, left = [], dict(parameters)
     for i, group in enumerate(spec.get("groups", ())):
-        names = choose_names(group["params"], parameters, f"{path}.groups.{i}.params")
+        names = _choose(group["params"], parameters, f"{path}.groups.{i}.params", model)
         own = {"params": [left.pop(name) for name in names if name in left], "lr_factor": group.get("lr_factor", 1.0)}
         groups.append({**group.get("args", {}), **own})
     groups = [group for group in [{"params": list(left.values())}, *groups] if group["params"]]
@@ -118,6 +119,16 @@ def _build(config, path, spec, parameters, model):
     for group in optimizer.param_groups:
         group["lr"] *= group.pop("lr_factor", 1.0)
     return optimizer
+
+
+def _choose(patterns, trained, where, model):
+    """The names of trained parameters that match. Raises UserError for a pattern without any of the model's."""
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    chosen = [name for name in choose_names(patterns, [*trained, *frozen], where) if name in trained]
+    if not chosen:
+        why = "that are not trained, since their requires_grad is False; leave it out, or train them"
+        raise UserError(f"{where}: {brief(patterns)} names only parameters {why}")
+    return chosen
 
 
 def _without_decay(group):

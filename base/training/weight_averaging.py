@@ -29,7 +29,8 @@ class EMA(BaseCallback):
         it is (1 + n) / (10 + n) if that is less, so that the initial weights are soon forgotten.
 
     A checkpoint also holds the weights as trained, in "trained_state_dict", to resume from. Buffers, such as the
-    running statistics of batch norm, are not averaged: they are the model's.
+    running statistics of batch norm, are not averaged: they are the model's. So are parameters without an optimizer,
+    which may be frozen, or updated by the model itself, as a momentum encoder is.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
@@ -56,10 +57,14 @@ class EMA(BaseCallback):
         with_buffers = [(own, average) for own, average in modules if own._buffers]
         if self.updates:
             _share_buffers(with_buffers)
+        with_optimizer = set()
         for optimizer in getattr(trainer.optimizer, "by_name", {"": trainer.optimizer}).values():
             trained = [p for group in optimizer.param_groups for p in group["params"] if p in averages]
             pairs = [averages[parameter] for parameter in trained], trained
             optimizer.register_step_post_hook(lambda *step, pairs=pairs: self._update(pairs, with_buffers))
+            with_optimizer.update(trained)
+        for own, average in modules:
+            average._parameters.update({key: p for key, p in own._parameters.items() if p not in with_optimizer})
 
     def _update(self, pairs: tuple[list[Any], list[Any]], with_buffers: list[tuple[Any, Any]]) -> None:
         self.updates += 1

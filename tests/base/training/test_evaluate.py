@@ -30,6 +30,53 @@ def test_result_is_the_same_for_any_batch_size(batch_size):
     assert values["loss"] == pytest.approx(criterion(model(data), target).item(), rel=1e-6)
 
 
+class OfValidation:
+    """The number of samples of an epoch; it refuses the 40 of training."""
+
+    __name__ = "number"
+    in_training = False
+
+    def reset(self):
+        self.number = 0
+
+    def update(self, output, target):
+        self.number += len(target)
+        assert self.number <= 10
+
+    def compute(self):
+        return self.number
+
+    def state_dict(self):
+        return {"number": self.number}
+
+    def load_state_dict(self, state):
+        self.number = state["number"]
+
+
+def share_of_validation(output, target):
+    assert not output.requires_grad  # as it does in training
+    return accuracy(output, target)
+
+
+share_of_validation.in_training = False
+
+
+def test_a_metric_that_is_not_measured_in_training_is_measured_in_validation_alone(tmp_path):
+    config = tiny_config(tmp_path, epochs=2, save_every_steps=2, monitor="max val_share_of_validation")
+    trainer = tiny_trainer(config, metrics=[accuracy, share_of_validation, OfValidation()])
+    trainer.train()
+    rows = metrics_rows(trainer)
+    assert [float(row["val_number"]) for row in rows] == [10.0, 10.0]
+    assert all(row["val_share_of_validation"] == row["val_accuracy"] for row in rows)
+    assert not {"number", "share_of_validation"} & set(rows[0])
+
+
+def test_a_monitor_of_training_values_that_are_not_measured_is_refused(tmp_path):
+    config = tiny_config(tmp_path, monitor="max share_of_validation")
+    with pytest.raises(UserError, match=r"^trainer.monitor: 'share_of_validation' is not measured in training; .*val_"):
+        tiny_trainer(config, metrics=[share_of_validation])
+
+
 def test_nothing_is_recorded_for_gradients_and_the_model_is_in_evaluation_mode():
     seen = []
 

@@ -89,6 +89,32 @@ def test_clipping_takes_the_windows_gradient_to_the_given_size(accumulate):
         assert all(torch.allclose(g, w, rtol=1e-4) for g, w in zip(optimizer.seen[0], wanted, strict=True))
 
 
+def test_the_sparse_gradients_of_an_embedding_are_clipped_like_dense_ones():
+    torch.manual_seed(0)
+    weight, factors, rows = torch.randn(6, 2), torch.randn(5, 2), torch.tensor([1, 1, 4, 1, 0])  # one comes three times
+
+    def clipped(sparse, **clips):
+        model = torch.nn.Embedding(6, 2, _weight=weight.clone(), sparse=sparse)
+        step = OptimStep(torch.optim.SGD(model.parameters(), lr=1.0), **clips)
+        step.step((model(rows) * factors).sum(), 5)
+        return weight - model.weight.detach()
+
+    for clips in ({"clip_value": 0.2}, {"clip_norm": 0.3}, {"clip_norm": 1.0, "clip_value": 0.1}):
+        assert torch.allclose(clipped(True, **clips), clipped(False, **clips), atol=1e-7)
+    assert clipped(True, clip_value=0.2).abs().max() == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sparse", "wanted"),
+    [("Adam", True, "sparse"), ("RMSprop", True, "sparse"), ("Adamax", True, "sparse"), ("SparseAdam", False, "dense")],
+)
+def test_an_optimizer_that_does_not_take_the_gradients_of_an_embedding_is_named(kind, sparse, wanted):
+    model = torch.nn.Embedding(6, 2, sparse=sparse)
+    step = OptimStep(getattr(torch.optim, kind)(model.parameters(), lr=0.1))
+    with pytest.raises(UserError, match=f"^optimizer: {kind} does not .*{wanted} gradients.*; .*optimizers.md"):
+        step.step(model(torch.tensor([1, 2])).sum(), 2)
+
+
 def test_scaled_gradients_are_unscaled_before_clipping_and_an_overflow_skips_the_update():
     model = linear().float()
     inputs, targets = (part.float() for part in data())

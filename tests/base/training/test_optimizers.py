@@ -117,6 +117,15 @@ def test_mistakes_are_told_where_they_stand(section, message):
         build(section)
 
 
+def test_a_pattern_of_frozen_parameters_says_that_they_are_not_trained():
+    model = Net()
+    model.body.requires_grad_(False)
+    with pytest.raises(
+        UserError, match=r"optimizer.groups.0.params: 'body.\*' names only parameters that are not trained"
+    ):
+        build({"type": "SGD", "args": {"lr": 0.1}, "groups": [{"params": "body.*", "lr_factor": 0.1}]}, model)
+
+
 def test_a_model_with_nothing_to_train_is_refused():
     with pytest.raises(UserError, match="arch: no parameter of the model requires a gradient"):
         build({"type": "SGD"}, Net().requires_grad_(False))

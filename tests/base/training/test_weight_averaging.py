@@ -212,6 +212,39 @@ def test_a_buffer_that_the_model_replaces_is_the_models_in_the_average_too(tmp_p
     assert torch.equal(trainer.averaged_model.mean, trainer.model.mean) and trainer.model.mean.any()
 
 
+class Momentum(torch.nn.Module):
+    """A linear layer, and a slowly following copy of it, which the model updates itself, as in MoCo and BYOL."""
+
+    def __init__(self):
+        super().__init__()
+        self.query = torch.nn.Linear(4, 3)
+        self.key = copy.deepcopy(self.query).requires_grad_(False)
+
+    def forward(self, features):
+        if self.training:
+            for key, query in zip(self.key.parameters(), self.query.parameters(), strict=True):
+                key.data = 0.9 * key.data + 0.1 * query.data
+        return self.query(features) + self.key(features)
+
+
+def test_parameters_that_the_model_updates_itself_are_the_models_in_the_average_too(tmp_path):
+    def trained(resume=None):
+        model = Momentum()
+        optimizer = torch.optim.SGD(model.query.parameters(), lr=0.1)
+        config = {**tiny_config(tmp_path), "callbacks": ["EMA"]}
+        trainer = tiny_trainer(config, model=model, optimizer=optimizer, resume=resume)
+        trainer.train()
+        return trainer
+
+    straight = trained()
+    saved = load_checkpoint(straight.checkpoint_dir / "checkpoint-epoch2.pth")["state_dict"]
+    key, query = straight.model.key.weight, straight.model.query.weight
+    assert torch.equal(saved["key.weight"], key) and not torch.equal(key, query)
+    assert not torch.equal(saved["query.weight"], query)  # which is averaged
+    resumed = trained(resume=straight.checkpoint_dir / "checkpoint-epoch1.pth")
+    assert same(resumed.averaged_model.state_dict(), saved)
+
+
 def test_an_average_that_cannot_be_saved_is_an_error_with_async_save_too(tmp_path, monkeypatch):
     trainer = trainer_with(tmp_path, spec("SWA", start=1), async_save=True)
     save = utils.runs.saver.save_checkpoint

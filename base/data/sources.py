@@ -219,6 +219,7 @@ def names_in(loader: Any, split: str) -> Iterator[str]:
     """Yield the name of each sample of a loader in a fixed order: its file if the dataset knows it, or its index."""
     dataset = unseeded(loader.dataset)
     if isinstance(dataset, IterableDataset):
-        yield from map(f"{split}:{{}}".format, itertools.count())
+        yield from (f"{split}:{number}" for number in itertools.count())
+        return
     for index in getattr(loader, "sampler", range(len(dataset))):
         yield file_of(dataset, index) or f"{split}:{int(index)}"

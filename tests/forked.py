@@ -204,6 +204,7 @@ def _do(command, environment):
     subprocess.Popen = subprocess_handler.Popen = ForkingPopen
     for name in [name for name in sys.modules if name.partition(".")[0] in _OURS]:
         del sys.modules[name]
+    sys.orig_argv = [sys.executable, *command]
     sys.argv = command if command[0] not in ("-c", "-m") else [command[0], *command[2:]]
     begin = Path.cwd() if sys.argv[0] in ("-c", "-m") else Path(command[0]).resolve().parent
     sys.path = [str(begin), *_LIBRARY_PATH]

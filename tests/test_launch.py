@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 import torch.distributed.run
-from forked import family, run_forked, start_forked
+from forked import family, kill_all, run_forked, start_forked
 from torch.distributed.elastic import multiprocessing
 from torch.distributed.elastic.multiprocessing.api import RunProcsResult
 from worlds import small_job
@@ -56,6 +56,7 @@ IGNORES = pytest.mark.skipif(
     "--signals-to-handle" not in torch.distributed.run.get_args_parser().format_help(),
     reason="this torch's launcher handles SIGHUP also where it is ignored",
 )
+START_SECONDS = 400  # for the first epoch, with workers that each import torch, on a machine that does other things too
 SETTINGS = {"epochs": 3, "save_every_steps": 2, "tensorboard": False, "verbosity": 1}
 
 
@@ -96,8 +97,11 @@ def started(folder, *arguments, **environment):
 def in_second_epoch(folder, config, launcher=()):
     """The same, of train.py, that has come to its second epoch: what it saves after its first is there."""
     process = started(folder, *launcher, "train.py", "-c", config)
-    deadline = time.monotonic() + 120
-    while not has_saved(folder, config) and time.monotonic() < deadline:
+    deadline = time.monotonic() + START_SECONDS
+    while not has_saved(folder, config):
+        if time.monotonic() > deadline or not process.is_alive():
+            kill_all(process)
+            pytest.fail((folder / "output").read_text())
         time.sleep(0.1)
     return process
 
@@ -169,7 +173,7 @@ def signalled(project, name, number, status, launcher):
     process = in_second_epoch(project, config, launcher)
     found = listening(process), [path.stat().st_mode for path in (project / "temporary").glob("train-*")]
     os.kill(process.pid, number)
-    return ended(project, process, status, seconds=15), *found
+    return ended(project, process, status), *found
 
 
 SIGNALS = {
@@ -187,6 +191,7 @@ def test_a_signal_to_the_launcher_saves_and_the_same_command_goes_on(project, na
     output, *_ = signalled(project, name, *SIGNALS[name])
     launcher = SIGNALS[name][2]
     again = "torchrun --standalone --nproc-per-node=2" if launcher else "python"
+    assert "forcefully exiting" not in output  # torchrun kills, after 30 seconds, what does not end by itself
     assert output.count(f"resume with: {again} train.py -r") == 1
     assert launcher or ("Traceback" not in output and "death signal" not in output)
     (run,) = (project / name / "models" / name).iterdir()
@@ -233,13 +238,13 @@ def test_a_run_whose_terminal_is_closed_saves_and_ends_with_status_129(project, 
         preexec_fn=make_it_ours,
     )
     os.close(follower)
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + START_SECONDS
     while not has_saved(project, config) and time.monotonic() < deadline:
         if select.select([leader], [], [], 0.1)[0]:
             os.read(leader, 65536)
     time.sleep(0.3)  # into the second epoch
     os.close(leader)  # the kernel sends SIGHUP, and what is written there from now on is an error
-    assert process.wait(30) == 129
+    assert process.wait(120) == 129
     nothing_is_left(project)
     (log,) = (project / name / "log" / name).iterdir()
     assert (log / "info.log").read_text().count("stopped by SIGHUP in epoch") == 1

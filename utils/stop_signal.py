@@ -7,6 +7,7 @@ later, such as one whose step waits for a process that is gone. It has nothing t
 import errno
 import os
 import signal
+import sys
 import threading
 from typing import Any, NoReturn, Self
 
@@ -32,11 +33,24 @@ def leave_closed_terminal() -> None:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), output)
 
 
+def keep_resource_tracker() -> None:
+    """Start multiprocessing's resource tracker, for workers that are not forked, so that no signal here ends it.
+
+    By itself it ignores Ctrl-C and SIGTERM alone. After its end, python prints errors when the run ends.
+    """
+    if hasattr(signal, "pthread_sigmask"):
+        from multiprocessing import resource_tracker
+
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # which it inherits
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class StopSignal:
     """While entered, remembers Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP for a loop that asks between two steps.
 
     A second signal ends the program at once if one of the two is Ctrl-C. So does the first one if nobody has asked yet,
-    as nothing would come of waiting. Processes forked meanwhile, such as workers of a DataLoader, are ended by a
+    as nothing would come of waiting. Processes started meanwhile, such as workers of a DataLoader, are ended by a
     signal; with several processes, they leave the group to which a launcher sends its signals.
     """
 
@@ -86,9 +100,14 @@ class StopSignal:
             self.end()
 
 
-def _forget_in_child():
+def _leave_launcher_s_group():
+    """Leave the group to which a launcher sends its signals, in a worker: the run needs its workers to save."""
     if "RANK" in os.environ:
-        os.setpgid(0, 0)  # out of the group to which a launcher sends its signals: the run needs its workers to save
+        os.setpgid(0, 0)
+
+
+def _forget_in_child():
+    _leave_launcher_s_group()
     for number in SIGNALS:
         if isinstance(getattr(signal.getsignal(number), "__self__", None), StopSignal):
             signal.signal(number, signal.SIG_DFL)
@@ -96,3 +115,6 @@ def _forget_in_child():
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_in_child)
+    # A spawned worker, or the server that forks workers, imports this with the run's script, before it imports torch.
+    if any(word.startswith("from multiprocessing.") for word in sys.orig_argv):
+        _leave_launcher_s_group()

@@ -1,5 +1,6 @@
 """SeededDataset: any map-style dataset, with random numbers that depend on (seed, epoch, sample) only."""
 
+import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from utils.batches import Samples, sample_error
 from utils.distributed.world import own_samples, own_slice
 from utils.errors import UserError
 from utils.seed import derive_seed
+from utils.stop_signal import keep_resource_tracker
 
 _AUGMENTATION = 2  # separates these random streams from the epoch's other ones
 _MASK = 2**64 - 1
@@ -121,6 +123,8 @@ class SeededLoader(DataLoader):
         return super().__iter__()
 
     def _get_iterator(self) -> Any:
+        if self.num_workers and (self.multiprocessing_context or multiprocessing).get_start_method() != "fork":
+            keep_resource_tracker()
         self.__is_opening = True
         try:
             return super()._get_iterator()

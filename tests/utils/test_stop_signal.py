@@ -5,6 +5,7 @@ import signal
 import pytest
 import torch.distributed
 
+from helpers import PROJECT, run
 from utils.distributed import messages
 from utils.stop_signal import StopSignal
 
@@ -57,3 +58,57 @@ def test_ctrl_c_and_a_launcher_that_is_killed_then_leave_time_to_save(monkeypatc
         signal.raise_signal(signal.SIGINT)
         messages.Agreement()(stop.asks())
         assert [asked for asked, _ in sent] == [signal.SIGINT]
+
+
+SCRIPT = """
+import multiprocessing, os, sys
+import utils.stop_signal
+
+def groups(_):
+    return os.getpgid(0), os.getpgid(os.getppid())
+
+if __name__ == "__main__":
+    multiprocessing.set_forkserver_preload(["utils.stop_signal"])  # Python 3.14 preloads all that the script imports
+    with multiprocessing.get_context(sys.argv[1]).Pool(1) as pool:
+        worker, parent = pool.map(groups, [0])[0]
+    print([worker == os.getpgid(0), parent == os.getpgid(0)])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [None, "0"])
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_workers_of_several_processes_are_not_in_the_group_that_a_launcher_signals(method, rank, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))
+    monkeypatch.delenv("RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = run("script.py", method, cwd=tmp_path)
+    stay = rank is None
+    assert done.stdout == f"{[stay, stay or method != 'forkserver']}\n"
+
+
+TRACKED = """
+import os, signal
+from base.data.seeded import SeededLoader
+from utils.stop_signal import StopSignal
+
+if __name__ == "__main__":
+    os.setpgid(0, 0)
+    with StopSignal() as stop:
+        stop.asks()
+        batches = iter(SeededLoader(list(range(9)), num_workers=1, multiprocessing_context="spawn"))
+        next(batches)
+        os.killpg(0, signal.SIGUSR1)
+        print(len(list(batches)), stop.by)
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_group_ends_neither_spawned_workers_nor_the_tracker_of_resources(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))
+    monkeypatch.setenv("RANK", "0")
+    (tmp_path / "script.py").write_text(TRACKED)
+    done = run("script.py", cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("8  by SIGUSR1\n", "")

@@ -6,7 +6,7 @@ from typing import Any
 
 from logger.run_files import RESULTS_FILE
 from logger.tables import table_text
-from utils.errors import UserError, shown
+from utils.errors import UserError, quantity, shown
 from utils.files import read_record, write_json
 
 _POSITION = ("epoch", "batch", "samples")
@@ -22,8 +22,8 @@ def record_result(
     """
     path = checkpoint.parent / RESULTS_FILE
     place = "" if result["epoch"] is None else f", epoch {result['epoch']}"
-    within = f" and {result['batch']} batches" if "batch" in result else ""
-    logger.info("%s%s%s, on %d %s samples", checkpoint, place, within, result["samples"], split)
+    within = f" and {quantity(result['batch'], 'batch')}" if "batch" in result else ""
+    logger.info("%s%s%s, on %s", checkpoint, place, within, quantity(result["samples"], f"{split} sample"))
     for name, value in result.items():
         if isinstance(value, list):
             logger.info("    %s, a row for each target:\n%s", name, table_text(value, classes))

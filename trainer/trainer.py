@@ -23,9 +23,10 @@ from base.training.schedules import interval_of, step_after_epoch
 from base.training.summary import describe_run, example_input, model_summary
 from logger.console import progress_bar
 from logger.tables import show_tables
-from utils import MetricTracker, UserError
+from utils import MetricTracker
 from utils.distributed.shards import is_sharded
 from utils.distributed.world import broadcast
+from utils.errors import UserError, quantity
 from utils.misfits import explain
 from utils.nested import describe, halves
 from utils.runs.weights import unwrapped
@@ -127,7 +128,7 @@ class Trainer(BaseTrainer):
         super()._check()
         if batches := self.settings.sanity_check_batches:
             try_validation(self, batches)
-            self.logger.info("sanity check: validated on %d batches", batches)
+            self.logger.info("sanity check: validated on %s", quantity(batches, "batch"))
 
     @contextlib.contextmanager
     def _opened_run(self):
@@ -288,7 +289,7 @@ class Trainer(BaseTrainer):
         """Warn of a loader that ended before its stated length."""
         skipped = [batch_idx + 1 for skipped_epoch, batch_idx in self.skipped_batches if skipped_epoch == epoch]
         if max(self.batches_done, *skipped, 0) < self.len_epoch:
-            gave = f"{self.batches_done} batches, although its length is {self.len_epoch}"
+            gave = f"{quantity(self.batches_done, 'batch')}, although its length is {self.len_epoch}"
             self.logger.warning("epoch %d: data_loader gave %s", epoch, gave)
 
     def _batches(self, epoch):

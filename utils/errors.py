@@ -67,6 +67,12 @@ def shortened(text: object) -> str:
     return text if len(text) <= _LONG else f"{text[: _LONG // 2]} ... {text[-_LONG // 4 :]}"
 
 
+def quantity(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 batch, 2 batches, 3 samples."""
+    plural = "es" if noun.endswith("ch") else "s"
+    return f"{number} {noun}{plural if number != 1 else ''}"
+
+
 def refuse(errors: Iterable[str]) -> None:
     """Raise UserError with the errors, one a line, if there are any."""
     if lines := list(errors):

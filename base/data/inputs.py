@@ -312,7 +312,7 @@ class ArrayInput(Input):
     def require(self, raw: torch.Tensor) -> None:
         """Raise UserError for raw rows of another kind, or with more or fewer dimensions, than the training data's."""
         if self.raw_shape is not None and raw.ndim != 1 + len(self.raw_shape):
-            raise UserError(f"the raw examples are {tuple(raw.shape)}; each of (N, ...) should be {self.raw_shape}")
+            raise UserError(f"the raw examples are {tuple(raw.shape)}; they should be (N, {str(self.raw_shape)[1:-1]})")
         if self.dtype is not None:
             return
         trained_on = self._trained_on(raw)

@@ -1,5 +1,7 @@
 """BatchStream: the batches of an epoch, from any position on."""
 
+import contextlib
+import copy
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -196,3 +198,14 @@ def require_enough(loader: Any) -> None:
             f"data_loader.args.batch_size: {loader.batch_size} for {world_size()} processes, which share each batch; "
             f"give at least {world_size()}, or {fewer}"
         )
+
+
+@contextlib.contextmanager
+def position_kept(loader: Any) -> Iterator[None]:
+    """Restore the positions of a loader and of its dataset at the end, unless an error ends the context."""
+    sources = loader, getattr(loader, "dataset", None)
+    stateful: list[Any] = [source for source in sources if hasattr(source, "load_state_dict")]
+    positions = [copy.deepcopy(source.state_dict()) for source in stateful]
+    yield
+    for source, position in zip(stateful, positions, strict=True):
+        source.load_state_dict(position)

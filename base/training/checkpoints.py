@@ -12,7 +12,7 @@ from utils.config.changes import monitored, optimizer_types, order_of_data
 from utils.config.plain import require_savable
 from utils.distributed.shards import mesh_of
 from utils.distributed.world import barrier, gather_to_main, is_main, rank, world_size
-from utils.errors import UserError, shortened
+from utils.errors import UserError, quantity, shortened
 from utils.files import differences
 from utils.runs.checkpoint import (
     BEST_MODEL,
@@ -157,7 +157,7 @@ def restore(trainer: "BaseTrainer", path: Path) -> dict[str, Any]:
         set_rng_state(trainer.resume_rng)
     if others := further_states(checkpoint):
         trainer.logger.warning("the checkpoint also holds %s, which this trainer does not restore", others)
-    within = f"after {trainer.batches_done} batches of epoch {trainer.start_epoch}"
+    within = f"after {quantity(trainer.batches_done, 'batch')} of epoch {trainer.start_epoch}"
     place = within if trainer.batches_done else f"epoch {trainer.start_epoch - 1}"
     trainer.logger.info("resumed from %s, %s", path, place)
     for line in differences(before, now):
@@ -218,7 +218,7 @@ def _restore_progress(trainer, checkpoint, before, changed, data_changed):
     same_data = order_of_data(before) == order_of_data(trainer.config.saved) and not data_changed
     if trainer.batches_done and not (trainer.resumes_within_epochs and same_data):
         reason = "this trainer cannot resume within an epoch" if same_data else "the data or their order have changed"
-        again = f"{reason}, so {trainer.batches_done} batches are trained on again"
+        again = f"{reason}, so training repeats {quantity(trainer.batches_done, 'batch')}"
         trainer.logger.warning("epoch %d starts over: %s", trainer.start_epoch, again)
         trainer.batches_done = 0
     if trainer.batches_done and changed & {"loss", "metrics"}:

@@ -11,6 +11,7 @@ import torch
 from base.data.sampler import EpochSampler
 from base.data.seeded import unseeded
 from base.data.streams import LOADERS
+from base.training.batch_stream import position_kept
 from base.training.counted import counts_in_training, counts_of
 from base.training.precision import autocast, to_device
 from utils import MetricTracker
@@ -66,7 +67,10 @@ def evaluate(
     if tracker.counts is None:  # it looks at all labels, which waits for the device if they are there
         tracker.counts = counts_of(criterion, metric_ftns, data_loader)
     reduction, watch = reduction_of(criterion), first_loss or contextlib.nullcontext()
-    with torch.no_grad(), seeded(derive_seed(0, rank())):
+    # a whole pass ends where it began; a part of one does not, unless the sampler has no position
+    ends_within = limit is not None and not isinstance(getattr(data_loader, "sampler", None), EpochSampler)
+    place = position_kept(data_loader) if ends_within else contextlib.nullcontext()
+    with torch.no_grad(), seeded(derive_seed(0, rank())), place:
         for batch_idx, batch in enumerate(itertools.islice(batches_of(data_loader), limit)):
             data, target = to_device(halves(batch), device)
             if batch_idx == 0:

@@ -22,10 +22,11 @@ from base.training.loss_kinds import KINDS, outside, problem_of_kind
 from base.training.precision import to_device
 from base.training.preflight import left_alone, try_validation
 from base.training.summary import data_lines, drawn_labels, labels_of, num_samples_of, single_batch_warning
-from utils import MetricTracker, UserError
+from utils import MetricTracker
 from utils.batches import batches_of
 from utils.distributed.world import own_samples, world_size
 from utils.epoch_metrics import is_epoch_metric, of_training
+from utils.errors import UserError, quantity
 from utils.misfits import explain
 from utils.nested import describe, halves, require_rows
 from utils.seed import derive_seed, seed_everything
@@ -224,6 +225,6 @@ def _samples_of_last_batch(trainer):
 
 
 def _last_batch_error(loader, last, reason):
-    samples = "1 sample" if last == 1 else f"{last} samples"
+    samples = quantity(last, "sample")
     what = f"got {loader.batch_size}; the last batch of {num_samples_of(loader):,} samples has {samples}: {reason}"
     return f"data_loader.args.batch_size: {what}; choose another size, or give data_loader.args.drop_last: true"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from base.training.batch_stream import num_batches
+from base.training.batch_stream import num_batches, position_kept
 from base.training.checkpoints import evaluated_model
 from base.training.evaluate import evaluate
 from base.training.loss_inputs import LossWatch, require_two_arguments
@@ -98,18 +98,14 @@ def try_validation(trainer: "Trainer", batches: int) -> None:
 def left_alone(model: torch.nn.Module, loader: Any) -> Iterator[None]:
     """Restore random generators, training modes and data positions at the end, unless an error ends the context."""
     modes = {module: module.training for module in model.modules()}
-    sources = loader, getattr(loader, "dataset", None)
-    stateful: list[Any] = [source for source in sources if hasattr(source, "load_state_dict")]
-    positions = [copy.deepcopy(source.state_dict()) for source in stateful]
     generator = getattr(loader, "generator", None)
     generator_state = None if generator is None else generator.get_state()
     rng = rng_state()
-    yield
+    with position_kept(loader):
+        yield
     set_rng_state(rng)
     if generator is not None:
         generator.set_state(generator_state)
-    for source, position in zip(stateful, positions, strict=True):
-        source.load_state_dict(position)
     for module, training in modes.items():
         module.training = training
 

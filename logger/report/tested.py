@@ -58,7 +58,8 @@ def _measured(result: tuple[str, str, dict[str, Any]]) -> tuple[str, str]:
 
 def _tested_on(checkpoint: str, split: str, samples: Any) -> str:
     number = f"{samples:,} " if isinstance(samples, int) else ""
-    return f'<p class="note">{escape(checkpoint)} on {number}{escape(split)} samples.</p>'
+    noun = "sample" if samples == 1 else "samples"
+    return f'<p class="note">{escape(checkpoint)} on {number}{escape(split)} {noun}.</p>'
 
 
 # ---- classes

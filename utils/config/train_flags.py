@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from utils.config.components import PARTS, args_of, dict_at
 from utils.config.types import find_in_source
 from utils.distributed.world import is_main
-from utils.errors import UserError
+from utils.errors import UserError, quantity
 from utils.rules import parse_fold
 
 if TYPE_CHECKING:
@@ -184,8 +184,7 @@ def debugging(config: "ConfigParser", flags: argparse.Namespace) -> Iterator[Non
                 raise
             raise UserError(f"--fast-dev-run: {error}") from error  # the config does not have the key
     if is_main():
-        batches = "1 batch" if number == 1 else f"{number} batches"
-        print(f"fast-dev-run: {batches} of everything went through; nothing is kept")
+        print(f"fast-dev-run: {quantity(number, 'batch')} of everything went through; nothing is kept")
 
 
 def _require_writable(flag, path):

@@ -12,9 +12,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from base import BaseDataLoader
 from base.data.streams import StreamDataLoader
+from base.training.evaluate import evaluate
 from helpers import PROJECT, copy_project, metrics_rows, newest_state, same, tiny_config, tiny_trainer
 from trainer import Trainer
-from utils import UserError
+from utils import MetricTracker, UserError
 from utils.runs.checkpoint import load_checkpoint
 
 PAGE = (PROJECT / "docs" / "data.md").read_text()
@@ -85,6 +86,17 @@ def test_each_sample_of_a_stream_is_read_once(tmp_path):
         loader.load_state_dict({"classes": ["b", "a"]})
     with pytest.raises(UserError, match="dataset: list is no IterableDataset"):
         StreamDataLoader([1, 2], 4)
+
+
+def test_a_validation_of_a_part_of_a_stream_reads_the_same_part_each_time(tmp_path):
+    lines = code_with("class LinesDataLoader", {"itertools": itertools, "torch": torch})
+    (tmp_path / "a.txt").write_text("\n".join(f"{i} 1" for i in range(80)))
+    loader = lines["LinesDataLoader"](str(tmp_path / "a.txt"), 8)
+    tracker, model, seen = MetricTracker("loss"), torch.nn.Linear(1, 1), []
+    for _ in range(2):
+        observe = lambda data, target, output: seen.extend(data[:, 0].tolist())  # noqa: E731
+        evaluate(model, torch.nn.MSELoss(), [], loader, torch.device("cpu"), tracker, limit=2, observe=observe)
+    assert seen == [*range(16), *range(16)]
 
 
 def test_computed_samples_differ_by_epoch():

@@ -206,7 +206,7 @@ def test_an_array_of_another_kind_is_an_example_with_its_error(tmp_path):
 def test_one_example_without_its_dimension_of_examples_is_an_error(tmp_path, dtype):
     np.save(tmp_path / "one.npy", np.zeros(3, np.float32))
     ((name, error),) = examples_of([f"{tmp_path}/one.npy"], ArrayInput(dtype, "float32", [3]))
-    wanted = "the raw examples are (3,); each of (N, ...) should be [3]"
+    wanted = "the raw examples are (3,); they should be (N, 3)"
     assert str(error) == f"{name}: {wanted}"
     (found,) = examples_of([f"{tmp_path}/one.npy"], ArrayInput(dtype, "float32", []))[:1]
     assert found[1].shape == () and len(examples_of([f"{tmp_path}/one.npy"], ArrayInput(dtype, "float32"))) == 3

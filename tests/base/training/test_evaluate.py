@@ -122,6 +122,15 @@ def test_a_split_that_the_config_does_not_have_is_refused(tmp_path):
         split_loader(config.config, "valid", None, torch.device("cpu"))
 
 
+def test_a_result_of_one_batch_and_one_sample_is_told_in_the_singular(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    for number in (1, 2):
+        result = {"epoch": 0, "batch": number, "samples": number, "loss": 0.5}
+        record_result(tmp_path / "model_best.pth", "valid", result, None, logging.getLogger("test"))
+    assert "epoch 0 and 1 batch, on 1 valid sample\n" in caplog.text
+    assert "epoch 0 and 2 batches, on 2 valid samples\n" in caplog.text
+
+
 def test_a_damaged_file_of_results_is_moved_away(tmp_path, caplog):
     (tmp_path / "test_results.json").write_text('{"model_best.pth": 3')
     result = {"epoch": 2, "samples": 5, "loss": 0.5}

@@ -97,7 +97,7 @@ def test_an_epoch_under_way_starts_over_if_the_data_have_changed(tmp_path, capsy
     capsys.readouterr()
     resumed.train()
     text = capsys.readouterr().out
-    assert ("epoch 2 starts over: the data or their order have changed, so 2 batches are" in text) == (
+    assert ("epoch 2 starts over: the data or their order have changed, so training repeats 2 batches" in text) == (
         loader_class is Grown
     )
     assert ("changed since: data_loader has 44 samples, not 40" in text) == (loader_class is Grown)

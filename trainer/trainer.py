@@ -1,6 +1,7 @@
 """YOURS: Trainer, one epoch and one batch. Edit it, or subclass it."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -109,9 +110,9 @@ class Trainer(BaseTrainer):
             skip_nonfinite=self.nonfinite.skips,
             buffers=model.buffers(),
             model=model,
-            count=(self.train_metrics.counts or {}).get("loss"),
+            count=self.train_metrics.counts.get("loss"),
         )
-        self.log_step = settings.log_step or -(-self.len_epoch // 20)
+        self.log_step = settings.log_step or math.ceil(self.len_epoch / 20)
         self._line_time = 0.0  # when the epoch began, or its last progress line was logged
         if settings.histograms_every_epochs and not self.has_own_loop:
             self.add_callback(ParameterHistograms(settings.histograms_every_epochs))

@@ -33,7 +33,7 @@ class MetricTracker:
     over_epoch: metrics that are computed over the whole epoch.
 
     The attribute counts is {key: function of a batch's target that returns the weight of its value}, for values that
-    are not means over samples; None until that is known.
+    are not means over samples.
     """
 
     own_by_process = True
@@ -46,7 +46,8 @@ class MetricTracker:
         self.writer = writer
         self.finite_only = finite_only
         self.over_epoch = over_epoch
-        self.counts: Mapping[str, Any] | None = None
+        self.counts: Mapping[str, Any] = {}
+        self.counted_for: tuple[Any, ...] = ()  # the loss and the loader for which evaluate has set counts
         self.reset()
 
     @classmethod

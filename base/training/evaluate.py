@@ -54,7 +54,7 @@ def evaluate(
     Random numbers that the model, the loss or a metric draws are the same each time, and none is drawn of training's.
 
     criterion: None measures the metrics alone.
-    tracker: MetricTracker of the loss and the metrics, used for this loader alone; its values are replaced.
+    tracker: MetricTracker of the loss and the metrics; its values are replaced.
     precision: value of trainer.precision.
     after_batch: called after each batch; it may raise to end the evaluation.
     limit: number of batches to read; None for all.
@@ -64,8 +64,10 @@ def evaluate(
     model.eval()
     same_buffers(model)
     tracker.reset()
-    if tracker.counts is None:  # it looks at all labels, which waits for the device if they are there
-        tracker.counts = counts_of(criterion, metric_ftns, data_loader)
+    measured = criterion, data_loader
+    if list(map(id, tracker.counted_for)) != list(map(id, measured)):
+        # it looks at all labels, which waits for the device if they are there
+        tracker.counts, tracker.counted_for = counts_of(criterion, metric_ftns, data_loader), measured
     reduction, watch = reduction_of(criterion), first_loss or contextlib.nullcontext()
     # a whole pass ends where it began; a part of one does not, unless the sampler has no position
     ends_within = limit is not None and not isinstance(getattr(data_loader, "sampler", None), EpochSampler)
@@ -140,8 +142,8 @@ def record(
     part: this process's Part of a batch that several processes share; None for a single process.
     """
     samples = num_counted(target, part)
-    counts = tracker.counts if samples else None
-    sizes = {name: count(target) for name, count in (counts or {}).items()}
+    counts = tracker.counts if samples else {}
+    sizes = {name: count(target) for name, count in counts.items()}
     size = sizes.get("loss", samples)
     if loss is not None:
         tracker.update("loss", loss / num_samples(target) if reduction == "sum" else loss, n=size)

@@ -58,7 +58,7 @@ def compute_first_loss(trainer: "Trainer", data: Any, target: Any, metrics: Sequ
         else:
             with watch:
                 loss, output = trainer.compute_loss(data, target)
-    watch.warn(trainer.logger, trainer.criterion, output, target)
+    watch.warn(trainer.logger, trainer.compute_loss if trainer.criterion is None else trainer.criterion, output, target)
     if watch.counts_some and not trainer.overrides("compute_loss"):
         _warn_of_average(trainer, "loss", trainer.criterion)
     _check_declared("loss", trainer.criterion, output, target)

@@ -52,18 +52,26 @@ class LossWatch(TorchFunctionMode):
             self._remember(arguments, result)
             return result
         output, target = list(given.values())[:2]
-        if problem := problem_of(called, given):
-            raise UserError(f"{self._name}: {called}: {problem}")
-        self._doubts.append((called, doubt_about(called, given)))
-        self.counts_some = self.counts_some or _counts_some(called, given)
-        if LOSSES[called][0] in ("classes", "log_probabilities") and target.ndim == 1 and output.ndim == 2:
-            self.class_numbers = target, output, keywords
+        try:
+            self._look(called, given, keywords)
+        except RuntimeError as error:
+            if "vmap" not in str(error):  # torch.func.vmap refuses to read a number
+                raise
         try:
             return function(*arguments, **keywords)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             reason = str(error).partition("\n")[0] or type(error).__name__
             given = f"the output is {describe(output)}, the target {describe(target)}"
             raise UserError(f"{self._name}: {called}: {reason}; {given}") from error
+
+    def _look(self, called, given, keywords):
+        output, target = list(given.values())[:2]
+        if problem := problem_of(called, given):
+            raise UserError(f"{self._name}: {called}: {problem}")
+        self._doubts.append((called, doubt_about(called, given)))
+        self.counts_some = self.counts_some or _counts_some(called, given)
+        if LOSSES[called][0] in ("classes", "log_probabilities") and target.ndim == 1 and output.ndim == 2:
+            self.class_numbers = target, output, keywords
 
     def _remember(self, arguments, result):
         tensors = [value for value in arguments if isinstance(value, torch.Tensor)]

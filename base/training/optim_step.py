@@ -177,7 +177,7 @@ class OptimStep:
         lr = state.get("lr")
         self.lr = lr if lr is None or getattr(lr, "ndim", None) == 0 else as_number(lr)
         batches, *sizes = as_list(state.get("window", (0, 0, 0)))
-        self.num_batches = as_count(batches)
+        self.num_batches, self._are_used = as_count(batches), False
         self._num_samples, self._first_samples = map(as_weight, sizes)
         self._exchanged = self._sharded or world_size() == 1 or self.num_batches == 0
         if self.num_batches:

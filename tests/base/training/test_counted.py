@@ -293,6 +293,20 @@ def test_counting_reads_nothing_from_the_device_until_a_value_is_logged(tmp_path
     assert reads == [[]] * 5
 
 
+def test_one_tracker_measures_several_loaders_with_and_without_ignored_targets():
+    criterion, tracker = torch.nn.CrossEntropyLoss(), MetricTracker("loss")
+    rows = torch.eye(C).repeat(2, 1)
+
+    def loss_over(*targets):
+        loader = [(rows[: len(target)], target) for target in map(torch.tensor, targets)]
+        return evaluate(torch.nn.Identity(), criterion, [], loader, torch.device("cpu"), tracker)["loss"]
+
+    assert loss_over([0, 1, 2]) == pytest.approx(criterion(rows[:3], torch.arange(3)).item())
+    of_each = torch.nn.CrossEntropyLoss(reduction="none")(rows[:2], torch.tensor([0, 0]))
+    expected = (of_each.sum() + of_each[0]).item() / 3
+    assert loss_over([0, 0], [0, -100]) == pytest.approx(expected)
+
+
 def evaluated_in_two(shape):
     """The average of a validation by a process of several, each of which has a part of every batch."""
     with joined({}):

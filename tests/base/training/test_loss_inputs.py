@@ -186,6 +186,43 @@ def test_a_trainer_of_ones_own_may_give_it_three(tmp_path):
     assert trainer.step == 3
 
 
+class PerSample(Trainer):
+    """Takes a gradient for each sample, as torch.func's tutorial does, and a loss of batches within vmap."""
+
+    def compute_loss(self, data, target):
+        parameters = dict(self.model.named_parameters())
+
+        def loss_of(parameters, row, label):
+            output = torch.func.functional_call(self.model, parameters, (row[None],))
+            return F.cross_entropy(output, label[None]) + F.cross_entropy(output[0], label)
+
+        of_one = torch.func.grad(loss_of)(parameters, data[0], target[0])
+        of_each = torch.func.vmap(torch.func.grad(loss_of), (None, 0, 0))(parameters, data, target)
+        assert all(torch.allclose(of_each[name][0], value, atol=1e-6) for name, value in of_one.items())
+        output = self.model(data)
+        return F.cross_entropy(output, target), output
+
+
+def test_a_loss_within_vmap_of_which_no_number_can_be_read_is_let_through(tmp_path):
+    trainer = job(tmp_path, nn.CrossEntropyLoss(), LABELS, trainer_class=PerSample)
+    trainer.train()
+    assert trainer.step == 3
+
+
+class OwnLoss(Trainer):
+    def compute_loss(self, data, target):
+        output = self.model(data)
+        return (output - target).square().mean(), output
+
+
+def test_without_a_loss_in_the_config_a_doubt_names_compute_loss(tmp_path, capsys):
+    def without_loss(model, criterion, *parts, **others):
+        return OwnLoss(model, None, *parts, **others)
+
+    job(tmp_path, None, VALUES[:, 0], outputs=1, trainer_class=without_loss).train()
+    assert "loss: compute_loss: the output (8, 1) and the target (8,) broadcast" in capsys.readouterr().out
+
+
 def hits_of(output, target):
     return (output.argmax(1) == target).double().mean()
 

@@ -147,6 +147,24 @@ def test_of_several_processes_a_parameter_without_a_gradient_in_some_has_the_mea
     assert optim_step.merged([{**states[0], "gradients": [weight, None]}])["gradients"][1] is None
 
 
+def test_a_window_restored_after_an_optimizer_step_keeps_its_gradients():
+    model, (inputs, targets) = linear(), data(4)
+    step = OptimStep(torch.optim.SGD(model.parameters(), lr=0.1), accumulate=2)
+
+    def train(rows):
+        step.begin(None)
+        step.step(loss_of(model, inputs[rows], targets[rows], "mean"), 2)
+
+    train(slice(2))
+    within_window, weights = copy.deepcopy(step.state_dict()), copy.deepcopy(model.state_dict())
+    train(slice(2, 4))
+    expected = copy.deepcopy(model.state_dict())
+    model.load_state_dict(weights)  # as a run that goes back to a checkpoint does
+    step.load_state_dict(within_window)
+    train(slice(2, 4))
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in expected.items())
+
+
 def test_a_loss_that_no_parameter_has_a_part_in_is_refused_in_words():
     model = linear()
     loss = loss_of(model, *data(), "mean")

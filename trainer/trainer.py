@@ -88,8 +88,7 @@ class Trainer(BaseTrainer):
         self.lr_scheduler = lr_scheduler
         schedule = config.get("lr_scheduler") or {}
         self.schedule_interval = interval_of(schedule) if lr_scheduler is not None else None
-        has_val_loss = self.do_validation and criterion is not None
-        default = self.mnt_metric or ("val_loss" if has_val_loss else "loss")
+        default = self.mnt_metric or ("val_loss" if self.do_validation and criterion is not None else "loss")
         self.plateau_metric = schedule.get("monitor") or default  # the value that ReduceLROnPlateau watches
         refuse_what_cannot_work(self)
         apply_switches(model, settings, device)

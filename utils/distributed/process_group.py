@@ -72,6 +72,11 @@ def process_device(n_gpu: int, name: str) -> torch.device:
     kind, found = shared_accelerators()
     if name == "auto" and n_gpu and not found and is_main():
         _tell_of_idle()
+    if name == kind != "cpu" and not found and accelerator()[1]:
+        raise UserError(
+            f"device: torch.distributed has no backend here for {name!r}, and there are {_count(world_size())}; use "
+            "'auto' or 'cpu'"
+        )
     local_rank, on_host = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     found = found if name in ("auto", kind) and n_gpu else 0
     if n_gpu > 1 and (min(n_gpu, found) or n_gpu) != on_host:
@@ -95,7 +100,7 @@ def process_device(n_gpu: int, name: str) -> torch.device:
 def shared_accelerators() -> tuple[str, int]:
     """Return (kind, number) of the accelerators with which several processes can train, one each.
 
-    The number is 0 where torch.distributed has no backend of the kind's own, as for mps.
+    The number is 0 where torch.distributed has no backend of the kind's own, as for mps, and for cuda on Windows.
     """
     kind, found = accelerator()
     return kind, found if _backend_for(kind) != "gloo" else 0
@@ -104,9 +109,10 @@ def shared_accelerators() -> tuple[str, int]:
 def _backend_for(kind):
     """The backend of torch.distributed for a kind of device: "gloo" for the CPU, and for what has none of its own."""
     try:
-        return dist.get_default_backend_for_device(kind)
+        backend = dist.get_default_backend_for_device(kind)
     except ValueError:
         return "gloo"
+    return backend if dist.is_backend_available(backend) else "gloo"  # torch names those that it was built without, too
 
 
 @functools.cache

@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from utils.device import accelerator
 from utils.distributed.launch import OWN_LAUNCH, world_size
 from utils.errors import UserError
 from utils.stop_signal import KILL, heeded, leave_closed_terminal
@@ -44,6 +45,9 @@ def processes_to_start(settings: "RunSettings", parallel: dict[str, Any] | None)
 
         kind, found = shared_accelerators()
         wanted = min(settings.n_gpu, found) if settings.device in ("auto", kind) else None
+        if wanted == 0 and accelerator()[1] > 1:
+            text = "n_gpu: %d asked for, and torch.distributed has no backend here for %s; using one"
+            logging.getLogger("train").warning(text, settings.n_gpu, kind)
     return max(1, wanted or 1)
 
 

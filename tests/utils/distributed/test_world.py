@@ -48,6 +48,7 @@ def test_several_processes_have_an_accelerator_each_if_torch_has_a_backend_for_i
     from utils.distributed.start import processes_to_start
 
     monkeypatch.setattr(process_group, "accelerator", lambda: (kind, 2))
+    monkeypatch.setattr(torch.distributed, "is_backend_available", lambda backend: True)  # which varies with the build
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert [str(process_group.process_device(1, name)) for name in ("auto", kind, "cpu")] == [f"{kind}:1"] * 2 + ["cpu"]
     with pytest.raises(UserError, match=f"'{kind}:0' is one device"):
@@ -68,4 +69,22 @@ def test_several_processes_say_that_they_leave_an_accelerator_alone_for_which_to
     assert caplog.messages == [
         "device: torch.distributed has no backend for it; several processes train on the CPU, with 1 MPS device unused"
     ]
+    process_group._tell_of_idle.cache_clear()
+
+
+@pytest.mark.parametrize("kind", ["cuda", "xpu"])
+def test_several_processes_train_on_the_cpu_if_torch_was_built_without_the_backend(monkeypatch, caplog, kind):
+    from utils.distributed import process_group, start
+
+    for module in (process_group, start):
+        monkeypatch.setattr(module, "accelerator", lambda: (kind, 2))
+    monkeypatch.setattr(torch.distributed, "is_backend_available", lambda backend: backend == "gloo")
+    process_group._tell_of_idle.cache_clear()
+    assert process_group.process_device(1, "auto").type == "cpu"
+    with pytest.raises(UserError, match=f"device: torch.distributed has no backend here for '{kind}'"):
+        process_group.process_device(1, kind)
+    assert start.processes_to_start(RunSettings.model_validate({"n_gpu": 2}), None) == 1
+    told, one = caplog.messages
+    assert told.endswith(f"several processes train on the CPU, with 2 {kind.upper()} devices unused")
+    assert one == f"n_gpu: 2 asked for, and torch.distributed has no backend here for {kind}; using one"
     process_group._tell_of_idle.cache_clear()

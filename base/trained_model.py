@@ -294,7 +294,7 @@ class TrainedModel:
             yield Predictions(examples, outputs, data, target, self.output, top)
 
     def named_outputs(self, data: Any) -> dict[str, torch.Tensor]:
-        """Return the tensors (B, ...) of the model's output for a batch, by name: "box.0"; that of a single one is ""."""
+        """Return the tensors (B, ...) of the model's output for a batch, by name: "box.0"; a single one is ""."""
         return named_outputs(self.model, data, self(data))
 
     def predict_loader(self, loader: Iterable[Any]) -> tuple[Any, Any]:

@@ -1,5 +1,6 @@
 """Models of several outputs in use: an array for each, by name."""
 
+import argparse
 import dataclasses
 from collections import namedtuple
 
@@ -7,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+import predict
 from base.data.inputs import ArrayInput
 from base.data.outputs import Output
 from base.trained_model import TrainedModel
-from helpers import run_here
 from utils import UserError
-from utils.runs.checkpoint import save_checkpoint
 
 Pair = namedtuple("Pair", ["a", "b"])
 
@@ -64,7 +64,10 @@ def test_a_loader_gives_an_array_for_each_output_and_target_by_name(function, na
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda x: {"a": x, "loss": x.mean()}, r"^Returns returns tensors of which 'a' is .*'loss' is \(\); each should"),
+        (
+            lambda x: {"a": x, "loss": x.mean()},
+            r"^Returns returns tensors of which 'a' is .*'loss' is \(\); each should",
+        ),
         (lambda x: {"a": x, "b": x[:1]}, r"'b' is \(1, 2\); each should have a row for each example"),
         (lambda x: (x.sum(0), x.sum(0)), r"^Returns returns a tensor \(2,\) for a batch of 5; it should keep"),
         (lambda x: [{"boxes": x}], r"^Returns returns a list of dict of boxes: .* fits; it is none"),
@@ -84,3 +87,19 @@ def test_batches_whose_outputs_differ_in_names_or_shapes_are_refused():
         made(lambda x: {"a": x}).predict_loader(batches)
     with pytest.raises(UserError, match=r"^data_loader: batches have outputs of names .*'2'.*'1'"):
         made(lambda x: {str(x.shape[1]): x}).predict_loader(batches)
+
+
+@pytest.mark.parametrize(
+    ("function", "wanted"),
+    [
+        (lambda x: {"file": x, "b": (x[:, 0],)}, {"file": ROWS, "b.0": ROWS[:, 0]}),
+        (lambda x: x, {"outputs": ROWS}),
+    ],
+)
+def test_the_command_saves_an_array_for_each_output(function, wanted, tmp_path):
+    np.save(tmp_path / "x.npy", ROWS)
+    out = tmp_path / "o.npz"
+    flags = argparse.Namespace(split=None, sources=[str(tmp_path / "x.npy")], batch_size=2, save_outputs=str(out))
+    assert predict.save_named(made(function), flags) == 0
+    with np.load(out) as saved:
+        assert {name: saved[name].tolist() for name in saved.files} == {n: one.tolist() for n, one in wanted.items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.distributed.launch import refuse_several
-from utils.errors import UserError, clean_exit, in_one_line
+from utils.errors import UserError, clean_exit, in_one_line, shown
 
 if TYPE_CHECKING:
     from base.trained_model import Predictions, TrainedModel
@@ -27,6 +27,8 @@ def main(flags: argparse.Namespace) -> int:
     model = TrainedModel.load(flags.resume, flags.device, data_config(flags.config))
     if flags.prompt is not None or flags.samples is not None:
         return generate(model, flags)
+    if flags.save_outputs is not None and flags.save_outputs.lower().endswith(".npz"):
+        return save_named(model, flags)
     with (
         PredictionGrid(flags.grid) as grid,
         PredictionWriter(flags.out, flags.json, flags.save_outputs, flags.masks) as writer,
@@ -55,6 +57,37 @@ def ranked(parts: Iterable["Predictions"], top: int) -> Iterator["Predictions"]:
         if top > 1 and len(part.outputs) and "top" not in part.columns:
             raise UserError("--top: ranks the classes of an example, which this model does not predict; leave it out")
         yield part
+
+
+def save_named(model: "TrainedModel", flags: argparse.Namespace) -> int:
+    """Write an array for each of the model's outputs; returns the exit status, 1 if a file was not read."""
+    from base.data.inputs import in_batches
+    from base.data.sources import Sources
+    from logger.predictions import write_arrays
+    from utils.batches import batches_of
+    from utils.nested import as_numpy, halves, joined_arrays
+
+    errors: list[Exception] = []
+
+    def batches():
+        if flags.split:
+            yield from (halves(batch)[0] for batch in batches_of(model.loader(flags.split, flags.batch_size)))
+            return
+        sources = Sources(flags.sources, model.input if model.has_input else None, model.output)
+        for batch in in_batches(sources, flags.batch_size):
+            errors.extend(batch.errors.values())
+            if len(batch.raw):
+                yield model.prepared(batch.raw)
+
+    named = (model.named_outputs(data) for data in batches())
+    arrays = joined_arrays(({name: as_numpy(one) for name, one in part.items()} for part in named), "outputs")
+    write_arrays(flags.save_outputs, {name or "outputs": array for name, array in arrays.items()})
+    for error in errors:
+        print(f"error: {shown(error)}")
+    for name, array in arrays.items():
+        print(f"{shown(name or 'outputs')}: {array.shape} {array.dtype}")
+    print(f"written to {shown(flags.save_outputs)}" + (f", {len(errors):,} could not be read" if errors else ""))
+    return 1 if errors else 0
 
 
 def data_config(path: str | None) -> dict | None:
@@ -95,6 +128,11 @@ def refuse_wrong(flags: argparse.Namespace) -> None:
         others |= {"--errors": flags.errors, "--grid": flags.prompt is not None and flags.grid}
         if useless := [flag for flag, value in others.items() if value]:
             raise UserError(f"{', '.join(useless)}: of no use with --prompt or --samples; leave it out")
+    if (flags.save_outputs or "").lower().endswith(".npz"):
+        others = {"--out": flags.out, "--json": flags.json, "--masks": flags.masks, "--errors": flags.errors}
+        others |= {"--grid": flags.grid, "--top": flags.top > 1}
+        if useless := [flag for flag, value in others.items() if value]:
+            raise UserError(f"{', '.join(useless)}: cannot go with a .npz file of --save-outputs; leave it out")
     for flag, value, least in (
         ("--top", flags.top, 1),
         ("--batch-size", flags.batch_size, 1),
@@ -122,7 +160,7 @@ if __name__ == "__main__":
     parser.add_argument("--out", metavar="FILE", help="write all predictions as a .csv file")
     parser.add_argument("--grid", metavar="FILE", help="draw images with their predictions as a .png file")
     parser.add_argument("--masks", metavar="FOLDER", help="write the masks of a segmentation as .png files")
-    parser.add_argument("--save-outputs", metavar="FILE", help="write the model's outputs as a .npy file")
+    parser.add_argument("--save-outputs", metavar="FILE", help="write the outputs as .npy, or several as .npz")
     parser.add_argument("--prompt", metavar="TEXT", help="continue a text, with a model of texts")
     parser.add_argument("--length", type=int, default=200, metavar="N", help="of a text: bytes to write (200)")
     parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="of a text: 0 to be certain (0.8)")

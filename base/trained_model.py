@@ -14,7 +14,7 @@ import pydantic
 import torch
 
 from base.data.inputs import NO_INPUT, Examples, Input, build_input, in_batches
-from base.data.outputs import Output, require_one_output, rows_of, spec_in, target_rows
+from base.data.outputs import Output, named_outputs, require_one_output, rows_of, spec_in, target_rows
 from base.data.reading import read_example
 from base.data.sources import Sources, names_in
 from base.data.streams import LOADERS
@@ -25,8 +25,8 @@ from utils.config.components import PARTS
 from utils.config.schema import RunSettings, TrainerSettings
 from utils.config.types import build
 from utils.device import exact_float, prepare_device
-from utils.errors import UserError, brief, shortened, shown
-from utils.nested import as_numpy, describe, halves
+from utils.errors import UserError, shortened, shown
+from utils.nested import as_numpy, describe, halves, joined_arrays, named_tensors
 from utils.rules import precision_error
 from utils.runs.checkpoint import find_checkpoint, load_checkpoint
 from utils.runs.run_folder import training_note
@@ -293,25 +293,25 @@ class TrainedModel:
                 )
             yield Predictions(examples, outputs, data, target, self.output, top)
 
-    def predict_loader(self, loader: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
+    def named_outputs(self, data: Any) -> dict[str, torch.Tensor]:
+        """Return the tensors (B, ...) of the model's output for a batch, by name: "box.0"; a single one is ""."""
+        return named_outputs(self.model, data, self(data))
+
+    def predict_loader(self, loader: Iterable[Any]) -> tuple[Any, Any]:
         """Return (outputs (N, ...), targets (N, ...)) over a loader, for scikit-learn's metrics and the like.
 
-        Raises UserError if batches differ in shape, as those of padded sequences do.
+        Each is an array; of several tensors, such as a dict, {name: array} with nested names joined by ".". Raises
+        UserError if batches differ in shape, as those of padded sequences do.
         """
         outputs, targets = [], []
         for batch in batches_of(loader):
             data, target = halves(batch)
-            if not isinstance(target, torch.Tensor):
-                raise UserError(f"data_loader: a target is a {describe(target)}, where one tensor is wanted")
-            outputs.append(as_numpy(self._one_output(data)))
-            targets.append(as_numpy(target))
-        if not outputs:
-            raise UserError("data_loader: it has no batches")
-        for what, parts in (("outputs", outputs), ("targets", targets)):
-            if len(shapes := {part.shape[1:]: None for part in parts}) > 1:
-                remedy = "go through the batches: for data, target in loader: output = model(data)"
-                raise UserError(f"data_loader: batches have {what} of shape {brief(list(shapes))}; {remedy}")
-        return np.concatenate(outputs), np.concatenate(targets)
+            outputs.append({name: as_numpy(one) for name, one in self.named_outputs(data).items()})
+            named = named_tensors(target, "data_loader: a target is")
+            targets.append({name: as_numpy(one) for name, one in named.items()})
+        both = joined_arrays(outputs, "outputs"), joined_arrays(targets, "targets")
+        found, given = (arrays[""] if list(arrays) == [""] else arrays for arrays in both)
+        return found, given
 
     def loader(self, split: str, batch_size: int | None = None, config: dict[str, Any] | None = None) -> Any:
         """Return a DataLoader over a split of the data, "train", "valid" or "test", in a fixed order.

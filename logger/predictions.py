@@ -9,6 +9,7 @@ import json
 import math
 import os
 import sys
+import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -49,7 +50,8 @@ class PredictionWriter:
     ) -> None:
         for name, path, ending in (("--out", out, ".csv"), ("--save-outputs", save_outputs, ".npy")):
             if path is not None and Path(path).suffix.lower() != ending:
-                raise UserError(f"{name}: {shown(path)}: should end in {ending}")
+                other = ", or in .npz" if ending == ".npy" else ""
+                raise UserError(f"{name}: {shown(path)}: should end in {ending}{other}")
         self._out, self._json_lines, self._save_outputs, self._masks = out, json_lines, save_outputs, masks
         self.num_errors = self._num_examples = self._num_right = self._num_targets = self._num_written = 0
         self._files = contextlib.ExitStack()
@@ -242,6 +244,14 @@ def _push(heap, entry, most):
     if len(heap) < most:
         return heapq.heappush(heap, entry)
     return heapq.heappushpop(heap, entry)
+
+
+def write_arrays(path: str, arrays: dict[str, np.ndarray]) -> None:
+    """Write {name: array} as a .npz file, which is complete or as it was before."""
+    with replacing(path, "the outputs") as binary, zipfile.ZipFile(binary, "w") as file:
+        for name, array in arrays.items():  # np.savez takes no array with the name "file"
+            with file.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
 
 
 class ArrayWriter:

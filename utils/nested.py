@@ -1,10 +1,11 @@
 """The two halves of a batch, data and target: tensors, or dicts, lists and tuples that hold them."""
 
 import copy
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import UserError
+from utils.errors import UserError, brief
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,6 +94,74 @@ def as_numpy(tensor: "torch.Tensor") -> "np.ndarray":
     """Return a tensor's numbers as an array of the same dtype; those of 16 bits, which not all programs read, in 32."""
     tensor = tensor.detach().cpu()
     return (tensor.float() if str(tensor.dtype) in ("torch.float16", "torch.bfloat16") else tensor).numpy()
+
+
+def named_tensors(value: Any, what: str) -> "dict[str, torch.Tensor]":
+    """Return {"": tensor} for a tensor, and {"box.0": tensor, ...} for what holds tensors; None is left out.
+
+    Names come from the keys of a dict, the fields of a dataclass or a named tuple, and the places of a tuple or list;
+    those of nested values are joined by ".". Raises UserError for anything else, such as a list of dicts, which holds a
+    dict for each sample.
+
+    what: the value is, for messages, as "Net returns".
+    """
+    found = {}
+    for name, tensor in _leaves_of(value, ""):
+        problem = None
+        if not hasattr(tensor, "detach"):
+            problem = f"{name!r} is a {describe(tensor)}" if name else "it is none"
+        elif name in found:
+            problem = f"two of them have the name {name!r}"
+        if problem:
+            raise UserError(f"{what} a {describe(value)}, where a tensor, or a dict or tuple of them, fits; {problem}")
+        found[name] = tensor
+    if not found:
+        raise UserError(f"{what} a {describe(value)}, which holds no tensor")
+    return found
+
+
+def _leaves_of(value, name):
+    """Yield (name, tensor) of all that a value holds, and what is no tensor, too."""
+    parts = None if hasattr(value, "detach") else _parts_of(value)
+    if parts is None:
+        yield name, value
+    for key, part in (parts or {}).items():
+        if part is not None:
+            yield from _leaves_of(part, f"{name}.{key}" if name else str(key))
+
+
+def _parts_of(value):
+    """What a value holds, as {key: part}; None if it cannot be named."""
+    if isinstance(value, Mapping):
+        return value
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if not isinstance(value, (list, tuple)) or any(isinstance(part, Mapping) for part in value):
+        return None
+    return dict(zip(getattr(value, "_fields", range(len(value))), value, strict=True))
+
+
+def joined_arrays(parts: "Iterable[dict[str, np.ndarray]]", what: str) -> "dict[str, np.ndarray]":
+    """Return {name: array (N, ...)} of batches {name: array (B, ...)}, in their order.
+
+    what: the arrays are, for messages. Raises UserError if batches differ in names or shapes, or there are none.
+    """
+    import numpy as np
+
+    arrays: dict[str, list[np.ndarray]] = {}
+    for number, part in enumerate(parts):
+        if number and part.keys() != arrays.keys():
+            raise UserError(f"data_loader: batches have {what} of names {brief([list(arrays), list(part)])}")
+        for name, array in part.items():
+            arrays.setdefault(name, []).append(array)
+    if not arrays:
+        raise UserError("data_loader: it has no batches")
+    for name, found in arrays.items():
+        if len(shapes := {one.shape[1:]: None for one in found}) > 1:
+            remedy = "go through the batches: for data, target in loader: output = model(data)"
+            which = f"{what} {name!r}" if name else what
+            raise UserError(f"data_loader: batches have {which} of shape {brief(list(shapes))}; {remedy}")
+    return {name: np.concatenate(found) for name, found in arrays.items()}
 
 
 def describe(value: Any) -> str:

@@ -10,7 +10,7 @@ import torch
 from utils.config.components import PARTS
 from utils.config.types import find_type
 from utils.errors import UserError
-from utils.nested import describe
+from utils.nested import describe, named_tensors
 
 # {kind of loss, as the attribute expects names it: names of losses, as far as they tell it}
 _BY_NAME = {
@@ -315,6 +315,27 @@ def require_one_output(model: torch.nn.Module, data: Any, output: Any) -> None:
             "in evaluation mode, return the tensor that is the prediction, or use all of it as docs/predict.md shows"
         )
         raise UserError(f"{name} returns a {describe(output)}, where one tensor is predicted; {remedy}")
+    _require_rows(name, data, output)
+
+
+def named_outputs(model: torch.nn.Module, data: Any, output: Any) -> dict[str, torch.Tensor]:
+    """Return the tensors (B, ...) of a model's output by name, as named_tensors does; that of a single one is "".
+
+    Raises UserError unless each has a row for each example of the batch data.
+    """
+    name = type(model).__name__
+    found = named_tensors(output, f"{name} returns")
+    rows = {one.shape[:1] for one in found.values()}
+    if len(rows) > 1 or () in rows:
+        sizes = ", ".join(f"{key!r} is {tuple(one.shape)}" for key, one in found.items())
+        raise UserError(f"{name} returns tensors of which {sizes}; each should have a row for each example")
+    for one in found.values():
+        _require_rows(name, data, one)
+    return found
+
+
+def _require_rows(name, data, output):
+    """Raise UserError unless a tensor that a model of this name returns keeps the rows of the batch data."""
     if isinstance(data, torch.Tensor) and output.shape[:1] != data.shape[:1]:
         given = f"{tuple(output.shape)} for a batch of {len(data)}"
         raise UserError(

@@ -63,8 +63,8 @@ def save_named(model: "TrainedModel", flags: argparse.Namespace) -> int:
     """Write an array for each of the model's outputs; returns the exit status, 1 if a file was not read."""
     from base.data.inputs import in_batches
     from base.data.sources import Sources
-    from logger.predictions import write_arrays
     from utils.batches import batches_of
+    from utils.files import write_arrays
     from utils.nested import as_numpy, halves, joined_arrays
 
     errors: list[Exception] = []

@@ -9,7 +9,6 @@ import json
 import math
 import os
 import sys
-import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -244,14 +243,6 @@ def _push(heap, entry, most):
     if len(heap) < most:
         return heapq.heappush(heap, entry)
     return heapq.heappushpop(heap, entry)
-
-
-def write_arrays(path: str, arrays: dict[str, np.ndarray]) -> None:
-    """Write {name: array} as a .npz file, which is complete or as it was before."""
-    with replacing(path, "the outputs") as binary, zipfile.ZipFile(binary, "w") as file:
-        for name, array in arrays.items():  # np.savez takes no array with the name "file"
-            with file.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, array, allow_pickle=False)
 
 
 class ArrayWriter:

@@ -86,7 +86,7 @@ FLAGS = [  # (job, flags, {file: reads a batch})
     ("classes", ["--out", "out.csv", "--top", "2"], {OUTPUTS: 1}),
     ("classes", ["--json"], {OUTPUTS: 1}),
     ("classes", ["--errors"], {OUTPUTS: 1, "logger/predictions.py": 1}),
-    ("classes", ["--save-outputs", "out.npy"], {OUTPUTS: 1, "logger/predictions.py": 1}),
+    ("classes", ["--save-outputs", "out.npy"], {OUTPUTS: 1, "utils/nested.py": 1}),
     ("labels", ["--out", "out.csv"], {OUTPUTS: 1}),
     ("labels", ["--errors", "--json"], {OUTPUTS: 1, "logger/predictions.py": 1}),
     ("values", ["--out", "out.csv"], {OUTPUTS: 1}),

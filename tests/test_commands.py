@@ -228,7 +228,16 @@ def test_every_config_checks_and_trains(config, tmp_path):
 
 @pytest.mark.slow
 def test_piped_output_is_plain_lines_within_80_columns(tmp_path):
-    short = ("--set", "trainer.len_epoch=5", "--set", "trainer.epochs=1", "--set", f"trainer.save_dir={tmp_path}")
+    short = (
+        "--set",
+        "trainer.len_epoch=5",
+        "--set",
+        "trainer.log_step=5",
+        "--set",
+        "trainer.epochs=1",
+        "--set",
+        f"trainer.save_dir={tmp_path}",
+    )
     done = run_forked("train.py", "-c", "config.json", *short)
     lines = done.stdout.splitlines()
     assert done.stderr == "" and "\r" not in done.stdout

@@ -18,7 +18,7 @@ def folder(tmp_path_factory):
 @pytest.mark.slow
 def test_fast_dev_run_leaves_nothing_behind(folder):
     before = sorted(folder.iterdir())
-    checking = ("--set", "trainer.sanity_check_batches=1")
+    checking = ("--set", "trainer.sanity_check_batches=1", "--set", "trainer.log_step=1")
     done = run_forked("train.py", "-c", "config.json", "--fast-dev-run", "2", *checking, cwd=folder)
     assert "[2/2 (100%)]" in done.stdout and "sanity check: validated on" in done.stdout
     end = done.stdout.splitlines()[-4:]

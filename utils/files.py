@@ -14,11 +14,15 @@ import secrets
 import shutil
 import stat
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from utils.errors import UserError, shown
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _MAX_BYTES = 1 << 28  # of a file beside the checkpoints; a stranger's may be huge and sparse
 _NOT_THROUGH_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # the second: not waiting at a pipe
@@ -227,3 +231,13 @@ def _parsed(text):
         return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def write_arrays(path: str | Path, arrays: "dict[str, np.ndarray]") -> None:
+    """Write {name: array} as a .npz file, which is complete or as it was before."""
+    import numpy as np
+
+    with replacing(path, "the outputs") as binary, zipfile.ZipFile(binary, "w") as file:
+        for name, array in arrays.items():  # np.savez takes no array with the name "file"
+            with file.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)

@@ -519,6 +519,7 @@ def test_auto_starts_no_second_run_beside_one_that_has_saved_nothing_yet(tmp_pat
 def test_signal_to_all_processes_of_a_run_with_workers_saves_and_ends_it(tmp_path, number, status):
     project = copy_project(tmp_path / "project")
     command = ["train.py", "-c", "config.json", "--set", "data_loader.args.num_workers=2"]
+    command += ["--set", "trainer.log_step=21"]
     printed = tmp_path / "printed"
     with open(printed, "w") as file:
         process = start_forked(*command, cwd=project, output=file, errors=file)

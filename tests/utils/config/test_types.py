@@ -102,7 +102,11 @@ def test_names_that_do_not_fit_are_refused_before_anything_is_imported(section, 
     [
         ("arch", "torch.nn.functional.relu", "wrong kind of function"),
         ("arch", "torch.nn.Parameter", "wrong kind of class; a torch.nn.Module"),
-        ("data_loader", "InMemoryDataset", "a base.base_data_loader.BaseDataLoader is needed: write one in"),
+        (
+            "data_loader",
+            "InMemoryDataset",
+            "BaseDataLoader or base.data.streams.StreamDataLoader is needed: write one in",
+        ),
         ("optimizer", "torch.optim.lr_scheduler.StepLR", "wrong kind of class; a torch.optim.Optimizer"),
         ("loss", "F", "neither a class nor a function"),
         ("arch", "torchvision.models.resnet.ResNet18_Weights", "wrong kind of class"),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import train
 from examples.fashion_mnist.data import FashionMnistDataLoader, read_idx
 from examples.fashion_mnist.model import LargeCnn, SmallCnn
 from examples.mnist1d.data import Mnist1dDataLoader, write_mnist1d
@@ -44,7 +45,7 @@ def test_every_row_of_the_page_can_be_repeated(program):
     for command in rows.values():
         _, _, config, *flags = command.split()
         read = read_config(PROJECT / config)
-        known = {flag["flag"] for flag in read.get("cli", [])}
+        known = {flag["flag"] for flag in read.get("cli", [])} | {flag for one in train.OPTIONS for flag in one.flags}
         assert command.startswith("train.py -c ") and {word for word in flags if word.startswith("--")} <= known
         check_types(ConfigParser(read, parts=PARTS).config, PARTS)
     variants = {path.relative_to(PROJECT).as_posix() for path in PROJECT.glob("examples/*/*.json")}

@@ -22,7 +22,7 @@ from logger import TrackerList, setup_logging
 from utils.config.command_line import read_command_line
 from utils.config.components import OWN_SECTION, PARTS, Part, as_spec, metric_name
 from utils.config.files import deep_merge, read_config, set_by_path
-from utils.config.plain import as_savable, require_savable
+from utils.config.plain import as_plain, as_savable, require_savable
 from utils.config.references import with_references
 from utils.config.types import call, find_type, look_up, signature_of
 from utils.distributed.world import decided_by_main, is_main
@@ -79,7 +79,7 @@ class ConfigParser(OldConfigForms):
         from utils.config.check import check_config
         from utils.config.schema import KNOWN_KEYS
 
-        self._config = deep_merge({}, config)
+        self._config = deep_merge({}, config := as_plain(config))
         self.resume = Path(resume) if resume else None
         self.parts, self._run_id, self._device = parts or {}, run_id, device
         whole = self.resume is not None and self.resume.suffix != ".safetensors"
@@ -88,7 +88,7 @@ class ConfigParser(OldConfigForms):
         self._has_ended = self._logs = False  # whether the run had ended before this start; whether logging is set up
         for target, value in (modification or {}).items():
             if value is not None:
-                set_by_path(self._config, target, value, KNOWN_KEYS)
+                set_by_path(self._config, target, as_plain(value), KNOWN_KEYS)
         self._overridden = differences(config, self._config)
         self.keeps_nothing = False  # whether save_dir is deleted when the command ends, or is not made at all
         self.own_limit = None  # then trainer.limit_train_batches as the config gives it

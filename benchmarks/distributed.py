@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 
-from harness import abba, peak_memory_mb, print_circumstances, print_table, ratio, run_fresh
+from harness import interleaved, peak_memory_mb, print_circumstances, print_table, ratio, run_fresh
 
 EPOCHS = 4  # the first is a warm-up
 STEPS = 30
@@ -49,7 +49,7 @@ def main():
 def loops():
     """Steps a second of the default job, in our loop and in a hand-written one with DistributedDataParallel."""
     measure = {name: start(2, f"{name}_loop") for name in ("ours", "hand_written")}
-    ours, written = abba("ours", "hand_written", lambda name: measure[name](), repeats=4)
+    ours, written = interleaved(measure, lambda name: measure[name](), repeats=4).values()
     if len({run["weights"] for run in [*ours, *written]}) > 1:
         raise SystemExit("the two loops should have come to equal weights and have not")
     rows = []

@@ -1,30 +1,26 @@
 """Seconds of an epoch of the default job, in our framework and in those that a user might pick instead.
 
-    python benchmarks/epoch.py                  # all pairs, about 25 minutes on two cores
-    python benchmarks/epoch.py ours hand_written
+    python benchmarks/epoch.py                              # all groups, 25 to 40 minutes on two cores
+    python benchmarks/epoch.py ours hand_written ignite     # these jobs, twice each
+    python benchmarks/epoch.py ours hand_written --repeats 4
 
-Each measurement is a process of its own, and pairs are run in the order A B B A; mnist_jobs.py says what each job does.
-If two jobs see the same data in the same order, their final weights are compared before their times.
+Each measurement is a process of its own, and the jobs of a group are run in turn, A B C C B A; mnist_jobs.py says what
+each job does. Jobs that see the same data in the same order must reach the same weights.
 """
 
+import argparse
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 
-from harness import abba, print_circumstances, print_table, ratio, run_fresh
+from harness import interleaved, print_circumstances, print_table, ratio, run_fresh
 
 EPOCHS = 6  # the first is a warm-up
-PAIRS = {
-    ("ours", "hand_written"): 3,  # times A B B A
-    ("ours", "ours_without_saves"): 2,
-    ("ours", "ours_without_tensorboard"): 1,
-    ("ours", "lightning_fast"): 1,
-    ("ours", "ignite"): 1,
-    ("ours", "accelerate"): 1,
-    ("ours", "lightning"): 1,
-    ("ours", "old_template"): 1,
-    ("ours_per_sample", "hand_written_per_sample"): 1,
+GROUPS = {  # jobs: how often each is run; all are compared with the first
+    ("ours", "hand_written", "ignite", "accelerate", "lightning_fast"): 8,
+    ("ours", "ours_without_saves", "ours_without_tensorboard"): 4,
+    ("ours", "lightning", "old_template"): 2,
+    ("ours_per_sample", "hand_written_per_sample"): 2,
 }
 SAME_WEIGHTS = (
     {"ours", "ours_without_saves", "ours_without_tensorboard", "hand_written"},
@@ -32,22 +28,27 @@ SAME_WEIGHTS = (
 )
 
 
-def main():
-    chosen = tuple(sys.argv[1:])
-    pairs = {pair: repeats for pair, repeats in PAIRS.items() if not chosen or pair == chosen}
-    if not pairs:
-        raise SystemExit(f"no such pair; there are {', '.join(' '.join(pair) for pair in PAIRS)}")
-    rows = []
-    for (ours, other), repeats in pairs.items():
-        our_runs, other_runs = abba(ours, other, measure, repeats)
-        compare_weights({ours: our_runs, other: other_runs})
-        if not any(row[0] == ours for row in rows):
-            rows.append([ours, *summary(our_runs, our_runs)])
-        rows.append([f"{other} / {ours}", *summary(other_runs, our_runs)])
-        print(f" {rows[-1]}", file=sys.stderr)
+def main(groups):
+    tables = []
+    for jobs, times in groups.items():
+        runs = interleaved(jobs, measure, repeats=times // 2)
+        compare_weights(runs)
+        reference = runs[jobs[0]]
+        tables.append([[job, *summary(of_job, reference)] for job, of_job in runs.items()])
     print_circumstances("lightning", "pytorch-ignite", "accelerate")
-    header = ["job / what it is compared with", "median epoch, s", "min-max", "ratio", "95 %", "first step, s"]
-    print_table([*header, "peak memory, MB", "validation accuracy"], rows)
+    header = ["job", "median epoch, s", "min-max", "ratio", "95 %", "first step, s", "peak memory, MB"]
+    for rows in tables:
+        print_table([*header, "validation accuracy"], rows)
+        print()
+
+
+def flags():
+    parser = argparse.ArgumentParser()
+    parser.add_argument(
+        "jobs", nargs="*", metavar="JOB", help="a function of mnist_jobs.py; all are compared with the first"
+    )
+    parser.add_argument("--repeats", type=int, default=2, help="how often each is run (an even number)")
+    return parser.parse_args()
 
 
 def measure(name):
@@ -75,8 +76,11 @@ def compare_weights(runs_by_name):
     for group in SAME_WEIGHTS:
         digests = {run["weights"] for name, runs in runs_by_name.items() if name in group for run in runs}
         if len(digests) > 1:
-            raise SystemExit(f"{' and '.join(runs_by_name)} should have come to equal weights and have not")
+            raise SystemExit(
+                f"{' and '.join(sorted(group & set(runs_by_name)))} should have come to equal weights and have not"
+            )
 
 
 if __name__ == "__main__":
-    main()
+    asked = flags()
+    main({tuple(asked.jobs): asked.repeats} if asked.jobs else GROUPS)

@@ -101,7 +101,7 @@ part epoch 110 gpu,tensorboard "$PYTHON" -c '
 import sys
 sys.path.insert(0, "benchmarks")
 import epoch
-epoch.EPOCHS, epoch.PAIRS, epoch.SAME_WEIGHTS, sys.argv = 4, {("ours", "hand_written"): 1}, (), ["epoch.py"]
-epoch.main()'
+epoch.EPOCHS, epoch.SAME_WEIGHTS = 4, ()
+epoch.main({("ours", "hand_written"): 2})'
 part resnet 130 torchvision "$PYTHON" benchmarks/resnet.py
 exit $status

@@ -1,4 +1,4 @@
-"""What the benchmarks share: fresh processes in A B B A order, ratios of pairs with an interval, tables."""
+"""What the benchmarks share: fresh processes in turn, ratios of pairs with an interval, tables."""
 
 import json
 import os
@@ -25,14 +25,14 @@ def run_fresh(script, *arguments):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def abba(first, second, run, repeats=1):
-    """([results of first], [results of second]), run in the order first, second, second, first."""
-    results = {first: [], second: []}
+def interleaved(names, run, repeats=1):
+    """{name: its results}, run in the order A B C C B A."""
+    results = {name: [] for name in names}
     for _ in range(repeats):
-        for name in (first, second, second, first):
+        for name in (*names, *reversed(names)):
             results[name].append(run(name))
             print(".", end="", file=sys.stderr, flush=True)
-    return results[first], results[second]
+    return results
 
 
 def ratio(runs, references):

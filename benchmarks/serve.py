@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness import PROJECT, abba, print_circumstances, print_table, run_fresh
+from harness import PROJECT, interleaved, print_circumstances, print_table, run_fresh
 
 SERVERS = ("serve", "bare")
 CLIENTS = (1, 8, 64)
@@ -32,7 +32,7 @@ def main(flags):
             with server(name, checkpoint) as (address, _):
                 return run_fresh(__file__, "--clients", clients, "--seconds", flags.seconds, "--address", address)
 
-        found = dict(zip(SERVERS, abba(*SERVERS, measure), strict=True))
+        found = interleaved(SERVERS, measure)
         speed = {name: np.mean([run["requests_per_s"] for run in runs]) for name, runs in found.items()}
         for name, runs in found.items():
             p50, p99 = (np.mean([run[key] for run in runs]) for key in ("p50_ms", "p99_ms"))

@@ -213,7 +213,7 @@ def read_record(path: str | Path, fits: Callable[[Any], bool], empty: Any) -> tu
 
 
 def differences(before: dict[str, Any], after: dict[str, Any], where: str = "") -> list[str]:
-    """Return a line 'path: old -> new' for every value that differs between two JSON objects."""
+    """Return a line 'path: old -> new' for every value that differs between two configs."""
     lines = []
     for key in dict.fromkeys([*before, *after]):
         path = f"{where}.{key}" if where else str(key)
@@ -221,7 +221,7 @@ def differences(before: dict[str, Any], after: dict[str, Any], where: str = "") 
         if isinstance(old, dict) and isinstance(new, dict):
             lines += differences(old, new, path)
         elif old != new:
-            old, new = ("(absent)" if value is _ABSENT else json.dumps(value) for value in (old, new))
+            old, new = ("(absent)" if value is _ABSENT else json.dumps(value, default=repr) for value in (old, new))
             lines.append(f"{path}: {old} -> {new}")
     return lines
 

@@ -88,15 +88,19 @@ def without_path():
     return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
 
 
-def test_pairs_are_run_in_the_order_a_b_b_a():
+def test_jobs_are_run_in_turn():
     order = []
 
     def measure(name):
         order.append(name)
         return len(order)
 
-    assert harness.abba("A", "B", measure, repeats=2) == ([1, 4, 5, 8], [2, 3, 6, 7])
-    assert "".join(order) == "ABBAABBA"
+    assert harness.interleaved("ABC", measure, repeats=2) == {
+        "A": [1, 6, 7, 12],
+        "B": [2, 5, 8, 11],
+        "C": [3, 4, 9, 10],
+    }
+    assert "".join(order) == "ABCCBAABCCBA"
 
 
 def test_a_ratio_is_the_median_over_pairs_within_its_interval():

@@ -5,6 +5,7 @@ can rely on their size. The limits are far above what people write by hand.
 """
 
 import math
+import os
 import re
 from typing import Any
 
@@ -51,10 +52,28 @@ def require_savable(config: Any, place: object) -> None:
     require_plain(config, place, MAX_SAVED, MAX_SAVED)
 
 
+def as_plain(value: Any) -> Any:
+    """The value with paths as text, arrays and tensors of one number as this number, and tuples as lists, at any depth.
+
+    For configs that a program has made, of numpy.logspace or pathlib. Other objects stay as they are.
+    """
+    if isinstance(value, dict):
+        return {key: as_plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_plain(entry) for entry in value]
+    return _plain_leaf(value)
+
+
+def _plain_leaf(value):
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value.item() if hasattr(value, "dtype") and getattr(value, "ndim", None) == 0 else value
+
+
 def as_savable(config: dict[str, Any], as_read: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return (what a checkpoint may hold of a config that a script has changed, the paths of the other values).
 
-    NumPy's numbers become Python's, and tuples lists. Where as_read has a value for one of the paths, it is used.
+    Paths become text, numbers of NumPy and torch those of Python, and tuples lists. Where as_read has a value for one of the paths, it is used.
     """
     others: list[str] = []
     saved = _savable(config, as_read, (), others)
@@ -70,8 +89,7 @@ _OTHER = object()
 
 def _savable(value, as_read, where, others):
     """The value, a dict without its other entries; as_read in its place, or _OTHER, if it cannot be saved."""
-    if type(value).__module__ == "numpy" and hasattr(value, "dtype") and value.ndim == 0:
-        value = value.item()
+    value = _plain_leaf(value)
     if isinstance(value, dict) and len(where) < MAX_DEPTH:
         read = as_read if isinstance(as_read, dict) else {}
         others += [".".join(map(str, (*where, key))) for key in value if key_error(key)]

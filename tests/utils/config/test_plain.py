@@ -1,9 +1,13 @@
 """What a config may hold, wherever it comes from."""
 
 import datetime
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from parse_config import ConfigParser
 from utils import UserError
 from utils.config.plain import MAX_DEPTH, MAX_KEYS, MAX_VALUES, path_error, require_plain
 
@@ -48,3 +52,21 @@ def test_paths_are_one_printable_line_of_names_that_a_file_may_have():
     assert path_error("saved/models/Größe 2") is None and path_error("a" * 255) is None
     for text in ("", "a\nb", "a\x1b", "a\x9b", "a\u202eb", "a\0", "\ud800", "a" * 256, "ü" * 128, "a/" * 5_000):
         assert path_error(text) is not None
+
+
+def test_a_program_may_give_paths_and_numbers_of_numpy_and_torch(tmp_path):
+    numbers = {"optimizer.args.lr": np.float32(0.25), "trainer.epochs": np.int64(2), "arch.args.p": torch.tensor(0.5)}
+    values = numbers | {"trainer.save_dir": tmp_path, "optimizer.args.betas": (0.5, np.float32(0.75))}
+    config = ConfigParser({"name": "here", "trainer": {"save_period": np.int32(3)}, "arch": {"type": "A"}}, None, values)
+    assert config.config == {
+        "name": "here",
+        "arch": {"type": "A", "args": {"p": 0.5}},
+        "optimizer": {"args": {"lr": 0.25, "betas": [0.5, 0.75]}},
+        "trainer": {"save_period": 3, "epochs": 2, "save_dir": str(tmp_path)},
+    }
+    assert type(config["optimizer"]["args"]["lr"]) is float and type(config["trainer"]["save_period"]) is int
+
+
+def test_what_a_program_sets_and_no_config_holds_stays_as_it_is():
+    assert ConfigParser({"name": "here", "own": {"words": {1}}}, None, {"own.words": {2}})["own"]["words"] == {2}
+    assert Path not in map(type, ConfigParser({"name": "here", "own": [Path("a")]})["own"])

@@ -73,7 +73,8 @@ def _plain_leaf(value):
 def as_savable(config: dict[str, Any], as_read: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return (what a checkpoint may hold of a config that a script has changed, the paths of the other values).
 
-    Paths become text, numbers of NumPy and torch those of Python, and tuples lists. Where as_read has a value for one of the paths, it is used.
+    Paths become text, numbers of NumPy and torch those of Python, and tuples lists. Where as_read has a value for an
+    entry that cannot be saved, it is used.
     """
     others: list[str] = []
     saved = _savable(config, as_read, (), others)

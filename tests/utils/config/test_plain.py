@@ -57,7 +57,9 @@ def test_paths_are_one_printable_line_of_names_that_a_file_may_have():
 def test_a_program_may_give_paths_and_numbers_of_numpy_and_torch(tmp_path):
     numbers = {"optimizer.args.lr": np.float32(0.25), "trainer.epochs": np.int64(2), "arch.args.p": torch.tensor(0.5)}
     values = numbers | {"trainer.save_dir": tmp_path, "optimizer.args.betas": (0.5, np.float32(0.75))}
-    config = ConfigParser({"name": "here", "trainer": {"save_period": np.int32(3)}, "arch": {"type": "A"}}, None, values)
+    config = ConfigParser(
+        {"name": "here", "trainer": {"save_period": np.int32(3)}, "arch": {"type": "A"}}, None, values
+    )
     assert config.config == {
         "name": "here",
         "arch": {"type": "A", "args": {"p": 0.5}},

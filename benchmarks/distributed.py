@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 
-from harness import interleaved, peak_memory_mb, print_circumstances, print_table, ratio, run_fresh
+from harness import interleaved, peak_memory_mb, print_table, ratio, run_fresh, run_tables
 
 EPOCHS = 4  # the first is a warm-up
 STEPS = 30
@@ -37,13 +37,7 @@ MODELS = {  # bytes exchanged in a step, and its seconds on one GPU
 
 
 def main():
-    tables = {"loops": loops, "scaling": scaling, "memory": memory, "paper": paper}
-    chosen = sys.argv[1:] or list(tables)
-    if not set(chosen) <= set(tables):
-        raise SystemExit(f"no such table; there are {', '.join(tables)}")
-    for name in chosen:
-        tables[name]()
-    print_circumstances()
+    run_tables({"loops": loops, "scaling": scaling, "memory": memory, "paper": paper})
 
 
 def loops():

@@ -64,6 +64,16 @@ def peak_memory_mb():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
+def run_tables(tables):
+    """Print the tables that the command line names, all of them if it names none. tables: {name: function}."""
+    chosen = sys.argv[1:] or list(tables)
+    if not set(chosen) <= set(tables):
+        raise SystemExit(f"no such table; there are {', '.join(tables)}")
+    for name in chosen:
+        tables[name]()
+    print_circumstances()
+
+
 def print_table(header, rows):
     """Print a Markdown table, columns aligned."""
     cells = [[str(cell) for cell in row] for row in (header, *rows)]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from harness import PROJECT, interleaved, print_circumstances, print_table, run_fresh, seconds_since_start
+from harness import PROJECT, interleaved, print_table, run_fresh, run_tables, seconds_since_start
 
 sys.path.insert(0, str(PROJECT))
 
@@ -24,13 +24,7 @@ OPERATIONS = 8  # in the table
 
 
 def main():
-    tables = {"rate": rate, "race": race}
-    chosen = sys.argv[1:] or list(tables)
-    if not set(chosen) <= set(tables):
-        raise SystemExit(f"no such table; there are {', '.join(tables)}")
-    for name in chosen:
-        tables[name]()
-    print_circumstances()
+    run_tables({"rate": rate, "race": race})
 
 
 def rate():

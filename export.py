@@ -13,7 +13,8 @@ KINDS = ("onnx", "torch", "safetensors", "triton")
 def main(flags: argparse.Namespace) -> None:
     """Write what was asked for, beside the checkpoint or at --out, once it was loaded again and compared."""
     # Imported here, so that --help need not wait for torch.
-    from base.export import Differs, examples_to_compare, export, export_weights, facts_of, place_of, require_packages
+    from base.data.raw_examples import examples_to_compare
+    from base.export import Differs, export, export_weights, facts_of, place_of, require_packages
     from base.model_card import model_card
     from base.trained_model import TrainedModel
     from base.triton import export_triton
@@ -33,11 +34,11 @@ def main(flags: argparse.Namespace) -> None:
             compared = export_weights(path, out)
         else:
             model = TrainedModel.load(path, "cpu")
-            raw, facts = examples_to_compare(model), facts_of(model)
+            batches, facts = examples_to_compare(model), facts_of(model)
             if flags.to == "triton":
-                compared = export_triton(model, out, raw, facts)
+                compared = export_triton(model, out, batches, facts)
             else:
-                compared = export(model, flags.to, out, raw, facts)
+                compared = export(model, flags.to, out, batches, facts)
     except Differs as error:
         print_error(str(error))
         sys.exit(1)

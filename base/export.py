@@ -14,26 +14,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.modules.module import register_module_forward_hook
 
-from base.data.in_memory import InMemoryDataset
-from base.data.inputs import Input
-from base.data.outputs import require_one_output
-from base.data.reading import read_example
-from base.data.seeded import unseeded
-from base.data.texts import TextInput
+from base.data.outputs import named_outputs
 from base.trained_model import TrainedModel
-from utils.batches import batches_of, file_of
-from utils.errors import UserError, shortened, shown
+from utils.errors import UserError, quantity, shortened, shown
 from utils.files import replace_file
-from utils.nested import describe, halves
+from utils.nested import describe, map_tensors, named_tensors, samples_of
 from utils.runs.checkpoint import load_checkpoint
 from utils.runs.environment import last_start
 from utils.runs.safetensors_io import read_safetensors, write_safetensors
 
 TOLERANCE = 1e-4  # of an output in float32
 BATCH_SIZES = (1, 7, 64)
-NUM_EXAMPLES = 256
 ENDINGS = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors", "triton": ""}
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
 _NEEDS = {"onnx": _ONNX, "torch": (), "safetensors": ("safetensors",), "triton": _ONNX}
@@ -44,16 +36,17 @@ class Differs(UserError):
 
 
 class Deployed(torch.nn.Module):
-    """A model with its input: raw examples (B, ...) -> outputs (B, ...)."""
+    """A model with its input: raw examples (B, ...) -> outputs (B, ...), a tensor or {name: tensor}."""
 
     def __init__(self, trained: TrainedModel) -> None:
         super().__init__()
         self.input = trained.input if trained.has_input else torch.nn.Identity()
         self.model = trained.model
 
-    def forward(self, raw: torch.Tensor) -> torch.Tensor:
-        """Return the model's outputs."""
-        return self.model(self.input(raw))
+    def forward(self, raw: Any) -> Any:
+        """Return the model's outputs. raw: a tensor, or what the model takes, such as a dict of tensors."""
+        output = self.model(self.input(raw))
+        return output if isinstance(output, torch.Tensor) else named_tensors(output, "the model returns")
 
 
 def place_of(kind: str, checkpoint: Path, out: Path | None, card: bool) -> tuple[Path, Path | None]:
@@ -84,11 +77,12 @@ def require_packages(kind: str) -> None:
         raise UserError(f"--to {kind}: needs packages that are not installed: pip install {' '.join(missing)}")
 
 
-def export(trained: TrainedModel, kind: str, path: Path, raw: torch.Tensor, facts: dict[str, Any]) -> str:
+def export(trained: TrainedModel, kind: str, path: Path, batches: list[Any], facts: dict[str, Any]) -> str:
     """Write the model as ONNX or as a program of torch.export, and return how it compares with the model.
 
     kind: "onnx" or "torch".
-    raw: raw examples (N, ...) to compare on, in batches of 1, 7 and 64.
+    batches: of raw examples, as raw_examples returns them. The file takes any number of examples, and tensors of any
+        size in the dimensions in which these differ.
     facts: to keep in the file, as facts_of returns them.
 
     Raises UserError, and leaves the file at path as it was, if the model cannot be exported, and Differs if an output
@@ -99,9 +93,10 @@ def export(trained: TrainedModel, kind: str, path: Path, raw: torch.Tensor, fact
         deployed.float()  # what was rounded loses nothing, and a model of double precision keeps it
     write, load = {"onnx": (_write_onnx, _load_onnx), "torch": (_write_torch, _load_torch)}[kind]
     with _quiet(), _checked(path) as temporary:
-        largest_difference(deployed, lambda raw: deployed(raw).detach().numpy(), raw[:1])  # refuses its outputs
-        note = write(deployed, raw, temporary, facts)
-        difference = largest_difference(deployed, load(temporary), raw)
+        names = list(_outputs(deployed, next(parts_of(batches, 1))))
+        example, shapes = _example(batches)
+        note = write(deployed, example, shapes, names, temporary, facts)
+        difference = largest_difference(deployed, load(temporary), batches)
         if not difference <= TOLERANCE:
             raise Differs(
                 f"{shown(path)}: not written: an output of the exported model differs by {difference:.2g} from the "
@@ -109,10 +104,9 @@ def export(trained: TrainedModel, kind: str, path: Path, raw: torch.Tensor, fact
             )
         size = temporary.stat().st_size
     held = "with its input" if trained.has_input else "without an input: it takes what the data loader made of the data"
-    return (
-        f"{held}, {note}{size:,} bytes\nloaded again: outputs differ by {difference:.2g} at most, on {len(raw)} test "
-        "samples"
-    )
+    samples = sum(len(_tensors(batch)[0]) for batch in batches)
+    compared = quantity(samples, "test sample") if _has_rows(batches) else quantity(len(batches), "test batch")
+    return f"{held}, {note}{size:,} bytes\nloaded again: outputs differ by {difference:.2g} at most, on {compared}"
 
 
 def export_weights(checkpoint: Path, path: Path) -> str:
@@ -146,47 +140,65 @@ def facts_of(trained: TrainedModel) -> dict[str, Any]:
     }
 
 
-def largest_difference(deployed: Deployed, loaded: Callable[[torch.Tensor], np.ndarray], raw: torch.Tensor) -> float:
-    """Return the largest absolute difference of two functions of raw examples, in batches of BATCH_SIZES."""
+def largest_difference(deployed: Deployed, loaded: Callable[[Any], dict[str, np.ndarray]], batches: list[Any]) -> float:
+    """Return the largest absolute difference of two functions of raw examples, in batches of BATCH_SIZES.
+
+    loaded: returns {name: array}, the name of a single output being "".
+    """
     largest = 0.0
-    for size in BATCH_SIZES:
-        for batch in raw.split(size):
-            with torch.no_grad():
-                output = deployed(batch)
-            require_one_output(getattr(deployed, "model", deployed), batch, output)
-            wanted = output.double().numpy()
-            differences = np.abs(loaded(batch).astype(np.float64) - wanted)
-            largest = max(largest, float(differences.max(initial=0.0)) if np.isfinite(differences).all() else np.inf)
+    for size in BATCH_SIZES if _has_rows(batches) else BATCH_SIZES[:1]:
+        for batch in parts_of(batches, size):
+            found = loaded(batch)
+            for name, tensor in _outputs(deployed, batch).items():
+                differences = np.abs(found[name].astype(np.float64) - tensor.double().numpy())
+                finite = np.isfinite(differences).all()
+                largest = max(largest, float(differences.max(initial=0.0)) if finite else np.inf)
     return largest
 
 
-def examples_to_compare(trained: TrainedModel, number: int = NUM_EXAMPLES) -> torch.Tensor:
-    """Return raw examples (number, ...) of the test data that the model's config names, or else its validation data."""
-    try:
-        loader = trained.loader("test")
-    except UserError as without_test:
-        try:
-            loader = trained.loader("valid")
-        except UserError:
-            raise without_test from None
-    return raw_examples(trained, loader, number)
+def parts_of(batches: list[Any], size: int) -> Iterator[Any]:
+    """Yield the examples of the batches, size at a time; batches without a row for each example as they are."""
+    for batch in batches:
+        if not _has_rows(batches):
+            yield batch
+            continue
+        for start in range(0, len(_tensors(batch)[0]), size):
+            yield samples_of(batch, slice(start, start + size))
 
 
-def raw_examples(trained: TrainedModel, loader: Any, number: int = NUM_EXAMPLES) -> torch.Tensor:
-    """Return the first raw examples (number, ...) of a loader: what its input is given, or else the model's input."""
-    dataset = unseeded(loader.dataset)
-    if not trained.has_input:
-        return _first_tensors(loader, number)
-    if isinstance(dataset, InMemoryDataset):
-        indices = [int(index) for index, _ in zip(loader.sampler, range(number), strict=False)]
-        rows = torch.as_tensor(np.asarray(dataset.arrays[0][indices]))
-        # a block of text holds the last target, too
-        return rows[:, : trained.input.arguments["block_size"]] if isinstance(trained.input, TextInput) else rows
-    indices = [int(index) for index, _ in zip(loader.sampler, range(number), strict=False)]
-    files = [file_of(dataset, index) for index in indices]
-    if trained.input.reads_files and all(file is not None for file in files):
-        return torch.as_tensor(np.stack([read_example(trained.input, str(file)) for file in files]))
-    return _given_to_input(dataset, indices)
+def _tensors(batch):
+    """The tensors of a batch, in the order of their names."""
+    return list(named_tensors(batch, "a batch is").values())
+
+
+def _has_rows(batches):
+    """Whether all tensors of each batch have as many rows, one for each example."""
+    sizes = [{tensor.shape[:1] for tensor in _tensors(batch)} for batch in batches]
+    return all(len(found) == 1 and () not in found for found in sizes)
+
+
+def _outputs(deployed, batch):
+    """{name: tensor} of the model's outputs. Raises UserError unless each has a row for each example."""
+    with torch.no_grad():
+        return named_outputs(deployed.model, batch, deployed(batch))
+
+
+def _example(batches):
+    """(a batch to trace the model with, which dimensions of its tensors the file leaves open).
+
+    Open are the number of examples, and sizes that differ between the batches.
+    """
+    has_rows, shapes = _has_rows(batches), []
+    for sizes in zip(*([tensor.shape for tensor in _tensors(batch)] for batch in batches), strict=True):
+        differ = [i for i, found in enumerate(zip(*sizes, strict=True)) if len(set(found)) > 1]
+        shapes.append(
+            dict.fromkeys(differ, torch.export.Dim.AUTO) | ({0: torch.export.Dim("batch")} if has_rows else {})
+        )
+    # the largest batch, since exporters take a size of 1 for fixed
+    example = max(batches, key=lambda batch: sum(tensor.numel() for tensor in _tensors(batch)))
+    example = samples_of(example, slice(2)) if has_rows else example
+    in_order = iter(shapes)
+    return example, map_tensors(lambda _: next(in_order), example)
 
 
 @contextlib.contextmanager
@@ -211,69 +223,19 @@ def _bits(tensor):
     return tensor.contiguous().reshape(-1).view(torch.uint8)
 
 
-def _given_to_input(dataset, indices):
-    """The raw examples (N, ...) that a dataset gives to its input, while it makes its samples.
-
-    Of several calls for a sample, as for two views of it, the first counts.
-    """
-    calls: list[torch.Tensor] = []
-
-    def note(module, given, named, output):
-        if isinstance(module, Input):
-            calls.append(next(iter([*given, *named.values()])).cpu())
-
-    rows: list[torch.Tensor] = []
-    hook = register_module_forward_hook(note, with_kwargs=True)  # the one before a call sees no keywords
-    try:
-        for index in indices:
-            calls.clear()
-            dataset[index]
-            rows += calls[:1]
-    finally:
-        hook.remove()
-    if len(rows) != len(indices):
-        remedy = "call the input on each, as input(raw[None])[0]; see docs/predict.md"
-        raise UserError(
-            f"data_loader: the samples are not made by its input, so there is nothing to compare on; {remedy}"
-        )
-    for index, row in zip(indices, rows, strict=True):
-        if row.shape[1:] != rows[0].shape[1:]:
-            found = f"{tuple(rows[0].shape[1:])} of sample {indices[0]} and {tuple(row.shape[1:])} of sample {index}"
-            raise UserError(
-                f"data_loader: its input is given raw examples of {found}; a file takes examples of one shape: "
-                "make them equal before the input"
-            )
-    return torch.cat(rows)
-
-
-def _first_tensors(loader, number):
-    parts = []
-    for batch in batches_of(loader):
-        data, _ = halves(batch)
-        if not isinstance(data, torch.Tensor):
-            raise UserError(f"the model takes a {describe(data)}; models of one tensor can be exported")
-        if parts and data.shape[1:] != parts[0].shape[1:]:
-            found = f"{tuple(parts[0].shape)} and {tuple(data.shape)}"
-            remedy = "a file takes examples of one shape; pad all to one length"
-            raise UserError(f"data_loader: its batches are {found}, and {remedy}")
-        parts.append(data)
-        if sum(map(len, parts)) >= number:
-            break
-    return torch.cat(parts)[:number].cpu()
-
-
-def _write_onnx(deployed, raw, path, facts):
-    dynamic_shapes = {"raw": {0: torch.export.Dim("batch")}}
+def _write_onnx(deployed, example, shapes, names, path, facts):
+    dynamic_shapes = {"raw": shapes}
+    inputs = [name or "raw" for name in named_tensors(example, "a batch is")]
     try:
         if torch.__version__ < "2.9":  # whose ONNX exporter fixes an `if` on values as the examples at hand decide it
-            torch.export.export(deployed, (raw[:2],), dynamic_shapes=dynamic_shapes)
+            torch.export.export(deployed, (example,), dynamic_shapes=dynamic_shapes)
         program = torch.onnx.export(
             deployed,
-            (raw[:2],),
+            kwargs={"raw": example},  # as the last of args, a dict would be taken for kwargs
             dynamo=True,
             dynamic_shapes=dynamic_shapes,
-            input_names=["raw"],
-            output_names=["output"],
+            input_names=inputs,
+            output_names=[name or "output" for name in names],
             verbose=False,
         )
     except Exception as error:  # the exporter raises errors of many kinds
@@ -292,19 +254,24 @@ def _load_onnx(path):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    taken = {one.name for one in session.get_inputs()}  # without those that the model does not use
+    names = [one.name for one in session.get_outputs()]
 
-    def outputs(raw: torch.Tensor) -> np.ndarray:
+    def outputs(raw: Any) -> dict[str, np.ndarray]:
+        given = {name or "raw": tensor.numpy() for name, tensor in named_tensors(raw, "a batch is").items()}
         try:
-            return np.asarray(session.run(None, {"raw": raw.numpy()})[0])
+            found = session.run(None, {name: array for name, array in given.items() if name in taken})
         except Exception as error:  # onnxruntime's errors have no common class
             raise UserError(f"the exported model cannot compute with {describe(raw)}: {_reason(error)}") from error
+        named = dict(zip(names, map(np.asarray, found), strict=True))
+        return {"": named["output"]} if names == ["output"] else named
 
     return outputs
 
 
-def _write_torch(deployed, raw, path, facts):
+def _write_torch(deployed, example, shapes, names, path, facts):
     try:
-        program = torch.export.export(deployed, (raw[:2],), dynamic_shapes={"raw": {0: torch.export.Dim("batch")}})
+        program = torch.export.export(deployed, (example,), dynamic_shapes={"raw": shapes})
     except Exception as error:
         raise UserError(f"the model cannot be exported by torch.export: {_reason(error)}") from error
     torch.export.save(program, path, extra_files={"about.json": json.dumps(facts)})
@@ -313,7 +280,12 @@ def _write_torch(deployed, raw, path, facts):
 
 def _load_torch(path):
     module = torch.export.load(path).module()
-    return lambda raw: module(raw).detach().numpy()
+
+    def outputs(raw: Any) -> dict[str, np.ndarray]:
+        found = named_tensors(module(raw), "the model returns")
+        return {name: tensor.detach().numpy() for name, tensor in found.items()}
+
+    return outputs
 
 
 def _reason(error):

@@ -127,13 +127,13 @@ def _usage(file):
         ".onnx": [
             "import numpy as np, onnxruntime",
             f'session = onnxruntime.InferenceSession("{file.name}")',
-            "raw = session.get_inputs()[0]  # its shape and type: raw.shape, raw.type",
-            "(outputs,) = session.run(None, {raw.name: examples})  # examples: a NumPy array (N, ...)",
+            "raw, *others = session.get_inputs()  # shapes and types: raw.shape, raw.type",
+            "outputs = session.run(None, {raw.name: examples})  # for each input a NumPy array (N, ...)",
         ],
         ".pt2": [
             "import torch",
             f'model = torch.export.load("{file.name}").module()',
-            "outputs = model(examples)  # examples: a tensor (N, ...) of raw examples",
+            "outputs = model(examples)  # examples: a tensor (N, ...), or what the model takes",
         ],
         ".safetensors": [
             "from safetensors.torch import load_file",

@@ -6,8 +6,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from base.export import export
 from base.trained_model import TrainedModel
 from utils.errors import UserError, shown
@@ -18,7 +16,7 @@ _MAX_DELAY_MICROSECONDS = 1000  # for which a request waits for others
 _TYPES = {"float": "FP32", "double": "FP64", "float16": "FP16"}  # the others have ONNX's names, in capitals
 
 
-def export_triton(trained: TrainedModel, folder: Path, raw: torch.Tensor, facts: dict[str, Any]) -> str:
+def export_triton(trained: TrainedModel, folder: Path, batches: list[Any], facts: dict[str, Any]) -> str:
     """Write config.pbtxt, labels.txt and 1/model.onnx into a new folder, and return how they compare with the model.
 
     The folder's name is the model's, and the folder around it the repository. The arguments and errors are those of
@@ -27,7 +25,7 @@ def export_triton(trained: TrainedModel, folder: Path, raw: torch.Tensor, facts:
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}")
     try:
         (temporary / "1").mkdir(parents=True)
-        compared = export(trained, "onnx", temporary / "1" / "model.onnx", raw, facts)
+        compared = export(trained, "onnx", temporary / "1" / "model.onnx", batches, facts)
         classes = trained.output.classes or []
         config = model_config(temporary / "1" / "model.onnx", folder.name, len(classes))
         if "label_filename: " in config:
@@ -49,18 +47,24 @@ def model_config(file: Path, name: str, num_classes: int) -> str:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    (raw,), (output,) = session.get_inputs(), session.get_outputs()
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if any(one.shape[:1] != ["batch"] for one in [*inputs, *outputs]):
+        raise UserError("--to triton: needs tensors with a row for each example, in which Triton batches requests")
     return f"""name: {json.dumps(name)}
 platform: "onnxruntime_onnx"
 max_batch_size: {MAX_BATCH}
 input [
-  {_tensor(raw)}
+  {_listed([_tensor(one) for one in inputs])}
 ]
 output [
-  {_tensor(output, num_classes)}
+  {_listed([_tensor(one, num_classes) for one in outputs])}
 ]
 dynamic_batching {{ max_queue_delay_microseconds: {_MAX_DELAY_MICROSECONDS} }}
 """
+
+
+def _listed(entries):
+    return ",\n  ".join(entries)
 
 
 def _tensor(about, num_classes=0):

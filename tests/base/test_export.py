@@ -16,6 +16,7 @@ from base import BaseDataLoader
 from base.data.inputs import ArrayInput
 from base.data.mnist_files import read_mnist
 from base.data.outputs import Output
+from base.data.raw_examples import raw_examples
 from base.data.texts import TextDataLoader, TextInput
 from base.model_card import model_card
 from base.trained_model import TrainedModel
@@ -193,7 +194,7 @@ def test_a_model_card_tells_that_a_checkpoint_outside_a_runs_folder_was_not_test
 
 
 def test_what_differs_too_much_is_not_written(default_run, images, tmp_path, monkeypatch):
-    monkeypatch.setattr(base.export, "_load_torch", lambda path: lambda raw: np.zeros((len(raw), 10)))
+    monkeypatch.setattr(base.export, "_load_torch", lambda path: lambda raw: {"": np.zeros((len(raw), 10))})
     (tmp_path / "m.pt2").write_bytes(b"the file before")
     done = run_here("export.py", "-r", default_run, "--to", "torch", "--out", tmp_path / "m.pt2", status=1)
     assert re.search(r"m.pt2: not written: an output of the exported model differs by \S+ from", done.stderr)
@@ -203,8 +204,9 @@ def test_what_differs_too_much_is_not_written(default_run, images, tmp_path, mon
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 def test_outputs_that_are_not_finite_differ(wrong):
-    deployed = torch.nn.Identity()
-    assert base.export.largest_difference(deployed, lambda raw: raw.numpy() + wrong, torch.ones(3, 2)) == np.inf
+    deployed = base.export.Deployed(TrainedModel(torch.nn.Identity(), None, Output(), torch.device("cpu")))
+    ones = [torch.ones(3, 2)]
+    assert base.export.largest_difference(deployed, lambda raw: {"": raw.numpy() + wrong}, ones) == np.inf
 
 
 def test_a_model_that_cannot_be_exported_is_refused_in_a_line(default_run, images, tmp_path):
@@ -215,7 +217,7 @@ def test_a_model_that_cannot_be_exported_is_refused_in_a_line(default_run, image
     model = TrainedModel.load(default_run)
     model.model = Undecided()
     with pytest.raises(base.export.UserError, match=r"^the model cannot be exported by torch\.export: .+$"):
-        base.export.export(model, "torch", tmp_path / "m.pt2", images, {})
+        base.export.export(model, "torch", tmp_path / "m.pt2", [images], {})
     assert not list(tmp_path.iterdir())
 
 
@@ -250,15 +252,8 @@ def test_a_model_of_texts_is_exported_for_blocks_of_its_size(tmp_path):
     (tmp_path / "t.txt").write_text("abcdefgh" * 30)
     loader = TextDataLoader(str(tmp_path / "t.txt"), 8, 4)
     trained = TrainedModel(torch.nn.Identity(), TextInput(8), Output(), torch.device("cpu"))
-    assert base.export.raw_examples(trained, loader).shape[1:] == (8,)
-
-
-def test_batches_of_several_lengths_are_refused_in_a_line():
-    trained = TrainedModel(torch.nn.Identity(), None, Output(), torch.device("cpu"))
-    samples = [(torch.ones(length), 0) for length in (3, 3, 5, 5)]
-    loader = torch.utils.data.DataLoader(samples, batch_size=2)
-    with pytest.raises(UserError, match=r"^data_loader: its batches are \(2, 3\) and \(2, 5\), and a file takes "):
-        base.export.raw_examples(trained, loader)
+    (blocks,) = raw_examples(trained, loader)
+    assert blocks.shape[1:] == (8,)
 
 
 class Branching(torch.nn.Module):
@@ -276,9 +271,30 @@ class AnyLength(torch.nn.Module):
         return rows.view(rows.shape[0], 2, 4).flatten(1)
 
 
-class TwoOutputs(torch.nn.Module):
+class UnequalOutputs(torch.nn.Module):
     def forward(self, rows):
-        return {"a": rows, "b": rows}
+        return {"a": rows, "b": rows.sum()}
+
+
+class Pooled(torch.nn.Module):
+    """The mean of vectors that a mask selects, for sentences of any length."""
+
+    def __init__(self):
+        super().__init__()
+        self.vectors = torch.nn.Embedding(20, 4)
+
+    def forward(self, data):
+        hidden = self.vectors(data["ids"]) * data["mask"].unsqueeze(2)
+        mean = hidden.sum(1) / data["mask"].sum(1, keepdim=True)
+        return {"mean": mean, "head": (mean.sum(1), hidden)}
+
+
+class OfGraphs(torch.nn.Module):
+    """A value for each node: what flows in over edges (2, E)."""
+
+    def forward(self, graph):
+        nodes, edges = graph
+        return torch.zeros_like(nodes).index_add(0, edges[1], nodes[edges[0]])
 
 
 class OneNumber(torch.nn.Module):
@@ -293,7 +309,7 @@ class WithoutBatch(torch.nn.Module):
 
 def exported_to(folder, kind, model):
     trained = TrainedModel(model, ArrayInput(), Output(), torch.device("cpu"))
-    done = base.export.export(trained, kind, folder / f"m{base.export.ENDINGS[kind]}", torch.randn(9, 8), {})
+    done = base.export.export(trained, kind, folder / f"m{base.export.ENDINGS[kind]}", [torch.randn(9, 8)], {})
     return float(re.search(r"outputs differ by (\S+) at most, on 9 test samples", done)[1])
 
 
@@ -303,7 +319,10 @@ def exported_to(folder, kind, model):
     [
         (Branching(), r"it decides by values of the data: write torch\.where"),
         (FixedLength(), r"it takes the length of its first batch for all: write x\.shape\[0\] or -1, not len\(x\)"),
-        (TwoOutputs(), "^TwoOutputs returns a dict of .*, where one tensor is predicted"),
+        (
+            UnequalOutputs(),
+            r"^UnequalOutputs returns tensors of which 'a' is \(1, 8\), 'b' is \(\); each should have a",
+        ),
         (WithoutBatch(), r"^WithoutBatch returns a tensor \(8,\) for a batch of 1; .* squeeze\(1\), not squeeze\(\)"),
     ],
 )
@@ -316,11 +335,63 @@ def test_a_model_that_cannot_be_exported_is_told_why_in_a_line(tmp_path, capfd, 
     assert capfd.readouterr() == ("", "") and not list(tmp_path.iterdir())
 
 
+def sentences(*sizes):
+    """Batches of sentences, {"ids": (B, length), "mask": (B, length)}, for (B, length) in sizes."""
+    ids = [torch.randint(20, size, generator=torch.Generator().manual_seed(1)) for size in sizes]
+    return [{"ids": one, "mask": (one > 3) | (torch.arange(one.shape[1]) == 0)} for one in ids]
+
+
+@pytest.mark.slow
+def test_a_model_of_several_tensors_takes_any_number_of_examples_of_any_length(tmp_path):
+    import onnxruntime
+
+    trained = TrainedModel(Pooled(), None, Output(), torch.device("cpu"))
+    loader = torch.utils.data.DataLoader([(data, data["ids"]) for data in sentences((4, 5), (3, 7))], batch_size=None)
+    batches = raw_examples(trained, loader)
+    (other,) = sentences((9, 6))
+    wanted = trained.named_outputs(other)
+    assert list(wanted) == ["mean", "head.0", "head.1"]
+
+    told = base.export.export(trained, "onnx", tmp_path / "m.onnx", batches, {})
+    assert re.search(r"differ by \S+ at most, on 7 test samples$", told)
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
+    found = session.run(list(wanted), {name: tensor.numpy() for name, tensor in other.items()})
+    assert all(np.allclose(array, wanted[name].detach()) for name, array in zip(wanted, found, strict=True))
+    config = model_config(tmp_path / "m.onnx", "m", 0)
+    assert '{ name: "ids", data_type: TYPE_INT64, dims: [-1] },\n  { name: "mask", data_type: TYPE_BOOL' in config
+
+    base.export.export(trained, "torch", tmp_path / "m.pt2", batches, {})
+    program = torch.export.load(tmp_path / "m.pt2").module()(other)
+    assert list(program) == list(wanted) and all(torch.equal(program[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.slow
+def test_a_model_of_graphs_is_exported_for_any_graph(tmp_path):
+    graphs = [(torch.randn(n, 2), torch.randint(n, (2, edges))) for n, edges in ((5, 8), (4, 6), (7, 9))]
+    trained = TrainedModel(OfGraphs(), None, Output(), torch.device("cpu"))
+    told = base.export.export(trained, "onnx", tmp_path / "m.onnx", graphs[:2], {})
+    assert told.endswith("on 2 test batches")
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
+    (found,) = session.run(None, {"0": graphs[2][0].numpy(), "1": graphs[2][1].numpy()})
+    assert np.allclose(found, OfGraphs()(graphs[2]))
+    with pytest.raises(UserError, match="--to triton: needs tensors with a row for each example"):
+        model_config(tmp_path / "m.onnx", "m", 0)
+
+
+def test_data_that_no_file_can_be_given_are_refused_in_a_line():
+    trained = TrainedModel(torch.nn.Identity(), None, Output(), torch.device("cpu"))
+    loader = torch.utils.data.DataLoader([({"ids": torch.ones(2), "text": "a"}, 0)], batch_size=1)
+    with pytest.raises(UserError, match=r"^data_loader: data is a dict of .*; 'text.0' is a str$"):
+        raw_examples(trained, loader)
+
+
 def test_a_model_of_double_precision_is_exported_in_it(tmp_path):
     model = torch.nn.Linear(8, 2, dtype=torch.float64)
     trained = TrainedModel(model, None, Output(), torch.device("cpu"))
     raw = torch.randn(9, 8, dtype=torch.float64)
-    base.export.export(trained, "torch", tmp_path / "m.pt2", raw, {})
+    base.export.export(trained, "torch", tmp_path / "m.pt2", [raw], {})
     assert torch.equal(torch.export.load(tmp_path / "m.pt2").module()(raw), model(raw))
 
 
@@ -354,10 +425,11 @@ class Prepared(torch.utils.data.Dataset):
         return (self.prepare(self.input, raw) if self.input else raw / 255), 0
 
 
-def raw_examples(**how):
+def raw_rows(**how):
     trained = TrainedModel(torch.nn.Identity(), ArrayInput(raw_dtype="uint8"), Output(), torch.device("cpu"))
     loader = BaseDataLoader(Prepared(ArrayInput(raw_dtype="uint8"), **how), 4, True, 0.0, 0).as_validation()
-    return base.export.raw_examples(trained, loader, 5)
+    (rows,) = raw_examples(trained, loader, 5)
+    return rows
 
 
 @pytest.mark.parametrize(
@@ -370,14 +442,14 @@ def raw_examples(**how):
     ids=["one", "by keyword", "two views"],
 )
 def test_raw_examples_of_a_dataset_of_single_samples_are_what_its_input_is_given(prepare):
-    raw = raw_examples(prepare=prepare)
+    raw = raw_rows(prepare=prepare)
     assert raw.dtype == torch.uint8 and raw.tolist() == [[i, i + 1, i + 2] for i in range(5)]
 
 
 def test_raw_examples_of_several_shapes_are_refused_in_one_line():
     message = r"raw examples of \(3,\) of sample 0 and \(4,\) of sample 1; a file takes examples of one shape"
     with pytest.raises(UserError, match=message):
-        raw_examples(grows=1)
+        raw_rows(grows=1)
 
 
 def test_samples_that_their_input_does_not_make_are_refused():
@@ -386,4 +458,4 @@ def test_samples_that_their_input_does_not_make_are_refused():
     with pytest.raises(
         UserError, match=r"not made by its input, .* call the input on each, as input\(raw\[None\]\)\[0\]"
     ):
-        base.export.raw_examples(trained, loader, 5)
+        raw_examples(trained, loader, 5)

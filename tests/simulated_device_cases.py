@@ -13,6 +13,7 @@ import test
 from base import BaseCallback
 from base.data.arrays import ArrayDataLoader
 from base.trained_model import TrainedModel
+from base.training import callbacks, monitors, weight_averaging
 from base.training.monitors import _counted, _fetched
 from base.training.tune import find_lr
 from helpers import PROJECT
@@ -172,6 +173,16 @@ CALLBACKS = {
 }
 
 
+def test_each_callback_is_run_here():
+    rooms = callbacks, monitors, weight_averaging
+    there = {name for room in rooms for name, kind in vars(room).items() if _is_callback_of(kind, room)}
+    assert there == set(CALLBACKS)
+
+
+def _is_callback_of(kind, room):
+    return isinstance(kind, type) and issubclass(kind, BaseCallback) and kind.__module__ == room.__name__
+
+
 @pytest.mark.parametrize("name", CALLBACKS)
 def test_a_callback_works_and_reads_nothing_between_reports(tmp_path, name):
     callback = {"type": name, "args": CALLBACKS[name]}
@@ -189,3 +200,28 @@ def test_parameters_on_two_devices_have_histograms():
         ([1.0, 2.0, 5.0, 9.0], 3),
         ([5.0, 5.0, 5.0, 25.0], 1),
     ]
+
+
+def test_throughput_is_that_of_steps_which_the_device_has_done(tmp_path, monkeypatch):
+    waited = []
+    trainer = build(config_of(tmp_path, callbacks=["ThroughputMonitor"]))
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: waited.append(trainer.step))
+    trainer.train()
+    assert waited == [1, 4, 8, 12]
+
+
+def test_predictions_of_samples_on_the_device_are_shown(tmp_path):
+    np.save(tmp_path / "images.npy", np.random.RandomState(0).rand(24, 1, 8, 8).astype("float32"))
+    path = str(tmp_path / "images.npy")
+    changes = {
+        "data_loader": {
+            "type": "ArrayDataLoader",
+            "args": {"data": path, "target": path, "batch_size": 6, "validation_split": 6, "device_resident": True},
+        },
+        "arch": {"type": "torch.nn.Conv2d", "args": {"in_channels": 1, "out_channels": 1, "kernel_size": 1}},
+        "callbacks": ["SamplePredictions"],
+        "loss": "torch.nn.MSELoss",
+        "metrics": [],
+        "trainer__monitor": "min val_loss",
+    }
+    assert trained(tmp_path, **changes).step == 3

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from simulated_norms import KERNELS
+from simulated_kernels import KERNELS
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
@@ -161,6 +162,9 @@ class SimTensor(torch.Tensor):
         except IndexError:
             _module.is_broken = True  # which the next wait tells
             result = call[0](*call[1:], *tree_map(_without_indices, args_there), **kwargs_there)
+        if torch.Tag.inplace_view in function.tags:
+            with no_dispatch():  # gives the wrapper the new shape and strides, too
+                function(*args, **kwargs)
         if name == "aten::cat" and not has_doubles and result.is_floating_point():
             result = result.where(result.abs() >= torch.finfo(result.dtype).tiny, 0)
         in_place = function._schema.is_mutable and not name.startswith(("aten::_foreach", "aten::_fused", "aten::_amp"))
@@ -276,6 +280,15 @@ def for_processes(folder):
     return {"PYTHONPATH": os.pathsep.join(map(str, (folder, PROJECT, PROJECT / "tests")))}
 
 
+def _load_state_dict(self, *args, load=torch.nn.Module.load_state_dict, **kwargs):
+    """Copy into the parameters, as real devices do: those of recurrent layers cannot be swapped."""
+    torch.__future__.set_swap_module_params_on_conversion(False)
+    try:
+        return load(self, *args, **kwargs)
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(True)
+
+
 def _process_group(store, rank, size, timeout):
     """What NCCL is to CUDA. The operators reach it with the tensors that are wrapped."""
     return torch.distributed.ProcessGroupGloo(store, rank, size, timeout)
@@ -297,4 +310,4 @@ _all_operators.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
 torch.accelerator.synchronize, torch.accelerator.set_device_index = _module.synchronize, _module.set_device
 torch.accelerator.current_device_index = _module.current_device
 torch.distributed.Backend.register_backend("simccl", _process_group, devices=["sim", "cpu"])
-torch.Tensor.pin_memory = _pin
+torch.Tensor.pin_memory, torch.nn.Module.load_state_dict = _pin, _load_state_dict

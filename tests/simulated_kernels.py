@@ -1,7 +1,10 @@
-"""What torch.nn.SyncBatchNorm calls, and the CPU has not: the simulated device computes it with tensors of the CPU.
+"""Kernels that only GPUs have, computed with tensors of the CPU for the simulated device.
 
-Of inputs (N, C, ...): means and inverse standard deviations (C,), of P processes (P, C), of counts (P,).
+Those of torch.nn.SyncBatchNorm, of inputs (N, C, ...): means and inverse standard deviations (C,), of P processes
+(P, C), of counts (P,); and the step of torch.nn.GRU, of gates (N, 3 H) for reset, update and candidate.
 """
+
+import torch
 
 
 def _others(input):
@@ -44,7 +47,31 @@ def _gradient(gradient, input, mean, inverse, weight, sums, products, counts):
     return centred * _by_channel(inverse * weight, input)
 
 
+def _gru_step(input_gates, hidden_gates, hidden, input_bias=None, hidden_bias=None):
+    given, kept = input_gates, hidden_gates
+    if input_bias is not None:
+        given, kept = given + input_bias, kept + hidden_bias
+    (reset, update, new), (reset_kept, update_kept, new_kept) = given.chunk(3, 1), kept.chunk(3, 1)
+    reset, update = (reset + reset_kept).sigmoid(), (update + update_kept).sigmoid()
+    candidate = (new + reset * new_kept).tanh()
+    workspace = torch.cat([reset, update, candidate, hidden, new_kept], dim=1)
+    return candidate + update * (hidden - candidate), workspace
+
+
+def _gru_gradients(gradient, workspace, has_bias):
+    reset, update, candidate, hidden, new_kept = workspace.chunk(5, 1)
+    of_update = gradient * (hidden - candidate) * update * (1 - update)
+    of_new = gradient * (1 - update) * (1 - candidate**2)
+    of_reset = of_new * new_kept * reset * (1 - reset)
+    of_input = torch.cat([of_reset, of_update, of_new], dim=1)
+    of_hidden = torch.cat([of_reset, of_update, of_new * reset], dim=1)
+    of_biases = (of_input.sum(0), of_hidden.sum(0)) if has_bias else (None, None)
+    return of_input, of_hidden, gradient * update, *of_biases
+
+
 KERNELS = {
+    "aten::_thnn_fused_gru_cell": _gru_step,
+    "aten::_thnn_fused_gru_cell_backward": _gru_gradients,
     "aten::batch_norm_stats": _stats,
     "aten::batch_norm_gather_stats_with_counts": _gathered,
     "aten::batch_norm_elemt": _normalized,

@@ -35,7 +35,7 @@ class SavePoints:
             within = f"{quantity(trainer.batches_done, 'batch')} of epoch {trainer.epoch}"
             place = within if trainer.batches_done else f"epoch {trainer.epoch - 1}"
             where = f'ConfigParser.from_file(<config>, resume="{trainer.checkpoint_dir}")'
-            to_continue = f"; to continue its run, of {where}" if trainer.saver.newest else ""
+            to_continue = f"; {where} continues its run" if trainer.saver.newest else ""
             raise UserError(f"this trainer has trained already, until {place}; build another one{to_continue}")
         if (settings.save_every_steps or settings.save_every_minutes) and not trainer.resumes_within_epochs:
             own = getattr(trainer, "has_own_loop", False)

@@ -19,7 +19,7 @@ if __name__.partition(".")[0] not in ("parse_config", "utils"):  # an old projec
     lead_to_top(__name__, __file__)
 
 from logger import TrackerList, setup_logging
-from utils.config.command_line import read_command_line
+from utils.config.command_line import named_checkpoint, read_command_line
 from utils.config.components import OWN_SECTION, PARTS, Part, as_spec, metric_name
 from utils.config.files import deep_merge, read_config, set_by_path
 from utils.config.plain import as_plain, as_savable, require_savable
@@ -142,11 +142,11 @@ class ConfigParser(OldConfigForms):
             return merged
 
     @classmethod
-    def from_file(cls, path: str | Path, modification: dict[Any, Any] | None = None) -> Self:
-        """Return the config of a file, with {path: value} set on top, for a notebook. Raises UserError."""
+    def from_file(cls, path: str | Path, modification: dict | None = None, resume: str | Path | None = None) -> Self:
+        """Return the config of a file, {path: value} set on top. resume: as -r, a checkpoint, a run or "latest"."""
         from utils.config.check import check_types
 
-        config = cls(read_config(Path(path)), modification=modification, parts=PARTS)
+        config = cls(read_config(Path(path)), resume and named_checkpoint(resume), modification, parts=PARTS)
         check_types(config.config, config.parts)
         return config
 

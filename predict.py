@@ -22,9 +22,11 @@ def main(flags: argparse.Namespace) -> int:
     from base.training.summary import num_samples_of
     from logger.masks import MaskWriter
     from logger.predictions import PredictionGrid, PredictionWriter, errors_first
+    from utils.seed import derive_seed, seed_everything
 
     refuse_overwriting(flags.sources, [flags.out, flags.grid, flags.save_outputs])
     model = TrainedModel.load(flags.resume, flags.device, data_config(flags.config))
+    seed_everything(derive_seed(flags.seed, 0))  # for a model that draws random numbers, those of test.py
     if flags.prompt is not None or flags.samples is not None:
         return generate(model, flags)
     if flags.save_outputs is not None and flags.save_outputs.lower().endswith(".npz"):
@@ -139,6 +141,7 @@ def refuse_wrong(flags: argparse.Namespace) -> None:
         ("--samples", flags.samples, 1),
         ("--length", flags.length, 1),
         ("--temperature", flags.temperature, 0),
+        ("--seed", flags.seed, 0),
     ):
         if value is not None and not value >= least:
             raise UserError(f"{flag}: got {value}; it should be at least {least}")

@@ -72,7 +72,7 @@ def evaluate(
     # a whole pass ends where it began; a part of one does not, unless the sampler has no position
     ends_within = limit is not None and not isinstance(getattr(data_loader, "sampler", None), EpochSampler)
     place = position_kept(data_loader) if ends_within else contextlib.nullcontext()
-    with torch.no_grad(), seeded(derive_seed(0, rank())), place:
+    with torch.no_grad(), evaluation_draws(), place:
         for batch_idx, batch in enumerate(itertools.islice(batches_of(data_loader), limit)):
             data, target = to_device(halves(batch), device)
             if batch_idx == 0:
@@ -99,6 +99,11 @@ def evaluate(
         del result["loss"]
     tracker.forget()
     return result
+
+
+def evaluation_draws(seed: int = 0) -> contextlib.AbstractContextManager[None]:
+    """A context in which random numbers are the same in each evaluation. seed: another one draws others."""
+    return seeded(derive_seed(seed, rank()))
 
 
 def _samples(data_loader, batch_idx):

@@ -132,6 +132,8 @@ def load_optimizer(optimizer: Any, state_dict: dict[str, Any], settings_as_built
     if isinstance(groups, list) and len(groups) != len(optimizer.param_groups):
         numbers = f"it has {len(groups)} groups of parameters, and the config makes {len(optimizer.param_groups)}"
         remedy = "keep optimizer.groups and decay_biases_and_norms, or begin a new run with the weights: --weights-only"
+        if len(groups) > len(optimizer.param_groups):
+            remedy += "; a group that was added during training belongs into optimizer.groups, with Freeze until then"
         raise UserError(f"the checkpoint does not fit the optimizer: {numbers}; {remedy}")
     built = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     try:

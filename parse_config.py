@@ -28,7 +28,6 @@ from utils.config.types import call, find_type, look_up, signature_of
 from utils.distributed.world import decided_by_main, is_main
 from utils.errors import UserError, clean_exit, end_on_user_errors, refuse, shortened, shown
 from utils.files import delete_left_over, differences, write_json
-from utils.nearest import own_keys_line
 from utils.old_forms.config import OldConfigForms, takes_parser
 from utils.runs.checkpoint import load_checkpoint, with_shards
 from utils.runs.environment import RunRecord
@@ -115,7 +114,7 @@ class ConfigParser(OldConfigForms):
         end_on_user_errors()  # also for errors in what a script without clean_exit builds later
         with clean_exit():
             given = read_command_line(args, options)
-            from utils.config.check import check_types, imports_kept, renamed_types
+            from utils.config.check import check_types, imports_kept, notes
 
             try:
                 checks = {"parts": parts, "also_logged": also_logged} if parts else {}
@@ -131,7 +130,7 @@ class ConfigParser(OldConfigForms):
             merged._device, merged.continues = given.device, merged.continues and not given.new_run
             with imports_kept():
                 check_types(merged.config, merged.parts)
-            for line in [*renamed_types(merged.config, merged.parts), *own_keys_line(merged.own_keys)]:
+            for line in notes(merged.config, merged.parts, merged.own_keys):
                 merged.get_logger("config").info("%s", line)
             merged.adapt_to_script(given.check)
             if given.check:

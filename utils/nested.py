@@ -71,10 +71,16 @@ def require_rows(target: Any, samples: int) -> None:
 def map_tensors(function: Callable[[Any], Any], value: Any) -> Any:
     """Return the value with function(tensor) for each tensor; text and numbers stay as they are.
 
-    Anything with the method `to`, such as a PackedSequence or another library's batch, counts as one tensor.
+    They may be in dicts, lists, tuples and dataclasses. Anything with the method `to`, such as a PackedSequence or
+    another library's batch, counts as one tensor.
     """
     if hasattr(value, "to"):
         return function(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        made = copy.copy(value)
+        for field in dataclasses.fields(value):
+            object.__setattr__(made, field.name, map_tensors(function, getattr(value, field.name)))  # also if frozen
+        return made
     if isinstance(value, Mapping):
         made = copy.copy(value)  # keeps its class
         made.update((key, map_tensors(function, part)) for key, part in value.items())

@@ -26,8 +26,9 @@ class BatchStream:
     limit: number (int) or share (float in (0, 1]) of the batches of each pass to take; None for all.
 
     The attribute keeps_position says whether an epoch can begin at any batch. That is so if the loader has the methods
-    above, or reads an IterableDataset that has state_dict and load_state_dict. The attribute len_epoch is the number
-    of batches in an epoch, None for a loader without a length.
+    above, or reads an IterableDataset that has state_dict and load_state_dict. The attribute only_continues says that
+    each epoch begins where the one before ended, at the loader's own position. The attribute len_epoch is the number of
+    batches in an epoch, None for a loader without a length.
     """
 
     def __init__(self, loader: Any, len_epoch: int | None = None, limit: float | None = None) -> None:
@@ -43,12 +44,8 @@ class BatchStream:
         is_base = hasattr(loader, "seekable")
         has_state = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict") and not is_base
         self.keeps_position = self._seeks or has_state or self._dataset is not None
+        self.only_continues = self.keeps_position and not self._seeks
         self._limited = limit is not None
-        if self._limited and self.keeps_position and not self._seeks:
-            raise UserError(
-                "trainer.limit_train_batches: data_loader continues from its own position; give the number of batches "
-                "in an epoch as trainer.len_epoch instead"
-            )
         self.restart()
 
     def batches(self, epoch: int, start_batch: int = 0) -> Iterator[Any]:

@@ -79,7 +79,7 @@ class ConfigParser(OldConfigForms):
         from utils.config.schema import KNOWN_KEYS
 
         self._config = deep_merge({}, config)
-        self.resume = Path(resume) if resume else None
+        self.resume: Any = Path(resume) if resume else None
         self.parts, self._run_id, self._device = parts or {}, run_id, device
         whole = self.resume is not None and self.resume.suffix != ".safetensors"
         self.continues = whole and not new_run and is_run_folder(self.resume.parent)
@@ -339,11 +339,11 @@ class ConfigParser(OldConfigForms):
         found, keywords = look_up(path, section, self._part_of(path, module), module, len(args), kwargs)
         return call(path, found, args, keywords)
 
-    def _init_function(self, path, section, module):
+    def _init_function(self, path, section, module) -> Any:
         """A loss or metric: an object of a class, or a function with its args bound and a __name__."""
         found, keywords = look_up(path, section, self._part_of(path, module), module, called_with=2)
         if inspect.isclass(found):
             return call(path, found, (), keywords)
-        function = functools.partial(found, **keywords)
+        function: Any = functools.partial(found, **keywords)
         function.__name__ = metric_name(as_spec(path, section))
         return function

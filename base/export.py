@@ -24,7 +24,7 @@ from base.data.seeded import unseeded
 from base.data.texts import TextInput
 from base.trained_model import TrainedModel
 from utils.batches import batches_of, file_of
-from utils.errors import UserError, shortened, shown
+from utils.errors import UserError, quantity, shortened, shown
 from utils.files import replace_file
 from utils.nested import describe, halves
 from utils.runs.checkpoint import load_checkpoint
@@ -110,8 +110,8 @@ def export(trained: TrainedModel, kind: str, path: Path, raw: torch.Tensor, fact
         size = temporary.stat().st_size
     held = "with its input" if trained.has_input else "without an input: it takes what the data loader made of the data"
     return (
-        f"{held}, {note}{size:,} bytes\nloaded again: outputs differ by {difference:.2g} at most, on {len(raw)} test "
-        "samples"
+        f"{held}, {note}{size:,} bytes\nloaded again: outputs differ by {difference:.2g} at most, on "
+        f"{quantity(len(raw), 'test sample')}"
     )
 
 
@@ -128,7 +128,7 @@ def export_weights(checkpoint: Path, path: Path) -> str:
         wrong = [name for name in wanted if name not in found or not _same(wanted[name], found[name])]
         if wrong:
             raise Differs(f"{shown(path)}: not written: {shown(wrong[0])} differs when it is read again")
-    return f"the weights\nloaded again: all of the {len(wanted)} tensors are equal, bit for bit"
+    return f"the weights\nloaded again: {quantity(len(wanted), 'tensor')}, all equal, bit for bit"
 
 
 def facts_of(trained: TrainedModel) -> dict[str, Any]:

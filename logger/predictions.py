@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from logger.pictures import EXAMPLES_DRAWN, draw_batches, outputs_as_images
 from logger.prediction_csv import PredictionCsv
-from utils.errors import UserError, shown
+from utils.errors import UserError, quantity, shown
 from utils.files import replacing
 from utils.nested import as_numpy
 
@@ -132,7 +132,7 @@ class PredictionWriter:
     def _summarize(self):
         if self._num_written > _ROWS_SHOWN:
             _say(f"... and {self._num_written - _ROWS_SHOWN:,} more")
-        text = f"{self._num_examples:,} example{'s' if self._num_examples != 1 else ''}"
+        text = quantity(self._num_examples, "example")
         if self._num_targets:
             part = "" if self._num_targets == self._num_examples else f" of the {self._num_targets:,} with a target"
             text += f", {self._num_targets - self._num_right:,}{part} wrong"

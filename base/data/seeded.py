@@ -21,7 +21,7 @@ from base.data.in_memory import InMemoryDataset
 from base.data.sampler import EpochSampler
 from utils.batches import Samples, sample_error
 from utils.distributed.world import own_samples, own_slice
-from utils.errors import UserError
+from utils.errors import UserError, quantity
 from utils.seed import derive_seed
 from utils.stop_signal import keep_resource_tracker
 
@@ -132,7 +132,7 @@ class SeededLoader(DataLoader):
         """
         is_fixed = isinstance(self.sampler, _OF_INDICES) and len(self.sampler) == self.__draws
         if is_fixed and (now := len(self.__given)) != self.__length:
-            what = f"its dataset had {self.__length:,} samples when the loader was made, and has {now:,} now"
+            what = f"its dataset had {quantity(self.__length, 'sample')} when the loader was made, and has {now:,} now"
             remedy = "let a dataset that grows keep one length: docs/data.md, Data that grow"
             raise UserError(f"data_loader: {what}, which would not be drawn; {remedy}")
         return super().__iter__()

@@ -14,7 +14,7 @@ from base.data.seeded import SeededDataset, unseeded
 from utils import inf_loop
 from utils.batches import batches_of
 from utils.distributed.world import Part, part_of_batch, world_size
-from utils.errors import UserError
+from utils.errors import UserError, quantity
 from utils.signatures import signature
 
 
@@ -189,7 +189,7 @@ def require_enough(loader: Any) -> None:
         return
     samples, fewer = len(loader.sampler), "start fewer processes"
     if samples < world_size():
-        raise UserError(f"data_loader: {samples} training samples for {world_size()} processes; {fewer}")
+        raise UserError(f"data_loader: {quantity(samples, 'training sample')} for {world_size()} processes; {fewer}")
     if loader.batch_size < world_size():
         raise UserError(
             f"data_loader.args.batch_size: {loader.batch_size} for {world_size()} processes, which share each batch; "

@@ -212,8 +212,8 @@ def _restore_progress(trainer, checkpoint, before, changed, data_changed):
         trainer.logger.warning(mixed, trainer.start_epoch)
     if not trainer.config.continues and trainer.start_epoch > trainer.epochs:
         raise UserError(
-            f"trainer.epochs: got {trainer.epochs}, but the checkpoint's {trainer.start_epoch - 1} epochs count too; "
-            f"give more than {trainer.start_epoch - 1}"
+            f"trainer.epochs: got {trainer.epochs}, and {quantity(trainer.start_epoch - 1, 'epoch')} of the checkpoint "
+            f"count too; give more than {trainer.start_epoch - 1}"
         )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.batches import DataError
 from utils.distributed.world import agreement, any_of, world_size
-from utils.errors import UserError
+from utils.errors import UserError, quantity
 from utils.runs.checkpoint import BEST_MODEL, CheckpointError, checkpoint_name
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class SavePoints:
         return improved
 
     def _no_better(self):
-        return f"no better {self.trainer.mnt_metric} for {self.trainer.not_improved_count} epochs"
+        return f"no better {self.trainer.mnt_metric} for {quantity(self.trainer.not_improved_count, 'epoch')}"
 
     def between_batches(self) -> None:
         """Save every save_every_steps batches; then stop_if_asked."""

@@ -59,7 +59,7 @@ def save_checkpoint(state: dict[str, Any], path: str | Path) -> None:
 
     state = plain(state)
     with replacing(path, "the checkpoint", CheckpointError) as file:
-        sealed = _SealedFile(file)
+        sealed: Any = _SealedFile(file)  # has what torch.save calls
         try:
             torch.save(state, sealed)
         except RuntimeError as error:

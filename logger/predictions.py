@@ -67,14 +67,15 @@ class PredictionWriter:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if error[0] is None and self._save_outputs is not None:
+        is_whole = error[0] is None
+        if is_whole and self._save_outputs is not None:
             self._array.finish()
-        if error[0] is None and self._out is not None:
+        if is_whole and self._out is not None:
             self._csv.finish()
         self._files.__exit__(*error)
-        if error[0] is None and not self._json_lines:
+        if is_whole and not self._json_lines:
             self._summarize()
-        if error[0] is None:
+        if is_whole:
             _say("", end="", flush=True)
 
     def counted(self, parts: Iterable[Any], total: int | None = None) -> Iterator[Any]:

@@ -90,7 +90,7 @@ def _marks_of(trainer):
     apart = (getattr(trainer, name, None) for name in SAVED_APART)
     objects = [value for value in (*stateful.values(), *apart) if value is not None]
     modules = [value for value in objects if isinstance(value, torch.nn.Module)]
-    tensors = (tensor for module in modules for tensor in module.state_dict(keep_vars=True).values())
+    tensors = (tensor for module in modules for tensor in _tensors_of(module))
     saved = set(map(id, itertools.chain(objects, tensors)))
     others = {name: value for name, value in vars(trainer).items() if name not in {*stateful, *SAVED_APART, *_KNOWN}}
     return {name: list(itertools.islice(_marks(value, saved), _MOST_PARTS)) for name, value in others.items()}
@@ -114,10 +114,10 @@ def _marks(value: Any, saved: set[int], depth: int = 0) -> Iterator[Any]:
         yield from _marks([*value, *value.values()], saved, depth)
     elif isinstance(value, (list, tuple, set, frozenset, deque)):
         yield len(value)
-        for part in value:
+        for part in [*value]:  # another thread may add to it
             yield from _marks(part, saved, depth)
     elif isinstance(value, torch.nn.Module):  # in a list or dict, as the rest is
-        yield from _marks(value.state_dict(keep_vars=True), saved, depth)
+        yield from _marks(_tensors_of(value), saved, depth)
     elif isinstance(value, torch.Generator):
         yield zlib.crc32(value.get_state().numpy().tobytes())
     elif isinstance(value, random.Random):
@@ -126,6 +126,10 @@ def _marks(value: Any, saved: set[int], depth: int = 0) -> Iterator[Any]:
         yield from _marks(value.bit_generator.state, saved, depth)
     elif isinstance(value, torch.optim.Optimizer):
         yield from _marks(value.state_dict(), saved, depth)
+
+
+def _tensors_of(module):
+    return [*module.parameters(), *module.buffers()]
 
 
 def _are_same(one, other):

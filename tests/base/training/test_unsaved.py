@@ -71,9 +71,19 @@ class Holder(torch.nn.Module):
         self.register_buffer("count", torch.zeros(()))
 
 
+class WithOwnState(Holder):
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count.copy_(state["count"])
+
+
 @pytest.mark.parametrize(
     ("make", "change"),
     [
+        (WithOwnState, lambda self, data: self.kept.count.add_(1)),
+        (lambda: [WithOwnState()], lambda self, data: None),
         (Holder, lambda self, data: self.kept.count.add_(1)),  # it has a state, which is saved
         (lambda: 3, lambda self, data: None),
         (lambda: torch.zeros(2), lambda self, data: self.kept + 1),

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from base import UserError, exact_float
-from utils.errors import quantity
 
 
 def accuracy(output: torch.Tensor, target: torch.Tensor, ignore_index: int = -100) -> torch.Tensor:
@@ -24,7 +23,7 @@ def top_k_acc(output: torch.Tensor, target: torch.Tensor, k: int = 3, ignore_ind
     """Return the share of targets among the k largest entries. output (N, C, ...) float, target (N, ...) int64."""
     _require_class_targets(output, target)
     if not 1 <= k <= output.shape[1]:
-        raise UserError(f"metrics: top_k_acc: k is {k}, and the model gives {quantity(output.shape[1], 'class')}")
+        raise UserError(f"metrics: top_k_acc: k is {k}, and the model gives {output.shape[1]} classes")
     hits = (output.topk(k, dim=1).indices == target.unsqueeze(1)).any(dim=1)
     return _share(hits, target, ignore_index)
 

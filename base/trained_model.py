@@ -25,7 +25,7 @@ from utils.config.components import PARTS
 from utils.config.schema import RunSettings, TrainerSettings
 from utils.config.types import build
 from utils.device import exact_float, prepare_device
-from utils.errors import UserError, shortened, shown
+from utils.errors import UserError, quantity, shortened, shown
 from utils.nested import as_numpy, describe, halves, joined_arrays, named_tensors
 from utils.rules import precision_error
 from utils.runs.checkpoint import find_checkpoint, load_checkpoint
@@ -289,10 +289,9 @@ class TrainedModel:
             samples = len(outputs) if isinstance(data, torch.Tensor) or size is None else size
             examples = Examples(list(itertools.islice(names, samples)))
             if len(examples.names) != len(outputs):
-                given = f"{type(self.model).__name__} gives {len(outputs)} rows for {len(examples.names)} samples"
-                raise UserError(
-                    f"{given}, where one for each is predicted; TrainedModel.predict_loader returns all rows"
-                )
+                rows, of = quantity(len(outputs), "row"), quantity(len(examples.names), "sample")
+                remedy = "where one for each is predicted; TrainedModel.predict_loader returns all rows"
+                raise UserError(f"{type(self.model).__name__} gives {rows} for {of}, {remedy}")
             yield Predictions(examples, outputs, data, target, self.output, top)
 
     def named_outputs(self, data: Any) -> dict[str, torch.Tensor]:

@@ -104,7 +104,7 @@ class SavePoints:
         return improved
 
     def _no_better(self):
-        return f"no better {self.trainer.mnt_metric} for {self.trainer.not_improved_count} epochs"
+        return f"no better {self.trainer.mnt_metric} for {quantity(self.trainer.not_improved_count, 'epoch')}"
 
     def between_batches(self) -> None:
         """Save every save_every_steps batches; then stop_if_asked."""

@@ -51,10 +51,21 @@ class MetricTracker:
         self.reset()
 
     @classmethod
-    def of(cls, metrics: Sequence[Any], device: "torch.device | None" = None, finite_only: bool = False) -> Self:
-        """Return a tracker of the loss and of metrics: functions, and objects, which it copies to the device."""
-        objects = {f"metrics.{i}": metric for i, metric in enumerate(metrics) if is_epoch_metric(metric)}
-        names = [metric.__name__ for metric in metrics if not is_epoch_metric(metric)]
+    def of(
+        cls,
+        metrics: Sequence[Any],
+        device: "torch.device | None" = None,
+        finite_only: bool = False,
+        only: Sequence[Any] | None = None,
+    ) -> Self:
+        """Return a tracker of the loss and of metrics: functions, and objects, which it copies to the device.
+
+        metrics: as the config lists them, since errors tell their places. only: those to track; by default all.
+        """
+        tracked = {id(metric) for metric in (metrics if only is None else only)}
+        listed = {f"metrics.{i}": metric for i, metric in enumerate(metrics) if id(metric) in tracked}
+        objects = {place: metric for place, metric in listed.items() if is_epoch_metric(metric)}
+        names = [metric.__name__ for metric in listed.values() if not is_epoch_metric(metric)]
         over_epoch = EpochMetrics(objects, device) if objects else None
         return cls("loss", *names, finite_only=finite_only, over_epoch=over_epoch)
 

@@ -113,7 +113,7 @@ def metric_trackers(trainer: "Trainer") -> tuple[MetricTracker, MetricTracker]:
     """(tracker for training, tracker for validation). Raises UserError if a monitored value is a table."""
     finite_only = trainer.settings.on_nonfinite == "skip"
     in_training = of_training(trainer.metric_ftns)
-    train = MetricTracker.of(in_training, trainer.device, finite_only=finite_only)
+    train = MetricTracker.of(trainer.metric_ftns, trainer.device, finite_only, only=in_training)
     train.counts = counts_in_training(trainer)
     valid = MetricTracker.of(trainer.metric_ftns, trainer.device)
     left_out = {metric.__name__ for metric in trainer.metric_ftns} - {metric.__name__ for metric in in_training}

@@ -26,6 +26,7 @@ from base.training.saving import SavePoints, Stopped
 from logger import CsvLog, EpochClock, TensorboardWriter, require_log_files
 from logger.console import epoch_report, tell_end, tell_how_to_resume
 from utils.batches import DataError
+from utils.distributed.shards import is_sharded
 from utils.distributed.world import any_of, gather, seed_of_process
 from utils.runs.checkpoint import BEST_MODEL, checkpoint_name
 from utils.runs.run_folder import removed_if_empty
@@ -123,8 +124,10 @@ class BaseTrainer(ABC):
     @functools.cached_property
     def saver(self) -> CheckpointSaver:
         """The CheckpointSaver of the run."""
-        settings = self.settings
-        return CheckpointSaver(self.checkpoint_dir, self.config.resume, settings.keep_last, settings.async_save)
+        has_own = type(self)._save_checkpoint is not BaseTrainer._save_checkpoint  # it may read the file
+        at_once = has_own or is_sharded(self.model)  # all processes write shards together
+        later = False if self.settings.async_save is None and at_once else self.settings.async_save
+        return CheckpointSaver(self.checkpoint_dir, self.config.resume, self.settings.keep_last, later)
 
     @property
     def start_epoch(self) -> int:
@@ -319,7 +322,7 @@ class BaseTrainer(ABC):
         self.save_now([BEST_MODEL, checkpoint_name(epoch)] if save_best else [checkpoint_name(epoch)], epoch)
 
     def save_now(self, names: Sequence[str], epoch: int) -> None:
-        """Write a checkpoint under these names; with async_save, in the background. epoch: the last complete one."""
+        """Write a checkpoint under these names, perhaps in the background. epoch: the last complete one."""
         self.saver.wait()  # so that memory never holds more than one copy
         if self.settings.on_nonfinite != "ignore":
             self._require_finite()

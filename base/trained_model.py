@@ -233,11 +233,12 @@ class TrainedModel:
         if isinstance(raw, np.ndarray) and not raw.flags.writeable:
             raw = raw.copy()  # torch would warn
         rows: torch.Tensor = torch.as_tensor(raw)
+        if self._input is not None:
+            self._input.require(rows)  # which may read them, so before they are on the device
         if rows.dtype != torch.float64 or exact_float(self.device) is torch.float64:  # else it is prepared on the CPU
             rows = to_device(rows, self.device)
         if self._input is None:
             return rows
-        self._input.require(rows)
         with torch.no_grad():
             return to_device(self._input(rows), self.device)
 

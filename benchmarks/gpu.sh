@@ -36,7 +36,8 @@ if [ -n "$MISSING" ]; then
     exit 1
 fi
 
-# part NAME SECONDS NEEDS COMMAND...: run it, at most so long. NEEDS: packages, and "gpu" or "gpus", in one word by commas
+# part NAME SECONDS NEEDS COMMAND...: run it, at most so long. NEEDS: packages, and "gpu", "gpus" or "compiler", in one
+# word by commas
 part() {
     local name=$1 limit=$(($2 * FACTOR)) needs=$3 missing='' left=$((SECONDS_IN_ALL - SECONDS))
     shift 3
@@ -45,6 +46,7 @@ part() {
         [ -z "$missing" ] || break
         case $need in
             gpu) [ "$GPUS" -ge 1 ] || missing='no CUDA' ;;
+            compiler) command -v "${CXX:-c++}" > "$OUT/import.log" || missing='no C++ compiler' ;;
             gpus) [ "$GPUS" -ge 2 ] || missing="$GPUS CUDA devices, and it needs 2" ;;
             *) "$PYTHON" -c "import $need" 2> "$OUT/import.log" || missing="$need: $(tail -n 1 "$OUT/import.log")" ;;
         esac
@@ -90,12 +92,17 @@ part resume_on_cpu 60 '' "$PYTHON" train.py -r "$(run_of plain)" --set trainer.e
 part test 40 '' "$PYTHON" test.py -r "$(run_of plain)" -d "$first"
 part predict 40 '' "$PYTHON" predict.py -r "$(run_of plain)" --split test -d "$first"
 part find_batch_size 60 gpu "$PYTHON" train.py -c config.json --find-batch-size -d "$first"
-part compile 120 gpu,triton "$PYTHON" train.py -c config.json --set trainer.epochs=1 --set trainer.compile=true \
+part compile 120 gpu,triton,compiler "$PYTHON" train.py -c config.json --set trainer.epochs=1 --set trainer.compile=true \
     --set trainer.save_dir="$RUNS/compile" -d "$first"
 part two_gpus 90 gpus "$PYTHON" train.py -c config.json --set trainer.epochs=1 --set n_gpu=2 \
     --set trainer.save_dir="$RUNS/two"
 for metrics in 0 2 10; do
-    part "overhead_$metrics" 40 gpu "$PYTHON" benchmarks/overhead.py ours "$metrics" 0
+    part "overhead_$metrics" 40 gpu "$PYTHON" -c '
+import json, sys
+sys.path.insert(0, "benchmarks")
+import overhead
+overhead.EPOCHS = 11
+print("\n" + json.dumps(overhead.worker("ours", int(sys.argv[1]), 0)))' "$metrics"
 done
 part epoch 110 gpu,tensorboard "$PYTHON" -c '
 import sys
@@ -103,5 +110,6 @@ sys.path.insert(0, "benchmarks")
 import epoch
 epoch.EPOCHS, epoch.SAME_WEIGHTS = 4, ()
 epoch.main({("ours", "hand_written"): 2})'
-part resnet 130 torchvision "$PYTHON" benchmarks/resnet.py
+compiled=$([ "$GPUS" -ge 1 ] && echo ,triton,compiler)
+part resnet 130 "torchvision$compiled" "$PYTHON" benchmarks/resnet.py
 exit $status

@@ -2,8 +2,12 @@
 
 Importing this file makes "sim" the process's accelerator, so only processes started for it import it. As on a GPU,
 tensors of the two devices do not mix, the device has random numbers of its own, and copies wait for the device unless
-they go to it and are non_blocking: `transfers` counts those by line of the project. Copies to it that do not wait, but
-come from memory that is not pinned, are counted in `unpinned`. It needs torch's Python backend, torch 2.9 or later.
+they are non_blocking: `transfers` counts those by line of the project, and the operators whose result has a size that
+the device must tell first, such as indexing with a mask. Copies to it that do not wait, but come from memory that is
+not pinned, are counted in `unpinned`. What does not wait is done at the next wait: a copy to the CPU has other numbers
+before, and pinned memory may not be changed before. An index outside of its range is an error from then on. The check
+of gradients takes no bf16, and without double precision the smallest floats may become 0, as on some devices. It needs
+torch's Python backend, torch 2.9 or later.
 """
 
 import collections
@@ -13,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from simulated_kernels import KERNELS
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
@@ -24,30 +30,57 @@ unpinned: collections.Counter = collections.Counter()
 has_doubles = True
 """Whether the device computes in double precision; mps does not."""
 
+_INDEXING = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")
 _MAY_MIX = ("aten::copy_", "aten::_local_scalar_dense", "aten::equal", "aten::_foreach_copy_")
 _CPU = torch.device("cpu")
+_to_fill: list = []  # (tensor of the CPU, its values) of copies that do not wait
+_in_use: list = []  # (tensor in pinned memory, its version) of copies that do not wait
 
 
 class _Module(_DummyBackendModule):
     """What torch.get_device_module("sim") returns."""
 
     def __init__(self):
+        self.number, self.count, self.is_broken = 0, 1, False
         self.manual_seed_all(0)
 
     def set_device(self, device):
-        pass
+        self.number = device if isinstance(device, int) else torch.device(device).index
+
+    def current_device(self):
+        return self.number
+
+    def device_count(self):
+        return self.count
+
+    def synchronize(self, device=None):
+        """Do what is left to do."""
+        for tensor, values in _to_fill:
+            tensor.copy_(values)
+        assert all(one._version == version for one, version in _in_use), "pinned memory is changed before it is copied"
+        _to_fill.clear()
+        _in_use.clear()
+        if self.is_broken:
+            raise RuntimeError("SIM error: device-side assert triggered\nErrors may be reported at some later call.")
 
     def get_amp_supported_dtype(self):
         return [torch.bfloat16, torch.float16]
 
     def manual_seed_all(self, seed):
         self._random = torch.Generator().manual_seed(seed + 1).get_state()  # never the numbers of the CPU
+        self._of_others: dict = {}  # by number, where they are not the same
 
-    def get_rng_state(self, device=None):
-        return self._random.clone()
+    def get_rng_state(self, device="sim"):
+        return (self._random if self._is_in_use(device) else self._of_others.get(str(device), self._random)).clone()
 
-    def set_rng_state(self, state, device=None):
-        self._random = state.clone()
+    def set_rng_state(self, state, device="sim"):
+        if self._is_in_use(device):
+            self._random = state.clone()
+        else:
+            self._of_others[str(device)] = state.clone()
+
+    def _is_in_use(self, device):
+        return torch.device(device).index in (None, self.number)
 
     def drawing(self, function, *args, **kwargs):
         """Call a function that draws random numbers: the device's."""
@@ -116,8 +149,24 @@ class SimTensor(torch.Tensor):
         if name not in _MAY_MIX:
             _require_one_device(name, (args, kwargs))
         args_there, kwargs_there = tree_map(_unwrap, args), tree_map(_unwrap, kwargs)
-        call = (_module.drawing, function) if torch.Tag.nondeterministic_seeded in function.tags else (function,)
-        result = call[0](*call[1:], *args_there, **kwargs_there)
+        if name == "c10d::_allgather_base_":  # whose parts Gloo looks for in the first dimension
+            args_there = *(one.flatten() for one in args_there[:2]), *args_there[2:]
+        if _reads_sizes(function, name, args):
+            _count()
+        if name.startswith("aten::_amp_foreach_non") and any(one.dtype == torch.bfloat16 for one in args[0]):
+            raise NotImplementedError(f"{name!r} not implemented for 'BFloat16'")
+        kernel = KERNELS.get(name, function)
+        call = (_module.drawing, kernel) if torch.Tag.nondeterministic_seeded in function.tags else (kernel,)
+        try:
+            result = call[0](*call[1:], *args_there, **kwargs_there)
+        except IndexError:
+            _module.is_broken = True  # which the next wait tells
+            result = call[0](*call[1:], *tree_map(_without_indices, args_there), **kwargs_there)
+        if torch.Tag.inplace_view in function.tags:
+            with no_dispatch():  # gives the wrapper the new shape and strides, too
+                function(*args, **kwargs)
+        if name == "aten::cat" and not has_doubles and result.is_floating_point():
+            result = result.where(result.abs() >= torch.finfo(result.dtype).tiny, 0)
         in_place = function._schema.is_mutable and not name.startswith(("aten::_foreach", "aten::_fused", "aten::_amp"))
         return args[0] if in_place and isinstance(args[0], SimTensor) else tree_map(_wrap, result)
 
@@ -127,8 +176,24 @@ def _onto(device, function, args, kwargs):
     result = function(*tree_map(_unwrap, args), **{**tree_map(_unwrap, kwargs), **given})
     if device.type == "sim":
         return tree_map(_wrap, result)
+    if kwargs.get("non_blocking"):
+        _to_fill.append((torch.full_like(result, 77), result))
+        return _to_fill[-1][0]
     _count()
     return result
+
+
+def _reads_sizes(function, name, args):
+    """Whether the device waits to tell how large the result, or what is written, is."""
+    if name in _INDEXING:
+        masked = any(one is not None and one.dtype in (torch.bool, torch.uint8) for one in args[1])
+        return masked and not (name != "aten::index" and args[2].dim() == 0)  # of one value, it is a fill
+    return name == "aten::_coalesce" or torch.Tag.dynamic_output_shape in function.tags
+
+
+def _without_indices(value):
+    """Zeros in the place of integers, which are valid indices."""
+    return torch.zeros_like(value) if isinstance(value, torch.Tensor) and value.dtype == torch.int64 else value
 
 
 def _require_one_device(name, values):
@@ -148,7 +213,9 @@ def _wrap(value):
 
 
 def _count(counter=transfers):
-    """Count a transfer under the innermost line of the project."""
+    """Count a transfer, or another wait, under the innermost line of the project."""
+    if counter is transfers:
+        _module.synchronize()
     frame = sys._getframe(1)
     while frame is not None:
         path = Path(frame.f_code.co_filename)
@@ -162,7 +229,9 @@ def _count(counter=transfers):
 def _count_copy_there(source, non_blocking):
     if not non_blocking:
         _count()
-    elif not getattr(source, "in_pinned_memory", False) and source.dim():
+    elif getattr(source, "in_pinned_memory", False):
+        _in_use.append((source, source._version))
+    elif source.dim():
         _count(unpinned)
 
 
@@ -211,6 +280,15 @@ def for_processes(folder):
     return {"PYTHONPATH": os.pathsep.join(map(str, (folder, PROJECT, PROJECT / "tests")))}
 
 
+def _load_state_dict(self, *args, load=torch.nn.Module.load_state_dict, **kwargs):
+    """Copy into the parameters, as real devices do: those of recurrent layers cannot be swapped."""
+    torch.__future__.set_swap_module_params_on_conversion(False)
+    try:
+        return load(self, *args, **kwargs)
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(True)
+
+
 def _process_group(store, rank, size, timeout):
     """What NCCL is to CUDA. The operators reach it with the tensors that are wrapped."""
     return torch.distributed.ProcessGroupGloo(store, rank, size, timeout)
@@ -229,6 +307,7 @@ for _operator, _function in (
     _library.impl(_operator, _function, "PrivateUse1")
 _all_operators = torch.library.Library("_", "IMPL")
 _all_operators.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")  # autocast does nothing
-torch.accelerator.synchronize = torch.accelerator.set_device_index = lambda device=None: None
+torch.accelerator.synchronize, torch.accelerator.set_device_index = _module.synchronize, _module.set_device
+torch.accelerator.current_device_index = _module.current_device
 torch.distributed.Backend.register_backend("simccl", _process_group, devices=["sim", "cpu"])
-torch.Tensor.pin_memory = _pin
+torch.Tensor.pin_memory, torch.nn.Module.load_state_dict = _pin, _load_state_dict

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -13,9 +14,12 @@ import test
 from base import BaseCallback
 from base.data.arrays import ArrayDataLoader
 from base.trained_model import TrainedModel
+from base.training import callbacks, monitors, weight_averaging
 from base.training.monitors import _counted, _fetched
 from base.training.tune import find_lr
 from helpers import PROJECT
+from logger import TensorboardWriter
+from logger.base_tracker import BaseTracker, TrackerList
 from parse_config import ConfigParser
 from train import build
 from utils.runs.checkpoint import load_checkpoint
@@ -172,6 +176,16 @@ CALLBACKS = {
 }
 
 
+def test_each_callback_is_run_here():
+    rooms = callbacks, monitors, weight_averaging
+    there = {name for room in rooms for name, kind in vars(room).items() if _is_callback_of(kind, room)}
+    assert there == set(CALLBACKS)
+
+
+def _is_callback_of(kind, room):
+    return isinstance(kind, type) and issubclass(kind, BaseCallback) and kind.__module__ == room.__name__
+
+
 @pytest.mark.parametrize("name", CALLBACKS)
 def test_a_callback_works_and_reads_nothing_between_reports(tmp_path, name):
     callback = {"type": name, "args": CALLBACKS[name]}
@@ -189,3 +203,75 @@ def test_parameters_on_two_devices_have_histograms():
         ([1.0, 2.0, 5.0, 9.0], 3),
         ([5.0, 5.0, 5.0, 25.0], 1),
     ]
+
+
+def test_throughput_is_that_of_steps_which_the_device_has_done(tmp_path, monkeypatch):
+    waited = []
+    trainer = build(config_of(tmp_path, callbacks=["ThroughputMonitor"]))
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: waited.append(trainer.step))
+    trainer.train()
+    assert waited == [1, 4, 8, 12]
+
+
+def test_predictions_of_samples_on_the_device_are_shown(tmp_path):
+    np.save(tmp_path / "images.npy", np.random.RandomState(0).rand(24, 1, 8, 8).astype("float32"))
+    path = str(tmp_path / "images.npy")
+    changes = {
+        "data_loader": {
+            "type": "ArrayDataLoader",
+            "args": {"data": path, "target": path, "batch_size": 6, "validation_split": 6, "device_resident": True},
+        },
+        "arch": {"type": "torch.nn.Conv2d", "args": {"in_channels": 1, "out_channels": 1, "kernel_size": 1}},
+        "callbacks": ["SamplePredictions"],
+        "loss": "torch.nn.MSELoss",
+        "metrics": [],
+        "trainer__monitor": "min val_loss",
+    }
+    assert trained(tmp_path, **changes).step == 3
+
+
+def test_what_does_not_wait_is_done_at_the_next_wait():
+    values = torch.arange(3.0).to("sim")
+    copied = values.to("cpu", non_blocking=True)
+    assert copied.tolist() == [77.0, 77.0, 77.0]
+    torch.accelerator.synchronize()
+    assert copied.tolist() == [0.0, 1.0, 2.0]
+    pinned = torch.arange(3.0).pin_memory()
+    pinned.to("sim", non_blocking=True)
+    with pytest.raises(AssertionError, match="pinned memory is changed before it is copied"):
+        (pinned.zero_(), values.tolist())
+    simulated_device._in_use.clear()
+
+
+def test_operators_whose_result_has_a_size_by_values_wait():
+    values, mask = torch.arange(4.0).to("sim"), torch.tensor([True, False, True, True]).to("sim")
+    for operator in (lambda: values[mask], mask.nonzero, values.unique):
+        with counted_reads() as found:
+            operator()
+        assert dict(found) == {"tests/simulated_device_cases.py": 1}
+    with counted_reads() as found:
+        values[mask] = 0.0
+        values[torch.tensor(2)], values.index_select(0, mask.long()), values.where(mask, 0)
+    assert not found
+
+
+class Kept(BaseTracker):
+    """Keeps the images that it gets."""
+
+    def __init__(self):
+        self.images = []
+
+    def add_image(self, tag, image, step):
+        self.images.append(image)
+
+
+def test_a_tracker_gets_images_of_the_device_in_one_read_each(tmp_path):
+    tracker = Kept()
+    images = torch.rand(2, 1, 4, 4).to("sim")
+    with TensorboardWriter(tmp_path, logging.getLogger(), False, TrackerList([tracker])) as writer:
+        monitors.show_images(writer, "early", images, step=1)
+        writer.start()
+        with counted_reads() as found:
+            monitors.show_images(writer, "late", images, step=2)
+    assert [image.shape for image in tracker.images] == [(4, 8, 3)] * 2
+    assert dict(found) == {"logger/base_tracker.py": 1}

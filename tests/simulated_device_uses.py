@@ -3,6 +3,7 @@
 import copy
 import csv
 import functools
+import gzip
 import json
 
 import numpy as np
@@ -23,6 +24,7 @@ from base.data.texts import TextDataLoader
 from base.generate import continued, samples_of
 from base.trained_model import TrainedModel
 from base.training.evaluate import record
+from base.training.monitors import _counted, _fetched
 from base.training.precision import to_device
 from base.training.tune import find_batch_size
 from helpers import PROJECT, run_here
@@ -53,6 +55,18 @@ def data(tmp_path_factory):
         names = [f"x{i}" for i in range(10)]
         csv.writer(file).writerows([[*names, "target"], *np.round(random.randn(24, 11), 3).tolist()])
     (folder / "text.txt").write_text("a text of some length. " * 20)
+    records = random.randint(0, 256, (24, 3073)).astype("uint8")
+    records[:, 0] = np.arange(24) % 10
+    for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]:
+        records.tofile(folder / f"{name}.bin")
+    pixels = random.randint(0, 256, (24, 28, 28)).astype("uint8")
+    for name, array in (("images-idx3", pixels), ("labels-idx1", records[:, 0])):
+        head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+        (folder / f"train-{name}-ubyte.gz").write_bytes(gzip.compress(head + array.tobytes()))
+    series = random.randn(24, 40).astype("float32")
+    np.savez(folder / "series.npz", x=series, y=np.arange(24) % 10)
+    lines = [f"{','.join(map(str, row))}:{1 + i % 2}" for i, row in enumerate(series.tolist())]
+    (folder / "Made_TRAIN.ts").write_text("\n".join(["@classLabel true 1 2", "@data", *lines]))
     return folder
 
 
@@ -110,7 +124,7 @@ METRICS = {
     "top_k_acc": functools.partial(top_k_acc, k=2),
     "ConfusionMatrix": ConfusionMatrix(3),
     "MacroF1": MacroF1(3),
-    "torchmetrics": torchmetrics.Accuracy("multiclass", num_classes=3),
+    "torchmetrics": torchmetrics.Accuracy("multiclass", num_classes=3, validate_args=False),  # which would wait
 }
 
 
@@ -141,37 +155,73 @@ def single_precision(monkeypatch):
     utils.device._has_doubles.cache_clear()
 
 
+UNVALIDATED = {"trainer.limit_valid_batches": None}  # a limit is refused without validation data
+SERIES = {"data_loader.args.batch_size": 8, **UNVALIDATED}
+OF_EXAMPLES = {  # {example, or config of it: what makes a run of it short, on the data of `data`}
+    "cifar_resnet": {"data_loader.args.data_dir": "", "data_loader.args.batch_size": 8, "arch.args.depth": 8},
+    "fashion_mnist": {"data_loader.args.data_dir": "", "data_loader.args.batch_size": 8, **UNVALIDATED},
+    "gan": UNVALIDATED,
+    "image_folder": {
+        **dict.fromkeys(("data_loader.args.folder", "data_loader.args.test_folder"), "images"),
+        "data_loader.args.batch_size": 6,
+        "data_loader.args.image_size": 16,
+        "arch.args.num_classes": 2,
+        "arch.args.depth": 8,
+    },
+    "mnist1d": {"data_loader.args.path": "series.npz", **SERIES},
+    "mnist_fast": UNVALIDATED,
+    "mnist_iterations": {"trainer.limit_train_batches": None, "trainer.len_epoch": 3},
+    "tabular": {
+        **dict.fromkeys(("data_loader.args.path", "data_loader.args.test_path"), "table.csv"),
+        "data_loader.args.batch_size": 5,
+    },
+    "ucr": {"data_loader.args.data_dir": "", "data_loader.args.dataset": "Made", **SERIES},
+    "ucr/mlp": {"arch.args.length": 40},
+}
+PLACES = ("path", "test_path", "folder", "test_folder", "data_dir")
+
+
+def test_values_are_counted_for_histograms_also_where_the_smallest_floats_become_0(single_precision):
+    ((numbers, counts),) = _fetched([_counted(torch.tensor([3.0, 4.0, 5.0]).to(SIM))])
+    assert numbers == [3.0, 5.0, 12.0, pytest.approx(50.0)] and sum(counts) == 3
+
+
 def job(folder, data, name, **others):
-    """The trainer of a short run of an example, not started."""
-    changes = {"trainer__limit_train_batches": 3, "trainer__limit_valid_batches": 1, "trainer__report": False}
-    if name in ("gan", "mnist_fast"):
-        changes["trainer__limit_valid_batches"] = None  # it is refused without validation data
-    if name == "tabular":
-        places = {"data_loader__args__path": "table.csv", "data_loader__args__test_path": "table.csv"}
-        changes |= {key: str(data / path) for key, path in places.items()} | {"data_loader__args__batch_size": 5}
-    if name == "image_folder":
-        keys = ("data_loader__args__folder", "data_loader__args__test_folder")
-        changes |= dict.fromkeys(keys, str(data / "images"))
-        changes |= {"data_loader__args__batch_size": 6, "arch__args__num_classes": 2, "arch__args__depth": 8}
-        changes |= {"data_loader__args__image_size": 16}
-    if name == "mnist_iterations":
-        changes |= {"trainer__limit_train_batches": None, "trainer__len_epoch": 3}
-    file = f"examples/{name}/config.{'yaml' if name == 'mnist_iterations' else 'json'}"
+    """The trainer of a short run of an example, "ucr", or of another config of it, "ucr/mlp"; not started."""
+    example, _, config = name.partition("/")
+    changes = {"trainer.limit_train_batches": 3, "trainer.limit_valid_batches": 1, "trainer.report": False}
+    own = OF_EXAMPLES.get(example, {}) | OF_EXAMPLES.get(name, {})
+    changes |= {key: str(data / one) if key.endswith(PLACES) else one for key, one in own.items()}
+    file = f"examples/{example}/{config or 'config'}.{'yaml' if name == 'mnist_iterations' else 'json'}"
     return build(config_of(folder, file, **changes, **others))
 
 
+def of_ones(*shape, dtype=np.uint8):
+    return lambda model, data: model.predict(np.ones((2, *shape), dtype))
+
+
 PREDICTIONS = {
-    "autoencoder": lambda model, data: model.predict(np.ones((2, 1, 28, 28), np.uint8)),
+    "autoencoder": of_ones(1, 28, 28),
     "char_lm": lambda model, data: "".join(continued(model, "We ", length=4, temperature=0)),
+    "cifar_resnet": of_ones(3, 32, 32),
+    "fashion_mnist": of_ones(1, 28, 28),
+    "fashion_mnist/large": of_ones(1, 28, 28),
     "gan": lambda model, data: samples_of(model, 2).tolist(),
     "image_folder": lambda model, data: model.predict(sorted((data / "images" / "a").glob("*.png"))),
-    "mlp": lambda model, data: model.predict(np.ones((2, 1, 28, 28), np.uint8)),
-    "mnist_fast": lambda model, data: model.predict(np.ones((2, 1, 28, 28), np.uint8)),
-    "mnist_iterations": lambda model, data: model.predict(np.ones((2, 1, 28, 28), np.uint8)),
+    "mlp": of_ones(1, 28, 28),
+    **dict.fromkeys(("mnist1d", "mnist1d/gru", "mnist1d/linear", "mnist1d/mlp"), of_ones(40, dtype=np.float32)),
+    "mnist_fast": of_ones(1, 28, 28),
+    "mnist_iterations": of_ones(1, 28, 28),
     "tabular": lambda model, data: [
         row for part in model.predict_files([str(data / "table.csv")]) for row in part.rows
     ],
+    **dict.fromkeys(("ucr", "ucr/mlp"), of_ones(40, dtype=np.float32)),
 }
+
+
+def test_each_config_of_the_examples_is_run_here():
+    configs = [path for path in (PROJECT / "examples").glob("*/*") if path.suffix in (".json", ".yaml")]
+    assert set(PREDICTIONS) == {f"{path.parent.name}/{path.stem}".removesuffix("/config") for path in configs}
 
 
 @pytest.mark.parametrize("name", PREDICTIONS)

@@ -151,9 +151,11 @@ def test_own_keys_are_listed_once(monkeypatch, file, capsys):
 @pytest.mark.old_defect(3)
 def test_device_of_the_command_line_does_not_travel_in_the_config(monkeypatch, file):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "")  # so that it is put back
+    monkeypatch.delenv("CUDA_DEVICE_ORDER")
     parsed = command(monkeypatch, "-c", file, "-d", "2,3")
     assert parsed.settings.device == "cuda" and "device" not in parsed
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3" and os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     assert command(monkeypatch, "-c", file, "-d", "cpu").settings.device == "cpu"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 

@@ -1,5 +1,6 @@
 """Training, loading, testing and predicting on an accelerator that is not CUDA, simulated in a process of its own."""
 
+import ast
 import re
 import subprocess
 
@@ -56,14 +57,33 @@ def test_two_processes_with_a_device_each_give_the_numbers_of_one_on_the_cpu(tmp
         assert reads["utils/metric_tracker.py"] == 8, reads
 
 
+@pytest.mark.slow
+@SIMULATED
+def test_two_processes_share_the_statistics_of_batch_norm_on_devices(tmp_path):
+    network = {"in_features": 4, "num_classes": 3, "n_layers": 3}  # with batch norm after each layer but the last
+    arch = {"type": "examples.mlp.model.ShrinkingMlp", "args": network}
+    shared = {"args": {"sync_batchnorm": True}}
+    several = small_job(tmp_path, "several", device="auto", arch=arch, parallel=shared)
+    results(in_world(2, trained_on_devices, several))
+    results(in_world(1, train, "-c", small_job(tmp_path, "one", arch=arch)))
+    for left, right in zip(rows_of(tmp_path, "several"), rows_of(tmp_path, "one"), strict=True):
+        assert left["val_loss"] == pytest.approx(right["val_loss"], rel=1e-5)
+
+
 NAMES_CUDA = re.compile(r"torch\.cuda\b|\.is_cuda\b|\.cuda\(|fork_rng")
 
 
 def test_cuda_is_asked_for_by_name_only_where_it_is_alone():
-    """That is bf16 of its old GPUs, and reading checkpoints of the old template."""
+    """Which docs/systems.md lists."""
     tracked = subprocess.run(["git", "ls-files", "*.py"], cwd=PROJECT, capture_output=True, text=True, check=True)
     files = [name for name in tracked.stdout.split() if not name.startswith(("tests/", "benchmarks/", "docs/"))]
-    assert [name for name in files if NAMES_CUDA.search((PROJECT / name).read_text())] == [
-        "base/training/precision.py",
-        "utils/old_forms/checkpoint.py",
-    ]
+    page = (PROJECT / "docs" / "systems.md").read_text().partition("## GPUs and other devices")[2]
+    listed = re.findall(r"^\| `([\w/]+\.py)` \|", page, re.MULTILINE)
+    assert [name for name in files if names_cuda((PROJECT / name).read_text())] == sorted(listed)
+
+
+def names_cuda(source):
+    """Whether a program asks for CUDA, or has a text "cuda" but in docstrings and longer texts."""
+    nodes = [*ast.walk(ast.parse(source))]
+    code = "\n".join(ast.unparse(node) for node in nodes if isinstance(node, (ast.Call, ast.Attribute)))
+    return bool(NAMES_CUDA.search(code)) or any(isinstance(one, ast.Constant) and one.value == "cuda" for one in nodes)

@@ -35,12 +35,15 @@ def prepare_device(n_gpu: int, name: str = "auto") -> "tuple[torch.device, list[
     if name == "cpu":
         return torch.device("cpu"), []
     asked, _, number = name.partition(":")
+    if number and not number.isdecimal():
+        raise UserError(f"device: {name!r} given; a number follows the colon, as in 'cuda:1'")
     index, found = int(number or 0), found if asked == kind else 0
     if index >= found:
         raise UserError(f"device: {name!r} given, but torch finds {found} {asked.upper()} devices; use 'auto' or 'cpu'")
     if n_gpu > found:
         logging.getLogger("train").warning("n_gpu: %d asked for, %d found; using those", n_gpu, found)
     last = max(index + 1, min(n_gpu, found)) if index == 0 else index + 1
+    torch.accelerator.set_device_index(index)  # what names no number, such as .cuda() in a model, means this one
     return torch.device(f"{kind}:{index}"), list(range(index, last))
 
 
@@ -56,6 +59,7 @@ def chosen_device(text: str) -> str:
     """Return the device that -d means: a name, or "cuda" after hiding all GPUs but the listed ones from torch."""
     if re.fullmatch(r"\d+(,\d+)*", text):
         os.environ["CUDA_VISIBLE_DEVICES"] = text  # read when torch first looks for GPUs
+        os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # the numbers that nvidia-smi shows
         return "cuda"
     if text == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # so that a script that asks torch itself finds none

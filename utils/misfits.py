@@ -22,6 +22,8 @@ _NO_GRADIENT = re.compile("does not require grad")  # of torch.autograd.grad
 _NO_ROW = "index out of range in self"  # of an embedding, on the CPU
 _NO_PART = "Expected to have finished reduction in the prior iteration"  # of DistributedDataParallel
 _NO_CLASS = re.compile(r"Target (-?\d+) is out of bounds")  # of a loss of class numbers, on the CPU
+_NOT_REPEATABLE = re.compile(r"(\S+) does not have a deterministic implementation")
+_ON_DEVICE = "device-side assert"  # of a GPU's kernel, told by an operation after it
 _PLACES = re.compile(r"did not receive grad for rank \d+: ([\d ]+)")
 # What errors call a dtype.
 _NAMES = {
@@ -61,9 +63,24 @@ def explain(
     error.add_note(f"the batch's data: {describe(data)}; its target: {describe(target)}{parameters}")
 
 
+def outside_on_device(error: Exception) -> str | None:
+    """Return one line on an index outside of its range, if that is what a GPU tells, some operations later; or None."""
+    if _ON_DEVICE not in str(error):
+        return None
+    return (
+        "an index lies outside of its range, as the number of a class for which the model has no output, or of a row "
+        "that an embedding does not have; the device does not tell which: the CPU does, with -d cpu"
+    )
+
+
 def _cause(error, data, target, model, samples, dataset):
     """One line on the dtype, index or class number that has caused an error; None if it was none of them."""
+    if outside := outside_on_device(error):
+        return outside
     reason = str(error).partition("\n")[0]
+    if found := _NOT_REPEATABLE.search(reason):
+        remedy = "set it to false, or take another layer or loss"
+        return f"deterministic: {found[1]} gives other bits in each run on this device; {remedy}"
     weights = {_name(parameter) for parameter in model.parameters() if parameter.is_floating_point()}
     wanted = weights.pop() if len(weights) == 1 else "float32"
     if _NO_GRADIENT.search(reason) and _is_without_gradients():

@@ -75,9 +75,10 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: Any) -> None:
-    """Restore what rng_state returned; the accelerators' states only if there are as many of the same kind.
+    """Restore what rng_state returned; the states of accelerators only if there are some of the same kind.
 
-    Raises UserError for anything else.
+    That of the current one goes to the one that is current now, whatever their numbers are. Raises UserError for
+    anything else.
     """
     import torch
 
@@ -88,16 +89,21 @@ def set_rng_state(state: Any) -> None:
         torch.set_rng_state(state["torch"])
         kind, found = accelerator()
         states = state.get(kind, state["cuda"])
-        if found and len(states) == found:
-            for index, one in enumerate(states):
+        if found and states:
+            current = torch.accelerator.current_device_index()
+            own = as_count(state.get("current", min(current, len(states) - 1)))
+            for index, one in {**dict(enumerate(states[:found])), current: states[own]}.items():
                 torch.get_device_module(kind).set_rng_state(one, *([] if kind == "mps" else [f"{kind}:{index}"]))
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"the checkpoint does not fit the random generators: {reason}") from None
 
 
 def _accelerator_states():
-    """{kind of accelerator: state of each}; "cuda" is always there, as it was in the first checkpoints."""
+    """{kind of accelerator: state of each, "current": number of the one in use}, "cuda" is always there.
+
+    It was so in the first checkpoints, which have no "current".
+    """
     import torch
 
     kind, found = accelerator()
@@ -105,7 +111,8 @@ def _accelerator_states():
         return {"cuda": []}
     module = torch.get_device_module(kind)
     devices = [()] if kind == "mps" else [(f"{kind}:{index}",) for index in range(found)]
-    return {"cuda": [], kind: [module.get_rng_state(*device) for device in devices]}
+    states = [module.get_rng_state(*device) for device in devices]
+    return {"cuda": [], kind: states, "current": torch.accelerator.current_device_index()}
 
 
 def _python_state(version, internal, gauss):

@@ -43,7 +43,8 @@ def fingerprint_of_part(samples: Any, total: int, others: bool = False) -> str:
 
 def _add(digest: Any, value: Any) -> None:
     if isinstance(value, torch.Tensor):
-        value = _few(value).cpu().numpy()
+        rows = _few(value).cpu()
+        value = (rows.view(torch.int16) if rows.dtype == torch.bfloat16 else rows).numpy()  # NumPy has no bfloat16
     if isinstance(value, np.ndarray) and value.dtype.kind != "O":
         digest.update(f"{value.dtype.str}{value.shape}".encode())
         digest.update(np.ascontiguousarray(_few(value)).tobytes())

@@ -14,6 +14,7 @@ from base.training.batch_stream import BatchStream
 from logger.pictures import draw_batches, with_targets_below
 from utils import UserError
 from utils.batches import batches_of
+from utils.misfits import outside_on_device
 from utils.seed import derive_seed, seed_everything
 
 if TYPE_CHECKING:
@@ -66,11 +67,17 @@ def overfitted(config: "ConfigParser", data_loader: Any, valid_data_loader: Any)
 
 @contextlib.contextmanager
 def named_anomalies(trainer: "Trainer") -> Iterator[None]:
-    """Enable autograd's anomaly detection if trainer.detect_anomaly is set; its error names the batch."""
+    """Enable autograd's anomaly detection if trainer.detect_anomaly is set; its error names the batch.
+
+    So does the error of an index outside of its range, which a GPU tells some operations later.
+    """
     with torch.autograd.set_detect_anomaly(trainer.settings.detect_anomaly or torch.is_anomaly_enabled()):
         try:
             yield
         except RuntimeError as error:
+            if outside := outside_on_device(error):
+                place = f"epoch {trainer.epoch}, batch {trainer.batches_done} of {trainer.len_epoch} or one before"
+                raise UserError(f"{place}: {outside}") from error
             if not trainer.settings.detect_anomaly or "returned nan values" not in str(error):
                 raise
             place = trainer.nonfinite.describe(trainer.epoch, [trainer.batches_done], str(error).rstrip("."))

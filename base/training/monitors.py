@@ -59,9 +59,12 @@ class ThroughputMonitor(BaseCallback):
         self._since = None
 
     def on_step_end(self, trainer: "Trainer") -> None:
+        is_first, is_point = self._since is None, is_log_point(trainer)
+        if (is_first or is_point) and trainer.device.type != "cpu":
+            torch.accelerator.synchronize(trainer.device)  # else steps would count that are only sent to it
         if self._since is None:
             self._since = time.perf_counter(), trainer.step
-        if not is_log_point(trainer):
+        if not is_point:
             return
         now, steps = time.perf_counter(), trainer.step - self._since[1]
         trainer.writer.set_step(trainer.step, timed=False)
@@ -167,7 +170,8 @@ class SamplePredictions(BaseCallback):
             return
         trainer.writer.set_step(trainer.step, "valid", timed=False)
         self.classes = self.classes or getattr(trainer.data_loader, "classes", None)
-        self._show(trainer.writer, *samples_of((data, target, output.float().cpu()), slice(self.n)))
+        shown = samples_of((data, target, output.float()), slice(self.n))
+        self._show(trainer.writer, *to_device(shown, torch.device("cpu")))  # a loader may keep data on the device
 
     def _show(self, writer, data, target, output):
         is_reconstruction = getattr(data, "shape", None) == output.shape
@@ -265,13 +269,16 @@ def _counted(values):
 
 def _fetched(counted):
     """[(four floats, counts)] of what _counted returned, in one copy from each device."""
-    numbers = [torch.cat([floats, counts.view(floats.dtype)]) for floats, counts in counted]  # the bits of integers
+    kinds = {torch.float64: torch.int64, torch.float32: torch.int32}
+    # the bits of the floats as integers, and not the reverse, since a device may set floats next to 0 to 0
+    numbers = [torch.cat([part.view(kinds[floats.dtype]) for part in (floats, counts)]) for floats, counts in counted]
     rows = {}
     for device in {one.device for one in numbers}:
         places = [place for place, one in enumerate(numbers) if one.device == device]
         rows |= zip(places, torch.stack([numbers[place] for place in places]).cpu(), strict=True)
     both = (rows[place].split([4, len(rows[place]) - 4]) for place in range(len(numbers)))
-    return [(floats.tolist(), counts.clone().view(torch.int64).tolist()) for floats, counts in both]
+    bits = zip(both, (floats.dtype for floats, _ in counted), strict=True)
+    return [(floats.view(kind).tolist(), counts.clone().view(torch.int64).tolist()) for (floats, counts), kind in bits]
 
 
 def show_images(writer: Any, tag: str, data: Any, most: int | None = 32, step: int | None = None) -> bool:

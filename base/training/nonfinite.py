@@ -23,6 +23,10 @@ MAX_SKIPPED = 10  # batches of an epoch that "rollback" skips
 _SAMPLES_NAMED = 20  # in a report
 _BATCHES_READ_AGAIN = 4  # to find the samples at fault
 _VALID_READ_AGAIN = 1000  # samples, to find those at fault
+# Dtypes of gradients that the kernel of the check does not take, by kind of device: not those of bf16 (pytorch#127176);
+# on mps it sets all of half precision to 0 in some versions of torch (pytorch#184286).
+_LEFT_OUT = {"cpu": (), "mps": (torch.float16, torch.bfloat16)}
+_LEFT_OUT_ELSEWHERE = (torch.bfloat16,)
 
 
 class NonFiniteError(UserError):
@@ -93,8 +97,11 @@ class NonFiniteWatch:
         flags = self._flags.get(number)
         if flags is None or len(flags.views) <= self._num_flagged:
             flags = self._flags[number] = _Flags(entries[0].device, max(256, 2 * self._num_flagged), flags)
-        if flags.on_mps:
-            entries = _safe_on_mps(entries)
+        if flags.num_entries != len(entries):  # not at each step, for speed
+            flags.num_entries = len(entries)
+            flags.takes_all = all(one.dtype not in flags.left_out for one in entries)
+        if not flags.takes_all:
+            entries = _taken_by_kernel(entries, flags.left_out)
         found = flags.views[self._num_flagged]
         torch._amp_foreach_non_finite_check_and_unscale_(entries, found, flags.one)  # pyright: ignore[reportPrivateImportUsage]
         return found
@@ -207,7 +214,8 @@ class _Flags:
             self.all[: len(before.all)] = before.all
         self.views = list(self.all)
         self.one = torch.ones((), dtype=torch.float32, device=device)
-        self.on_mps = device.type == "mps"
+        self.left_out = _LEFT_OUT.get(device.type, _LEFT_OUT_ELSEWHERE)
+        self.num_entries, self.takes_all = 0, True  # of the gradients, as they were last
 
 
 def _entries(gradient):
@@ -219,9 +227,12 @@ def _entries(gradient):
     return torch.view_as_real(dense) if dense.is_complex() else dense
 
 
-def _safe_on_mps(entries):
-    """The tensors, those of half precision as copies, since some versions of torch set these to 0 (pytorch#184286)."""
-    return [one.float() if one.dtype in (torch.float16, torch.bfloat16) else one for one in entries]
+def _taken_by_kernel(entries, left_out):
+    """The tensors; those of the dtypes that are left out as their largest entries, nan if one is."""
+    large = [one for one in entries if one.dtype in left_out and one.numel()]
+    taken = [one for one in entries if one.dtype not in left_out]
+    largest = torch._foreach_norm(large, math.inf) if large else ()  # pyright: ignore[reportPrivateImportUsage]
+    return [*taken, *(one.float() for one in largest)]
 
 
 def _merged_faults(of_processes):
@@ -279,7 +290,8 @@ def finite_state(model: torch.nn.Module, criterion: Any = None) -> dict[str, tor
     criterion: the loss, which may have parameters, too.
     """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad and p.is_floating_point()}
-    buffers = {name: b for name, b in model.named_buffers() if b.is_floating_point() and b.isfinite().all()}
+    buffers = {name: b for name, b in model.named_buffers() if b.is_floating_point()}
+    buffers = dict(itertools.compress(buffers.items(), _are_finite(buffers.values())))
     of_loss = finite_state(criterion) if isinstance(criterion, torch.nn.Module) else {}
     return parameters | buffers | {f"loss.{name}": tensor for name, tensor in of_loss.items()}
 
@@ -289,11 +301,14 @@ def require_finite(tensors: dict[str, torch.Tensor], when: str) -> None:
 
     All processes must call it; it raises in all of them.
     """
-    finite = [local(tensor.detach()).isfinite().all() for tensor in tensors.values()]
-    bad = []
-    if finite and not torch.stack([value.to(finite[0].device) for value in finite]).all():
-        bad = [name for name, value in zip(tensors, finite, strict=True) if not value]
+    bad = [name for name, is_finite in zip(tensors, _are_finite(tensors.values()), strict=True) if not is_finite]
     of_all = gather(bad)
     bad = list(dict.fromkeys(name for of_one in of_all for name in of_one))
     if bad:
         raise NonFiniteError(f"{when}: {', '.join(bad[:3])} of the model hold nan or infinity; not saved")
+
+
+def _are_finite(tensors):
+    """[whether a tensor, or this process's shard of it, is finite] of each, in one read."""
+    finite = [local(tensor.detach()).isfinite().all() for tensor in tensors]
+    return torch.stack([one.to(finite[0].device) for one in finite]).tolist() if finite else []

@@ -239,7 +239,8 @@ class OptimStep:
         if self.num_batches > 1:
             size = _or_one(self._num_samples) / self._first_samples
             for gradient in self._gradients():
-                gradient.div_(torch.as_tensor(size, dtype=exact_float(gradient.device), device=gradient.device))
+                is_number = not isinstance(size, torch.Tensor)  # which as a tensor would be sent for each gradient
+                gradient.div_(size if is_number else size.to(gradient.device, exact_float(gradient.device)))
 
     def _parameters(self):
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]

@@ -55,11 +55,14 @@ def test_deterministic_switch_sets_torch():
 def test_device_is_the_one_asked_for(monkeypatch):
     assert prepare_device(1, "cpu") == (torch.device("cpu"), [])
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    current = []
+    monkeypatch.setattr(torch.accelerator, "set_device_index", current.append)
     assert prepare_device(1) == (torch.device("cuda:0"), [0])
     assert prepare_device(2) == (torch.device("cuda:0"), [0, 1])
     assert prepare_device(4) == (torch.device("cuda:0"), [0, 1])
     assert prepare_device(0) == (torch.device("cpu"), [])
     assert prepare_device(1, "cuda:1") == (torch.device("cuda:1"), [1])
+    assert current == [0, 0, 0, 1]  # what names no number means the device of the run
     with pytest.raises(UserError, match="device: 'cuda:2' given, but torch finds 2"):
         prepare_device(1, "cuda:2")
 

@@ -180,3 +180,27 @@ def test_the_sample_of_a_class_number_is_looked_for_among_integers_and_named_by_
         explain(error.value, torch.ones(3, 8), target, torch.nn.Linear(8, 3), [20, 21, 22], dataset)
     with pytest.raises(UserError, match=r"^data_loader: the target of a sample holds"):
         explain(error.value, torch.ones(3, 8), {"weight": target["weight"]}, torch.nn.Linear(8, 3), [20, 21, 22])
+
+
+class Unpooling(torch.nn.Module):
+    def forward(self, data):
+        pooled, places = torch.nn.functional.max_pool2d(data, 2, return_indices=True)
+        return torch.nn.functional.max_unpool2d(pooled, places, 2)
+
+
+def test_an_operation_that_gives_other_bits_each_time_is_one_line_where_that_is_refused():
+    torch.use_deterministic_algorithms(True)
+    try:
+        with pytest.raises(UserError, match=r"^deterministic: max_unpool.* gives other bits in each run"):
+            meet(Unpooling(), IMAGES)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_an_index_that_a_gpu_finds_outside_of_its_range_is_one_line():
+    def model(data):
+        raise RuntimeError("CUDA error: device-side assert triggered\nCompile with `TORCH_USE_CUDA_DSA`")
+
+    model.parameters = list
+    with pytest.raises(UserError, match=r"^an index lies outside of its range, .* with -d cpu$"):
+        meet(model, ROWS)

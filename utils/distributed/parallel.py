@@ -18,7 +18,7 @@ def parallelize(model: torch.nn.Module, config: Any, device: torch.device) -> to
     """See world.parallelize."""
     if config["trainer"].get("channels_last"):
         model = model.to(memory_format=torch.channels_last)  # before memory for gradients is laid out
-    if device.type != "cuda" and any(isinstance(module, torch.nn.SyncBatchNorm) for module in model.modules()):
+    if device.type == "cpu" and any(isinstance(module, torch.nn.SyncBatchNorm) for module in model.modules()):
         remedy = "use BatchNorm there, and parallel.args.sync_batchnorm on GPUs"
         raise UserError(f"arch: torch has SyncBatchNorm for GPUs only, and this run is on {device}; {remedy}")
     section = {"type": "ddp", **(config.get("parallel") or {})}

@@ -18,7 +18,7 @@ from utils.errors import CheckpointError
 from utils.files import delete_left_over, delete_unless_in_use, replacing
 from utils.runs.run_folder import unsaved_since
 from utils.runs.safetensors_io import read_safetensors
-from utils.runs.torch_file import read_torch_file, refusing
+from utils.runs.torch_file import read_torch_file, refusing, write_torch_file
 from utils.untrusted import as_count, as_number, plain, require_harmless
 
 if TYPE_CHECKING:
@@ -55,13 +55,11 @@ def save_checkpoint(state: dict[str, Any], path: str | Path) -> None:
     state: dict of tensors and plain Python values. Raises CheckpointError, leaving the old file untouched, if it
     holds anything else or if the file cannot be written.
     """
-    import torch
-
     state = plain(state)
     with replacing(path, "the checkpoint", CheckpointError) as file:
         sealed = _SealedFile(file)
         try:
-            torch.save(state, sealed)
+            write_torch_file(state, sealed)
         except RuntimeError as error:
             raise sealed.error or error from None  # torch's error says only that bytes are missing
         sealed.finish(state["shards"]["note"].encode() if "shards" in state else b"")

@@ -1,11 +1,13 @@
-"""Read a torch file once it is certain that it claims no more memory than its bytes account for.
+"""Torch files: written for any device, and read only if they claim no more memory than their bytes account for.
 
 torch's reader allocates memory by the sizes that a file states: those of the archive's entries, and those of the
 storages and tensors in its pickle. A small file could so take any amount of memory.
 """
 
 import contextlib
+import contextvars
 import encodings.cp437  # noqa: F401  zipfile needs it, and a stranger's file should import nothing
+import functools
 import io
 import os
 import re
@@ -27,6 +29,37 @@ _END_BYTES, _END64_BYTES = 22, 76  # of an archive's end record; of the two reco
 _MOST_COMMENT_BYTES = 2**16
 _NAME_LENGTH_AT = 26  # in the 30 bytes before an entry's name; its extra field's length follows
 _ZIP64, _UNICODE_PATH = 0x0001, 0x7075  # kinds of extra fields
+
+
+_writes_for_cpu = contextvars.ContextVar("_writes_for_cpu", default=False)
+
+
+def write_torch_file(state: Any, file: Any) -> None:
+    """Do torch.save(state, file), as if all tensors were on the CPU: torch.load then needs no other device.
+
+    file: has write and flush.
+    """
+    import torch
+
+    _let_files_be_for_cpu()
+    before = _writes_for_cpu.set(True)
+    try:
+        torch.save(state, file)
+    finally:
+        _writes_for_cpu.reset(before)
+
+
+@functools.cache
+def _let_files_be_for_cpu():
+    """Have torch write "cpu" as the place of each storage, which it copies to the CPU one by one, while we save."""
+    import torch
+
+    # torch asks the least number first, and compares functions of equal ones, which is an error
+    torch.serialization.register_package(-id(_place_to_write), _place_to_write, lambda storage, location: None)
+
+
+def _place_to_write(storage):
+    return "cpu" if _writes_for_cpu.get() else None
 
 
 @contextlib.contextmanager

@@ -22,6 +22,12 @@ class Files:
         raise AssertionError("a fingerprint reads no sample")
 
 
+def test_samples_in_bfloat16_which_numpy_lacks_have_a_fingerprint():
+    rows = torch.as_tensor(ROWS).bfloat16()
+    first = fingerprint(InMemoryDataset(rows, LABELS))
+    assert first == fingerprint(InMemoryDataset(rows.clone(), LABELS)) != fingerprint(InMemoryDataset(-rows, LABELS))
+
+
 def test_the_same_samples_have_the_same_fingerprint_in_whatever_form():
     first = fingerprint(InMemoryDataset(ROWS, LABELS))
     assert first == fingerprint(InMemoryDataset(ROWS.copy(), torch.as_tensor(LABELS)))

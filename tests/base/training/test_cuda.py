@@ -1,4 +1,5 @@
 import contextlib
+import os
 import signal
 
 import pytest
@@ -13,7 +14,11 @@ from parse_config import ConfigParser
 from trainer import Trainer
 from utils.seed import seed_everything
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; see utils.seed.make_deterministic
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature"),
+]
 
 
 def cuda_trainer(save_dir, device_resident=False, resume=None, **switches):
@@ -101,3 +106,28 @@ def test_a_run_stopped_within_an_epoch_resumes_to_the_same_bits(tmp_path, switch
     finally:
         torch.use_deterministic_algorithms(False)
     assert all(map(torch.equal, weights(straight), weights(second)))
+
+
+def test_weights_in_bf16_are_trained_and_checked(tmp_path):
+    trainer = cuda_trainer(tmp_path)
+    trainer.model.bfloat16()
+
+    def compute_loss(data, target):
+        output = trainer.model(data.bfloat16())
+        return trainer.criterion(output, target), output
+
+    trainer.compute_loss = compute_loss
+    trainer.valid_data_loader, trainer.do_validation = None, False
+    trainer.train()
+    assert trainer.step == 12
+    trainer.model[2].weight.grad.view(-1)[7] = torch.nan
+    (flag,) = trainer.nonfinite.look(parameter.grad for parameter in trainer.model.parameters())
+    assert flag.item() == 1.0
+
+
+def test_a_checkpoint_of_a_gpu_is_read_as_one_of_the_cpu(tmp_path):
+    trainer = cuda_trainer(tmp_path)
+    trainer.train()
+    weights = torch.load(trainer.checkpoint_dir / "checkpoint-epoch2.pth", weights_only=True)["state_dict"]
+    assert {value.device.type for value in weights.values()} == {"cpu"}
+    assert all(torch.equal(value, trainer.model.state_dict()[name].cpu()) for name, value in weights.items())

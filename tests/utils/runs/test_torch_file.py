@@ -3,6 +3,7 @@
 import io
 import struct
 import tracemalloc
+import types
 import zipfile
 import zlib
 
@@ -11,7 +12,7 @@ import torch
 
 from utils.errors import Refused
 from utils.runs.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from utils.runs.torch_file import read_torch_file
+from utils.runs.torch_file import read_torch_file, write_torch_file
 
 GLOBALS = {"bytearray": "builtins\nbytearray", "OrderedDict": "collections\nOrderedDict", "set": "__builtin__\nset"}
 
@@ -234,3 +235,18 @@ def test_every_flipped_byte_of_a_directory_is_refused_or_harmless(tmp_path):
             read_torch_file(path)
         except (Refused, KeyError, ValueError, struct.error, RuntimeError, OSError, zipfile.BadZipFile):
             continue
+
+
+def test_tensors_are_written_as_the_cpu_s_so_that_plain_torch_reads_them_anywhere():
+    of_gpu = types.SimpleNamespace(device=torch.device("cuda", 1))  # what torch asks of a storage
+    places = []
+
+    class File(io.BytesIO):
+        def write(self, data):
+            places.append(torch.serialization.location_tag(of_gpu))
+            return super().write(data)
+
+    write_torch_file({"w": torch.arange(6.0)}, file := File())
+    assert set(places) == {"cpu"} and torch.serialization.location_tag(of_gpu) == "cuda:1"
+    file.seek(0)
+    assert torch.equal(torch.load(file, weights_only=True)["w"], torch.arange(6.0))

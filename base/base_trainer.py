@@ -26,7 +26,6 @@ from base.training.saving import SavePoints, Stopped
 from logger import CsvLog, EpochClock, TensorboardWriter, require_log_files
 from logger.console import epoch_report, tell_end, tell_how_to_resume
 from utils.batches import DataError
-from utils.distributed.shards import is_sharded
 from utils.distributed.world import any_of, gather, seed_of_process
 from utils.runs.checkpoint import BEST_MODEL, checkpoint_name
 from utils.runs.run_folder import removed_if_empty
@@ -101,8 +100,7 @@ class BaseTrainer(ABC):
         self._must_be_finite = finite_state(unwrapped(model), criterion)
         self._ignored_settings = SETTINGS_OF_TRAINER  # a bare BaseTrainer ignores them
         self.save_points = SavePoints(self)
-        self._callbacks = CallbackList(config.init_callbacks())
-        self._trackers = config.init_trackers()
+        self._callbacks, self._trackers = CallbackList(config.init_callbacks()), config.init_trackers()
 
     # Made on first use, with the run's folders: in train(), or earlier if a subclass's constructor reads them.
 
@@ -124,9 +122,8 @@ class BaseTrainer(ABC):
     @functools.cached_property
     def saver(self) -> CheckpointSaver:
         """The CheckpointSaver of the run."""
-        has_own = type(self)._save_checkpoint is not BaseTrainer._save_checkpoint  # it may read the file
-        at_once = has_own or is_sharded(self.model)  # all processes write shards together
-        later = False if self.settings.async_save is None and at_once else self.settings.async_save
+        is_own = type(self)._save_checkpoint is not BaseTrainer._save_checkpoint  # it may read the file
+        later = False if is_own and self.settings.async_save is None else self.settings.async_save
         return CheckpointSaver(self.checkpoint_dir, self.config.resume, self.settings.keep_last, later)
 
     @property

@@ -27,7 +27,8 @@ class CheckpointSaver:
     folder: of the run.
     newest: the checkpoint to resume from, if there is one already.
     keep_last: how many checkpoints of whole epochs to keep, None for all.
-    in_background: write a copy in host memory while training continues; None does so if it is below LARGEST_COPY.
+    in_background: write a copy in host memory while training continues; None does so if it is below LARGEST_COPY, and
+        no tensor is sharded.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class CheckpointSaver:
             state = with_shards_saved(state, self.folder, paths[-1].stem)
         if is_main():
             self.wait()
-            small = num_bytes(state) < LARGEST_COPY
+            small = "shards" not in state and num_bytes(state) < LARGEST_COPY
             later = not self._is_closed and (small if self._in_background is None else self._in_background)
             write = functools.partial(self._write, plain(state, copy=later), paths, replaced)
             if later:

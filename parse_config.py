@@ -19,7 +19,7 @@ if __name__.partition(".")[0] not in ("parse_config", "utils"):  # an old projec
     lead_to_top(__name__, __file__)
 
 from logger import TrackerList, setup_logging
-from utils.config.command_line import read_command_line
+from utils.config.command_line import named_checkpoint, read_command_line
 from utils.config.components import OWN_SECTION, PARTS, Part, as_spec, metric_name
 from utils.config.files import deep_merge, read_config, set_by_path
 from utils.config.plain import as_plain, as_savable, require_savable
@@ -28,7 +28,6 @@ from utils.config.types import call, find_type, look_up, signature_of
 from utils.distributed.world import decided_by_main, is_main
 from utils.errors import UserError, clean_exit, end_on_user_errors, refuse, shortened, shown
 from utils.files import delete_left_over, differences, write_json
-from utils.nearest import own_keys_line
 from utils.old_forms.config import OldConfigForms, takes_parser
 from utils.runs.checkpoint import load_checkpoint, with_shards
 from utils.runs.environment import RunRecord
@@ -80,7 +79,7 @@ class ConfigParser(OldConfigForms):
         from utils.config.schema import KNOWN_KEYS
 
         self._config = deep_merge({}, config := as_plain(config))
-        self.resume = Path(resume) if resume else None
+        self.resume: Any = Path(resume) if resume else None
         self.parts, self._run_id, self._device = parts or {}, run_id, device
         whole = self.resume is not None and self.resume.suffix != ".safetensors"
         self.continues = whole and not new_run and is_run_folder(self.resume.parent)
@@ -115,7 +114,7 @@ class ConfigParser(OldConfigForms):
         end_on_user_errors()  # also for errors in what a script without clean_exit builds later
         with clean_exit():
             given = read_command_line(args, options)
-            from utils.config.check import check_types, imports_kept, renamed_types
+            from utils.config.check import check_types, imports_kept, notes
 
             try:
                 checks = {"parts": parts, "also_logged": also_logged} if parts else {}
@@ -131,7 +130,7 @@ class ConfigParser(OldConfigForms):
             merged._device, merged.continues = given.device, merged.continues and not given.new_run
             with imports_kept():
                 check_types(merged.config, merged.parts)
-            for line in [*renamed_types(merged.config, merged.parts), *own_keys_line(merged.own_keys)]:
+            for line in notes(merged.config, merged.parts, merged.own_keys):
                 merged.get_logger("config").info("%s", line)
             merged.adapt_to_script(given.check)
             if given.check:
@@ -142,11 +141,11 @@ class ConfigParser(OldConfigForms):
             return merged
 
     @classmethod
-    def from_file(cls, path: str | Path, modification: dict[Any, Any] | None = None) -> Self:
-        """Return the config of a file, with {path: value} set on top, for a notebook. Raises UserError."""
+    def from_file(cls, path: str | Path, modification: dict | None = None, resume: str | Path | None = None) -> Self:
+        """Return the config of a file, {path: value} set on top. resume: as -r, a checkpoint, a run or "latest"."""
         from utils.config.check import check_types
 
-        config = cls(read_config(Path(path)), modification=modification, parts=PARTS)
+        config = cls(read_config(Path(path)), resume and named_checkpoint(resume), modification, parts=PARTS)
         check_types(config.config, config.parts)
         return config
 
@@ -340,11 +339,11 @@ class ConfigParser(OldConfigForms):
         found, keywords = look_up(path, section, self._part_of(path, module), module, len(args), kwargs)
         return call(path, found, args, keywords)
 
-    def _init_function(self, path, section, module):
+    def _init_function(self, path, section, module) -> Any:
         """A loss or metric: an object of a class, or a function with its args bound and a __name__."""
         found, keywords = look_up(path, section, self._part_of(path, module), module, called_with=2)
         if inspect.isclass(found):
             return call(path, found, (), keywords)
-        function = functools.partial(found, **keywords)
+        function: Any = functools.partial(found, **keywords)
         function.__name__ = metric_name(as_spec(path, section))
         return function

@@ -17,18 +17,21 @@ def main(flags: argparse.Namespace) -> int:
     """Predict for each example and write what was asked for; returns the exit status, 1 if a file was not read."""
     # Imported here, so that --help need not wait for torch.
     from base.data.sources import Sources, refuse_overwriting
-    from base.generate import continued_files, continues_texts
+    from base.generate import as_texts, continued_files, continues_texts
     from base.trained_model import TrainedModel
     from base.training.summary import num_samples_of
     from logger.masks import MaskWriter
     from logger.predictions import PredictionGrid, PredictionWriter, errors_first
+    from utils.seed import derive_seed, seed_everything
 
     refuse_overwriting(flags.sources, [flags.out, flags.grid, flags.save_outputs])
     model = TrainedModel.load(flags.resume, flags.device, data_config(flags.config))
+    seed_everything(derive_seed(flags.seed, 0))  # for a model that draws random numbers, those of test.py
     if flags.prompt is not None or flags.samples is not None:
         return generate(model, flags)
     if flags.save_outputs is not None and flags.save_outputs.lower().endswith(".npz"):
         return save_named(model, flags)
+    is_of_texts = model.has_input and continues_texts(model)
     with (
         PredictionGrid(flags.grid) as grid,
         PredictionWriter(flags.out, flags.json, flags.save_outputs, flags.masks) as writer,
@@ -37,7 +40,8 @@ def main(flags: argparse.Namespace) -> int:
         if flags.split:
             loader = model.loader(flags.split, flags.batch_size)
             found, total = model.predict_split(loader, flags.split, flags.top), num_samples_of(loader)
-        elif model.has_input and continues_texts(model):
+            found = as_texts(found) if is_of_texts else found
+        elif is_of_texts:
             found = continued_files(model, flags.sources, flags.length, flags.temperature, flags.seed)
             total = None
         else:
@@ -139,6 +143,7 @@ def refuse_wrong(flags: argparse.Namespace) -> None:
         ("--samples", flags.samples, 1),
         ("--length", flags.length, 1),
         ("--temperature", flags.temperature, 0),
+        ("--seed", flags.seed, 0),
     ):
         if value is not None and not value >= least:
             raise UserError(f"{flag}: got {value}; it should be at least {least}")

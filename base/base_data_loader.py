@@ -15,7 +15,7 @@ from base.data.seeded import SeededDataset, SeededLoader, makes_whole_batches, n
 from base.data.splits import as_array, split_samples
 from utils.batches import collate
 from utils.device import copies_ahead
-from utils.errors import UserError, brief, refuse
+from utils.errors import UserError, brief, quantity, refuse
 from utils.rules import size_errors, validated_twice
 from utils.untrusted import as_count
 
@@ -93,7 +93,9 @@ class BaseDataLoader(SeededLoader):
                 remedy = "give sampling_weights, balance_classes, lengths or samples, which resume within an epoch"
                 raise UserError(f"{name}: BaseDataLoader has its own; {remedy}")
         if valid_dataset is not None and len(valid_dataset) != len(dataset):
-            raise UserError(f"valid_dataset: has {len(valid_dataset)} samples, but the dataset has {len(dataset)}")
+            raise UserError(
+                f"valid_dataset: has {quantity(len(valid_dataset), 'sample')}, but the dataset has {len(dataset)}"
+            )
         self.validation_split = validation_split
         self.shuffle = shuffle
         samples = samples if samples is None else as_array("samples", samples, "iu")
@@ -193,7 +195,7 @@ class BaseDataLoader(SeededLoader):
         if then is None:
             return None
         if any(now[key] != state.get(key) for key in ("samples", "fingerprint")):
-            number = f"{now['samples']} samples, not {then}"
+            number = f"{quantity(now['samples'], 'sample')}, not {then}"
             return f"data_loader has {'other samples, or another order' if now['samples'] == then else number}"
         if serves_test and self._split_within is None:  # a subclass that divides its samples itself
             return None

@@ -13,7 +13,6 @@ import torch
 from base.base_callback import BaseCallback, CallbackList, call_at_epoch_end
 from base.training.checkpoints import (
     complete_last_save,
-    find_unsavable,
     gather_state,
     prepare_rollback,
     restore,
@@ -23,6 +22,7 @@ from base.training.checkpoints import (
 from base.training.nonfinite import NonFiniteError, finite_state, require_finite
 from base.training.preflight import SETTINGS_OF_TRAINER, has_logged_nothing, warn_of_ignored_settings
 from base.training.saving import SavePoints, Stopped
+from base.training.unsaved import Unsaved
 from logger import CsvLog, EpochClock, TensorboardWriter, require_log_files
 from logger.console import epoch_report, tell_end, tell_how_to_resume
 from utils.batches import DataError
@@ -69,9 +69,8 @@ class BaseTrainer(ABC):
         self.settings = settings = config.trainer_settings
         self.logger = config.get_logger("trainer", settings.verbosity)
 
-        self.model, self.optimizer = model, optimizer
+        self.model, self.optimizer, self.metric_ftns = model, optimizer, metric_ftns
         self.criterion: Any = criterion
-        self.metric_ftns = metric_ftns
         self.averaged_model: torch.nn.Module | None = None  # if set, validated and saved instead of model
 
         self.epochs, self.save_period = settings.epochs, settings.save_period
@@ -96,7 +95,7 @@ class BaseTrainer(ABC):
         self.stop_reason: str | None = None  # why training ends early
         self.is_whole = False  # between two batches, so that an error may be followed by a save
         self._to_restore = {}  # {attribute: state} of the checkpoint, not loaded yet
-        self._unsavable = set()  # names of attributes that cannot be saved
+        self._unsaved = Unsaved()
         self._must_be_finite = finite_state(unwrapped(model), criterion)
         self._ignored_settings = SETTINGS_OF_TRAINER  # a bare BaseTrainer ignores them
         self.save_points = SavePoints(self)
@@ -167,7 +166,7 @@ class BaseTrainer(ABC):
     def _opened_run(self):
         """A context in which the run's writers are open; an error before the first log point removes its folders."""
         with removed_if_empty(self.checkpoint_dir, self.config.log_dir, lambda: has_logged_nothing(self)), self.writer:
-            self._unsavable = find_unsavable(self)
+            self._unsaved.begin(self)
             yield
 
     @contextlib.contextmanager
@@ -323,7 +322,8 @@ class BaseTrainer(ABC):
         self.saver.wait()  # so that memory never holds more than one copy
         if self.settings.on_nonfinite != "ignore":
             self._require_finite()
-        self.saver.save(gather_state(self, epoch, self._unsavable), names)
+        self._unsaved.warn(self)
+        self.saver.save(gather_state(self, epoch, self._unsaved.names), names)
 
     def _require_finite(self):
         """Raise NonFiniteError rather than save a model that holds nan or infinity."""

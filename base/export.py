@@ -122,7 +122,7 @@ def export_weights(checkpoint: Path, path: Path) -> str:
         wrong = [name for name in wanted if name not in found or not _same(wanted[name], found[name])]
         if wrong:
             raise Differs(f"{shown(path)}: not written: {shown(wrong[0])} differs when it is read again")
-    return f"the weights\nloaded again: all of the {len(wanted)} tensors are equal, bit for bit"
+    return f"the weights\nloaded again: {quantity(len(wanted), 'tensor')}, all equal, bit for bit"
 
 
 def facts_of(trained: TrainedModel) -> dict[str, Any]:

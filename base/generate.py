@@ -1,9 +1,9 @@
 """What generating models make: texts that continue prompts, and samples."""
 
 import codecs
+import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,7 +12,7 @@ import torch
 
 from base.data.inputs import Input
 from base.data.local_files import local_file
-from base.data.outputs import Output, require_one_output
+from base.data.outputs import Output, require_one_output, target_rows
 from base.data.sources import Sources
 from base.data.texts import TextInput
 from base.trained_model import Predictions, TrainedModel
@@ -22,7 +22,7 @@ from utils.errors import UserError, shown
 MOST_SAMPLES = 1000  # which a picture has room for
 
 
-@dataclass
+@dataclasses.dataclass
 class Prompt:
     """A text to continue, and how.
 
@@ -88,13 +88,26 @@ class _Prompts(Input):
 
 
 class _Texts(Output):
-    """Outputs (B, T) uint8 that are the bytes of texts."""
+    """Outputs that are texts: their bytes (B, T) uint8, or logits (B, 256, T) of the byte after each place."""
 
     def columns(
         self, outputs: torch.Tensor, top: int = 1, target: Any = None, masks: torch.Tensor | None = None
     ) -> dict[str, list[Any]]:
-        """Return the texts as predictions."""
-        return {"prediction": [bytes(text).decode("utf-8", "replace") for text in outputs.tolist()]}
+        """Return the texts as predictions, of logits those of the most probable bytes; and those of targets (B, T)."""
+        columns = {"prediction": _decoded(outputs.argmax(dim=1) if outputs.ndim == 3 else outputs)}
+        target = target_rows(target, len(outputs))
+        return columns if target is None else {**columns, "target": _decoded(target)}
+
+
+def _decoded(texts):
+    """The texts (B, T) of bytes, without what is none, such as the -100 of a target that does not count."""
+    return [bytes(one for one in text if 0 <= one < 256).decode("utf-8", "replace") for text in texts.tolist()]
+
+
+def as_texts(parts: Iterable[Predictions]) -> Iterator[Predictions]:
+    """Yield Predictions of a model of next bytes, whose rows then hold texts, byte by byte after the given ones."""
+    texts = _Texts()
+    return (dataclasses.replace(part, output=texts) for part in parts)
 
 
 def continued_files(

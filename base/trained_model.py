@@ -18,19 +18,20 @@ from base.data.outputs import Output, named_outputs, require_one_output, rows_of
 from base.data.reading import read_example
 from base.data.sources import Sources, names_in
 from base.data.streams import LOADERS
-from base.training.evaluate import split_loader
+from base.training.evaluate import evaluation_draws, split_loader
 from base.training.precision import apply_switches, autocast, to_device
 from utils.batches import batches_of
 from utils.config.components import PARTS
 from utils.config.schema import RunSettings, TrainerSettings
 from utils.config.types import build
 from utils.device import exact_float, prepare_device
-from utils.errors import UserError, shortened, shown
+from utils.errors import UserError, quantity, shortened, shown
 from utils.nested import as_numpy, describe, halves, joined_arrays, named_tensors
 from utils.rules import precision_error
 from utils.runs.checkpoint import find_checkpoint, load_checkpoint
 from utils.runs.run_folder import training_note
 from utils.runs.weights import load_state, load_weights
+from utils.seed import seeded
 
 _OTHER_PROJECT = "use it in the project that it was trained in, with the same code"
 
@@ -288,10 +289,9 @@ class TrainedModel:
             samples = len(outputs) if isinstance(data, torch.Tensor) or size is None else size
             examples = Examples(list(itertools.islice(names, samples)))
             if len(examples.names) != len(outputs):
-                given = f"{type(self.model).__name__} gives {len(outputs)} rows for {len(examples.names)} samples"
-                raise UserError(
-                    f"{given}, where one for each is predicted; TrainedModel.predict_loader returns all rows"
-                )
+                rows, of = quantity(len(outputs), "row"), quantity(len(examples.names), "sample")
+                remedy = "where one for each is predicted; TrainedModel.predict_loader returns all rows"
+                raise UserError(f"{type(self.model).__name__} gives {rows} for {of}, {remedy}")
             yield Predictions(examples, outputs, data, target, self.output, top)
 
     def named_outputs(self, data: Any) -> dict[str, torch.Tensor]:
@@ -301,15 +301,17 @@ class TrainedModel:
     def predict_loader(self, loader: Iterable[Any]) -> tuple[Any, Any]:
         """Return (outputs (N, ...), targets (N, ...)) over a loader, for scikit-learn's metrics and the like.
 
-        Each is an array; of several tensors, such as a dict, {name: array} with nested names joined by ".". Raises
-        UserError if batches differ in shape, as those of padded sequences do.
+        Each is an array; of several tensors, such as a dict, {name: array} with nested names joined by ".". A model
+        that draws random numbers draws those of test.py. Raises UserError if batches differ in shape, as those of
+        padded sequences do.
         """
         outputs, targets = [], []
-        for batch in batches_of(loader):
-            data, target = halves(batch)
-            outputs.append({name: as_numpy(one) for name, one in self.named_outputs(data).items()})
-            named = named_tensors(target, "data_loader: a target is")
-            targets.append({name: as_numpy(one) for name, one in named.items()})
+        with evaluation_draws():
+            for batch in batches_of(loader):
+                data, target = halves(batch)
+                outputs.append({name: as_numpy(one) for name, one in self.named_outputs(data).items()})
+                named = named_tensors(target, "data_loader: a target is")
+                targets.append({name: as_numpy(one) for name, one in named.items()})
         both = joined_arrays(outputs, "outputs"), joined_arrays(targets, "targets")
         found, given = (arrays[""] if list(arrays) == [""] else arrays for arrays in both)
         return found, given
@@ -319,7 +321,8 @@ class TrainedModel:
 
         config: names the data; by default the checkpoint's. Raises UserError if there is no such split.
         """
-        return split_loader(config or self.config, split, batch_size, self.device, self.loader_state)[0]
+        with seeded(_settings(RunSettings, self.config, "the config").seed):  # for samples that draw random numbers
+            return split_loader(config or self.config, split, batch_size, self.device, self.loader_state)[0]
 
 
 def _settings(kind, values, where):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from logger.csv_log import CsvLog
-from utils.errors import UserError, shown
+from utils.errors import UserError, quantity, shown
 from utils.runs.run_folder import folders_of, is_run_folder, log_folder
 
 
@@ -34,7 +34,9 @@ def report_same(*runs: str | Path) -> bool:
     elif only_one:
         print(shown(f"the same as far as both go; one alone has {', '.join(sorted(only_one))}"))
     else:
-        print(f"the same: {len(common)} checkpoints, metrics.csv, and what TensorBoard shows but for the pace")
+        print(
+            f"the same: {quantity(len(common), 'checkpoint')}, metrics.csv, and what TensorBoard shows but for the pace"
+        )
     return not found and not row and not only_one
 
 

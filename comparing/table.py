@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from comparing.choose import short_names
 from comparing.rows import Row, Spread, as_text, keys_shown
-from utils.errors import shortened, shown
+from utils.errors import quantity, shortened, shown
 from utils.files import without_nan
 
 _WIDEST = 40  # characters of a cell
@@ -150,7 +150,7 @@ def notes(rows: Sequence[Row], further: Sequence[str], width: int) -> list[str]:
         lines.append(f"{example}: {state} in epoch {epoch}{f'; it is saved up to batch {batch}' if batch else ''}")
     if further:
         names = ", ".join(map(shown, further[:3]))
-        lines.append(f"the runs differ in {len(further)} more keys, as {names}; show them with --columns")
+        lines.append(f"the runs differ in {quantity(len(further), 'more key')}, as {names}; show them with --columns")
     return lines
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from logger.run_summary import summarize
 from utils.distributed.launch import launcher
 from utils.distributed.world import is_main
-from utils.errors import UserError
+from utils.errors import UserError, quantity
 from utils.runs.checkpoint import BEST_MODEL
 
 if TYPE_CHECKING:
@@ -52,7 +52,11 @@ def _rows(items, width):
 
 def run_report(trainer: "BaseTrainer") -> str:
     """Return the report of a run: how it ended, the best value, where its files are, and what to type next."""
-    done = f"training stops: {trainer.stop_reason}" if trainer.stop_reason else f"done: {_epochs(trainer.epochs)}"
+    done = (
+        f"training stops: {trainer.stop_reason}"
+        if trainer.stop_reason
+        else f"done: {quantity(trainer.epochs, 'epoch')}"
+    )
     best = f"{trainer.mnt_metric} {trainer.mnt_best:.6g} in epoch {trainer.best_epoch}" if trainer.best_epoch else ""
     lines = [("best", best), *([("files", "nothing is kept")] if trainer.config.keeps_nothing else _places(trainer))]
     return "\n".join([done, *(f"{head:<7}{text}" for head, text in lines if text)])
@@ -153,7 +157,3 @@ def _split(trainer):
     if "training" in takes and (given.get("test_split") or all(value is not None for value in named)):
         return ""
     return " --split valid" if trainer.do_validation else " --split train"
-
-
-def _epochs(number):
-    return "1 epoch" if number == 1 else f"{number} epochs"

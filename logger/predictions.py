@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from logger.pictures import EXAMPLES_DRAWN, draw_batches, outputs_as_images
 from logger.prediction_csv import PredictionCsv
-from utils.errors import UserError, shown
+from utils.errors import UserError, quantity, shown
 from utils.files import replacing
 from utils.nested import as_numpy
 
@@ -67,14 +67,15 @@ class PredictionWriter:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if error[0] is None and self._save_outputs is not None:
+        is_whole = error[0] is None
+        if is_whole and self._save_outputs is not None:
             self._array.finish()
-        if error[0] is None and self._out is not None:
+        if is_whole and self._out is not None:
             self._csv.finish()
         self._files.__exit__(*error)
-        if error[0] is None and not self._json_lines:
+        if is_whole and not self._json_lines:
             self._summarize()
-        if error[0] is None:
+        if is_whole:
             _say("", end="", flush=True)
 
     def counted(self, parts: Iterable[Any], total: int | None = None) -> Iterator[Any]:
@@ -132,7 +133,7 @@ class PredictionWriter:
     def _summarize(self):
         if self._num_written > _ROWS_SHOWN:
             _say(f"... and {self._num_written - _ROWS_SHOWN:,} more")
-        text = f"{self._num_examples:,} example{'s' if self._num_examples != 1 else ''}"
+        text = quantity(self._num_examples, "example")
         if self._num_targets:
             part = "" if self._num_targets == self._num_examples else f" of the {self._num_targets:,} with a target"
             text += f", {self._num_targets - self._num_right:,}{part} wrong"

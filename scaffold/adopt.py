@@ -17,7 +17,7 @@ from scaffold.adopting.tables import tables_written_through
 from scaffold.adopting.tree import Tree, copied
 from scaffold.git import run_git, uncommitted
 from scaffold.template import MANIFEST, TEMPLATE, template_version
-from utils.errors import UserError
+from utils.errors import UserError, quantity
 
 _MAX_SHOWN = 12  # lines of a list
 _ROOM = "own"  # of what a project had changed in the template's files
@@ -178,7 +178,7 @@ def _report(changes, kept, names, installed: Installed, rewritten: list[Rewritte
     lines += ["", *kept.told] if kept.told else []
     lines += [f"moved to make room for the framework's: {old} -> {new}" for old, new in names.moved.items()]
     rooms = sorted({place.split("/")[0] + ("/" if "/" in place else "") for place in installed.files})
-    lines += ["", f"installed {len(installed.files)} files: {', '.join(rooms)}"]
+    lines += ["", f"installed {quantity(len(installed.files), 'file')}: {', '.join(rooms)}"]
     for why in sorted(set(installed.left.values())):
         lines.append(f"left out, {why}: {', '.join(sorted(p for p in installed.left if installed.left[p] == why))}")
     lines += _cut([f"requirements.txt: {line}" for line in installed.requirements])

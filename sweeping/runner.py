@@ -18,7 +18,7 @@ from sweeping.shared_study import BEAT_SECONDS, SharedStudy
 from sweeping.space import Space, with_settings
 from sweeping.storage import StorageGone
 from sweeping.trial_run import Ended, StopsSweep, TrialRun
-from utils.errors import UserError, shown
+from utils.errors import UserError, quantity, shown
 from utils.stop_signal import StopSignal
 
 _POLL_SECONDS = 0.05
@@ -201,8 +201,8 @@ class Sweep:
 
     def _line(self):
         counts = self.study.counts()
-        total = f"/{self.plan.trials}" if self.plan.trials else ""
-        parts = [f"{counts.ended}{total} trials done", f"{counts.running} running", f"{counts.pruned} pruned"]
+        trials = f"{counts.ended}/{self.plan.trials} trials" if self.plan.trials else quantity(counts.ended, "trial")
+        parts = [f"{trials} done", f"{counts.running} running", f"{counts.pruned} pruned"]
         parts += [f"{counts.failed} failed"] if counts.failed else []
         return "; ".join([", ".join(parts), *self.study.best_so_far(self.plan), *self._remaining(counts)])
 

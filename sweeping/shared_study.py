@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sweeping.plan import Plan
 from sweeping.space import Space
 from sweeping.storage import Patience
-from utils.errors import UserError, shortened, shown
+from utils.errors import UserError, quantity, shortened, shown
 from utils.files import differences
 
 BEAT_SECONDS = 10.0
@@ -121,7 +121,7 @@ class SharedStudy:
         if not done:
             return []
         if len(plan.objectives) > 1:
-            return [f"{len(self._patience(lambda: self.study.best_trials))} trials on the Pareto front"]
+            return [f"{quantity(len(self._patience(lambda: self.study.best_trials)), 'trial')} on the Pareto front"]
         best = (min if plan.directions == ["minimize"] else max)(done, key=lambda trial: trial.value or 0.0)
         return [f"best {plan.names[0]} {best.value:.5g} (trial {best.number})"]
 

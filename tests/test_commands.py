@@ -124,7 +124,7 @@ def test_test_takes_loader_split_and_batch_size_from_config_and_flags(trained):
     values = {}
     for batch_size in (100, 999):
         done = run_here("test.py", "-r", run_folder / "model_best.pth", "--bs", batch_size, cwd=folder)
-        assert "on 10000 test samples" in done.stdout and f"{run_folder / 'test_results.json'}\n" in done.stdout
+        assert "on 10,000 test samples" in done.stdout and f"{run_folder / 'test_results.json'}\n" in done.stdout
         values[batch_size] = read_json(run_folder / "test_results.json")["model_best.pth"]["test"]
     assert values[100]["accuracy"] == pytest.approx(values[999]["accuracy"], abs=1e-12)
     assert values[100]["loss"] == pytest.approx(values[999]["loss"], rel=1e-6)
@@ -394,7 +394,7 @@ def test_a_checkpoint_within_an_epoch_is_tested_as_what_it_is(tmp_path):
     )
     checkpoint = next(tmp_path.rglob("checkpoint-epoch1-batch4.pth"))
     done = run_here("test.py", "-r", checkpoint, "--json")
-    assert "epoch 0 and 4 batches, on 10000 test samples" in done.stderr
+    assert "epoch 0 and 4 batches, on 10,000 test samples" in done.stderr
     result = read_json(checkpoint.parent / "test_results.json")[checkpoint.name]["test"]
     assert (result["epoch"], result["batch"]) == (0, 4)
     shown = json.loads(done.stdout)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from parse_config import ConfigParser
 
 LINE_SECONDS = 5.0
-"""Between two progress lines in a file or in CI, unless trainer.log_step says when to log them."""
+"""Between two progress lines in a file or in CI, unless trainer.log_step or a subclass says when to log them."""
 
 
 class Trainer(BaseTrainer):
@@ -308,7 +308,8 @@ class Trainer(BaseTrainer):
         self.nonfinite.begin_window()
         self.writer.add_report(latest, self._step_of(epoch, batch_idx + 1))
         bar.set_postfix(loss=f"{latest['loss']:.4f}")
-        if bar.disable and (self.settings.log_step or time.monotonic() - self._line_time >= LINE_SECONDS):
+        is_set = self.settings.log_step or self.log_step != math.ceil(self.len_epoch / 20)  # the latter by a subclass
+        if bar.disable and (is_set or time.monotonic() - self._line_time >= LINE_SECONDS):
             self._line_time = time.monotonic()
             progress = self._progress(batch_idx)
             self.logger.debug("epoch %d/%d %s  loss %.4f", epoch, self.epochs, progress, latest["loss"])
@@ -324,8 +325,7 @@ class Trainer(BaseTrainer):
 
     def _progress(self, batch_idx: int) -> str:
         """The progress of the epoch, as "[120/422 (28%)]"."""
-        done = batch_idx + 1
-        return f"[{done}/{self.len_epoch} ({100 * done / self.len_epoch:.0f}%)]"
+        return f"[{batch_idx + 1}/{self.len_epoch} ({100 * (batch_idx + 1) / self.len_epoch:.0f}%)]"
 
     def _show_tables(self, epoch, mode):
         """Write an epoch's tables, such as a confusion matrix, to TensorBoard and as CSV files."""

@@ -6,7 +6,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from utils.errors import UserError
+from utils.errors import UserError, quantity
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,9 @@ def prepare_device(n_gpu: int, name: str = "auto") -> "tuple[torch.device, list[
         raise UserError(f"device: {name!r} given; a number follows the colon, as in 'cuda:1'")
     index, found = int(number or 0), found if asked == kind else 0
     if index >= found:
-        raise UserError(f"device: {name!r} given, but torch finds {found} {asked.upper()} devices; use 'auto' or 'cpu'")
+        raise UserError(
+            f"device: {name!r} given, but torch finds {quantity(found, f'{asked.upper()} device')}; use 'auto' or 'cpu'"
+        )
     if n_gpu > found:
         logging.getLogger("train").warning("n_gpu: %d asked for, %d found; using those", n_gpu, found)
     last = max(index + 1, min(n_gpu, found)) if index == 0 else index + 1

@@ -20,7 +20,7 @@ def is_duration(value: object) -> bool:
 
 def is_part(duration: object) -> bool:
     """Whether it is a share below 100%, which may still be all of a very short run."""
-    return is_duration(duration) and duration.endswith("%") and float(duration[:-1]) < 100
+    return is_duration(duration) and str(duration).endswith("%") and float(str(duration)[:-1]) < 100
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,10 @@ def _parsed(duration):
     """(number, unit) of a duration. Raises UserError for a value of another form."""
     if isinstance(duration, (int, float)) and not isinstance(duration, bool) and duration >= 0:
         return duration, "epoch"
-    if not is_duration(duration):
+    found = re.fullmatch(FORM, duration) if isinstance(duration, str) else None
+    if found is None:
         raise UserError(f"got {brief(duration)}; {WANTED}")
-    number, unit = re.fullmatch(FORM, duration).groups()
+    number, unit = found.groups()
     return float(number), unit
 
 

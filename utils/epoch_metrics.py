@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.distributed.world import gather, is_main, world_size
 from utils.errors import UserError
+from utils.nested import map_tensors
 from utils.untrusted import as_count
 
 if TYPE_CHECKING:
@@ -28,10 +29,11 @@ def of_training(metrics: Sequence[Any]) -> list[Any]:
 
     The attribute is the metric's own, or `training` of its entry in the config.
     """
-    return [metric for metric in metrics if _in_training(metric)]
+    return [metric for metric in metrics if is_of_training(metric)]
 
 
-def _in_training(metric):
+def is_of_training(metric: Any) -> bool:
+    """Whether a metric is measured on training batches, too."""
     function = getattr(metric, "func", metric)  # of a functools.partial
     return getattr(metric, "in_training", getattr(function, "in_training", True))
 
@@ -74,7 +76,7 @@ class EpochMetrics:
 
     def update(self, output: Any, target: Any) -> None:
         """Pass a batch to the metrics; nothing is read from the device unless a metric does so itself."""
-        output = output.detach() if hasattr(output, "detach") else output  # a metric that keeps it keeps no graph
+        output = map_tensors(_detached, output)  # a metric that keeps it keeps no graph
         for place, metric in self._metrics.items():
             with _naming(place, metric):
                 metric.update(output, target)
@@ -161,6 +163,10 @@ class EpochMetrics:
             if isinstance(value, list):
                 self.tables[metric.__name__] = value
         set_rng_state(before)
+
+
+def _detached(tensor):
+    return tensor.detach() if hasattr(tensor, "detach") else tensor
 
 
 def _require_mergeable(place, metric):

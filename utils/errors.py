@@ -68,9 +68,9 @@ def shortened(text: object) -> str:
 
 
 def quantity(number: int, noun: str) -> str:
-    """Return a number with its noun: 1 batch, 2 batches, 3 samples."""
-    plural = "es" if noun.endswith("ch") else "s"
-    return f"{number} {noun}{plural if number != 1 else ''}"
+    """Return a number with its noun: 1 batch, 2 classes, 3,000 samples."""
+    plural = "es" if noun.endswith(("tch", "ss")) else "s"
+    return f"{number:,} {noun}{plural if number != 1 else ''}"
 
 
 def refuse(errors: Iterable[str]) -> None:

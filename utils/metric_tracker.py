@@ -2,11 +2,11 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from utils.distributed.world import gather, sums
-from utils.epoch_metrics import EpochMetrics, is_epoch_metric
+from utils.epoch_metrics import EpochMetrics, is_epoch_metric, is_of_training
 from utils.errors import UserError
 from utils.untrusted import as_list, as_number, as_weight
 
@@ -33,7 +33,8 @@ class MetricTracker:
     over_epoch: metrics that are computed over the whole epoch.
 
     The attribute counts is {key: function of a batch's target that returns the weight of its value}, for values that
-    are not means over samples.
+    are not means over samples. The attribute apart names the metrics that a batch does not update by their name: those
+    of over_epoch, and those that are not measured in training.
     """
 
     own_by_process = True
@@ -43,6 +44,7 @@ class MetricTracker:
     ) -> None:
         self.keys = keys
         self._extra = ()
+        self.apart: Collection[str] = ()
         self.writer = writer
         self.finite_only = finite_only
         self.over_epoch = over_epoch
@@ -51,12 +53,24 @@ class MetricTracker:
         self.reset()
 
     @classmethod
-    def of(cls, metrics: Sequence[Any], device: "torch.device | None" = None, finite_only: bool = False) -> Self:
-        """Return a tracker of the loss and of metrics: functions, and objects, which it copies to the device."""
-        objects = {f"metrics.{i}": metric for i, metric in enumerate(metrics) if is_epoch_metric(metric)}
-        names = [metric.__name__ for metric in metrics if not is_epoch_metric(metric)]
+    def of(
+        cls,
+        metrics: Sequence[Any],
+        device: "torch.device | None" = None,
+        finite_only: bool = False,
+        training: bool = False,
+    ) -> Self:
+        """Return a tracker of the loss and of metrics: functions, and objects, which it copies to the device.
+
+        training: leave out the metrics that are not measured in training.
+        """
+        measured = {f"metrics.{i}": one for i, one in enumerate(metrics) if not training or is_of_training(one)}
+        objects = {place: metric for place, metric in measured.items() if is_epoch_metric(metric)}
+        names = [metric.__name__ for place, metric in measured.items() if place not in objects]
         over_epoch = EpochMetrics(objects, device) if objects else None
-        return cls("loss", *names, finite_only=finite_only, over_epoch=over_epoch)
+        tracker = cls("loss", *names, finite_only=finite_only, over_epoch=over_epoch)
+        tracker.apart = {metric.__name__ for metric in metrics} - {*names}
+        return tracker
 
     def reset(self) -> None:
         """Forget all values, and the names that update_extra added."""
@@ -101,7 +115,8 @@ class MetricTracker:
         n may also be a sum of weights. A value over 0 samples is left out, whatever it is.
         """
         if key not in self._unread:
-            raise ValueError(f"metric {key!r} is not tracked; tracked are {', '.join(self.keys)}")
+            remedy = "add it by the constructor of the MetricTracker, or by its method track"
+            raise UserError(f"metric {key!r} is not tracked; tracked are {', '.join(self.keys)}; {remedy}")
         if self.writer is not None:
             self.writer.add_scalar(key, float(value))
         values, counts = self._unread[key]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from utils.batches import file_of
-from utils.errors import UserError, shortened, shown
+from utils.errors import UserError, quantity, shortened, shown
 from utils.nested import describe, map_tensors, num_samples
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _no_class(number, target, samples, dataset):
     elif places:
         where = f"sample {places[0] + 1} of the batch"
     more = f", and of {len(places) - 1} more of its batch," if len(places) > 1 else ""
-    outputs = f"give the model {number + 1} outputs" if number >= 0 else "count classes from 0"
+    outputs = f"give the model {quantity(number + 1, 'output')}" if number >= 0 else "count classes from 0"
     return (
         f"data_loader: the target of {where}{more} holds the class number {number}, for which the model has no output; "
         f"correct it, {outputs}, or leave it out by the loss's ignore_index"
@@ -167,7 +167,9 @@ def _outside(data, model):
     if not sizes or (low >= 0 and high < min(sizes)):
         return None
     remedy = "count from 0" if low < 0 else f"give it {high + 1}"
-    return f"with integers from {low} to {high}, and an embedding of the model has {min(sizes)} rows; {remedy}"
+    return (
+        f"with integers from {low} to {high}, and an embedding of the model has {quantity(min(sizes), 'row')}; {remedy}"
+    )
 
 
 def _dtypes(value):

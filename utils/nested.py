@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import UserError, brief
+from utils.errors import UserError, brief, quantity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def halves(batch: Any) -> tuple[Any, Any]:
     """Return (data, target) of a loader's batch. Raises UserError for a batch that does not have two parts."""
     if isinstance(batch, (list, tuple)) and len(batch) == 2:
-        return batch
-    given = f"{len(batch)} parts" if isinstance(batch, (list, tuple)) else f"a {describe(batch)}"
+        return batch[0], batch[1]
+    given = quantity(len(batch), "part") if isinstance(batch, (list, tuple)) else f"a {describe(batch)}"
     raise UserError(
         f"data_loader: a batch is {given}; it should be (data, target), each a tensor, or a dict, list or tuple of them"
     )
@@ -63,25 +63,33 @@ def require_rows(target: Any, samples: int) -> None:
         return
     if right := [key for key, value in target.items() if getattr(value, "shape", ())[:1] == (samples,)]:
         raise UserError(
-            f"data_loader: {next(iter(target))!r}, the first value of the target, has {rows} rows for the {samples} "
-            f"samples of a batch, and averages count its rows; put {right[0]!r} first, which has a row for each sample"
+            f"data_loader: {next(iter(target))!r}, the first value of the target, has {quantity(rows, 'row')} for the "
+            f"{quantity(samples, 'sample')} of a batch, and averages count its rows; put {right[0]!r} first, which "
+            "has a row for each sample"
         )
 
 
 def map_tensors(function: Callable[[Any], Any], value: Any) -> Any:
     """Return the value with function(tensor) for each tensor; text and numbers stay as they are.
 
-    Anything with the method `to`, such as a PackedSequence or another library's batch, counts as one tensor.
+    They may be in dicts, lists, tuples and dataclasses. Anything with the method `to`, such as a PackedSequence or
+    another library's batch, counts as one tensor.
     """
     if hasattr(value, "to"):
         return function(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        made = copy.copy(value)
+        for field in dataclasses.fields(value):
+            object.__setattr__(made, field.name, map_tensors(function, getattr(value, field.name)))  # also if frozen
+        return made
     if isinstance(value, Mapping):
-        made = copy.copy(value)  # keeps its class
+        made: Any = copy.copy(value)  # keeps its class
         made.update((key, map_tensors(function, part)) for key, part in value.items())
         return made
     if isinstance(value, (list, tuple)):
         parts = [map_tensors(function, part) for part in value]
-        return value._make(parts) if hasattr(value, "_make") else type(value)(parts)
+        make: Any = getattr(value, "_make", type(value))  # the former of a named tuple
+        return make(parts)
     return value
 
 

@@ -22,7 +22,7 @@ def split_errors(args: dict[str, Any]) -> Iterator[str]:
     if isinstance(split, int):
         fits = split >= 0 and not isinstance(split, bool)
     else:
-        fits = isinstance(split, Real) and 0 <= split < 1
+        fits = isinstance(split, Real) and 0 <= float(split) < 1
     if not fits:
         yield f"validation_split: got {brief(split)}; give a share from 0.0 to below 1.0, or a number of samples"
     if fold is not None:

@@ -65,7 +65,8 @@ def rng_state() -> dict[str, Any]:
     import torch
 
     version, internal, gauss = random.getstate()
-    name, keys, *position = np.random.get_state()
+    state: Any = np.random.get_state()
+    name, keys, *position = state
     return {
         "python": [version, list(internal), gauss],
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *position],

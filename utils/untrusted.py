@@ -84,7 +84,9 @@ def plain(value: Any, where: str = "checkpoint", copy: bool = False, depth: int 
     if type(value) in (dict, OrderedDict, Counter):
         return _plain_dict(value, where, copy, depth, any_keys)
     if type(value) in (list, tuple):
-        return type(value)(plain(item, f"{where}.{i}", copy, depth + 1, any_keys) for i, item in enumerate(value))
+        kind: Any = type(value)
+        items: Any = value
+        return kind(plain(item, f"{where}.{i}", copy, depth + 1, any_keys) for i, item in enumerate(items))
     raise CheckpointError(
         f"{where}: a {type(value).__module__}.{type(value).__qualname__} cannot be saved; "
         "a checkpoint holds tensors, numbers, text, lists and dicts"

@@ -11,7 +11,7 @@ from base.data.inputs import ArrayInput
 from base.data.labels import class_numbers, suggestion, text_of
 from base.data.local_files import local_file, require_ratio
 from base.data.splits import samples_to_serve
-from utils.errors import UserError, brief, shortened, shown
+from utils.errors import UserError, brief, quantity, shortened, shown
 
 _DTYPES = ("float32", "float64", "float16", "int64", "int32", "uint8", "bool")
 _TARGET_DTYPES = ("float32", "int64")
@@ -81,7 +81,7 @@ class ArrayDataLoader(BaseDataLoader):
         targets = as_dtype(labels, f"{prefix}target: {shown(target)}", target_dtype)
         labels = targets if targets.dtype == np.int64 else labels
         if rows.shape[:1] != targets.shape[:1]:
-            counts = f"{len(rows)} samples, and {shown(target)} has {len(targets)}"
+            counts = f"{quantity(len(rows), 'sample')}, and {shown(target)} has {len(targets)}"
             raise UserError(f"{prefix}data: {shown(data)} has {counts}; both should have as many")
         for argument, asked in (("stratify", stratify), ("balance_classes", balance_classes)):
             if asked and (labels.dtype != np.int64 or labels.ndim != 1):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from base.data.image_files import readable
-from utils.errors import UserError, shortened, shown
+from utils.errors import UserError, quantity, shortened, shown
 
 _SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 _TRAIN = {"train", "training"}
@@ -98,7 +98,7 @@ def _require_classes(folder, folders, num_loose, argument, least):
         within = list(map(os.path.basename, folders))
         remedy = _remedy_for_parts(inner, within, argument) or f'give "{argument}": "{shown(inner)}"'
         remedy = f"{shown(inner)} has {len(folders)}; {remedy}"
-    found = "1 folder" if len(names) == 1 else f"{len(names)} folders"
+    found = quantity(len(names), "folder")
     if num_loose and not names:
         found = "images, but no folders"
     raise UserError(f"{argument}: {shown(folder)} has {found}; {remedy}")

@@ -15,7 +15,7 @@ from base.data.table_file import IN_USE, Table, table_source
 from base.data.table_format import TableFormat
 from base.data.table_parts import examples_in
 from base.data.target_encoding import TargetEncoding, is_list, scale_of
-from utils.errors import UserError, brief, shown
+from utils.errors import UserError, brief, quantity, shown
 
 FILLS = {None: np.nanmean, "mean": np.nanmean, "median": np.nanmedian}
 
@@ -59,7 +59,9 @@ class TableInput(Input):
         numbers = {"mean": mean, "std": std, "filled_with": filled_with}
         for name, values in numbers.items():
             if not is_list(values, float) or len(values) != len(numeric):
-                raise UserError(f"{name}: should be a list of {len(numeric)} numbers, one for each numeric column")
+                raise UserError(
+                    f"{name}: should be a list of {quantity(len(numeric), 'number')}, one for each numeric column"
+                )
         if not is_list(numeric, str) or not is_list(categorical, str):
             raise UserError("numeric, categorical: should be lists of names")
         is_table = is_list(categories, list) and all(is_list(known, str) for known in categories)

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from utils.device import copied_ahead, held_dtype
-from utils.errors import UserError, shortened
+from utils.errors import UserError, quantity, shortened
 
 if TYPE_CHECKING:
     from base.data.seeded import SampleSeeder
@@ -155,7 +155,7 @@ class _Transforms:
         if not isinstance(result, torch.Tensor) or result.shape[:1] != (len(indices),):
             made = f"{tuple(result.shape)}" if isinstance(result, torch.Tensor) else type(result).__name__
             raise UserError(
-                f"transform: {_name(function)} returns {made} for a batch of {len(indices)} samples; "
+                f"transform: {_name(function)} returns {made} for a batch of {quantity(len(indices), 'sample')}; "
                 "it should return a tensor of as many"
             )
         return result

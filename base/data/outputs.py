@@ -63,8 +63,7 @@ class Output:
         kind, shape = spec.get("kind"), spec.get("shape")
         kind = kind if kind in _KINDS else None
         shape = shape if isinstance(shape, (list, tuple)) else [-1]
-        is_shape = all(type(size) is int and size >= 0 for size in shape)
-        is_shape = is_shape and math.prod(shape) < 2**40  # else torch takes it for none
+        is_shape = all(type(size) is int and size >= 0 for size in shape) and math.prod(shape) < 2**40  # torch's limit
         column, is_declared = scale.get("column"), bool(spec.get("is_declared"))
         return cls(state.get("classes"), mean, std, kind, column, is_declared, shape if is_shape else None)
 
@@ -105,7 +104,7 @@ class Output:
         if self.labels(outputs) is not None:
             return None
         if self.classes is not None:
-            return self.classes if len(self.classes) == (size if size > 1 else 2 * size) else None
+            return self.classes if len(self.classes) == (2 if size == 1 else size) else None
         if self.kind in _OF_EACH:
             return ["0", "1"] if size == 1 else None
         return [str(i) for i in range(size)] if self.kind in _OF_CLASSES and size > 1 else None
@@ -182,38 +181,26 @@ class Output:
 
         masks: what the method masks returns for the outputs, if it is known.
         """
-        names, probabilities = self.names(outputs), self.probabilities(outputs)
         target = target_rows(target, len(outputs))
         target = None if target is None else target.cpu()
+        masks = self.masks(outputs) if masks is None else masks
         if (labels := self.labels(outputs)) is not None:
             return self._columns_of_labels(labels, outputs.float().cpu(), target)
-        if self.is_segmentation(outputs):
-            masks = self.masks(outputs) if masks is None else masks
-            assert masks is not None  # of a segmentation
+        if masks is not None:
             given = {"target": target.tolist()} if target is not None and target.shape == masks.shape else {}
             known = (masks >= 0).flatten(1).all(dim=1).tolist()
             return {"prediction": [mask if k else None for mask, k in zip(masks.tolist(), known, strict=True)], **given}
-        if probabilities is None or names is None:
-            columns = {"prediction": self._values(outputs)}
-            if target is not None:
-                known = ~target.isnan().flatten(1).all(dim=1) if target.ndim > 1 else ~target.isnan()
-                values = zip(self._values(target), known.tolist(), strict=True)
-                columns["target"] = [value if is_known else None for value, is_known in values]
-            return columns
-        largest, numbers = _largest(probabilities.cpu(), top)
-        probability, number = largest[:, 0].tolist(), numbers[:, 0].tolist()
-        predicted = [names[one] if p == p else None for one, p in zip(number, probability, strict=True)]
-        columns = {"prediction": predicted, "probability": probability}
-        if target is not None and target.numel() == len(predicted):
-            # a target between two classes, such as 0.7, is none of them
-            values = target.flatten().tolist()
-            targets = [int(one) if 0 <= one < len(names) and one == int(one) else None for one in values]
-            columns["target"] = [None if one is None else names[one] for one in targets]
-            found = zip(targets, number, predicted, strict=True)
-            columns["right"] = [None if t is None else name is not None and t == n for t, n, name in found]
-        if top > 1:
-            both = zip(numbers.tolist(), largest.tolist(), strict=True)
-            columns["top"] = [[[names[one], p] for one, p in zip(*ranked, strict=True)] for ranked in both]
+        names, probabilities = self.names(outputs), self.probabilities(outputs)
+        if names is None or probabilities is None:
+            return self._columns_of_values(outputs, target)
+        return _columns_of_classes(names, probabilities.cpu(), top, target)
+
+    def _columns_of_values(self, outputs, target):
+        columns = {"prediction": self._values(outputs)}
+        if target is not None:
+            known = ~target.isnan().flatten(1).all(dim=1) if target.ndim > 1 else ~target.isnan()
+            values = zip(self._values(target), known.tolist(), strict=True)
+            columns["target"] = [value if is_known else None for value, is_known in values]
         return columns
 
     def _columns_of_labels(self, labels, outputs, target):
@@ -244,6 +231,24 @@ class Output:
         """(B, ...) numbers in the unit of the target, as a list of numbers or of lists of them."""
         values = numbers.detach().cpu().to(torch.float64).numpy() * self.std + self.mean
         return values.reshape(-1).tolist() if values.size == len(values) else values.tolist()
+
+
+def _columns_of_classes(names, probabilities, top, target):
+    largest, numbers = _largest(probabilities, top)
+    probability, number = largest[:, 0].tolist(), numbers[:, 0].tolist()
+    predicted = [names[one] if p == p else None for one, p in zip(number, probability, strict=True)]
+    columns = {"prediction": predicted, "probability": probability}
+    if target is not None and target.numel() == len(predicted):
+        # a target between two classes, such as 0.7, is none of them
+        values = target.flatten().tolist()
+        targets = [int(one) if 0 <= one < len(names) and one == int(one) else None for one in values]
+        columns["target"] = [None if one is None else names[one] for one in targets]
+        found = zip(targets, number, predicted, strict=True)
+        columns["right"] = [None if t is None else name is not None and t == n for t, n, name in found]
+    if top > 1:
+        both = zip(numbers.tolist(), largest.tolist(), strict=True)
+        columns["top"] = [[[names[one], p] for one, p in zip(*ranked, strict=True)] for ranked in both]
+    return columns
 
 
 def spec_of(section: Any, criterion: Any = None, shape: Sequence[int] | None = None) -> dict[str, Any]:

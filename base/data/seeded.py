@@ -6,16 +6,26 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, get_worker_info
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Subset,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+    get_worker_info,
+)
 
 from base.data.generators import GLOBAL, kept_generators
 from base.data.in_memory import InMemoryDataset
+from base.data.sampler import EpochSampler
 from utils.batches import Samples, sample_error
 from utils.distributed.world import own_samples, own_slice
-from utils.errors import UserError
+from utils.errors import UserError, quantity
 from utils.seed import derive_seed
 from utils.stop_signal import keep_resource_tracker
 
+_OF_INDICES = (EpochSampler, SubsetRandomSampler, WeightedRandomSampler)  # of so many samples as there were at first
 _AUGMENTATION = 2  # separates these random streams from the epoch's other ones
 _MASK = 2**64 - 1
 
@@ -90,13 +100,14 @@ class SeededLoader(DataLoader):
     # two underscores, so that an attribute of a subclass cannot replace them
     __seeded: SeededDataset | None = None
     __is_opening = False  # whether torch is opening an iterator
-    __length = 0  # of the dataset when this loader was made
+    __length = __draws = 0  # of the dataset and of the sampler when this loader was made
 
     def __init__(self, dataset: Any, **kwargs: Any) -> None:
         self.__seeded = dataset if isinstance(dataset, SeededDataset) else SeededDataset(dataset)
         self.__given = self.__seeded.dataset
         self.__length = len(self.__given)
         super().__init__(self.__seeded, **kwargs)
+        self.__draws = len(self.sampler) if isinstance(self.sampler, _OF_INDICES) else 0
 
     @property
     def dataset(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -115,9 +126,13 @@ class SeededLoader(DataLoader):
         return self.__seeded
 
     def __iter__(self) -> Any:
-        """Return an iterator of the batches. Raises UserError if the dataset's length is not that of the order."""
-        if (now := len(self.__given)) != self.__length:
-            what = f"its dataset had {self.__length:,} samples when the loader was made, and has {now:,} now"
+        """Return an iterator of the batches. Raises UserError if the dataset's length is not that of a fixed order.
+
+        Samplers without indices of their own, such as torch's RandomSampler, ask the dataset for its length each time.
+        """
+        is_fixed = isinstance(self.sampler, _OF_INDICES) and len(self.sampler) == self.__draws
+        if is_fixed and (now := len(self.__given)) != self.__length:
+            what = f"its dataset had {quantity(self.__length, 'sample')} when the loader was made, and has {now:,} now"
             remedy = "let a dataset that grows keep one length: docs/data.md, Data that grow"
             raise UserError(f"data_loader: {what}, which would not be drawn; {remedy}")
         return super().__iter__()

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.errors import UserError, brief, refuse
+from utils.errors import UserError, brief, quantity, refuse
 from utils.rules import parse_fold, split_errors
 
 
@@ -109,7 +109,7 @@ def _set_aside(num_samples, split, classes, groups):
     length = split if isinstance(split, int) else int(num_samples * split)
     if not 0 < length < num_samples:
         raise UserError(
-            f"validation_split: got {split!r}, which is {length} of {num_samples} samples; "
+            f"validation_split: got {split!r}, which is {length} of {quantity(num_samples, 'sample')}; "
             "give a share above 0 and below 1, or a number of samples that leaves some to train on"
         )
     if groups is not None:
@@ -136,7 +136,9 @@ def _groups_within(groups, length):
 def _folds_of(num_samples, folds, classes, groups, names):
     """(N,) each sample's fold, from 0, in the permutation's order."""
     if num_samples < folds:
-        raise UserError(f"fold: {folds} folds of {num_samples} samples would leave some empty; give fewer folds")
+        raise UserError(
+            f"fold: {folds} folds of {quantity(num_samples, 'sample')} would leave some empty; give fewer folds"
+        )
     if groups is not None:
         return _deal_groups(np.bincount(groups), folds)[groups]
     if classes is None:
@@ -144,8 +146,8 @@ def _folds_of(num_samples, folds, classes, groups, names):
     sizes = np.bincount(classes)
     if sizes.min() < folds:
         raise UserError(
-            f"fold: class {np.unique(names)[sizes.argmin()]!s} has {sizes.min()} samples for {folds} folds, so some "
-            "would have none of it; give fewer folds, or leave stratify out"
+            f"fold: class {np.unique(names)[sizes.argmin()]!s} has {quantity(sizes.min(), 'sample')} for {folds} folds"
+            ", so some would have none of it; give fewer folds, or leave stratify out"
         )
     return _ranks(classes) % folds  # dealt like cards, class after class
 
@@ -153,7 +155,9 @@ def _folds_of(num_samples, folds, classes, groups, names):
 def _deal_groups(sizes, folds):
     """(number of groups,) each group's fold: the largest group first, each to the fold with the fewest samples."""
     if len(sizes) < folds:
-        raise UserError(f"fold: {folds} folds of {len(sizes)} groups would leave some empty; give fewer folds")
+        raise UserError(
+            f"fold: {folds} folds of {quantity(len(sizes), 'group')} would leave some empty; give fewer folds"
+        )
     fold_of = np.empty(len(sizes), np.int64)
     filled = [(0, fold) for fold in range(folds)]
     for group in np.argsort(-sizes, kind="stable"):

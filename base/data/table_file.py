@@ -19,7 +19,7 @@ import pandas
 
 from base.data.local_files import UNPACK_ERRORS, local_file, require_unpackable
 from base.data.table_format import TableFormat, as_json, how_to_read
-from utils.errors import UserError, brief, shortened, shown
+from utils.errors import UserError, brief, quantity, shortened, shown
 from utils.nearest import did_you_mean
 
 NULLS = ("NA", "N/A", "n/a", "#N/A", "<NA>", "NULL", "null", "None", "nan", "NaN", "NAN", "-nan", "-NaN")
@@ -167,8 +167,8 @@ class Table:
             raise UserError(f"{self._where}: not a CSV table: {_in_one_line(error)}") from None
         if len(frame) != self._length:
             raise UserError(
-                f"{self._where}: not a CSV table: it has {self._length} rows or {len(frame)}, after how its "
-                "quotation marks are read"
+                f"{self._where}: not a CSV table: it has {quantity(self._length, 'row')} or {len(frame)}, after how "
+                "its quotation marks are read"
             )
         return frame
 
@@ -207,8 +207,8 @@ class Table:
         for length, row in enumerate(itertools.islice(self._rows(), 1, None), 1):
             if len(row) != width:
                 raise UserError(
-                    f"{self._where}: row {length + self._first - 1} has {len(row)} values, but the header has {width}; "
-                    "each column takes one name, and each row one value for it, perhaps an empty one"
+                    f"{self._where}: row {length + self._first - 1} has {quantity(len(row), 'value')}, but the header "
+                    f"has {width}; each column takes one name, and each row one value for it, perhaps an empty one"
                     f"{_extra(row, width)}"
                 )
         return length

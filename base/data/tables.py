@@ -16,7 +16,7 @@ from base.data.splits import samples_to_serve, split_samples
 from base.data.table_file import Table, table_source
 from base.data.table_format import TableFormat
 from base.data.target_encoding import TargetEncoding
-from utils.errors import UserError, brief
+from utils.errors import UserError, brief, quantity
 
 
 class TableDataLoader(BaseDataLoader):
@@ -338,13 +338,13 @@ def _described(table, input, target):
     return kind_lines(
         {
             "numeric columns": input.numeric,
-            "categorical columns": [f"{column} ({len(known)} values)" for column, known in sizes],
+            "categorical columns": [f"{column} ({quantity(len(known), 'value')})" for column, known in sizes],
         },
         {
             "constant": input.constant,
             "left out": [column for column in table.names if column not in used],
             "unknown to the training part": [
-                f"{column} in {number} rows" for column, number in unknown.items() if number
+                f"{column} in {quantity(number, 'row')}" for column, number in unknown.items() if number
             ],
         },
     )

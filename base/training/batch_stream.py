@@ -14,7 +14,7 @@ from base.data.seeded import SeededDataset, unseeded
 from utils import inf_loop
 from utils.batches import batches_of
 from utils.distributed.world import Part, part_of_batch, world_size
-from utils.errors import UserError
+from utils.errors import UserError, quantity
 from utils.signatures import signature
 
 
@@ -26,8 +26,9 @@ class BatchStream:
     limit: number (int) or share (float in (0, 1]) of the batches of each pass to take; None for all.
 
     The attribute keeps_position says whether an epoch can begin at any batch. That is so if the loader has the methods
-    above, or reads an IterableDataset that has state_dict and load_state_dict. The attribute len_epoch is the number
-    of batches in an epoch, None for a loader without a length.
+    above, or reads an IterableDataset that has state_dict and load_state_dict. The attribute only_continues says that
+    each epoch begins where the one before ended, at the loader's own position. The attribute len_epoch is the number of
+    batches in an epoch, None for a loader without a length.
     """
 
     def __init__(self, loader: Any, len_epoch: int | None = None, limit: float | None = None) -> None:
@@ -43,12 +44,10 @@ class BatchStream:
         is_base = hasattr(loader, "seekable")
         has_state = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict") and not is_base
         self.keeps_position = self._seeks or has_state or self._dataset is not None
+        self.only_continues = self.keeps_position and not self._seeks
         self._limited = limit is not None
-        if self._limited and self.keeps_position and not self._seeks:
-            raise UserError(
-                "trainer.limit_train_batches: data_loader continues from its own position; give the number of batches "
-                "in an epoch as trainer.len_epoch instead"
-            )
+        self._place_of_next: tuple[int, int] | None = None  # of batch()
+        self._rest: Iterator[Any] = iter(())
         self.restart()
 
     def batches(self, epoch: int, start_batch: int = 0) -> Iterator[Any]:
@@ -61,6 +60,13 @@ class BatchStream:
                 yield from itertools.islice(batches_of(self.loader), number)
         else:
             yield from self._next_of_endless(epoch, start_batch)
+
+    def batch(self, epoch: int, batch_idx: int) -> Any:
+        """Return one batch of an epoch, for a second loader; one after the other, they are read as by batches()."""
+        if (epoch, batch_idx) != self._place_of_next:
+            self._rest = self.batches(epoch, batch_idx)
+        self._place_of_next = (epoch, batch_idx + 1)
+        return next(self._rest)
 
     def part(self, epoch: int, batch_idx: int) -> Part | None:
         """Return this process's Part of a batch of the epoch; None for a single process."""
@@ -192,7 +198,7 @@ def require_enough(loader: Any) -> None:
         return
     samples, fewer = len(loader.sampler), "start fewer processes"
     if samples < world_size():
-        raise UserError(f"data_loader: {samples} training samples for {world_size()} processes; {fewer}")
+        raise UserError(f"data_loader: {quantity(samples, 'training sample')} for {world_size()} processes; {fewer}")
     if loader.batch_size < world_size():
         raise UserError(
             f"data_loader.args.batch_size: {loader.batch_size} for {world_size()} processes, which share each batch; "

@@ -15,6 +15,7 @@ from utils.config.types import build
 from utils.distributed.parallel import needs_all_gradients
 from utils.distributed.world import is_main
 from utils.duration import RunLength
+from utils.errors import quantity
 from utils.patterns import choose_names
 from utils.runs.checkpoint import copy_checkpoint, find_logged
 from utils.runs.weights import unwrapped
@@ -52,7 +53,7 @@ class EarlyStopping(BaseCallback):
 
     def on_train_start(self, trainer: "BaseTrainer") -> None:
         if self.count >= self.patience:
-            trainer.stop(f"no better {self.name} for {self.count} epochs")
+            trainer.stop(f"no better {self.name} for {quantity(self.count, 'epoch')}")
 
     def on_valid_end(self, trainer: "BaseTrainer", log: dict[str, Any]) -> None:
         value = log.get(self.name, math.nan)
@@ -67,7 +68,7 @@ class EarlyStopping(BaseCallback):
         self.best = value if improved else self.best
         self.count = 0 if improved else self.count + 1
         if self.count >= self.patience:
-            trainer.stop(f"no better {self.name} for {self.count} epochs")
+            trainer.stop(f"no better {self.name} for {quantity(self.count, 'epoch')}")
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "count": self.count}

@@ -17,12 +17,10 @@ from utils.files import differences
 from utils.runs.checkpoint import (
     BEST_MODEL,
     FORMAT,
-    CheckpointError,
     checkpoint_name,
     copy_checkpoint,
     find_logged,
     load_checkpoint,
-    plain,
     set_aside_overtaken,
     with_shards,
 )
@@ -42,7 +40,7 @@ if TYPE_CHECKING:
 
 # ---- what a checkpoint holds
 
-_SAVED_APART = ("model", "optimizer", "averaged_model", "_trackers")  # the writer saves the trackers
+SAVED_APART = ("model", "optimizer", "averaged_model", "_trackers")  # the writer saves the trackers
 # {key of a checkpoint: attribute}
 _BEST = {"monitor_best": "mnt_best", "best_epoch": "best_epoch", "not_improved_count": "not_improved_count"}
 
@@ -56,25 +54,13 @@ def stateful_attributes(trainer: "BaseTrainer") -> dict[str, Any]:
     return {
         name: unwrapped(value)
         for name, value in vars(trainer).items()
-        if name not in _SAVED_APART and hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
+        if name not in SAVED_APART and hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
     }
 
 
 def evaluated_model(trainer: "BaseTrainer") -> "torch.nn.Module":
     """The model to validate and save: the average that a callback such as EMA keeps, if any."""
     return unwrapped(trainer.model) if trainer.averaged_model is None else trainer.averaged_model
-
-
-def find_unsavable(trainer: "BaseTrainer") -> set[str]:
-    """Names of the attributes whose state holds more than tensors and plain values; warns of each."""
-    names = set()
-    for name, value in stateful_attributes(trainer).items():
-        try:
-            plain(value.state_dict(), name, any_keys=True)
-        except CheckpointError as error:
-            trainer.logger.warning("self.%s will not survive a restart: %s", name, error)
-            names.add(name)
-    return names
 
 
 def gather_state(trainer: "BaseTrainer", epoch: int, unsavable: Collection[str] = ()) -> dict[str, Any]:
@@ -226,8 +212,8 @@ def _restore_progress(trainer, checkpoint, before, changed, data_changed):
         trainer.logger.warning(mixed, trainer.start_epoch)
     if not trainer.config.continues and trainer.start_epoch > trainer.epochs:
         raise UserError(
-            f"trainer.epochs: got {trainer.epochs}, but the checkpoint's {trainer.start_epoch - 1} epochs count too; "
-            f"give more than {trainer.start_epoch - 1}"
+            f"trainer.epochs: got {trainer.epochs}, and {quantity(trainer.start_epoch - 1, 'epoch')} of the checkpoint "
+            f"count too; give more than {trainer.start_epoch - 1}"
         )
 
 

@@ -14,6 +14,7 @@ from base.training.batch_stream import BatchStream
 from logger.pictures import draw_batches, with_targets_below
 from utils import UserError
 from utils.batches import batches_of
+from utils.errors import quantity
 from utils.misfits import outside_on_device
 from utils.seed import derive_seed, seed_everything
 
@@ -58,7 +59,7 @@ def overfitted(config: "ConfigParser", data_loader: Any, valid_data_loader: Any)
     if not isinstance(data_loader, BaseDataLoader) or not data_loader.seekable:
         raise UserError(f"{key}; it needs a BaseDataLoader with its own sampler, which this data_loader is not")
     if number > len(data_loader):
-        raise UserError(f"{key}; data_loader has {len(data_loader)} batches")
+        raise UserError(f"{key}; data_loader has {quantity(len(data_loader), 'batch')}")
     indices = [data_loader.batch_indices(1, batch_idx) for batch_idx in range(number)]
     sampler = EpochSampler(list(itertools.chain.from_iterable(indices)), shuffle=False)
     batches = list(batches_of(data_loader.validation_loader(sampler)))

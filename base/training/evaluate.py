@@ -19,7 +19,7 @@ from utils.batches import batches_of
 from utils.config.components import PARTS, as_spec, watched
 from utils.config.types import build, find_type, signature_of
 from utils.distributed.world import Part, gather, own_samples, part_of_batch, rank, same_buffers
-from utils.epoch_metrics import of_training
+from utils.epoch_metrics import is_of_training
 from utils.errors import UserError
 from utils.misfits import explain
 from utils.nested import halves, num_samples, require_rows
@@ -72,7 +72,7 @@ def evaluate(
     # a whole pass ends where it began; a part of one does not, unless the sampler has no position
     ends_within = limit is not None and not isinstance(getattr(data_loader, "sampler", None), EpochSampler)
     place = position_kept(data_loader) if ends_within else contextlib.nullcontext()
-    with torch.no_grad(), seeded(derive_seed(0, rank())), place:
+    with torch.no_grad(), evaluation_draws(), place:
         for batch_idx, batch in enumerate(itertools.islice(batches_of(data_loader), limit)):
             data, target = to_device(halves(batch), device)
             if batch_idx == 0:
@@ -101,6 +101,11 @@ def evaluate(
     return result
 
 
+def evaluation_draws(seed: int = 0) -> contextlib.AbstractContextManager[None]:
+    """A context in which random numbers are the same in each evaluation. seed: another one draws others."""
+    return seeded(derive_seed(seed, rank()))
+
+
 def _samples(data_loader, batch_idx):
     """Indices of the samples in a batch of a loader with a fixed order; [] for others."""
     sampler, size = getattr(data_loader, "sampler", None), getattr(data_loader, "batch_size", None)
@@ -112,11 +117,10 @@ def _samples(data_loader, batch_idx):
 def metric_trackers(trainer: "Trainer") -> tuple[MetricTracker, MetricTracker]:
     """(tracker for training, tracker for validation). Raises UserError if a monitored value is a table."""
     finite_only = trainer.settings.on_nonfinite == "skip"
-    in_training = of_training(trainer.metric_ftns)
-    train = MetricTracker.of(in_training, trainer.device, finite_only=finite_only)
+    train = MetricTracker.of(trainer.metric_ftns, trainer.device, finite_only=finite_only, training=True)
     train.counts = counts_in_training(trainer)
     valid = MetricTracker.of(trainer.metric_ftns, trainer.device)
-    left_out = {metric.__name__ for metric in trainer.metric_ftns} - {metric.__name__ for metric in in_training}
+    left_out = {metric.__name__ for metric in trainer.metric_ftns if not is_of_training(metric)}
     for path, name in watched(trainer.config.config).items():
         if name in left_out:
             raise UserError(f"{path}: {name!r} is not measured in training; monitor val_{name}")
@@ -136,8 +140,7 @@ def record(
 ) -> None:
     """Add a batch's loss (0-dim) and metrics to the tracker, weighted by its samples or by what they count.
 
-    metric_ftns: those that the tracker does not track are left out. loss: None adds the metrics alone.
-
+    loss: None adds the metrics alone.
     target: (N, ...), or a dict, list or tuple of such tensors.
     part: this process's Part of a batch that several processes share; None for a single process.
     """
@@ -157,9 +160,8 @@ def record(
             tracker.over_epoch.update(output, target)
         for metric in metric_ftns:
             name = metric.__name__
-            if name not in tracker.keys:  # one over the epoch, or one that is not measured in training
-                continue
-            tracker.update(name, metric(output, target) if samples else 0.0, n=sizes.get(name, samples))
+            if name not in tracker.apart:
+                tracker.update(name, metric(output, target) if samples else 0.0, n=sizes.get(name, samples))
 
 
 def num_counted(target: Any, part: Part | None) -> int:

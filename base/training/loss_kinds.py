@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from utils.errors import quantity
 from utils.nested import describe
 
 NEAR = 0.01  # to 0, of the logarithm of a sum of probabilities
@@ -84,12 +85,12 @@ def outside(target: torch.Tensor, output: torch.Tensor, settings: Any) -> str | 
     low, high = int(labels.min()), int(labels.max())
     if low >= 0 and high < num_classes:
         return None
-    place = f"the output {shape_of(output)} has {num_classes} classes, 0 to {num_classes - 1}"
+    place = f"the output {shape_of(output)} has {quantity(num_classes, 'class')}, 0 to {num_classes - 1}"
     what = f"the target's class numbers are from {low} to {high}, and {place}"
     if low < 0:
         return f"{what}; {_in_loader('map the labels to 0, 1, ...', _classes(labels))}"
     remedy = _in_loader("count classes from 0", _classes(labels))
-    return f"{what}; give the model {high + 1} outputs, or {remedy}"
+    return f"{what}; give the model {quantity(high + 1, 'output')}, or {remedy}"
 
 
 def _classes(labels):

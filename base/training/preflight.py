@@ -51,6 +51,11 @@ def _refuse_limits(trainer):
     settings = trainer.settings
     if trainer.has_own_loop and settings.limit_train_batches is not None:
         raise UserError("trainer.limit_train_batches: is not for a trainer with a _train_epoch of its own")
+    if trainer.stream.only_continues and settings.limit_train_batches is not None and settings.epochs > 1:
+        raise UserError(
+            "trainer.limit_train_batches: data_loader continues from its own position; give the number of batches in "
+            "an epoch as trainer.len_epoch instead"
+        )
     for key in ("validate_every_steps", "limit_valid_batches", "sanity_check_batches"):
         if trainer.overrides("_valid_epoch") and getattr(settings, key):
             raise UserError(f"trainer.{key}: is not for a trainer with a _valid_epoch of its own")

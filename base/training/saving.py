@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.batches import DataError
 from utils.distributed.world import agreement, any_of, world_size
-from utils.errors import UserError
+from utils.errors import UserError, quantity
 from utils.runs.checkpoint import BEST_MODEL, CheckpointError, checkpoint_name
 
 if TYPE_CHECKING:
@@ -26,14 +26,26 @@ class SavePoints:
     def __init__(self, trainer: "BaseTrainer") -> None:
         self.trainer = trainer
         self._agreement = agreement()
+        self._has_begun = False  # whether train() has reached the first epoch
 
     def check(self) -> None:
-        """Raise UserError if the trainer cannot save where the config asks for it."""
-        settings = self.trainer.settings
-        if (settings.save_every_steps or settings.save_every_minutes) and not self.trainer.resumes_within_epochs:
+        """Raise UserError if the trainer has trained already, or cannot save where the config asks for it."""
+        trainer, settings = self.trainer, self.trainer.settings
+        if self._has_begun:
+            within = f"{quantity(trainer.batches_done, 'batch')} of epoch {trainer.epoch}"
+            place = within if trainer.batches_done else f"epoch {trainer.epoch - 1}"
+            where = f'ConfigParser.from_file(<config>, resume="{trainer.checkpoint_dir}")'
+            to_continue = f"; {where} continues its run" if trainer.saver.newest else ""
+            raise UserError(f"this trainer has trained already, until {place}; build another one{to_continue}")
+        if (settings.save_every_steps or settings.save_every_minutes) and not trainer.resumes_within_epochs:
+            own = getattr(trainer, "has_own_loop", False)
+            remedy = "give the loader set_epoch(epoch, start_batch) or state_dict"
+            if own:
+                remedy = "see docs/runs.md, Your own loop or loader"
+            what = "a trainer with a _train_epoch of its own" if own else "this trainer with this data_loader"
             raise UserError(
-                "trainer.save_every_steps, trainer.save_every_minutes: this trainer with this data_loader cannot "
-                "resume within an epoch; leave them out, or give the loader set_epoch(epoch, start_batch) or state_dict"
+                f"trainer.save_every_steps, trainer.save_every_minutes: {what} cannot resume within an epoch; leave "
+                f"them out, or {remedy}"
             )
 
     def stop_if_over(self) -> None:
@@ -47,7 +59,7 @@ class SavePoints:
 
     def begin(self) -> None:
         """Start the rounds in which the processes agree on saves and stops; a custom loop may do without."""
-        self._agreement = agreement()
+        self._agreement, self._has_begun = agreement(), True
 
     def end(self) -> None:
         """Finish the last round with the other processes."""
@@ -92,7 +104,7 @@ class SavePoints:
         return improved
 
     def _no_better(self):
-        return f"no better {self.trainer.mnt_metric} for {self.trainer.not_improved_count} epochs"
+        return f"no better {self.trainer.mnt_metric} for {quantity(self.trainer.not_improved_count, 'epoch')}"
 
     def between_batches(self) -> None:
         """Save every save_every_steps batches; then stop_if_asked."""

@@ -18,6 +18,7 @@ from base.training.schedules import unfit_lengths
 from logger.logger import IN_FILE_ONLY
 from utils.batches import DataError, batches_of
 from utils.distributed.world import is_main, part_of, world_size
+from utils.errors import quantity
 from utils.files import write_whole
 from utils.nested import map_tensors, samples_of
 from utils.runs.weights import class_name
@@ -84,9 +85,8 @@ def data_lines(trainer: "Trainer") -> list[str]:
     if counts[0] is not None:
         valid = "none" if trainer.valid_data_loader is None else _number(counts[1])
         size = getattr(loader, "batch_size", None)
-        batches = "1 batch" if trainer.len_epoch == 1 else f"{trainer.len_epoch:,} batches"
-        batches += f" of {size}" if size else ""
-        lines.append(f"{_number(counts[0])} samples to train on, {valid} to validate on; an epoch is {batches}")
+        batches = quantity(trainer.len_epoch, "batch") + (f" of {size}" if size else "")
+        lines.append(f"{quantity(counts[0], 'sample')} to train on, {valid} to validate on; an epoch is {batches}")
     if classes := class_line(loader):
         lines.append(classes)
     describe = getattr(loader, "describe_data", None)
@@ -102,9 +102,9 @@ def single_batch_warning(trainer: "Trainer") -> str | None:
         return None
     size, number = getattr(loader, "batch_size", None), num_samples_of(loader)
     if size and number and size > number:
-        what = f"got {size}, but there are {number} samples to train on"
+        what = f"got {size}, for {quantity(number, 'sample')} to train on"
     else:
-        what = f"all {number} samples are one batch" if number else "an epoch is one batch"
+        what = f"one batch holds all data, {quantity(number, 'sample')}" if number else "an epoch is one batch"
     return f"data_loader.args.batch_size: {what}, so an epoch is a single optimizer step"
 
 

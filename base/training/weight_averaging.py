@@ -15,6 +15,7 @@ from utils.distributed.parallel import has_unshared_batch_norm
 from utils.distributed.shards import refuse_sharded
 from utils.distributed.world import world_size
 from utils.duration import RunLength, is_part
+from utils.errors import quantity
 from utils.runs.weights import load_weights, unwrapped
 from utils.untrusted import as_count
 
@@ -165,7 +166,7 @@ class SWA(BaseCallback):
                 limit=trainer.valid_batches,
             )
         measured = "".join(f"  val_{name} {value:.4g}" for name, value in values.items())
-        trainer.logger.info("swa.pth: the average over %d epochs%s", self.count, measured)
+        trainer.logger.info("swa.pth: the average over %s%s", quantity(self.count, "epoch"), measured)
 
     def state_dict(self) -> dict[str, Any]:
         average = {} if self._model is None else {"average": self._model.state_dict()}

@@ -11,6 +11,7 @@ from logger.report.svg import figures
 from logger.report.tested import test_sections
 from logger.run_files import RunFiles, shortened_to
 from logger.run_summary import summarize
+from utils.errors import quantity
 
 _MOST_CHARTS = 24
 
@@ -73,7 +74,7 @@ def _duration(seconds):
 
 def _curves(run):
     charts = curve_charts(list(run.rows), run.columns())
-    left_out = f'<p class="note">{len(charts) - _MOST_CHARTS} further columns are in metrics.csv.</p>'
+    left_out = f'<p class="note">metrics.csv holds {quantity(len(charts) - _MOST_CHARTS, "further column")}.</p>'
     return section(
         "Curves",
         figures([*charts[:_MOST_CHARTS], pace_chart(run.pace)]),

@@ -17,6 +17,7 @@ from logger.report.charts import (
 from logger.report.elements import escape, section, short, table
 from logger.report.svg import figures
 from logger.run_files import RunFiles
+from utils.errors import quantity
 
 _MOST_TESTED = 100  # checkpoints and splits
 _MOST_IN_TABLE = 200  # classes of a confusion matrix
@@ -57,9 +58,8 @@ def _measured(result: tuple[str, str, dict[str, Any]]) -> tuple[str, str]:
 
 
 def _tested_on(checkpoint: str, split: str, samples: Any) -> str:
-    number = f"{samples:,} " if isinstance(samples, int) else ""
-    noun = "sample" if samples == 1 else "samples"
-    return f'<p class="note">{escape(checkpoint)} on {number}{escape(split)} {noun}.</p>'
+    number = quantity(samples, f"{split} sample") if isinstance(samples, int) else f"{split} samples"
+    return f'<p class="note">{escape(checkpoint)} on {escape(number)}.</p>'
 
 
 # ---- classes
@@ -78,7 +78,7 @@ def _scores(classes: Classes) -> str:
         for name, examples, *shares in [*rows, mean]
     )
     head = "".join(f"<th scope=col>{name}</th>" for name in ("class", "examples", "precision", "recall", "F1"))
-    note = f'<p class="note">{left_out:,} further classes have a higher F1.</p>' if left_out > 0 else ""
+    note = f'<p class="note">not shown: {quantity(left_out, "class")} with a higher F1.</p>' if left_out > 0 else ""
     return f'<div class="scroll tall"><table class="scores"><thead><tr>{head}</tr></thead>{body}</table></div>{note}'
 
 

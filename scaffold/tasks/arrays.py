@@ -19,7 +19,7 @@ from scaffold.tasks.looking import (
 )
 from scaffold.tasks.plan import ABOUT_R_SQUARED, Plan, config_for, loaders_file, room, with_r_squared
 from scaffold.tasks.rows import ABOUT, table_net
-from utils.errors import UserError, brief, shortened, shown
+from utils.errors import UserError, brief, quantity, shortened, shown
 
 # names that people give to (data, target, data to test on, target to test on)
 _NAMES = [
@@ -183,7 +183,9 @@ def _require_fitting(rows: np.ndarray, targets: np.ndarray, places: dict[str, st
             f"{where} is {rows.dtype} {_shape(rows.shape)}; it should be numbers, with a row for each sample"
         )
     if len(rows) != len(targets):
-        raise UserError(f"{where} has {len(rows):,} samples, and the target {len(targets):,}; both should have as many")
+        raise UserError(
+            f"{where} has {quantity(len(rows), 'sample')}, and the target {len(targets):,}; both should have as many"
+        )
     require_samples(len(rows), places["data"])
     if (number := int(np.prod(rows.shape[1:]))) > _MAX_FEATURES:
         raise UserError(f"{where} has {number:,} numbers in a sample; at most {_MAX_FEATURES:,} will do")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from base.data.splits import samples_to_serve, split_samples
-from utils.errors import UserError, shortened, shown
+from utils.errors import UserError, quantity, shortened, shown
 
 MIN_SAMPLES = 20  # fewer make no three parts of which anything could be said
 _SHOWN_CLASSES = 10
@@ -101,7 +101,7 @@ def choose_split(
 def require_samples(num_samples: int, place: str) -> None:
     """Raise UserError unless there are samples enough for three parts. place: of the data."""
     if num_samples < MIN_SAMPLES:
-        few = f"has {num_samples} samples; parts to train, validate and test on need {MIN_SAMPLES}"
+        few = f"has {quantity(num_samples, 'sample')}; parts to train, validate and test on need {MIN_SAMPLES}"
         raise UserError(f"--data: {shown(place)}: {few}")
 
 
@@ -122,7 +122,7 @@ def require_groups(groups: Sequence | np.ndarray) -> None:
     """Raise UserError unless there are groups enough for three parts."""
     number = len(np.unique(np.asarray(groups)))
     if number < 5:
-        raise UserError(f"--group: there are {number} groups; parts to train, validate and test on need 5")
+        raise UserError(f"--group: holds {quantity(number, 'group')}; parts to train, validate and test on need 5")
 
 
 def shares(names: Sequence[str], counts: Sequence[int]) -> str:

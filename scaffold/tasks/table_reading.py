@@ -10,7 +10,7 @@ from base.data.local_files import local_file
 from base.data.table_file import Table
 from base.data.table_format import TableFormat
 from scaffold.tasks.looking import MIN_SAMPLES
-from utils.errors import UserError, brief
+from utils.errors import UserError, brief, quantity
 
 MAX_COLUMNS = 5_000
 _MARKS = {"?", "-", "--", "---", ".", "*", "#", "N.A.", "n.a.", "n/d", "missing", "unknown"}
@@ -50,7 +50,8 @@ def read_table(path: str) -> Table:
 def _large_enough(table: Table) -> Table:
     if len(table) < MIN_SAMPLES:
         raise UserError(
-            f"--data: {table.place}: has {len(table)} rows; parts to train, validate and test on need {MIN_SAMPLES}"
+            f"--data: {table.place}: has {quantity(len(table), 'row')}; parts to train, validate and test on need "
+            f"{MIN_SAMPLES}"
         )
     return table
 

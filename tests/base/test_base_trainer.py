@@ -87,6 +87,17 @@ def test_progress_lines_in_a_file_are_at_most_twenty_an_epoch_and_seconds_apart(
     assert output.count("epoch 1/1 [") == lines and output.count("val_loss") == 1
 
 
+def test_a_trainer_that_says_when_to_log_has_all_its_lines_in_a_file(tmp_path, capsys, monkeypatch):
+    class Own(Trainer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.log_step = 10
+
+    monkeypatch.setattr("trainer.trainer.LINE_SECONDS", 1000)
+    tiny_trainer(tiny_config(tmp_path, verbosity=2, epochs=1, len_epoch=39), trainer_class=Own).train()
+    assert capsys.readouterr().out.count("epoch 1/1 [") == 4
+
+
 @pytest.mark.parametrize("report", [True, False])
 def test_a_run_ends_with_its_report_if_the_config_asks_for_it(report, tmp_path):
     trainer = tiny_trainer(tiny_config(tmp_path, report=report))

@@ -9,8 +9,8 @@ from PIL import Image
 
 from base.data.inputs import ArrayInput
 from base.data.outputs import Output
-from base.data.texts import TextInput
-from base.generate import continued, continued_files, draw_samples, samples_of
+from base.data.texts import TextDataLoader, TextInput
+from base.generate import as_texts, continued, continued_files, draw_samples, samples_of
 from base.trained_model import TrainedModel
 from logger.predictions import PredictionWriter
 from utils import UserError
@@ -78,3 +78,19 @@ def test_a_model_that_generates_draws_samples_by_a_seed(tmp_path):
             assert picture.height == round(120 * (1.3 * rows + 0.4))
     with pytest.raises(UserError, match=r"^--samples: the model generates nothing"):
         samples_of(TrainedModel(Successor(), None, Output(), torch.device("cpu")), 4)
+
+
+def test_predictions_for_a_split_of_texts_are_texts(tmp_path, capsys):
+    model = TrainedModel(Successor(), TextInput(3), Output(), torch.device("cpu"))
+    (tmp_path / "a.txt").write_text("abcdeeg")
+    parts = as_texts(model.predict_split(TextDataLoader(f"{tmp_path}/a.txt", 3, 1, shuffle=False), "test"))
+    with PredictionWriter(f"{tmp_path}/p.csv") as writer:
+        for part in writer.counted(parts):
+            writer.add(part)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[:2] == [["test:0", "bcd", "target", "bcd"], ["test:1", "eff", "target", "eeg"]]
+    assert (tmp_path / "p.csv").read_text().splitlines() == [
+        "source,prediction,target,error",
+        "test:0,bcd,bcd,",
+        "test:1,eff,eeg,",
+    ]

@@ -103,7 +103,7 @@ def test_commands_are_printed_so_that_a_shell_reads_them_as_meant(monkeypatch):
 def test_the_result_of_a_run_says_what_was_best_how_it_ended_and_where_its_files_are(tmp_path):
     _, trainer = ran(tmp_path, [0.5, 0.25, 0.75, 0.75], early_stop=1, verbosity=0)
     result = run_result(trainer)
-    assert (result["state"], result["reason"]) == ("finished", "no better val_loss for 1 epochs")
+    assert (result["state"], result["reason"]) == ("finished", "no better val_loss for 1 epoch")
     assert (result["monitor"], result["best"], result["best_epoch"]) == ("min val_loss", 0.25, 2)
     assert (result["epoch"], result["batch"], result["epochs"]) == (3, 0, 4)
     assert result["values"] == {"loss": 0.5, "val_loss": 0.25}

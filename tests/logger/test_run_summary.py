@@ -52,7 +52,7 @@ def test_the_summary_of_a_real_run_agrees_with_its_trainer(tmp_path):
 def test_a_run_ended_early_says_why(tmp_path):
     _, trainer = ran(tmp_path, [0.5, 0.75, 0.75, 0.75], early_stop=1)
     run = summarize(trainer.checkpoint_dir)
-    assert (run.state, run.epoch, run.reason) == ("finished", 2, "training stops: no better val_loss for 1 epochs")
+    assert (run.state, run.epoch, run.reason) == ("finished", 2, "training stops: no better val_loss for 1 epoch")
 
 
 @pytest.mark.parametrize(

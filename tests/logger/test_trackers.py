@@ -387,7 +387,7 @@ def test_a_test_asks_for_no_tracker(tmp_path):
     (tmp_path / "own.json").write_text('{"trackers": [{"type": "Wandb", "args": {"project": "p"}}]}')
     (best,) = tmp_path.glob("models/*/*/model_best.pth")
     told = run_here("test.py", "-r", best, "-c", tmp_path / "own.json").stdout
-    assert "10000 test samples" in told and "wandb" not in told
+    assert "10,000 test samples" in told and "wandb" not in told
 
 
 def wandb_records(path):

@@ -73,7 +73,7 @@ def test_a_log_gets_a_line_when_more_than_the_time_has_changed(study, capsys):
         study.seconds_used.return_value = used
         sweep.line.show(sweep._line)
     told = capsys.readouterr()
-    assert told.err == "1 trials done, 1 running, 0 pruned; about 0:59:59 left\n" and not told.out
+    assert told.err == "1 trial done, 1 running, 0 pruned; about 0:59:59 left\n" and not told.out
 
 
 def test_a_line_is_cut_to_the_width_of_the_terminal(monkeypatch, capsys):

@@ -8,13 +8,14 @@ import re
 import pytest
 from forked import run_forked
 
-from helpers import PROJECT, SHORT, copy_project, run_here
+from helpers import PROJECT, SHORT, copy_project, run_here, same
 from parse_config import PARTS, ConfigParser
 from utils.config.check import check_types
 from utils.config.files import deep_merge, read_config
+from utils.runs.checkpoint import load_checkpoint
 
 # classes that the pages write down themselves; tests train with some like them
-OWN_CLASSES = ("LinesDataLoader", "DetectionTrainer")
+OWN_CLASSES = ("LinesDataLoader", "DetectionTrainer", "FixMatchTrainer")
 PAGES = sorted((PROJECT / "docs").glob("*.md"))
 EXAMPLES = [
     pytest.param(block, id=f"{page.stem}-{i}")
@@ -97,3 +98,43 @@ def test_a_trainer_of_the_page_on_trainers_trains_in_bf16(name, tmp_path):
     assert float(row["lr"]) == pytest.approx(last_update)
     if name == "PenaltyTrainer":
         assert float(row["loss"]) == pytest.approx(float(row["error"]) + float(row["penalty"]), rel=1e-3)
+
+
+UNLABELLED = """
+import torch
+
+from base import BaseDataLoader
+
+
+class Views(torch.utils.data.Dataset):
+    def __len__(self):
+        return 30
+
+    def __getitem__(self, index):
+        return torch.rand(1, 28, 28), torch.rand(1, 28, 28)
+
+
+class Unlabelled(BaseDataLoader):
+    def __init__(self, batch_size: int):
+        super().__init__(Views(), batch_size, True, 0.0, 0)
+"""
+
+
+def test_the_second_loader_of_the_page_on_trainers_is_read_on_by_a_resumed_run(tmp_path):
+    folder = copy_project(tmp_path / "project")
+    code = re.findall(r"```python\n(.*?)```", (PROJECT / "docs" / "trainers.md").read_text(), re.S)
+    (own,) = (block.replace("0.95", "0.0") for block in code if "FixMatchTrainer" in block)
+    (folder / "trainer" / "mine.py").write_text(own)
+    (folder / "data_loader" / "mine.py").write_text(UNLABELLED)
+    config = {"base": "config.json", "unlabelled_loader": {"type": "mine.Unlabelled", "args": {"batch_size": 8}}}
+    trainer = {"type": "mine.FixMatchTrainer", "save_every_steps": 3, "epochs": 2, "len_epoch": 4}
+    (folder / "mine.json").write_text(json.dumps(config | {"trainer": trainer}))
+    run_forked("train.py", "-c", "mine.json", "--bs", "16", cwd=folder)
+    (run,) = folder.glob("saved/models/*/*")
+    (table,) = folder.glob("saved/log/*/*/metrics.csv")
+    straight, values = load_checkpoint(run / "checkpoint-epoch2.pth"), table.read_text()
+    assert "unlabelled" in values.partition("\n")[0]
+    (run / "checkpoint-epoch2.pth").unlink()
+    run_forked("train.py", "-r", run / "checkpoint-epoch2-batch2.pth", cwd=folder)
+    assert same(load_checkpoint(run / "checkpoint-epoch2.pth")["state_dict"], straight["state_dict"])
+    assert table.read_text() == values

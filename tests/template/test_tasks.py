@@ -389,7 +389,7 @@ REFUSED = [
     ),
     ("--task table --data {bad}/texts.csv --target y", "column 'y' of {bad}/texts.csv holds 30 different texts"),
     ("--task table --data {bad}/narrow.csv --target x", "has a single column, 'x'; a table has one to"),
-    ("--task table --data {bad}/groups.csv --target y --group who", "--group: there are 3 groups"),
+    ("--task table --data {bad}/groups.csv --target y --group who", "--group: holds 3 groups"),
     ("--task table --data {bad}/groups.csv --target y --group whom", "--group: {bad}/groups.csv has no column 'whom'"),
     ("--task table --data {data}/prices.csv --target prise", "has no column 'prise'; did you mean 'price'?"),
     ("--task table --data {data}/prices.csv", "--target: say which column of {data}/prices.csv to predict"),

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -209,3 +210,28 @@ def test_looking_at_a_metric_takes_no_random_numbers():
     before = torch.get_rng_state()
     MetricTracker.of([named(Drawing(None))], CPU).over_epoch.update(torch.ones(1), 1)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    boxes: torch.Tensor
+    labels: list
+
+
+def parts_of(value):
+    return [value.boxes, *value.labels] if isinstance(value, Found) else [*getattr(value, "values", lambda: value)()]
+
+
+@pytest.mark.parametrize("made", [lambda x: {"a": x, "b": x}, lambda x: (x, [x][0]), lambda x: Found(x, [x])])
+def test_a_metric_that_keeps_outputs_of_any_form_keeps_no_graph(made):
+    class Kept(Vector):
+        def update(self, output, target):
+            super().update(output, target)
+            self.output = output
+
+    tracker = MetricTracker.of([named(Kept(1.0))], CPU)
+    output = made(torch.ones(2, requires_grad=True) * 2)
+    tracker.over_epoch.update(output, torch.ones(2))
+    (kept,) = tracker.over_epoch._metrics.values()
+    assert type(kept.output) is type(output) and not any(part.requires_grad for part in parts_of(kept.output))
+    assert all(part.requires_grad for part in parts_of(output))  # the loss is computed from them

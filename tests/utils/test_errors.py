@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from utils.errors import UserError, brief, clean_exit, in_one_line, shortened, shown
+from utils.errors import UserError, brief, clean_exit, in_one_line, quantity, shortened, shown
 
 _TOLD = "error: here: it is wrong\n"
 
@@ -83,3 +83,19 @@ def test_a_value_of_the_wrong_type_is_told_without_pythons_words(capsys, kind, t
         with pytest.raises(SystemExit):
             in_one_line(parser).parse_args(["--lr", typed])
     assert capsys.readouterr().err == told
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "text"),
+    [
+        (1, "sample", "1 sample"),
+        (0, "sample", "0 samples"),
+        (2, "epoch", "2 epochs"),
+        (2, "batch", "2 batches"),
+        (3000, "class", "3,000 classes"),
+        (2, "process", "2 processes"),
+        (1, "process", "1 process"),
+    ],
+)
+def test_a_number_stands_with_its_noun(number, noun, text):
+    assert quantity(number, noun) == text

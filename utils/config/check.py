@@ -20,25 +20,22 @@ from utils.config.components import (
     dict_at,
     entries,
     is_spec,
-    metric_names,
     nested_specs,
     objects_in,
     specs_in,
-    watched,
 )
 from utils.config.files import deep_merge, set_by_path
 from utils.config.forms import form_errors
+from utils.config.measured import definition_of, measured_by_test_alone, monitor_errors, validation_errors
 from utils.config.optimizer_args import refused_by_optimizer
 from utils.config.schema import KNOWN_KEYS, SECTION_MODELS, Config, Flag, TrainerSettings
 from utils.config.types import argument_errors, find_by_import, find_in_source, renamed
 from utils.duration import is_duration
-from utils.errors import UserError, brief, refuse, shortened, shown
-from utils.nearest import did_you_mean, nearest, resembles
+from utils.errors import UserError, refuse, shortened, shown
+from utils.nearest import nearest, own_keys_line, resembles
 from utils.old_forms.config import in_todays_terms
-from utils.rules import nothing_to_validate, validated_twice
 
 _MAX_ERRORS = 20  # in one message
-_ALSO_LOGGED = "; trainer.also_logged names what a trainer or callback of yours logs"
 
 
 def check_config(
@@ -57,7 +54,7 @@ def check_config(
     of_components = (line for line in _component_errors(config, parts) if _place_of(line) not in moved)
     found = [errors, of_components, _flag_errors(config, parts)]
     if parts:
-        found += [_monitor_errors(config, parts, also_logged), _validation_errors(config, parts)]
+        found += [monitor_errors(config, parts, also_logged), validation_errors(config, parts)]
         found += [_kernel_errors(config, parts), _file_errors(config) if begins else ()]
     _raise_first(itertools.chain(*found))
     return own_keys
@@ -83,11 +80,16 @@ def imports_kept() -> Iterator[None]:
         gc.enable()
 
 
-def renamed_types(config: dict[str, Any], parts: dict[str, Part]) -> Iterator[str]:
-    """Yield a line for each type that the config names as an earlier version did. All types must exist."""
+def notes(config: dict[str, Any], parts: dict[str, Part], own_keys: Iterable[str]) -> Iterator[str]:
+    """Yield lines on what may not be meant: earlier names of types, metrics that are not measured, own keys.
+
+    All types must exist.
+    """
     for path, spec, part in _components(config, parts):
         if now := renamed(spec["type"], part):
             yield f"{path}.type: {spec['type']!r} is {now!r} now"
+    yield from measured_by_test_alone(config, parts)
+    yield from own_keys_line(own_keys)
 
 
 def _raise_first(errors):
@@ -187,7 +189,7 @@ def _misplaced_arguments(config, parts):
     for name in (name for name in SECTION_MODELS if name in parts):
         for path, spec in specs_in(config, name, parts[name].default).items():
             strange = [key for key in spec if key not in SECTION_MODELS[name].model_fields]
-            definition = _definition(spec, parts[name]) if strange else None
+            definition = definition_of(spec, parts[name]) if strange else None
             taken = {parameter.name for parameter in (definition and definition.parameters) or ()}
             for key in strange:
                 if key in taken:
@@ -271,70 +273,10 @@ def _flag_errors(config, parts):
 # Rules that need source files or the disk
 
 
-def _monitor_errors(config, parts, also_logged):
-    """Monitored names that nothing will log."""
-    if also_logged is None or not isinstance(config.get("metrics", []), list):
-        return
-    metrics, specs = metric_names(config), specs_in(config, "metrics")
-    logged = ["loss", *(name for path, name in metrics.items() if specs[path].get("training", True))]
-    if _has_validation_data(config, parts) is not False:
-        measured = ([] if config.get("loss", "") is None else ["loss"]) + list(metrics.values())
-        logged += [f"val_{name}" for name in measured]
-    own = entries(dict_at(config, "trainer").get("also_logged"))
-    logged += [*also_logged, *(name for name in own if isinstance(name, str))]
-    no_split = "; data_loader.args.validation_split sets no samples aside, and there is no valid_data_loader"
-    of = parts.get("metrics")
-    misspelt = [name for path, name in metrics.items() if of and _definition(specs[path], of) is None]
-    right = [name for name in logged if name.removeprefix("val_") not in misspelt]
-    for path, name in watched(config).items():
-        bare = name.removeprefix("val_")
-        of_misspelt = misspelt and (not nearest(name, right) or nearest(bare, misspelt))  # that error is enough
-        if name not in logged and not of_misspelt:
-            hint = did_you_mean(name, right) + ("" if nearest(name, right) else _ALSO_LOGGED)
-            yield f"{path}: nothing called {brief(name)} is logged{no_split if bare in logged else hint}"
-
-
-def _validation_errors(config, parts):
-    """Validation data from two places, and keys that need such data where there are none."""
-    trainer = dict_at(config, "trainer")
-    if config.get("valid_data_loader") is not None and _sets_aside(config, parts):
-        yield validated_twice(args_of(config, "data_loader"))
-    if trainer.get("overfit_batches") is None and _has_validation_data(config, parts) is False:
-        keys = ("limit_valid_batches", "sanity_check_batches")
-        yield from (nothing_to_validate(key) for key in keys if trainer.get(key))
-
-
-def _has_validation_data(config, parts):
-    """None if that cannot be told."""
-    return config.get("valid_data_loader") is not None or _sets_aside(config, parts)
-
-
-def _sets_aside(config, parts):
-    """Whether data_loader sets validation samples aside; None if that cannot be told."""
-    args = args_of(config, "data_loader")
-    if args.get("fold") is not None:
-        return True
-    if "validation_split" in args:
-        return args["validation_split"] != 0
-    definition = _definition(config.get("data_loader"), parts.get("data_loader"))
-    default = definition and definition.default("validation_split")
-    return default not in ("0", "0.0") if isinstance(default, str) else None
-
-
-def _definition(spec, part):
-    """The Definition of a component; None if it is not found."""
-    if part is None or not is_spec(spec):
-        return None
-    try:
-        return find_in_source(spec["type"], part)
-    except UserError:
-        return None
-
-
 def _kernel_errors(config, parts):
     """A fused kernel of an optimizer that has none."""
     args = args_of(config, "optimizer")
-    definition = _definition(config.get("optimizer"), parts.get("optimizer"))
+    definition = definition_of(config.get("optimizer"), parts.get("optimizer"))
     wanted = dict_at(config, "trainer").get("fused") and not args.get("foreach") and "fused" not in args
     if wanted and definition and definition.parameters and definition.default("fused") is None:
         yield f"trainer.fused: {shown(config['optimizer']['type'])} has no fused kernel; leave it out"

@@ -78,7 +78,8 @@ def read_command_line(args: argparse.ArgumentParser | argparse.Namespace, option
     if parsed.resume == "auto" and not restarted:
         resume, seen = _newest_of_job(given, settings)
     elif parsed.resume and not restarted:
-        resume = _find(parsed.resume, parsed.resume, _save_dir(given, settings) if parsed.resume == "latest" else "")
+        save_dir = _save_dir(given, settings) if parsed.resume == "latest" else ""
+        resume = named_checkpoint(parsed.resume, parsed.resume, save_dir)
     checkpoint = load_checkpoint(resume, shards=False) if resume else None
     if restarted:  # its config was made from this command line before
         require_savable(checkpoint["config"], resume)
@@ -286,11 +287,8 @@ def _save_dir(given, assignments=()):
     return save_dir
 
 
-def _find(where, asked, save_dir="", since=None, skipped=()):
-    """The checkpoint at `where`, a file, a run folder or "latest"; None if it was saved before the time `since`.
-
-    asked: the value of -r.
-    """
+def named_checkpoint(where, asked="", save_dir="saved/", since=None, skipped=()):
+    """The checkpoint that -r, as `asked`, finds at `where`; None if it was saved before the time `since`."""
     found, damaged = find_checkpoint(where, save_dir)
     if since is not None and found.stat().st_mtime < since:
         return None
@@ -336,7 +334,7 @@ def _newest_of_job(given, assignments):
     for begun in filter(Path.is_dir, runs.glob("*")):
         if not any(begun.glob("*.pth")) and is_being_trained(begun):
             raise UserError(f"{shown(begun)}: {IS_TRAINED}, and has saved nothing yet; wait for its end")
-    return _find(run, "auto", skipped=unsaved_since(run, runs.glob("*"))) if run else None, seen
+    return named_checkpoint(run, "auto", skipped=unsaved_since(run, runs.glob("*"))) if run else None, seen
 
 
 def _checkpoint_of_launch(parsed, given, assignments):
@@ -346,4 +344,4 @@ def _checkpoint_of_launch(parsed, given, assignments):
     save_dir = _save_dir(deep_merge(_config_beside(named), given), assignments)
     roots = {Path(save_dir), *(beside.resolve().parents[2:3] if beside else ())}
     run, since = run_of_launch(roots, launch_id()) or (None, None)
-    return None if run is None or not any(run.glob("*.pth")) else _find(run, "", since=since)
+    return None if run is None or not any(run.glob("*.pth")) else named_checkpoint(run, "", since=since)

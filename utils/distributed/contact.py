@@ -68,11 +68,11 @@ def store_of_start(shared: Any, seconds: float) -> Any:
             offered, *heard = json.loads(shared.get("start/offer"))  # waits until there is one
             if heard[rank() - 1 : rank()] == [name]:
                 shared.set(f"start/{offered}/{rank()}", "")
-                return dist.PrefixStore(offered, shared)
+                return dist.PrefixStore(offered, shared)  # pyright: ignore[reportPrivateImportUsage]
         elif shared.check(_keys("start/here")):
             shared.set("start/offer", json.dumps([name, *(shared.get(key).decode() for key in _keys("start/here"))]))
             if shared.check(_keys(f"start/{name}")):
-                return dist.PrefixStore(name, shared)
+                return dist.PrefixStore(name, shared)  # pyright: ignore[reportPrivateImportUsage]
         if time.monotonic() > until:
             raise dist.DistError(f"not all have come in {seconds:g} seconds")
         time.sleep(0.02)

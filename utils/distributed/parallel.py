@@ -156,7 +156,8 @@ def fsdp(
         fully_shard(unit, mp_policy=policy, **settings)
     _settle((*model.parameters(), *model.buffers()), device)
     policy = MixedPrecisionPolicy(low, torch.float32, torch.float32) if low else MixedPrecisionPolicy()
-    return fully_shard(model, mp_policy=policy, **settings)
+    fully_shard(model, mp_policy=policy, **settings)
+    return model
 
 
 def _settle(tensors, device):

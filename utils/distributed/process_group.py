@@ -23,7 +23,7 @@ from utils.device import accelerator
 from utils.distributed import contact, messages
 from utils.distributed.launch import is_main, meeting_folder, rank, who, world_size
 from utils.distributed.messages import gather, is_first_to_say
-from utils.errors import UserError, log_error, print_error
+from utils.errors import UserError, log_error, print_error, quantity
 from utils.files import differences
 
 DEFAULT_TIMEOUT_SECONDS = 600.0
@@ -92,8 +92,8 @@ def process_device(n_gpu: int, name: str) -> torch.device:
         raise UserError("LOCAL_RANK: not set, and it says which GPU is whose; start with torchrun, which sets it")
     on_host = max(on_host, local_rank + 1)
     if found < on_host:
-        asked = (kind if name == "auto" else name).upper()
-        raise UserError(f"{_count(on_host)} on this host, and torch finds {found} {asked} devices; start one for each")
+        asked = f"{(kind if name == 'auto' else name).upper()} device"
+        raise UserError(f"{_count(on_host)} on this host, and torch finds {quantity(found, asked)}; start one for each")
     return torch.device(f"{kind}:{local_rank}")
 
 
@@ -174,10 +174,10 @@ def _require_launcher(wanted):
 def _open_store(timeout):
     """The store through which the processes of this start find each other: a file, or torchrun's."""
     if folder := meeting_folder():
-        store = dist.FileStore(os.path.join(folder, "store"))
+        store = dist.FileStore(os.path.join(folder, "store"))  # pyright: ignore[reportPrivateImportUsage]
         store.set_timeout(timeout)
         return store
-    store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
+    store, _, _ = next(dist.rendezvous("env://", timeout=timeout))  # pyright: ignore[reportPrivateImportUsage]
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return contact.store_of_start(store, timeout.total_seconds())
     return store
@@ -274,4 +274,4 @@ def _leave():
 
 
 def _count(processes):
-    return "1 process" if processes == 1 else f"{processes} processes"
+    return quantity(processes, "process")

@@ -45,7 +45,7 @@ def with_shards_saved(state: Any, parent: Path, stem: str) -> Any:
     cannot write.
     """
     found = {}
-    rest = _without_shards(state, (), found)
+    rest: Any = _without_shards(state, (), found)
     if not found:
         return state
     listed = [
@@ -99,11 +99,15 @@ def _write(tensors, temporary):
 
     from utils.distributed import messages
 
-    writer = checkpoint.HuggingFaceStorageWriter(str(temporary), save_distributed=True)
+    writer = checkpoint.HuggingFaceStorageWriter(  # pyright: ignore[reportPrivateImportUsage]
+        str(temporary), save_distributed=True
+    )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            checkpoint.save(tensors, storage_writer=writer, process_group=messages.group())
+            checkpoint.save(  # pyright: ignore[reportPrivateImportUsage]
+                tensors, storage_writer=writer, process_group=messages.group()
+            )
     except CheckpointException as error:  # raised in all processes; torch's text is a traceback of each
         failure = next(iter(error.failures.values()))[0]
         if isinstance(failure, OSError):
@@ -166,7 +170,8 @@ def read_shards(state: dict[str, Any], folder: Path, mesh: Any = None) -> dict[s
         tensors = {_name(entry["at"]): _empty(entry, mesh) for entry in listed}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it reads for this process alone, as is meant
-            checkpoint.load(tensors, storage_reader=checkpoint.HuggingFaceStorageReader(str(folder)), no_dist=True)
+            reader = checkpoint.HuggingFaceStorageReader(str(folder))  # pyright: ignore[reportPrivateImportUsage]
+            checkpoint.load(tensors, storage_reader=reader, no_dist=True)  # pyright: ignore[reportPrivateImportUsage]
         for entry in listed:
             *path, last = entry["at"]
             place = state

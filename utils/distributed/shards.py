@@ -30,7 +30,8 @@ def is_sharded(model: "torch.nn.Module") -> bool:
 
 def mesh_of(model: "torch.nn.Module") -> Any:
     """The processes, as a DeviceMesh, over which the model is sharded; None if it is not."""
-    return next((parameter.device_mesh for parameter in model.parameters() if is_shard(parameter)), None)
+    shards: Any = filter(is_shard, model.parameters())
+    return next((shard.device_mesh for shard in shards), None)
 
 
 def local(tensor: Any) -> "torch.Tensor":
@@ -92,7 +93,7 @@ def missing_for_shards() -> str | None:
     if find_spec("safetensors") is None:
         return "the package safetensors, which is not installed: pip install safetensors"
     import torch
-    from torch.distributed.checkpoint import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint import HuggingFaceStorageWriter  # pyright: ignore[reportPrivateImportUsage]
 
     if "save_distributed" not in inspect.signature(HuggingFaceStorageWriter).parameters:
         return f"torch 2.9 or newer, and this is {torch.__version__}"

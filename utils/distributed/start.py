@@ -91,7 +91,8 @@ def _run(number, folder, save_seconds):
         logs_specs=multiprocessing.DefaultLogsSpecs(log_dir=folder),
     )
     try:
-        return processes.wait(period=0.1).failures
+        ended: Any = processes.wait(period=0.1)  # None only with a timeout
+        return ended.failures
     except multiprocessing.SignalException as stop:
         _end(processes, stop.sigval, save_seconds)
         raise

@@ -157,7 +157,8 @@ class OldConfigForms:
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        config: Any = type(self)(state.get("_config") or state.get("config") or {}, state.get("resume"))
+        kind: Any = type(self)
+        config = kind(state.get("_config") or state.get("config") or {}, state.get("resume"))
         vars(self).update(vars(config))
         if folders := state.get("folders"):
             self._folders = Path(folders[0]), Path(folders[1])
@@ -187,7 +188,8 @@ def resemblances(own_keys: Iterable[str], config: dict[str, Any]) -> Iterator[st
     for path in own_keys:
         *parents, key = path.split(".")
         section = config.get(parents[0], {}) if parents else config
-        free = [name for name in KNOWN_KEYS[tuple(parents)] if name not in section and name not in OTHER_LOADERS]
+        known: Any = KNOWN_KEYS  # whose keys pyright takes for tuples of one length
+        free = [name for name in known[tuple(parents)] if name not in section and name not in OTHER_LOADERS]
         if key not in _OLD_KEYS and (meant := resembles(key, free)):
             yield f"{path}: is kept as a key of this project's own; the framework's is called {meant!r}"
 

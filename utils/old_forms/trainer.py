@@ -77,7 +77,7 @@ class OldTrainerForms:
         if config_after_resume is not None:
             resume, config = config, config_after_resume
         self.train_logger = train_logger
-        self._parsed = _parsed(config, resume)
+        self._parsed: Any = _parsed(config, resume)
         if not _takes_device(type(self)):
             model, self.device = _placed(model, self._parsed)
         super().__init__(model, criterion, metric_ftns, optimizer, self._parsed)  # pyright: ignore[reportCallIssue]

@@ -57,7 +57,7 @@ def save_checkpoint(state: dict[str, Any], path: str | Path) -> None:
     """
     state = plain(state)
     with replacing(path, "the checkpoint", CheckpointError) as file:
-        sealed = _SealedFile(file)
+        sealed: Any = _SealedFile(file)  # has what torch.save calls
         try:
             write_torch_file(state, sealed)
         except RuntimeError as error:

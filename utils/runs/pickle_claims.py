@@ -194,7 +194,7 @@ class Claims:
         return _Items(number)
 
     def _tensor(self, name, storage, offset, size, stride, *more):
-        itemsize = _itemsize(more[2].name) if name == _WITH_DTYPE else _BYTES_OF_ELEMENT[storage.kind]
+        itemsize: Any = _itemsize(more[2].name) if name == _WITH_DTYPE else _BYTES_OF_ELEMENT[storage.kind]
         _require(isinstance(size, tuple) and isinstance(stride, tuple) and len(size) == len(stride) <= _MOST_DIMENSIONS)
         _require(all(map(_is_count, (offset, *size, *stride))))
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if all(size) else offset - 1

@@ -132,6 +132,8 @@ def load_optimizer(optimizer: Any, state_dict: dict[str, Any], settings_as_built
     if isinstance(groups, list) and len(groups) != len(optimizer.param_groups):
         numbers = f"it has {len(groups)} groups of parameters, and the config makes {len(optimizer.param_groups)}"
         remedy = "keep optimizer.groups and decay_biases_and_norms, or begin a new run with the weights: --weights-only"
+        if len(groups) > len(optimizer.param_groups):
+            remedy += "; a group that was added during training belongs into optimizer.groups, with Freeze until then"
         raise UserError(f"the checkpoint does not fit the optimizer: {numbers}; {remedy}")
     built = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     try:
@@ -273,7 +275,7 @@ def load_state(name: str, target: Any, state: Any) -> None:
         raise UserError(f"the checkpoint does not fit {name!r}: {' '.join(str(error).split())}") from None
 
 
-def _require_like(built, saved, place, fixed=True):
+def _require_like(built: Any, saved: Any, place: str, fixed: bool = True) -> None:
     """Raise ValueError if a number, text, list or dict of the built state is saved as something else.
 
     built: the state of a new object. fixed: its lists keep their length.
@@ -294,7 +296,7 @@ def _require_like(built, saved, place, fixed=True):
     if not fits:
         given = repr(saved) if isinstance(saved, (str, float, bool, type(None))) else f"a {type(saved).__name__}"
         raise ValueError(f"{place} is {given}, where {wanted} was expected")
-    if isinstance(built, dict):
+    if isinstance(built, dict) and isinstance(saved, dict):
         for key in built.keys() & saved.keys():
             _require_like(built[key], saved[key], f"{place}{key!r}", fixed)
     elif isinstance(built, (list, tuple)):

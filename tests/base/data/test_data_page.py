@@ -11,6 +11,7 @@ from forked import run_forked
 from torch.nn.utils.rnn import pad_sequence
 
 from base import BaseDataLoader
+from base.data.sampler import EpochSampler
 from base.data.streams import StreamDataLoader
 from base.training.evaluate import evaluate
 from helpers import PROJECT, copy_project, metrics_rows, newest_state, same, tiny_config, tiny_trainer
@@ -52,8 +53,6 @@ def test_a_stream_that_a_config_names_is_trained_on_resumed_measured_and_predict
         lines = [" ".join(str((i * k) % 7 / 7) for k in (1, 2, 3, 4, 5, 6)) for i in range(number)]
         (project / f"{name}.txt").write_text("\n".join(lines))
     sections = json.loads("{" + block_with("LinesDataLoader", "json") + "}")
-    for name in ("data_loader", "valid_data_loader", "test_data_loader"):
-        sections[name]["type"] = "lines.LinesDataLoader"
     sections["trainer"] |= {"epochs": 2, "len_epoch": 4, "save_every_steps": 3, "tensorboard": False}
     config = {
         "name": "stream",
@@ -63,6 +62,9 @@ def test_a_stream_that_a_config_names_is_trained_on_resumed_measured_and_predict
     }
     (project / "stream.json").write_text(json.dumps(config | sections))
 
+    assert "1 batch of everything" in run_forked("train.py", "-c", "stream.json", "--fast-dev-run", cwd=project).stdout
+    (line,) = run_forked("train.py", "-c", "stream.json", "--folds", "2", cwd=project, status=2).stderr.splitlines()
+    assert line.startswith("error: data_loader.args.fold: lines.LinesDataLoader has no folds")
     run_forked("train.py", "-c", "stream.json", cwd=project)
     (run,) = project.glob("saved/models/stream/*")
     straight = load_checkpoint(run / "checkpoint-epoch2.pth")
@@ -151,4 +153,42 @@ def test_a_dataset_of_another_length_than_at_first_is_refused(workers):
     assert len(list(loader)) == 2
     samples.append(samples[0])
     with pytest.raises(UserError, match=r"^data_loader: its dataset had 6 samples .* has 7 now, .* docs/data.md"):
+        list(loader)
+
+
+class Following(EpochSampler):
+    """An order of as many samples as the dataset has."""
+
+    def __init__(self, samples):
+        super().__init__(range(len(samples)), shuffle=False)
+        self.samples = samples
+
+    def __len__(self):
+        return len(self.samples)
+
+    def order(self, epoch):
+        return torch.arange(len(self.samples))
+
+
+@pytest.mark.parametrize("kind", [Following, torch.utils.data.RandomSampler, torch.utils.data.SequentialSampler])
+def test_a_sampler_that_asks_a_growing_dataset_for_its_length_draws_all_samples(kind):
+    class Own(BaseDataLoader):
+        def _split_sampler(self, split):
+            return kind(samples), None
+
+    samples = [(torch.full((2,), float(i)), torch.ones(1)) for i in range(6)]
+    loader = Own(samples, 2, True, 0, 0)
+    samples.append((torch.full((2,), 6.0), torch.ones(1)))
+    assert sorted(torch.cat([data[:, 0] for data, _ in loader]).tolist()) == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+
+
+def test_a_sampler_of_fixed_indices_would_leave_out_what_a_dataset_has_gained():
+    class Own(BaseDataLoader):
+        def _split_sampler(self, split):
+            return torch.utils.data.SubsetRandomSampler(range(6)), None
+
+    samples = [(torch.ones(2), torch.ones(1))] * 6
+    loader = Own(samples, 2, True, 0, 0)
+    samples.append(samples[0])
+    with pytest.raises(UserError, match="which would not be drawn"):
         list(loader)

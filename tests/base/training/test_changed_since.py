@@ -120,7 +120,7 @@ def test_new_run_that_has_no_epochs_left_is_refused_and_leaves_no_folder(tmp_pat
     trainer = tiny_trainer(tiny_config(tmp_path / "a", epochs=2))
     trainer.train()
     newest = trainer.checkpoint_dir / "checkpoint-epoch2.pth"
-    with pytest.raises(UserError, match=r"trainer.epochs: got 2, but the checkpoint's 2 epochs count too"):
+    with pytest.raises(UserError, match=r"trainer.epochs: got 2, and 2 epochs of the checkpoint count too"):
         tiny_trainer(tiny_config(tmp_path / "b"), resume=newest, new_run=True).train()
     assert not (tmp_path / "b").exists()
 

@@ -113,6 +113,9 @@ def test_endless_loader_is_cut_and_one_with_a_position_of_its_own_is_refused(tmp
         tiny_trainer(tiny_config(tmp_path, limit_train_batches=3), loader_class=lambda *args: Placed())
     with pytest.raises(UserError, match="data_loader: has no length"):
         tiny_trainer(tiny_config(tmp_path, limit_train_batches=0.5), loader_class=lambda *args: Endless())
+    trainer = tiny_trainer(tiny_config(tmp_path, limit_train_batches=3, epochs=1), loader_class=lambda *args: Placed())
+    trainer.train()
+    assert trainer.step == 3
     with pytest.raises(UserError, match="limit_valid_batches: valid_data_loader has no length"):
         tiny_trainer(tiny_config(tmp_path, limit_valid_batches=0.5), valid_data_loader=Endless())
 

@@ -419,3 +419,32 @@ def test_what_torch_draws_at_the_end_continues_the_last_epoch_s_numbers(tmp_path
     again._callbacks.add(Draws())
     again.train()
     assert drawn[0] == drawn[1]
+
+
+def test_a_trainer_that_has_trained_is_not_trained_again_and_keeps_its_files(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path))
+    trainer.train()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+    again = "^this trainer has trained already, until epoch 2; build another one; ConfigParser.from_file"
+    with pytest.raises(UserError, match=again + rf'.*resume="{trainer.checkpoint_dir}"\) continues its run$'):
+        trainer.train()
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+
+
+def test_a_trainer_stopped_in_a_notebook_is_continued_from_its_file(tmp_path):
+    class Interrupts(BaseCallback):
+        def on_step_end(self, trainer):
+            if trainer.step == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    straight = tiny_trainer(tiny_config(tmp_path / "a"))
+    straight.train()
+    stopped = tiny_trainer(tiny_config(tmp_path / "b"))
+    stopped.add_callback(Interrupts())
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train()
+    with pytest.raises(UserError, match="until 3 batches of epoch 1; build another one; "):
+        stopped.train()
+    resumed_trainer = tiny_trainer(tiny_config(tmp_path / "b"), resume=find_checkpoint(stopped.checkpoint_dir)[0])
+    resumed_trainer.train()
+    assert same(newest_state(resumed_trainer)["state_dict"], newest_state(straight)["state_dict"])

@@ -249,3 +249,28 @@ def test_a_model_without_predictions_in_training_and_without_a_validation_loss(t
     assert float(row["val_found"]) == trainer.mnt_best == len(trainer.valid_data_loader.sampler) > 0
     with pytest.raises(UserError, match="loss: null is for a trainer with a compute_loss of its own"):
         job(tmp_path / "plain", Trainer)
+
+
+class WithOwnTracker(Trainer):
+    """Replaces the tracker of training by one that lacks the metrics of the config."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.train_metrics = MetricTracker("loss")
+
+
+def test_a_metric_that_a_tracker_of_ones_own_lacks_is_named(tmp_path):
+    trainer = tiny_trainer(tiny_config(tmp_path), trainer_class=WithOwnTracker)
+    with pytest.raises(UserError, match=r"^metric 'accuracy' is not tracked; tracked are loss; .* its method track"):
+        trainer.train()
+
+
+def test_the_place_of_a_metric_behind_one_that_is_not_of_training_is_its_own(tmp_path):
+    class NoNumber(OfValidation):
+        in_training = True
+
+        def compute(self):
+            return "none"
+
+    with pytest.raises(UserError, match=r"^metrics\.1: NoNumber gave a str"):
+        tiny_trainer(tiny_config(tmp_path), metrics=[share_of_validation, NoNumber()])

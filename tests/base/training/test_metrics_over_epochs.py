@@ -147,7 +147,7 @@ def test_callbacks_monitor_it(tmp_path):
     stopping = {"type": "EarlyStopping", "args": {"monitor": "max val_own_f1", "patience": 1, "min_delta": 1.0}}
     trainer = tiny_trainer({**config, "callbacks": [stopping]}, metrics=metrics())
     trainer.train()
-    assert trainer.stop_reason == "no better val_own_f1 for 1 epochs"
+    assert trainer.stop_reason == "no better val_own_f1 for 1 epoch"
 
 
 def test_nothing_of_it_stands_at_log_points(tmp_path):

@@ -232,8 +232,11 @@ def test_groups_that_were_others_before_are_told_in_words(tmp_path):
     trainer.train()
     state = trainer.optimizer.state_dict()
     halves = [{"params": [p], "lr": 0.1} for p in list(trainer.model.parameters())[:2]]
-    with pytest.raises(UserError, match=r"it has 1 groups of parameters, and the config makes 2; keep"):
+    with pytest.raises(UserError, match=r"makes 2; keep.*--weights-only$"):
         load_optimizer(torch.optim.SGD(halves), state, False)
+    added = torch.optim.SGD(halves).state_dict()
+    with pytest.raises(UserError, match=r"it has 2 groups .* makes 1; .* belongs into optimizer.groups, with Freeze"):
+        load_optimizer(trainer.optimizer, added, False)
 
 
 def test_lbfgs_is_refused_by_the_check_alone_or_among_several():

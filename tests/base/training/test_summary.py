@@ -104,8 +104,8 @@ def test_the_table_of_layers_is_in_the_log_file_alone(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("batch_size", "settings", "warning"),
     [
-        (100, {}, "got 100, but there are 12 samples to train on, so an epoch is a single optimizer step"),
-        (12, {}, "all 12 samples are one batch, so an epoch is a single optimizer step"),
+        (100, {}, "got 100, for 12 samples to train on, so an epoch is a single optimizer step"),
+        (12, {}, "one batch holds all data, 12 samples, so an epoch is a single optimizer step"),
         (6, {}, None),
         (6, {"limit_train_batches": 1}, None),
         (100, {"len_epoch": 3}, None),

@@ -5,10 +5,12 @@ import random
 import pytest
 
 from helpers import PROJECT
+from model import metric
 from parse_config import PARTS
 from utils import UserError
-from utils.config.check import check_config
-from utils.config.files import read_config
+from utils.config.check import check_config, notes
+from utils.config.files import read_config, set_by_path
+from utils.config.schema import KNOWN_KEYS
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789" * 2
 
@@ -181,3 +183,27 @@ def test_what_is_measured_in_validation_alone_is_not_logged_of_training(monitor,
     else:
         (line,) = told(**sections)
         assert line.startswith(f"trainer.monitor: nothing called {missing}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "lines"),
+    [
+        ({}, 0),
+        ({"data_loader.args.validation_split": 0}, 1),
+        ({"data_loader.args.validation_split": 0, "trainer.overfit_batches": 1}, 0),
+        ({"data_loader.args.validation_split": 0, "metrics": ["accuracy"]}, 0),
+    ],
+)
+def test_a_metric_that_a_test_alone_would_measure_is_told(changes, lines):
+    config = read_config(PROJECT / "config.json") | {"metrics": [{"type": "accuracy", "training": False}]}
+    for path, value in changes.items():
+        set_by_path(config, path, value, KNOWN_KEYS)
+    line = "metrics.0: is not measured in training, and there are no validation data; test.py alone measures it"
+    assert list(notes(config, PARTS, ())) == [line] * lines
+
+
+def test_a_metric_that_says_by_itself_that_it_is_not_of_training_is_told_too(monkeypatch):
+    config = read_config(PROJECT / "config.json") | {"metrics": ["accuracy"]}
+    set_by_path(config, "data_loader.args.validation_split", 0, KNOWN_KEYS)
+    monkeypatch.setattr(metric.accuracy, "in_training", False, raising=False)
+    assert len(list(notes(config, PARTS, ()))) == 1

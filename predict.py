@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from base.trained_model import Predictions, TrainedModel
 
 
+BATCH_SIZE = 64
+"""Examples of files and arrays computed at once, unless --batch-size says how many."""
+
+
 def main(flags: argparse.Namespace) -> int:
     """Predict for each example and write what was asked for; returns the exit status, 1 if a file was not read."""
     # Imported here, so that --help need not wait for torch.
@@ -46,7 +50,7 @@ def main(flags: argparse.Namespace) -> int:
             total = None
         else:
             sources = Sources(flags.sources, model.input if model.has_input else None, model.output)
-            found, total = model.predict_raw(sources, flags.batch_size, flags.top), sources.total
+            found, total = model.predict_raw(sources, flags.batch_size or BATCH_SIZE, flags.top), sources.total
         found = writer.counted(masks.fitting(grid.drawable(ranked(found, flags.top))), total)
         for part in errors_first(found) if flags.errors else found:
             writer.add(part)
@@ -78,7 +82,7 @@ def save_named(model: "TrainedModel", flags: argparse.Namespace) -> int:
             yield from (halves(batch)[0] for batch in batches_of(model.loader(flags.split, flags.batch_size)))
             return
         sources = Sources(flags.sources, model.input if model.has_input else None, model.output)
-        for batch in in_batches(sources, flags.batch_size):
+        for batch in in_batches(sources, flags.batch_size or BATCH_SIZE):
             errors.extend(batch.errors.values())
             if len(batch.raw):
                 yield model.prepared(batch.raw)
@@ -160,7 +164,8 @@ if __name__ == "__main__":
     parser.add_argument("--split", choices=["test", "valid", "train"], help="predict for a split of the config's data")
     parser.add_argument("--errors", action="store_true", help="list wrong predictions alone, the most confident first")
     parser.add_argument("--top", type=int, default=1, metavar="N", help="list the N most probable classes")
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="examples computed at once (64)")
+    batch_help = f"examples computed at once ({BATCH_SIZE}; of a split as in the config)"
+    parser.add_argument("--batch-size", type=int, metavar="N", help=batch_help)
     parser.add_argument("--json", action="store_true", help="print a JSON object for each example, not a table")
     parser.add_argument("--out", metavar="FILE", help="write all predictions as a .csv file")
     parser.add_argument("--grid", metavar="FILE", help="draw images with their predictions as a .png file")

@@ -1,6 +1,7 @@
 """Predictions as CSV: a line for each example, written many at a time."""
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
@@ -113,10 +114,24 @@ def _flat(columns):
             for label in first:
                 flat[f"probability_{label}"] = [value and value[label] for value in values]
         elif isinstance(first, list):
-            flat[name] = [None if value is None else json.dumps(value) for value in values]
+            flat[name] = [None if value is None else _json_of(value) for value in values]
         else:
             flat[name] = values
     for name in flat:
         if name.startswith("probability"):  # 9 digits give the same float32 again, in a third of the time of all 17
             flat[name] = [None if value is None else f"{value:.9g}" for value in flat[name]]
     return flat
+
+
+def _json_of(value):
+    text = json.dumps(value)
+    return json.dumps(finite(value)) if "N" in text or "I" in text else text  # of NaN and Infinity, which are no JSON
+
+
+def finite(value: Any) -> Any:
+    """Return plain values, in lists and dicts, with None for numbers that are not finite."""
+    if isinstance(value, dict):
+        return {key: finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -6,7 +6,6 @@ import heapq
 import io
 import itertools
 import json
-import math
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -18,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from logger.pictures import EXAMPLES_DRAWN, draw_batches, outputs_as_images
-from logger.prediction_csv import PredictionCsv
+from logger.prediction_csv import PredictionCsv, finite
 from utils.errors import UserError, quantity, shown
 from utils.files import replacing
 from utils.nested import as_numpy
@@ -310,15 +309,7 @@ def _text(value):
 
 def _json_line(row):
     """The row as JSON, with null for numbers that are not finite, and escapes for bytes of a name that are no text."""
-    return json.dumps(_finite(row), ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace").decode()
-
-
-def _finite(value):
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.dumps(finite(row), ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace").decode()
 
 
 def _say(text, **how):

@@ -98,11 +98,11 @@ def trained(tmp_path, monkeypatch):
         pixels = np.repeat(np.array(mask, np.uint8)[..., None] * 100, 3, axis=2)
         Image.fromarray(pixels).save(tmp_path / "data" / name)
 
-    def train(model, loss):
+    def train(model, loss, loader=None):
         config = tiny_config(tmp_path / "saved", epochs=1) | {"arch": {"type": model}, "loss": loss, "n_gpu": 0}
         config["optimizer"] = {"type": "SGD", "args": {"lr": 0.0}}
         args = {"folder": str(tmp_path / "data"), "batch_size": 3, "makes_labels": model == "Labels"}
-        config |= {"data_loader": {"type": "ShadesLoader", "args": args}, "metrics": []}
+        config |= {"data_loader": loader or {"type": "ShadesLoader", "args": args}, "metrics": []}
         trainer = build(ConfigParser(config))
         trainer.train()
         return trainer.checkpoint_dir
@@ -159,3 +159,19 @@ def test_labels_that_are_numbers_are_separated_as_any(capsys):
         for one in writer.counted([part]):
             writer.add(one)
     assert capsys.readouterr().out.splitlines()[0].split(maxsplit=1) == ["a", "1 0.7500  3 0.8750  target 1, 3"]
+
+
+class OneByOne(ShadesLoader):
+    """A loader that chooses its batch size itself."""
+
+    def __init__(self, folder, training=True):
+        super().__init__(folder, 1, training=training)
+
+
+def test_a_split_of_a_loader_without_a_batch_size_is_predicted(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr("data_loader.data_loaders.OneByOne", OneByOne, raising=False)
+    run = trained("Pixels", "mask_loss", {"type": "OneByOne", "args": {"folder": str(tmp_path / "data")}})
+    words = "predict.py", "-r", run, "--split", "test"
+    assert "\n3 examples\n" in run_here(*words).stdout
+    (line,) = run_here(*words, "--batch-size", 2, status=2).stderr.splitlines()
+    assert line.startswith("error: data_loader.args.batch_size: no such argument")

@@ -345,3 +345,4 @@ def test_it_trains_without_a_word_to_the_right_numbers_and_resumes(tmp_path, kin
     resumed.train()
     assert same(resumed.model.state_dict(), trainer.model.state_dict()) and warned == []
     assert resumed.train_metrics.result() == trainer.train_metrics.result()
+    assert resumed.output_shape == trainer.output_shape  # of the first batch, also where others are padded otherwise

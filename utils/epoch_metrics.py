@@ -29,11 +29,10 @@ def of_training(metrics: Sequence[Any]) -> list[Any]:
 
     The attribute is the metric's own, or `training` of its entry in the config.
     """
-    return [metric for metric in metrics if is_of_training(metric)]
+    return [metric for metric in metrics if _in_training(metric)]
 
 
-def is_of_training(metric: Any) -> bool:
-    """Whether a metric is measured on training batches, too."""
+def _in_training(metric):
     function = getattr(metric, "func", metric)  # of a functools.partial
     return getattr(metric, "in_training", getattr(function, "in_training", True))
 
@@ -84,6 +83,30 @@ class EpochMetrics:
         if not self._was_checked:
             self._was_checked = True
             self._check_results()
+            if world_size() > 1:  # whose states are merged
+                self.require_state()
+
+    def require_state(self) -> None:
+        """Raise UserError for a metric whose state lacks what it has seen, which a resumed run would not count.
+
+        Its state is loaded into a copy, whose compute() should give the same.
+        """
+        states = copy.deepcopy(self.state_dict()).get("states", {})
+        for place, metric in self._metrics.items():
+            if (value := _tried(place, metric)) is None:  # it needs more batches
+                continue
+            other, why = copy.deepcopy(metric), ""
+            other.reset()
+            try:
+                self._load(other, states[metric.__name__])
+            except Exception as error:  # whatever a load_state_dict of the project's own raises
+                why = f": {' '.join(str(error).split()) or type(error).__name__}"
+            if why or not _is_same(value, _tried(place, other)):
+                raise UserError(
+                    f"{place}: {type(metric).__name__}: what it has seen is not restored by load_state_dict of its "
+                    f"state_dict{why}; a run resumed within an epoch would not count it. Keep it in buffers of a fixed "
+                    "shape, or write both methods: docs/metrics.md"
+                )
 
     def result(self) -> dict[str, float]:
         """Return {name: number} of the metrics that give one, nan before the first batch; waits for the device."""
@@ -149,20 +172,10 @@ class EpochMetrics:
 
     def _check_results(self):
         """Raise UserError for a metric that does not return a number or a table, and record the tables."""
-        from utils.seed import rng_state, set_rng_state  # imports NumPy, which a config with an error need not wait for
-
-        before = rng_state()  # a resumed run checks at another batch, and its random numbers must stay the same
         for place, metric in self._metrics.items():
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                try:
-                    value = metric.compute()
-                except Exception:  # it may need more batches; an error at the end of the epoch is raised
-                    continue
-            value = _number_or_table(value, place, metric)
+            value = _tried(place, metric)
             if isinstance(value, list):
                 self.tables[metric.__name__] = value
-        set_rng_state(before)
 
 
 def _detached(tensor):
@@ -211,6 +224,31 @@ def _parts_of_torchmetrics(metric):
     if torchmetrics is None:
         return []
     return [part for part in getattr(metric, "modules", tuple)() if isinstance(part, torchmetrics.Metric)]
+
+
+def _tried(place, metric):
+    """The result as _number_or_table returns it; None if there is none yet. No random number is drawn."""
+    from utils.seed import rng_state, set_rng_state  # imports NumPy, which a config with an error need not wait for
+
+    before = rng_state()  # a resumed run tries at another batch, and its random numbers must stay the same
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            value = metric.compute()
+    except Exception:  # it may need more batches; an error at the end of the epoch is raised
+        return None
+    finally:
+        set_rng_state(before)
+    return _number_or_table(value, place, metric)
+
+
+def _is_same(one, other):
+    """Whether two results are equal, but for what a device's order of additions changes; nan equals nan."""
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    if not isinstance(one, float) or not isinstance(other, float):
+        return one == other
+    return math.isclose(one, other, rel_tol=1e-5) or (math.isnan(one) and math.isnan(other))
 
 
 def _computed(place, metric):

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from utils.distributed.world import gather, sums
-from utils.epoch_metrics import EpochMetrics, is_epoch_metric, is_of_training
+from utils.epoch_metrics import EpochMetrics, is_epoch_metric
 from utils.errors import UserError
 from utils.untrusted import as_list, as_number, as_weight
 
@@ -58,15 +58,16 @@ class MetricTracker:
         metrics: Sequence[Any],
         device: "torch.device | None" = None,
         finite_only: bool = False,
-        training: bool = False,
+        only: Sequence[Any] | None = None,
     ) -> Self:
         """Return a tracker of the loss and of metrics: functions, and objects, which it copies to the device.
 
-        training: leave out the metrics that are not measured in training.
+        metrics: as the config lists them, since errors tell their places. only: those to track; by default all.
         """
-        measured = {f"metrics.{i}": one for i, one in enumerate(metrics) if not training or is_of_training(one)}
-        objects = {place: metric for place, metric in measured.items() if is_epoch_metric(metric)}
-        names = [metric.__name__ for place, metric in measured.items() if place not in objects]
+        tracked = {id(metric) for metric in (metrics if only is None else only)}
+        listed = {f"metrics.{i}": metric for i, metric in enumerate(metrics) if id(metric) in tracked}
+        objects = {place: metric for place, metric in listed.items() if is_epoch_metric(metric)}
+        names = [metric.__name__ for place, metric in listed.items() if place not in objects]
         over_epoch = EpochMetrics(objects, device) if objects else None
         tracker = cls("loss", *names, finite_only=finite_only, over_epoch=over_epoch)
         tracker.apart = {metric.__name__ for metric in metrics} - {*names}

@@ -93,6 +93,22 @@ def map_tensors(function: Callable[[Any], Any], value: Any) -> Any:
     return value
 
 
+def common_rows(value: Any) -> int | None:
+    """Return the number of rows that all tensors of a value have, as samples do; None if they differ.
+
+    So do the nodes and the edges of graphs, of which some alone make no batch.
+    """
+    rows: set[int | None] = set()
+
+    def note(tensor):
+        shape = getattr(tensor, "shape", None)
+        if shape is None or len(shape):  # not a single number
+            rows.add(shape[0] if shape else None)
+
+    map_tensors(note, value)
+    return rows.pop() if len(rows) == 1 else None
+
+
 def samples_of(value: Any, indices: "slice | torch.Tensor") -> Any:
     """Return the value with the samples of each tensor that a slice or a tensor of indices selects."""
     return map_tensors(lambda tensor: tensor[indices] if getattr(tensor, "ndim", 0) else tensor, value)

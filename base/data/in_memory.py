@@ -255,7 +255,9 @@ def _checked(array, i):
         try:
             torch.from_numpy(np.empty(0, array.dtype))
         except (TypeError, ValueError):
-            raise UserError(f"array {i} of the dataset has dtype {array.dtype.str}, unknown to torch") from None
+            what = f"array {i} of the dataset has dtype {array.dtype.str}, unknown to torch"
+            remedy = "; make numbers of its texts and objects" if array.dtype.kind in "OSU" else ""
+            raise UserError(what + remedy) from None
     return array
 
 

@@ -117,7 +117,7 @@ def _count_of(place: str, function: Any, range_of_labels: Callable[[], tuple[int
     if isinstance(counted, str) and counted != "targets":
         raise UserError(f"{place}: counted is {counted!r}; it should be 'targets', or a function of the target")
     if counted != "targets":
-        return functools.partial(counted, **bound) if callable(counted) else None  # pyright: ignore[reportReturnType]
+        return _with_arguments(place, counted, inner, bound) if callable(counted) else None
     weight, ignore_index, reduction = (_setting(inner, bound, name) for name in ("weight", "ignore_index", "reduction"))
     if reduction == "sum":
         return None
@@ -128,6 +128,25 @@ def _count_of(place: str, function: Any, range_of_labels: Callable[[], tuple[int
             return None
         count.is_unusual = True
     return count
+
+
+def _with_arguments(place: str, counted: Any, function: Any, bound: dict[str, Any]) -> Count:
+    """The Count with those of the loss function's arguments, as given or by default, that `counted` takes, too.
+
+    Raises UserError for one that the function does not have.
+    """
+    if not inspect.isfunction(function):  # an object, whose method knows its own
+        return counted
+    own = {one.name: one.default for one in signature(function).parameters.values() if one.default is not one.empty}
+    own |= bound
+    _, *named = signature(counted).parameters.values()
+    if any(one.kind is one.VAR_KEYWORD for one in named):
+        return functools.partial(counted, **own)
+    for one in named:
+        if one.name not in own:
+            has = f"whose arguments are {', '.join(own)}" if own else "which has none besides output and target"
+            raise UserError(f"{place}: counted takes {one.name!r}, and is given the arguments of the function, {has}")
+    return functools.partial(counted, **{one.name: own[one.name] for one in named})
 
 
 def _is_of_torch(function):

@@ -19,7 +19,7 @@ from utils.batches import batches_of
 from utils.config.components import PARTS, as_spec, watched
 from utils.config.types import build, find_type, signature_of
 from utils.distributed.world import Part, gather, own_samples, part_of_batch, rank, same_buffers
-from utils.epoch_metrics import is_of_training
+from utils.epoch_metrics import of_training
 from utils.errors import UserError
 from utils.misfits import explain
 from utils.nested import halves, num_samples, require_rows
@@ -117,10 +117,11 @@ def _samples(data_loader, batch_idx):
 def metric_trackers(trainer: "Trainer") -> tuple[MetricTracker, MetricTracker]:
     """(tracker for training, tracker for validation). Raises UserError if a monitored value is a table."""
     finite_only = trainer.settings.on_nonfinite == "skip"
-    train = MetricTracker.of(trainer.metric_ftns, trainer.device, finite_only=finite_only, training=True)
+    in_training = of_training(trainer.metric_ftns)
+    train = MetricTracker.of(trainer.metric_ftns, trainer.device, finite_only, only=in_training)
     train.counts = counts_in_training(trainer)
     valid = MetricTracker.of(trainer.metric_ftns, trainer.device)
-    left_out = {metric.__name__ for metric in trainer.metric_ftns if not is_of_training(metric)}
+    left_out = {metric.__name__ for metric in trainer.metric_ftns} - {metric.__name__ for metric in in_training}
     for path, name in watched(trainer.config.config).items():
         if name in left_out:
             raise UserError(f"{path}: {name!r} is not measured in training; monitor val_{name}")

@@ -67,13 +67,17 @@ def compute_first_loss(trainer: "Trainer", data: Any, target: Any, metrics: Sequ
         _check_declared("metrics", metric, output, target)
         watch = LossWatch("metrics")
         with watch:
-            record(MetricTracker.of([metric], trainer.device), [metric], torch.zeros(()), output, target)
+            tracker = MetricTracker.of(metrics, trainer.device, only=[metric])
+            record(tracker, [metric], torch.zeros(()), output, target)
         watch.warn(trainer.logger, metric, output, target)
+        if tracker.over_epoch is not None:
+            tracker.over_epoch.require_state()
         if watch.counts_some and not is_epoch_metric(metric):
             _warn_of_average(trainer, "metrics", metric)
     if trainer.config.keeps_nothing:
         _try_last_batch(trainer)
-    if isinstance(output, torch.Tensor) and output.ndim:
+    is_known = trainer.config.continues and trainer.output_shape is not None  # another batch may be padded otherwise
+    if isinstance(output, torch.Tensor) and output.ndim and not is_known:
         trainer.output_shape = tuple(output.shape[1:])
     return loss, output
 
@@ -96,6 +100,8 @@ def look_at_data(trainer: "Trainer") -> None:
     fits = f"the first batch fits: data: {describe(data)}, target: {describe(target)}"
     if not trainer.has_own_loop:
         loss, output = _train_once(trainer, data, target)
+        if trainer.settings.on_nonfinite in ("stop", "skip"):  # "rollback" would leave the batch out
+            trainer.nonfinite.report(1, trainer.train_metrics, trainer.update_metrics)
         fits += f", output: {describe(output)}, loss: {loss.item():.4g}"
         if trainer.do_validation:
             try_validation(trainer, batches=1)
@@ -110,6 +116,7 @@ def _train_once(trainer, data, target):
         trainer.optim_step.begin(part, last=trainer.len_epoch == 1)
         loss, output = trainer._train_batch(0, data, target)
         record(trainer.train_metrics, trainer.metric_ftns, loss, output, target, trainer.reduction, part)
+        trainer.nonfinite.count_loss(0)
     except Exception as error:
         explain(error, data, target, trainer.model)
         raise
@@ -204,7 +211,7 @@ def _try_last_batch(trainer: "Trainer") -> None:
         try:
             _, output = trainer.compute_loss(data, target)  # with gradients, of which a loss or a model may make use
             metrics = of_training(trainer.metric_ftns)
-            tracker = MetricTracker.of(metrics, trainer.device)
+            tracker = MetricTracker.of(trainer.metric_ftns, trainer.device, only=metrics)
             record(tracker, metrics, torch.zeros(()), output, target)
         except (RuntimeError, ValueError, TypeError, LookupError) as error:
             reason = str(error).partition("\n")[0] or type(error).__name__

@@ -12,6 +12,8 @@ from utils.errors import UserError
 from utils.nested import describe
 from utils.signatures import signature
 
+_WEIGHTS = "weight", "pos_weight"
+
 
 def require_two_arguments(criterion: Any) -> None:
     """Raise UserError if the loss needs more than the output and the target with which it is called."""
@@ -61,8 +63,9 @@ class LossWatch(TorchFunctionMode):
             return function(*arguments, **keywords)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             reason = str(error).partition("\n")[0] or type(error).__name__
-            given = f"the output is {describe(output)}, the target {describe(target)}"
-            raise UserError(f"{self._name}: {called}: {reason}; {given}") from error
+            weights = [f", {name} {describe(given[name])}" for name in _WEIGHTS if given.get(name) is not None]
+            what = f"the output is {describe(output)}, the target {describe(target)}{''.join(weights)}"
+            raise UserError(f"{self._name}: {called}: {reason}; {what}") from error
 
     def _look(self, called, given, keywords):
         output, target = list(given.values())[:2]

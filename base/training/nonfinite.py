@@ -152,6 +152,8 @@ class NonFiniteWatch:
         named = f"; samples {_listed(samples)}" if samples else ""
         bad = self._samples_at_fault(epoch, batches[:_BATCHES_READ_AGAIN])
         cause = "the learning rate may be too high" if what.startswith(("the loss", "the gradient")) else ""
+        if cause and epoch == 1 and batches[0] == 0:  # no rate has had an effect yet
+            cause = "no optimizer step was taken before, so it comes from the model or the loss, as of 0 / 0 or log(0)"
         cause = f"data_loader has nan or infinity in sample {_listed(bad)}" if bad else cause
         return f"{place}: {what}{named}" + (f"; {cause}" if cause else "")
 

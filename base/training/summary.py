@@ -20,7 +20,7 @@ from utils.batches import DataError, batches_of
 from utils.distributed.world import is_main, part_of, world_size
 from utils.errors import quantity
 from utils.files import write_whole
-from utils.nested import map_tensors, samples_of
+from utils.nested import common_rows, map_tensors, samples_of
 from utils.runs.weights import class_name
 from utils.seed import seeded
 
@@ -98,9 +98,9 @@ def single_batch_warning(trainer: "Trainer") -> str | None:
     """Return a line if an epoch is a single batch although the config does not ask for that; None otherwise."""
     settings, loader = trainer.settings, trainer.data_loader
     asked = settings.overfit_batches or settings.limit_train_batches or trainer.stream.by_iterations
-    if asked or num_batches(loader) != 1:
-        return None
     size, number = getattr(loader, "batch_size", None), num_samples_of(loader)
+    if asked or num_batches(loader) != 1 or number == 1:  # a single sample, such as one graph, makes no more batches
+        return None
     if size and number and size > number:
         what = f"got {size}, for {quantity(number, 'sample')} to train on"
     else:
@@ -201,10 +201,11 @@ def _number(count):
 
 
 def example_input(data_loader: Iterable[Any], device: torch.device) -> Any:
-    """The first two inputs of the loader's first batch, on the device; inputs without tensors are returned whole.
+    """The first two inputs of the loader's first batch, on the device; the whole batch if it is not made of rows.
 
-    None for a batch that is not a list or tuple, for a loader that can be read only once, and for a batch that cannot
-    be read. Raises DataError for a loader that cannot start its workers.
+    Of a graph, the first rows of each tensor would have edges to nodes that are left out. None for a batch that is not
+    a list or tuple, for a loader that can be read only once, and for a batch that cannot be read. Raises DataError for
+    a loader that cannot start its workers.
     """
     if hasattr(data_loader, "__next__"):
         return None
@@ -215,7 +216,8 @@ def example_input(data_loader: Iterable[Any], device: torch.device) -> Any:
         return None
     if not isinstance(batch, (list, tuple)) or not batch:
         return None
-    return map_tensors(lambda part: part.to(device), samples_of(batch[0], slice(2)))
+    data = batch[0] if common_rows(batch[0]) is None else samples_of(batch[0], slice(2))
+    return map_tensors(lambda part: part.to(device), data)
 
 
 def model_summary(model: torch.nn.Module, example: Any) -> str:

@@ -15,7 +15,7 @@ from base.training.optim_step import OptimStep
 from base.training.precision import compile_as_set, grad_scaler, to_device
 from logger.pictures import save_figure
 from utils import UserError, inf_loop
-from utils.nested import halves, num_samples, samples_of
+from utils.nested import common_rows, describe, halves, num_samples, samples_of
 from utils.runs.weights import load_optimizer
 from utils.seed import rng_state, set_rng_state
 
@@ -99,6 +99,9 @@ def find_batch_size(trainer: "Trainer") -> int:
     if device.type == "cpu":
         raise UserError(f"--find-batch-size: needs a GPU, and this run is on the {device}")
     data, target = halves(next(iter(trainer.data_loader)))
+    if not common_rows(data) == common_rows(target) == num_samples(target):
+        what = f"--find-batch-size: tries copies of a batch's rows, and the data are {describe(data)}"
+        raise UserError(f"{what}, of which not all have a row for each sample; try sizes with --fast-dev-run --bs N")
 
     def fits(number):
         chosen = torch.arange(number) % num_samples(target)

@@ -146,3 +146,9 @@ def test_predictions_without_data_keep_nothing_that_an_error_has_seen():
         kept = Predictions(Examples(["a"], errors={0: error}), torch.empty(0), None, None, Output()).without_data()
     gc.collect()
     assert seen[0]() is None and kept.columns["error"] == ["b: a: no image of 3"]
+
+
+def test_lists_of_numbers_are_json_also_where_some_are_not_finite():
+    outputs = torch.tensor([[0.5, -torch.inf], [torch.nan, 2.0]])
+    header, *rows = written([predictions(["a", "b"], outputs, output=Output())])
+    assert header[1] == "prediction" and [row[1] for row in rows] == ["[0.5, null]", "[null, 2.0]"]

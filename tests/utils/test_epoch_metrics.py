@@ -24,10 +24,10 @@ class Vector(torch.nn.Module):
     def __init__(self, value):
         super().__init__()
         self.value = value
-        self.seen = False
+        self.register_buffer("seen", torch.tensor(False))
 
     def update(self, output, target):
-        self.seen = True
+        self.seen.fill_(True)
 
     def compute(self):
         if not self.seen:
@@ -35,7 +35,7 @@ class Vector(torch.nn.Module):
         return self.value
 
     def reset(self):
-        self.seen = False
+        self.seen.fill_(False)
 
 
 def batches(size=7):
@@ -235,3 +235,92 @@ def test_a_metric_that_keeps_outputs_of_any_form_keeps_no_graph(made):
     (kept,) = tracker.over_epoch._metrics.values()
     assert type(kept.output) is type(output) and not any(part.requires_grad for part in parts_of(kept.output))
     assert all(part.requires_grad for part in parts_of(output))  # the loss is computed from them
+
+
+class InAList(torch.nn.Module):
+    """Keeps what it has seen where no state_dict finds it."""
+
+    def __init__(self):
+        super().__init__()
+        self.hits = []
+
+    def update(self, output, target):
+        self.hits += (output.argmax(1) == target).tolist()
+
+    def compute(self):
+        return sum(self.hits) / len(self.hits)
+
+    def reset(self):
+        self.hits = []
+
+
+class InAGrowingBuffer(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("hits", torch.zeros(0))
+
+    def update(self, output, target):
+        self.hits = torch.cat([self.hits, (output.argmax(1) == target).float()])
+
+    def compute(self):
+        return self.hits.mean()
+
+    def reset(self):
+        self.hits = torch.zeros(0)
+
+
+class Forgetful(InAList):
+    """Forgets one of two values when it is restored."""
+
+    number = 0
+
+    def update(self, output, target):
+        super().update(output, target)
+        self.number += 1
+
+    def compute(self):
+        return super().compute() + self.number
+
+    def reset(self):
+        super().reset()
+        self.number = 0
+
+    def state_dict(self):
+        return {"hits": self.hits}
+
+    def load_state_dict(self, state):
+        self.hits = list(state["hits"])
+
+
+class Whole(Forgetful):
+    def state_dict(self):
+        return {"hits": self.hits, "number": self.number}
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.number = state["number"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "why"), [(InAList(), ""), (InAGrowingBuffer(), ": Error.* size mismatch .*"), (Forgetful(), "")]
+)
+def test_metric_whose_state_lacks_what_it_has_seen_is_refused(metric, why):
+    tracker = update_all(MetricTracker.of([named(MacroF1(3), "f1"), named(metric)], CPU), batches()[:1])
+    what = f"^metrics.1: {type(metric).__name__}: what it has seen is not restored by load_state_dict of its state_dict"
+    with pytest.raises(UserError, match=f"{what}{why}; a run resumed within an epoch would not count it"):
+        tracker.over_epoch.require_state()
+
+
+def test_metrics_whose_state_is_whole_are_left_as_they_were():
+    metrics = [*f1_and_auroc(), named(ConfusionMatrix(3), "table"), named(Whole(), "whole"), named(Vector(2), "vector")]
+    tracker = update_all(MetricTracker.of(metrics, CPU), batches()[:1])
+    tracker.over_epoch.require_state()
+    update_all(tracker, batches()[1:])
+    assert tracker.result() == update_all(MetricTracker.of(metrics, CPU), batches()).result()
+
+
+def test_the_processes_of_one_world_require_a_whole_state(monkeypatch):
+    monkeypatch.setattr("utils.epoch_metrics.world_size", lambda: 2)
+    mergeable = type("Mergeable", (InAList,), {"merge_state": lambda self, other: None})
+    with pytest.raises(UserError, match="what it has seen is not restored"):
+        update_all(MetricTracker.of([named(mergeable())], CPU), batches())

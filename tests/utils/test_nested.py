@@ -6,7 +6,7 @@ import torch
 from base.training.precision import to_device
 from base.training.summary import example_input
 from utils import UserError
-from utils.nested import halves, map_tensors, num_samples, require_rows, samples_of
+from utils.nested import common_rows, halves, map_tensors, num_samples, require_rows, samples_of
 
 Pair = namedtuple("Pair", "left right")
 
@@ -82,7 +82,7 @@ def test_other_batches_are_sent_and_shown_as_a_whole():
     packed = torch.nn.utils.rnn.pack_sequence([torch.ones(3, 1), torch.ones(2, 1)])
     assert to_device({"a": other}, device)["a"].device == device
     shown = example_input([((other, packed, torch.tensor(1.0), torch.zeros(5, 2)), torch.zeros(5))], device)
-    assert shown[0] is other and shown[1].batch_sizes.tolist() == [2, 2, 1] and shown[3].shape == (2, 2)
+    assert shown[0] is other and shown[1].batch_sizes.tolist() == [2, 2, 1] and shown[3].shape == (5, 2)
     chosen = samples_of((other, torch.arange(3)), torch.tensor([2, 0]))
     assert chosen[0] is other and chosen[1].tolist() == [2, 0]
 
@@ -95,3 +95,10 @@ def test_a_dict_whose_first_value_is_not_by_samples_is_refused_if_another_value_
     require_rows({"labels": characters, "lengths": lengths}, 0)  # a loader that does not tell
     require_rows({"nodes": characters, "classes": torch.zeros(3)}, 8)  # a graph's nodes, over which means are meant
     require_rows(characters, 8)
+
+
+def test_rows_are_common_if_all_tensors_have_as_many():
+    rows, number = torch.zeros(5, 3), torch.tensor(1.0)
+    assert common_rows(rows) == common_rows({"a": rows, "b": (torch.zeros(5), number, "text")}) == 5
+    assert common_rows({"nodes": rows, "edges": torch.zeros(2, 9)}) is None  # a graph
+    assert common_rows((rows, OtherBatch())) is None and common_rows("text") is None

@@ -170,6 +170,7 @@ def argument_errors(
     """
     open_ended = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
     free = [p for p in parameters if p.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)]
+    passed = [p.name for p in free[:given]]
     free = {p.name: p for p in free[given:] if p.name not in by_name}
     errors = []
     for key, value in args.items():
@@ -178,7 +179,8 @@ def argument_errors(
         elif key not in free and not open_ended:
             errors.append(f"{key}: no such argument{did_you_mean(key, list(free)) if free else '; it takes none'}")
     missing = [p.name for p in free.values() if p.default is inspect.Parameter.empty and p.name not in args]
-    return errors + [f"{name}: missing; it has no default" for name in missing if whole]
+    alone = f", and a run passes ({', '.join(passed)}) alone" if given == 2 else ""  # of a loss or a metric
+    return errors + [f"{name}: missing; it has no default{alone}" for name in missing if whole]
 
 
 def call(path: str, found: Any, args: Iterable[Any], keywords: dict[str, Any]) -> Any:

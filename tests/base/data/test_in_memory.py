@@ -226,7 +226,7 @@ def test_wrong_memory_maps_are_refused_by_name(tmp_path):
     [
         ((torch.zeros(3, 2), torch.zeros(4)), "same number of rows; got 3, 4"),
         ((torch.zeros(3), torch.tensor(1)), "array 1 of the dataset is a single number"),
-        ((np.array(["a", "b"]),), "array 0 of the dataset has dtype <U1"),
+        ((np.array(["a", "b"]),), "array 0 of the dataset has dtype <U1, unknown to torch; make numbers of its texts"),
         ((np.zeros(2, ">f4"),), "array 0 of the dataset has dtype >f4"),
     ],
 )

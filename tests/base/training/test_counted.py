@@ -343,3 +343,29 @@ def test_a_state_that_was_loaded_is_saved_again_as_it_was():
         state = saved.state_dict()
         other.load_state_dict(state)
         assert repr(other.state_dict()) == repr(state)  # 12 and 12.0 are equal, but not the same bits of a file
+
+
+def own_loss(output, target, least=2, power=1):
+    return output.mean()
+
+
+@pytest.mark.parametrize(
+    ("counted", "given", "count"),
+    [
+        (lambda target: len(target), {"least": 3}, 4),  # what is counted may not depend on the arguments
+        (lambda target, least: int((target >= least).sum()), {}, 2),  # the default is the loss's own
+        (lambda target, least=0: int((target >= least).sum()), {}, 2),
+        (lambda target, least: int((target >= least).sum()), {"least": 3, "power": 2}, 1),
+        (lambda target, **others: int((target >= others["least"]).sum()), {"least": 1}, 3),
+    ],
+)
+def test_counted_is_given_the_arguments_of_its_loss_that_it_takes(monkeypatch, counted, given, count):
+    monkeypatch.setattr(own_loss, "counted", counted, raising=False)
+    counts = counts_of(functools.partial(own_loss, **given), (), [])
+    assert counts["loss"](torch.arange(4)) == count
+
+
+def test_counted_that_takes_what_its_loss_has_not_is_refused(monkeypatch):
+    monkeypatch.setattr(own_loss, "counted", lambda target, leats=1: 1, raising=False)
+    with pytest.raises(UserError, match=r"^loss: counted takes 'leats', .* whose arguments are least, power$"):
+        counts_of(functools.partial(own_loss, least=1), (), [])

@@ -241,3 +241,12 @@ def test_a_column_of_targets_that_broadcasts_against_what_a_metric_made_is_warne
 def test_hits_among_more_classes_than_there_are(k):
     with pytest.raises(UserError, match=f"^metrics: top_k_acc: k is {k}, and the model gives 3 classes"):
         top_k_acc(torch.rand(8, 3), LABELS[:8], k=k)
+
+
+def test_weights_of_another_number_of_outputs_are_named(tmp_path):
+    loss = nn.BCEWithLogitsLoss(pos_weight=torch.ones(2))
+    given = (
+        r"the output is tensor \(8, 3\) float32, the target tensor \(8, 3\) float32, pos_weight tensor \(2,\) float32"
+    )
+    with pytest.raises(UserError, match=rf"^loss: binary_cross_entropy_with_logits: .*; {given}"):
+        job(tmp_path, loss, MULTI_HOT).train()

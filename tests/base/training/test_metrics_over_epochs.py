@@ -215,3 +215,32 @@ def test_the_names_of_the_loaders_classes_stand_at_a_tables_edges(tmp_path):
         shown = run_here("test.py", "-r", best, "--split", split).stdout.splitlines()
         head = next(i for i, line in enumerate(shown) if "a row for each target" in line) + 1
         assert [line.split()[0] for line in shown[head : head + 3]] == ["cat", "cat", "dog"]
+
+
+class Listing(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.hits = []
+
+    def update(self, output, target):
+        self.hits += (output.argmax(1) == target).tolist()
+
+    def compute(self):
+        return sum(self.hits) / len(self.hits)
+
+    def reset(self):
+        self.hits = []
+
+
+def test_a_metric_that_a_resumed_run_would_count_in_part_is_refused_before_training(tmp_path):
+    metric = Listing()
+    metric.__name__ = "share"
+    trainer = tiny_trainer(tiny_config(tmp_path), metrics=[accuracy, metric])
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items() if "running" not in name}
+    with pytest.raises(UserError, match=r"^metrics\.1: Listing: what it has seen is not restored"):
+        trainer.train()
+    after = trainer.model.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items() if "num_batches" not in name)
+
+    metric.in_training = False  # no checkpoint holds the state of a validation
+    tiny_trainer(tiny_config(tmp_path), metrics=[metric]).train()

@@ -11,7 +11,7 @@ from worlds import in_world, results
 from base import BaseDataLoader
 from base.training.monitors import SamplePredictions
 from base.training.summary import example_input, model_summary
-from base.training.tune import find_lr
+from base.training.tune import find_batch_size, find_lr
 from helpers import same, tiny_config, tiny_trainer
 from utils import UserError
 
@@ -99,3 +99,58 @@ def test_predictions_are_shown_of_batches_that_cannot_be_cut(tmp_path):
     trainer.writer.add_text = lambda tag, text: shown.extend(text.splitlines())
     SamplePredictions(n=2).on_epoch_end(trainer, {"epoch": 1})
     assert len(shown) == 4 and shown[3].startswith("| 1 | 1 |")
+
+
+class Graphs(torch.utils.data.Dataset):
+    """Rings of 3 to 6 nodes."""
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        nodes = torch.arange(3 + index % 4)
+        return torch.ones(len(nodes), 2) * index, torch.stack([nodes, nodes.roll(1)]), index % 3
+
+
+def as_one_graph(samples):
+    features, edges, classes = zip(*samples, strict=True)
+    sizes = torch.tensor([len(one) for one in features])
+    starts = sizes.cumsum(0) - sizes
+    edges = torch.cat([one + start for one, start in zip(edges, starts, strict=True)], dim=1)
+    graph = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+    return {"features": torch.cat(features), "edges": edges, "graph": graph}, torch.tensor(classes)
+
+
+class GraphModel(torch.nn.Module):
+    """Notes whether it was ever given an edge to a node that is not there, which ends all work on a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(2, 3)
+        self.is_whole = True
+
+    def forward(self, data):
+        self.is_whole &= int(data["edges"].max()) < len(data["features"])
+        source, target = data["edges"]
+        hidden = data["features"].index_add(0, target, data["features"][source])
+        pooled = torch.zeros(int(data["graph"].max()) + 1, 2).index_add(0, data["graph"], hidden)
+        return self.linear(pooled)
+
+
+def test_graphs_are_never_cut_between_their_nodes_and_edges(tmp_path):
+    model = GraphModel()
+    loader = BaseDataLoader(Graphs(), 8, True, 0.3, 0, as_one_graph)
+    trainer = tiny_trainer(
+        tiny_config(tmp_path, tensorboard=True, epochs=1), model=model, loader_class=lambda *_: loader, metrics=[]
+    )
+    trainer.train()
+    assert model.is_whole
+    assert "8 x 3" in (trainer.config.log_dir / "model.txt").read_text()  # the table of layers
+
+
+def test_no_batch_size_is_searched_for_with_rows_that_are_no_samples(tmp_path):
+    loader = BaseDataLoader(Graphs(), 8, True, 0.3, 0, as_one_graph)
+    trainer = tiny_trainer(tiny_config(tmp_path), model=GraphModel(), loader_class=lambda *_: loader)
+    trainer.device = torch.device("cuda")
+    with pytest.raises(UserError, match=r"--find-batch-size: .* dict of features: .*, of which not all have a row"):
+        find_batch_size(trainer)

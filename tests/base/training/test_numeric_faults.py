@@ -9,6 +9,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from base import BaseDataLoader, BaseTrainer
+from base.training.first_batch import look_at_data
 from base.training.nonfinite import NonFiniteWatch, nonfinite_samples, validation_fault
 from helpers import TinyData, same, tiny_config, tiny_model, tiny_trainer
 from trainer import Trainer
@@ -319,3 +320,35 @@ def test_the_norm_of_the_gradient_is_shown_where_it_is_clipped(tmp_path):
     events.Reload()
     norms = [event.value for event in events.Scalars("grad_norm/train")]
     assert len(norms) == 5 and min(norms) > 1e-6
+
+
+class NanFromTheStart(torch.nn.Module):
+    def forward(self, output, target):
+        return torch.nn.functional.cross_entropy(output, target) * math.nan
+
+
+class InfiniteGradient(torch.nn.Module):
+    def forward(self, output, target):
+        return torch.nn.functional.cross_entropy(BadGradient.apply(output), target)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "what"), [(NanFromTheStart, "loss is nan"), (InfiniteGradient, "gradient is not")]
+)
+@pytest.mark.parametrize("start", [look_at_data, Trainer.train])
+def test_the_rate_is_not_blamed_for_the_first_batch(tmp_path, criterion, what, start):
+    trainer = tiny_trainer(tiny_config(tmp_path, log_step=1), criterion=criterion())
+    with pytest.raises(
+        UserError, match=rf"epoch 1, batch 1 of 5: the {what}.*; no optimizer step was taken before"
+    ) as error:
+        start(trainer)
+    assert "rate" not in str(error.value)
+
+
+def test_a_look_at_the_data_names_the_samples_that_are_nan(tmp_path):
+    trainer = faulty(tmp_path, loader_class=lambda *_: BaseDataLoader(FaultyData(), 50, True, 0, 0))
+    with pytest.raises(UserError, match=f"epoch 1, batch 1 of 1: the loss is nan; .*infinity in sample {BAD}$"):
+        look_at_data(trainer)
+    look_at_data(
+        faulty(tmp_path, loader_class=lambda *_: BaseDataLoader(FaultyData(), 50, True, 0, 0), on_nonfinite="ignore")
+    )

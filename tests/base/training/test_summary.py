@@ -118,6 +118,13 @@ def test_an_epoch_of_one_batch_is_warned_of(tmp_path, capsys, batch_size, settin
     assert warned == ([f"data_loader.args.batch_size: {warning}"] if warning else [])
 
 
+def test_a_single_sample_is_one_and_makes_no_more_batches(tmp_path, capsys):
+    trainer_of(tmp_path, torch.zeros(1, dtype=torch.int64), 1, 0).train()  # as one graph
+    told = capsys.readouterr().out
+    assert "1 sample to train on, none to validate on; an epoch is 1 batch of 1" in told
+    assert "single optimizer step" not in told
+
+
 def test_data_without_a_length_are_described_as_far_as_they_are_known(tmp_path):
     trainer = trainer_of(tmp_path, torch.arange(12) % 3, validation_split=0)
     assert data_lines(trainer)[0] == "12 samples to train on, none to validate on; an epoch is 3 batches of 4"

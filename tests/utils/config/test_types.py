@@ -303,3 +303,11 @@ def test_an_error_of_code_of_the_projects_own_names_the_place_in_the_config_last
     with pytest.raises(kind, match="trouble") as caught:
         call("arch", broken, (), {})
     assert "".join(traceback.format_exception(caught.value)).endswith("\narch: raised while broken was built\n")
+
+
+def test_a_loss_of_three_arguments_is_told_what_it_is_given(tmp_path, monkeypatch):
+    part = dataclasses.replace(project(tmp_path, monkeypatch, "def own(output, time, event): pass\n"), functions=True)
+    parameters = find_in_source("own", part).parameters
+    assert argument_errors(parameters, {}, 2) == [
+        "event: missing; it has no default, and a run passes (output, time) alone"
+    ]

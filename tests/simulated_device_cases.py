@@ -207,7 +207,7 @@ def test_parameters_on_two_devices_have_histograms():
 
 def test_throughput_is_that_of_steps_which_the_device_has_done(tmp_path, monkeypatch):
     waited = []
-    trainer = build(config_of(tmp_path, callbacks=["ThroughputMonitor"]))
+    trainer = build(config_of(tmp_path, callbacks=["ThroughputMonitor"], trainer__async_save=False))
     monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: waited.append(trainer.step))
     trainer.train()
     assert waited == [1, 4, 8, 12]

@@ -40,7 +40,7 @@ def test_a_run_keeps_what_a_script_writes_into_the_config_and_names_what_it_cann
     expected = config.config | {"sizes": [3, 4], "arch": {"type": "Net", "args": {"num_classes": 3}}, "part": {}}
     config["arch"]["args"]["num_classes"] = np.int64(3)
     config["optimizer"]["args"]["lr"] = np.float64(0.5)
-    config["trainer"]["epochs"] = torch.tensor(4)
+    config["trainer"]["epochs"] = torch.tensor([4])
     own = {"sizes": (3, np.int32(4)), "own": logging.getLogger("own"), "part": {7: 1, "names": ["a", {1}]}}
     config.config.update(own)
     expected["optimizer"] = {"type": "SGD", "args": {"lr": 0.5, "momentum": 0.9}}

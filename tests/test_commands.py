@@ -132,7 +132,7 @@ def test_test_takes_loader_split_and_batch_size_from_config_and_flags(trained):
     assert "<h2>Confusion matrix</h2>" in report and "10,000 test samples" in report and report.count("<img") == 50
     few = ("--set", "data_loader.args.validation_split=0.9")
     done = run_here("test.py", "-r", run_folder / "model_best.pth", "--split", "train", *few, cwd=folder)
-    assert "on 6000 train samples" in done.stdout
+    assert "on 6,000 train samples" in done.stdout
     assert read_json(run_folder / "test_results.json")["model_best.pth"].keys() == {"test", "train"}
 
 

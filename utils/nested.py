@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import UserError, brief, quantity
@@ -114,13 +114,13 @@ def samples_of(value: Any, indices: "slice | torch.Tensor") -> Any:
     return map_tensors(lambda tensor: tensor[indices] if getattr(tensor, "ndim", 0) else tensor, value)
 
 
-def num_bytes(value: Any) -> int:
-    """Return the bytes of all tensors that a value of dicts, lists and tuples holds."""
-    if isinstance(value, Mapping):
-        return sum(map(num_bytes, value.values()))
-    if isinstance(value, (list, tuple)):
-        return sum(map(num_bytes, value))
-    return value.nbytes if hasattr(value, "detach") else 0
+def tensors_in(value: Any) -> "Iterator[torch.Tensor]":
+    """Yield all tensors that a value of dicts, lists and tuples holds."""
+    if hasattr(value, "detach"):
+        yield value
+    elif isinstance(value, (Mapping, list, tuple)):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from tensors_in(part)
 
 
 def as_numpy(tensor: "torch.Tensor") -> "np.ndarray":

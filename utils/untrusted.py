@@ -66,7 +66,8 @@ def plain(value: Any, where: str = "checkpoint", copy: bool = False, depth: int 
     """Return the value with NumPy scalars as Python numbers. Raises CheckpointError for what cannot be saved.
 
     where: place of the value, for errors. copy: copy tensors to host memory, where later training does not change
-    them. depth: of the value in the state. any_keys: keys may be any text; otherwise only in some entries of the state.
+    them; a copy is complete once its device is synchronized. depth: of the value in the state. any_keys: keys may be
+    any text; otherwise only in some entries of the state.
     """
     import numpy as np
     import torch
@@ -101,7 +102,7 @@ def _plain_tensor(tensor, where, copy):
         raise CheckpointError(f"{where}: a meta, quantized or nested tensor cannot be saved")
     tensor = (tensor if type(tensor) is torch.Tensor else tensor.as_subclass(torch.Tensor)).resolve_conj().resolve_neg()
     if copy:
-        return tensor.to("cpu", copy=True)
+        return tensor.to("cpu", copy=True, non_blocking=True)
     expanded = tensor.layout == torch.strided and tensor.nbytes > tensor.untyped_storage().nbytes()
     return tensor.clone(memory_format=torch.contiguous_format) if expanded else tensor
 

@@ -248,6 +248,7 @@ def test_answers_are_not_held_back_for_the_acknowledgement_of_the_client():
 def test_what_else_there_is_to_ask(client):
     assert client.get("/health").json() == {"status": "ok"} and client.get("/ready").status_code == 200
     assert client.get("/model").json()["classes"] == list("0123456789")
+    assert client.post("/predict", json={"examples": []}).status_code == 422
     text = client.get("/metrics").text
     assert 'predict_requests_total{status="422"}' in text and "batch_size_bucket" in text
     page = client.get("/")

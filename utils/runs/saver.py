@@ -11,7 +11,7 @@ from typing import Any
 from utils.distributed.sharded_checkpoint import with_shards_saved
 from utils.distributed.world import barrier, broadcast, is_main, world_size
 from utils.files import delete_unless_in_use
-from utils.nested import num_bytes
+from utils.nested import tensors_in
 from utils.runs.checkpoint import copy_checkpoint, prune_checkpoints, save_checkpoint, set_aside_overtaken
 from utils.untrusted import plain
 
@@ -73,9 +73,9 @@ class CheckpointSaver:
             state = with_shards_saved(state, self.folder, paths[-1].stem)
         if is_main():
             self.wait()
-            small = "shards" not in state and num_bytes(state) < LARGEST_COPY
+            small = "shards" not in state and sum(tensor.nbytes for tensor in tensors_in(state)) < LARGEST_COPY
             later = not self._is_closed and (small if self._in_background is None else self._in_background)
-            write = functools.partial(self._write, plain(state, copy=later), paths, replaced)
+            write = functools.partial(self._write, _copied(state) if later else plain(state), paths, replaced)
             if later:
                 self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="writer")
                 self._job = self._thread.submit(write)
@@ -121,3 +121,13 @@ class CheckpointSaver:
         job, self._job = self._job, None
         if job is not None and job.exception() is not None:
             logger.error("%s", job.exception())
+
+
+def _copied(state):
+    """A copy of the state in host memory, for which the devices are waited for once."""
+    import torch
+
+    copy = plain(state, copy=True)
+    for device in {tensor.device for tensor in tensors_in(state)} - {torch.device("cpu")}:
+        torch.accelerator.synchronize(device)
+    return copy

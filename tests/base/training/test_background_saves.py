@@ -10,6 +10,7 @@ import torch
 import utils.runs.saver
 from helpers import checkpoint_names, newest_state, same, scripted, tiny_config, tiny_trainer
 from trainer import Trainer
+from utils.errors import UserError
 from utils.runs.checkpoint import CheckpointError, load_checkpoint
 
 
@@ -135,3 +136,17 @@ def test_a_ctrl_c_while_a_save_is_awaited_names_the_checkpoint_that_it_made(tmp_
         trainer.train()
     printed = capsys.readouterr().out
     assert calls and "resume with: python train.py -r" in printed and "checkpoint-epoch1.pth" in printed
+
+
+def test_an_error_of_a_step_names_the_checkpoint_that_is_still_being_written(tmp_path, monkeypatch):
+    write, may_write = utils.runs.saver.save_checkpoint, threading.Event()
+    monkeypatch.setattr(utils.runs.saver, "save_checkpoint", lambda *args: (may_write.wait(1), write(*args)))
+
+    class Diverging(Trainer):
+        def compute_loss(self, data, target):
+            loss, output = super().compute_loss(data, target)
+            return loss * (float("nan") if self.epoch == 2 else 1), output
+
+    trainer = tiny_trainer(tiny_config(tmp_path, async_save=True), trainer_class=Diverging)
+    with pytest.raises(UserError, match=r"the last checkpoint is .*checkpoint-epoch1\.pth"):
+        trainer.train()

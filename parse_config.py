@@ -81,8 +81,8 @@ class ConfigParser(OldConfigForms):
         self._config = deep_merge({}, config := as_plain(config))
         self.resume: Any = Path(resume) if resume else None
         self.parts, self._run_id, self._device = parts or {}, run_id, device
-        whole = self.resume is not None and self.resume.suffix != ".safetensors"
-        self.continues = whole and not new_run and is_run_folder(self.resume.parent)
+        folder = self.resume.parent if self.resume is not None and self.resume.suffix != ".safetensors" else None
+        self.continues = folder is not None and not new_run and is_run_folder(folder)
         self._folders = None  # (save_dir, log_dir), once one of them was asked for
         self._has_ended = self._logs = False  # whether the run had ended before this start; whether logging is set up
         for target, value in (modification or {}).items():

@@ -99,8 +99,7 @@ class BaseTrainer(ABC):
         self._must_be_finite = finite_state(unwrapped(model), criterion)
         self._ignored_settings = SETTINGS_OF_TRAINER  # a bare BaseTrainer ignores them
         self.save_points = SavePoints(self)
-        self._callbacks = CallbackList(config.init_callbacks())
-        self._trackers = config.init_trackers()
+        self._callbacks, self._trackers = CallbackList(config.init_callbacks()), config.init_trackers()
 
     # Made on first use, with the run's folders: in train(), or earlier if a subclass's constructor reads them.
 
@@ -122,8 +121,9 @@ class BaseTrainer(ABC):
     @functools.cached_property
     def saver(self) -> CheckpointSaver:
         """The CheckpointSaver of the run."""
-        settings = self.settings
-        return CheckpointSaver(self.checkpoint_dir, self.config.resume, settings.keep_last, settings.async_save)
+        is_own = type(self)._save_checkpoint is not BaseTrainer._save_checkpoint  # it may read the file
+        later = False if is_own and self.settings.async_save is None else self.settings.async_save
+        return CheckpointSaver(self.checkpoint_dir, self.config.resume, self.settings.keep_last, later)
 
     @property
     def start_epoch(self) -> int:
@@ -318,7 +318,7 @@ class BaseTrainer(ABC):
         self.save_now([BEST_MODEL, checkpoint_name(epoch)] if save_best else [checkpoint_name(epoch)], epoch)
 
     def save_now(self, names: Sequence[str], epoch: int) -> None:
-        """Write a checkpoint under these names; with async_save, in the background. epoch: the last complete one."""
+        """Write a checkpoint under these names, perhaps in the background. epoch: the last complete one."""
         self.saver.wait()  # so that memory never holds more than one copy
         if self.settings.on_nonfinite != "ignore":
             self._require_finite()

@@ -115,6 +115,15 @@ def samples_of(value: Any, indices: "slice | torch.Tensor") -> Any:
     return map_tensors(lambda tensor: tensor[indices] if getattr(tensor, "ndim", 0) else tensor, value)
 
 
+def num_bytes(value: Any) -> int:
+    """Return the bytes of all tensors that a value of dicts, lists and tuples holds."""
+    if isinstance(value, Mapping):
+        return sum(map(num_bytes, value.values()))
+    if isinstance(value, (list, tuple)):
+        return sum(map(num_bytes, value))
+    return value.nbytes if hasattr(value, "detach") else 0
+
+
 def as_numpy(tensor: "torch.Tensor") -> "np.ndarray":
     """Return a tensor's numbers as an array of the same dtype; those of 16 bits, which not all programs read, in 32."""
     tensor = tensor.detach().cpu()

@@ -255,8 +255,8 @@ class TrainerSettings(forms.Section):
     """What to do when a training loss or gradient is nan or infinite: "stop" the run; "skip" the optimizer step, for
     which every step waits for the GPU; "rollback" to the last checkpoint, at first one of epoch 0, and leave the batch
     out; "ignore" checks nothing, and saves such weights too."""
-    async_save: bool = False
-    """Write checkpoints in the background while training continues."""
+    async_save: bool | None = None
+    """Write checkpoints in the background while training continues; null does so if a copy takes less than 2 GB."""
     limit_train_batches: forms.Limit | None = None
     """Train on the first batches of each pass over the data: an integer is their number, a float up to 1.0 a share."""
     limit_valid_batches: forms.Limit | None = None

@@ -11,8 +11,12 @@ from typing import Any
 from utils.distributed.sharded_checkpoint import with_shards_saved
 from utils.distributed.world import barrier, broadcast, is_main, world_size
 from utils.files import delete_unless_in_use
+from utils.nested import num_bytes
 from utils.runs.checkpoint import copy_checkpoint, prune_checkpoints, save_checkpoint, set_aside_overtaken
 from utils.untrusted import plain
+
+LARGEST_COPY = 2 * 10**9
+"""Bytes of a state that is copied in host memory without being asked to."""
 
 
 class CheckpointSaver:
@@ -23,15 +27,21 @@ class CheckpointSaver:
     folder: of the run.
     newest: the checkpoint to resume from, if there is one already.
     keep_last: how many checkpoints of whole epochs to keep, None for all.
-    in_background: write a copy in host memory while training continues.
+    in_background: write a copy in host memory while training continues; None does so if it is below LARGEST_COPY, and
+        no tensor is sharded.
     """
 
     def __init__(
-        self, folder: Path, newest: Path | None = None, keep_last: int | None = None, in_background: bool = False
+        self,
+        folder: Path,
+        newest: Path | None = None,
+        keep_last: int | None = None,
+        in_background: bool | None = False,
     ) -> None:
         self.folder, self.newest, self.keep_last = folder, newest, keep_last
-        self.in_background = in_background and is_main()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer") if self.in_background else None
+        self._in_background = in_background
+        self._thread: ThreadPoolExecutor | None = None
+        self._is_closed = False
         self._job: Future | None = None  # the pending save
         self.saved_at = time.monotonic()
         self.names: list[str] = []  # further names for the next checkpoint
@@ -63,11 +73,14 @@ class CheckpointSaver:
             state = with_shards_saved(state, self.folder, paths[-1].stem)
         if is_main():
             self.wait()
-            write = functools.partial(self._write, plain(state, copy=self.in_background), paths, replaced)
-            if self._thread is None:
-                write()
-            else:
+            small = "shards" not in state and num_bytes(state) < LARGEST_COPY
+            later = not self._is_closed and (small if self._in_background is None else self._in_background)
+            write = functools.partial(self._write, plain(state, copy=later), paths, replaced)
+            if later:
+                self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="writer")
                 self._job = self._thread.submit(write)
+            else:
+                write()
         else:
             self.newest = paths[-1]
         barrier()
@@ -102,7 +115,7 @@ class CheckpointSaver:
 
         Later saves are written at once.
         """
-        thread, self._thread = self._thread, None
+        thread, self._thread, self._is_closed = self._thread, None, True
         if thread is not None:
             thread.shutdown()
         job, self._job = self._job, None

@@ -68,6 +68,38 @@ def test_a_background_save_holds_the_state_of_its_moment(tmp_path, monkeypatch):
     assert same(load_checkpoint(trainer.checkpoint_dir / "checkpoint-epoch1.pth")["state_dict"], before)
 
 
+class Hooked(Trainer):
+    """As in old projects, which copy the file that they have just saved."""
+
+    def _save_checkpoint(self, epoch, save_best=False):
+        super()._save_checkpoint(epoch, save_best)
+        assert (self.checkpoint_dir / f"checkpoint-epoch{epoch}.pth").is_file()
+
+
+@pytest.mark.parametrize(
+    ("setting", "trainer_class", "largest", "later"),
+    [
+        (None, Trainer, 10**6, True),
+        (None, Trainer, 10**2, False),
+        (None, Hooked, 10**6, False),
+        (True, Trainer, 10**2, True),
+        (False, Trainer, 10**6, False),
+    ],
+)
+def test_small_copies_are_saved_in_the_background_unless_a_method_may_read_the_file(
+    tmp_path, monkeypatch, setting, trainer_class, largest, later
+):
+    monkeypatch.setattr(utils.runs.saver, "LARGEST_COPY", largest)
+    trainer = tiny_trainer(tiny_config(tmp_path, async_save=setting), trainer_class=trainer_class)
+    threads = set()
+    write = utils.runs.saver.save_checkpoint
+    monkeypatch.setattr(
+        utils.runs.saver, "save_checkpoint", lambda *args: (threads.add(threading.get_ident()), write(*args))
+    )
+    trainer.train()
+    assert (threads == {threading.get_ident()}) == (not later)
+
+
 def test_a_background_save_that_fails_ends_the_run_at_the_next_step(tmp_path, monkeypatch):
     trainer = tiny_trainer(tiny_config(tmp_path, async_save=True))
     trainer._save_checkpoint(1)

@@ -305,7 +305,7 @@ def test_best_model_survives_a_kill_between_the_two_files(tmp_path, monkeypatch)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(utils.runs.saver, "copy_checkpoint", killed)
-    one = tiny_trainer(tiny_config(tmp_path, **settings()))
+    one = tiny_trainer(tiny_config(tmp_path, **settings(async_save=False)))
     with pytest.raises(KeyboardInterrupt):
         one.train()
     assert copies == ["checkpoint-epoch1.pth"]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import utils.runs.saver
+from base import BaseTrainer
 from helpers import checkpoint_names, newest_state, same, scripted, tiny_config, tiny_trainer
 from trainer import Trainer
 from utils.errors import UserError
@@ -76,12 +77,45 @@ class Hooked(Trainer):
         assert (self.checkpoint_dir / f"checkpoint-epoch{epoch}.pth").is_file()
 
 
+class OldTrain(Trainer):
+    """With a train() as that of the old template."""
+
+    def train(self):
+        for epoch in range(self.start_epoch, self.epochs + 1):
+            self._train_epoch(epoch)
+            self._save_checkpoint(epoch)
+            assert (self.checkpoint_dir / f"checkpoint-epoch{epoch}.pth").is_file()
+
+
+class ReturnsToFile(Trainer):
+    """Its loop begins an epoch with weights that were saved before."""
+
+    def _train_epoch(self, epoch):
+        if epoch > 1:
+            state = load_checkpoint(self.checkpoint_dir / f"checkpoint-epoch{epoch - 1}.pth")
+            self.model.load_state_dict(state["state_dict"])
+        return super()._train_epoch(epoch)
+
+
+class OnBase(BaseTrainer):
+    def _train_epoch(self, epoch):
+        return {"loss": 1.0}
+
+
+def on_base(model, criterion, metrics, optimizer, config, *others, **further):
+    return OnBase(model, criterion, metrics, optimizer, config)
+
+
 @pytest.mark.parametrize(
     ("setting", "trainer_class", "largest", "later"),
     [
         (None, Trainer, 10**6, True),
         (None, Trainer, 10**2, False),
         (None, Hooked, 10**6, False),
+        (None, OldTrain, 10**6, False),
+        (None, ReturnsToFile, 10**6, False),
+        (None, on_base, 10**6, False),
+        (True, on_base, 10**6, True),
         (True, Trainer, 10**2, True),
         (False, Trainer, 10**6, False),
     ],

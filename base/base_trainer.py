@@ -321,7 +321,8 @@ class BaseTrainer(ABC):
         self.saver.wait()  # so that memory never holds more than one copy
         if self.settings.on_nonfinite != "ignore":
             self._require_finite()
-        self._unsaved.warn(self)
+        if type(self)._resume_checkpoint is BaseTrainer._resume_checkpoint:  # one of a project's own may restore more
+            self._unsaved.warn(self)
         self.saver.save(gather_state(self, epoch, self._unsaved.names), names)
 
     def _require_finite(self):

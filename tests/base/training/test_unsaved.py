@@ -97,6 +97,20 @@ def test_what_is_saved_or_stays_the_same_is_not_told(make, change, tmp_path, cap
     assert not told(capsys)
 
 
+def test_a_trainer_that_restores_attributes_itself_is_told_nothing(tmp_path, capsys):
+    class Restoring(remembering(lambda: 0, lambda self, data: setattr(self, "kept", self.kept + 1))):
+        def _save_checkpoint(self, epoch, save_best=False):
+            super()._save_checkpoint(epoch, save_best)
+            torch.save({"kept": self.kept}, self.checkpoint_dir / "kept.pt")
+
+        def _resume_checkpoint(self, path):
+            super()._resume_checkpoint(path)
+            self.kept = torch.load(path.parent / "kept.pt")["kept"]
+
+    tiny_trainer(tiny_config(tmp_path), trainer_class=Restoring).train()
+    assert not told(capsys)
+
+
 def circle():
     made: list = [1]
     made.append(made)

@@ -145,7 +145,8 @@ class ConfigParser(OldConfigForms):
         """Return the config of a file, {path: value} set on top. resume: as -r, a checkpoint, a run or "latest"."""
         from utils.config.check import check_types
 
-        config = cls(read_config(Path(path)), resume and named_checkpoint(resume), modification, parts=PARTS)
+        made = functools.partial(cls, read_config(Path(path)), modification=modification, parts=PARTS)
+        config = made(resume and named_checkpoint(resume, save_dir=made(resume).trainer_settings.save_dir))
         check_types(config.config, config.parts)
         return config
 

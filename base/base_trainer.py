@@ -21,7 +21,7 @@ from base.training.checkpoints import (
 )
 from base.training.nonfinite import NonFiniteError, finite_state, require_finite
 from base.training.preflight import SETTINGS_OF_TRAINER, has_logged_nothing, warn_of_ignored_settings
-from base.training.saving import SavePoints, Stopped
+from base.training.saving import SavePoints, Stopped, in_background
 from base.training.unsaved import Unsaved
 from logger import CsvLog, EpochClock, TensorboardWriter, require_log_files
 from logger.console import epoch_report, tell_end, tell_how_to_resume
@@ -121,9 +121,8 @@ class BaseTrainer(ABC):
     @functools.cached_property
     def saver(self) -> CheckpointSaver:
         """The CheckpointSaver of the run."""
-        is_own = type(self)._save_checkpoint is not BaseTrainer._save_checkpoint  # it may read the file
-        later = False if is_own and self.settings.async_save is None else self.settings.async_save
-        return CheckpointSaver(self.checkpoint_dir, self.config.resume, self.settings.keep_last, later)
+        settings = self.settings
+        return CheckpointSaver(self.checkpoint_dir, self.config.resume, settings.keep_last, in_background(self))
 
     @property
     def start_epoch(self) -> int:
@@ -322,7 +321,8 @@ class BaseTrainer(ABC):
         self.saver.wait()  # so that memory never holds more than one copy
         if self.settings.on_nonfinite != "ignore":
             self._require_finite()
-        self._unsaved.warn(self)
+        if type(self)._resume_checkpoint is BaseTrainer._resume_checkpoint:  # one of a project's own may restore more
+            self._unsaved.warn(self)
         self.saver.save(gather_state(self, epoch, self._unsaved.names), names)
 
     def _require_finite(self):

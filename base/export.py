@@ -96,7 +96,7 @@ def export(trained: TrainedModel, kind: str, path: Path, batches: list[Any], fac
         names = list(_outputs(deployed, next(parts_of(batches, 1))))
         example, shapes = _example(batches)
         note = write(deployed, example, shapes, names, temporary, facts)
-        difference = largest_difference(deployed, load(temporary), batches)
+        difference = largest_difference(deployed, load(temporary, names), batches)
         if not difference <= TOLERANCE:
             raise Differs(
                 f"{shown(path)}: not written: an output of the exported model differs by {difference:.2g} from the "
@@ -196,7 +196,8 @@ def _example(batches):
         )
     # the largest batch, since exporters take a size of 1 for fixed
     example = max(batches, key=lambda batch: sum(tensor.numel() for tensor in _tensors(batch)))
-    example = samples_of(example, slice(2)) if has_rows else example
+    if has_rows:  # two, also of a batch of one
+        example = map_tensors(lambda tensor: torch.cat([tensor, tensor])[:2], example)
     in_order = iter(shapes)
     return example, map_tensors(lambda _: next(in_order), example)
 
@@ -226,6 +227,8 @@ def _bits(tensor):
 def _write_onnx(deployed, example, shapes, names, path, facts):
     dynamic_shapes = {"raw": shapes}
     inputs = [name or "raw" for name in named_tensors(example, "a batch is")]
+    outputs = [name or "output" for name in names]
+    outputs = [f"{name}.output" if name in inputs else name for name in outputs]  # a name stands for one tensor
     try:
         if torch.__version__ < "2.9":  # whose ONNX exporter fixes an `if` on values as the examples at hand decide it
             torch.export.export(deployed, (example,), dynamic_shapes=dynamic_shapes)
@@ -235,7 +238,7 @@ def _write_onnx(deployed, example, shapes, names, path, facts):
             dynamo=True,
             dynamic_shapes=dynamic_shapes,
             input_names=inputs,
-            output_names=[name or "output" for name in names],
+            output_names=outputs,
             verbose=False,
         )
     except Exception as error:  # the exporter raises errors of many kinds
@@ -248,14 +251,13 @@ def _write_onnx(deployed, example, shapes, names, path, facts):
     return f"opset {opset}, "
 
 
-def _load_onnx(path):
+def _load_onnx(path, names):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     taken = {one.name for one in session.get_inputs()}  # without those that the model does not use
-    names = [one.name for one in session.get_outputs()]
 
     def outputs(raw: Any) -> dict[str, np.ndarray]:
         given = {name or "raw": tensor.numpy() for name, tensor in named_tensors(raw, "a batch is").items()}
@@ -263,8 +265,7 @@ def _load_onnx(path):
             found = session.run(None, {name: array for name, array in given.items() if name in taken})
         except Exception as error:  # onnxruntime's errors have no common class
             raise UserError(f"the exported model cannot compute with {describe(raw)}: {_reason(error)}") from error
-        named = dict(zip(names, map(np.asarray, found), strict=True))
-        return {"": named["output"]} if names == ["output"] else named
+        return dict(zip(names, map(np.asarray, found), strict=True))
 
     return outputs
 
@@ -278,7 +279,7 @@ def _write_torch(deployed, example, shapes, names, path, facts):
     return ""
 
 
-def _load_torch(path):
+def _load_torch(path, _):
     module = torch.export.load(path).module()
 
     def outputs(raw: Any) -> dict[str, np.ndarray]:

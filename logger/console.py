@@ -52,12 +52,11 @@ def _rows(items, width):
 
 def run_report(trainer: "BaseTrainer") -> str:
     """Return the report of a run: how it ended, the best value, where its files are, and what to type next."""
-    done = (
-        f"training stops: {trainer.stop_reason}"
-        if trainer.stop_reason
-        else f"done: {quantity(trainer.epochs, 'epoch')}"
-    )
-    best = f"{trainer.mnt_metric} {trainer.mnt_best:.6g} in epoch {trainer.best_epoch}" if trainer.best_epoch else ""
+    done = f"done: {quantity(trainer.epochs, 'epoch')}"
+    if trainer.stop_reason:
+        done = f"training stops: {trainer.stop_reason}"
+    has_best = trainer.mnt_metric and trainer.best_epoch  # which an old trainer may count for itself
+    best = f"{trainer.mnt_metric} {trainer.mnt_best:.6g} in epoch {trainer.best_epoch}" if has_best else ""
     lines = [("best", best), *([("files", "nothing is kept")] if trainer.config.keeps_nothing else _places(trainer))]
     return "\n".join([done, *(f"{head:<7}{text}" for head, text in lines if text)])
 

@@ -324,6 +324,19 @@ def test_resume_goes_on_in_the_runs_own_folder(tmp_path):
     assert again.continues and not ConfigParser(given, resume=tmp_path / "elsewhere" / "x.pth").continues
 
 
+@pytest.mark.parametrize("changes", [{}, {"trainer.save_dir": "others"}])
+def test_latest_in_a_notebook_is_the_newest_run_below_the_configs_save_dir(tmp_path, monkeypatch, changes):
+    monkeypatch.chdir(tmp_path)
+    given = config(trainer={"epochs": 1, "save_dir": "mine"})
+    (tmp_path / "config.json").write_text(json.dumps(given))
+    for save_dir in ("mine", "others", "saved"):
+        checkpoint = tmp_path / save_dir / "models" / "job" / "1" / "checkpoint-epoch1.pth"
+        checkpoint.parent.mkdir(parents=True)
+        save_checkpoint({"state_dict": {}, "config": given}, checkpoint)
+    found = ConfigParser.from_file("config.json", changes, resume="latest").resume
+    assert found == Path(changes.get("trainer.save_dir", "mine"), "models", "job", "1", "checkpoint-epoch1.pth")
+
+
 def test_resume_from_inside_the_run_folder_finds_its_logs(tmp_path, monkeypatch):
     given = config(trainer={"epochs": 1, "save_dir": str(tmp_path)})
     first = ConfigParser(given)

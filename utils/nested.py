@@ -77,14 +77,15 @@ def map_tensors(function: Callable[[Any], Any], value: Any) -> Any:
     """
     if hasattr(value, "to"):
         return function(value)
+    if isinstance(value, Mapping):  # before dataclasses, since the outputs of transformers are both
+        made: Any = copy.copy(value)  # keeps its class
+        for key, part in value.items():
+            made[key] = map_tensors(function, part)
+        return made
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         made = copy.copy(value)
         for field in dataclasses.fields(value):
             object.__setattr__(made, field.name, map_tensors(function, getattr(value, field.name)))  # also if frozen
-        return made
-    if isinstance(value, Mapping):
-        made: Any = copy.copy(value)  # keeps its class
-        made.update((key, map_tensors(function, part)) for key, part in value.items())
         return made
     if isinstance(value, (list, tuple)):
         parts = [map_tensors(function, part) for part in value]

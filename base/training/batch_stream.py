@@ -62,11 +62,19 @@ class BatchStream:
             yield from self._next_of_endless(epoch, start_batch)
 
     def batch(self, epoch: int, batch_idx: int) -> Any:
-        """Return one batch of an epoch, for a second loader; one after the other, they are read as by batches()."""
+        """Return one batch of an epoch, for a second loader; one after the other, they are read as by batches().
+
+        Raises UserError if the epoch has fewer.
+        """
         if (epoch, batch_idx) != self._place_of_next:
             self._rest = self.batches(epoch, batch_idx)
         self._place_of_next = (epoch, batch_idx + 1)
-        return next(self._rest)
+        for batch in self._rest:
+            return batch
+        raise UserError(
+            f"{type(self.loader).__name__}: has no batch {batch_idx + 1} in epoch {epoch}; give its BatchStream "
+            "len_epoch, as in docs/trainers.md, A second loader"
+        )
 
     def part(self, epoch: int, batch_idx: int) -> Part | None:
         """Return this process's Part of a batch of the epoch; None for a single process."""

@@ -322,6 +322,7 @@ def prepare_rollback(trainer: "BaseTrainer", error: "NonFiniteError") -> set[tup
     Returns the batches to skip from now on, {(epoch, batch_idx)}.
     """
     saver = trainer.saver
+    saver.wait()
     if trainer.settings.on_nonfinite != "rollback" or not error.batches:
         last = f"the last checkpoint is {saver.newest}" if saver.newest else "no checkpoint was saved yet"
         remedy = '; trainer.on_nonfinite "skip" or "rollback" would skip the batch' if error.batches else ""
@@ -329,7 +330,6 @@ def prepare_rollback(trainer: "BaseTrainer", error: "NonFiniteError") -> set[tup
     skipped = trainer.skipped_batches | {(trainer.epoch, batch_idx) for batch_idx in error.batches}
     if len([batch for batch in skipped if batch[0] == trainer.epoch]) > MAX_SKIPPED:
         raise UserError(f"{error}; {MAX_SKIPPED} batches of this epoch have been skipped already") from error
-    saver.wait()
     barrier()  # until the first process has written it
     saver.forget_asked()
     trainer.logger.warning("%s: rolling back to %s and skipping the batch", error, saver.newest)

@@ -157,3 +157,13 @@ class SavePoints:
             except Exception as unsaved:  # which must not hide the error
                 trainer.logger.error("cannot save the training since the last checkpoint: %s", unsaved)
         return is_whole
+
+
+def in_background(trainer: Any) -> bool | None:
+    """Return whether a BaseTrainer saves in the background, as trainer.async_save says; None: if the copy is small."""
+    asked = trainer.settings.async_save
+    own_loop = getattr(trainer, "has_own_loop", True)
+    # those of old projects read a file right after they have saved it
+    if asked is None and (own_loop or any(map(trainer.overrides, ("train", "_save_checkpoint")))):
+        return False
+    return asked

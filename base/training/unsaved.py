@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.nn.parameter import is_lazy
 
 from base.training.checkpoints import SAVED_APART, stateful_attributes
 from utils.distributed.world import is_main
@@ -77,10 +78,9 @@ class Unsaved:
         now = _marks_of(trainer)
         changed = [name for name in now if now[name] and not _are_same(now[name], self._before.get(name, []))]
         if new := [f"self.{name}" for name in changed if name not in self._told]:
-            remedy = (
-                "keep it in an object with state_dict and load_state_dict: docs/trainers.md, What a resume restores"
-            )
-            trainer.logger.warning("%s changed in training and is in no checkpoint; %s", ", ".join(new), remedy)
+            remedy = "what a resumed run needs belongs in an object with state_dict and load_state_dict"
+            where = "docs/trainers.md, What a resume restores"
+            trainer.logger.warning("changed in training, in no checkpoint: %s; %s: %s", ", ".join(new), remedy, where)
         self._told.update(changed)
 
 
@@ -105,13 +105,13 @@ def _marks(value: Any, saved: set[int], depth: int = 0) -> Iterator[Any]:
         return
     depth += 1
     if isinstance(value, torch.Tensor):
-        yield from (weakref.ref(value), 0 if value.is_inference() else value._version)
+        yield from (weakref.ref(value), 0 if is_lazy(value) or value.is_inference() else value._version)
     elif isinstance(value, (np.ndarray, np.generic)):
         yield zlib.crc32(value.tobytes()) if value.nbytes <= _MOST_BYTES else value.nbytes
     elif isinstance(value, _PLAIN):
         yield value
-    elif isinstance(value, dict):
-        yield from _marks([*value, *value.values()], saved, depth)
+    elif isinstance(value, dict):  # by dict's own methods: those of a subclass may load data, or raise
+        yield from _marks([*dict.keys(value), *dict.values(value)], saved, depth)
     elif isinstance(value, (list, tuple, set, frozenset, deque)):
         yield len(value)
         for part in [*value]:  # another thread may add to it
@@ -120,12 +120,14 @@ def _marks(value: Any, saved: set[int], depth: int = 0) -> Iterator[Any]:
         yield from _marks(_tensors_of(value), saved, depth)
     elif isinstance(value, torch.Generator):
         yield zlib.crc32(value.get_state().numpy().tobytes())
-    elif isinstance(value, random.Random):
+    elif isinstance(value, random.Random) and not isinstance(value, random.SystemRandom):  # which has no state
         yield from _marks(value.getstate(), saved, depth)
     elif isinstance(value, np.random.Generator):
         yield from _marks(value.bit_generator.state, saved, depth)
+    elif isinstance(value, np.random.RandomState):
+        yield from _marks(value.get_state(legacy=False), saved, depth)
     elif isinstance(value, torch.optim.Optimizer):
-        yield from _marks(value.state_dict(), saved, depth)
+        yield from _marks(list(value.state.values()), saved, depth)
 
 
 def _tensors_of(module):

@@ -194,7 +194,7 @@ def test_a_model_card_tells_that_a_checkpoint_outside_a_runs_folder_was_not_test
 
 
 def test_what_differs_too_much_is_not_written(default_run, images, tmp_path, monkeypatch):
-    monkeypatch.setattr(base.export, "_load_torch", lambda path: lambda raw: {"": np.zeros((len(raw), 10))})
+    monkeypatch.setattr(base.export, "_load_torch", lambda path, names: lambda raw: {"": np.zeros((len(raw), 10))})
     (tmp_path / "m.pt2").write_bytes(b"the file before")
     done = run_here("export.py", "-r", default_run, "--to", "torch", "--out", tmp_path / "m.pt2", status=1)
     assert re.search(r"m.pt2: not written: an output of the exported model differs by \S+ from", done.stderr)
@@ -363,6 +363,34 @@ def test_a_model_of_several_tensors_takes_any_number_of_examples_of_any_length(t
     base.export.export(trained, "torch", tmp_path / "m.pt2", batches, {})
     program = torch.export.load(tmp_path / "m.pt2").module()(other)
     assert list(program) == list(wanted) and all(torch.equal(program[name], wanted[name]) for name in wanted)
+
+
+class Renewing(torch.nn.Module):
+    """Takes and returns tensors of the same names."""
+
+    def forward(self, data):
+        return {"ids": data["ids"] + 1, "output": data["ids"] - data["output"]}
+
+
+@pytest.mark.slow
+def test_an_output_with_the_name_of_an_input_gets_another_one_in_onnx(tmp_path):
+    import onnxruntime
+
+    trained = TrainedModel(Renewing(), None, Output(), torch.device("cpu"))
+    base.export.export(
+        trained, "onnx", tmp_path / "m.onnx", [{"ids": torch.ones(3, 2), "output": torch.ones(3, 2)}], {}
+    )
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
+    assert [one.name for one in session.get_outputs()] == ["ids.output", "output.output"]
+    given = {"ids": np.full((5, 2), 3, np.float32), "output": np.ones((5, 2), np.float32)}
+    assert [array.max() for array in session.run(None, given)] == [4, 2]
+
+
+def test_a_model_whose_test_data_are_one_example_takes_any_number(tmp_path):
+    trained = TrainedModel(torch.nn.Linear(8, 2), None, Output(), torch.device("cpu"))
+    told = base.export.export(trained, "torch", tmp_path / "m.pt2", [torch.randn(1, 8)], {})
+    assert told.endswith("on 1 test sample")
+    assert torch.export.load(tmp_path / "m.pt2").module()(torch.randn(5, 8)).shape == (5, 2)
 
 
 @pytest.mark.slow

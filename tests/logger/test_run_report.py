@@ -44,6 +44,10 @@ def test_without_a_best_model_the_last_checkpoint_is_measured_and_a_stopped_run_
     assert lines[-2].endswith("python train.py -r saved/models/Mnist_LeNet/20261121_172805 --set ...")
 
 
+def test_a_best_epoch_that_an_old_trainer_counts_for_itself_is_no_best_value_without_a_monitor():
+    assert "best" not in run_report(finished(mnt_metric="", mnt_best=0))
+
+
 def test_a_project_without_test_py_is_not_told_to_run_it_and_its_own_script_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train tsn.py").touch()

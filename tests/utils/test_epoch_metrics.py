@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -212,6 +213,26 @@ def test_looking_at_a_metric_takes_no_random_numbers():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@dataclasses.dataclass
+class Named(OrderedDict):
+    """As the outputs of transformers: a dataclass and a dict of the same entries, without update."""
+
+    logits: torch.Tensor
+
+    def __post_init__(self):
+        self["logits"] = self.logits
+
+    def __setitem__(self, key, value):
+        super().__setitem__(key, value)
+        setattr(self, key, value)
+
+    def __reduce__(self):
+        return type(self), (self.logits,)
+
+    def update(self, *given):
+        raise TypeError("has no update")
+
+
 @dataclasses.dataclass(frozen=True)
 class Found:
     boxes: torch.Tensor
@@ -219,10 +240,12 @@ class Found:
 
 
 def parts_of(value):
+    if isinstance(value, Named):
+        return [value.logits, *value.values()]
     return [value.boxes, *value.labels] if isinstance(value, Found) else [*getattr(value, "values", lambda: value)()]
 
 
-@pytest.mark.parametrize("made", [lambda x: {"a": x, "b": x}, lambda x: (x, [x][0]), lambda x: Found(x, [x])])
+@pytest.mark.parametrize("made", [lambda x: {"a": x, "b": x}, lambda x: (x, [x][0]), lambda x: Found(x, [x]), Named])
 def test_a_metric_that_keeps_outputs_of_any_form_keeps_no_graph(made):
     class Kept(Vector):
         def update(self, output, target):

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 import utils.runs.saver
+from base import BaseTrainer
 from helpers import checkpoint_names, newest_state, same, scripted, tiny_config, tiny_trainer
 from trainer import Trainer
+from utils.errors import UserError
 from utils.runs.checkpoint import CheckpointError, load_checkpoint
 
 
@@ -75,12 +77,45 @@ class Hooked(Trainer):
         assert (self.checkpoint_dir / f"checkpoint-epoch{epoch}.pth").is_file()
 
 
+class OldTrain(Trainer):
+    """With a train() as that of the old template."""
+
+    def train(self):
+        for epoch in range(self.start_epoch, self.epochs + 1):
+            self._train_epoch(epoch)
+            self._save_checkpoint(epoch)
+            assert (self.checkpoint_dir / f"checkpoint-epoch{epoch}.pth").is_file()
+
+
+class ReturnsToFile(Trainer):
+    """Its loop begins an epoch with weights that were saved before."""
+
+    def _train_epoch(self, epoch):
+        if epoch > 1:
+            state = load_checkpoint(self.checkpoint_dir / f"checkpoint-epoch{epoch - 1}.pth")
+            self.model.load_state_dict(state["state_dict"])
+        return super()._train_epoch(epoch)
+
+
+class OnBase(BaseTrainer):
+    def _train_epoch(self, epoch):
+        return {"loss": 1.0}
+
+
+def on_base(model, criterion, metrics, optimizer, config, *others, **further):
+    return OnBase(model, criterion, metrics, optimizer, config)
+
+
 @pytest.mark.parametrize(
     ("setting", "trainer_class", "largest", "later"),
     [
         (None, Trainer, 10**6, True),
         (None, Trainer, 10**2, False),
         (None, Hooked, 10**6, False),
+        (None, OldTrain, 10**6, False),
+        (None, ReturnsToFile, 10**6, False),
+        (None, on_base, 10**6, False),
+        (True, on_base, 10**6, True),
         (True, Trainer, 10**2, True),
         (False, Trainer, 10**6, False),
     ],
@@ -167,3 +202,17 @@ def test_a_ctrl_c_while_a_save_is_awaited_names_the_checkpoint_that_it_made(tmp_
         trainer.train()
     printed = capsys.readouterr().out
     assert calls and "resume with: python train.py -r" in printed and "checkpoint-epoch1.pth" in printed
+
+
+def test_an_error_of_a_step_names_the_checkpoint_that_is_still_being_written(tmp_path, monkeypatch):
+    write, may_write = utils.runs.saver.save_checkpoint, threading.Event()
+    monkeypatch.setattr(utils.runs.saver, "save_checkpoint", lambda *args: (may_write.wait(1), write(*args)))
+
+    class Diverging(Trainer):
+        def compute_loss(self, data, target):
+            loss, output = super().compute_loss(data, target)
+            return loss * (float("nan") if self.epoch == 2 else 1), output
+
+    trainer = tiny_trainer(tiny_config(tmp_path, async_save=True), trainer_class=Diverging)
+    with pytest.raises(UserError, match=r"the last checkpoint is .*checkpoint-epoch1\.pth"):
+        trainer.train()

@@ -54,6 +54,7 @@ CHANGES = {
     "a model in a list": (lambda: [torch.nn.Linear(1, 1)], lambda self, data: torch.nn.init.ones_(self.kept[0].weight)),
     "a generator of torch": (torch.Generator, lambda self, data: torch.rand(1, generator=self.kept)),
     "a generator of NumPy": (lambda: np.random.default_rng(0), lambda self, data: self.kept.random()),
+    "an older generator of NumPy": (lambda: np.random.RandomState(0), lambda self, data: self.kept.rand()),
     "a generator of Python": (lambda: random.Random(0), lambda self, data: self.kept.random()),
 }
 
@@ -62,7 +63,7 @@ CHANGES = {
 def test_what_changes_in_training_and_is_in_no_checkpoint_is_told_once_at_the_first_save(kind, tmp_path, capsys):
     tiny_trainer(tiny_config(tmp_path, save_every_steps=2), trainer_class=remembering(*CHANGES[kind])).train()
     (line,) = told(capsys)
-    assert "self.kept changed in training and is in no checkpoint" in line and "docs/trainers.md" in line
+    assert "changed in training, in no checkpoint: self.kept;" in line and "docs/trainers.md" in line
 
 
 class Holder(torch.nn.Module):
@@ -96,10 +97,45 @@ def test_what_is_saved_or_stays_the_same_is_not_told(make, change, tmp_path, cap
     assert not told(capsys)
 
 
-def test_a_list_that_holds_itself_is_no_trouble(tmp_path):
-    def circle():
-        made = [1]
-        made.append(made)
-        return made
+def test_a_trainer_that_restores_attributes_itself_is_told_nothing(tmp_path, capsys):
+    class Restoring(remembering(lambda: 0, lambda self, data: setattr(self, "kept", self.kept + 1))):
+        def _save_checkpoint(self, epoch, save_best=False):
+            super()._save_checkpoint(epoch, save_best)
+            torch.save({"kept": self.kept}, self.checkpoint_dir / "kept.pt")
 
-    tiny_trainer(tiny_config(tmp_path), trainer_class=remembering(circle, lambda self, data: None)).train()
+        def _resume_checkpoint(self, path):
+            super()._resume_checkpoint(path)
+            self.kept = torch.load(path.parent / "kept.pt")["kept"]
+
+    tiny_trainer(tiny_config(tmp_path), trainer_class=Restoring).train()
+    assert not told(capsys)
+
+
+def circle():
+    made: list = [1]
+    made.append(made)
+    return made
+
+
+class LoadedLater(dict):
+    def values(self):
+        raise KeyError("not loaded yet")
+
+
+class WithoutState(torch.optim.SGD):
+    def state_dict(self):
+        raise RuntimeError("not stepped yet")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        circle,
+        lambda: LoadedLater(a=1),
+        lambda: [WithoutState(torch.nn.Linear(1, 1).parameters(), lr=1.0)],
+        lambda: [torch.nn.LazyLinear(2)],
+        random.SystemRandom,
+    ],
+)
+def test_what_cannot_be_looked_at_is_no_trouble(make, tmp_path):
+    tiny_trainer(tiny_config(tmp_path), trainer_class=remembering(make, lambda self, data: None)).train()

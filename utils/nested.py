@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import UserError, brief, quantity
@@ -78,9 +78,12 @@ def map_tensors(function: Callable[[Any], Any], value: Any) -> Any:
     if hasattr(value, "to"):
         return function(value)
     if isinstance(value, Mapping):  # before dataclasses, since the outputs of transformers are both
+        parts = {key: map_tensors(function, part) for key, part in value.items()}
+        if not isinstance(value, MutableMapping):
+            return type(value)(parts)  # pyright: ignore[reportCallIssue]
         made: Any = copy.copy(value)  # keeps its class
-        for key, part in value.items():
-            made[key] = map_tensors(function, part)
+        for key, part in parts.items():
+            made[key] = part
         return made
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         made = copy.copy(value)

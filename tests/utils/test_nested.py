@@ -1,4 +1,5 @@
 from collections import OrderedDict, UserDict, defaultdict, namedtuple
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -61,6 +62,13 @@ def test_tensors_are_replaced_wherever_they_are():
     assert doubled == {"a": [2, "text", (2, 3)], "b": Pair(2, None), "c": {"d": 2}, "e": {"f": 2}}
     assert given["c"]["d"] == 1 and type(doubled["c"]) is OrderedDict and type(doubled["b"]) is Pair
     assert doubled["e"].default_factory is list
+
+
+def test_a_mapping_that_cannot_be_changed_is_made_anew():
+    given = MappingProxyType({"a": torch.zeros(2), "b": MappingProxyType({"c": torch.zeros(1)})})
+    made = map_tensors(lambda tensor: tensor + 1, given)
+    assert type(made) is MappingProxyType and made["a"].tolist() == [1, 1] and made["b"]["c"].tolist() == [1]
+    assert given["a"].tolist() == [0, 0]
 
 
 def test_what_can_be_sent_to_a_device_counts_as_a_tensor():

@@ -256,7 +256,7 @@ class TrainerSettings(forms.Section):
     which every step waits for the GPU; "rollback" to the last checkpoint, at first one of epoch 0, and leave the batch
     out; "ignore" checks nothing, and saves such weights too."""
     async_save: bool | None = None
-    """Write checkpoints in the background while training continues; null does so if a copy takes less than 2 GB."""
+    """Write checkpoints in the background while training continues; null does so if a copy takes less than 1 GB."""
     limit_train_batches: forms.Limit | None = None
     """Train on the first batches of each pass over the data: an integer is their number, a float up to 1.0 a share."""
     limit_valid_batches: forms.Limit | None = None

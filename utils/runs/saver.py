@@ -15,7 +15,7 @@ from utils.nested import tensors_in
 from utils.runs.checkpoint import copy_checkpoint, prune_checkpoints, save_checkpoint, set_aside_overtaken
 from utils.untrusted import plain
 
-LARGEST_COPY = 2 * 10**9
+LARGEST_COPY = 10**9
 """Bytes of a state that is copied in host memory without being asked to."""
 
 

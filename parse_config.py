@@ -145,7 +145,8 @@ class ConfigParser(OldConfigForms):
         """Return the config of a file, {path: value} set on top. resume: as -r, a checkpoint, a run or "latest"."""
         from utils.config.check import check_types
 
-        config = cls(read_config(Path(path)), resume and named_checkpoint(resume), modification, parts=PARTS)
+        resume = resume and named_checkpoint(resume, str(resume))
+        config = cls(read_config(Path(path)), resume, modification, parts=PARTS)
         check_types(config.config, config.parts)
         return config
 

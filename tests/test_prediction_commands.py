@@ -12,7 +12,7 @@ from base import BaseDataLoader
 from base.data.inputs import Examples, ImageInput
 from base.data.outputs import Output
 from base.trained_model import Predictions
-from helpers import run_here, tiny_config
+from helpers import PROJECT, run_here, tiny_config
 from logger.predictions import PredictionWriter
 from parse_config import ConfigParser
 from train import build
@@ -159,3 +159,12 @@ def test_labels_that_are_numbers_are_separated_as_any(capsys):
         for one in writer.counted([part]):
             writer.add(one)
     assert capsys.readouterr().out.splitlines()[0].split(maxsplit=1) == ["a", "1 0.7500  3 0.8750  target 1, 3"]
+
+
+def test_the_run_that_latest_names_is_told(default_run, tmp_path):
+    (tmp_path / "saved").symlink_to(default_run.parents[2])
+    drawing = PROJECT / "docs" / "drawing.png"
+    done = run_here("predict.py", "-r", "latest", drawing, cwd=tmp_path)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("using saved/models/") and line.endswith(".pth")
+    assert run_here("predict.py", "-r", Path(line.removeprefix("using ")), drawing, cwd=tmp_path).stdout == done.stdout

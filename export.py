@@ -14,7 +14,7 @@ def main(flags: argparse.Namespace) -> None:
     """Write what was asked for, beside the checkpoint or at --out, once it was loaded again and compared."""
     # Imported here, so that --help need not wait for torch.
     from base.data.raw_examples import examples_to_compare
-    from base.export import Differs, export, export_weights, facts_of, place_of, require_packages
+    from base.export import Differs, export, export_weights, facts_of, place_of, require_packages, shapes_of
     from base.model_card import model_card
     from base.trained_model import TrainedModel
     from base.triton import export_triton
@@ -29,12 +29,15 @@ def main(flags: argparse.Namespace) -> None:
         print(text, file=sys.stderr)
     out, card = place_of(flags.to, path, flags.out, flags.card)
     require_packages(flags.to)
+    shapes = None
     try:
         if flags.to == "safetensors":
             compared = export_weights(path, out)
         else:
             model = TrainedModel.load(path, "cpu")
-            batches, facts = examples_to_compare(model), facts_of(model)
+            batches = examples_to_compare(model)
+            shapes = shapes_of(model, batches)
+            facts = facts_of(model, shapes)
             if flags.to == "triton":
                 compared = export_triton(model, out, batches, facts)
             else:
@@ -44,7 +47,7 @@ def main(flags: argparse.Namespace) -> None:
         sys.exit(1)
     print(f"{shown(out)}: {shown(path)}, {compared}")
     if card is not None:
-        write_whole(model_card(TrainedModel.load(path, "cpu"), out), card, "the model card")
+        write_whole(model_card(TrainedModel.load(path, "cpu"), out, shapes), card, "the model card")
         print(shown(f"{card}: what the model is, how good, and how to use it"))
 
 

@@ -146,7 +146,7 @@ class ConfigParser(OldConfigForms):
         from utils.config.check import check_types
 
         made = functools.partial(cls, read_config(Path(path)), modification=modification, parts=PARTS)
-        config = made(resume and named_checkpoint(resume, save_dir=made(resume).trainer_settings.save_dir))
+        config = made(resume and named_checkpoint(resume, str(resume), made(resume).trainer_settings.save_dir))
         check_types(config.config, config.parts)
         return config
 

@@ -30,6 +30,8 @@ def main(flags: argparse.Namespace) -> int:
 
     refuse_overwriting(flags.sources, [flags.out, flags.grid, flags.save_outputs])
     model = TrainedModel.load(flags.resume, flags.device, data_config(flags.config))
+    if flags.resume == "latest":
+        print(f"using {shown(model.path or '')}", file=sys.stderr)
     seed_everything(derive_seed(flags.seed, 0))  # for a model that draws random numbers, those of test.py
     if flags.prompt is not None or flags.samples is not None:
         return generate(model, flags)

@@ -125,12 +125,22 @@ def export_weights(checkpoint: Path, path: Path) -> str:
     return f"the weights\nloaded again: {quantity(len(wanted), 'tensor')}, all equal, bit for bit"
 
 
-def facts_of(trained: TrainedModel) -> dict[str, Any]:
-    """Return what a file says of itself: the classes, the input, and where it comes from, as plain values."""
+def shapes_of(trained: TrainedModel, batches: list[Any]) -> dict[str, tuple[int, ...]]:
+    """Return {name: shape} of what the model returns for an example; the name of a single output is ""."""
+    outputs = _outputs(Deployed(trained).cpu().eval(), next(parts_of(batches, 1)))
+    return {name: tuple(one.shape[1:]) for name, one in outputs.items()}
+
+
+def facts_of(trained: TrainedModel, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Return what a file says of itself: the classes, the input, and where it comes from, as plain values.
+
+    shapes: of its outputs, as shapes_of returns them. What is known of a single output is said of no other.
+    """
     assert trained.path is not None  # of a checkpoint that was loaded
+    activation = trained.output.activation if "" in shapes else None
     return {
         "classes": trained.output.classes,
-        "output": {"mean": trained.output.mean, "std": trained.output.std, "activation": trained.output.activation},
+        "output": {"mean": trained.output.mean, "std": trained.output.std, "activation": activation},
         "input": trained.input.spec() if trained.has_input else None,
         "run": trained.path.parent.name,
         "checkpoint": trained.path.name,

@@ -8,15 +8,17 @@ import torch
 
 from base.trained_model import TrainedModel
 from logger.run_files import RunFiles
+from utils.errors import quantity, shown
 from utils.runs.environment import last_start
 
 _CLASSES_NAMED = 20
 
 
-def model_card(trained: TrainedModel, file: Path) -> str:
+def model_card(trained: TrainedModel, file: Path, shapes: dict[str, tuple[int, ...]] | None = None) -> str:
     """Return a page in Markdown about an exported model.
 
     file: what was exported, .onnx, .pt2, .safetensors or a folder for Triton.
+    shapes: of its outputs, as shapes_of returns them, if they are known.
 
     The figures are those of test_results.json beside the checkpoint, which test.py writes.
     """
@@ -34,7 +36,7 @@ def model_card(trained: TrainedModel, file: Path) -> str:
         "",
         f"- Model: `{arch['type']}`, {parameters:,} parameters; the file is `{file.name}`.",
         f"- Input: {_input(trained)}",
-        f"- Output: {_output(trained)}",
+        f"- Output: {_output(trained) if shapes is None or '' in shapes else _outputs(trained, shapes)}",
         "",
         "## How good it is",
         "",
@@ -101,6 +103,14 @@ def _output(trained):
     names = "classes 0 and 1" if classes is None else f"classes {' and '.join(map(str, classes))}"
     which = "the" if output.kind == "probabilities" else "its sigmoid is the"
     return f"{start}one number for the {names}: {which} probability of the second."
+
+
+def _outputs(trained, shapes):
+    """What a file of several outputs returns."""
+    tensors = ", ".join(f"`{shown(name)}` of shape {shape}" for name, shape in shapes.items())
+    classes = trained.output.classes
+    named = "" if classes is None else f" Its {quantity(len(classes), 'class')}: {_named(classes)}."
+    return f"for each example, {tensors}.{named}"
 
 
 def _named(classes):

@@ -89,7 +89,7 @@ def cell_text(name: str, row: Row) -> str:
         return _state_text(row)
     if name == "epoch" and value is not None:
         planned = row.cells.get("epochs")
-        return f"{value}/{planned}" if planned else str(value)
+        return f"{value}/{planned}" if planned and value <= planned else str(value)  # a resume may set fewer epochs
     if name == "changed" and value is not None:
         return datetime.datetime.fromtimestamp(value).isoformat(" ", "seconds")
     if name == "time" and value is not None:

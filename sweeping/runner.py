@@ -214,7 +214,7 @@ class Sweep:
             return [f"about {timedelta(seconds=round(seconds))} left"]
         under_way = sum(run.progress(self._epochs(run)) for _, run, _ in self._runs.values())
         here, left = self._ended_here + under_way, self.plan.trials - counts.ended - under_way
-        if here <= 0:
+        if here <= 0 or left <= 0:
             return []
         share = max(1, counts.running) / max(1, len(self._runs))
         seconds = (time.monotonic() - self._began) / here * left / share

@@ -430,3 +430,18 @@ def test_a_host_that_does_not_share_the_log_folder_is_told(tmp_path, monkeypatch
         UserError, match=r"trainer.save_dir: .*none, of rank 0, is not there; all hosts need to share it"
     ):
         _ = ConfigParser({"name": "x"}).log_dir
+
+
+def test_from_file_names_the_checkpoint_that_it_finds_and_refuses_one_that_is_not_there(tmp_path, capsys):
+    file, checkpoint = tmp_path / "config.json", tmp_path / "run" / "checkpoint-epoch1.pth"
+    file.write_text(json.dumps(config()))
+    checkpoint.parent.mkdir()
+    save_checkpoint({"state_dict": {}, "config": config()}, checkpoint)
+    for name in (checkpoint, str(checkpoint)):
+        assert ConfigParser.from_file(file, resume=name).resume == checkpoint
+    assert capsys.readouterr().err == ""
+    assert ConfigParser.from_file(file, resume=checkpoint.parent).resume == checkpoint
+    assert capsys.readouterr().err == f"using {checkpoint}\n"
+    with pytest.raises(UserError, match=r"none\.pth: no such checkpoint$"):
+        ConfigParser.from_file(file, resume=tmp_path / "none.pth")
+    assert capsys.readouterr().err == ""

@@ -12,7 +12,7 @@ from base import BaseDataLoader
 from base.data.inputs import Examples, ImageInput
 from base.data.outputs import Output
 from base.trained_model import Predictions
-from helpers import run_here, tiny_config
+from helpers import PROJECT, run_here, tiny_config
 from logger.predictions import PredictionWriter
 from parse_config import ConfigParser
 from train import build
@@ -175,3 +175,12 @@ def test_a_split_of_a_loader_without_a_batch_size_is_predicted(trained, tmp_path
     assert "\n3 examples\n" in run_here(*words).stdout
     (line,) = run_here(*words, "--batch-size", 2, status=2).stderr.splitlines()
     assert line.startswith("error: data_loader.args.batch_size: no such argument")
+
+
+def test_the_run_that_latest_names_is_told(default_run, tmp_path):
+    (tmp_path / "saved").symlink_to(default_run.parents[2])
+    drawing = PROJECT / "docs" / "drawing.png"
+    done = run_here("predict.py", "-r", "latest", drawing, cwd=tmp_path)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("using saved/models/") and line.endswith(".pth")
+    assert run_here("predict.py", "-r", Path(line.removeprefix("using ")), drawing, cwd=tmp_path).stdout == done.stdout

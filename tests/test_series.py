@@ -234,7 +234,8 @@ def test_mistakes_are_told_in_one_line_before_the_first_training(job, monkeypatc
 def test_a_loader_without_folds_is_told_what_it_needs(job):
     config = {**read_json(job), "data_loader": {"type": "TinyData", "args": {"fold": "1/2"}}}
     with pytest.raises(
-        UserError, match=r"data_loader\.args\.fold: TinyData has no folds: let it take an argument 'fold'"
+        UserError,
+        match=r"data_loader\.args\.fold: TinyData has no folds; a BaseDataLoader has, if it takes an argument 'fold'",
     ):
         ConfigParser(config, parts={**PARTS, "data_loader": Part("helpers")})
 

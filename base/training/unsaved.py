@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from base.base_trainer import BaseTrainer
 
 # Attributes of our own trainers that change: checkpoints hold them under other names, or a resume does not need them.
+# The trainer.py of a project keeps the names of the version it comes from, which are here, too.
 _KNOWN = {
+    "_has_looked",
     "_ignored_settings",
     "_is_first_train",
     "_is_first_valid",
@@ -29,6 +31,7 @@ _KNOWN = {
     "_must_be_finite",
     "_start_epoch",
     "_to_restore",
+    "_valid_watch",
     "batches_done",
     "best_epoch",
     "epoch",

@@ -55,7 +55,8 @@ def _head(run, summary):
 def _state(run, summary):
     """How far the run has come, in words that follow "this run"."""
     done, planned = summary.epoch, summary.epochs
-    epochs = f"epoch {done}" if planned is None else f"epoch {done} of {planned}"
+    # a resume may set fewer epochs than are trained
+    epochs = f"epoch {done}" if planned is None or done > planned else f"epoch {done} of {planned}"
     if summary.state == "finished":
         return f"ended after {epochs}" if done else "ended before its first epoch was complete"
     if not run.starts:

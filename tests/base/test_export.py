@@ -187,6 +187,29 @@ def test_a_model_card_says_what_the_numbers_of_the_file_mean(output, line, defau
     assert ("its probabilities" in card) == (output.kind is not None)
 
 
+class Boxed(torch.nn.Module):
+    """A box and the numbers of three classes."""
+
+    def forward(self, rows):
+        return {"box": rows, "logits": rows[:, :3]}
+
+
+def test_what_is_known_of_one_output_is_not_said_of_several(default_run, tmp_path):
+    config, cpu = {"arch": "Boxed"}, torch.device("cpu")
+    for model, activation, line in (
+        (Boxed(), None, "for each example, `box` of shape (4,), `logits` of shape (3,). Its 3 classes: a, b, c."),
+        (
+            torch.nn.Linear(4, 3),
+            "softmax",
+            "one number for each of 3 classes: a, b, c; softmax gives the probabilities.",
+        ),
+    ):
+        trained = TrainedModel(model, None, Output(["a", "b", "c"]), cpu, config=config, path=default_run / "m.pth")
+        shapes = base.export.shapes_of(trained, [torch.ones(5, 4)])
+        assert base.export.facts_of(trained, shapes)["output"]["activation"] == activation
+        assert f"- Output: {line}\n" in model_card(trained, tmp_path / "m.onnx", shapes)
+
+
 def test_a_model_card_tells_that_a_checkpoint_outside_a_runs_folder_was_not_tested(default_run, tmp_path):
     trained = TrainedModel.load(default_run)
     trained.path = Path("/nowhere/m.pth")  # as /tmp/m.pth, two folders deep

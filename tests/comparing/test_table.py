@@ -9,7 +9,7 @@ from made_runs import make_run
 
 from comparing.choose import ordered
 from comparing.rows import grouped, rows_of
-from comparing.table import csv_text, default_columns, json_text, notes, table_text
+from comparing.table import cell_text, csv_text, default_columns, json_text, notes, table_text
 from logger.run_index import read_runs
 
 
@@ -44,6 +44,13 @@ def test_a_cell_shows_what_happened(tmp_path):
     assert "died 3 " in text and "2/3" in text and "stopped 3:17" in text and "damaged" in text
     told = notes(rows, [], 80)
     assert told[0] == "job/c damaged: config.json: holds no object" and "saved up to batch 17" in told[1]
+
+
+def test_a_run_resumed_with_fewer_epochs_than_it_has_trained_shows_what_it_has_trained(tmp_path):
+    make_run(tmp_path, "a", trainer__epochs=2)
+    make_run(tmp_path, "b", trainer__epochs=3)
+    rows, _, _ = comparison(tmp_path)
+    assert {row.cells["run"]: cell_text("epoch", row) for row in rows} == {"a": "3", "b": "3/3"}
 
 
 def test_a_row_says_which_checkpoint_was_tested(tmp_path):

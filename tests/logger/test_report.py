@@ -173,6 +173,7 @@ def test_a_picture_that_is_no_picture_is_refused(tmp_path):
     ("epochs", "ended", "state"),
     [
         (3, True, "ended after epoch 3 of 3"),
+        (4, True, "ended after epoch 4"),  # resumed with fewer epochs than it has trained
         (2, False, "stopped before its end; epoch 2 of 3 is complete"),
         (0, False, "stopped before its first epoch was complete"),
         (0, True, "ended before its first epoch was complete"),

@@ -76,6 +76,14 @@ def test_a_log_gets_a_line_when_more_than_the_time_has_changed(study, capsys):
     assert told.err == "1 trial done, 1 running, 0 pruned; about 0:59:59 left\n" and not told.out
 
 
+def test_a_sweep_whose_trials_are_all_done_tells_no_time_that_is_left(study):
+    sweep = make_sweep(study, trials=2)
+    sweep._ended_here, sweep._began = 2, 0.0
+    for ended, is_told in ((1, True), (2, False)):
+        study.counts.return_value = SimpleNamespace(ended=ended, running=2 - ended, pruned=0, failed=0)
+        assert (" left" in sweep._line()) == is_told
+
+
 def test_a_line_is_cut_to_the_width_of_the_terminal(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setattr(sys.stderr, "fileno", lambda: 2)

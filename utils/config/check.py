@@ -239,7 +239,9 @@ def _errors_of(path, spec, part, find=find_in_source):
     given = part.called_with if is_used else part.given
     errors = argument_errors(definition.parameters, spec["args"], given, by_name=part.given_by_name)
     if path == "data_loader":
-        no_folds = f"fold: {spec['type']} has no folds: let it take an argument 'fold' and pass it to BaseDataLoader"
+        no_folds = (
+            f"fold: {spec['type']} has no folds; a BaseDataLoader has, if it takes an argument 'fold' and passes it on"
+        )
         errors = [no_folds if error.startswith("fold: no such") else error for error in errors]
     return [f"{path}.args.{error}" for error in errors]
 

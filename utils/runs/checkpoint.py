@@ -244,13 +244,19 @@ def find_checkpoint(where: str | Path, save_dir: str | Path = "saved") -> tuple[
     """Return (path, [why newer ones were skipped]) of the checkpoint that a file, a run folder or "latest" names.
 
     "latest" is the newest run below save_dir; a run folder is its newest checkpoint that verifies. Raises
-    CheckpointError if there is none.
+    CheckpointError if there is none, or no such file.
     """
     folder, damaged = Path(where), []
     if str(where) == "latest":
         folder = newest_run(save_dir) or Path(save_dir) / "models"
         damaged += unsaved_since(folder, Path(save_dir).glob("models/*/*"))
     elif not os.path.isdir(folder):
+        try:
+            folder.stat()
+        except FileNotFoundError:
+            raise CheckpointError(f"{folder}: no such checkpoint") from None
+        except OSError as error:
+            raise CheckpointError(f"{folder}: cannot read the checkpoint: {error.strerror}") from error
         return folder, []
     for path in sorted(folder.glob("*.pth"), key=progress_of, reverse=True):
         if path.name.startswith(_OVERTAKEN):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from base.training.loss_inputs import LossWatch
 from helpers import tiny_config, tiny_trainer
 from trainer import Trainer
 
@@ -94,6 +95,23 @@ def test_what_is_saved_or_stays_the_same_is_not_told(make, change, tmp_path, cap
     config = tiny_config(tmp_path, save_every_steps=2, validate_every_steps=2, accumulate=2, monitor="min val_loss")
     (trainer := tiny_trainer(config, trainer_class=remembering(make, change))).train()
     tiny_trainer(config, trainer.checkpoint_dir / "checkpoint-epoch1.pth", remembering(make, change)).train()
+    assert not told(capsys)
+
+
+class OfEarlierVersion(Trainer):
+    """Remembers what our own trainers did, in a trainer.py that an update of its project left alone."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._has_looked, self._valid_watch = False, LossWatch("validation")
+
+    def compute_loss(self, data, target):
+        self._has_looked, self._valid_watch = True, None
+        return super().compute_loss(data, target)
+
+
+def test_what_trainers_of_earlier_versions_remember_is_not_told(tmp_path, capsys):
+    tiny_trainer(tiny_config(tmp_path), trainer_class=OfEarlierVersion).train()
     assert not told(capsys)
 
 

@@ -28,7 +28,7 @@ def record_result(
         if isinstance(value, list):
             logger.info("    %s, a row for each target:\n%s", name, table_text(value, classes))
         elif name not in _POSITION:
-            logger.info("    %s: %s", name, value)
+            logger.info("    %s: %s", name, f"{value:.6g}" if isinstance(value, (int, float)) else value)
     try:
         results, damaged = read_record(path, _are_results, empty={})
     except OSError as error:

@@ -11,9 +11,11 @@ If torchrun starts several processes, any one of them is killed; the others must
 """
 
 import argparse
+import contextlib
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -112,9 +114,19 @@ def train(project, arguments, processes, trap=None, victim=0):
     killed_at = project / "killed_at"
     killed_at.unlink(missing_ok=True)
     environment = {**os.environ, "PYTHONPATH": "", "KILLED_RANK": str(victim), "KILLED_AT": str(killed_at)}
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=600)
+    # a worker whose parent is killed before torch's watchdog knows it lives on, and would keep a pipe open
+    with tempfile.TemporaryFile("w+") as errors:
+        how = {"stdout": subprocess.DEVNULL, "stderr": errors, "start_new_session": True}
+        with subprocess.Popen(command, cwd=project, env=environment, **how) as process:
+            try:
+                status = process.wait(timeout=600)
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+        errors.seek(0)
+        text = errors.read()
     after = time.time() - float(killed_at.read_text()) if killed_at.exists() else None
-    return Ended(done.returncode, done.stderr, after)
+    return Ended(status, text, after)
 
 
 def other_workers(chance):

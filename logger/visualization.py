@@ -297,8 +297,11 @@ class TensorboardWriter:
     @contextlib.contextmanager
     def _skip_impossible(self, tag):
         """Within it an error that a tag's values raise becomes a warning, once for each tag."""
+        import numpy as np
+
         try:
-            yield
+            with np.errstate(invalid="raise"):  # of nan in pixels and shares, NumPy makes numbers and a warning
+                yield
         except OSError:
             raise
         except Exception as error:

@@ -5,13 +5,16 @@ import csv
 import gc
 import io
 import os
+import re
 import runpy
 import shutil
 import subprocess
 import sys
 import unittest.mock
+from importlib import metadata
 from pathlib import Path
 
+import pytest
 import torch
 
 from base import BaseDataLoader
@@ -20,6 +23,12 @@ from trainer import Trainer
 from utils.runs.checkpoint import load_checkpoint
 from utils.seed import seed_everything
 
+_PINNED = dict(re.findall(r"^([\w-]+)==(\S+)$", (Path(__file__).parents[1] / "constraints.txt").read_text(), re.M))
+AS_PINNED = pytest.mark.skipif(
+    any(metadata.version(name) != _PINNED[name] for name in ("torch", "pydantic")),
+    reason="is of the versions in constraints.txt",
+)
+SHARDS = pytest.mark.skipif(torch.__version__ < "2.9", reason="sharded models are saved with torch 2.9 or newer")
 PROJECT = Path(__file__).resolve().parent.parent
 
 

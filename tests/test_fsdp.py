@@ -18,7 +18,7 @@ from worlds import in_world, results, rows_of, run_of, small_job, train
 import utils.distributed.shards
 from base.training.nonfinite import NonFiniteError, NonFiniteWatch, finite_state, require_finite
 from base.training.optim_step import OptimStep
-from helpers import PROJECT, same
+from helpers import PROJECT, SHARDS, same
 from utils import UserError
 from utils.distributed.parallel import fsdp, refuse_settings
 from utils.distributed.shards import local, require_shardable, whole
@@ -27,7 +27,7 @@ from utils.files import read_json
 from utils.runs.checkpoint import find_checkpoint, load_checkpoint
 from utils.seed import seed_everything
 
-pytestmark = pytest.mark.slow  # they start processes
+pytestmark = [pytest.mark.slow, SHARDS]  # slow: they start processes
 
 ADAM = {"type": "Adam", "args": {"lr": 0.01}}
 

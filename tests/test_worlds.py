@@ -20,6 +20,7 @@ from base.training.batch_stream import BatchStream
 from base.training.evaluate import evaluate
 from base.training.optim_step import OptimStep
 from base.training.saving import SavePoints
+from helpers import SHARDS
 from model.metric import ConfusionMatrix, MacroF1
 from trainer import Trainer
 from utils import MetricTracker
@@ -387,11 +388,18 @@ def test_what_batch_norm_cannot_do_with_a_part_is_refused_and_what_it_does_is_to
     assert [end.status for end in ends] == [2, 2]
     told = "the last batch has 3 samples for 2 processes, and batch norm needs two in each"
     assert told in ends[0].output
-    sharded = small_job(tmp_path, name="sharded", arch=arch, samples=50, batch_size=16, parallel={"type": "fsdp"})
-    assert told in in_world(2, train, "-c", sharded)[0].output
     ends = in_world(2, train, "-c", small_job(tmp_path, name="wide", arch=arch, samples=50, batch_size=12))
     results(ends)
     assert ends[0].output.count("batch norm: each process computes statistics of its own part") == 1
+
+
+@SHARDS
+def test_what_batch_norm_cannot_do_with_a_part_is_refused_with_shards(tmp_path):
+    arch = {"type": "mlp.ShrinkingMlp", "args": {"in_features": 4, "num_classes": 3, "n_layers": 2}}
+    ends = in_world(
+        2, train, "-c", small_job(tmp_path, arch=arch, samples=50, batch_size=16, parallel={"type": "fsdp"})
+    )
+    assert "the last batch has 3 samples for 2 processes, and batch norm needs two in each" in ends[0].output
 
 
 def plateaus(*arguments):

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 # How layers of torch refuse an input of another dtype than their weights.
 _OTHER_THAN_WEIGHTS = re.compile(
     "same dtype|should be the same|does not match weight dtype|share same datatype|"
-    "not implemented for '(Bool|Byte|Char|Short|Int|Long|UInt)"
+    "not implemented for '(Bool|Byte|Char|Short|Int|Long|UInt)|input must have the type"
 )
 _NO_INDICES = re.compile("argument #1 'indices'|index tensor of type LongTensor")
-_NO_TARGET = re.compile("Found dtype Double but expected Float")  # of a backward pass
+_NO_TARGET = re.compile(r"Found dtype (Double|Long) but expected Float")  # of a backward pass; Long before torch 2.9
 _NO_GRADIENT = re.compile("does not require grad")  # of torch.autograd.grad
 _NO_ROW = "index out of range in self"  # of an embedding, on the CPU
 _NO_PART = "Expected to have finished reduction in the prior iteration"  # of DistributedDataParallel
@@ -91,7 +91,7 @@ def _cause(error, data, target, model, samples, dataset):
     if _OTHER_THAN_WEIGHTS.search(reason) and any(_is_told(dtype, reason) for dtype in _dtypes(data) - {wanted}):
         convert = "float" if wanted == "float32" else f"to(torch.{wanted})"
         return _problem("data", data, f"the model's weights are {wanted}", reason, convert, "dtype", wanted)
-    if _NO_TARGET.search(reason) and "float64" in _dtypes(target):
+    if _NO_TARGET.search(reason) and _dtypes(target) & {"float64", "int64"}:
         return _problem("target", target, "the loss takes float32", reason, "float", "target_dtype", "float32")
     if isinstance(error, IndexError) and reason == _NO_ROW and (outside := _outside(data, model)):
         return f"data_loader: the batch's data is {describe(data)}, {outside}"

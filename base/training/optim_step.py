@@ -211,7 +211,7 @@ class OptimStep:
         if self._sharded and self.skip_nonfinite:
             nonfinite = [largest(flag) for flag in nonfinite]  # the other processes see other shards
         if self.clip_norm is not None:
-            self.norm = whole(torch.nn.utils.clip_grad_norm_(self._parameters(), self.clip_norm))
+            self.norm = whole(_clip_norm(self._parameters(), self.clip_norm))
         elif self.measures_norm:
             self.norm = whole(torch.nn.utils.get_total_norm(self._gradients()))
         if self.clip_value is not None:
@@ -248,6 +248,15 @@ class OptimStep:
     def _gradients(self):
         groups = self.optimizer.param_groups
         return [grad for group in groups for p in group["params"] if (grad := p.grad) is not None]
+
+
+def _clip_norm(parameters, limit):
+    """Clip the gradients' norm, and return what it was."""
+    try:
+        return torch.nn.utils.clip_grad_norm_(parameters, limit)
+    except NotImplementedError:
+        what = f"torch {torch.__version__} has no norm of sparse gradients"
+        raise UserError(f'trainer.clip_norm: {what}; set "sparse" of the embedding to false') from None
 
 
 def _clip_values(parameters, limit):

@@ -12,11 +12,13 @@ import torch
 from fixtures.checkpoints.make import HERE, MIDDLE, outcome, scaled_trainer, train
 from worlds import in_world, results
 
-from helpers import run_here
+from helpers import SHARDS, run_here
 from utils.files import read_json
 from utils.runs.checkpoint import CheckpointError, load_checkpoint
 
 KEYS = {"arch", "epoch", "state_dict", "optimizer", "monitor_best", "config"}
+
+KINDS = ["single", pytest.param("sharded", marks=SHARDS), "scaled"]
 
 
 @pytest.fixture
@@ -61,6 +63,7 @@ def test_a_run_of_an_earlier_version_resumes_to_the_numbers_that_it_came_to_then
     assert_came_to("single", outcome(run))
 
 
+@SHARDS
 @pytest.mark.slow
 def test_so_does_a_sharded_one_in_as_many_processes(folder):
     run = copied("sharded", folder)
@@ -68,6 +71,7 @@ def test_so_does_a_sharded_one_in_as_many_processes(folder):
     assert_came_to("sharded", outcome(run), rel=1e-3)
 
 
+@SHARDS
 @pytest.mark.slow
 def test_a_sharded_one_resumes_in_one_process_at_the_same_step(folder):
     run = copied("sharded", folder)
@@ -89,7 +93,7 @@ def test_so_does_one_with_a_loss_scale(folder):
     assert_came_to("scaled", {**outcome(run), "scaler": trainer.optim_step.scaler.state_dict()})
 
 
-@pytest.mark.parametrize("name", ["single", "sharded", "scaled"])
+@pytest.mark.parametrize("name", KINDS)
 def test_it_is_free_of_code_and_has_the_old_keys(name):
     allowed = torch.serialization.get_safe_globals()  # by torch's own modules, some of which add names when imported
     torch.serialization.clear_safe_globals()
@@ -103,7 +107,7 @@ def test_it_is_free_of_code_and_has_the_old_keys(name):
     assert all(isinstance(tensor, torch.Tensor) for tensor in state["state_dict"].values())
 
 
-@pytest.mark.parametrize("name", ["single", "sharded", "scaled"])
+@pytest.mark.parametrize("name", KINDS)
 def test_its_seal_is_still_checked(name, tmp_path):
     shutil.copytree(HERE / name, tmp_path / name)
     for path in [tmp_path / name / MIDDLE, *(tmp_path / name).glob("*.shards/*")]:

@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +59,7 @@ def test_a_package_that_is_not_installed_is_one_line(capsys, monkeypatch):
     assert f"{__file__}, line " in told
     assert told.endswith("the package no_such_package is not installed here; install it: pip install no_such_package\n")
     monkeypatch.setattr(sys, "prefix", "/usr")  # outside the project's environment
+    monkeypatch.setattr(Path, "exists", lambda path: True)
     with pytest.raises(SystemExit), clean_exit():
         import no_such_package  # noqa: F401
     assert "activate the project's environment: source .venv/bin/activate\n" in capsys.readouterr().err

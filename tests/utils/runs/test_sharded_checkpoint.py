@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from torch.distributed import checkpoint
 
+from helpers import SHARDS
 from utils.distributed.sharded_checkpoint import read_shards, verify_shards
 from utils.distributed.shards import require_shard_files
 from utils.errors import UserError
@@ -92,6 +93,7 @@ class WriterOfTorch28:
         pass
 
 
+@SHARDS  # it has what the other lacks
 def test_a_torch_that_cannot_write_shards_is_told_the_version_it_needs(monkeypatch):
     require_shard_files()
     assert "save_distributed" in inspect.signature(checkpoint.HuggingFaceStorageWriter).parameters
@@ -124,6 +126,7 @@ def test_shards_that_a_file_of_any_name_has_are_not_deleted(tmp_path):
     del lock
 
 
+@SHARDS
 def test_shards_larger_than_their_files_are_refused_before_memory_is_taken(tmp_path, monkeypatch):
     (tmp_path / "shard.safetensors").write_bytes(bytes(100))
     state = {"w": None, "shards": {"tensors": [{"at": ["w"], "shape": [10**9], "dtype": "float32"}]}}

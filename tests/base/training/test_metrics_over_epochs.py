@@ -178,12 +178,12 @@ def test_commands_train_and_test_with_metrics_of_torchmetrics(tmp_path):
     (saved,) = (folder / "saved/models/f1").iterdir()
     validated = float((folder / "saved/log/f1" / saved.name / "metrics.csv").read_text().split(",")[-1])
     done = run_here("test.py", "-r", saved / "model_best.pth", "--split", "valid", cwd=folder)
-    assert f"f1: {validated}" in done.stdout and "a row for each target" in done.stdout
+    assert f"    f1: {validated:.6g}\n" in done.stdout and "a row for each target" in done.stdout
     *shown, place, drawn = done.stdout.splitlines()[1:]
     assert drawn.endswith("report.html")
     assert max(map(len, shown)) <= 80 and place == f"written to {saved / 'test_results.json'}"
     results = (saved / "test_results.json").read_text()
-    assert '"f1"' in results and '"ConfusionMatrix"' in results
+    assert f'"f1": {validated}' in results and '"ConfusionMatrix"' in results
     names, *rows = (folder / "saved/log/f1" / saved.name / "valid_ConfusionMatrix.csv").read_text().splitlines()
     assert names.split(",")[1:] == list("0123456789")
     assert sum(int(count) for row in rows for count in row.split(",")[1:]) == 6000

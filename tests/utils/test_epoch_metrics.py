@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchmetrics import Metric, classification, regression
 
-from helpers import same
+from helpers import InAList, same
 from model.metric import ConfusionMatrix, MacroF1
 from utils import MetricTracker, UserError
 from utils.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -258,23 +258,6 @@ def test_a_metric_that_keeps_outputs_of_any_form_keeps_no_graph(made):
     (kept,) = tracker.over_epoch._metrics.values()
     assert type(kept.output) is type(output) and not any(part.requires_grad for part in parts_of(kept.output))
     assert all(part.requires_grad for part in parts_of(output))  # the loss is computed from them
-
-
-class InAList(torch.nn.Module):
-    """Keeps what it has seen where no state_dict finds it."""
-
-    def __init__(self):
-        super().__init__()
-        self.hits = []
-
-    def update(self, output, target):
-        self.hits += (output.argmax(1) == target).tolist()
-
-    def compute(self):
-        return sum(self.hits) / len(self.hits)
-
-    def reset(self):
-        self.hits = []
 
 
 class InAGrowingBuffer(torch.nn.Module):

@@ -11,7 +11,7 @@ from torchmetrics import classification
 
 from base import BaseDataLoader
 from comparing.same import comparable_state
-from helpers import TinyData, accuracy, copy_project, run_here, same, tiny_config, tiny_trainer
+from helpers import InAList, TinyData, accuracy, copy_project, run_here, same, tiny_config, tiny_trainer
 from model.metric import ConfusionMatrix, MacroF1
 from trainer import Trainer
 from utils import UserError
@@ -217,27 +217,12 @@ def test_the_names_of_the_loaders_classes_stand_at_a_tables_edges(tmp_path):
         assert [line.split()[0] for line in shown[head : head + 3]] == ["cat", "cat", "dog"]
 
 
-class Listing(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.hits = []
-
-    def update(self, output, target):
-        self.hits += (output.argmax(1) == target).tolist()
-
-    def compute(self):
-        return sum(self.hits) / len(self.hits)
-
-    def reset(self):
-        self.hits = []
-
-
 def test_a_metric_that_a_resumed_run_would_count_in_part_is_refused_before_training(tmp_path):
-    metric = Listing()
+    metric = InAList()
     metric.__name__ = "share"
     trainer = tiny_trainer(tiny_config(tmp_path), metrics=[accuracy, metric])
     before = {name: value.clone() for name, value in trainer.model.state_dict().items() if "running" not in name}
-    with pytest.raises(UserError, match=r"^metrics\.1: Listing: what it has seen is not restored"):
+    with pytest.raises(UserError, match=r"^metrics\.1: InAList: what it has seen is not restored"):
         trainer.train()
     after = trainer.model.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items() if "num_batches" not in name)

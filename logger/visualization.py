@@ -196,12 +196,19 @@ class TensorboardWriter:
         """Add the model's graph, traced with a batch of inputs."""
         if self.writer is None:
             return
+        import torch
+
+        was_training = model.training
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")  # torch calls its tracer deprecated, and TensorBoard's writer has no other
             try:
-                self.writer.add_graph(model, (batch,))  # one argument, which may be a tuple itself
+                # traced here, as the writer would have torch repeat it to compare: a forward pass and half a second
+                traced = torch.jit.trace(model.eval(), (batch,), check_trace=False)  # one argument, perhaps a tuple
+                self.writer.add_graph(traced, (batch,))
             except Exception as error:  # a model that cannot be traced can still be trained
                 self.logger.warning("no model graph in TensorBoard: %s", in_a_line(error))
+            finally:
+                model.train(was_training)
 
     def flush(self) -> None:
         """Write out what is buffered, so that it survives a kill."""

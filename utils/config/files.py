@@ -173,12 +173,15 @@ def deep_merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """
     merged = _copied(under)
     for key, value in over.items():
-        below = merged.get(key)
-        if isinstance(value, dict) and isinstance(below, dict) and _inherits(value, below):
-            merged[key] = deep_merge(below, value)
-        else:
-            merged[key] = _copied(value)
+        merged[key] = _over(merged.get(key), value)
     return merged
+
+
+def _over(below, value):
+    """The value that takes the place of the one below: itself, or if both are dicts, the two merged."""
+    if isinstance(value, dict) and isinstance(below, dict) and _inherits(value, below):
+        return deep_merge(below, value)
+    return _copied(value)
 
 
 def _copied(value):
@@ -223,7 +226,7 @@ def split_path(target: str | Iterable[str]) -> list[str | int]:
 
 
 def set_by_path(config: dict[str, Any], target: str | Iterable[str], value: Any, known: KnownKeys) -> None:
-    """Set the value at the path in place.
+    """Set the value at the path in place; a dict is merged with the one that is there, as deep_merge does.
 
     Keys can be added where `known` lists them, and below every "args", since a constructor knows its own arguments.
     Raises UserError, with the nearest name, for a path that neither exists nor can be added.
@@ -246,7 +249,7 @@ def set_by_path(config: dict[str, Any], target: str | Iterable[str], value: Any,
         _step(place, last, walked, known, places_of(last, config, known))
     elif error := key_error(last):
         raise UserError(f"{shown('.'.join(walked))}: {error}")
-    place[last] = value
+    place[last] = _over(place.get(last) if isinstance(place, dict) else place[last], value)
 
 
 def places_of(key: str | int, config: dict[str, Any], known: KnownKeys, where: tuple[str, ...] = ()) -> list[str]:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from utils import UserError
 from utils.config.files import deep_merge, parse_assignment, read_config, set_by_path, split_path
+from utils.config.schema import KNOWN_KEYS
 from utils.files import differences
 
 
@@ -269,6 +270,33 @@ def test_list_entries_are_counted_from_0():
     assert config["metrics"][0]["args"]["k"] == 5
     with pytest.raises(UserError, match="the list has 1 entries"):
         set_by_path(config, "metrics.1.args.k", 5, {})
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("trainer", {"epochs": 1}, {"epochs": 1, "save_dir": "saved/"}),
+        ("optimizer", {"args": {"lr": 0.1}}, {"type": "Adam", "args": {"lr": 0.1, "amsgrad": True}}),
+        ("optimizer", {"type": "SGD", "args": {"lr": 0.1}}, {"type": "SGD", "args": {"lr": 0.1}}),
+        ("optimizer.args", {"lr": 0.1}, {"lr": 0.1, "amsgrad": True}),
+        ("loss", {"type": "mse_loss"}, {"type": "mse_loss"}),
+        ("metrics.0", {"args": {"k": 5}}, {"type": "top_k_acc", "args": {"k": 5}}),
+    ],
+)
+def test_a_section_that_is_set_is_merged_as_a_file_s_is(path, value, expected):
+    config = {
+        "trainer": {"epochs": 5, "save_dir": "saved/"},
+        "optimizer": {"type": "Adam", "args": {"lr": 1.0, "amsgrad": True}},
+        "loss": "nll_loss",
+        "metrics": [{"type": "top_k_acc", "args": {"k": 3}}],
+    }
+    set_by_path(config, path, value, KNOWN_KEYS)
+    place = config
+    for key in path.split("."):
+        place = place[int(key)] if isinstance(place, list) else place[key]
+    assert place == expected
+    value.clear()
+    assert place == expected  # it shares nothing with what was given
 
 
 @pytest.mark.old_defect(17)

@@ -18,6 +18,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 def run_fresh(script, *arguments):
     """The JSON object that a new process of the script prints as its last line."""
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "PYTHONWARNINGS": "ignore"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # which has our files compiled at each start
     command = [sys.executable, str(script), *map(str, arguments)]
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
     if done.returncode:

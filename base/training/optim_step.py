@@ -76,7 +76,8 @@ class OptimStep:
         self.own_by_process = not self._sharded  # sharded gradients are summed over the processes at once
         self.measures_norm = False
         self.norm = self.lr = None
-        self._are_used = False  # the gradients that there are, by an optimizer step
+        self._has_begun = False  # whether begin has been called for the next batch
+        self._are_over = True  # whether the gradients that there are belong to an earlier window
         self.reset()
 
     def reset(self) -> None:
@@ -90,15 +91,16 @@ class OptimStep:
     def begin(self, part: Part | None, last: bool = False) -> None:
         """Prepare for a batch's forward pass: free the gradients of the window before, whose memory it can use.
 
-        Processes exchange gradients only at the end of a window.
+        What a backward pass adds to them from now on counts, too. Processes exchange gradients only at the end of a
+        window.
 
         part: this process's Part of the batch; None for all of it.
         last: whether it is the last batch of its epoch.
         """
-        self._part = part
-        if self._are_used:
+        self._part, self._has_begun = part, True
+        if self._are_over:  # others are those that a step of a trainer's own accumulates
             self.optimizer.zero_grad()
-            self._are_used = False
+            self._are_over = False
         if part is not None and self.accumulate > 1:
             self._exchanged = self._sharded or last or self.num_batches + 1 >= self.accumulate
             exchange_gradients(self._model, self._exchanged)
@@ -115,19 +117,22 @@ class OptimStep:
         loss: 0-dim, over num_samples samples, or over what a 0-dim tensor says that it counts.
         last: whether it is the last batch of its epoch, which completes a short window too.
 
-        A step that a scaler skips counts as a step. Raises UserError for a loss without a gradient.
+        A step that a scaler skips counts as a step. Raises UserError for a loss without a gradient, and with a scaler
+        for gradients that are there already, which it has not scaled.
         """
         if self._count is not None:
             num_samples = _exact(num_samples)
         if self._part is not None:
             loss, num_samples = self._weighted(loss, num_samples, self._part)
         if self.num_batches == 0:
-            if self._gradients():  # of a backward pass of a loop's own, or after a step without begin
+            if not self._has_begun:
                 self.optimizer.zero_grad()
-            self._are_used = False
+            if self.scaler is not None:
+                self._refuse_unscaled()
             self._num_samples, self._first_samples = 0, num_samples
             if self._count is not None:
                 self._first_samples = _or_one(num_samples)
+        self._has_begun = self._are_over = False
         self.num_batches += 1
         self._num_samples = self._num_samples + num_samples
         if self._count is not None and self.accumulate > 1:  # nothing of it is read: that would wait for the device
@@ -149,7 +154,7 @@ class OptimStep:
         if not self._exchanged:  # the window was to have further batches
             average_gradients(self._parameters())
         self._update()
-        self.num_batches, self._are_used = 0, True
+        self.num_batches, self._are_over = 0, True
         return True
 
     def state_dict(self) -> dict[str, Any]:
@@ -177,7 +182,7 @@ class OptimStep:
         lr = state.get("lr")
         self.lr = lr if lr is None or getattr(lr, "ndim", None) == 0 else as_number(lr)
         batches, *sizes = as_list(state.get("window", (0, 0, 0)))
-        self.num_batches, self._are_used = as_count(batches), False
+        self.num_batches, self._are_over = as_count(batches), False
         self._num_samples, self._first_samples = map(as_weight, sizes)
         self._exchanged = self._sharded or world_size() == 1 or self.num_batches == 0
         if self.num_batches:
@@ -241,6 +246,11 @@ class OptimStep:
             for gradient in self._gradients():
                 is_number = not isinstance(size, torch.Tensor)  # which as a tensor would be sent for each gradient
                 gradient.div_(size if is_number else size.to(gradient.device, exact_float(gradient.device)))
+
+    def _refuse_unscaled(self):
+        if self._gradients():
+            what = "compute_loss has called backward() itself, whose gradients 'fp16' would have to scale"
+            raise UserError(f"trainer.precision: {what}; return the sum of the losses, or use 'bf16' or 'fp32'")
 
     def _parameters(self):
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]

@@ -152,6 +152,7 @@ def _training_step(trainer):
 
     def update(data, target):
         trainer.model.train()
+        optim_step.begin(None)
         loss, _, _ = trainer.losses(to_device(data, device), to_device(target, device))
         samples = num_samples(target)
         optim_step.step(loss, samples)

@@ -71,6 +71,34 @@ def test_without_accumulation_the_steps_are_torchs_own_bit_for_bit():
     assert all(map(torch.equal, ours.parameters(), theirs.parameters()))
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_gradients_of_a_backward_pass_in_compute_loss_count(accumulate):
+    model = linear()
+    inputs, targets = data()
+    halves = list(zip(inputs.chunk(accumulate), targets.chunk(accumulate), strict=True))
+    optimizer = Recorder(model.parameters())
+    optim_step = OptimStep(optimizer, accumulate)
+    loss_of(model, inputs, targets, "mean").backward()  # before begin: of nothing that is trained on
+    for x, y in halves:
+        optim_step.begin(None)
+        loss_of(model, x, y, "mean").backward()
+        optim_step.step(2 * loss_of(model, x, y, "mean"), len(x))
+    for got, expected in zip(optimizer.seen[0], gradient(model, inputs, targets, "mean"), strict=True):
+        assert torch.allclose(got, 3 * expected, rtol=1e-10)
+
+
+def test_gradients_that_fp16_has_not_scaled_are_refused():
+    model = linear().float()
+    inputs, targets = (part.float() for part in data())
+    optim_step = OptimStep(Recorder(model.parameters()), scaler=torch.amp.GradScaler("cpu"))
+    optim_step.begin(None)
+    loss_of(model, inputs, targets, "mean").backward()
+    with pytest.raises(
+        UserError, match=r"^trainer\.precision: compute_loss has called backward\(\) itself, .*sum of the"
+    ):
+        optim_step.step(loss_of(model, inputs, targets, "mean"), len(inputs))
+
+
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_clipping_takes_the_windows_gradient_to_the_given_size(accumulate):
     model = linear()

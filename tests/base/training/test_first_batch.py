@@ -289,7 +289,9 @@ def test_a_loss_that_returns_a_dict_is_refused_before_the_first_update(tmp_path,
         return {"loss": error, "error": error}
 
     trainer = job(tmp_path, in_parts, LABELS, 3)
-    with pytest.raises(UserError, match="^loss: in_parts returned a dict; .* name each as a metric: docs/trainers.md"):
+    with pytest.raises(
+        UserError, match=r"^loss: in_parts returned a dict; .* name each as a metric: docs/trainers\.md"
+    ):
         start(trainer)
     assert trainer.step == 0
 

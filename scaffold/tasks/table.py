@@ -15,6 +15,7 @@ from scaffold.tasks.looking import (
     choose_split,
     duration_text,
     measures,
+    numbers_text,
     require_kind,
     shares,
 )
@@ -68,8 +69,7 @@ def plan(command: str, data: str, target: str | None = None, group: str | None =
     else:
         metrics, monitor = [{"type": "RSquared", "name": "R2"}], "min val_loss"
         why = ABOUT_R_SQUARED
-        numbers = _present_numbers(table, target)
-        described = f"numbers from {numbers.min():g} to {numbers.max():g}, on average {numbers.mean():g}"
+        described = numbers_text(_present_numbers(table, target))
     name_of_task = "classification" if is_class else "regression"
     config = config_for(
         f"Predicts the column {target} of a table",

@@ -195,7 +195,7 @@ def _classes(table: Table, target: str) -> tuple[list[str], list[int]]:
     if 2 * len(counts) > len(table):
         raise UserError(
             f"--target: column {brief(target)} of {table.place} holds {len(counts)} different texts in {len(table)} "
-            "rows; classes need several rows each"
+            f"rows, such as {brief(texts[0])}; classes need several rows each, and numbers hold nothing else"
         )
     names = sorted(counts)
     return names, [counts[name] for name in names]

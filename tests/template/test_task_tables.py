@@ -47,6 +47,12 @@ def test_a_target_whose_variance_is_that_of_a_few_values_is_told(tmp_path, far, 
     assert line.endswith(hint) if told else ";" not in line
 
 
+def test_a_target_of_numbers_with_a_sign_is_refused_with_an_example(tmp_path):
+    path = write_table(tmp_path / "t.csv", [[i, f"${i}"] for i in range(40)], ["x", "target"])
+    with pytest.raises(UserError, match=r"40 different texts in 40 rows, such as '\$0'; classes .*, and numbers hold"):
+        plan_for("--task", "table", "--data", path)
+
+
 def test_categories_become_features_of_0_and_1_and_unknown_ones_none():
     import torch
 

@@ -29,8 +29,7 @@ __all__ = [
     "whole_batch",
 ]
 
-
-defer_compiler()
+defer_compiler()  # here, as every command and every project imports this before it makes an optimizer
 
 
 class BaseTrainer(OldTrainerForms, _BaseTrainer):

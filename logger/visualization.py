@@ -18,6 +18,7 @@ from logger.base_tracker import TrackerList, config_values, in_a_line
 from utils.distributed.world import is_main
 from utils.errors import UserError, shown
 from utils.files import cut
+from utils.seed import rng_state, set_rng_state
 from utils.untrusted import as_count
 
 if TYPE_CHECKING:
@@ -193,12 +194,12 @@ class TensorboardWriter:
                 writer.add_embedding(data, *args, tag=tag, global_step=self.step, **kwargs)
 
     def add_graph(self, model: "Module", batch: Any) -> None:
-        """Add the model's graph, traced with a batch of inputs."""
+        """Add the model's graph, traced with a batch; training modes and random generators stay as they are."""
         if self.writer is None:
             return
         import torch
 
-        was_training = model.training
+        modes, rng = {module: module.training for module in model.modules()}, rng_state()
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")  # torch calls its tracer deprecated, and TensorBoard's writer has no other
             try:
@@ -208,7 +209,9 @@ class TensorboardWriter:
             except Exception as error:  # a model that cannot be traced can still be trained
                 self.logger.warning("no model graph in TensorBoard: %s", in_a_line(error))
             finally:
-                model.train(was_training)
+                set_rng_state(rng)
+                for module, training in modes.items():  # model.train() would have parts that are frozen train, too
+                    module.training = training
 
     def flush(self) -> None:
         """Write out what is buffered, so that it survives a kill."""

@@ -38,10 +38,11 @@ def test_a_step_does_not_import_the_compiler_and_neither_does_looking_at_all_mod
     looks = """
 for module in list(sys.modules.values()):
     inspect.getmodule(module)
+    hasattr(module, "__wrapped__"), hasattr(module, "__path__")
 inspect.stack()
-print(is_imported(), inspect.getsourcefile(torch.nn.Linear).endswith("linear.py"))
+print(is_imported(), inspect.getsourcefile(torch.nn.Linear).endswith("linear.py"), torch._dynamo.__file__[-19:])
 """
-    assert printed(looks) == ["False True"]
+    assert printed(looks) == ["False True _dynamo/__init__.py"]
 
 
 @pytest.mark.parametrize(
@@ -49,6 +50,8 @@ print(is_imported(), inspect.getsourcefile(torch.nn.Linear).endswith("linear.py"
     [
         "import torch._dynamo.config",
         "from torch._dynamo import is_compiling",
+        "from torch._dynamo import *; OptimizedModule",
+        "import torch._dynamo.backends.registry as registry; assert registry is torch._dynamo.backends.registry",
         "torch.compiler.disable(step)()",
         "import torch._dynamo as late; late.reset; late.disable(step)(); late.graph_break()",
     ],
@@ -56,6 +59,67 @@ print(is_imported(), inspect.getsourcefile(torch.nn.Linear).endswith("linear.py"
 def test_it_is_imported_when_used(use):
     same = 'print(is_imported(), torch._dynamo is sys.modules["torch._dynamo"], torch._dynamo.__file__[-19:])'
     assert printed(f"{use}\nstep()\n{same}") == ["True True _dynamo/__init__.py"]
+
+
+def test_what_is_below_it_is_executed_once():
+    same = """
+print(config is torch._dynamo.config, config is torch._dynamo.convert_frame.config, config.__spec__.loader)
+print(torch._dynamo.config is importlib.import_module("torch._dynamo.config"))
+try:
+    import torch._dynamo.nothing
+except ModuleNotFoundError as error:
+    print(error)
+"""
+    lines = printed("import importlib\nimport torch._dynamo.config as config\n" + same)
+    assert lines[0].startswith("True True <_frozen_importlib_external.SourceFileLoader")
+    assert lines[1:] == ["True", "No module named 'torch._dynamo.nothing'"]
+
+
+def test_what_is_not_below_it_is_not_found():
+    program = """
+try:
+    import torch._dynamo.nothing
+except ModuleNotFoundError as error:
+    print(error, torch._dynamo.config.recompile_limit)
+"""
+    assert printed(program) == ["No module named 'torch._dynamo.nothing' 8"]
+
+
+def test_what_is_set_on_it_is_set_on_the_compiler():
+    program = """
+from unittest.mock import patch
+import torch._dynamo as late
+
+with patch("torch._dynamo.is_compiling", lambda: 5):
+    print(torch._dynamo.is_compiling(), sys.modules["torch._dynamo"].is_compiling())
+print(late.is_compiling(), torch._dynamo.is_compiling())
+late.our_own = 6
+print(sys.modules["torch._dynamo"].our_own, "our_own" in dir(late))
+del late.our_own
+print(hasattr(torch._dynamo, "our_own"))
+"""
+    assert printed(program) == ["5 5", "False False", "6 True", "False"]
+
+
+def test_an_import_that_fails_says_why_and_is_tried_again():
+    program = """
+import importlib.abc
+class Broken(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch._dynamo.convert_frame":
+            raise ImportError("broken")
+broken = Broken()
+sys.meta_path.insert(0, broken)
+for _ in range(2):
+    try:
+        torch.compile(step)()
+    except ImportError as error:
+        print(error)
+sys.meta_path.remove(broken)
+torch._dynamo.reset()
+step()
+"""
+    assert printed(program) == ["broken", "broken"]
 
 
 def test_threads_that_use_it_first_at_once_get_it_whole():
@@ -82,17 +146,28 @@ def test_a_function_that_torch_leaves_uncompiled_stays_so_if_it_ran_before_the_i
 def left_out(values):
     return values.cos()
 
-left_out(torch.ones(2))
+@torch._disable_dynamo(recursive=False)
+def left_out_alone(values):
+    return values.tan()
+
+both = lambda values: left_out_alone(left_out(values))
+BEFORE
 print(is_imported())
-targets = []
+graphs = []
 def backend(graph, inputs):
-    targets.extend(str(node.target) for node in graph.graph.nodes)
+    graphs.append([str(node.target) for node in graph.graph.nodes if node.op.startswith("call")])
     return graph.forward
 
-torch.compile(lambda values: left_out(values.sin()) + 1, backend=backend)(torch.ones(2))
-print(is_imported(), "sin" in targets, "cos" in targets)
+torch.compile(lambda values: both(values.sin()) + 1, backend=backend)(torch.ones(2))
+print(is_imported(), graphs)
+graphs.clear()
+torch.compile(lambda values: both(values) + 1, backend=backend)(torch.ones(2))
+print(graphs)
+print(torch._dynamo.utils.counters["frames"]["total"])
 """
-    assert printed(program) == ["False", "True True False"]
+    late = printed(program.replace("BEFORE", "both(torch.ones(2))"))
+    assert late[0] == "False" and "sin" in late[1] and "cos" not in late[1]
+    assert late[1:] == printed(program.replace("BEFORE", "import torch._dynamo.config"))[1:]
 
 
 def test_it_is_not_deferred_if_it_is_there_already():

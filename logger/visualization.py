@@ -18,7 +18,6 @@ from logger.base_tracker import TrackerList, config_values, in_a_line
 from utils.distributed.world import is_main
 from utils.errors import UserError, shown
 from utils.files import cut
-from utils.seed import rng_state, set_rng_state
 from utils.untrusted import as_count
 
 if TYPE_CHECKING:
@@ -199,8 +198,10 @@ class TensorboardWriter:
             return
         import torch
 
-        modes, rng = {module: module.training for module in model.modules()}, rng_state()
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        from utils.seed import seeded
+
+        modes = {module: module.training for module in model.modules()}
+        with seeded(0), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")  # torch calls its tracer deprecated, and TensorBoard's writer has no other
             try:
                 # traced here, as the writer would have torch repeat it to compare: a forward pass and half a second
@@ -209,7 +210,6 @@ class TensorboardWriter:
             except Exception as error:  # a model that cannot be traced can still be trained
                 self.logger.warning("no model graph in TensorBoard: %s", in_a_line(error))
             finally:
-                set_rng_state(rng)
                 for module, training in modes.items():  # model.train() would have parts that are frozen train, too
                     module.training = training
 

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 _NAME = "torch._dynamo"
-_LOCK = threading.Lock()  # of the exchange of one module for the other
+_LOCK = threading.RLock()  # of the exchange of one module for the other; a finalizer may come back within it
 
 
 def defer_compiler() -> None:

@@ -106,7 +106,7 @@ class Unsaved:
         names = [f"self.{name}" for name in marks if any(other.get(name) != marks[name] for other in others)]
         if names:
             what = "%s: differs between the processes, and checkpoints hold that of the first; %s"
-            remedy = "its class may set own_by_process = True: docs/several_processes.md, A step of your own"
+            remedy = "average its gradients, or set its own_by_process: docs/several_processes.md, A step of your own"
             trainer.logger.warning(what, ", ".join(names), remedy)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torchmetrics
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-from worlds import in_world, results, rows_of, run_of, small_job, train
+from worlds import in_world, lines_of, results, rows_of, run_of, small_job, statuses, train
 
 import base.training.saving as saving
 import data_loader.data_loaders as data_module
@@ -25,7 +25,7 @@ from model.metric import ConfusionMatrix, MacroF1
 from trainer import Trainer
 from utils import MetricTracker
 from utils.distributed import messages
-from utils.distributed.parallel import ddp
+from utils.distributed.parallel import average_gradients, ddp
 from utils.distributed.world import gather, joined, parallelize, part_of, part_of_batch, rank, world_size
 from utils.runs.checkpoint import load_checkpoint
 from utils.seed import seed_everything
@@ -228,6 +228,38 @@ def test_a_window_that_ends_early_has_the_gradients_of_all_processes(tmp_path):
     assert_same_run(folders[1], folders[0])
 
 
+def by_own_gradients(averages, *arguments):
+    """python train.py with a step that writes the gradients itself, and may average them over the processes."""
+
+    def train_batch(trainer, batch_idx, data, target):
+        output = trainer.model(data)
+        loss = trainer.criterion(output, target)
+        parameters = list(trainer.model.parameters())
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = gradient
+        if averages:
+            average_gradients(parameters)
+        trainer.optimizer.step()
+        trainer._after_update(batch_idx)
+        return loss, output
+
+    Trainer._train_batch = train_batch
+    train(*arguments)
+
+
+def test_gradients_that_a_step_writes_itself_are_averaged_or_refused(tmp_path):
+    folders = [tmp_path / "one", tmp_path / "two", tmp_path / "apart"]
+    in_folders(*folders)
+    jobs = [small_job(folder, samples=40, batch_size=14) for folder in folders]  # in equal parts
+    for size, job in enumerate(jobs[:2], start=1):
+        results(in_world(size, by_own_gradients, True, "-c", job))
+    assert_same_run(folders[1], folders[0])
+    ends = in_world(2, by_own_gradients, False, "-c", jobs[2])
+    assert statuses(ends) == [2, 2]
+    (line,) = [line for end in ends for line in lines_of(end)]
+    assert line.startswith("error: parallel: the processes' weights differ, as 'layers.0.0.weight', so they no")
+
+
 STOPPED = {"trainer": {"epochs": 3, "save_every_steps": 1, "accumulate": 2, "log_step": 3}}
 
 
@@ -254,6 +286,45 @@ def test_a_run_stopped_within_an_epoch_goes_on_in_the_same_world_or_another(tmp_
     assert checkpoints, list(run_of(parts).iterdir())
     results(in_world(after, train, "-r", run_of(parts), "--set", "description=goes on"))
     assert_same_run(parts, whole, bit_for_bit=before == after)
+
+
+class Carried(torch.nn.Module):
+    """A sum of the data that its process has trained on."""
+
+    def __init__(self, own_by_process):
+        super().__init__()
+        self.own_by_process = own_by_process
+        self.register_buffer("total", torch.zeros(()))
+
+
+def carrying(own_by_process, *arguments):
+    """python train.py, in which each process carries a sum of its own from batch to batch; returns it."""
+    construct, compute_loss, made = Trainer.__init__, Trainer.compute_loss, []
+
+    def with_sum(trainer, *args, **kwargs):
+        construct(trainer, *args, **kwargs)
+        trainer.carried = Carried(own_by_process)
+        made.append(trainer.carried)
+
+    def add(trainer, data, target):
+        trainer.carried.total += data.sum()
+        return compute_loss(trainer, data, target)
+
+    Trainer.__init__, Trainer.compute_loss = with_sum, add
+    train(*arguments)
+    return made[0].total.item()
+
+
+@pytest.mark.parametrize("own_by_process", [True, False])
+def test_a_module_that_differs_between_the_processes_is_saved_by_each_or_told_of(tmp_path, own_by_process):
+    job = small_job(tmp_path, trainer={"save_every_steps": 2})
+    ends = in_world(2, carrying, own_by_process, "-c", job)
+    straight = results(ends)
+    within = min(run_of(tmp_path).glob("checkpoint-epoch2-*.pth"))
+    resumed = results(in_world(2, carrying, own_by_process, "-r", within))
+    assert resumed[0] == straight[0]
+    assert (resumed[1] == straight[1]) is own_by_process
+    assert ("self.carried: differs between the processes" in "".join(end.output for end in ends)) is not own_by_process
 
 
 class OwnLoop(Trainer):

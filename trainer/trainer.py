@@ -20,7 +20,7 @@ from base.training.nonfinite import NonFiniteWatch
 from base.training.optim_step import OptimStep
 from base.training.precision import apply_switches, autocast, compile_as_set, grad_scaler, to_device
 from base.training.preflight import SETTINGS_OF_EPOCH, left_alone, refuse_what_cannot_work, try_validation
-from base.training.schedules import interval_of, step_after_epoch
+from base.training.schedules import interval_of, step_after_epoch, warn_if_not_stepped
 from base.training.summary import describe_run, example_input, model_summary
 from logger.console import progress_bar
 from logger.tables import show_tables
@@ -143,8 +143,7 @@ class Trainer(BaseTrainer):
         self._begin_epoch(epoch)
         with progress_bar(self.len_epoch, f"epoch {epoch}/{self.epochs}", self.settings.verbosity) as bar:
             for batch_idx, batch in self._batches(epoch):
-                data, target = halves(batch)
-                data, target = to_device(data, self.device), to_device(target, self.device)
+                data, target = to_device(halves(batch), self.device)
                 if batch_idx == 0:
                     self._show_images(data, epoch)
                 part = self.stream.part(epoch, batch_idx)
@@ -200,6 +199,7 @@ class Trainer(BaseTrainer):
         if self.optim_step.finish():
             self._after_update(self.batches_done - 1)
         self.is_whole = True
+        warn_if_not_stepped(self)
         if self.nonfinite.batches:  # those not logged yet
             self._log_batch(epoch, self.batches_done - 1, bar)
 

@@ -1,12 +1,14 @@
 """OptimStep: from the loss of a batch to an optimizer step."""
 
+import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from base.training.precision import require_scaler_state
 from utils.device import exact_float
-from utils.distributed.parallel import average_gradients, exchange_gradients
+from utils.distributed.parallel import average_gradients, exchange_gradients, require_same_weights
 from utils.distributed.shards import is_sharded, sharded_like, whole
 from utils.distributed.world import Part, largest, total_of, world_size
 from utils.errors import UserError, refuse
@@ -74,15 +76,17 @@ class OptimStep:
         self._count = count if reduction == "mean" else None
         self._sharded = model is not None and is_sharded(model)
         self.own_by_process = not self._sharded  # sharded gradients are summed over the processes at once
-        self.measures_norm = False
-        self.norm = self.lr = None
+        self.measures_norm, self.norm, self.lr = False, None, None
         self._has_begun = False  # whether begin has been called for the next batch
         self._are_over = True  # whether the gradients that there are belong to an earlier window
+        self._kept = None  # a parameter that has a gradient from earlier batches of the open window
+        self._is_own = self._has_stepped = False  # whether a trainer's own step is at work, and has ended its window
         self.reset()
 
     def reset(self) -> None:
-        """Forget the open window."""
+        """Forget the open window, at the start of an epoch."""
         self.num_batches = 0  # in the open window
+        self._num_begun = 0  # windows of this epoch
         self._num_samples: Any = 0  # or what the loss counts instead of them
         self._first_samples: Any = 0  # of the window's first batch, the unit in which the others are weighted
         self._part = None
@@ -92,12 +96,20 @@ class OptimStep:
         """Prepare for a batch's forward pass: free the gradients of the window before, whose memory it can use.
 
         What a backward pass adds to them from now on counts, too. Processes exchange gradients only at the end of a
-        window.
+        window. Once an epoch they compare their weights; raises UserError if those differ.
 
         part: this process's Part of the batch; None for all of it.
         last: whether it is the last batch of its epoch.
         """
-        self._part, self._has_begun = part, True
+        if self._has_begun and not self._is_own:
+            self._watch_own_step()
+        if self.num_batches == 0:
+            self._num_begun += 1
+            if self._num_begun == 2 and part is not None:
+                require_same_weights(self._model)
+        else:
+            self._kept = next((p for p in self._parameters() if p.grad is not None), None)
+        self._part, self._has_begun, self._has_stepped = part, True, False
         if self._are_over:  # others are those that a step of a trainer's own accumulates
             self.optimizer.zero_grad()
             self._are_over = False
@@ -117,8 +129,8 @@ class OptimStep:
         loss: 0-dim, over num_samples samples, or over what a 0-dim tensor says that it counts.
         last: whether it is the last batch of its epoch, which completes a short window too.
 
-        A step that a scaler skips counts as a step. Raises UserError for a loss without a gradient, and with a scaler
-        for gradients that are there already, which it has not scaled.
+        A step that a scaler skips counts as a step. Raises UserError for a loss without a gradient, for gradients of
+        earlier batches that are gone, and with a scaler for gradients that are there already, which it has not scaled.
         """
         if self._count is not None:
             num_samples = _exact(num_samples)
@@ -127,11 +139,13 @@ class OptimStep:
         if self.num_batches == 0:
             if not self._has_begun:
                 self.optimizer.zero_grad()
-            if self.scaler is not None:
-                self._refuse_unscaled()
+            self._refuse_unscaled()
             self._num_samples, self._first_samples = 0, num_samples
             if self._count is not None:
                 self._first_samples = _or_one(num_samples)
+        elif self._kept is not None and self._kept.grad is None:
+            remedy = "leave it out, and take a gradient that is not to count by torch.autograd.grad"
+            raise UserError(f"trainer.accumulate: zero_grad() has cleared the gradients of earlier batches; {remedy}")
         self._has_begun = self._are_over = False
         self.num_batches += 1
         self._num_samples = self._num_samples + num_samples
@@ -161,7 +175,7 @@ class OptimStep:
         """The state to resume from: the open window with its gradients, and the scaler."""
         sizes = [_plain(size) for size in (self._num_samples, self._first_samples)]
         state = {"window": [self.num_batches, *sizes], "lr": self.lr}
-        if self.num_batches:
+        if self.num_batches or (self._has_begun and not self._has_stepped):
             state["gradients"] = [parameter.grad for parameter in self._parameters()]
             state["buffers"] = self._good_buffers
         if self.scaler is not None:
@@ -177,15 +191,16 @@ class OptimStep:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state; a scaler's state is skipped where there is no scaler."""
         if self.scaler is not None and "scaler" in state:
-            _require_scaler_state(state["scaler"])
+            require_scaler_state(state["scaler"])
             self.scaler.load_state_dict(state["scaler"])
         lr = state.get("lr")
         self.lr = lr if lr is None or getattr(lr, "ndim", None) == 0 else as_number(lr)
         batches, *sizes = as_list(state.get("window", (0, 0, 0)))
-        self.num_batches, self._are_over = as_count(batches), False
+        self.num_batches, self._are_over = as_count(batches), "gradients" not in state
         self._num_samples, self._first_samples = map(as_weight, sizes)
         self._exchanged = self._sharded or world_size() == 1 or self.num_batches == 0
-        if self.num_batches:
+        self._has_begun = self.num_batches == 0 and not self._are_over  # a window of an own step
+        if self.num_batches or self._has_begun:
             for parameter, gradient in zip(self._parameters(), as_list(state["gradients"]), strict=True):
                 parameter.grad = None if gradient is None else _gradient_of(parameter, gradient)
             for saved, buffer in zip(as_list(state.get("buffers", ())), self._good_buffers, strict=False):
@@ -248,9 +263,24 @@ class OptimStep:
                 gradient.div_(size if is_number else size.to(gradient.device, exact_float(gradient.device)))
 
     def _refuse_unscaled(self):
-        if self._gradients():
+        if self.scaler is not None and self._gradients():
             what = "compute_loss has called backward() itself, whose gradients 'fp16' would have to scale"
             raise UserError(f"trainer.precision: {what}; return the sum of the losses, or use 'bf16' or 'fp32'")
+
+    def _watch_own_step(self):
+        """Note from now on when a trainer's own step is complete, and warn of settings that it does not follow."""
+        self._is_own = True
+        for optimizer in getattr(self.optimizer, "by_name", {"": self.optimizer}).values():
+            if hasattr(optimizer, "register_step_post_hook"):  # it may be a wrapper of one
+                optimizer.register_step_post_hook(self._note_own_step)
+        given = {"accumulate": self.accumulate > 1, "clip_norm": self.clip_norm, "clip_value": self.clip_value}
+        given |= {"precision": self.scaler, "on_nonfinite": self.skip_nonfinite}
+        if names := ", ".join(f"trainer.{name}" for name, value in given.items() if value):
+            what = "%s: not followed, since _train_batch steps without self.optim_step: docs/trainers.md, Another step"
+            logging.getLogger("trainer").warning(what, names)
+
+    def _note_own_step(self, *_):
+        self._has_stepped = True
 
     def _parameters(self):
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -307,16 +337,6 @@ def _gradient_of(parameter, saved):
     if sparse:
         return saved.to(parameter.device, parameter.dtype)
     return torch.empty_like(parameter).copy_(sharded_like(parameter, saved))
-
-
-def _require_scaler_state(state):
-    """Raise ValueError unless the numbers of a GradScaler's state are in range; its kernel does not check them."""
-    for name in ("scale", "growth_factor", "backoff_factor"):
-        if not 0 < as_number(state[name]) < float("inf"):
-            raise ValueError(f"the scaler's {name!r} is {state[name]}")
-    for name in ("growth_interval", "_growth_tracker"):
-        if as_count(state[name]) >= 2**31:
-            raise ValueError(f"the scaler's {name!r} is {state[name]}")
 
 
 def _mean(gradients):

@@ -14,6 +14,7 @@ from utils.errors import UserError
 from utils.nested import map_tensors
 from utils.rules import precision_error
 from utils.runs.weights import unwrapped
+from utils.untrusted import as_count, as_number
 
 if TYPE_CHECKING:
     from utils.config.schema import TrainerSettings
@@ -108,6 +109,16 @@ def grad_scaler(precision: str, device: torch.device, optimizer: Any = None) -> 
         what = "on mps some versions of torch ignore the scaler of 'fp16'"
         raise UserError(f"trainer.fused, optimizer.args.fused: {what}; set to false the one that is true")
     return torch.amp.GradScaler(device.type)
+
+
+def require_scaler_state(state: dict[str, Any]) -> None:
+    """Raise ValueError unless the numbers of a GradScaler's state are in range; its kernel does not check them."""
+    for name in ("scale", "growth_factor", "backoff_factor"):
+        if not 0 < as_number(state[name]) < float("inf"):
+            raise ValueError(f"the scaler's {name!r} is {state[name]}")
+    for name in ("growth_interval", "_growth_tracker"):
+        if as_count(state[name]) >= 2**31:
+            raise ValueError(f"the scaler's {name!r} is {state[name]}")
 
 
 def fused_option(section: dict[str, Any], wanted: bool | None, model: torch.nn.Module) -> dict[str, bool]:

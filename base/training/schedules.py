@@ -99,6 +99,13 @@ def interval_of(section: dict[str, Any]) -> str:
     return intervals.pop()
 
 
+def warn_if_not_stepped(trainer: "Trainer") -> None:
+    """Warn at the end of an epoch of a schedule by steps that has not made one."""
+    if trainer.schedule_interval == "step" and getattr(trainer.lr_scheduler, "last_epoch", None) == 0:
+        remedy = "_train_batch has to call self._after_update(batch_idx) after an optimizer step"
+        trainer.logger.warning("lr_scheduler: has made no step; %s: docs/trainers.md, Another step", remedy)
+
+
 def step_after_epoch(scheduler: Any, monitor: str, log: dict[str, Any]) -> None:
     """Step a scheduler; a ReduceLROnPlateau with the value that it watches. log: {name: number} of the epoch."""
     if not isinstance(scheduler, ReduceLROnPlateau):

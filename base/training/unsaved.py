@@ -13,7 +13,8 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from base.training.checkpoints import SAVED_APART, stateful_attributes
-from utils.distributed.world import is_main
+from utils.distributed.shards import is_sharded
+from utils.distributed.world import gather, is_main, world_size
 from utils.runs.checkpoint import CheckpointError, plain
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Unsaved:
         self.names: set[str] = set()
         self._before: dict[str, list[Any]] | None = None  # {name: marks} when the run began
         self._told: set[str] = set()
+        self._is_compared = False  # what the processes hold
 
     def begin(self, trainer: "BaseTrainer") -> None:
         """Find the names, with a warning of each, and remember what the other attributes are now."""
@@ -75,8 +77,14 @@ class Unsaved:
         self._before = _marks_of(trainer)
 
     def warn(self, trainer: "BaseTrainer") -> None:
-        """Warn once of each attribute that has changed since the run began, and that a resume would not restore."""
-        if self._before is None or not is_main():
+        """Warn once of each attribute that has changed since the run began, and that a resume would not restore.
+
+        All processes must call it.
+        """
+        if self._before is None:
+            return
+        self._warn_of_other_processes(trainer)
+        if not is_main():
             return
         now = _marks_of(trainer)
         changed = [name for name in now if now[name] and not _are_same(now[name], self._before.get(name, []))]
@@ -85,6 +93,21 @@ class Unsaved:
             where = "docs/trainers.md, What a resume restores"
             trainer.logger.warning("changed in training, in no checkpoint: %s; %s: %s", ", ".join(new), remedy, where)
         self._told.update(changed)
+
+    def _warn_of_other_processes(self, trainer):
+        """Warn, at the first save, of modules that differ between the processes, of which the first one's is saved."""
+        if world_size() == 1 or self._is_compared:
+            return
+        self._is_compared = True
+        shared = {name: value for name, value in stateful_attributes(trainer).items() if _is_shared(value)}
+        marks, *others = gather(
+            {name: [_checksum(one) for one in _tensors_of(value)] for name, value in shared.items()}
+        )
+        names = [f"self.{name}" for name in marks if any(other.get(name) != marks[name] for other in others)]
+        if names:
+            what = "%s: differs between the processes, and checkpoints hold that of the first; %s"
+            remedy = "average its gradients, or set its own_by_process: docs/several_processes.md, A step of your own"
+            trainer.logger.warning(what, ", ".join(names), remedy)
 
 
 def _marks_of(trainer):
@@ -131,6 +154,17 @@ def _marks(value: Any, saved: set[int], depth: int = 0) -> Iterator[Any]:
         yield from _marks(value.get_state(legacy=False), saved, depth)
     elif isinstance(value, torch.optim.Optimizer):
         yield from _marks(list(value.state.values()), saved, depth)
+
+
+def _is_shared(value):
+    """Whether a resume gives the attribute, a module, the first process's state in all."""
+    return isinstance(value, torch.nn.Module) and not getattr(value, "own_by_process", False) and not is_sharded(value)
+
+
+def _checksum(tensor):
+    if is_lazy(tensor):
+        return 0
+    return zlib.crc32(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
 
 
 def _tensors_of(module):

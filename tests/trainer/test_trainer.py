@@ -106,6 +106,25 @@ def test_scheduler_steps_each_epoch_or_each_batch(tmp_path):
     assert trainer.optimizer.param_groups[0]["lr"] == 0.1 * 0.5**10
 
 
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_schedule_that_a_step_of_a_trainers_own_leaves_where_it_is_is_told_of(tmp_path, capsys, tells):
+    class OwnStep(Trainer):
+        def _train_batch(self, batch_idx, data, target):
+            loss, output = self.compute_loss(data, target)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            if tells:
+                self._after_update(batch_idx)
+            return loss, output
+
+    config = tiny_config(tmp_path, epochs=1)
+    config["lr_scheduler"] = {"type": "StepLR", "interval": "step"}
+    tiny_trainer(config, trainer_class=OwnStep).train()
+    said = "lr_scheduler: has made no step; _train_batch has to call self._after_update(batch_idx)"
+    assert (said in "".join(capsys.readouterr())) is not tells
+
+
 @pytest.mark.old_defect(18)
 def test_reduce_on_plateau_follows_the_monitored_value(tmp_path):
     def schedule(optimizer):

@@ -10,8 +10,11 @@ from torch.utils.checkpoint import checkpoint
 
 from utils.distributed.launch import world_size
 from utils.distributed.shards import is_shard, require_shard_files
+from utils.distributed.world import largest
 from utils.errors import UserError
 from utils.patterns import choose_names
+
+_ROUNDING = 1e-5  # of the largest weight of a parameter; where processes train one model, they round alike
 
 
 def parallelize(model: torch.nn.Module, config: Any, device: torch.device) -> torch.nn.Module:
@@ -240,11 +243,30 @@ def exchange_gradients(model: torch.nn.Module | None, wanted: bool) -> None:
 
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Give the parameters' gradients, which backward passes have only added up here, their means over the processes."""
+    if world_size() == 1:
+        return
     for parameter in parameters:
         if parameter.requires_grad:  # whether or not it has had a part in the steps of this process
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             torch.distributed.all_reduce(gradient.div_(world_size()))
             parameter.grad = gradient
+
+
+def require_same_weights(model: torch.nn.Module | None) -> None:
+    """Raise UserError if the weights of a copy of the model in each process have come to differ; all must ask."""
+    if not isinstance(model, DistributedDataParallel):
+        return
+    trained = {name: p.detach() for name, p in model.module.named_parameters() if p.requires_grad and p.numel()}
+    differ = []
+    for own in trained.values():
+        first = own.clone(memory_format=torch.contiguous_format)
+        torch.distributed.broadcast(first.reshape(-1).view(torch.uint8), src=0)  # as bytes: see _settle
+        differ.append((own - first).abs().max() > _ROUNDING * first.abs().max())
+    found = largest(torch.stack(differ).to(torch.float32)).tolist() if differ else []
+    if names := [name for name, is_other in zip(trained, found, strict=True) if is_other]:
+        what = f"the processes' weights differ, as {names[0]!r}, so they no longer train one model"
+        remedy = "gradients that backward() has not made must be averaged before the optimizer step"
+        raise UserError(f"parallel: {what}; {remedy}: docs/several_processes.md, A step of your own")
 
 
 def refuse_settings(trainer: dict[str, Any]) -> None:

@@ -87,6 +87,73 @@ def test_the_gradients_of_a_backward_pass_in_compute_loss_count(accumulate):
         assert torch.allclose(got, 3 * expected, rtol=1e-10)
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_gradients_of_a_window_that_zero_grad_has_cleared_are_missed(accumulate):
+    model = linear()
+    inputs, targets = data()
+    optim_step = OptimStep(Recorder(model.parameters()), accumulate)
+    for _ in range(2):
+        optim_step.begin(None)
+        loss = loss_of(model, inputs, targets, "mean")
+        model.zero_grad()
+        if optim_step.num_batches:
+            with pytest.raises(UserError, match=r"^trainer\.accumulate: zero_grad\(\) has cleared the gradients of"):
+                optim_step.step(loss, len(inputs))
+        else:
+            assert optim_step.step(loss, len(inputs)) == (accumulate == 1)
+
+
+def test_settings_that_a_step_of_a_trainers_own_does_not_follow_are_named_once(caplog):
+    model = linear()
+    inputs, targets = data()
+    for own in (False, True):
+        optim_step = OptimStep(Recorder(model.parameters()), accumulate=2, clip_norm=1.0)
+        for _ in range(3):
+            optim_step.begin(None)
+            loss = loss_of(model, inputs, targets, "mean")
+            loss.backward() if own else optim_step.step(loss, len(inputs))
+        expected = ["trainer.accumulate, trainer.clip_norm: not followed"] if own else []
+        assert [record.getMessage()[:51] for record in caplog.records] == expected
+
+
+def test_gradients_of_a_step_that_is_taken_back_do_not_count():
+    model = linear()
+    inputs, targets = data()
+    optimizer = Recorder(model.parameters())
+    optim_step = OptimStep(optimizer)
+    state = optim_step.state_dict()
+    for _ in range(2):  # the first time before a rollback
+        optim_step.begin(None)
+        optim_step.step(loss_of(model, inputs, targets, "mean"), len(inputs))
+        optim_step.load_state_dict(state)
+    assert all(map(torch.equal, *optimizer.seen))
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 3])
+def test_gradients_that_a_step_of_a_trainers_own_accumulates_survive(stop_at):
+    def train(optim_step, model, start, end):
+        for batch_idx, (x, y) in list(enumerate(zip(inputs.chunk(4), targets.chunk(4), strict=True)))[start:end]:
+            optim_step.begin(None)
+            loss_of(model, x, y, "mean").backward()
+            if batch_idx % 2:
+                optim_step.optimizer.step()
+                optim_step.optimizer.zero_grad()
+
+    def made():
+        model = linear()
+        return OptimStep(torch.optim.SGD(model.parameters(), lr=0.1)), model
+
+    inputs, targets = data()
+    (straight, expected), (stopped, before), (resumed, model) = made(), made(), made()
+    train(straight, expected, 0, 4)
+    train(stopped, before, 0, stop_at)
+    assert ("gradients" in stopped.state_dict()) == (stop_at != 2)  # only those of an open window are saved
+    model.load_state_dict(before.state_dict())
+    resumed.load_state_dict(stopped.state_dict())
+    train(resumed, model, stop_at, 4)
+    assert all(map(torch.equal, expected.parameters(), model.parameters()))
+
+
 def test_gradients_that_fp16_has_not_scaled_are_refused():
     model = linear().float()
     inputs, targets = (part.float() for part in data())

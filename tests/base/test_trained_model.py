@@ -72,7 +72,7 @@ def test_a_command_writes_what_it_predicts(default_run, digits, tmp_path):
     files = {name: tmp_path / name for name in ("p.csv", "o.npy", "g.png")}
     outputs = ("--out", files["p.csv"], "--save-outputs", files["o.npy"], "--grid", files["g.png"])
     done = run_here("predict.py", "-r", default_run, digits[0], tmp_path / "broken.png", *outputs, "--top", 2, status=1)
-    assert "... and 21 more\n41 examples, 1 could not be read\n" in done.stdout
+    assert re.search(r"\.\.\. and 21 more\nerror: .*broken\.png.*\n41 examples, 1 could not be read\n", done.stdout)
     with open(files["p.csv"]) as file:
         rows = list(csv.DictReader(file))
     saved = np.load(files["o.npy"])
@@ -374,6 +374,17 @@ def test_output_images_are_drawn_below_their_inputs(tmp_path):
         grid.add(Predictions(Examples(["a"]), torch.ones(1, 3, 4, 4), torch.zeros(1, 3, 4, 4), None, Output()))
         assert grid._images[0].shape == (3, 8, 4) and grid._labels == [""]
     assert (tmp_path / "g.png").exists()
+
+
+def test_errors_below_the_table_are_shown_the_first_and_the_last(capsys):
+    with PredictionWriter() as writer:
+        for start in range(0, 60, 10):
+            errors = {place: UserError(f"row {start + place} is wrong") for place in (3, 7)}
+            examples = Examples([f"t:{i}" for i in range(start, start + 10)], errors=errors)
+            for part in writer.counted([Predictions(examples, torch.zeros(8, 1), None, None, Output())]):
+                writer.add(part)
+    shown = [line for line in capsys.readouterr().out.splitlines() if "wrong" in line]
+    assert shown == [f"error: row {row} is wrong" for row in (3, 7, 13, 17, 23, 27, 57)]
 
 
 def test_arrays_on_the_console_are_summarized(capsys):

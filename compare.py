@@ -62,7 +62,7 @@ def show(rows: Sequence[Row], order: str, given: argparse.Namespace) -> None:
     else:
         width = shutil.get_terminal_size().columns
         print(shown(heading(rows, order)), table_text(rows, names, width, names_in(rows)), sep="\n\n")
-        if lines := notes(rows, further, width):
+        if lines := notes(rows, further, width, by_best=given.sort is None):
             print("", *lines, sep="\n")
 
 

@@ -99,7 +99,10 @@ def read_job(flags: argparse.Namespace) -> dict[str, Any]:
 
     if not flags.config:
         raise UserError("-c: give the config of the job to sweep, as -c config.json")
-    return with_settings(read_config(flags.config), dict(map(parse_assignment, flags.set)))
+    config = read_config(flags.config)
+    for key, value in map(parse_assignment, flags.set):  # one after another, as train.py does: a key may come twice
+        config = with_settings(config, {key: value})
+    return config
 
 
 def places(config: dict[str, Any], study: str | None) -> tuple[Path, Path]:

@@ -13,7 +13,6 @@ from base.data.in_memory import InMemoryDataset, memory_map, whole_batch
 from base.trained_model import TrainedModel
 from utils.device import exact_float
 from utils.errors import UserError
-from utils.late_compiler import defer_compiler
 from utils.old_forms.trainer import OldTrainerForms
 
 __all__ = [
@@ -28,9 +27,6 @@ __all__ = [
     "memory_map",
     "whole_batch",
 ]
-
-
-defer_compiler()
 
 
 class BaseTrainer(OldTrainerForms, _BaseTrainer):

@@ -436,8 +436,6 @@ def digest(model):
 
 
 if __name__ == "__main__":
-    if not sys.argv[1].startswith("ours"):
-        _ = torch._dynamo.config  # as in a script that has nothing of ours, where the first optimizer imports it
     warnings.simplefilter("ignore")
     name, epochs, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     watch = Watch()

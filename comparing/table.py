@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from comparing.choose import short_names
-from comparing.rows import Row, Spread, as_text, keys_shown
+from comparing.rows import Row, Spread, as_text, differing_keys, keys_shown
 from utils.errors import quantity, shortened, shown
 from utils.files import without_nan
 
@@ -135,8 +135,11 @@ def _is_short_number(text):
     return text == "-" or text[:1].isdigit() or text[:1] in "-." or text in ("nan", "inf")
 
 
-def notes(rows: Sequence[Row], further: Sequence[str], width: int) -> list[str]:
-    """Return lines to print below a table: why runs failed, what "3:120" means, and keys that are not shown."""
+def notes(rows: Sequence[Row], further: Sequence[str], width: int, by_best: bool = True) -> list[str]:
+    """Return lines to print below a table: why runs failed, what "3:120" means, and keys that are not shown.
+
+    by_best: whether they are sorted by their best value, which may be a loss that only some of them have.
+    """
     lines = []
     told = [row.note for row in rows if row.note]
     lines += [_fitted(note, width) for note in told[:_MOST_NOTES]]
@@ -151,7 +154,26 @@ def notes(rows: Sequence[Row], further: Sequence[str], width: int) -> list[str]:
     if further:
         names = ", ".join(map(shown, further[:3]))
         lines.append(f"the runs differ in {quantity(len(further), 'more key')}, as {names}; show them with --columns")
-    return lines
+    return lines + (_of_different_losses(rows) if by_best else [])
+
+
+def _of_different_losses(rows):
+    """A line if the runs are judged by their loss, and their configs name different ones, whose values differ in scale.
+
+    So a Huber loss is below a squared error, whichever model is better.
+    """
+    judged = [row for row in rows if row.cells.get("best") is not None]
+    monitors = {str(row.cells.get("monitor")).partition(" ")[2] for row in judged}
+    keys = [key for key in differing_keys(judged) if key.partition(".")[0] == "loss"]
+    if not keys or not monitors <= {"loss", "val_loss"}:
+        return []
+    logged = [set(run.values) for row in judged for run in row.runs]
+    metrics = [name for name in judged[0].runs[0].values if name.startswith("val_") and name not in monitors]
+    shared = [name for name in metrics if all(name in names for names in logged)]
+    remedy = f"; sort by a metric, as --sort {shared[0]}" if shared else ""
+    return [
+        f"the runs differ in {shown(keys[0])}, so {' and '.join(sorted(monitors))} does not say which is better{remedy}"
+    ]
 
 
 def _fitted(text, width):

@@ -193,22 +193,25 @@ class TensorboardWriter:
                 writer.add_embedding(data, *args, tag=tag, global_step=self.step, **kwargs)
 
     def add_graph(self, model: "Module", batch: Any) -> None:
-        """Add the model's graph, traced with a batch of inputs."""
+        """Add the model's graph, traced with a batch; training modes and random generators stay as they are."""
         if self.writer is None:
             return
         import torch
 
-        was_training = model.training
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        from utils.seed import seeded
+
+        modes = {module: module.training for module in model.modules()}
+        with seeded(0), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")  # torch calls its tracer deprecated, and TensorBoard's writer has no other
             try:
-                # traced here, as the writer would have torch repeat it to compare: a forward pass and half a second
+                # traced here, since the writer would have torch trace it again to compare
                 traced = torch.jit.trace(model.eval(), (batch,), check_trace=False)  # one argument, perhaps a tuple
                 self.writer.add_graph(traced, (batch,))
             except Exception as error:  # a model that cannot be traced can still be trained
                 self.logger.warning("no model graph in TensorBoard: %s", in_a_line(error))
             finally:
-                model.train(was_training)
+                for module, training in modes.items():  # model.train() would have parts that are frozen train, too
+                    module.training = training
 
     def flush(self) -> None:
         """Write out what is buffered, so that it survives a kill."""

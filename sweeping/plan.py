@@ -2,6 +2,7 @@
 
 # pyright: reportInvalidTypeForm=false
 import argparse
+import contextlib
 import inspect
 import itertools
 import warnings
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict
 
-from sweeping.space import Space, parse_dimension, with_settings
+from sweeping.space import Space, label, parse_dimension, with_settings
 from utils.config import forms
 from utils.config.check import check_config
 from utils.config.components import PARTS, dict_at
@@ -146,6 +147,21 @@ def _value_errors(space, config):
             for line in _errors_of(config, {**around, key: value}):
                 where, _, text = line.partition(": ")
                 yield f"space.{key}: {text}" if where == key else f"space.{key}: with {brief(value)}, {line}"
+        yield from _same_config(key, dimension, around, config)
+
+
+def _same_config(key, dimension, around, config):
+    """Choices that differ only in what they leave to the config, so that one setting would be trained twice."""
+    seen = {}
+    for value in dimension.choices:
+        with contextlib.suppress(UserError):  # it is an error of its own
+            made = label(with_settings(config, {**around, key: value}))
+            if made in seen:
+                same = (
+                    f"{brief(seen[made])} and {brief(value)} are the same, since the config gives what they leave out"
+                )
+                yield f"space.{key}: {same}; write the values of both"
+            seen[made] = value
 
 
 def _where_it_applies(key, dimension, free, config):

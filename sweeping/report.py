@@ -46,8 +46,14 @@ def write_report(storage: BaseStorage, folder: Path, script: str, as_json: bool 
     if as_json:
         result = {"study": study.study_name, "objectives": names, "best": best, "command": command, "trials": rows}
         return json.dumps({**result, "report": str(page)}, indent=4)
-    found = f"\nbest    trial {best['trial']}: {_settings_text(best['settings'])}\ntrain   {command}" if best else ""
-    return f"{table}{more}\n{found}\nreport  {shown(page)}"
+    lines = [f"{table}{more}", ""]
+    if best:
+        lines.append(f"best    trial {best['trial']}: {_settings_text(best['settings'])}")
+        if best["run"]:  # the folder of its logs
+            log = Path(best["run"])
+            lines.append(f"run     {shown(log.parents[2] / 'models' / log.parent.name / log.name)}")
+        lines.append(f"train   {command}")
+    return "\n".join([*lines, f"report  {shown(page)}"])
 
 
 def ranked(study: optuna.Study) -> list[FrozenTrial]:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import operator
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -246,7 +247,8 @@ def _total(window, key, masks):
     if masks:
         counted = map(all, zip(*(mask[key] for mask in masks), strict=True))
         window = [batch for batch, counts in zip(window, counted, strict=True) if counts]
-    return sum(value * n for value, n in window if n), sum(n for _, n in window)
+    values, weights = zip(*window, strict=True) if window else ((), ())
+    return sum(map(operator.mul, values, weights)), sum(weights)  # a value of weight 0 is 0
 
 
 def read_together(trackers: Sequence[MetricTracker], flags: "Sequence[torch.Tensor]" = ()) -> list[list[float]]:

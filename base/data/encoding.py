@@ -126,7 +126,9 @@ class TableInput(Input):
         for error in rows.errors.values():
             raise error
         if len(rows) != 1:
-            raise UserError(f"{shown(file)}: has {len(rows)} rows, where one example is wanted")
+            raise UserError(
+                f"{shown(file)}: has {len(rows)} rows, where one example is wanted; predict_files takes any number"
+            )
         return rows.raw[0]
 
     def examples(self, file: str, output: Output | None = None) -> Iterator[Examples]:

@@ -1,5 +1,6 @@
 """Output: what a model's numbers mean: classes with names, or values with a unit."""
 
+import contextlib
 import math
 import re
 from collections.abc import Sequence
@@ -268,18 +269,20 @@ def spec_of(section: Any, criterion: Any = None, shape: Sequence[int] | None = N
 
 
 def spec_in(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Return what spec_of did while the model of a checkpoint was trained; of older ones, by the loss of the config."""
+    """Return what spec_of did while the model of a checkpoint was trained, with its kind, if that is not unknown.
+
+    Of an unknown kind, and of an older checkpoint, the loss of the config says now what it is.
+    """
     kept, config = checkpoint.get("outputs"), checkpoint.get("config")
-    if isinstance(kept, dict):
+    kept = kept if isinstance(kept, dict) else {}
+    if kept.get("kind") is not None or kept.get("is_declared"):
         return kept
     section = config.get("loss") if isinstance(config, dict) else None
-    name = _name_of(section)
-    if not name or name.startswith("torch."):
-        return spec_of(section)
-    try:
-        return spec_of(section, find_type("loss", name, PARTS["loss"]))
-    except Exception:  # a model can be used without its loss, whatever is wrong with that
-        return spec_of(section)
+    name, criterion = _name_of(section), None
+    if name and not name.startswith("torch."):
+        with contextlib.suppress(Exception):  # a model can be used without its loss, whatever is wrong with that
+            criterion = find_type("loss", name, PARTS["loss"])
+    return spec_of(section, criterion) | {"shape": kept.get("shape")}
 
 
 def _name_of(section):

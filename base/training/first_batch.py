@@ -58,6 +58,11 @@ def compute_first_loss(trainer: "Trainer", data: Any, target: Any, metrics: Sequ
         else:
             with watch:
                 loss, output = trainer.compute_loss(data, target)
+    if isinstance(loss, dict) and not trainer.overrides("compute_loss"):  # validation would refuse it, an epoch later
+        raise UserError(
+            f"loss: {getattr(trainer.criterion, '__name__', type(trainer.criterion).__name__)} returned a dict; it "
+            "should return a number or a 0-dim tensor; to log its parts, name each as a metric: docs/trainers.md"
+        )
     watch.warn(trainer.logger, trainer.compute_loss if trainer.criterion is None else trainer.criterion, output, target)
     if watch.counts_some and not trainer.overrides("compute_loss"):
         _warn_of_average(trainer, "loss", trainer.criterion)

@@ -178,20 +178,25 @@ def _steps_of_run(trainer):
     return trainer.epochs, "epochs"
 
 
-def _unfit_length(scheduler: Any, steps: int) -> str | None:
+def _unfit_length(scheduler: Any, steps: int, rounded: int = 1) -> str | None:
     """A warning if the schedule ends long before or after its last of so many steps; None if it fits.
 
     A schedule whose rate stays as it is after its end, such as a warm-up, may end before the run.
+
+    rounded: how many lengths may have been rounded up to the next step.
     """
     if isinstance(scheduler, SequentialLR):
         # torch has no public way to ask for the parts
-        return _unfit_length(scheduler._schedulers[-1], steps - scheduler._milestones[-1])
+        milestone = scheduler._milestones[-1]
+        if steps < milestone - rounded:
+            return f"its last part begins after {milestone} steps, and it takes {steps}: the run ends before that"
+        return _unfit_length(scheduler._schedulers[-1], steps - milestone, rounded + 1)
     if isinstance(scheduler, CosineAnnealingLR) and scheduler.T_max < steps:
         return f"T_max is {scheduler.T_max}, and it takes {steps} steps: the rate climbs again after {scheduler.T_max}"
     if isinstance(scheduler, PolynomialLR) and scheduler.total_iters < steps:
         return f"total_iters is {scheduler.total_iters}, and it takes {steps} steps: the rate is 0 after that"
     for name in ("total_steps", "T_max", "total_iters"):
         length = getattr(scheduler, name, None)
-        if isinstance(length, int) and steps < 0.9 * length - 1:
+        if isinstance(length, int) and steps < 0.9 * length - rounded:
             return f"{name} is {length}, and it takes {steps} steps: the run ends before it; '100%' fits the run"
     return None

@@ -13,6 +13,7 @@ from scaffold.tasks.looking import (
     choose_split,
     duration_text,
     measures,
+    numbers_text,
     require_kind,
     require_samples,
     shares,
@@ -72,7 +73,7 @@ def plan(command: str, data: str, target: str | None = None, group: str | None =
         mean, std = float(targets[split.train].mean()), float(targets[split.train].std())
         if std == 0:
             raise UserError(f"--target: {shown(places['target'])}: all targets to train on are equal, {mean:g}")
-        described = f"numbers from {targets.min():g} to {targets.max():g}, on average {mean:g}"
+        described = numbers_text(targets, mean)
         arch["args"] |= {"target_mean": _short(mean), "target_std": _short(std)}
     config = config_for(
         "Predicts one array from another",

@@ -170,3 +170,23 @@ def duration_text(length: dict[str, int], why: str) -> str:
 
 SCHEDULE = {"type": "CosineAnnealingLR", "args": {"T_max": "95%"}, "interval": "step", "warmup": "5%"}
 """A rise of the learning rate over the first twentieth of the run, then a cosine to 0."""
+
+
+_FAR = 10  # times the distance between the quartiles
+
+
+def numbers_text(numbers: np.ndarray, mean: float | None = None) -> str:
+    """Return what a target of numbers is: its range and mean, and whether a few far values hold most of its variance.
+
+    A squared error is mostly that of such values, whether they are errors or not. mean: another one to tell.
+    """
+    own = float(numbers.mean())
+    text = f"numbers from {numbers.min():g} to {numbers.max():g}, on average {own if mean is None else mean:g}"
+    low, middle, high = np.quantile(numbers, [0.25, 0.5, 0.75])
+    far = np.abs(numbers - middle) > _FAR * (high - low)
+    squares = (numbers.astype(np.float64) - own) ** 2
+    share = float(squares[far].sum() / squares.sum()) if squares.any() else 0.0
+    if not (high > low and share >= 0.5):
+        return text
+    values = f"{quantity(int(far.sum()), 'value')} far from the others" + (" holds" if far.sum() == 1 else " hold")
+    return f'{text}; {values} {share:.0%} of the variance, so look at them, or take "loss": "torch.nn.L1Loss"'

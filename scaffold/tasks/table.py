@@ -15,6 +15,7 @@ from scaffold.tasks.looking import (
     choose_split,
     duration_text,
     measures,
+    numbers_text,
     require_kind,
     shares,
 )
@@ -68,8 +69,7 @@ def plan(command: str, data: str, target: str | None = None, group: str | None =
     else:
         metrics, monitor = [{"type": "RSquared", "name": "R2"}], "min val_loss"
         why = ABOUT_R_SQUARED
-        numbers = _present_numbers(table, target)
-        described = f"numbers from {numbers.min():g} to {numbers.max():g}, on average {numbers.mean():g}"
+        described = numbers_text(_present_numbers(table, target))
     name_of_task = "classification" if is_class else "regression"
     config = config_for(
         f"Predicts the column {target} of a table",
@@ -195,7 +195,7 @@ def _classes(table: Table, target: str) -> tuple[list[str], list[int]]:
     if 2 * len(counts) > len(table):
         raise UserError(
             f"--target: column {brief(target)} of {table.place} holds {len(counts)} different texts in {len(table)} "
-            "rows; classes need several rows each"
+            f"rows, such as {brief(texts[0])}; classes need several rows each, and numbers hold nothing else"
         )
     names = sorted(counts)
     return names, [counts[name] for name in names]

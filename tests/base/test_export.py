@@ -71,6 +71,35 @@ def test_the_example_of_the_page_reads_it_without_torch(exported, default_run, i
 
 
 @pytest.mark.slow
+def test_the_example_of_the_page_predicts_for_a_table_without_torch(tmp_path):
+    rows = [f"{i / 8},{'red' if i % 3 else 'blue'},{'' if i % 5 == 1 else i},{3 * i + 100}" for i in range(40)]
+    (tmp_path / "train.csv").write_text("\n".join(["area,colour,age,price", *rows]), encoding="utf-8")
+    (tmp_path / "new.csv").write_text("colour,age,area\nblue,,1.5\ngreen,7,0.25\nred,3,9\n", encoding="utf-8")
+    loader = {"path": str(tmp_path / "train.csv"), "target": "price", "task": "regression", "batch_size": 8}
+    loader |= {"fill": "median", "standardize_target": True, "validation_split": 0.2, "test_split": 0.2}
+    config = {
+        "name": "prices",
+        "arch": {"type": "torch.nn.Linear", "args": {"in_features": 3, "out_features": 1}},
+        "data_loader": {"type": "TableDataLoader", "args": loader},
+        "optimizer": {"type": "SGD", "args": {"lr": 0.1}},
+        "loss": "torch.nn.MSELoss",
+        "trainer": {"epochs": 1, "save_dir": str(tmp_path / "saved"), "tensorboard": False},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    run_here("train.py", "-c", tmp_path / "config.json")
+    (run,) = (tmp_path / "saved" / "models" / "prices").iterdir()
+    run_here("export.py", "-r", run, "--to", "onnx", "--out", tmp_path / "model.onnx")
+    code = re.findall(r"```python\n(.*?)```", (PROJECT / "docs" / "export.md").read_text(), re.DOTALL)[1]
+    without = "import sys\nfor name in ('torch', 'base', 'utils'):\n    sys.modules[name] = None\n"
+    words = [sys.executable, "-c", without + code, str(tmp_path / "model.onnx"), str(tmp_path / "new.csv")]
+    answer = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    parts = TrainedModel.load(run).predict_files([str(tmp_path / "new.csv")])
+    wanted = [row["prediction"] for part in parts for row in part.rows]
+    assert len(wanted) == 3
+    assert [float(number) for number in answer.split()] == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.slow
 def test_a_program_of_torch_export_gives_the_same_bits(default_run, images, tmp_path):
     path = tmp_path / "m.pt2"
     done = run_here("export.py", "-r", default_run, "--to", "torch", "--out", path)

@@ -77,6 +77,24 @@ def test_a_row_says_which_checkpoint_was_tested(tmp_path):
     assert [row.cells["test_epoch"] for row in again] == [2, 3, None]
 
 
+def test_a_note_says_that_values_of_different_losses_cannot_be_compared(tmp_path):
+    judged = {"trainer__monitor": "min val_loss"}
+    make_run(tmp_path, "a", loss="torch.nn.MSELoss", **judged)
+    make_run(tmp_path, "b", loss="torch.nn.MSELoss", optimizer__args__lr=1.0, **judged)
+    assert not notes(comparison(tmp_path)[0], [], 200)
+    make_run(tmp_path, "c", loss="torch.nn.HuberLoss", **judged)
+    assert notes(comparison(tmp_path)[0], [], 200) == [
+        "the runs differ in loss.type, so val_loss does not say which is better; "
+        "sort by a metric, as --sort val_accuracy"
+    ]
+    assert not notes(comparison(tmp_path)[0], [], 200, by_best=False)
+    for folder in (tmp_path / "models" / "job").iterdir():
+        config = json.loads((folder / "config.json").read_text())
+        config["trainer"]["monitor"] = "max val_accuracy"
+        (folder / "config.json").write_text(json.dumps(config))
+    assert not notes(comparison(tmp_path)[0], [], 200)
+
+
 def test_control_characters_and_wide_letters_keep_the_table_whole(tmp_path):
     make_run(tmp_path, "a", arch__args__note="\x1b[2Jx\n")
     make_run(tmp_path, "b", arch__args__note="漢字" * 40)

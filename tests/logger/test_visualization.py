@@ -205,6 +205,24 @@ def test_graph_is_written_once_and_a_model_that_cannot_be_traced_only_warns(writ
     assert read(writer, tmp_path).Tags()["graph"] is True
 
 
+def test_graph_leaves_training_modes_and_random_numbers_as_they_are(writer, tmp_path):
+    class Noisy(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = torch.nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+            self.frozen = torch.nn.BatchNorm1d(3).eval()
+
+        def forward(self, inputs):
+            return self.frozen(self.attention(inputs)) + torch.rand_like(inputs)
+
+    model = Noisy()
+    state = torch.get_rng_state()
+    writer.add_graph(model, torch.ones(2, 3, 4))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.training and model.attention.linear1.training and not model.frozen.training
+    assert read(writer, tmp_path).Tags()["graph"] is True
+
+
 @pytest.mark.parametrize(
     ("method", "data", "kwargs"),
     [

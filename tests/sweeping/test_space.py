@@ -1,11 +1,13 @@
 """The grammar of spaces, and which settings they give."""
 
+import argparse
 import json
 import re
 
 import pytest
 
 from helpers import PROJECT
+from sweep import read_job
 from sweeping.plan import read_plan
 from sweeping.space import Dimension, Space, parse_dimension
 from utils import UserError
@@ -61,6 +63,24 @@ def test_the_example_of_the_page_fits_the_default_job():
     example = json.loads(re.findall(r"```jsonc\n(.*?)```", (PROJECT / "docs" / "sweep.md").read_text(), re.S)[0])
     plan, space = read_plan(example, read_config(PROJECT / "config.json"))
     assert plan.seconds == 7200 and plan.directions == ["maximize", "minimize"] and len(space.dimensions) == 4
+
+
+def test_choices_that_the_config_makes_the_same_are_refused():
+    config = read_config(PROJECT / "config.json")
+    adam = {"type": "Adam", "args": {"lr": 0.1}}
+    amsgrad = {"type": "Adam", "args": {"lr": 0.1, "amsgrad": True}}
+    with pytest.raises(
+        UserError, match=r"^space\.optimizer: .* are the same, since the config gives what they leave out"
+    ):
+        read_plan({"trials": 1, "space": {"optimizer": [adam, amsgrad]}}, config)
+    read_plan({"trials": 1, "space": {"optimizer.args": [{}, adam["args"]]}}, config)
+
+
+def test_values_that_are_set_for_a_sweep_follow_one_another():
+    flags = argparse.Namespace(
+        config=str(PROJECT / "config.json"), set=["optimizer.args={}", 'optimizer.args={"lr": 1}']
+    )
+    assert read_job(flags)["optimizer"] == {"type": "Adam", "args": {"lr": 1}}
 
 
 def test_a_step_that_does_not_reach_the_end_stops_before_it():

@@ -33,6 +33,8 @@ def test_trials_in_all_are_ordinary_runs_whose_best_epoch_counts(tmp_path):
         (run,) = (tmp_path / "saved" / "models").glob(f"job-sweep-{trial.number:03d}/*")
         assert trial.user_attrs["settings"] == trial.params and trial.user_attrs["run"].endswith(run.name)
     assert "4/4 trials done" in told and f"best    trial {study.best_trial.number}" in told
+    (best,) = (tmp_path / "saved" / "models").glob(f"job-sweep-{study.best_trial.number:03d}/*")
+    assert f"run     {best}\n" in told
     again = told_by_sweep(job, *arguments, "6")
     assert states(load(job)) == ["COMPLETE"] * 6 and load(job).trials[0].value == study.trials[0].value
     assert "6/6 trials done" in again

@@ -38,6 +38,21 @@ def test_a_metric_for_classes_of_different_sizes_is_added(tmp_path):
     assert plan.config["metrics"] == ["accuracy", {"type": "MacroF1", "args": {"num_classes": 2}}]
 
 
+@pytest.mark.parametrize(("far", "told"), [([], False), ([9_000, 8_000], True), ([150, -20], False)])
+def test_a_target_whose_variance_is_that_of_a_few_values_is_told(tmp_path, far, told):
+    values = [i * 0.37 for i in range(200)] + far
+    path = write_table(tmp_path / "t.csv", [[i, value] for i, value in enumerate(values)], ["x", "target"])
+    (line,) = [one for one in plan_for("--task", "table", "--data", path).found if one.startswith("target: numbers")]
+    hint = '; 2 values far from the others hold 99% of the variance, so look at them, or take "loss": "torch.nn.L1Loss"'
+    assert line.endswith(hint) if told else ";" not in line
+
+
+def test_a_target_of_numbers_with_a_sign_is_refused_with_an_example(tmp_path):
+    path = write_table(tmp_path / "t.csv", [[i, f"${i}"] for i in range(40)], ["x", "target"])
+    with pytest.raises(UserError, match=r"40 different texts in 40 rows, such as '\$0'; classes .*, and numbers hold"):
+        plan_for("--task", "table", "--data", path)
+
+
 def test_categories_become_features_of_0_and_1_and_unknown_ones_none():
     import torch
 

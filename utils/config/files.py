@@ -226,7 +226,7 @@ def split_path(target: str | Iterable[str]) -> list[str | int]:
 
 
 def set_by_path(config: dict[str, Any], target: str | Iterable[str], value: Any, known: KnownKeys) -> None:
-    """Set the value at the path in place; a dict is merged with the one that is there, as deep_merge does.
+    """Set the value at the path in place; a dict is merged with the one that is there, unless it is empty.
 
     Keys can be added where `known` lists them, and below every "args", since a constructor knows its own arguments.
     Raises UserError, with the nearest name, for a path that neither exists nor can be added.
@@ -249,7 +249,8 @@ def set_by_path(config: dict[str, Any], target: str | Iterable[str], value: Any,
         _step(place, last, walked, known, places_of(last, config, known))
     elif error := key_error(last):
         raise UserError(f"{shown('.'.join(walked))}: {error}")
-    place[last] = _over(place.get(last) if isinstance(place, dict) else place[last], value)
+    below = place.get(last) if isinstance(place, dict) else place[last]
+    place[last] = _over(below, value) if value else _copied(value)  # {} has a meaning: nothing of what is there
 
 
 def places_of(key: str | int, config: dict[str, Any], known: KnownKeys, where: tuple[str, ...] = ()) -> list[str]:

@@ -254,7 +254,9 @@ def find_checkpoint(where: str | Path, save_dir: str | Path = "saved") -> tuple[
         try:
             folder.stat()
         except FileNotFoundError:
-            raise CheckpointError(f"{folder}: no such checkpoint") from None
+            is_word = len(folder.parts) == 1 and not folder.suffix
+            remedy = "; give a checkpoint, the folder of a run, or latest" if is_word else ""
+            raise CheckpointError(f"{folder}: no such checkpoint{remedy}") from None
         except OSError as error:
             raise CheckpointError(f"{folder}: cannot read the checkpoint: {error.strerror}") from error
         return folder, []

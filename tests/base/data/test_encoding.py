@@ -73,7 +73,10 @@ def test_a_file_may_lack_the_target_and_have_other_columns(train, tmp_path):
         ("town;size;time\nBonn;much;1\n", "row 1, column 'size': 'much' is not a number"),
         ("town;size;time\nBonn;1\n", "row 1 has 2 values, but the header has 3"),
         ("town,size,time\nBonn,1,2\n", 'its header is one name, .*; write it as the training table was: ";"'),
-        ("town;size;time\nBonn;1;1\nBonn;1;1\n", "has 2 rows, where one example is wanted"),
+        (
+            "town;size;time\nBonn;1;1\nBonn;1;1\n",
+            "has 2 rows, where one example is wanted; predict_files takes any number",
+        ),
     ],
 )
 def test_files_that_do_not_fit_are_refused(train, tmp_path, content, message):

@@ -113,7 +113,7 @@ def test_class_numbers_are_the_only_label_of_an_example():
     assert "target" not in third and "right" not in third
 
 
-def test_what_the_outputs_are_is_kept_and_only_sought_for_older_checkpoints(monkeypatch):
+def test_what_the_outputs_are_is_kept_and_only_sought_where_it_is_unknown(monkeypatch):
     def broken(*_):
         raise SyntaxError("of model/loss.py")
 
@@ -125,6 +125,13 @@ def test_what_the_outputs_are_is_kept_and_only_sought_for_older_checkpoints(monk
     assert spec_in({"config": {"loss": "own_loss"}})["kind"] is None and spec_in({})["kind"] is None
     monkeypatch.setattr("base.data.outputs.find_type", lambda *_: Declared)
     assert spec_in({"config": {"loss": "own_loss"}})["kind"] == "log_probabilities"
+    unknown = spec_of("own_loss", shape=(3, 4, 4))  # a loss that says only later what it takes
+    assert spec_in({"outputs": unknown, "config": {"loss": "own_loss"}}) == {
+        "kind": "log_probabilities",
+        "is_declared": True,
+        "shape": [3, 4, 4],
+    }
+    assert spec_in({"outputs": kept, "config": {"loss": "own_loss"}}) == kept
 
 
 class Declared:

@@ -282,6 +282,20 @@ def test_a_validation_batch_that_the_loss_would_broadcast_is_refused(tmp_path, s
         start(trainer)
 
 
+@pytest.mark.parametrize("start", [look_at_data, Trainer.train])
+def test_a_loss_that_returns_a_dict_is_refused_before_the_first_update(tmp_path, start):
+    def in_parts(output, target):
+        error = F.cross_entropy(output, target)
+        return {"loss": error, "error": error}
+
+    trainer = job(tmp_path, in_parts, LABELS, 3)
+    with pytest.raises(
+        UserError, match=r"^loss: in_parts returned a dict; .* name each as a metric: docs/trainers\.md"
+    ):
+        start(trainer)
+    assert trainer.step == 0
+
+
 def test_samples_that_are_never_drawn_may_have_any_label(tmp_path):
     labels = torch.arange(N) % 3
     labels[::4] = -1

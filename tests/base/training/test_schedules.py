@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from base.training.optimizers import build_optimizer
-from base.training.schedules import Schedules, build_schedule
+from base.training.schedules import Schedules, build_schedule, unfit_lengths
 from helpers import metrics_rows, newest_state, tiny_config, tiny_trainer
 from parse_config import PARTS, ConfigParser
 from utils.errors import UserError
@@ -349,6 +349,20 @@ def test_an_edited_state_of_an_earlier_version_is_refused_in_one_line(tmp_path, 
         ({"type": "CosineAnnealingLR", "args": {"T_max": "100%"}}, None),
         ({"type": "PolynomialLR", "args": {"total_iters": "100%"}}, None),
         ({"type": "ExponentialLR", "args": {"gamma": 0.9}}, None),
+        ({"type": "CosineAnnealingLR", "args": {"T_max": "95%"}, "warmup": "5%"}, None),
+        (
+            {
+                "type": "SequentialLR",
+                "args": {
+                    "schedulers": [
+                        {"type": "ConstantLR", "args": {"factor": 1}},
+                        {"type": "CosineAnnealingLR", "args": {"T_max": 2}},
+                    ],
+                    "milestones": [30],
+                },
+            },
+            "its last part begins after 30 steps, and it takes 4: the run ends before that",
+        ),
     ],
 )
 def test_a_schedule_that_ends_elsewhere_than_the_run_is_told_at_its_start(tmp_path, section, told):
@@ -356,6 +370,14 @@ def test_a_schedule_that_ends_elsewhere_than_the_run_is_told_at_its_start(tmp_pa
     trainer.train()
     log = (trainer.config.log_dir / "info.log").read_text()
     assert (told in log) if told else "lr_scheduler" not in log
+
+
+def test_shares_fit_a_run_of_any_length(tmp_path):
+    section = {"type": "CosineAnnealingLR", "args": {"T_max": "95%"}, "warmup": "5%"}
+    told = [
+        line for epochs in range(1, 41) for line in unfit_lengths(scheduled(tmp_path / str(epochs), section, epochs))
+    ]
+    assert not told
 
 
 def test_the_logged_rate_is_that_of_the_epoch_s_last_update(tmp_path):

@@ -279,6 +279,7 @@ def test_list_entries_are_counted_from_0():
         ("optimizer", {"args": {"lr": 0.1}}, {"type": "Adam", "args": {"lr": 0.1, "amsgrad": True}}),
         ("optimizer", {"type": "SGD", "args": {"lr": 0.1}}, {"type": "SGD", "args": {"lr": 0.1}}),
         ("optimizer.args", {"lr": 0.1}, {"lr": 0.1, "amsgrad": True}),
+        ("optimizer.args", {}, {}),
         ("loss", {"type": "mse_loss"}, {"type": "mse_loss"}),
         ("metrics.0", {"args": {"k": 5}}, {"type": "top_k_acc", "args": {"k": 5}}),
     ],

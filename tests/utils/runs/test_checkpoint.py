@@ -152,6 +152,12 @@ def test_what_a_killed_save_left_is_removed_after_the_next(tmp_path):
 def test_missing_file_and_foreign_content_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         load_checkpoint(tmp_path / "none.pth")
+    with pytest.raises(CheckpointError, match=r"no such checkpoint$"):
+        find_checkpoint(tmp_path / "none.pth", tmp_path)
+    with pytest.raises(
+        CheckpointError, match=r"^best: no such checkpoint; give a checkpoint, the folder of a run, or latest"
+    ):
+        find_checkpoint("best", tmp_path)
     save_checkpoint({"weights": 1}, tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match="holds no 'state_dict'"):
         load_checkpoint(tmp_path / "a.pth")

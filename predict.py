@@ -71,7 +71,7 @@ def ranked(parts: Iterable["Predictions"], top: int) -> Iterator["Predictions"]:
 
 def save_named(model: "TrainedModel", flags: argparse.Namespace) -> int:
     """Write an array for each of the model's outputs; returns the exit status, 1 if a file was not read."""
-    from base.data.inputs import in_batches
+    from base.data.examples import in_batches
     from base.data.sources import Sources
     from utils.batches import batches_of
     from utils.files import write_arrays

@@ -169,7 +169,14 @@ class BaseDataLoader(SeededLoader):
         samples, order = len(self.valid_dataset), fingerprint(self.valid_dataset)
         part = fingerprint_of_part(self._split_within, samples)
         state = {"samples": samples, "fingerprint": order, "part": part, "classes": self._class_names()}
-        return state if self.input is None else state | {"input": self.input.spec()}
+        return state if self.input is None else state | {"input": self._input_spec(self.input)}
+
+    def _input_spec(self, input):
+        """The spec of the input, with the shape of the rows that it is given, if Input checks that."""
+        rows = self.valid_dataset
+        if input.is_checked_by_shape and isinstance(rows, InMemoryDataset) and rows.begins_with(input):
+            return input.spec() | {"trained_shape": list(rows.arrays[0].shape[1:])}
+        return input.spec()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Use the state of a checkpoint; called before the first batch. Raises UserError for other classes."""

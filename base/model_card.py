@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from base.data.encoding import TableInput
 from base.trained_model import TrainedModel
 from logger.run_files import RunFiles
 from utils.errors import quantity, shown
@@ -73,8 +74,27 @@ def model_card(trained: TrainedModel, file: Path, shapes: dict[str, tuple[int, .
 def _input(trained):
     if not trained.has_input:
         return "what its data loader gave it; the checkpoint does not say more."
+    if isinstance(trained.input, TableInput):
+        return _rows(trained.input)
     spec = trained.input.spec()
     return f"raw examples as `{spec['type']}` takes them, with `{_text(spec['args'])}`."
+
+
+def _rows(table):
+    """What a row of the array is that stands for a row of a table."""
+    codes = []
+    for column, known in zip(table.categorical, table.categories, strict=True):
+        named = [f"{code} {shown(name) if name else 'if it is empty'}" for code, name in enumerate(known, 1)]
+        more = f", and so on: {len(known)} in `categories` of the input" if len(named) > _CLASSES_NAMED else ""
+        codes.append(f"`{shown(column)}` ({', '.join(named[:_CLASSES_NAMED])}{more}, 0 any other)")
+    columns = [", ".join(f"`{shown(column)}`" for column in table.numeric)] if table.numeric else []
+    columns += [f"the codes of {', '.join(codes)}"] if codes else []
+    missing = "is nan" if table.fill is not None else "cannot be replaced"
+    width = len(table.numeric) + len(table.categorical)
+    return (
+        f"rows (N, {width}) float64, not scaled: {', then '.join(columns)}. "
+        f"A missing number {missing}. The whole input: `{_text(table.arguments)}`."
+    )
 
 
 def _output(trained):

@@ -1,11 +1,9 @@
 """TrainedModel: the one way from a checkpoint to a model in use, for predict.py, test.py and notebooks."""
 
 import contextlib
-import functools
 import itertools
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,11 +11,13 @@ import numpy as np
 import pydantic
 import torch
 
-from base.data.inputs import NO_INPUT, Examples, Input, build_input, in_batches
-from base.data.outputs import Output, named_outputs, require_one_output, rows_of, spec_in, target_rows
+from base.data.examples import Examples, in_batches
+from base.data.inputs import NO_INPUT, Input, build_input
+from base.data.outputs import Output, named_outputs, require_one_output, spec_in
 from base.data.reading import read_example
 from base.data.sources import Sources, names_in
 from base.data.streams import LOADERS
+from base.predictions import Predictions
 from base.training.evaluate import evaluation_draws, split_loader
 from base.training.precision import apply_switches, autocast, to_device
 from utils.batches import batches_of
@@ -34,72 +34,6 @@ from utils.runs.weights import load_state, load_weights
 from utils.seed import seeded
 
 _OTHER_PROJECT = "use it in the project that it was trained in, with the same code"
-
-
-@dataclass
-class Predictions:
-    """Predictions for some examples.
-
-    examples: their names, and the errors of those that could not be read.
-    outputs: (B, ...) of the model, for those without an error.
-    data: (B, ...) what the model was given for them.
-    target: (B, ...) of them, or None.
-    output: what the numbers mean.
-    top: number of most probable classes to list.
-    """
-
-    examples: Examples
-    outputs: torch.Tensor
-    data: Any
-    target: Any
-    output: Output
-    top: int = 1
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def without_data(self) -> "Predictions":
-        """Return them without the raw examples and what the model was given."""
-        # the traceback of an error holds the example
-        errors = {place: UserError(str(error)) for place, error in self.examples.errors.items()}
-        examples, target = Examples(self.examples.names, errors=errors), target_rows(self.target, len(self.outputs))
-        return Predictions(examples, self.outputs, None, target, self.output, self.top)
-
-    @classmethod
-    def joined(cls, parts: list[Self]) -> Self:
-        """Return those of all parts without data. Their output, top and shapes are equal; all or none have targets."""
-        examples = Examples.joined([part.examples for part in parts])
-        outputs = torch.cat([part.outputs for part in parts])
-        targets = [part.target for part in parts if part.target is not None]
-        return cls(examples, outputs, None, torch.cat(targets) if targets else None, parts[0].output, parts[0].top)
-
-    @functools.cached_property
-    def masks(self) -> torch.Tensor | None:
-        """The class numbers (B, ...) of a segmentation on the CPU, -1 where outputs are not finite; None for others."""
-        return self.output.masks(self.outputs)
-
-    @functools.cached_property
-    def columns(self) -> dict[str, list[Any]]:
-        """The rows as {name: a value for each example, None where there is none}."""
-        found = self.output.columns(self.outputs, self.top, self.target, self.masks) if len(self.outputs) else {}
-        names, errors = list(self.examples.names), self.examples.errors
-        if errors:
-            places = [place for place in range(len(names)) if place not in errors]
-            found = {name: dict(zip(places, values, strict=True)) for name, values in found.items()}
-            found["error"] = {place: str(error) for place, error in errors.items()}
-            found = {name: [values.get(place) for place in range(len(names))] for name, values in found.items()}
-        return {"source": names, **found}
-
-    @functools.cached_property
-    def rows(self) -> list[dict[str, Any]]:
-        """A dict for each example: its "source", and either its "prediction" and what belongs to it, or its "error"."""
-        columns = dict(self.columns)
-        errors = columns.pop("error", None)
-        rows = rows_of(columns)
-        for place, error in enumerate(errors or ()):
-            if error is not None:
-                rows[place] = {"source": rows[place]["source"], "error": error}
-        return rows
 
 
 class TrainedModel:
@@ -212,12 +146,8 @@ class TrainedModel:
         data: a batch as the data loader makes it.
         """
         data = to_device(data, self.device)
-        try:
-            with torch.no_grad(), autocast(self.precision, self.device):
-                return self.model(data)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            name = type(self.model).__name__
-            raise UserError(f"{name} cannot compute with {describe(data)}: {shortened(error)}") from error
+        with _computing(self.model, data), torch.no_grad(), autocast(self.precision, self.device):
+            return self.model(data)
 
     def outputs(self, raw: np.ndarray | torch.Tensor) -> torch.Tensor:
         """Return the model's output (B, ...) for raw examples (B, ...)."""
@@ -240,7 +170,7 @@ class TrainedModel:
             rows = to_device(rows, self.device)
         if self._input is None:
             return rows
-        with torch.no_grad():
+        with torch.no_grad(), _computing(self._input, rows):
             return to_device(self._input(rows), self.device)
 
     def predict(self, examples: Any, batch_size: int = 64, top: int = 1) -> list[dict[str, Any]]:
@@ -273,10 +203,23 @@ class TrainedModel:
         yield from self.predict_raw(Sources(sources, self._input, self.output), batch_size, top)
 
     def predict_raw(self, parts: Iterable[Examples], batch_size: int = 64, top: int = 1) -> Iterator[Predictions]:
-        """Yield Predictions, a batch at a time, for Examples."""
+        """Yield Predictions, a batch at a time, for Examples.
+
+        Examples of another shape than those before, with which the model cannot compute, are errors.
+        """
+        shapes = set()
         for batch in in_batches(parts, batch_size):
-            data = self.prepared(batch.raw) if len(batch.raw) else torch.empty(0)
-            outputs = self._one_output(data) if len(batch.raw) else data
+            data = outputs = torch.empty(0)
+            try:
+                if len(batch.raw):
+                    data = self.prepared(batch.raw)
+                    outputs = self._one_output(data)
+            except UserError as error:
+                if not shapes or batch.raw.shape[1:] in shapes:
+                    raise
+                batch, data = batch.all_wrong(error), outputs
+            if len(batch.raw):
+                shapes.add(batch.raw.shape[1:])
             target = None if batch.target is None else torch.as_tensor(batch.target)
             yield Predictions(batch, outputs, data, target, self.output, top)
 
@@ -323,6 +266,18 @@ class TrainedModel:
         """
         with seeded(_settings(RunSettings, self.config, "the config").seed):  # for samples that draw random numbers
             return split_loader(config or self.config, split, batch_size, self.device, self.loader_state)[0]
+
+
+@contextlib.contextmanager
+def _computing(module, data):
+    """Raise UserError, naming the module and the data, for what it raises."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        name = type(module).__name__
+        raise UserError(f"{name} cannot compute with {describe(data)}: {shortened(error)}") from error
 
 
 def _settings(kind, values, where):

@@ -25,6 +25,7 @@ from utils.nested import as_numpy
 MOST_ERRORS = 10_000
 """Wrong predictions that errors_first keeps, the most confident ones."""
 _ROWS_SHOWN = 20
+_ERRORS_SHOWN = 2  # below the table: so many of the first, and the last, which says what was left out
 _NAME_WIDTH = 40
 _VALUES_SHOWN = 8  # of an output that is an array
 
@@ -52,6 +53,7 @@ class PredictionWriter:
                 raise UserError(f"{name}: {shown(path)}: should end in {ending}{other}")
         self._out, self._json_lines, self._save_outputs, self._masks = out, json_lines, save_outputs, masks
         self.num_errors = self._num_examples = self._num_right = self._num_targets = self._num_written = 0
+        self._unseen: list[str] = []  # errors that the console's table does not show: the first ones, and the last
         self._files = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -107,6 +109,9 @@ class PredictionWriter:
         elif self._num_written < _ROWS_SHOWN:
             for row in part.rows[: _ROWS_SHOWN - self._num_written]:
                 self._print(row)
+        for place, error in part.examples.errors.items():
+            if self._num_written + place >= _ROWS_SHOWN:
+                self._unseen = [*self._unseen[:_ERRORS_SHOWN], str(error)]
         self._num_written += len(part)
         if self._out is not None:
             self._csv.add(part)
@@ -132,6 +137,8 @@ class PredictionWriter:
     def _summarize(self):
         if self._num_written > _ROWS_SHOWN:
             _say(f"... and {self._num_written - _ROWS_SHOWN:,} more")
+        for error in self._unseen:
+            _say(shown(f"error: {error}"))
         text = quantity(self._num_examples, "example")
         if self._num_targets:
             part = "" if self._num_targets == self._num_examples else f" of the {self._num_targets:,} with a target"

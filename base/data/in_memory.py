@@ -81,6 +81,10 @@ class InMemoryDataset(Dataset):
         rows[0] = self._transforms(rows[0], indices, seeder)
         return tuple(rows)
 
+    def begins_with(self, function: Callable) -> bool:
+        """Whether a function is the first of the transforms, so that it is given the rows as they are."""
+        return self._transforms.functions[:1] == [function]
+
     def to(self, device: torch.device | str) -> Self:
         """Move the arrays to the device, where batches are then made and transformed. Returns the dataset.
 
@@ -127,6 +131,11 @@ class _Transforms:
         self.draws_for_batches = any(map(_draws_per_sample, [*functions, *batch_functions]))
         # those that do not say whether they draw random numbers
         self._watched = [function for function in batch_functions if not hasattr(function, "draws_per_sample")]
+
+    @property
+    def functions(self) -> list[Callable]:
+        """All of them, in the order in which they are applied."""
+        return [*self._before, *self._per_sample, *self._after]
 
     def __call__(self, batch: torch.Tensor, indices: Sequence[int], seeder: "SampleSeeder | None") -> torch.Tensor:
         """Return the batch of the samples at indices, transformed; seeder is a SampleSeeder, or None."""

@@ -1,13 +1,13 @@
 """Inputs: how a raw example, such as an image file, becomes what the model is given. One for training and for use."""
 
-import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
+from base.data.examples import Examples
 from base.data.outputs import Output
 from base.data.reading import read_example
 from utils.config.components import Part
@@ -29,71 +29,6 @@ NO_INPUT = (
 """What would do if a model without an input is to predict for files."""
 
 
-@dataclasses.dataclass
-class Examples:
-    """Some examples that follow one another in a source.
-
-    names: of each, such as "a.png", or "rows.npy:0" for one of many in a file.
-    raw: (B, ...) the raw examples of those that could be read.
-    errors: {place among the names: the UserError} of the others.
-    target: (B, ...) of those that could be read, as a data loader gives it; class -1 and nan are unknown. None if there
-        are no targets.
-    """
-
-    names: Sequence[Any]
-    raw: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0))
-    errors: dict[int, UserError] = dataclasses.field(default_factory=dict)
-    target: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def part(self, start: int, end: int) -> "Examples":
-        """Return the examples from start to end; arrays share the memory."""
-        errors = {place - start: error for place, error in self.errors.items() if start <= place < end}
-        begin = start - sum(place < start for place in self.errors)
-        rows = slice(begin, begin + min(end, len(self)) - start - len(errors))
-        target = None if self.target is None else self.target[rows]
-        return Examples(self.names[start:end], self.raw[rows], errors, target)
-
-    @classmethod
-    def joined(cls, parts: "Sequence[Examples]") -> "Examples":
-        """Return the examples of all parts, of which all or none have targets. Raises UserError for unequal shapes."""
-        if len(parts) == 1:
-            return parts[0]
-        found, names, errors = [part for part in parts if len(part.raw)], [], {}
-        for part in parts:
-            errors |= {len(names) + place: error for place, error in part.errors.items()}
-            names += part.names
-        shapes = list(dict.fromkeys(part.raw.shape[1:] for part in found))
-        if len(shapes) > 1:
-            raise UserError(f"raw examples of shape {shapes[0]} and {shapes[1]}; give all the same shape")
-        targets = [part.target for part in found if part.target is not None]
-        raw = np.concatenate([part.raw for part in found]) if found else np.empty(0)
-        return cls(names, raw, errors, np.concatenate(targets) if targets else None)
-
-
-def in_batches(parts: Iterable[Examples], batch_size: int) -> Iterator[Examples]:
-    """Yield the examples of the parts again, batch_size at a time, and fewer where targets begin or end."""
-    held, number, has_targets = [], 0, False
-    for part in parts:
-        if len(part.raw):
-            if held and has_targets != (part.target is not None):
-                yield Examples.joined(held)
-                held, number = [], 0
-            has_targets = part.target is not None
-        start = 0
-        while start < len(part):
-            piece = part.part(start, start + batch_size - number)
-            held.append(piece)
-            start, number = start + len(piece), number + len(piece)
-            if number == batch_size:
-                yield Examples.joined(held)
-                held, number = [], 0
-    if held:
-        yield Examples.joined(held)
-
-
 class Input(torch.nn.Module):
     """How raw examples become the model's input. A loader has one as its attribute input; checkpoints hold it.
 
@@ -107,6 +42,8 @@ class Input(torch.nn.Module):
     """Endings of the files that read can read, such as ".png"."""
     draws_per_sample = False
     """An input draws no random numbers, since predictions and exports use it too."""
+    trained_shape: tuple[int, ...] | None = None
+    """Shape of a raw example in training, which checkpoints hold; None if it is not known."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__()
@@ -122,7 +59,10 @@ class Input(torch.nn.Module):
 
     def parse(self, value: Any) -> np.ndarray:
         """Return the raw example for a value of JSON, float32. Raises UserError if it is none."""
-        return self._parsed(value, "float32")
+        array = self._parsed(value, "float32")
+        if self.is_checked_by_shape:
+            self.require(array[None])
+        return array
 
     def _parsed(self, value: Any, dtype: str) -> np.ndarray:
         """The array of numbers that a value of JSON is, in a dtype of NumPy."""
@@ -154,6 +94,11 @@ class Input(torch.nn.Module):
         """Whether read takes an open file."""
         return type(self).read is not Input.read
 
+    @property
+    def is_checked_by_shape(self) -> bool:
+        """Whether require is the one of this class."""
+        return type(self).require is Input.require
+
     def examples(self, file: str, output: Output) -> Iterator[Examples]:
         """Yield the examples of a file in parts; a subclass that reads tables and the like has many in one.
 
@@ -162,18 +107,25 @@ class Input(torch.nn.Module):
         """
         yield Examples([file], read_example(self, file)[None])
 
-    def require(self, raw: torch.Tensor) -> None:
-        """Raise UserError if these cannot be raw examples (B, ...); a subclass may know their shape and type."""
+    def require(self, raw: torch.Tensor | np.ndarray) -> None:
+        """Raise UserError if these cannot be raw examples (B, ...): if their shape is another than in training.
+
+        A subclass that takes several shapes, or knows the type, has its own.
+        """
+        if self.trained_shape is not None and tuple(raw.shape[1:]) != self.trained_shape:
+            given, wanted = tuple(raw.shape[1:]), self.trained_shape
+            raise UserError(f"an example has the shape {given}; the model is trained on examples of {wanted}")
 
     def forward(self, raw: torch.Tensor) -> torch.Tensor:
         """Return the model's input (B, ...) for a batch of raw examples (B, ...)."""
         raise NotImplementedError
 
     def spec(self) -> dict[str, Any]:
-        """Return {"type": name, "args": arguments}, from which build_input makes an equal one."""
+        """Return {"type": name, "args": arguments}, and "trained_shape" if known; build_input makes an equal one."""
         home, name = type(self).__module__, type(self).__name__
         short = home in (_PART.module, *_PART.ready)
-        return {"type": name if short else f"{home.removeprefix('data_loader.')}.{name}", "args": self.arguments}
+        spec = {"type": name if short else f"{home.removeprefix('data_loader.')}.{name}", "args": self.arguments}
+        return spec if self.trained_shape is None else spec | {"trained_shape": list(self.trained_shape)}
 
 
 class ImageInput(Input):
@@ -340,7 +292,10 @@ def build_input(spec: dict[str, Any]) -> Input:
     place = "the checkpoint's input"
     if not isinstance(spec, dict) or not isinstance(spec.get("type"), str) or not isinstance(spec.get("args"), dict):
         raise UserError(f'{place} should be {{"type": ..., "args": ...}}')
-    return build(place, spec, _PART)
+    input = build(place, spec, _PART)
+    if isinstance(shape := spec.get("trained_shape"), (list, tuple)):
+        input.trained_shape = tuple(shape)
+    return input
 
 
 def files_in(folder: str | Path, suffixes: Sequence[str]) -> list[str]:

@@ -119,13 +119,20 @@ def _parts(file, source, argument, form):
     header, first, pending = next(rows, None), 1, []
     if header is None:
         raise UserError(f"{argument}: {shown(source)} is empty")
-    for row in rows:
-        pending.append(row)
-        if len(pending) == _ROWS_AT_ONCE:
-            yield TablePart(source, argument, form, header, pending, first)
-            first, pending = first + len(pending), []
-    if pending or first == 1:
+    mistake = None
+    try:
+        for row in rows:
+            pending.append(row)
+            if len(pending) == _ROWS_AT_ONCE:
+                yield TablePart(source, argument, form, header, pending, first)
+                first, pending = first + len(pending), []
+    except csv.Error as error:  # the rows before it are read
+        mistake = error
+    if pending or (first == 1 and mistake is None):
         yield TablePart(source, argument, form, header, pending, first)
+    if mistake is not None:
+        row = first + len(pending)
+        raise csv.Error(f"row {row:,} and what follows are left out: {mistake}")
 
 
 def _closed(rows):

@@ -16,6 +16,7 @@ from base.training.summary import num_samples_of
 from utils import MetricTracker, UserError
 from utils.distributed.world import part_of_batch, world_size
 from utils.rules import nothing_to_validate
+from utils.runs.initial_weights import other_meanings
 from utils.seed import rng_state, set_rng_state
 
 if TYPE_CHECKING:
@@ -44,6 +45,10 @@ def refuse_what_cannot_work(trainer: "Trainer") -> None:
     validates = trainer.do_validation and not trainer.overrides("_valid_epoch")
     if trainer.criterion is not None and (validates or not has_own_loss):
         require_two_arguments(trainer.criterion)
+    if trainer.config.get("init_weights") and trainer.config.resume is None:
+        state = getattr(trainer.data_loader, "state_dict", dict)()
+        for line in other_meanings(trainer.config["init_weights"], state):
+            trainer.logger.warning(line)
 
 
 def _refuse_limits(trainer):

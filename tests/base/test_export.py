@@ -13,10 +13,13 @@ from PIL import Image
 
 import base.export
 from base import BaseDataLoader
+from base.data.encoding import TableInput
 from base.data.inputs import ArrayInput
 from base.data.mnist_files import read_mnist
 from base.data.outputs import Output
 from base.data.raw_examples import raw_examples
+from base.data.table_file import Table
+from base.data.table_format import TableFormat
 from base.data.texts import TextDataLoader, TextInput
 from base.model_card import model_card
 from base.trained_model import TrainedModel
@@ -237,6 +240,21 @@ def test_what_is_known_of_one_output_is_not_said_of_several(default_run, tmp_pat
         shapes = base.export.shapes_of(trained, [torch.ones(5, 4)])
         assert base.export.facts_of(trained, shapes)["output"]["activation"] == activation
         assert f"- Output: {line}\n" in model_card(trained, tmp_path / "m.onnx", shapes)
+
+
+@pytest.mark.parametrize(("fill", "missing"), [(None, "cannot be replaced"), ("mean", "is nan")])
+def test_a_model_card_says_which_array_stands_for_a_row_of_a_table(fill, missing, default_run, tmp_path):
+    trained = TrainedModel.load(default_run)
+    towns = ["Bonn", *(f"t{number}" for number in range(30))]
+    columns = ["size", "rooms"], ["town", "lift"], [0.0, 1.0], [1.0, 2.0], [0.0, 1.0], [towns, ["", "yes"]]
+    trained._input = TableInput(*columns, fill=fill)
+    card = model_card(trained, tmp_path / "m.onnx")
+    start = "- Input: rows (N, 4) float64, not scaled: `size`, `rooms`, then the codes of `town` (1 Bonn, 2 t0, "
+    assert start in card and "19 t17, 20 t18, and so on: 31 in `categories` of the input, 0 any other)" in card
+    assert f", `lift` (1 if it is empty, 2 yes, 0 any other). A missing number {missing}. " in card
+    table = Table("t.csv", "path", TableFormat(), b"rooms,size,lift,town\n3,7,yes,t0\n")
+    raw = trained.input.rows(table)  # is that array
+    assert raw.tolist() == [[7.0, 3.0, 2.0, 2.0]]
 
 
 def test_a_model_card_tells_that_a_checkpoint_outside_a_runs_folder_was_not_tested(default_run, tmp_path):

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from base import BaseDataLoader, InMemoryDataset
-from base.data.inputs import ArrayInput, Examples, Input
+from base.data.inputs import ArrayInput, Examples, Input, build_input
 from base.data.outputs import Output, spec_of
 from base.trained_model import Predictions, TrainedModel
 from helpers import PROJECT, run_here, tiny_config
@@ -71,7 +72,7 @@ def test_a_command_writes_what_it_predicts(default_run, digits, tmp_path):
     files = {name: tmp_path / name for name in ("p.csv", "o.npy", "g.png")}
     outputs = ("--out", files["p.csv"], "--save-outputs", files["o.npy"], "--grid", files["g.png"])
     done = run_here("predict.py", "-r", default_run, digits[0], tmp_path / "broken.png", *outputs, "--top", 2, status=1)
-    assert "... and 21 more\n41 examples, 1 could not be read\n" in done.stdout
+    assert re.search(r"\.\.\. and 21 more\nerror: .*broken\.png.*\n41 examples, 1 could not be read\n", done.stdout)
     with open(files["p.csv"]) as file:
         rows = list(csv.DictReader(file))
     saved = np.load(files["o.npy"])
@@ -177,6 +178,70 @@ def test_a_file_that_an_own_input_cannot_read_is_an_error_of_its_row(tmp_path):
     assert re.search(r"b\.txt: Numbers cannot read it: ValueError: ", second["error"])
     with pytest.raises(UserError, match=r"b\.txt: Numbers cannot read it: ValueError: "):
         model.predict([tmp_path / "b.txt"])
+
+
+@pytest.fixture
+def own_model(monkeypatch):
+    """A function that returns a model whose checkpoint knows that raw examples have the shape (2,) in training."""
+    monkeypatch.setattr("data_loader.data_loaders.Doubled", Doubled, raising=False)
+    spec = OwnLoader(5, False, 0.0, 0).state_dict()["input"] | {"type": "Doubled"}
+    return lambda net: TrainedModel(net, build_input(spec), Output(), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("shape", [(1,), (3,), (), (1, 2), (2, 1)])
+def test_an_own_input_is_not_given_other_shapes_than_in_training(own_model, shape):
+    model, example = own_model(torch.nn.Identity()), np.zeros(shape, np.float32)
+    says = re.escape(f"an example has the shape {shape}; the model is trained on examples of (2,)")
+    with pytest.raises(UserError, match=says):  # a shape that broadcasts would give other numbers without a word
+        model.outputs(example[None])
+    with pytest.raises(UserError, match=says):
+        model.input.parse(example.tolist())
+    assert model.input.parse([1, 2]).tolist() == [1, 2]
+
+
+def test_an_input_behind_other_transforms_is_given_what_they_make():
+    loader = OwnLoader(5, False, 0.0, 0)
+    loader.valid_dataset = InMemoryDataset(torch.zeros(4, 3), batch_transform=[lambda rows: rows[:, :2], loader.input])
+    assert "trained_shape" not in loader.state_dict()["input"]
+
+
+def test_what_an_own_input_raises_for_an_example_is_one_line():
+    class Strict(Input):
+        def forward(self, raw):
+            return raw @ torch.ones(2)
+
+    model = TrainedModel(torch.nn.Identity(), Strict(), Output(), torch.device("cpu"))
+    with pytest.raises(UserError, match=r"Strict cannot compute with tensor \(1, 3\) float32"):
+        model.outputs(np.zeros((1, 3), np.float32))
+
+
+@pytest.mark.parametrize("knows_shape", [True, False])
+def test_an_array_of_another_shape_is_an_error_of_its_file_and_the_others_are_predicted(
+    own_model, tmp_path, knows_shape
+):
+    for name, width in (("a", 2), ("b", 3), ("c", 2)):
+        np.save(tmp_path / f"{name}.npy", np.ones((2, width), np.float32))
+    model = own_model(torch.nn.Linear(2, 1))
+    if not knows_shape:
+        model.input.trained_shape = None
+    rows = [row for part in model.predict_files([str(tmp_path)]) for row in part.rows]
+    wrong = [row for row in rows if "error" in row]
+    assert [Path(row["source"]).name for row in rows if "error" not in row] == [
+        "a.npy:0",
+        "a.npy:1",
+        "c.npy:0",
+        "c.npy:1",
+    ]
+    assert wrong and all("b.npy" in row["source"] and "b.npy" in row["error"] for row in wrong)
+
+
+def test_signals_of_several_lengths_are_predicted_in_one_command(tmp_path):
+    for number, length in enumerate((5, 7, 7, 4)):
+        np.save(tmp_path / f"{number}.npy", np.full((1, 1, length), number, np.float32))
+    net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool1d(1), torch.nn.Flatten())
+    model = TrainedModel(net, ArrayInput(), Output(), torch.device("cpu"))
+    rows = [row for part in model.predict_files([str(tmp_path)]) for row in part.rows]
+    assert [row["prediction"] for row in rows] == [0, 1, 2, 3]
 
 
 def test_rows_that_are_not_those_of_the_samples_are_not_named_after_them():
@@ -309,6 +374,17 @@ def test_output_images_are_drawn_below_their_inputs(tmp_path):
         grid.add(Predictions(Examples(["a"]), torch.ones(1, 3, 4, 4), torch.zeros(1, 3, 4, 4), None, Output()))
         assert grid._images[0].shape == (3, 8, 4) and grid._labels == [""]
     assert (tmp_path / "g.png").exists()
+
+
+def test_errors_below_the_table_are_shown_the_first_and_the_last(capsys):
+    with PredictionWriter() as writer:
+        for start in range(0, 60, 10):
+            errors = {place: UserError(f"row {start + place} is wrong") for place in (3, 7)}
+            examples = Examples([f"t:{i}" for i in range(start, start + 10)], errors=errors)
+            for part in writer.counted([Predictions(examples, torch.zeros(8, 1), None, None, Output())]):
+                writer.add(part)
+    shown = [line for line in capsys.readouterr().out.splitlines() if "wrong" in line]
+    assert shown == [f"error: row {row} is wrong" for row in (3, 7, 13, 17, 23, 27, 57)]
 
 
 def test_arrays_on_the_console_are_summarized(capsys):

@@ -2,9 +2,9 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utils.errors import UserError, brief, shown
 from utils.nearest import nearest
@@ -78,6 +78,46 @@ def load_initial_weights(
     if unused := [name for name in weights if name not in loaded]:
         lines.append(f"not used: {_some(unused)}")
     return "\n    ".join(lines)
+
+
+def other_meanings(section: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each thing whose numbers stand for something else in the file than in the data of a run.
+
+    section: the config's "init_weights". now: the state of the run's data loader, to compare with that of the
+    checkpoint: the classes, unless entries are skipped, and the codes of a table's categories.
+    """
+    file = shown(Path(section["path"]).name)
+    attributes = {} if file.endswith(".safetensors") else load_checkpoint(section["path"]).get("attributes")
+    then = attributes.get("data_loader") if isinstance(attributes, dict) else None
+    if not isinstance(then, dict):
+        return
+    old, new = list(then.get("classes") or ()), list(now.get("classes") or ())
+    if old and new and not section.get("skip") and _differs(old, new):
+        yield (
+            f"init_weights: the classes of {file} are {brief(old)}, and those of the data {brief(new)}: "
+            "an output begins with the weights of another class, or stands for none; skip the layer of the outputs"
+        )
+    known, found = _codes(then), _codes(now)
+    for column in known.keys() & found.keys():
+        if _differs(known[column], found[column]):
+            yield (
+                f"init_weights: the codes of column {brief(column)} stand for {brief(known[column])} in {file}, "
+                f"and for {brief(found[column])} in the data: a category begins with the weights of another"
+            )
+
+
+def _differs(then, now):
+    """Whether a number stands for something else; further names at the end change none."""
+    return any(old != new for old, new in zip(then, now, strict=False)) or len(now) < len(then)
+
+
+def _codes(state):
+    """{column: its categories in the order of their codes} of the state of a table's loader."""
+    given = state.get("input")
+    given = given.get("args") if isinstance(given, dict) else None
+    if not isinstance(given, dict) or not isinstance(given.get("categories"), list):
+        return {}
+    return dict(zip(given.get("categorical") or (), given["categories"], strict=False))
 
 
 def _renamed(weights, rename):

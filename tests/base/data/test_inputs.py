@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from base.data.inputs import ArrayInput, Examples, ImageInput, build_input, in_batches
+from base.data.examples import Examples, in_batches
+from base.data.inputs import ArrayInput, ImageInput, build_input
 from base.data.outputs import Output
 from base.data.sources import Sources, refuse_overwriting
 from helpers import named

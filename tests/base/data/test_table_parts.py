@@ -80,6 +80,15 @@ def test_a_file_with_many_wrong_rows_is_given_up(tmp_path):
     assert len(named(found)) == 109
 
 
+def test_a_quotation_mark_that_is_not_closed_costs_no_row_before_it(tmp_path):
+    rows = [f"{i},Ulm" for i in range(20)] + ['20,"Ulm'] + ["1,Ulm"] * 30_000
+    parts, wanted = [], r"row 21 and what follows are left out: .*; is a quotation mark not closed"
+    with pytest.raises(UserError, match=wanted):
+        for part in input_of().examples(written(tmp_path / "t.csv", rows)):
+            parts.append(part)
+    assert [row[0] for part in parts for row in part.raw] == list(range(20))
+
+
 def test_text_in_another_encoding_is_said(tmp_path):
     file = written(tmp_path / "t.csv", ["1,Ulm"] * 20 + ["1,K\xf6ln"], encoding="latin-1")
     with pytest.raises(UserError, match=r"line 22 is not 'utf-8' text; write it as the training table was: .*, utf-8"):

@@ -6,14 +6,15 @@ import pytest
 import torch
 from forked import run_forked
 
-from helpers import PROJECT, SHORT, copy_project, run_here, same
+from helpers import PROJECT, SHORT, copy_project, run_here, same, tiny_config
 from parse_config import PARTS, ConfigParser
+from train import build
 from utils import UserError
 from utils.config.command_line import read_command_line
 from utils.config.files import read_config
 from utils.files import read_json, write_json
 from utils.runs.checkpoint import load_checkpoint, save_checkpoint
-from utils.runs.initial_weights import load_initial_weights
+from utils.runs.initial_weights import load_initial_weights, other_meanings
 
 torchvision = pytest.importorskip("torchvision")
 
@@ -286,3 +287,67 @@ def test_names_in_a_file_are_shown_in_one_line(tmp_path, source):
     assert len(lines) == 1 and lines[0].isprintable()
     (line,) = mistakes(source, saved(odd, tmp_path))
     assert line.isprintable() and "holds control characters" in line
+
+
+@pytest.mark.parametrize(
+    ("classes", "skip", "differs"),
+    [
+        (["high", "low", "mid"], [], False),
+        (["high", "low", "mid", "top"], [], False),  # a further class changes no number
+        (["high", "mid", "zlow"], [], True),
+        (["high", "low"], [], True),
+        (["high", "mid", "zlow"], ["head.*"], False),
+        (None, [], False),
+    ],
+)
+def test_classes_of_other_numbers_than_those_of_the_weights_are_named(tmp_path, source, classes, skip, differs):
+    loader = {"classes": ["high", "low", "mid"]}
+    content = {"state_dict": source.state_dict(), "epoch": 1, "attributes": {"data_loader": loader}}
+    save_checkpoint(content, path := tmp_path / "model_best.pth")
+    lines = list(other_meanings({"path": str(path), "skip": skip}, {"classes": classes}))
+    start = f"init_weights: the classes of model_best.pth are {loader['classes']}, and those of the data {classes}: "
+    assert [line.startswith(start) for line in lines] == [True] * differs
+
+
+@pytest.mark.parametrize(
+    ("towns", "differs"),
+    [(["Bonn", "Ulm"], False), (["Bonn", "Ulm", "Zell"], False), (["Aachen", "Bonn", "Ulm"], True), (["Ulm"], True)],
+)
+def test_a_table_whose_codes_are_others_than_those_of_the_weights_says_so_at_the_start_of_a_run(
+    tmp_path, capsys, towns, differs
+):
+    def table(name, towns):
+        rows = [f"{towns[i % len(towns)]},{i % 7},{i % 2}" for i in range(40)]
+        (tmp_path / name).write_text("\n".join(["town,rooms,sold", *rows]))
+        return str(tmp_path / name)
+
+    def trained(path, **changes):
+        config = (
+            tiny_config(tmp_path, epochs=1, verbosity=2)
+            | {
+                "arch": {"type": "torch.nn.Linear", "args": {"in_features": 2, "out_features": 2}},
+                "data_loader": {
+                    "type": "TableDataLoader",
+                    "args": {
+                        "path": path,
+                        "target": "sold",
+                        "task": "classification",
+                        "numeric": ["rooms"],
+                        "categorical": ["town"],
+                        "batch_size": 8,
+                    },
+                },
+                "loss": "cross_entropy",
+                "metrics": [],
+            }
+            | changes
+        )
+        trainer = build(ConfigParser(config, parts=PARTS))
+        trainer.train()
+        return trainer.checkpoint_dir / "checkpoint-epoch1.pth"
+
+    weights = trained(table("old.csv", ["Bonn", "Ulm"]))
+    assert "stand for" not in "".join(capsys.readouterr())
+    trained(table("new.csv", towns), init_weights={"path": str(weights)})
+    said = f"init_weights: the codes of column 'town' stand for ['Bonn', 'Ulm'] in {weights.name}, and for {towns}"
+    assert (said in "".join(capsys.readouterr())) == differs

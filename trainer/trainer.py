@@ -143,7 +143,7 @@ class Trainer(BaseTrainer):
         self._begin_epoch(epoch)
         with progress_bar(self.len_epoch, f"epoch {epoch}/{self.epochs}", self.settings.verbosity) as bar:
             for batch_idx, batch in self._batches(epoch):
-                data, target = to_device(halves(batch), self.device)
+                data, target = (to_device(half, self.device) for half in halves(batch))
                 if batch_idx == 0:
                     self._show_images(data, epoch)
                 part = self.stream.part(epoch, batch_idx)

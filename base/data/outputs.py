@@ -16,7 +16,7 @@ from utils.nested import describe, named_tensors
 # {kind of loss, as the attribute expects names it: names of losses, as far as they tell it}
 _BY_NAME = {
     "probabilities": r"BCELoss|binary_cross_entropy(?![A-Za-z_])",
-    "logits": ("BCEWithLogits|binary_cross_entropy_with_logits|MultiLabelSoftMargin|multilabel_soft_margin"),
+    "logits": "BCEWithLogits|binary_cross_entropy_with_logits|MultiLabelSoftMargin|multilabel_soft_margin",
     "classes": (
         r"(?<!Binary)CrossEntropyLoss|(?<!binary_)cross_entropy|(?<!Poisson)(?<!Gaussian)NLLLoss|"
         r"(?<!poisson_)(?<!gaussian_)nll_loss"
@@ -274,15 +274,14 @@ def spec_in(checkpoint: dict[str, Any]) -> dict[str, Any]:
     Of an unknown kind, and of an older checkpoint, the loss of the config says now what it is.
     """
     kept, config = checkpoint.get("outputs"), checkpoint.get("config")
-    kept = kept if isinstance(kept, dict) else {}
-    if kept.get("kind") is not None or kept.get("is_declared"):
+    if isinstance(kept, dict) and (kept.get("kind") is not None or kept.get("is_declared")):
         return kept
     section = config.get("loss") if isinstance(config, dict) else None
     name, criterion = _name_of(section), None
     if name and not name.startswith("torch."):
         with contextlib.suppress(Exception):  # a model can be used without its loss, whatever is wrong with that
             criterion = find_type("loss", name, PARTS["loss"])
-    return spec_of(section, criterion) | {"shape": kept.get("shape")}
+    return spec_of(section, criterion) | {"shape": kept.get("shape") if isinstance(kept, dict) else None}
 
 
 def _name_of(section):

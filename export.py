@@ -54,7 +54,7 @@ def main(flags: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Write a trained model for other programs.", allow_abbrev=False)
     parser.add_argument(
-        "-r", "--resume", metavar="CHECKPOINT", required=True, help="checkpoint, run folder or 'latest'"
+        "-r", "--resume", metavar="CHECKPOINT", required=True, help="checkpoint, run folder, 'latest' or 'best'"
     )
     to_help = "kind of file; torch: of torch.export, .pt2; triton: a folder for Triton and KServe"
     parser.add_argument("--to", choices=KINDS, required=True, help=to_help)

@@ -142,7 +142,7 @@ class ConfigParser(OldConfigForms):
 
     @classmethod
     def from_file(cls, path: str | Path, modification: dict | None = None, resume: str | Path | None = None) -> Self:
-        """Return the config of a file, {path: value} set on top. resume: as -r, a checkpoint, a run or "latest"."""
+        """Return the config of a file, {path: value} set on top. resume: as -r takes it."""
         from utils.config.check import check_types
 
         made = functools.partial(cls, read_config(Path(path)), modification=modification, parts=PARTS)

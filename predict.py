@@ -26,11 +26,12 @@ def main(flags: argparse.Namespace) -> int:
     from base.training.summary import num_samples_of
     from logger.masks import MaskWriter
     from logger.predictions import PredictionGrid, PredictionWriter, errors_first
+    from utils.runs.checkpoint import WORDS
     from utils.seed import derive_seed, seed_everything
 
     refuse_overwriting(flags.sources, [flags.out, flags.grid, flags.save_outputs])
     model = TrainedModel.load(flags.resume, flags.device, data_config(flags.config))
-    if flags.resume == "latest":
+    if flags.resume in WORDS:
         print(f"using {shown(model.path or '')}", file=sys.stderr)
     seed_everything(derive_seed(flags.seed, 0))  # for a model that draws random numbers, those of test.py
     if flags.prompt is not None or flags.samples is not None:
@@ -159,7 +160,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Predict with a trained model.", allow_abbrev=False)
     parser.add_argument("sources", nargs="*", metavar="SOURCE", help="files, folders or patterns; - reads their names")
     parser.add_argument(
-        "-r", "--resume", metavar="CHECKPOINT", required=True, help="checkpoint, run folder or 'latest'"
+        "-r", "--resume", metavar="CHECKPOINT", required=True, help="checkpoint, run folder, 'latest' or 'best'"
     )
     parser.add_argument("-c", "--config", metavar="FILE", help="config whose data, and input, are used if -r has none")
     parser.add_argument("-d", "--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (auto)")

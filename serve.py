@@ -75,7 +75,7 @@ def bound_port(host: str, port: int) -> socket.socket:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Serve a trained model over HTTP.", allow_abbrev=False)
     parser.add_argument(
-        "-r", "--resume", metavar="CHECKPOINT", required=True, help="checkpoint, run folder or 'latest'"
+        "-r", "--resume", metavar="CHECKPOINT", required=True, help="checkpoint, run folder, 'latest' or 'best'"
     )
     parser.add_argument("-d", "--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (auto)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1); 0.0.0.0 for all")

@@ -48,7 +48,7 @@ def main(config: ConfigParser, split: str, batch_size: int | None) -> dict[str, 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Measure a checkpoint on data that it was not trained on.")
-    parser.add_argument("-r", "--resume", metavar="CHECKPOINT", help="checkpoint or run folder to test, or 'latest'")
+    parser.add_argument("-r", "--resume", metavar="CHECKPOINT", help="checkpoint or run folder; 'latest' or 'best'")
     parser.add_argument("-c", "--config", metavar="FILE", help="config whose values replace the checkpoint's")
     parser.add_argument("-d", "--device", metavar="DEVICE", help="GPUs to use, as in 2,3; or auto, cpu, cuda, mps")
     parser.add_argument("--split", choices=["test", "valid", "train"], default="test", help="which samples (test)")

@@ -66,7 +66,7 @@ class TrainedModel:
 
     @classmethod
     def load(cls, where: str | Path, device: str = "auto", config: dict[str, Any] | None = None) -> Self:
-        """Return the model of a checkpoint, of a run's folder, or of the "latest" run. It reads no training data.
+        """Return the model of a checkpoint, of a run's folder, or of the newest run: "latest" or "best". Reads no data.
 
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         config: names the data in the place of the checkpoint's config. If the checkpoint holds no input, its data

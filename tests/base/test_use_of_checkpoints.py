@@ -87,7 +87,7 @@ def test_of_a_run_that_is_being_trained_the_newest_checkpoint_is_used_and_a_line
         named = run_here(verb, "-r", run / "checkpoint-epoch1.pth", *words)
         record.write_text(json.dumps(ended))  # a notebook that has trained it holds the lock still
         after = run_here(verb, "-r", run, *words)
-    line = f"{run}: is still being trained; checkpoint-epoch1.pth, its newest checkpoint, is used"
+    line = f"{run}: is still being trained; checkpoint-epoch1.pth is used, as it is now"
     assert said.count(line) == 1 and line not in named.stderr
     assert "being trained" not in after.stderr
     assert "being trained" not in run_here(verb, "-r", default_run, *words).stderr

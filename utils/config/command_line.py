@@ -21,7 +21,7 @@ from utils.errors import UserError, brief, in_one_line, shown
 from utils.files import differences, read_json_beside
 from utils.nearest import nearest
 from utils.old_forms.flags import as_typed, declared_keys, default_not_given
-from utils.runs.checkpoint import find_checkpoint, load_checkpoint, newest_run
+from utils.runs.checkpoint import WORDS, find_checkpoint, load_checkpoint, newest_run
 from utils.runs.run_folder import IS_TRAINED, is_being_trained, run_of_launch, seen_runs, unsaved_since
 
 _FLAG_OF_FILE = {".json": "-c ", ".yaml": "-c ", ".yml": "-c ", ".toml": "-c ", ".pth": "-r ", ".safetensors": "-r "}
@@ -78,7 +78,7 @@ def read_command_line(args: argparse.ArgumentParser | argparse.Namespace, option
     if parsed.resume == "auto" and not restarted:
         resume, seen = _newest_of_job(given, settings)
     elif parsed.resume and not restarted:
-        save_dir = _save_dir(given, settings) if parsed.resume == "latest" else ""
+        save_dir = _save_dir(given, settings) if parsed.resume in WORDS else ""
         resume = named_checkpoint(parsed.resume, parsed.resume, save_dir)
     checkpoint = load_checkpoint(resume, shards=False) if resume else None
     if restarted:  # its config was made from this command line before
@@ -121,7 +121,7 @@ def _flags_of_config():
     named, _ = named.parse_known_args()
     config = read_config(named.config) if named.config else {}
     if named.resume and named.resume != "auto":
-        path = newest_run(_save_dir(config)) if named.resume == "latest" else Path(named.resume)
+        path = newest_run(_save_dir(config)) if named.resume in WORDS else Path(named.resume)
         config = deep_merge(_config_beside(path), config)
     return {f"cli.{i}": _flag(entry) for i, entry in enumerate(entries(config.get("cli")))}
 
@@ -339,7 +339,7 @@ def _newest_of_job(given, assignments):
 
 def _checkpoint_of_launch(parsed, given, assignments):
     """The newest checkpoint of the run that these processes trained before a launcher restarted them; None if none."""
-    named = Path(parsed.resume) if parsed.resume not in (None, "auto", "latest") else None
+    named = Path(parsed.resume) if parsed.resume not in (None, "auto", *WORDS) else None
     beside = named and (named if named.is_dir() else named.parent)
     save_dir = _save_dir(deep_merge(_config_beside(named), given), assignments)
     roots = {Path(save_dir), *(beside.resolve().parents[2:3] if beside else ())}

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 NONE_GIVEN = argparse.Namespace(
     data=False, fast_dev_run=None, show_batch=None, profile=False, find_lr=None, find_batch_size=False
 )
-RESUME_HELP = "checkpoint or run folder to resume; 'latest'; or 'auto': the newest run of the config's name, if any"
+RESUME_HELP = "checkpoint, run folder, 'latest' or 'best' to resume; or 'auto': the newest run of the config's name"
 
 
 def add_train_flags(parser: argparse.ArgumentParser) -> None:

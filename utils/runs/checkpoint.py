@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Version of what a checkpoint's entries mean. 0, or none: schedules in steps may have counted batches."""
 BEST_MODEL = "model_best.pth"
+WORDS = "latest", "best"  # which name a checkpoint of the newest run
 _SEAL = b"sha256:"
 _SEAL_BYTES = len(_SEAL) + 64
 _COUNTS = ("format", "epoch", "batch", "step", "validated_step", "best_epoch", "not_improved_count")
@@ -241,25 +242,26 @@ def progress_of(path: str | Path) -> tuple[int, ...]:
 
 
 def find_checkpoint(where: str | Path, save_dir: str | Path = "saved") -> tuple[Path, list[str]]:
-    """Return (path, [why newer ones were skipped]) of the checkpoint that a file, a run folder or "latest" names.
+    """Return (path, [why newer ones were skipped]) of the checkpoint that a file, a run folder or one of WORDS names.
 
-    "latest" is the newest run below save_dir; a run folder is its newest checkpoint that verifies. Raises
-    CheckpointError if there is none, or no such file.
+    "latest" is the newest run below save_dir, and "best" its best model; a run folder is its newest checkpoint that
+    verifies. Raises CheckpointError if there is none, or no such file.
     """
     folder, damaged = Path(where), []
-    if str(where) == "latest":
+    if str(where) in WORDS:
         folder = newest_run(save_dir) or Path(save_dir) / "models"
         damaged += unsaved_since(folder, Path(save_dir).glob("models/*/*"))
-    elif not os.path.isdir(folder):
+        folder = folder / BEST_MODEL if str(where) == "best" else folder
+    if str(where) != "latest" and not os.path.isdir(folder):
         try:
             folder.stat()
         except FileNotFoundError:
             is_word = len(folder.parts) == 1 and not folder.suffix
-            remedy = "; give a checkpoint, the folder of a run, or latest" if is_word else ""
+            remedy = "; give a checkpoint, the folder of a run, latest or best" if is_word else ""
             raise CheckpointError(f"{folder}: no such checkpoint{remedy}") from None
         except OSError as error:
             raise CheckpointError(f"{folder}: cannot read the checkpoint: {error.strerror}") from error
-        return folder, []
+        return folder, damaged
     for path in sorted(folder.glob("*.pth"), key=progress_of, reverse=True):
         if path.name.startswith(_OVERTAKEN):
             continue

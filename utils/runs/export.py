@@ -13,7 +13,7 @@ WRITERS = {".pth": ("all", save_checkpoint), ".safetensors": ("the weights", wri
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Write a checkpoint as one file.")
-    parser.add_argument("checkpoint", help="checkpoint or run folder, or 'latest'")
+    parser.add_argument("checkpoint", help="checkpoint or run folder, 'latest' or 'best'")
     help_text = "file to write: .pth for all of the checkpoint, .safetensors for its weights and config"
     parser.add_argument("file", type=Path, help=help_text)
     arguments = in_one_line(parser).parse_args()

@@ -249,14 +249,12 @@ def is_being_trained(folder: Path) -> bool:
 
 
 def training_note(where: str | Path, checkpoint: Path) -> str | None:
-    """Return a line if a run folder, or "latest", was taken for this checkpoint and is still being trained."""
+    """Return a line if this checkpoint was found by its run or a word, and that run is still being trained."""
     folder = checkpoint.parent
     # a notebook that has trained the run holds its lock
     if Path(where) == checkpoint or "ended" in last_start(folder) or not is_being_trained(folder):
         return None
-    return (
-        f"{shown(checkpoint.parent)}: is still being trained; {shown(checkpoint.name)}, its newest checkpoint, is used"
-    )
+    return f"{shown(folder)}: is still being trained; {shown(checkpoint.name)} is used, as it is now"
 
 
 def unsaved_since(run: Path, others: Iterable[Path]) -> list[str]:

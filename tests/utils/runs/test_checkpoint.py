@@ -155,9 +155,9 @@ def test_missing_file_and_foreign_content_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"no such checkpoint$"):
         find_checkpoint(tmp_path / "none.pth", tmp_path)
     with pytest.raises(
-        CheckpointError, match=r"^best: no such checkpoint; give a checkpoint, the folder of a run, or latest"
+        CheckpointError, match=r"^newest: no such checkpoint; give a checkpoint, the folder of a run, latest or best"
     ):
-        find_checkpoint("best", tmp_path)
+        find_checkpoint("newest", tmp_path)
     save_checkpoint({"weights": 1}, tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match="holds no 'state_dict'"):
         load_checkpoint(tmp_path / "a.pth")
@@ -196,6 +196,23 @@ def test_latest_is_the_newest_run(tmp_path):
     assert find_checkpoint("latest", tmp_path)[0].parent.name == "a"
     with pytest.raises(CheckpointError, match="no checkpoint there"):
         find_checkpoint("latest", tmp_path / "elsewhere")
+
+
+def test_best_is_the_best_model_of_the_newest_run(tmp_path):
+    for age, run in ((300, "b"), (100, "a")):
+        folder = tmp_path / "models" / "job" / run
+        folder.mkdir(parents=True)
+        for name in ("model_best.pth", "checkpoint-epoch1.pth"):
+            save_checkpoint(STATE, folder / name)
+            os.utime(folder / name, (1e9 - age, 1e9 - age))
+    found, notes = find_checkpoint("best", tmp_path)
+    assert found == tmp_path / "models" / "job" / "a" / "model_best.pth" and notes == []
+    (tmp_path / "models" / "job" / "c").mkdir()
+    (tmp_path / "models" / "job" / "c" / ".lock").touch()
+    assert "began later, and saved no checkpoint" in find_checkpoint("best", tmp_path)[1][0]
+    found.unlink()
+    with pytest.raises(CheckpointError, match=r"job/a/model_best\.pth: no such checkpoint$"):
+        find_checkpoint("best", tmp_path)
 
 
 def test_newer_runs_that_saved_nothing_are_named(tmp_path):

@@ -268,10 +268,10 @@ class ConfigParser(OldConfigForms):
         self._open_run()
         return self._has_ended
 
-    def record_training(self) -> None:
-        """Record in the run's folder that the run trains, so that it has not ended."""
+    def record_training(self, data_loader: Any = None) -> None:
+        """Record in the run's folder that the run trains, so that it has not ended, and on which data."""
         if is_main():
-            self._record.train()
+            self._record.train(data_loader)
 
     def record_end(self) -> None:
         """Record in the run's folder that the run has ended, and its callbacks have, too."""

@@ -232,7 +232,7 @@ class BaseTrainer(ABC):
     def _run_epochs(self) -> None:
         self.save_points.begin()
         if self.epoch <= self.epochs and self.stop_reason is None:
-            self.config.record_training()
+            self.config.record_training(getattr(self, "data_loader", None))
             if self.settings.on_nonfinite == "rollback":  # it needs a checkpoint of this config to return to
                 self.save_now([checkpoint_name(self.start_epoch - 1, self.batches_done)], self.start_epoch - 1)
         while self.epoch <= self.epochs and self.stop_reason is None:

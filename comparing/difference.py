@@ -1,4 +1,4 @@
-"""How two runs differ: in config, environment, code and results."""
+"""How two runs differ: in config, data, environment, code and results."""
 
 import hashlib
 import os
@@ -21,7 +21,7 @@ _MOST_LINES = 20  # of the commits between two runs
 
 
 def report_differences(names: Sequence[str], folders: Sequence[str]) -> None:
-    """Print a word on config, environment, code and results of two runs, and what differs in each as "one -> other".
+    """Print a word on config, data, environment, code and results of two runs, and what differs as "one -> other".
 
     names: of the two: folders of runs, log folders, checkpoints, or names of runs below the folders. Raises UserError
         for others.
@@ -29,7 +29,8 @@ def report_differences(names: Sequence[str], folders: Sequence[str]) -> None:
     runs = [find_run(text, folders) for text in names]
     for letter, run in zip("AB", runs, strict=True):
         print(shown(f"{letter}  {run.folder}  {run.state}{f': {run.reason}' if run.reason else ''}"))
-    for part, describe in (("config", _config), ("environment", _environment), ("code", _code), ("results", _results)):
+    parts = {"config": _config, "data": _data, "environment": _environment, "code": _code, "results": _results}
+    for part, describe in parts.items():
         before, after = map(describe, runs)
         lines = differences(before, after) if before and after else []
         if part == "code":
@@ -60,6 +61,11 @@ def find_run(text: str, folders: Sequence[str]) -> RunSummary:
 
 def _config(run):
     return {key: value for key, value in run.config.items() if key != "trainer.save_dir"}
+
+
+def _data(run):
+    """Number, fingerprint and part of the training samples; the fingerprint of others, or in another order, differs."""
+    return run.environment.get("data", {})
 
 
 def _environment(run):

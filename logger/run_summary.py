@@ -46,7 +46,7 @@ class RunSummary:
     test_epoch: its last complete epoch; None if the result does not say it.
     seconds: time that the epochs took together; None if no file says it.
     started: time of the first start, in ISO format; "" if no file says it.
-    environment: what environment.json says of the last start: host, commit, versions.
+    environment: what environment.json says of the last start: host, commit, versions, data.
     changed: when one of its files changed last, in seconds since 1970.
     """
 
@@ -121,7 +121,9 @@ def _environment(start):
     """What a start of a run records of its circumstances, as far as it has the form that this program writes."""
     plain = ("host", "platform", "python", "threads", "git_commit", "git_dirty", "git_diff")
     found: dict[str, Any] = {key: value for key in plain if isinstance(value := start.get(key), (str, int, float))}
-    libraries, command = start.get("libraries"), start.get("command")
+    libraries, command, data = start.get("libraries"), start.get("command"), start.get("data")
+    if isinstance(data, dict):
+        found["data"] = {key: value for key, value in data.items() if isinstance(value, (str, int))}
     if isinstance(libraries, dict):
         found["libraries"] = {name: version for name, version in libraries.items() if isinstance(version, str)}
     if isinstance(command, list):

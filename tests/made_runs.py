@@ -17,10 +17,22 @@ CONFIG = {
 ACCURACIES = (0.5, 0.75, 0.625)
 
 
-def make_run(root, run, name="job", accuracies=ACCURACIES, ended=True, log="", diff=None, commit="a" * 40, **changes):
+def make_run(
+    root,
+    run,
+    name="job",
+    accuracies=ACCURACIES,
+    ended=True,
+    log="",
+    diff=None,
+    commit="a" * 40,
+    fingerprint="ab",
+    **changes,
+):
     """Write a run below the save_dir `root`; returns its folder.
 
     changes: {key of the config: value}, "__" for dots. diff: name of the file of the uncommitted changes, "" for none.
+    fingerprint: of its data.
     """
     config = json.loads(json.dumps(CONFIG | {"name": name}))
     for key, value in changes.items():
@@ -34,6 +46,7 @@ def make_run(root, run, name="job", accuracies=ACCURACIES, ended=True, log="", d
     logs.mkdir(parents=True)
     start = {"started": "2026-01-02T03:00:00+00:00", "host": platform.node(), "python": "3.11.7", "git_commit": commit}
     start |= {
+        "data": {"samples": 60, "fingerprint": fingerprint, "part": "all"},
         "git_dirty": diff is not None,
         **({"git_diff": diff} if diff else {}),
         **({"ended": "2026-01-02T03:01:00+00:00"} if ended else {}),

@@ -1,4 +1,4 @@
-"""--diff: a word for config, environment, code and results."""
+"""--diff: a word for config, data, environment, code and results."""
 
 import subprocess
 
@@ -27,7 +27,7 @@ def told(tmp_path, capsys):
 def test_equal_runs_are_the_same_in_all(tmp_path, told):
     for name in "ab":
         make_run(tmp_path, name, trainer__save_dir=name)
-    parts = ("config", "environment", "code", "results")
+    parts = ("config", "data", "environment", "code", "results")
     assert told() == {part: [f"{part}: the same"] for part in parts}
 
 
@@ -38,6 +38,14 @@ def test_what_differs_is_shown(tmp_path, told):
     assert words["config"] == ["config: differs", "    optimizer.args.lr: 0.1 -> 0.5"]
     assert '    state: "finished" -> "died"' in words["results"] and words["code"] == ["code: the same"]
     assert "    best.max val_accuracy: 0.75 -> 0.5" in words["results"]
+
+
+def test_data_that_have_changed_under_the_same_name_differ(tmp_path, told):
+    make_run(tmp_path, "a")
+    make_run(tmp_path, "b", fingerprint="cd")
+    words = told()
+    assert words["config"] == ["config: the same"]
+    assert words["data"] == ["data: differs", '    fingerprint: "ab" -> "cd"']
 
 
 def test_uncommitted_changes_are_compared_if_they_were_saved(tmp_path, told):

@@ -47,7 +47,7 @@ class OwnConfigParser:
         """Whether the run had ended before this start; nothing of that is recorded."""
         return False
 
-    def record_training(self) -> None:
+    def record_training(self, data_loader: Any = None) -> None:
         """Record nothing."""
 
     def record_end(self) -> None:

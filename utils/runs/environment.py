@@ -54,7 +54,8 @@ class RunRecord:
         start["resumed_from"] = str(resumed_from) if resumed_from else None
         if log_dir is not None and start["git_dirty"]:
             start["git_diff"] = self._save_changes(log_dir)
-        self._starts.append(start | ({"ended": self._starts[-1]["ended"]} if self.has_ended else {}))
+        before = self._starts[-1] if self._starts else {}  # which holds if this start trains nothing
+        self._starts.append(start | {key: before[key] for key in ("ended", "data") if before.get(key) is not None})
         write_json(self._starts, self._path)
 
     def _save_changes(self, log_dir):
@@ -68,9 +69,12 @@ class RunRecord:
         write_whole(changes, log_dir / _diff_name(number), "the uncommitted changes")
         return _diff_name(number)
 
-    def train(self) -> None:
-        """Record that a run that had ended is trained further."""
-        if self._starts[-1].pop("ended", None) is not None:
+    def train(self, data_loader: Any = None) -> None:
+        """Record that the run is trained, so that it has not ended, and on which data."""
+        before = dict(self._starts[-1])
+        self._starts[-1].pop("ended", None)
+        self._starts[-1] |= {"data": data} if (data := describe_data(data_loader)) else {}
+        if self._starts[-1] != before:
             write_json(self._starts, self._path)
 
     def end(self) -> None:
@@ -114,6 +118,12 @@ def describe_environment() -> dict[str, Any]:
         "git_commit": commit or None,
         "git_dirty": bool(_git("status", "--porcelain")) if commit else None,
     }
+
+
+def describe_data(loader: Any) -> dict[str, Any]:
+    """Return what checkpoints hold of the data of a BaseDataLoader: number, fingerprint and part; {} for another."""
+    state = loader.state_dict() if hasattr(loader, "changes_since") else {}
+    return {key: state[key] for key in ("samples", "fingerprint", "part") if key in state}
 
 
 def uncommitted_changes() -> bytes:

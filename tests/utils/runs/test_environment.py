@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from base import BaseDataLoader
 from utils.files import read_json
 from utils.runs import environment
 from utils.runs.environment import RunRecord, changes_file, last_start, uncommitted_changes
@@ -120,3 +121,17 @@ def test_without_a_repository_there_is_nothing_to_save(tmp_path, monkeypatch):
     start = begin(tmp_path / "run", tmp_path / "log")
     assert start["git_commit"] is None and start["git_dirty"] is None and "git_diff" not in start
     assert not list((tmp_path / "log").iterdir())
+
+
+def test_the_data_of_a_training_are_recorded_and_kept_by_a_start_that_trains_nothing(tmp_path):
+    loaders = [BaseDataLoader(list(range(number)), 2, False, 0.0, 0) for number in (6, 8)]
+    RunRecord(tmp_path).begin(None)
+    for loader in loaders:
+        record = RunRecord(tmp_path)
+        record.begin(None)
+        record.train(loader)
+        RunRecord(tmp_path).begin(None)
+        data = last_start(tmp_path)["data"]
+        assert data == {key: loader.state_dict()[key] for key in ("samples", "fingerprint", "part")}
+    record.train([1, 2])  # a loader of another library, of whose data nothing is known
+    assert last_start(tmp_path)["data"]["samples"] == 8

@@ -263,6 +263,9 @@ def require_same_weights(model: torch.nn.Module | None) -> None:
         torch.distributed.broadcast(first.reshape(-1).view(torch.uint8), src=0)  # as bytes: see _settle
         differ.append((own - first).abs().max() > _ROUNDING * first.abs().max())
     found = largest(torch.stack(differ).to(torch.float32)).tolist() if differ else []
+    without = {p.grad is None for p in model.parameters() if p.requires_grad}
+    if len(without) == 2:  # some had no part in the loss, so DistributedDataParallel averages nothing, and names them
+        return
     if names := [name for name, is_other in zip(trained, found, strict=True) if is_other]:
         what = f"the processes' weights differ, as {names[0]!r}, so they no longer train one model"
         remedy = "gradients that backward() has not made must be averaged before the optimizer step"

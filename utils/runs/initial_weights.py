@@ -89,7 +89,7 @@ def other_meanings(section: Mapping[str, Any], now: Mapping[str, Any]) -> Iterat
     file = shown(Path(section["path"]).name)
     attributes = {} if file.endswith(".safetensors") else load_checkpoint(section["path"]).get("attributes")
     then = attributes.get("data_loader") if isinstance(attributes, dict) else None
-    if not isinstance(then, dict):
+    if not isinstance(then, dict) or not isinstance(now, dict):  # of another library's loader
         return
     old, new = list(then.get("classes") or ()), list(now.get("classes") or ())
     if old and new and not section.get("skip") and _differs(old, new):
@@ -98,8 +98,8 @@ def other_meanings(section: Mapping[str, Any], now: Mapping[str, Any]) -> Iterat
             "an output begins with the weights of another class, or stands for none; skip the layer of the outputs"
         )
     known, found = _codes(then), _codes(now)
-    for column in known.keys() & found.keys():
-        if _differs(known[column], found[column]):
+    for column in known:
+        if column in found and _differs(known[column], found[column]):
             yield (
                 f"init_weights: the codes of column {brief(column)} stand for {brief(known[column])} in {file}, "
                 f"and for {brief(found[column])} in the data: a category begins with the weights of another"

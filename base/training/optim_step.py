@@ -129,8 +129,8 @@ class OptimStep:
         loss: 0-dim, over num_samples samples, or over what a 0-dim tensor says that it counts.
         last: whether it is the last batch of its epoch, which completes a short window too.
 
-        A step that a scaler skips counts as a step. Raises UserError for a loss without a gradient, for gradients of
-        earlier batches that are gone, and with a scaler for gradients that are there already, which it has not scaled.
+        A step that a scaler skips counts as a step. Raises UserError if the loss has no gradient, if the gradients of
+        earlier batches were cleared, and if there are gradients already that a scaler would have had to scale.
         """
         if self._count is not None:
             num_samples = _exact(num_samples)

@@ -47,7 +47,7 @@ def refuse_what_cannot_work(trainer: "Trainer") -> None:
         require_two_arguments(trainer.criterion)
     if trainer.config.get("init_weights") and trainer.config.resume is None:
         state = getattr(trainer.data_loader, "state_dict", dict)()
-        for line in other_meanings(trainer.config["init_weights"], state):
+        for line in other_meanings(trainer.model, trainer.config["init_weights"], state):
             trainer.logger.warning(line)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 _SHOWN = 5  # names in a message
 _MAX_NAME_LENGTH = 1_000
+_LOADER_STATES = weakref.WeakKeyDictionary()
+"""{model: state of the data loader in the file of its initial weights}, since the data are built later."""
 
 
 def initialize(model: "torch.nn.Module", config: "ConfigParser") -> "torch.nn.Module":
@@ -48,7 +51,8 @@ def load_initial_weights(
     file, model = shown(Path(path).name), unwrapped(model)
     own = model.state_dict()
     try:
-        weights = without_wrapper(load_checkpoint(path)["state_dict"])
+        checkpoint = load_checkpoint(path)
+        weights = without_wrapper(checkpoint["state_dict"])
     except CheckpointError as error:
         raise UserError(f"init_weights.path: {error}") from None
     with in_bounded_time("init_weights"):
@@ -72,6 +76,8 @@ def load_initial_weights(
     if errors:
         raise UserError("\n".join(errors))
     model.load_state_dict(loaded, strict=False)
+    attributes = checkpoint.get("attributes")
+    _LOADER_STATES[model] = attributes.get("data_loader") if isinstance(attributes, dict) else None
     lines = [f"weights of {shown(path)}: taken for {len(loaded)} of the model's {len(own)} entries"]
     if unchanged := [name for name in own if name not in loaded]:
         lines.append(f"left as initialised: {_some(unchanged)}")
@@ -80,15 +86,14 @@ def load_initial_weights(
     return "\n    ".join(lines)
 
 
-def other_meanings(section: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+def other_meanings(model: "torch.nn.Module", section: Mapping[str, Any], now: Any) -> Iterator[str]:
     """Yield a line for each thing whose numbers stand for something else in the file than in the data of a run.
 
-    section: the config's "init_weights". now: the state of the run's data loader, to compare with that of the
-    checkpoint: the classes, unless entries are skipped, and the codes of a table's categories.
+    model: it began with the weights of the file. section: the config's "init_weights". now: the state of the run's data
+    loader, to compare with that of the checkpoint: the classes, unless entries are skipped, and the codes of a table's
+    categories.
     """
-    file = shown(Path(section["path"]).name)
-    attributes = {} if file.endswith(".safetensors") else load_checkpoint(section["path"]).get("attributes")
-    then = attributes.get("data_loader") if isinstance(attributes, dict) else None
+    file, then = shown(Path(section["path"]).name), _LOADER_STATES.get(unwrapped(model))
     if not isinstance(then, dict) or not isinstance(now, dict):  # of another library's loader
         return
     old, new = list(then.get("classes") or ()), list(now.get("classes") or ())
